@@ -1,0 +1,207 @@
+"""Lesions as three-dimensional components: how many are found, and where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+_TWENTY_SIX_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
+
+
+@dataclass(frozen=True)
+class LesionCounts:
+    """What was found in one scan; see :func:`lesion_counts`."""
+
+    lesions: int
+    detected: int
+    false_positives: int
+    dice: float | None
+    predicted_voxels: int
+    label_voxels: int
+
+
+class Lesion(TypedDict):
+    """A row of the lesion table. Positions are in the affine's world (RAS+ millimetres)."""
+
+    voxels: int
+    volume_mm3: float
+    peak_score: float
+    centroid_mm: list[float]
+    peak_mm: list[float]
+
+
+def lesion_counts(
+    prediction: NDArray[np.bool_], label: NDArray[np.bool_], *, min_voxels: int = 10
+) -> LesionCounts:
+    """Compare a predicted mask with a label, lesion by lesion.
+
+    Lesions are components with 26-connectivity of at least ``min_voxels`` voxels; smaller ones,
+    in the label as in the prediction, are left aside (BraTS 2023's lesion-wise evaluation has
+    such a limit too). A lesion is **detected** when a predicted component of that size shares
+    at least one voxel with it. A predicted component of that size is a **false positive** when
+    it shares no voxel with the label, not even with one of its small components. Connectivity
+    and the one shared voxel are those of the WMH challenge (Kuijf et al., TMI 2019) and of
+    ISLES'22. The rule is lenient towards a mask that floods the brain: read the sensitivity
+    beside the Dice.
+
+    Parameters
+    ----------
+    prediction, label
+        ``(X, Y, Z)`` bool.
+
+    Returns
+    -------
+    LesionCounts
+        ``dice`` and the voxel counts are of the masks as they came, nothing left aside;
+        ``dice`` is None where the label is empty.
+
+    Raises
+    ------
+    ValueError
+        Not bool, not three-dimensional, shapes that differ, or ``min_voxels`` below 1.
+    """
+    _check_min_voxels(min_voxels)
+    for name, array in (("prediction", prediction), ("label", label)):
+        _check_volume(name, array, label.shape)
+    predicted, predicted_sizes = _components(prediction)
+    lesions, lesion_sizes = _components(label)
+    predicted_kept = predicted_sizes >= min_voxels
+    lesions_kept = lesion_sizes >= min_voxels
+
+    touched_lesions = np.zeros(lesion_sizes.size, dtype=bool)
+    touched_lesions[lesions[predicted_kept[predicted]]] = True
+    touching_predictions = np.zeros(predicted_sizes.size, dtype=bool)
+    touching_predictions[predicted[label]] = True
+
+    predicted_voxels, label_voxels = int(prediction.sum()), int(label.sum())
+    shared = int((prediction & label).sum())
+    return LesionCounts(
+        lesions=int(lesions_kept.sum()),
+        detected=int((lesions_kept & touched_lesions).sum()),
+        false_positives=int((predicted_kept & ~touching_predictions).sum()),
+        dice=2 * shared / (predicted_voxels + label_voxels) if label_voxels else None,
+        predicted_voxels=predicted_voxels,
+        label_voxels=label_voxels,
+    )
+
+
+def summarise(counts: Sequence[LesionCounts]) -> dict[str, float | None]:
+    """Put the scans of a data set together.
+
+    Returns
+    -------
+    dict
+        ``subject_dice``: mean over the scans with a label; ``lesion_sensitivity``: detected over
+        all lesions, pooled over the scans; ``false_positives_per_scan``: mean over all scans,
+        those without a label included. None where there is nothing to divide by.
+    """
+    dices = [count.dice for count in counts if count.dice is not None]
+    lesions = sum(count.lesions for count in counts)
+    return {
+        "subject_dice": sum(dices) / len(dices) if dices else None,
+        "lesion_sensitivity": sum(c.detected for c in counts) / lesions if lesions else None,
+        "false_positives_per_scan": (
+            sum(c.false_positives for c in counts) / len(counts) if counts else None
+        ),
+    }
+
+
+def lesion_table(
+    score_map: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    affine: NDArray[np.float64],
+    *,
+    min_voxels: int = 10,
+) -> list[Lesion]:
+    """The components of a predicted mask, largest first.
+
+    Parameters
+    ----------
+    score_map
+        ``(X, Y, Z)`` anomaly scores, finite inside the mask.
+    mask
+        ``(X, Y, Z)`` bool; its components with 26-connectivity are the rows.
+    affine
+        ``(4, 4)`` from voxel indices to world millimetres (RAS+ in NIfTI).
+    min_voxels
+        Smaller components are left out.
+
+    Returns
+    -------
+    list of Lesion
+        By volume, descending; then by peak score, descending; then by the place in the array.
+        The centroid is that of the voxel centres, unweighted. The peak is the first voxel, in
+        the array's order, with the component's highest score.
+
+    Raises
+    ------
+    ValueError
+        Wrong shapes or types, scores inside the mask that are not finite, or ``min_voxels``
+        below 1.
+    """
+    _check_min_voxels(min_voxels)
+    _check_volume("mask", mask, score_map.shape)
+    affine = np.asarray(affine, dtype=np.float64)
+    if affine.shape != (4, 4):
+        msg = f"affine must be (4, 4), got {affine.shape}"
+        raise ValueError(msg)
+    components, sizes = _components(mask)
+    voxels = np.flatnonzero(sizes[components.ravel()] >= min_voxels)
+    if not voxels.size:
+        return []
+    scores, owners = score_map.ravel()[voxels], components.ravel()[voxels]
+    if not np.isfinite(scores).all():
+        msg = "scores inside the mask must be finite, got NaN or infinite values"
+        raise ValueError(msg)
+    # lexsort is stable: component by component, highest score first, then the array's order.
+    order = np.lexsort((-scores, owners))
+    voxels, scores, owners = voxels[order], scores[order], owners[order]
+    starts = np.flatnonzero(np.diff(owners, prepend=0))
+    indices = np.stack(np.unravel_index(voxels, mask.shape), axis=1).astype(np.float64)
+    counts = np.diff(starts, append=voxels.size)
+    centroids = _to_world(np.add.reduceat(indices, starts, axis=0) / counts[:, None], affine)
+    peaks = _to_world(indices[starts], affine)
+    voxel_volume_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
+    firsts = np.minimum.reduceat(voxels, starts)
+    rows = [
+        Lesion(
+            voxels=int(count),
+            volume_mm3=int(count) * voxel_volume_mm3,
+            peak_score=float(scores[start]),
+            centroid_mm=centroid.tolist(),
+            peak_mm=peak.tolist(),
+        )
+        for count, start, centroid, peak in zip(counts, starts, centroids, peaks, strict=True)
+    ]
+    return [rows[i] for i in np.lexsort((firsts, -scores[starts], -counts))]
+
+
+def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+    """``(X, Y, Z)`` numbers from 1 (0 is background), and each component's size, 0's being 0."""
+    components, _ = ndimage.label(mask, structure=_TWENTY_SIX_NEIGHBOURS)
+    sizes = np.bincount(components.ravel(), minlength=1)
+    sizes[0] = 0
+    return components, sizes
+
+
+def _to_world(indices: NDArray[np.float64], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``(K, 3)`` voxel indices to ``(K, 3)`` millimetres."""
+    world: NDArray[np.float64] = indices @ affine[:3, :3].T + affine[:3, 3]
+    return world
+
+
+def _check_volume(name: str, array: NDArray[np.bool_], shape: tuple[int, ...]) -> None:
+    if array.dtype != np.bool_ or array.ndim != 3 or array.shape != shape:
+        msg = f"{name} must be bool (X, Y, Z) of shape {shape}, got {array.dtype} {array.shape}"
+        raise ValueError(msg)
+
+
+def _check_min_voxels(min_voxels: int) -> None:
+    if min_voxels < 1:
+        msg = f"min_voxels must be at least 1, got {min_voxels}"
+        raise ValueError(msg)
