@@ -1,0 +1,70 @@
+# `make test` and `make demo` from a fresh clone need python3 (3.11 or newer) and make alone.
+# Everything goes into .venv, at the versions and with the hashes of requirements.lock.
+# Paths are relative throughout, so the clone may lie in a folder whose name holds spaces.
+
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+# What is installed depends on these two files' content, not on their dates: a checkout that
+# touches them costs nothing, and one that changes them brings .venv up to date.
+KEY := $(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
+READY := .venv/.installed-$(KEY)
+
+# uv does not read pip's settings. Where only pip has been told of a mirror, uv is told too.
+ifdef PIP_INDEX_URL
+export UV_INDEX_URL ?= $(value PIP_INDEX_URL)
+endif
+
+.PHONY: help setup demo test lint check-tree lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY) ## create .venv and install the lock (every other target does so by itself)
+
+demo: $(READY) ## train, predict, evaluate and report on simulated brains, into demo/
+	$(BIN)/medrd demo --out demo $(ARGS)
+
+test: $(READY) ## run the tests, e.g. make test ARGS="tests/metrics -x"
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## ruff, mypy and the import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+# Scans, weights and the addresses of package mirrors must never be committed.
+check-tree: ## look for data and registry addresses among the files that git tracks
+	@git rev-parse --is-inside-work-tree >/dev/null
+	@! git ls-files | grep -E '\.(nii|nii\.gz|mgz|mha|nrrd|dcm|npy|npz|pt|pth|ckpt|safetensors|onnx)$$' \
+		|| { echo 'check-tree: the files above look like data or weights'; exit 1; }
+	@! git grep -nIE 'https?://[^ "]*(pypi|pythonhosted|npmjs)\.|^--(extra-)?index-url' \
+		|| { echo 'check-tree: the lines above name a package registry'; exit 1; }
+	@echo 'check-tree: no data, no registry addresses'
+
+lock: $(READY) ## resolve requirements.lock again; ARGS=--upgrade takes the newest versions
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+		pyproject.toml --group dev --no-header -o requirements.lock $(ARGS)
+
+clean: ## remove .venv and what the tools and the demo leave behind
+	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment without a stamp is one whose installation was interrupted, or not ours: it is
+# made anew. uv itself is installed by pip, under the same hashes as all the rest. The package's
+# own build takes hatchling from the lock too, hence no build isolation.
+$(READY):
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+		"medrd needs Python 3.11 or newer, this is " + sys.version.split()[0] + \
+		": name another, as in make PYTHON=python3.12")'
+	@ls .venv/.installed-* >/dev/null 2>&1 || { \
+		echo 'Creating .venv (the first time: on Linux about 6.5 GB, mostly torch with CUDA)'; \
+		$(PYTHON) -m venv --clear .venv; }
+	@rm -f .venv/.installed-*
+	@awk '/^[^ #]/ {keep = /^uv==/} keep' requirements.lock > .venv/uv.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
+	@$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,60 @@
+"""Unsupervised anomaly detection in brain MRI by knowledge distillation.
+
+>>> import medrd
+>>> run = medrd.train(config, "run")             # doctest: +SKIP
+>>> model = medrd.load("run")                    # doctest: +SKIP
+>>> result = model.predict(medrd.read("scan.nii.gz"))  # doctest: +SKIP
+
+The functions import what they need when they are called, so that ``import medrd`` is quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Config": "medrd.config",
+    "load_config": "medrd.config",
+    "MedrdError": "medrd.errors",
+    "read": "medrd.workflows.api",
+    "load": "medrd.workflows.api",
+    "train": "medrd.workflows.train",
+    "evaluate": "medrd.workflows.evaluate",
+    "predict": "medrd.workflows.predict",
+}
+
+__all__ = [
+    "Config",
+    "MedrdError",
+    "__version__",
+    "evaluate",
+    "load",
+    "load_config",
+    "predict",
+    "read",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from medrd.config import Config, load_config
+    from medrd.errors import MedrdError
+    from medrd.workflows.api import load, read
+    from medrd.workflows.evaluate import evaluate
+    from medrd.workflows.predict import predict
+    from medrd.workflows.train import train
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'medrd' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,116 @@
+"""One family of errors: which file, what was expected, what was found, what to do.
+
+Everything that a user can mend is raised as a :class:`MedrdError`; anything else that
+escapes is a bug and shows its traceback. The exit code of the command line is an
+attribute of the class, so that no caller has to translate.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class MedrdError(Exception):
+    """A problem that the user can mend.
+
+    Parameters
+    ----------
+    where
+        The file, folder or config key at fault.
+    expected, found
+        What should have been there, and what was.
+    remedy
+        What to do about it, as an imperative sentence.
+    """
+
+    exit_code = 1
+
+    def __init__(self, where: str | Path, *, expected: str, found: str, remedy: str) -> None:
+        self.where = str(where)
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+        super().__init__(f"{self.where}: expected {expected}; found {found}. {remedy}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions with keyword-only arguments do not pickle by default, and these
+        # cross process borders (parallel cache building, Ray).
+        return (_rebuild, (type(self), self.where, self.expected, self.found, self.remedy))
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain fields for ``errors.json``."""
+        return {
+            "error": type(self).__name__,
+            "where": self.where,
+            "expected": self.expected,
+            "found": self.found,
+            "remedy": self.remedy,
+        }
+
+
+def _rebuild(
+    kind: type[MedrdError], where: str, expected: str, found: str, remedy: str
+) -> MedrdError:
+    return kind(where, expected=expected, found=found, remedy=remedy)
+
+
+class ConfigError(MedrdError):
+    """The configuration or the command line asks for something impossible."""
+
+    exit_code = 2
+
+
+class LeakageError(ConfigError):
+    """A subject stands on two sides of a split."""
+
+
+class ModelError(MedrdError):
+    """A model folder, checkpoint or weights file cannot be used."""
+
+    exit_code = 4
+
+
+class InputError(MedrdError):
+    """One input cannot be read or used; the others still can."""
+
+    exit_code = 3
+
+
+class MissingInputError(InputError):
+    """The file or folder is not there, or not readable."""
+
+
+class FileFormatError(InputError):
+    """The file is not what its name says: empty, text, wrong magic, broken header."""
+
+
+class TruncatedFileError(InputError):
+    """The file ends before the data that its header promises, or is damaged within."""
+
+
+class ShapeError(InputError):
+    """Dimensions that are not those of one three-dimensional image."""
+
+
+class TooLargeError(InputError):
+    """More voxels than the budget allows."""
+
+
+class AffineError(InputError):
+    """An affine that maps voxels to nowhere: not finite or not invertible."""
+
+
+class NonFiniteError(InputError):
+    """Too many NaN or infinite voxels."""
+
+
+class GridMismatchError(InputError):
+    """Images of one subject on different grids."""
+
+
+class EmptyBrainError(InputError):
+    """No brain found: nothing but background, or nothing that varies."""
+
+
+class OutputError(InputError):
+    """A result could not be written: no permission, no space, a name already taken."""
