@@ -1,0 +1,36 @@
+"""Cosine distances between feature levels, always in float32.
+
+In bfloat16 a cosine near 1 has steps of 1/256: most of a trained map would vanish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def global_distance(a: Tensor, b: Tensor) -> Tensor:
+    """1 - cosine of the flattened levels: (B, C, H, W) x 2 -> (B,)."""
+    return 1 - F.cosine_similarity(a.float().flatten(1), b.float().flatten(1), dim=1)
+
+
+def pixel_distance(a: Tensor, b: Tensor) -> Tensor:
+    """1 - cosine over channels at each position: (B, C, H, W) x 2 -> (B, H, W)."""
+    return 1 - F.cosine_similarity(a.float(), b.float(), dim=1)
+
+
+def summed_map(a: Sequence[Tensor], b: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """Per-position distances of all levels, each brought to ``size``, summed: (B, H, W).
+
+    Bilinear with ``align_corners=True`` as in RD4AD's released code.
+    """
+    total: Tensor | None = None
+    for level_a, level_b in zip(a, b, strict=True):
+        distance = pixel_distance(level_a, level_b)[:, None]
+        level = F.interpolate(distance, size=size, mode="bilinear", align_corners=True)
+        total = level if total is None else total + level
+    if total is None:
+        raise ValueError("no feature levels to compare")
+    return total[:, 0]

@@ -1,0 +1,35 @@
+"""The untrained baseline: how bright a voxel is.
+
+On FLAIR, thresholding the (equalised) intensity beats many trained detectors (Meissen,
+Kaissis & Rueckert, "Challenging Current Semi-Supervised Anomaly Segmentation Methods for
+Brain MRI", 2021). With ``recipe.normalise: rank`` the channel holds each voxel's rank in
+its brain, which is histogram equalisation over the whole volume.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from medrd.models.detector import Detector, Step
+
+
+class Intensity(Detector):
+    """Returns one channel of its input as the anomaly map; nothing to train.
+
+    Parameters
+    ----------
+    channel
+        Which of the three.
+    """
+
+    def __init__(self, *, channel: int = 0) -> None:
+        super().__init__()
+        self.channel = channel
+
+    def steps(self) -> list[Step]:
+        """None."""
+        return []
+
+    def anomaly_map(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, H, W) float32, the channel as it is."""
+        return images[:, self.channel].float()

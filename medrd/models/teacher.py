@@ -1,0 +1,94 @@
+"""The teacher: a timm backbone cut after its third level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import timm
+import torch
+from timm.models import FeatureInfo
+from torch import Tensor, nn
+
+LEVEL_STRIDES = (4, 8, 16)
+"""The levels that RD4AD, STFPM and their kin read: layer1 to layer3 of a ResNet."""
+
+
+class Teacher(nn.Module):
+    """Three levels of features of a timm backbone.
+
+    Parameters
+    ----------
+    name
+        A timm model with feature levels at strides 4, 8 and 16 (``wide_resnet50_2``,
+        ``tf_efficientnet_lite0``, ``convnext_tiny`` …). Weights are random; loading is
+        the caller's part.
+
+    Attributes
+    ----------
+    channels, strides
+        Of the three levels.
+
+    Raises
+    ------
+    ValueError
+        Unknown to timm, or without those levels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        if name.split(".")[0] not in timm.list_models():
+            raise ValueError(f"timm knows no model named {name}")
+        try:
+            probe = timm.create_model(name, pretrained=False, features_only=True)
+        except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
+            raise ValueError(f"timm cannot read features from {name}: {error}") from None
+        strides = list(_levels(probe).reduction())
+        if any(stride not in strides for stride in LEVEL_STRIDES):
+            raise ValueError(
+                f"{name} has levels at strides {strides}, not at {list(LEVEL_STRIDES)}"
+            )
+        indices = tuple(strides.index(stride) for stride in LEVEL_STRIDES)
+        self.backbone = timm.create_model(
+            name, pretrained=False, features_only=True, out_indices=indices
+        )
+        self.name = name
+        self.channels: tuple[int, ...] = tuple(_levels(self.backbone).channels())
+        self.strides: tuple[int, ...] = tuple(_levels(self.backbone).reduction())
+        _drop_unused_stages(self.backbone)
+        config = timm.get_pretrained_cfg(name)
+        mean, std = _normalisation(name, config)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1] -> three levels (B, C_l, H / stride_l, W / stride_l)."""
+        features: list[Tensor] = self.backbone((images - self.mean) / self.std)
+        return features
+
+
+def _levels(backbone: nn.Module) -> FeatureInfo:
+    """timm's description of the levels that a backbone returns."""
+    info = backbone.feature_info
+    assert isinstance(info, FeatureInfo)
+    return info
+
+
+def _drop_unused_stages(backbone: nn.Module) -> None:
+    """Cut what timm would compute after the deepest level and throw away."""
+    module_name = _levels(backbone).module_name()[-1]
+    blocks = getattr(backbone, "blocks", None)
+    if isinstance(blocks, nn.Sequential) and module_name.startswith("blocks."):
+        last = int(module_name.split(".")[1])
+        backbone.blocks = blocks[: last + 1]
+
+
+def _normalisation(name: str, config: object) -> tuple[Sequence[float], Sequence[float]]:
+    if name.split(".")[0] == "tf_efficientnet_lite0":
+        # The embedded weights were trained on (x - 127) / 128 with x in 0..255.
+        return [127 / 255] * 3, [128 / 255] * 3
+    mean = getattr(config, "mean", None) or (0.485, 0.456, 0.406)
+    std = getattr(config, "std", None) or (0.229, 0.224, 0.225)
+    return mean, std
