@@ -1,0 +1,1 @@
+"""Volumes or pictures to training slices: BraTS, MVTec, phantom, splits, cache, lesions."""

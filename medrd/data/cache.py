@@ -1,0 +1,277 @@
+"""Prepared volumes on disk, so that training reads random slices at memory speed.
+
+Each subject is prepared once into plain ``.npy`` arrays that are memory-mapped. The key
+covers the content of its files, the recipe and the version of the preparing code, so a
+stale entry cannot be met. Entries are built under another name and then renamed: a killed
+build leaves nothing that looks done, and of two processes that build the same entry the
+later one throws its own away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrd.config import RecipeConfig, digest
+from medrd.data.layouts import Source, Subject
+from medrd.data.prepare import (
+    CODE_VERSION,
+    lesion_positions,
+    prepare,
+    read_channels,
+    read_lesions,
+)
+from medrd.errors import MissingInputError, OutputError
+from medrd.volumes import write_json
+
+_ARRAYS = ("images", "brain", "numbers", "touched")
+_INDEX = "entry.json"
+
+
+@dataclass(frozen=True, eq=False)
+class CachedSubject:
+    """Prepared slices of a subject, memory-mapped.
+
+    Attributes
+    ----------
+    images
+        (S, C, H, W) float16 in [0, 1]: steps of at most 1/2048, finer than a scanner's noise
+        and half the disk and reading of float32.
+    brain
+        (S, H, W) bool.
+    numbers
+        (S,) position of each slice in the whole stack.
+    touched
+        (L,) positions in the whole stack that hold a lesion at original resolution.
+    has_label
+        Whether the subject has a label; without one ``touched`` is empty.
+    content
+        SHA-256 of the subject's images, whatever they are called.
+    """
+
+    id: str
+    images: NDArray[np.float16]
+    brain: NDArray[np.bool_]
+    numbers: NDArray[np.int64]
+    touched: NDArray[np.int64]
+    has_label: bool
+    content: str
+    warnings: tuple[str, ...]
+
+
+def default_cache() -> Path:
+    """``MEDRD_CACHE``, or medrd's folder in the user's cache."""
+    named = os.environ.get("MEDRD_CACHE")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "medrd"
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Raises
+    ------
+    MissingInputError
+        The file is not there or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        found = "nothing there" if isinstance(error, FileNotFoundError) else str(error.strerror)
+        raise MissingInputError(
+            path,
+            expected="a readable file",
+            found=found,
+            remedy="Check the path and its permissions.",
+        ) from None
+
+
+def content_hash(subject: Subject) -> str:
+    """SHA-256 over the subject's images in the order of their channels."""
+    return digest([_source_hash(source) for source in subject.images.values()])
+
+
+def cache_subjects(
+    subjects: Sequence[Subject],
+    recipe: RecipeConfig,
+    *,
+    folder: Path,
+    max_voxels: int,
+    workers: int = 2,
+    on_done: Callable[[str], None] | None = None,
+) -> list[CachedSubject]:
+    """Prepare what is not prepared yet and open all of it, in the order given.
+
+    Parameters
+    ----------
+    folder
+        The cache. Made if missing.
+    workers
+        Threads: reading and unpacking leave the interpreter free.
+    on_done
+        Called with a subject's id when it is ready.
+
+    Raises
+    ------
+    MedrdError
+        The first problem with any subject, once the others under way have finished.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            folder,
+            expected="a cache folder that can be written",
+            found=str(error),
+            remedy="Set data.cache or MEDRD_CACHE to another folder.",
+        ) from None
+    results: dict[str, CachedSubject] = {}
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        futures = {
+            pool.submit(cache_subject, s, recipe, folder=folder, max_voxels=max_voxels): s
+            for s in subjects
+        }
+        try:
+            for future in as_completed(futures):
+                cached = future.result()
+                results[cached.id] = cached
+                if on_done:
+                    on_done(cached.id)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return [results[subject.id] for subject in subjects]
+
+
+def cache_subject(
+    subject: Subject, recipe: RecipeConfig, *, folder: Path, max_voxels: int
+) -> CachedSubject:
+    """One subject, from the cache if it is there and undamaged, else prepared now."""
+    content = content_hash(subject)
+    label = _source_hash(subject.label) if subject.label else None
+    key = digest(
+        {
+            "content": content,
+            "label": label,
+            "recipe": recipe.model_dump(mode="json"),
+            "code": CODE_VERSION,
+        }
+    )
+    entry = folder / key[:2] / key
+    cached = _open(entry, subject.id, content)
+    if cached is None:
+        _build(entry, subject, recipe, max_voxels=max_voxels)
+        cached = _open(entry, subject.id, content)
+    if cached is None:
+        raise OutputError(
+            entry,
+            expected="the cache entry that was just written",
+            found="a damaged one",
+            remedy="Check the disk, or set data.cache to another folder.",
+        )
+    return cached
+
+
+def _source_hash(source: Source) -> str:
+    return f"{file_hash(source.path)}:{source.frame}"
+
+
+def _build(entry: Path, subject: Subject, recipe: RecipeConfig, *, max_voxels: int) -> None:
+    volumes = read_channels(subject, recipe, max_voxels=max_voxels)
+    prepared = prepare(volumes, recipe)
+    touched = np.zeros(0, np.int64)
+    if subject.label is not None:
+        like = next(iter(volumes.values()))
+        lesions = read_lesions(subject.label, like, max_voxels=max_voxels)
+        touched = lesion_positions(lesions, prepared.geometry)
+    arrays = {
+        "images": prepared.images.astype(np.float16),
+        "brain": prepared.brain,
+        "numbers": prepared.numbers,
+        "touched": touched,
+    }
+    temporary = entry.parent / f".{entry.name}.{os.getpid()}.{uuid.uuid4().hex}"
+    try:
+        temporary.mkdir(parents=True)
+        for name, array in arrays.items():
+            with (temporary / f"{name}.npy").open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+        index = {
+            "has_label": subject.label is not None,
+            "warnings": list(prepared.warnings),
+            "checksums": {name: _checksum(temporary / f"{name}.npy") for name in arrays},
+        }
+        write_json(temporary / _INDEX, index)
+        _put_in_place(temporary, entry)
+    except OSError as error:
+        raise OutputError(
+            entry,
+            expected="room and permission for a cache entry",
+            found=str(error),
+            remedy="Free some space, or set data.cache or MEDRD_CACHE to another folder.",
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(temporary: Path, entry: Path) -> None:
+    """Rename; where another process was first, its entry stays."""
+    try:
+        temporary.rename(entry)
+    except OSError:
+        if not entry.is_dir():
+            raise
+
+
+def _open(entry: Path, subject_id: str, content: str) -> CachedSubject | None:
+    """The entry, or None where there is none; a damaged one is taken away first."""
+    if not entry.is_dir():
+        return None
+    try:
+        index = json.loads((entry / _INDEX).read_text(encoding="utf-8"))
+        for name, checksum in index["checksums"].items():
+            if _checksum(entry / f"{name}.npy") != checksum:
+                raise ValueError(f"{name} is damaged")
+        arrays = {
+            name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in _ARRAYS
+        }
+        return CachedSubject(
+            id=subject_id,
+            has_label=bool(index["has_label"]),
+            content=content,
+            warnings=tuple(index["warnings"]),
+            **arrays,
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        # Renamed before it is removed: another process may be looking at it.
+        broken = entry.parent / f".{entry.name}.broken.{uuid.uuid4().hex}"
+        with contextlib.suppress(OSError):
+            entry.rename(broken)
+            shutil.rmtree(broken, ignore_errors=True)
+        return None
+
+
+def _checksum(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value

@@ -1,0 +1,243 @@
+"""Where a data set keeps its subjects: a folder -> subjects with images and labels.
+
+Four layouts. BraTS up to 2021 and from 2023 on (a folder a subject, a file a modality),
+the Medical Segmentation Decathlon's Task01 (one 4D file a subject), and a plain folder of
+NIfTI files with optional masks. Only names are looked at; no image is read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medrd.errors import ConfigError, MissingInputError
+
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+"""What channels can be called in the BraTS and MSD layouts."""
+
+_BRATS = {"flair": "flair", "t1": "t1", "t1ce": "t1ce", "t2": "t2", "seg": "seg"}
+_BRATS_2023 = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w", "seg": "seg"}
+_MSD_NAMES = {"flair": "flair", "t1w": "t1", "t1gd": "t1ce", "t2w": "t2"}
+_MSD_ORDER = ("flair", "t1", "t1ce", "t2")  # of Task01_BrainTumour's dataset.json
+_NIFTI = re.compile(r"\.nii(\.gz)?$")
+_MASK = re.compile(r"[_-](seg|mask|label|dseg)$")
+# What medrd itself writes; a folder of results must not become input.
+_OWN_OUTPUT = re.compile(r"_(anomaly|mask)$")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A three-dimensional image: a file, and which frame of it if it is 4D."""
+
+    path: Path
+    frame: int | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A subject's images by channel, and its label if there is one."""
+
+    id: str
+    images: Mapping[str, Source] = field(default_factory=dict)
+    label: Source | None = None
+
+
+def stem(path: Path) -> str:
+    """``a/b_flair.nii.gz`` -> ``b_flair``."""
+    return _NIFTI.sub("", path.name)
+
+
+def is_nifti(path: Path) -> bool:
+    """By name; hidden files (macOS resource forks ``._x.nii.gz``) are none."""
+    return bool(_NIFTI.search(path.name)) and not path.name.startswith(".")
+
+
+def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[Subject]:
+    """All subjects below ``root`` in order of their ids.
+
+    Parameters
+    ----------
+    root
+        The data set's folder.
+    layout
+        ``auto`` takes the first of ``msd``, ``brats``, ``brats2023``, ``folder`` that fits.
+    channels
+        Modalities that every subject must have. In the ``folder`` layout there is one, with
+        any name.
+
+    Raises
+    ------
+    ConfigError
+        No such folder, no subject in it, two subjects with one id, unknown modality.
+    MissingInputError
+        A subject lacks a modality.
+    """
+    if not root.is_dir():
+        found = "a file" if root.exists() else "nothing there"
+        raise ConfigError(
+            root,
+            expected="a data set's folder",
+            found=found,
+            remedy="Set data.root to the folder that holds the subjects.",
+        )
+    finders = {"msd": _msd, "brats": _brats, "brats2023": _brats_2023, "folder": _folder}
+    for name in finders if layout == "auto" else (layout,):
+        subjects = sorted(finders[name](root), key=lambda subject: subject.id)
+        if subjects:
+            break
+    else:
+        raise ConfigError(
+            root,
+            expected={
+                "msd": "imagesTr/*.nii.gz (MSD)",
+                "brats": "*/*_flair.nii.gz … (BraTS up to 2021)",
+                "brats2023": "*/*-t2f.nii.gz … (BraTS from 2023)",
+                "folder": "*.nii.gz or images/*.nii.gz",
+            }.get(layout, "a BraTS, MSD or plain folder of NIfTI files"),
+            found="no such file",
+            remedy="Check data.root and data.layout.",
+        )
+    _refuse_twins(root, subjects)
+    if name == "folder":
+        return [_named(subject, channels) for subject in subjects]
+    _check_channels(channels)
+    return [_complete(subject, channels) for subject in subjects]
+
+
+def brats_subject(folder: Path) -> Subject | None:
+    """The BraTS subject (of any year) whose files lie in this very folder, or None."""
+    files = [path for path in sorted(folder.iterdir()) if is_nifti(path)]
+    for names, separator in ((_BRATS, "_"), (_BRATS_2023, "-")):
+        images: dict[str, Source] = {}
+        label = None
+        prefix = ""
+        for modality, suffix in names.items():
+            for path in files:
+                if stem(path).endswith(separator + suffix):
+                    if modality == "seg":
+                        label = Source(path)
+                    else:
+                        images.setdefault(modality, Source(path))
+                        prefix = stem(path)[: -len(separator + suffix)]
+        if images:
+            return Subject(prefix or folder.name, images, label)
+    return None
+
+
+def is_label_name(path: Path) -> bool:
+    """A segmentation, mask or one of medrd's own outputs, to judge by its name."""
+    name = stem(path)
+    return bool(_MASK.search(name) or _OWN_OUTPUT.search(name))
+
+
+def _brats(root: Path) -> Iterator[Subject]:
+    return _brats_folders(root, lambda name: name.endswith("_flair") or name.endswith("_t1"))
+
+
+def _brats_2023(root: Path) -> Iterator[Subject]:
+    return _brats_folders(root, lambda name: name.endswith("-t2f") or name.endswith("-t1n"))
+
+
+def _brats_folders(root: Path, fits: Callable[[str], bool]) -> Iterator[Subject]:
+    folders = {path.parent for path in root.rglob("*.nii*") if is_nifti(path) and fits(stem(path))}
+    for folder in sorted(folders):
+        subject = brats_subject(folder)
+        if subject is not None:
+            yield subject
+
+
+def _msd(root: Path) -> Iterator[Subject]:
+    images = root / "imagesTr"
+    if not images.is_dir():
+        return
+    order: Sequence[str] = _MSD_ORDER
+    description = root / "dataset.json"
+    if description.is_file():
+        try:
+            listed = json.loads(description.read_text(encoding="utf-8"))["modality"]
+            order = [
+                _MSD_NAMES.get(listed[str(i)].lower(), listed[str(i)].lower())
+                for i in range(len(listed))
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                description,
+                expected='a "modality" table {"0": "FLAIR", …}',
+                found=str(error),
+                remedy="Restore the file, or remove it to use Task01's known order.",
+            ) from None
+    for path in sorted(images.glob("*.nii*")):
+        if is_nifti(path):
+            label = root / "labelsTr" / path.name
+            frames = {name: Source(path, frame) for frame, name in enumerate(order)}
+            yield Subject(stem(path), frames, Source(label) if label.is_file() else None)
+
+
+def _folder(root: Path) -> Iterator[Subject]:
+    images = root / "images" if (root / "images").is_dir() else root
+    for path in sorted(images.iterdir()):
+        if not is_nifti(path) or is_label_name(path):
+            continue
+        candidates = [
+            folder / f"{stem(path)}{suffix}{ending}"
+            for folder, suffixes in (
+                (root / "masks", ("", "_mask", "_seg", "_label")),
+                (root / "labels", ("", "_mask", "_seg", "_label")),
+                (images, ("_mask", "_seg", "_label")),
+            )
+            for suffix in suffixes
+            for ending in (".nii.gz", ".nii")
+        ]
+        label = next((Source(c) for c in candidates if c.is_file()), None)
+        yield Subject(stem(path), {"image": Source(path)}, label)
+
+
+def _named(subject: Subject, channels: Sequence[str]) -> Subject:
+    if len(channels) != 1:
+        raise ConfigError(
+            "recipe.channels",
+            expected="one channel in a plain folder (one file a subject)",
+            found=", ".join(channels),
+            remedy="Use a BraTS or MSD layout for several modalities.",
+        )
+    return Subject(subject.id, {channels[0]: subject.images["image"]}, subject.label)
+
+
+def _check_channels(channels: Sequence[str]) -> None:
+    for channel in channels:
+        if channel not in MODALITIES:
+            raise ConfigError(
+                "recipe.channels",
+                expected=f"modalities out of {', '.join(MODALITIES)}",
+                found=channel,
+                remedy="Mend recipe.channels.",
+            )
+
+
+def _complete(subject: Subject, channels: Sequence[str]) -> Subject:
+    for channel in channels:
+        if channel not in subject.images:
+            there = next(iter(subject.images.values())).path.parent
+            raise MissingInputError(
+                there,
+                expected=f"a {channel} image of subject {subject.id}",
+                found=f"{', '.join(subject.images)}",
+                remedy="Add the file, or take the subject out of the folder.",
+            )
+    return Subject(subject.id, {c: subject.images[c] for c in channels}, subject.label)
+
+
+def _refuse_twins(root: Path, subjects: Sequence[Subject]) -> None:
+    for first, second in itertools.pairwise(subjects):
+        if first.id == second.id:
+            places = [str(next(iter(s.images.values())).path) for s in (first, second)]
+            raise ConfigError(
+                root,
+                expected="one subject an id",
+                found=f"{first.id} twice: {places[0]} and {places[1]}",
+                remedy="Remove or rename one of them.",
+            )

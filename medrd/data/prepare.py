@@ -1,0 +1,202 @@
+"""A subject's volumes -> normalised slices; the one way for training and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medrd.config import RecipeConfig
+from medrd.data.geometry import SliceGeometry
+from medrd.data.layouts import Source, Subject
+from medrd.errors import EmptyBrainError
+from medrd.volumes import Volume, check_same_grid, read_mask, read_nifti
+
+CODE_VERSION = 1
+"""Raise when the same file and recipe would give other slices: cached ones become stale."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The slices of a volume that hold enough brain.
+
+    Attributes
+    ----------
+    images
+        (S, C, H, W) float32 in [0, 1], a channel for each of the recipe's.
+    brain
+        (S, H, W) bool.
+    numbers
+        (S,) position of each slice in the stack of all ``depth`` slices.
+    depth
+        Slices of the whole volume.
+    geometry
+        The way back to the volume's grid.
+    brain_volume
+        (X, Y, Z) bool on the volume's grid.
+    warnings
+        What was odd but could be gone on with.
+    """
+
+    images: NDArray[np.float32]
+    brain: NDArray[np.bool_]
+    numbers: NDArray[np.int64]
+    depth: int
+    geometry: SliceGeometry
+    brain_volume: NDArray[np.bool_]
+    warnings: tuple[str, ...]
+
+    def to_volume(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Maps (S, H, W) of these slices on the volume's grid, 0 outside the brain."""
+        stack = np.zeros((self.depth, *maps.shape[1:]), np.float32)
+        stack[self.numbers] = maps
+        return self.geometry.to_volume(stack) * self.brain_volume
+
+    def scored_volume(self) -> NDArray[np.bool_]:
+        """Where a map has values: the brain in the slices that hold enough of it."""
+        stack = np.zeros((self.depth, *self.images.shape[2:]), np.uint8)
+        stack[self.numbers] = 1
+        return (self.geometry.to_volume(stack, nearest=True) > 0.5) & self.brain_volume
+
+
+def read_channels(subject: Subject, recipe: RecipeConfig, *, max_voxels: int) -> dict[str, Volume]:
+    """Read the subject's volumes of the recipe's channels and see that they share a grid."""
+    volumes: dict[str, Volume] = {}
+    for channel in recipe.channels:
+        source = subject.images[channel]
+        volumes[channel] = read_nifti(source.path, frame=source.frame, max_voxels=max_voxels)
+    if len(volumes) > 1:
+        check_same_grid(volumes)
+    return volumes
+
+
+def read_lesions(label: Source, like: Volume, *, max_voxels: int) -> NDArray[np.bool_]:
+    """The lesion mask (X, Y, Z): any nonzero label, since their meanings differ by year."""
+    return read_mask(label.path, like=like, frame=label.frame, max_voxels=max_voxels)
+
+
+def brain_mask(volumes: Mapping[str, Volume]) -> NDArray[np.bool_]:
+    """Where any modality is nonzero, holes filled: (X, Y, Z) bool.
+
+    Scans are expected without skull, with a background of exactly 0.
+    """
+    arrays = [volume.array for volume in volumes.values()]
+    brain = np.asarray(arrays[0] != 0)
+    for array in arrays[1:]:
+        brain = brain | (array != 0)
+    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(brain)
+    return filled
+
+
+def normalise(
+    array: NDArray[np.float32], brain: NDArray[np.bool_], recipe: RecipeConfig
+) -> NDArray[np.float32]:
+    """One volume to [0, 1] by its own brain; 0 outside: (X, Y, Z) float32.
+
+    ``percentile`` maps two percentiles linearly and clips (a single voxel at 32,767 must
+    not set the scale); ``rank`` gives each voxel its share of brain voxels that are darker
+    (ties share their middle).
+    """
+    values = array[brain]
+    if recipe.normalise == "rank":
+        unique, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        middle = np.cumsum(counts) - (counts - 1) / 2
+        scaled = (middle / values.size).astype(np.float32)[inverse]
+        flat = unique.size < 2
+    else:
+        low, high = np.percentile(values, recipe.percentiles)
+        flat = not high > low
+        scaled = np.clip((values - low) / (high - low if not flat else 1), 0, 1)
+    if flat:
+        raise ValueError("the brain's voxels are all alike")
+    result = np.zeros(array.shape, np.float32)
+    result[brain] = scaled
+    return result
+
+
+def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> Prepared:
+    """Brain, normalisation and slices of one subject.
+
+    Parameters
+    ----------
+    volumes
+        By channel, on one grid, in the recipe's order.
+
+    Raises
+    ------
+    EmptyBrainError
+        No slice holds enough brain, or a channel is constant in it.
+    """
+    first = next(iter(volumes.values()))
+    where = first.path or Path("volume")
+    brain = brain_mask(volumes)
+    warnings = [text for volume in volumes.values() for text in volume.warnings]
+    if brain.mean() > 0.9:
+        warnings.append(
+            "over 90 % of the voxels are not 0, so the brain cannot be told from the "
+            "background: models expect scans without skull, 0 outside the brain"
+        )
+    geometry = SliceGeometry.around(
+        brain, first.affine, axis=recipe.axis, field_mm=recipe.field_mm, size=recipe.size
+    )
+    brain_slices = geometry.to_slices(brain.astype(np.uint8), nearest=True) > 0.5
+    areas = brain_slices.sum(axis=(1, 2)) * geometry.pixel_area_mm2
+    numbers = np.flatnonzero(areas >= recipe.min_brain_mm2)
+    if numbers.size == 0:
+        raise EmptyBrainError(
+            where,
+            expected=f"a slice with at least {recipe.min_brain_mm2:g} mm² of brain",
+            found=f"{areas.max():.0f} mm² at most (voxels that are not 0)",
+            remedy="Check that this is a brain scan in mm, or lower recipe.min_brain_mm2.",
+        )
+    channels = []
+    for name, volume in volumes.items():
+        try:
+            normalised = normalise(volume.array, brain, recipe)
+        except ValueError as error:
+            raise EmptyBrainError(
+                volume.path or name,
+                expected="an image with contrast inside the brain",
+                found=str(error),
+                remedy="Check the file in a viewer.",
+            ) from None
+        channels.append(geometry.to_slices(normalised)[numbers])
+    inside = geometry.share_inside(brain)
+    if inside < 0.99:
+        warnings.append(
+            f"{100 * (1 - inside):.0f} % of the brain lies outside the field of "
+            f"{recipe.field_mm:g} mm and gets no score"
+        )
+    return Prepared(
+        images=np.clip(np.stack(channels, axis=1), 0, 1),
+        brain=brain_slices[numbers],
+        numbers=numbers,
+        depth=brain_slices.shape[0],
+        geometry=geometry,
+        brain_volume=brain,
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def lesion_positions(lesions: NDArray[np.bool_], geometry: SliceGeometry) -> NDArray[np.int64]:
+    """Which slices of the whole stack hold any lesion: ascending positions (L,).
+
+    Judged at the label's original resolution: a lesion of one voxel counts.
+    """
+    return np.flatnonzero(geometry.oriented(lesions.astype(np.uint8)).any(axis=(1, 2)))
+
+
+def away_from(
+    numbers: NDArray[np.int64], positions: NDArray[np.int64], *, margin: int
+) -> NDArray[np.bool_]:
+    """Which slices lie more than ``margin`` slices from every one of ``positions``: (S,) bool.
+
+    Margin 0 asks for slices that hold no lesion themselves.
+    """
+    if positions.size == 0:
+        return np.ones(numbers.size, bool)
+    return np.asarray(np.abs(numbers[:, None] - positions[None]).min(axis=1) > margin)

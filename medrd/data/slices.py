@@ -1,0 +1,121 @@
+"""Random batches of healthy slices, in an order that a resumed run can go on with."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrd.data.cache import CachedSubject
+from medrd.data.prepare import away_from
+
+
+@dataclass(frozen=True, eq=False)
+class SliceBatch:
+    """Images (B, C, H, W) float32 in [0, 1] and brain (B, H, W) bool."""
+
+    images: NDArray[np.float32]
+    brain: NDArray[np.bool_]
+
+
+class HealthySlices:
+    """All slices of the subjects that are far enough from any lesion.
+
+    Parameters
+    ----------
+    subjects
+        Prepared and memory-mapped.
+    margin
+        In slices; see :func:`medrd.data.prepare.away_from`.
+    """
+
+    def __init__(self, subjects: Sequence[CachedSubject], *, margin: int) -> None:
+        self.subjects = list(subjects)
+        self.index: list[tuple[int, int]] = [
+            (s, int(i))
+            for s, subject in enumerate(self.subjects)
+            for i in np.flatnonzero(away_from(subject.numbers, subject.touched, margin=margin))
+        ]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batch(self, which: Sequence[int]) -> SliceBatch:
+        """The slices at these positions of the index."""
+        places = [self.index[i] for i in which]
+        return SliceBatch(
+            images=np.stack([self.subjects[s].images[i] for s, i in places]).astype(np.float32),
+            brain=np.stack([self.subjects[s].brain[i] for s, i in places]),
+        )
+
+
+def epoch_order(length: int, *, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The batches of an epoch as positions: a function of its arguments alone.
+
+    A last batch that is smaller is left out (a batch of one slice makes BatchNorm noisy),
+    unless it is the only one.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(length).tolist()
+    batches = [order[i : i + batch_size] for i in range(0, length, batch_size)]
+    if len(batches) > 1 and len(batches[-1]) < batch_size:
+        batches.pop()
+    return batches
+
+
+class Prefetcher:
+    """Reads the next batches in a thread while the present one is computed.
+
+    Attributes
+    ----------
+    waited_s
+        Seconds that the consumer has spent waiting for data.
+    """
+
+    def __init__(
+        self, slices: HealthySlices, batches: Sequence[Sequence[int]], *, ahead: int = 3
+    ) -> None:
+        self.waited_s = 0.0
+        self._slices = slices
+        self._batches = batches
+        self._queue: queue.Queue[SliceBatch | BaseException | None] = queue.Queue(ahead)
+        self._stop = threading.Event()
+
+    def __iter__(self) -> Iterator[SliceBatch]:
+        thread = threading.Thread(target=self._fill, daemon=True)
+        thread.start()
+        try:
+            while True:
+                start = time.perf_counter()
+                item = self._queue.get()
+                self.waited_s += time.perf_counter() - start
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            self._stop.set()
+            thread.join()
+
+    def _fill(self) -> None:
+        try:
+            for which in self._batches:
+                if not self._put(self._slices.batch(which)):
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: SliceBatch | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False

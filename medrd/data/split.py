@@ -1,0 +1,96 @@
+"""Which subject stands on which side: by subject, reproducible, and without overlap."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medrd.config import SplitConfig, digest
+from medrd.errors import ConfigError, LeakageError
+
+SIDES = ("train", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Subject ids on each side, sorted."""
+
+    train: tuple[str, ...]
+    calibration: tuple[str, ...]
+    test: tuple[str, ...]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the three lists; stands in every result."""
+        return digest({side: list(getattr(self, side)) for side in SIDES})
+
+
+def split_subjects(ids: Sequence[str], config: SplitConfig, *, seed: int) -> Split:
+    """Divide subjects into train, calibration (held-out healthy) and test.
+
+    The order is that of SHA-256 over seed and id: a function of the two alone, the same
+    with any library and on any machine. Counts and shares are dealt from it in the order
+    train, calibration, test; shares of one side are rounded, and at least one subject goes
+    where a share is above 0.
+
+    Raises
+    ------
+    LeakageError
+        A subject is listed on two sides.
+    ConfigError
+        More subjects asked for than there are, or unknown ids.
+    """
+    values = {side: getattr(config, side) for side in SIDES}
+    listed: dict[str, str] = {}
+    for side, value in values.items():
+        if not isinstance(value, tuple):
+            continue
+        for subject in value:
+            if subject in listed:
+                raise LeakageError(
+                    f"data.split.{side}",
+                    expected="each subject on one side",
+                    found=f"{subject} is also in {listed[subject]}",
+                    remedy="Take it out of one of them.",
+                )
+            if subject not in ids:
+                raise ConfigError(
+                    f"data.split.{side}",
+                    expected="ids of subjects in data.root",
+                    found=f"{subject}, which is not there",
+                    remedy=f"There are {len(ids)} subjects, the first is {sorted(ids)[0]}.",
+                )
+            listed[subject] = side
+    rest = sorted(
+        (subject for subject in ids if subject not in listed),
+        key=lambda subject: hashlib.sha256(f"{seed}:{subject}".encode()).hexdigest(),
+    )
+    sides: dict[str, tuple[str, ...]] = {}
+    total = len(rest)
+    for side, value in values.items():
+        if isinstance(value, tuple):
+            sides[side] = tuple(sorted(value))
+            continue
+        if isinstance(value, float):
+            if not 0 <= value <= 1:
+                raise ConfigError(
+                    f"data.split.{side}",
+                    expected="a count, or a share between 0 and 1",
+                    found=str(value),
+                    remedy="Write 3 for three subjects, 0.3 for 30 %.",
+                )
+            # Shares are rounded, so the last of them takes what is left.
+            count = min(max(1, round(value * total)), len(rest)) if value > 0 else 0
+        else:
+            count = value
+        if count < 0 or count > len(rest):
+            raise ConfigError(
+                f"data.split.{side}",
+                expected=f"at most the {len(rest)} subjects left of {len(ids)}",
+                found=str(count),
+                remedy="Ask for fewer subjects.",
+            )
+        sides[side] = tuple(sorted(rest[:count]))
+        rest = rest[count:]
+    return Split(**sides)
