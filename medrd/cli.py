@@ -1,0 +1,173 @@
+"""The verbs: parse, call one workflow, print. Heavy imports happen inside the verbs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="medrd",
+    help="Unsupervised anomaly detection in brain MRI by knowledge distillation. "
+    "Research use only; not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a config key; may be repeated."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+
+@app.callback()
+def common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
+) -> None:
+    """Options of every verb."""
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("medrd").setLevel(level)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("demo"),
+    subjects: Annotated[int, typer.Option(min=4, help="Simulated brains.")] = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="Of training.")] = 8,
+) -> None:
+    """Simulated brains: make, train, predict, evaluate; no data needed."""
+    from medrd.workflows.demo import run_demo
+
+    typer.echo(run_demo(out, subjects=subjects, epochs=epochs))
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file; see configs/.")],
+    out: Annotated[Path, typer.Option(help="Run folder.")],
+    set_: Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+) -> None:
+    """Train on healthy slices and calibrate thresholds."""
+    from medrd.config import load_config
+
+    loaded = load_config(config, set_ or [])
+    from medrd.workflows.train import train as run
+
+    typer.echo(run(loaded, out, resume=resume))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Run folder, or its model/.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(help="NIfTI files, BraTS subject folders, folders of those.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for maps, masks, JSON and pictures.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Also scans that are done.")
+    ] = False,
+    frame: Annotated[
+        int | None, typer.Option(min=0, help="Which frame of 4D files, from 0.")
+    ] = None,
+    max_voxels: Annotated[
+        int | None, typer.Option(min=1, help="Refuse larger volumes unread.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Write anomaly maps on the scans' own grids."""
+    from medrd.workflows.predict import predict as run
+
+    report = run(
+        model,
+        inputs,
+        out,
+        overwrite=overwrite,
+        frame=frame,
+        max_voxels=max_voxels,
+        device=device,
+    )
+    for path in report.done:
+        typer.echo(path)
+    done, skipped, failed = len(report.done), len(report.skipped), len(report.errors)
+    typer.echo(f"{done} predicted, {skipped} already there, {failed} failed", err=True)
+    if report.errors:
+        typer.echo(f"see {out / 'errors.json'}", err=True)
+        raise typer.Exit(3)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Run folder, or its model/.")],
+    config: Annotated[Path, typer.Argument(help="YAML file that names data and split.")],
+    out: Annotated[Path, typer.Option(help="Folder for metrics.json.")],
+    set_: Set = None,
+    device: Device = "auto",
+    baseline: Annotated[bool, typer.Option(help="Also evaluate the intensity baseline.")] = True,
+) -> None:
+    """Measure a model on test subjects it has never seen."""
+    from medrd.config import load_config
+
+    loaded = load_config(config, set_ or [])
+    from medrd.report.table import metrics_table
+    from medrd.workflows.evaluate import evaluate as run
+
+    path = run(model, loaded, out, device=device, baseline=baseline)
+    typer.echo(metrics_table(path))
+    typer.echo(path)
+    if (out / "errors.json").exists():
+        typer.echo(f"some subjects failed: see {out / 'errors.json'}", err=True)
+        raise typer.Exit(3)
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Option(help="Folder for the cohort.")],
+    subjects: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same brains.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+) -> None:
+    """Simulate brains with lesions and labels, laid out like BraTS."""
+    from medrd.workflows.phantom import make_phantoms
+
+    for folder in make_phantoms(out, subjects, seed=seed, workers=workers):
+        typer.echo(folder)
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, devices, teacher weights and models."""
+    from medrd.workflows.doctor import examine
+
+    typer.echo(examine())
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend become one line and an exit code."""
+    from medrd.errors import MedrdError
+
+    try:
+        app()
+    except MedrdError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if getattr(error, "exit_code", None) == 130:  # a run that saved itself and stopped
+            typer.echo(str(error), err=True)
+            sys.exit(130)
+        raise
+
+
+if __name__ == "__main__":
+    main()

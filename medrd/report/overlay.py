@@ -1,0 +1,155 @@
+"""A still picture of a scan with its anomaly map: three planes through the peak."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medrd.volumes import atomic_path
+
+COLOUR_MAP = "inferno"
+_PLANES = (
+    # name, axis that is cut, letters at left, right, top, bottom (radiological convention)
+    ("axial", 2, "RLAP"),
+    ("coronal", 1, "RLSI"),
+    ("sagittal", 0, "APSI"),
+)
+
+
+def save_overlay(
+    path: Path,
+    *,
+    image: NDArray[np.float32],
+    score_map: NDArray[np.float32],
+    affine: NDArray[np.float64],
+    threshold: float | None,
+    title: str,
+    label: NDArray[np.bool_] | None = None,
+) -> None:
+    """Write a PNG with the scan above and the heat map over it below.
+
+    Colours are scaled by the calibrated threshold, never by the image itself: full colour
+    is twice the threshold, so that healthy scans stay dark. Without a threshold the scale
+    is the map's own, and the colour bar says so.
+
+    Parameters
+    ----------
+    image, score_map
+        (X, Y, Z) on one grid.
+    label
+        (X, Y, Z) bool, outlined where given.
+    """
+    stacks = [_canonical(array, affine) for array in (image, score_map)]
+    scan, heat = stacks[0][0], stacks[1][0]
+    spacing = np.linalg.norm(stacks[0][1][:3, :3], axis=0)
+    truth = _canonical(label.astype(np.float32), affine)[0] > 0 if label is not None else None
+    centre = _centre(heat, threshold)
+    box = _box(scan != 0)
+    scan, heat = scan[box], heat[box]
+    truth = truth[box] if truth is not None else None
+    centre = tuple(c - b.start for c, b in zip(centre, box, strict=True))
+    top = 2 * threshold if threshold else max(float(heat.max()), 1e-6)
+    positive = scan[scan > 0]
+    low, high = np.percentile(positive, [1, 99.5]) if positive.size else (0.0, 1.0)
+    figure = Figure(figsize=(9.6, 6.6), dpi=110, facecolor="black", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 3)
+    shown = None
+    for column, (name, axis, letters) in enumerate(_PLANES):
+        position = int(centre[axis])
+        plane = _plane(scan, axis, position)
+        heat_plane = _plane(heat, axis, position)
+        rows, columns = (d for d in (2, 1, 0) if d != axis)
+        aspect = float(spacing[rows] / spacing[columns])
+        for row in (0, 1):
+            ax = axes[row][column]
+            ax.imshow(plane, cmap="gray", vmin=low, vmax=high, aspect=aspect)
+            ax.set_axis_off()
+            if row == 1:
+                # Faint below the threshold, plain above: nothing is hidden, little glows.
+                alpha = np.clip(heat_plane / (threshold or top / 2), 0, 1) ** 4 * 0.8
+                shown = ax.imshow(
+                    heat_plane,
+                    cmap=COLOUR_MAP,
+                    norm=Normalize(0, top),
+                    alpha=alpha,
+                    aspect=aspect,
+                )
+                if threshold and (heat_plane >= threshold).any():
+                    ax.contour(heat_plane, [threshold], colors="white", linewidths=0.6)
+            if truth is not None:
+                outline = _plane(truth, axis, position)
+                if outline.any():
+                    ax.contour(outline, [0.5], colors="lime", linewidths=0.8)
+            if row == 0:
+                ax.set_title(name, color="white", fontsize=9)
+            _letters(ax, letters)
+    unit = "× threshold" if threshold else "of this scan's maximum (not calibrated)"
+    if shown is not None:
+        bar = figure.colorbar(shown, ax=axes, shrink=0.6, pad=0.01)
+        ticks = [top * i / 4 for i in range(5)]
+        bar.set_ticks(ticks, labels=[f"{t / (threshold or top):.2g}" for t in ticks])
+        bar.set_label(f"anomaly score, {unit}", color="white", fontsize=8)
+        bar.ax.tick_params(colors="white", labelsize=8)
+    figure.suptitle(f"{title} — research use only", color="white", fontsize=10)
+    with atomic_path(path) as temporary:
+        # Without the date and version matplotlib would add, the same map is the same file.
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _centre(heat: NDArray[np.float32], threshold: float | None) -> tuple[int, ...]:
+    """The peak of the largest region above the threshold, else of the map."""
+    if threshold is not None:
+        regions, count = ndimage.label(heat >= threshold)
+        if count:
+            largest = int(np.bincount(regions.ravel())[1:].argmax()) + 1
+            heat = np.where(regions == largest, heat, -np.inf)
+    return tuple(int(i) for i in np.unravel_index(int(heat.argmax()), heat.shape))
+
+
+def _box(brain: NDArray[np.bool_], margin: int = 4) -> tuple[slice, ...]:
+    """The brain's bounding box, a little wider (voxels)."""
+    found = ndimage.find_objects(brain.astype(np.uint8))
+    if not found or found[0] is None:
+        return tuple(slice(0, n) for n in brain.shape)
+    return tuple(
+        slice(max(0, s.start - margin), min(n, s.stop + margin))
+        for s, n in zip(found[0], brain.shape, strict=True)
+    )
+
+
+def _canonical(
+    array: NDArray[np.float32], affine: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    image = nib.as_closest_canonical(nib.Nifti1Image(array, affine))
+    return np.asarray(image.dataobj), np.asarray(image.affine)
+
+
+def _plane(array: NDArray[Any], axis: int, position: int) -> NDArray[Any]:
+    """A cut of an RAS+ array as a picture: rows downwards, the patient's left on the right."""
+    cut = np.take(array, position, axis=axis).T  # rows: the higher of the two axes
+    return cut[::-1, ::-1]
+
+
+def _letters(ax: object, letters: str) -> None:
+    places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02))
+    for letter, (x, y) in zip(letters, places, strict=True):
+        ax.text(  # type: ignore[attr-defined]
+            x,
+            y,
+            letter,
+            transform=ax.transAxes,  # type: ignore[attr-defined]
+            color="white",
+            fontsize=7,
+            ha="center",
+            va="center",
+            alpha=0.8,
+        )

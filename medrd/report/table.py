@@ -1,0 +1,70 @@
+"""Metrics as a table for terminals and Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+COLUMNS = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_dice_best": "best Dice",
+    "pixel_dice": "Dice",
+    "aupro": "AUPRO",
+    "subject_dice": "subject Dice",
+    "lesion_sensitivity": "lesion sens.",
+    "false_positives_per_scan": "FP/scan",
+}
+"""Keys of ``metrics.json`` and what they are called in tables."""
+
+
+def metrics_table(path: Path) -> str:
+    """A model's ``metrics.json`` with its baselines as Markdown."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rows = {content["protocol"]["model"]: content, **content.get("baseline", {})}
+    body = [[name, *(cell(row.get(key)) for key in COLUMNS)] for name, row in rows.items()]
+    return markdown_table(["model", *COLUMNS.values()], body)
+
+
+def cell(value: float | None) -> str:
+    """Three decimals; a dash for what is not defined."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned Markdown: the first column to the left, the rest to the right."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+
+    def show(line: Sequence[str]) -> str:
+        first, *rest = line
+        cells = [first.ljust(widths[0])]
+        cells += [text.rjust(width) for text, width in zip(rest, widths[1:], strict=True)]
+        return "| " + " | ".join(cells) + " |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([show(lines[0]), show(rule), *map(show, lines[1:])])
+
+
+def spread_cell(values: Sequence[float | None]) -> str:
+    """Mean ± sample standard deviation; a dash where a value is missing."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return "–"
+    mean = sum(known) / len(known)
+    if len(known) == 1:
+        return f"{mean:.3f}"
+    deviation = (sum((v - mean) ** 2 for v in known) / (len(known) - 1)) ** 0.5
+    return f"{mean:.3f} ± {deviation:.3f}"
+
+
+def spread_table(results: Mapping[str, Sequence[Mapping[str, float | None]]]) -> str:
+    """Models as rows, mean ± spread over runs (seeds) in the cells."""
+    body = [
+        [name, *(spread_cell([run.get(key) for run in runs]) for key in COLUMNS)]
+        for name, runs in results.items()
+    ]
+    return markdown_table(["model", *COLUMNS.values()], body)

@@ -1,0 +1,1 @@
+"""One module a verb: train, predict, evaluate, demo."""

@@ -1,0 +1,81 @@
+"""A detector at work on prepared slices: the one way from images to maps and scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medrd.data.prepare import Prepared
+from medrd.models import Detector, Scoring
+from medrd.workflows.device import Execution
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a detector says of one volume.
+
+    Attributes
+    ----------
+    volume_map
+        (X, Y, Z) float32 on the volume's grid, 0 outside the brain and in slices that
+        hold too little of it.
+    slice_scores
+        (S,) float32, of the scored slices in their order.
+    """
+
+    volume_map: NDArray[np.float32]
+    slice_scores: NDArray[np.float32]
+
+    @property
+    def scan_score(self) -> float:
+        """The highest slice score."""
+        return scan_score(self.slice_scores)
+
+
+def scan_score(slice_scores: NDArray[np.float32]) -> float:
+    """A scan is as anomalous as its most anomalous slice."""
+    return float(slice_scores.max())
+
+
+class Predictor:
+    """A detector and its scoring on a device.
+
+    Parameters
+    ----------
+    batch_size
+        Slices at a time; results do not depend on it (BatchNorm is in eval mode).
+    """
+
+    def __init__(
+        self, detector: Detector, scoring: Scoring, execution: Execution, *, batch_size: int = 16
+    ) -> None:
+        self.execution = execution
+        self.detector = execution.place(detector).eval()
+        self.scoring = scoring.to(execution.device)
+        self.batch_size = batch_size
+
+    def maps(
+        self, images: NDArray[np.floating], brain: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Slices (S, C, H, W) and brain (S, H, W) -> smoothed maps (S, H, W), scores (S,)."""
+        maps = np.empty(brain.shape, np.float32)
+        scores = np.empty(len(brain), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(brain), self.batch_size):
+                here = slice(start, start + self.batch_size)
+                batch = self.execution.images(np.asarray(images[here], np.float32))
+                mask = torch.from_numpy(np.array(brain[here])).to(self.execution.device)
+                with self.execution.autocast():
+                    raw = self.detector.anomaly_map(batch)
+                smoothed, score = self.scoring(raw.float(), mask)
+                maps[here] = smoothed.cpu().numpy()
+                scores[here] = score.cpu().numpy()
+        return maps, scores
+
+    def volume(self, prepared: Prepared) -> Prediction:
+        """A whole volume."""
+        maps, scores = self.maps(prepared.images, prepared.brain)
+        return Prediction(prepared.to_volume(maps), scores)

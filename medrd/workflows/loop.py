@@ -1,0 +1,161 @@
+"""The optimisation loop: it runs a detector's steps and knows no detector by name."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from medrd.data.slices import HealthySlices, Prefetcher, SliceBatch, epoch_order
+from medrd.errors import ModelError
+from medrd.models import Batch, Detector, OptimizerSpec, Step
+from medrd.workflows.checkpoint import Position
+from medrd.workflows.device import Execution
+
+_OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One line of ``metrics.jsonl``.
+
+    Attributes
+    ----------
+    loss
+        Mean over the epoch's batches, summed over the steps.
+    losses
+        The same, by step.
+    wait_share
+        Share of the time that was spent waiting for slices.
+    """
+
+    epoch: int
+    loss: float
+    losses: dict[str, float]
+    slices_per_s: float
+    wait_share: float
+    seconds: float
+
+
+def make_optimizers(steps: Sequence[Step]) -> dict[str, torch.optim.Optimizer]:
+    """One for each step, by the step's name."""
+    return {step.name: _make_optimizer(step.parameters, step.optimizer) for step in steps}
+
+
+def _make_optimizer(
+    parameters: Sequence[torch.nn.Parameter], spec: OptimizerSpec
+) -> torch.optim.Optimizer:
+    optimizer: torch.optim.Optimizer = _OPTIMIZERS[spec.kind](parameters, **spec.settings)
+    return optimizer
+
+
+class Loop:
+    """Trains a detector on healthy slices.
+
+    Parameters
+    ----------
+    detector
+        Already on its device.
+    slices
+        What to draw from.
+    compile
+        Let torch.compile make the losses faster; the first iteration is slow.
+    on_batch
+        Called after each batch with the loss and the running slices/s.
+    should_stop
+        Looked at after each batch; True ends :meth:`epoch` early.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        slices: HealthySlices,
+        execution: Execution,
+        *,
+        batch_size: int,
+        seed: int,
+        compile: bool = False,
+        on_batch: Callable[[float, float], None] = lambda loss, rate: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.detector = detector
+        self.slices = slices
+        self.execution = execution
+        self.batch_size = batch_size
+        self.seed = seed
+        self.on_batch = on_batch
+        self.should_stop = should_stop
+        self.steps = list(detector.steps())
+        self.losses = {
+            step.name: torch.compile(step.loss) if compile else step.loss for step in self.steps
+        }
+        self.optimizers = make_optimizers(self.steps)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """The epoch's batches, as positions in the slices' index."""
+        return epoch_order(
+            len(self.slices), batch_size=self.batch_size, seed=self.seed, epoch=epoch
+        )
+
+    def epoch(self, position: Position) -> tuple[Position, EpochReport | None]:
+        """Go on from a position to the end of its epoch, or to a requested stop.
+
+        Returns the next position, and the epoch's report if it has ended.
+
+        Raises
+        ------
+        ModelError
+            The loss is no longer finite.
+        """
+        batches = self.batches(position.epoch)
+        sums = dict(position.losses)
+        start, seen = time.perf_counter(), 0
+        self.detector.train()
+        prefetcher = Prefetcher(self.slices, batches[position.batch :])
+        for number, batch in enumerate(prefetcher, start=position.batch):
+            losses = self.iteration(batch)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value
+            total = sum(losses.values())
+            if not math.isfinite(total):
+                raise ModelError(
+                    f"epoch {position.epoch + 1}, batch {number + 1}",
+                    expected="a finite loss",
+                    found=str(total),
+                    remedy="Lower model.lr, or train with train.precision=fp32.",
+                )
+            seen += len(batch.images)
+            self.on_batch(total, seen / (time.perf_counter() - start))
+            if number + 1 < len(batches) and self.should_stop():
+                return Position(position.epoch, number + 1, sums), None
+        seconds = time.perf_counter() - start
+        means = {name: value / len(batches) for name, value in sums.items()}
+        report = EpochReport(
+            epoch=position.epoch + 1,
+            loss=sum(means.values()),
+            losses=means,
+            slices_per_s=seen / seconds,
+            wait_share=prefetcher.waited_s / seconds,
+            seconds=seconds,
+        )
+        return Position(position.epoch + 1, 0, {}), report
+
+    def iteration(self, slices: SliceBatch) -> dict[str, float]:
+        """Every step once on one batch; the losses by step."""
+        batch = Batch(
+            images=self.execution.images(slices.images),
+            brain=torch.from_numpy(slices.brain).to(self.execution.device),
+        )
+        values = {}
+        for step in self.steps:
+            optimizer = self.optimizers[step.name]
+            with self.execution.autocast():
+                loss = self.losses[step.name](batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            values[step.name] = float(loss.detach())
+        return values

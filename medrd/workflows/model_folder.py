@@ -1,0 +1,166 @@
+"""A trained model on disk: ``model.safetensors`` and ``model.json``, self-contained.
+
+The teacher's weights are in the file, so that prediction needs neither a download nor the
+package that the teacher came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from medrd.config import Config, RecipeConfig, ScoringConfig, make_config
+from medrd.errors import MedrdError, ModelError
+from medrd.models import Detector, Scoring
+from medrd.models.build import detector_from_config
+from medrd.volumes import atomic_path, write_json
+from medrd.workflows.calibrate import Calibration
+from medrd.workflows.versions import versions
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A detector with all that a scan has to go through.
+
+    Attributes
+    ----------
+    config
+        The resolved config that it was trained with (without paths of that machine).
+    training
+        What it has seen: subject ids, content hashes, split hash.
+    hash
+        SHA-256 over weights and description.
+    """
+
+    detector: Detector
+    config: Config
+    calibration: Calibration | None
+    training: dict[str, Any]
+    hash: str
+
+    @property
+    def recipe(self) -> RecipeConfig:
+        """How volumes become slices."""
+        return self.config.recipe
+
+    def scoring(self) -> Scoring:
+        """The smoothing and image score that belong to it."""
+        return make_scoring(self.config.scoring, size=self.config.recipe.size)
+
+
+def make_scoring(config: ScoringConfig, *, size: int) -> Scoring:
+    """The scoring module of a config."""
+    return Scoring(
+        size=size,
+        sigma_px=config.sigma_px,
+        image_score=config.image_score,
+        top_fraction=config.top_fraction,
+    )
+
+
+def save_model(
+    folder: Path,
+    detector: Detector,
+    config: Config,
+    *,
+    calibration: Calibration | None,
+    training: dict[str, Any],
+) -> None:
+    """Write ``model.safetensors``, then ``model.json``, each atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # A copy each: safetensors refuses tensors that share memory.
+    tensors = {
+        key: value.detach().to("cpu").contiguous().clone()
+        for key, value in detector.state_dict().items()
+    }
+    if not tensors:  # an untrained baseline; the format wants at least one
+        tensors = {"untrained": torch.zeros(1)}
+    with atomic_path(folder / "model.safetensors") as path:
+        save_file(tensors, path, metadata={"format": "pt", "medrd": str(FORMAT)})
+    described = config.to_dict()
+    described["data"] |= {"root": None, "cache": None}
+    if "teacher" in described["model"]:
+        described["model"]["teacher"] |= {"file": None, "weights": "random"}
+    write_json(
+        folder / "model.json",
+        {
+            "format": FORMAT,
+            "config": described,
+            "teacher": config.to_dict()["model"].get("teacher"),
+            "calibration": calibration.to_dict() if calibration else None,
+            "training": training,
+            "weights_sha256": _sha256(folder / "model.safetensors"),
+            "versions": versions(),
+        },
+    )
+
+
+def load_model(path: str | Path) -> Model:
+    """Open a run folder or its ``model/``.
+
+    Raises
+    ------
+    ModelError
+        Not a model, damaged, from another format, or weights that do not fit.
+    """
+    folder = Path(path)
+    if (folder / "model").is_dir():
+        folder = folder / "model"
+    description = folder / "model.json"
+    if not description.is_file():
+        unfinished = (Path(path) / "checkpoint.pt").is_file()
+        raise ModelError(
+            folder,
+            expected="a run folder or a model folder (model.json, model.safetensors)",
+            found="an unfinished training run" if unfinished else "no model.json",
+            remedy="Finish it with medrd train --resume." if unfinished else "Check the path.",
+        )
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}")
+        config = make_config(content["config"], where=str(description))
+        calibration = (
+            Calibration.from_dict(content["calibration"]) if content["calibration"] else None
+        )
+        weights, training = content["weights_sha256"], content["training"]
+    except (OSError, ValueError, KeyError, TypeError, ValidationError, MedrdError) as error:
+        raise ModelError(
+            description,
+            expected=f"a model description of format {FORMAT}",
+            found=str(error),
+            remedy="Train the model again with this version of medrd.",
+        ) from None
+    file = folder / "model.safetensors"
+    try:
+        if _sha256(file) != weights:
+            raise ValueError("other bytes than model.json was written for")
+        detector = detector_from_config(config.to_dict()["model"])
+        state = load_file(file)
+        state.pop("untrained", None)
+        detector.load_state_dict(state)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            file,
+            expected="the weights that belong to model.json",
+            found=str(error).splitlines()[0],
+            remedy="Copy the whole model folder again.",
+        ) from None
+    detector.eval()
+    identity = hashlib.sha256((weights + json.dumps(content["config"])).encode()).hexdigest()
+    return Model(detector, config, calibration, training, identity)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,293 @@
+"""``medrd predict``: scans in, anomaly maps on the scans' own grids out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrd.data.cache import file_hash
+from medrd.data.prepare import Prepared, prepare, read_channels
+from medrd.errors import InputError, OutputError
+from medrd.metrics import lesion_table
+from medrd.report.overlay import save_overlay
+from medrd.volumes import Volume, write_json, write_nifti
+from medrd.workflows.device import Execution, choose_execution
+from medrd.workflows.infer import Prediction, Predictor
+from medrd.workflows.inputs import Case, find_cases
+from medrd.workflows.interrupt import InterruptedRunError, stop_on_signals
+from medrd.workflows.model_folder import Model, load_model
+from medrd.workflows.progress import progress
+from medrd.workflows.versions import versions
+
+logger = logging.getLogger("medrd.predict")
+
+MAP_ENDING = "_anomaly.nii.gz"
+MASK_ENDING = "_mask.nii.gz"
+JSON_ENDING = ".json"
+PICTURE_ENDING = ".png"
+
+
+@dataclass
+class PredictReport:
+    """What happened to each input.
+
+    Attributes
+    ----------
+    done, skipped
+        Paths of the ``<stem>.json`` files: written now, or valid from an earlier run.
+    errors
+        Inputs that failed.
+    """
+
+    done: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    errors: list[InputError] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    case: Case
+    volumes: Mapping[str, Volume]
+    prepared: Prepared
+    hashes: dict[str, str]
+
+
+def predict(
+    model: str | Path | Model,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    frame: int | None = None,
+    max_voxels: int | None = None,
+    device: str = "auto",
+    picture: bool = True,
+) -> PredictReport:
+    """Predict scans one at a time, reading the next while one computes.
+
+    Memory does not grow with the number of scans. A scan that fails is reported in the
+    result and in ``errors.json``, and the others are done.
+
+    Parameters
+    ----------
+    model
+        A run folder, its ``model/``, or a loaded model.
+    inputs
+        NIfTI files, BraTS subject folders, folders of those.
+    overwrite
+        Predict again what is already there; else a scan is skipped if the hashes of its
+        files, of the model and of its outputs are those on record.
+    frame
+        Of 4D files, from 0.
+    max_voxels
+        Budget of a volume; default: the model's config.
+    picture
+        Also write an overlay as PNG.
+
+    Raises
+    ------
+    MedrdError
+        Unusable model, nothing to do, or two inputs with one output.
+    InterruptedRunError
+        On SIGTERM or Ctrl-C, after the scan under way.
+    """
+    loaded = model if isinstance(model, Model) else load_model(model)
+    out = Path(out)
+    cases, errors = find_cases([Path(p) for p in inputs], loaded.recipe, frame=frame)
+    report = PredictReport(errors=errors)
+    execution = choose_execution(device, loaded.config.train.precision)
+    # Maps differ in their last bits between precisions and devices, so these belong to
+    # what a finished scan is compared by.
+    identity = {
+        "model": loaded.hash,
+        "precision": execution.precision,
+        "device": execution.device.type,
+    }
+    predictor = Predictor(loaded.detector, loaded.scoring(), execution)
+    budget = max_voxels or loaded.config.data.max_voxels
+    with stop_on_signals() as stop, progress("predicting", len(cases)) as advance:
+        for case, item in _read_ahead(
+            cases, loaded, out, identity, overwrite=overwrite, max_voxels=budget
+        ):
+            try:
+                if isinstance(item, InputError):
+                    raise item
+                if item is None:
+                    report.skipped.append(case.output(out, JSON_ENDING))
+                    advance(note=f"{case.subject.id}: already there")
+                    continue
+                result = _write_case(item, predictor, loaded, out, identity, picture=picture)
+                report.done.append(case.output(out, JSON_ENDING))
+                advance(note=f"{case.subject.id}: score {result['scan_score']:.3f}")
+            except InputError as error:
+                logger.error("%s", error)
+                report.errors.append(error)
+                advance(note=f"{case.subject.id}: failed")
+            if stop:
+                raise InterruptedRunError(
+                    f"stopped after {case.subject.id}; finished scans are kept. Run the same "
+                    "command again to go on."
+                )
+    write_errors(out, report.errors)
+    return report
+
+
+def write_errors(out: Path, errors: Sequence[InputError]) -> None:
+    """``errors.json``: a list of what failed; removed when nothing did."""
+    path = out / "errors.json"
+    if errors:
+        write_json(path, [error.to_dict() for error in errors])
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _read_ahead(
+    cases: Sequence[Case],
+    model: Model,
+    out: Path,
+    identity: dict[str, str],
+    *,
+    overwrite: bool,
+    max_voxels: int,
+) -> Iterator[tuple[Case, _Loaded | InputError | None]]:
+    """Cases with their slices, one read ahead in a thread; None for a finished case."""
+
+    def read(case: Case) -> _Loaded | InputError | None:
+        try:
+            hashes = {c: file_hash(s.path) for c, s in case.subject.images.items()}
+            if not overwrite and _is_done(case, out, hashes, identity):
+                return None
+            _refuse_inputs(case, out)
+            volumes = read_channels(case.subject, model.recipe, max_voxels=max_voxels)
+            return _Loaded(case, volumes, prepare(volumes, model.recipe), hashes)
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pending: Future[_Loaded | InputError | None] | None = None
+        for i, case in enumerate(cases):
+            current = pending or pool.submit(read, case)
+            item = current.result()
+            pending = pool.submit(read, cases[i + 1]) if i + 1 < len(cases) else None
+            del current  # else two scans' slices stay in memory beside the next one's
+            yield case, item
+
+
+def _write_case(
+    item: _Loaded,
+    predictor: Predictor,
+    model: Model,
+    out: Path,
+    identity: dict[str, str],
+    *,
+    picture: bool,
+) -> dict[str, Any]:
+    """Predict and write one scan; its JSON comes last, so its presence means finished."""
+    case, first = item.case, next(iter(item.volumes.values()))
+    prediction = predictor.volume(item.prepared)
+    calibration = model.calibration
+    paths = {"map": case.output(out, MAP_ENDING)}
+    case.output(out, JSON_ENDING).unlink(missing_ok=True)
+    write_nifti(
+        paths["map"],
+        prediction.volume_map,
+        first,
+        dtype="float32",
+        description=f"medrd anomaly score, model {model.hash[:12]}",
+        intent_name="anomaly score",
+        cal_max=2 * calibration.threshold if calibration else None,
+    )
+    mask = None
+    if calibration:
+        mask = anomaly_mask(prediction, item.prepared, calibration.threshold)
+        paths["mask"] = case.output(out, MASK_ENDING)
+        write_nifti(paths["mask"], mask, first, dtype="uint8", description="medrd calibrated mask")
+    if picture:
+        paths["picture"] = case.output(out, PICTURE_ENDING)
+        save_overlay(
+            paths["picture"],
+            image=first.array,
+            score_map=prediction.volume_map,
+            affine=first.affine,
+            threshold=calibration.threshold if calibration else None,
+            title=case.subject.id,
+        )
+    result = _describe(item, prediction, mask, model)
+    result["outputs"] = {
+        name: {"file": path.name, "sha256": file_hash(path)} for name, path in paths.items()
+    }
+    result["identity"] = {**identity, "inputs": item.hashes}
+    write_json(case.output(out, JSON_ENDING), result)
+    return result
+
+
+def anomaly_mask(prediction: Prediction, prepared: Prepared, threshold: float) -> NDArray[np.bool_]:
+    """Voxels of the scored brain whose score is at least the threshold: (X, Y, Z) bool."""
+    return (prediction.volume_map >= threshold) & prepared.scored_volume()
+
+
+def _describe(
+    item: _Loaded, prediction: Prediction, mask: NDArray[np.bool_] | None, model: Model
+) -> dict[str, Any]:
+    first, calibration = next(iter(item.volumes.values())), model.calibration
+    score = prediction.scan_score
+    described: dict[str, Any] = {
+        "subject": item.case.subject.id,
+        "inputs": {c: str(s.path) for c, s in item.case.subject.images.items()},
+        "scan_score": score,
+        "healthy_scans": calibration.scans if calibration else 0,
+        "healthy_percentile": calibration.percentile(score) if calibration else None,
+        "p_value": calibration.p_value(score) if calibration else None,
+        "threshold": calibration.threshold if calibration else None,
+        "threshold_target_fpr": calibration.target_fpr if calibration else None,
+        "lesion_volume_mm3": None,
+        "lesions": [],
+        "slices_scored": len(prediction.slice_scores),
+        "slices": item.prepared.depth,
+        "warnings": list(item.prepared.warnings),
+        "model": {"name": model.config.model.name, "hash": model.hash},
+        "versions": versions(),
+        "notice": "Research use only; not a medical device.",
+    }
+    if mask is not None:
+        described["lesion_volume_mm3"] = float(mask.sum() * first.voxel_volume_mm3)
+        described["lesions"] = lesion_table(prediction.volume_map, mask, first.affine)
+    return described
+
+
+def _is_done(case: Case, out: Path, hashes: dict[str, str], identity: dict[str, str]) -> bool:
+    """Whether the JSON on record is of these inputs and this model, and its files are whole."""
+    path = case.output(out, JSON_ENDING)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return record["identity"] == {**identity, "inputs": hashes} and all(
+            file_hash(path.parent / entry["file"]) == entry["sha256"]
+            for entry in record["outputs"].values()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
+        return False
+
+
+def _refuse_inputs(case: Case, out: Path) -> None:
+    """An output must never replace a file that was given as input."""
+    endings = (MAP_ENDING, MASK_ENDING, JSON_ENDING, PICTURE_ENDING)
+    targets = {case.output(out, ending).resolve() for ending in endings}
+    for source in case.subject.images.values():
+        if source.path.resolve() in targets:
+            raise OutputError(
+                source.path,
+                expected="an output that is not an input",
+                found="the same file",
+                remedy="Give another --out.",
+            )
+
+
+__all__ = ["Execution", "PredictReport", "anomaly_mask", "predict", "write_errors"]
