@@ -1,0 +1,177 @@
+"""Reading a file forward, once, in bounded memory, with every failure typed.
+
+The readers above ask for exactly the bytes that the header promises. A gzip stream is read
+to its end, because its checksum stands there: a truncated ``.nii.gz`` opens, and its first
+slices read, without any complaint.
+"""
+
+from __future__ import annotations
+
+import gzip
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from medrd.errors import FileFormatError, MissingInputError, TruncatedFileError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_CHUNK_BYTES = 1 << 20
+
+_FETCH_AGAIN = "Copy, download or export the file again."
+
+
+class _Source(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class ForwardReader:
+    """Bytes of a file, uncompressed, front to back.
+
+    Parameters
+    ----------
+    path
+        For error messages.
+    file
+        Open binary file whose ``read(n)`` returns less than ``n`` bytes only at the end.
+    """
+
+    def __init__(self, path: Path, file: _Source) -> None:
+        self._path = path
+        self._file = file
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; fewer only at the end of the file."""
+        try:
+            data = self._file.read(size)
+        except EOFError as error:
+            raise TruncatedFileError(
+                self._path,
+                expected="a whole gzip stream",
+                found=f"one that breaks off after {self._position:,} bytes or little more",
+                remedy=_FETCH_AGAIN,
+            ) from error
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise TruncatedFileError(
+                self._path,
+                expected="an intact gzip stream",
+                found=f"damage after {self._position:,} bytes or little more ({error})",
+                remedy=_FETCH_AGAIN,
+            ) from error
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
+        self._position += len(data)
+        return data
+
+    def read_exactly(self, size: int) -> bytes:
+        """``size`` bytes.
+
+        Raises
+        ------
+        TruncatedFileError
+            If the file ends before, or is damaged.
+        """
+        start = self._position
+        data = self.read(size)
+        if len(data) < size:
+            raise TruncatedFileError(
+                self._path,
+                expected=f"at least the {start + size:,} bytes that its header promises",
+                found=f"{self._position:,} bytes",
+                remedy=_FETCH_AGAIN,
+            )
+        return data
+
+    def skip(self, size: int) -> None:
+        """Pass over ``size`` bytes. Raises as :meth:`read_exactly`."""
+        while size > 0:
+            size -= len(self.read_exactly(min(size, _CHUNK_BYTES)))
+
+    def drain(self, limit: int) -> int:
+        """Read to the end and say how many bytes that took.
+
+        Raises
+        ------
+        FileFormatError
+            If there are more than ``limit``: the header lies about the size.
+        TruncatedFileError
+            If the gzip stream is cut off or its checksum is wrong.
+        """
+        total = 0
+        while data := self.read(_CHUNK_BYTES):
+            total += len(data)
+            if total > limit:
+                raise FileFormatError(
+                    self._path,
+                    expected=f"the {self._position - total:,} bytes that its header promises",
+                    found=f"more than {limit:,} further bytes",
+                    remedy=f"The header does not describe this file. {_FETCH_AGAIN}",
+                )
+        return total
+
+
+@contextmanager
+def open_forward(path: Path) -> Iterator[ForwardReader]:
+    """Open a file to read forward, through gzip if its name ends in ``.gz``.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file, it is a folder or a device, or may not be read.
+    FileFormatError
+        If the file is empty, or compressed where its name says plain or the reverse.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise MissingInputError(
+                path,
+                expected="a file",
+                found="a folder" if stat.S_ISDIR(mode) else "a device or a pipe",
+                remedy="Give the path of the NIfTI file itself.",
+            )
+        file = path.open("rb")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    with file:
+        compressed = path.suffix.lower() == ".gz"
+        _check_magic(path, ForwardReader(path, file).read(len(_GZIP_MAGIC)), compressed)
+        file.seek(0)
+        if not compressed:
+            yield ForwardReader(path, file)
+            return
+        with gzip.GzipFile(fileobj=file, mode="rb") as unzipped:
+            yield ForwardReader(path, unzipped)
+
+
+def _check_magic(path: Path, start: bytes, compressed: bool) -> None:
+    if not start:
+        raise FileFormatError(path, expected="data", found="an empty file", remedy=_FETCH_AGAIN)
+    if compressed and start != _GZIP_MAGIC:
+        raise FileFormatError(
+            path,
+            expected="gzip data, which begin with 1f 8b",
+            found=f"a file that begins with {start.hex(' ')}",
+            remedy="If it is an uncompressed NIfTI file, take .gz off its name; if it is "
+            "text, such as a Git LFS pointer or a web page, download the file itself.",
+        )
+    if not compressed and start == _GZIP_MAGIC:
+        raise FileFormatError(
+            path,
+            expected="uncompressed data, as its name says",
+            found="gzip data",
+            remedy="Add .gz to its name.",
+        )
+
+
+def _unreadable(path: Path, error: OSError) -> MissingInputError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        found, remedy = "no such file", "Check the path."
+    elif isinstance(error, PermissionError):
+        found, remedy = "no permission to read it", "Give yourself read permission (chmod)."
+    else:
+        found, remedy = error.strerror or str(error), "Check the path and the disk."
+    return MissingInputError(path, expected="a readable file", found=found, remedy=remedy)
