@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -154,14 +155,18 @@ def main() -> None:
     """Entry point: errors that a user can mend become one line and an exit code."""
     from medrd.errors import MedrdError
 
+    # Where nothing has to be saved first, SIGTERM ends a verb as Ctrl-C does: with a word and
+    # with its temporary files removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except MedrdError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
+    except SystemExit as leave:
+        if leave.code == 130:  # what Typer makes of a KeyboardInterrupt
+            typer.echo("interrupted", err=True)
+        raise
     except Exception as error:
         if getattr(error, "exit_code", None) == 130:  # a run that saved itself and stopped
             typer.echo(str(error), err=True)

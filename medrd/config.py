@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from medrd.errors import ConfigError
 
@@ -24,6 +32,9 @@ SCHEMA_VERSION: Final = 1
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+_Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class RecipeConfig(_Section):
@@ -47,6 +58,8 @@ class RecipeConfig(_Section):
     def _check(self) -> RecipeConfig:
         if len(self.channels) not in (1, 3):
             raise ValueError(f"channels must be one or three modalities, not {len(self.channels)}")
+        if len(set(self.channels)) < len(self.channels):
+            raise ValueError("channels must differ; a single one is repeated to three by itself")
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise ValueError(f"percentiles must rise within 0..100, not {low}, {high}")
@@ -54,12 +67,23 @@ class RecipeConfig(_Section):
 
 
 class SplitConfig(_Section):
-    """Subjects on each side: counts, shares of all, or explicit lists of subject ids."""
+    """Subjects on each side: explicit lists of ids, or counts or shares of those not listed."""
 
     train: int | float | tuple[str, ...] = 0.6
     calibration: int | float | tuple[str, ...] = 0.1
     """Held-out subjects whose healthy slices set thresholds."""
     test: int | float | tuple[str, ...] = 0.3
+
+    @field_validator("train", "calibration", "test", mode="wrap")
+    @classmethod
+    def _check_side(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:  # True would pass for 1
+            return handler(None if isinstance(value, bool) else value)
+        except ValidationError:  # pydantic would complain once for each type of the union
+            raise ValueError(
+                "write a count (3), a share (0.3) or a list of subject ids ([a, b]; "
+                "in quotes where an id looks like a number)"
+            ) from None
 
 
 class DataConfig(_Section):
@@ -70,7 +94,8 @@ class DataConfig(_Section):
     healthy: bool = False
     """True where every subject is known to be healthy: labels may then be missing."""
     healthy_margin: int = Field(2, ge=0)
-    """Slices nearer than this to a lesion are not trained on (in slices)."""
+    """Slices this near to a lesion or nearer are not trained on (in slices; 0: only those
+    that hold one)."""
     split: SplitConfig = SplitConfig()
     cache: Path | None = None
     """Folder for prepared volumes; default: MEDRD_CACHE, or medrd's own in the user's cache."""
@@ -108,7 +133,7 @@ class RD4ADConfig(_Section):
     loss: Literal["global", "pixel"] = "global"
     """Cosine of the flattened features (the released code) or per position (the paper)."""
     lr: float = Field(0.005, gt=0)
-    betas: tuple[float, float] = (0.5, 0.999)
+    betas: tuple[_Beta, _Beta] = (0.5, 0.999)
 
 
 class IntensityConfig(_Section):
@@ -211,7 +236,15 @@ def make_config(
     raw: dict[str, Any], overrides: list[str] | tuple[str, ...] = (), *, where: str = "config"
 ) -> Config:
     """Validate a plain mapping with ``key.path=value`` overrides; see :func:`load_config`."""
-    raw = json.loads(json.dumps(raw, default=str))  # a deep copy of plain types
+    try:
+        raw = json.loads(json.dumps(raw, default=str))  # a deep copy of plain types
+    except (TypeError, ValueError) as error:  # YAML can hold dates as keys, and circles
+        raise ConfigError(
+            where,
+            expected="sections, words, numbers and lists",
+            found=str(error),
+            remedy="See configs/brats/rd4ad.yaml for an example.",
+        ) from None
     for override in overrides:
         _apply_override(raw, override)
     if isinstance(raw.get("model"), dict):
@@ -220,8 +253,9 @@ def make_config(
         return Config.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        # pydantic puts the tag of the union into the path: model.rd4ad.lr -> model.lr
-        parts = [str(part) for part in first["loc"] if part not in ("rd4ad", "intensity")]
+        parts = [str(part) for part in first["loc"]]
+        if parts[:1] == ["model"]:
+            del parts[1:2]  # the tag of pydantic's union: model.rd4ad.lr -> model.lr
         key = ".".join(parts) or "config"
         if first["type"] == "extra_forbidden":
             known = _sibling_keys(raw, parts)
@@ -235,7 +269,7 @@ def make_config(
         raise ConfigError(
             where,
             expected=f"a valid {key}",
-            found=f"{first['msg']}{shown}",
+            found=f"{first['msg'].removeprefix('Value error, ')}{shown}",
             remedy=f"Set {key} in the file or with --set {key}=VALUE.",
         ) from None
 

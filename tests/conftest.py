@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
+import yaml
+from numpy.typing import ArrayLike
+from scipy import ndimage
+
+from medrd.volumes import Volume, volume_from_array
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +28,182 @@ def brats_root() -> Path:
     if not root.is_dir():
         pytest.skip("no real BraTS subjects in ../shared/data/brats2018 beside the repository")
     return root
+
+
+# --- A tiny cohort, a model trained on it, and medrd's command line in real processes ---
+
+
+def write_tiny_subject(folder: Path, name: str, seed: int) -> None:
+    """48 x 48 x 24 voxels of 4 mm in LPS: a smooth ellipsoid with a bright ball, and its label."""
+    rng = np.random.default_rng(seed)
+    shape = (48, 48, 24)
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).astype(float)
+    radii = np.array([18.0, 21.0, 10.5]) + rng.uniform(-1, 1, 3)
+    brain = (((grid - np.array([23.5, 23.5, 11.5])) / radii) ** 2).sum(-1) < 1
+    texture = ndimage.gaussian_filter(rng.normal(size=shape), 2)
+    image = 300 + 60 * texture / texture.std()
+    centre = np.array([rng.uniform(17, 30), rng.uniform(17, 30), rng.uniform(8, 11)])
+    lesion = (((grid - centre) / [4, 4, 2.2]) ** 2).sum(-1) < 1
+    image[lesion] += 350
+    image = np.where(brain, np.clip(image, 20, None), 0).astype(np.int16)
+    affine = np.diag([-4.0, -4.0, 4.0, 1.0])
+    affine[:3, 3] = [94, 110, -40]
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, array in (("flair", image), ("seg", (lesion & brain).astype(np.uint8))):
+        nib.save(nib.Nifti1Image(array, affine), folder / f"{name}_{suffix}.nii.gz")
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six tiny subjects in BraTS's layout, read only: 1, 3 to train, 2, 5 to calibrate."""
+    root = tmp_path_factory.mktemp("tiny") / "cohort"
+    for i in range(6):
+        write_tiny_subject(root / f"tiny_{i}", f"tiny_{i}", seed=i)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache of prepared slices for all runs on the tiny cohort."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tiny_raw(tiny_root: Path, tiny_cache: Path) -> dict[str, Any]:
+    """A run on the tiny cohort as plain types, to be changed at will."""
+    return make_tiny_raw(tiny_root, tiny_cache)
+
+
+def make_tiny_raw(root: Path, cache: Path) -> dict[str, Any]:
+    return {
+        "data": {
+            "root": str(root),
+            "cache": str(cache),
+            "healthy_margin": 1,
+            "split": {"train": 2, "calibration": 2, "test": 2},
+        },
+        "recipe": {"size": 64, "min_brain_mm2": 2000},
+        "scoring": {"image_score": "top"},
+        "train": {"epochs": 2, "batch_size": 4, "device": "cpu", "precision": "fp32"},
+    }
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process of medrd's that has ended; killed by signal n: ``code`` is -n."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Processes:
+    """medrd's command line in real processes that start at once.
+
+    One process imports the heavy libraries and forks for each call, so that a test pays for
+    a real process (to kill, to ask for its exit code) without its ten seconds of imports.
+    """
+
+    _SERVER = """
+import json, os, sys, traceback
+import medrd.cli, medrd.workflows.demo
+for line in sys.stdin:
+    order = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        for number, name in ((0, os.devnull), (1, order["stdout"]), (2, order["stderr"])):
+            flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT
+            os.dup2(os.open(name, flags), number)
+        sys.argv = ["medrd", *order["argv"]]
+        code = 1
+        try:
+            exec(order["prelude"], {})
+            medrd.cli.main()
+            code = 0
+        except SystemExit as leave:
+            code = leave.code or 0
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])), flush=True)
+"""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._calls = 0
+        # One thread: forked processes must not share a pool, and sums keep their order.
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", self._SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MEDRD_CACHE": str(folder / "cache")},
+        )
+
+    def __call__(self, *argv: object, prelude: str = "") -> Finished:
+        """``medrd ARGV...``; ``prelude`` is Python that the process runs first."""
+        self._calls += 1
+        out, err = (self._folder / f"{self._calls}.{name}" for name in ("out", "err"))
+        order = {
+            "argv": [str(a) for a in argv],
+            "prelude": prelude,
+            "stdout": str(out),
+            "stderr": str(err),
+        }
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(order) + "\n")
+        self._server.stdin.flush()
+        code = json.loads(self._server.stdout.readline())
+        return Finished(code, out.read_text(), err.read_text())
+
+    def close(self) -> None:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.wait(timeout=30)
+        self._server.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def medrd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """Run ``medrd`` in a process of its own: ``medrd("predict", run, scan, "--out", out)``."""
+    processes = Processes(tmp_path_factory.mktemp("processes"))
+    yield processes
+    processes.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_yaml(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny cohort's config as a file."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(make_tiny_raw(tiny_root, tiny_cache)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(medrd: Processes, tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RD4AD with the embedded teacher, trained for two epochs without a break; read only."""
+    out = tmp_path_factory.mktemp("run") / "tiny"
+    done = medrd("train", tiny_yaml, "--out", out)
+    assert done.code == 0, done.stderr
+    return out
+
+
+SPACED_2_MM = np.diag([2.0, 2.0, 2.0, 1.0])
+
+
+@pytest.fixture(scope="session")
+def make_brain() -> Callable[..., Volume]:
+    """A noisy ellipsoid in a background of 0: ``make_brain(affine, seed=…)``, (30, 26, 20)."""
+
+    def make(affine: ArrayLike = SPACED_2_MM, *, seed: int = 0) -> Volume:
+        shape = (30, 26, 20)
+        place = (np.indices(shape).T - (14.2, 13.1, 9.3)) / (11.5, 10.0, 8.0)
+        brain = ((place**2).sum(axis=-1) < 1).T
+        texture = np.random.default_rng(seed).normal(300, 60, shape).clip(50)
+        return volume_from_array(np.where(brain, texture, 0), affine)
+
+    return make

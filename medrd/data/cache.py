@@ -39,6 +39,10 @@ from medrd.volumes import write_json
 _ARRAYS = ("images", "brain", "numbers", "touched")
 _INDEX = "entry.json"
 
+# A process that has met a damaged entry may take away the sound one that another has just
+# put in its place, so one failure does not mean a bad disk.
+_ATTEMPTS = 3
+
 
 @dataclass(frozen=True, eq=False)
 class CachedSubject:
@@ -174,9 +178,11 @@ def cache_subject(
     )
     entry = folder / key[:2] / key
     cached = _open(entry, subject.id, content)
-    if cached is None:
+    attempts = 0
+    while cached is None and attempts < _ATTEMPTS:
         _build(entry, subject, recipe, max_voxels=max_voxels)
         cached = _open(entry, subject.id, content)
+        attempts += 1
     if cached is None:
         raise OutputError(
             entry,
@@ -246,8 +252,8 @@ def _open(entry: Path, subject_id: str, content: str) -> CachedSubject | None:
         return None
     try:
         index = json.loads((entry / _INDEX).read_text(encoding="utf-8"))
-        for name, checksum in index["checksums"].items():
-            if _checksum(entry / f"{name}.npy") != checksum:
+        for name in _ARRAYS:
+            if _checksum(entry / f"{name}.npy") != index["checksums"][name]:
                 raise ValueError(f"{name} is damaged")
         arrays = {
             name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)

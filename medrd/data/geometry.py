@@ -86,7 +86,7 @@ class SliceGeometry:
         """A stack (S, size, size) back on the volume's grid (X, Y, Z), 0 beyond the slices."""
         transforms, forward = self._nearest if nearest else self._linear
         moved = MetaTensor(
-            torch.as_tensor(np.asarray(stack, np.float32))[None], affine=forward.affine
+            torch.from_numpy(np.array(stack, np.float32))[None], affine=forward.affine
         )
         # a copy: MONAI takes them off as it inverts
         moved.applied_operations = list(forward.applied_operations)
@@ -182,6 +182,7 @@ def _move(
     transform: Callable[..., Any], array: NDArray[Any], affine: NDArray[np.float64]
 ) -> MetaTensor:
     """An (X, Y, Z) array with its affine through a MONAI transform; the channel stays first."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))[None]
+    # A copy: where nothing has to move, MONAI would hand the caller's own memory back.
+    tensor = torch.from_numpy(np.array(array, order="C"))[None]
     moved: MetaTensor = transform(MetaTensor(tensor, affine=torch.from_numpy(affine)))
     return moved

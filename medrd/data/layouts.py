@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medrd.errors import ConfigError, MissingInputError
+from medrd.errors import ConfigError, InputError, MissingInputError
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 """What channels can be called in the BraTS and MSD layouts."""
 
-_BRATS = {"flair": "flair", "t1": "t1", "t1ce": "t1ce", "t2": "t2", "seg": "seg"}
-_BRATS_2023 = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w", "seg": "seg"}
+_BRATS = {"flair": "_flair", "t1": "_t1", "t1ce": "_t1ce", "t2": "_t2", "seg": "_seg"}
+_BRATS_2023 = {"flair": "-t2f", "t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w", "seg": "-seg"}
 _MSD_NAMES = {"flair": "flair", "t1w": "t1", "t1gd": "t1ce", "t2w": "t2"}
 _MSD_ORDER = ("flair", "t1", "t1ce", "t2")  # of Task01_BrainTumour's dataset.json
 _NIFTI = re.compile(r"\.nii(\.gz)?$")
@@ -109,23 +110,50 @@ def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[S
 
 
 def brats_subject(folder: Path) -> Subject | None:
-    """The BraTS subject (of any year) whose files lie in this very folder, or None."""
-    files = [path for path in sorted(folder.iterdir()) if is_nifti(path)]
-    for names, separator in ((_BRATS, "_"), (_BRATS_2023, "-")):
-        images: dict[str, Source] = {}
-        label = None
-        prefix = ""
-        for modality, suffix in names.items():
-            for path in files:
-                if stem(path).endswith(separator + suffix):
-                    if modality == "seg":
-                        label = Source(path)
-                    else:
-                        images.setdefault(modality, Source(path))
-                        prefix = stem(path)[: -len(separator + suffix)]
-        if images:
-            return Subject(prefix or folder.name, images, label)
+    """The BraTS subject (of any year) whose files lie in this very folder, or None.
+
+    Raises
+    ------
+    InputError
+        Files of several subjects, or a modality twice.
+    """
+    for endings in (_BRATS, _BRATS_2023):
+        subjects = _brats_subjects(folder, endings)
+        if len(subjects) > 1:
+            raise InputError(
+                folder,
+                expected="a folder for each subject",
+                found=f"{len(subjects)} subjects in one: {subjects[0].id}, {subjects[1].id} …",
+                remedy="Give each subject a folder of its own.",
+            )
+        if subjects:
+            return subjects[0]
     return None
+
+
+def _brats_subjects(folder: Path, endings: Mapping[str, str]) -> list[Subject]:
+    """The subjects whose files lie in this very folder, told apart by what names begin with."""
+    found: dict[str, dict[str, Source]] = {}
+    for path in sorted(folder.iterdir()):
+        if not is_nifti(path):
+            continue
+        for kind, ending in endings.items():
+            if not stem(path).endswith(ending):
+                continue
+            sources = found.setdefault(stem(path).removesuffix(ending) or folder.name, {})
+            if kind in sources:
+                raise InputError(
+                    folder,
+                    expected=f"one file that ends in {ending}.nii.gz or {ending}.nii a subject",
+                    found=f"{sources[kind].path.name} and {path.name}",
+                    remedy="Remove one of them.",
+                )
+            sources[kind] = Source(path)
+    return [
+        Subject(id, {k: s for k, s in sources.items() if k != "seg"}, sources.get("seg"))
+        for id, sources in found.items()
+        if sources.keys() != {"seg"}
+    ]
 
 
 def is_label_name(path: Path) -> bool:
@@ -135,19 +163,33 @@ def is_label_name(path: Path) -> bool:
 
 
 def _brats(root: Path) -> Iterator[Subject]:
-    return _brats_folders(root, lambda name: name.endswith("_flair") or name.endswith("_t1"))
+    return _brats_below(root, _BRATS)
 
 
 def _brats_2023(root: Path) -> Iterator[Subject]:
-    return _brats_folders(root, lambda name: name.endswith("-t2f") or name.endswith("-t1n"))
+    return _brats_below(root, _BRATS_2023)
 
 
-def _brats_folders(root: Path, fits: Callable[[str], bool]) -> Iterator[Subject]:
-    folders = {path.parent for path in root.rglob("*.nii*") if is_nifti(path) and fits(stem(path))}
-    for folder in sorted(folders):
-        subject = brats_subject(folder)
-        if subject is not None:
-            yield subject
+def _brats_below(root: Path, endings: Mapping[str, str]) -> Iterator[Subject]:
+    for folder in folders_below(root):
+        yield from _brats_subjects(folder, endings)
+
+
+def folders_below(root: Path) -> Iterator[Path]:
+    """The root and all folders below it that are not hidden, each once.
+
+    Hidden ones hold unfinished work: a killed ``medrd phantom`` leaves its subject in one.
+    Links are followed, since clusters lend data that way; they may run in circles.
+    """
+    seen: set[str] = set()
+    for folder, below, _ in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield Path(folder)
 
 
 def _msd(root: Path) -> Iterator[Subject]:

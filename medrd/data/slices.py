@@ -23,6 +23,10 @@ class SliceBatch:
     brain: NDArray[np.bool_]
 
 
+# A batch, the reader's error, or None at the end.
+_Items = queue.Queue[SliceBatch | BaseException | None]
+
+
 class HealthySlices:
     """All slices of the subjects that are far enough from any lesion.
 
@@ -82,16 +86,18 @@ class Prefetcher:
         self.waited_s = 0.0
         self._slices = slices
         self._batches = batches
-        self._queue: queue.Queue[SliceBatch | BaseException | None] = queue.Queue(ahead)
-        self._stop = threading.Event()
+        self._ahead = ahead
 
     def __iter__(self) -> Iterator[SliceBatch]:
-        thread = threading.Thread(target=self._fill, daemon=True)
+        # Of this pass alone: what an earlier one left unread must not come up again.
+        items: _Items = queue.Queue(self._ahead)
+        stop = threading.Event()
+        thread = threading.Thread(target=self._fill, args=(items, stop), daemon=True)
         thread.start()
         try:
             while True:
                 start = time.perf_counter()
-                item = self._queue.get()
+                item = items.get()
                 self.waited_s += time.perf_counter() - start
                 if item is None:
                     return
@@ -99,23 +105,24 @@ class Prefetcher:
                     raise item
                 yield item
         finally:
-            self._stop.set()
+            stop.set()
             thread.join()
 
-    def _fill(self) -> None:
+    def _fill(self, items: _Items, stop: threading.Event) -> None:
         try:
             for which in self._batches:
-                if not self._put(self._slices.batch(which)):
+                if not _put(self._slices.batch(which), items, stop):
                     return
-            self._put(None)
+            _put(None, items, stop)
         except BaseException as error:
-            self._put(error)
+            _put(error, items, stop)
 
-    def _put(self, item: SliceBatch | BaseException | None) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+
+def _put(item: SliceBatch | BaseException | None, items: _Items, stop: threading.Event) -> bool:
+    while not stop.is_set():
+        try:
+            items.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False

@@ -31,15 +31,15 @@ def split_subjects(ids: Sequence[str], config: SplitConfig, *, seed: int) -> Spl
 
     The order is that of SHA-256 over seed and id: a function of the two alone, the same
     with any library and on any machine. Counts and shares are dealt from it in the order
-    train, calibration, test; shares of one side are rounded, and at least one subject goes
-    where a share is above 0.
+    train, calibration, test, to the subjects that no list names; shares are rounded, and at
+    least one subject goes where a share is above 0.
 
     Raises
     ------
     LeakageError
         A subject is listed on two sides.
     ConfigError
-        More subjects asked for than there are, or unknown ids.
+        More subjects asked for than there are, shares of more than the whole, or unknown ids.
     """
     values = {side: getattr(config, side) for side in SIDES}
     listed: dict[str, str] = {}
@@ -66,6 +66,14 @@ def split_subjects(ids: Sequence[str], config: SplitConfig, *, seed: int) -> Spl
         (subject for subject in ids if subject not in listed),
         key=lambda subject: hashlib.sha256(f"{seed}:{subject}".encode()).hexdigest(),
     )
+    shares = [value for value in values.values() if isinstance(value, float)]
+    if sum(shares) > 1 + 1e-9:
+        raise ConfigError(
+            "data.split",
+            expected="shares of at most 1 together",
+            found=" + ".join(map(str, shares)),
+            remedy="Lower one of them.",
+        )
     sides: dict[str, tuple[str, ...]] = {}
     total = len(rest)
     for side, value in values.items():
@@ -80,8 +88,10 @@ def split_subjects(ids: Sequence[str], config: SplitConfig, *, seed: int) -> Spl
                     found=str(value),
                     remedy="Write 3 for three subjects, 0.3 for 30 %.",
                 )
-            # Shares are rounded, so the last of them takes what is left.
-            count = min(max(1, round(value * total)), len(rest)) if value > 0 else 0
+            # Rounding up must not leave a later share without any subject.
+            later = SIDES[SIDES.index(side) + 1 :]
+            kept = sum(isinstance(values[s], float) and values[s] > 0 for s in later)
+            count = max(1, min(round(value * total), len(rest) - kept)) if value > 0 else 0
         else:
             count = value
         if count < 0 or count > len(rest):

@@ -37,8 +37,6 @@ class Bottleneck(nn.Module):
         Of the teacher's levels.
     block, depth
         Kind and number of residual blocks.
-    signed
-        Leave off the ReLU after the last block (for teachers with negative features).
     """
 
     def __init__(
@@ -140,6 +138,8 @@ _RESNETS: dict[str, tuple[Block, tuple[int, int, int], int]] = {
     "resnet18": (basic, (2, 2, 2), 2),
     "resnet34": (basic, (3, 4, 6), 3),
     "resnet50": (bottleneck(1 / 4), (3, 4, 6), 3),
+    "resnet101": (bottleneck(1 / 4), (3, 4, 23), 3),
+    "resnet152": (bottleneck(1 / 4), (3, 8, 36), 3),
     "wide_resnet50_2": (bottleneck(1 / 2), (3, 4, 6), 3),
     "wide_resnet101_2": (bottleneck(1 / 2), (3, 4, 23), 3),
 }

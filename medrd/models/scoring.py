@@ -5,16 +5,36 @@ One scoring serves every detector, so that a table compares detectors and not fi
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 REFERENCE_SIZE = 256
 """Sigmas are given in pixels of a 256-pixel image, as in the papers."""
 TRUNCATE = 4.0
 """Radius of the kernel in sigmas (scipy's default, which RD4AD uses)."""
+
+
+@lru_cache(maxsize=16)
+def smoothing_matrix(length: int, sigma: float) -> Tensor:
+    """The Gaussian along one axis as a matrix (length, length) float32, mirrored borders included.
+
+    Two products with it smooth a batch of maps several times as fast on a CPU as convolutions
+    with one channel do, and in full float32 on a GPU.
+    """
+    # A tensor made in inference mode could not take part in training later.
+    with torch.inference_mode(False):
+        radius = int(TRUNCATE * sigma + 0.5)
+        offsets = torch.arange(-radius, radius + 1)
+        kernel = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+        index = torch.arange(length)[:, None] + offsets
+        index = index.remainder(2 * length)  # the mirrored signal has period 2 L
+        index = torch.minimum(index, 2 * length - 1 - index)
+        matrix = torch.zeros(length, length, dtype=torch.float64)
+        matrix.scatter_add_(1, index, (kernel / kernel.sum()).expand(length, -1))
+        return matrix.float()
 
 
 class Scoring(nn.Module):
@@ -31,8 +51,6 @@ class Scoring(nn.Module):
         inside the mask.
     """
 
-    kernel: Tensor
-
     def __init__(
         self,
         *,
@@ -42,29 +60,21 @@ class Scoring(nn.Module):
         top_fraction: float = 0.01,
     ) -> None:
         super().__init__()
-        sigma = sigma_px * size / REFERENCE_SIZE
-        radius = int(TRUNCATE * sigma + 0.5)
-        offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
-        kernel = torch.exp(-0.5 * (offsets / sigma) ** 2) if sigma > 0 else torch.ones(1)
-        self.register_buffer("kernel", (kernel / kernel.sum()).float(), persistent=False)
+        self.sigma = sigma_px * size / REFERENCE_SIZE
         self.image_score = image_score
         self.top_fraction = top_fraction
 
     def smooth(self, maps: Tensor) -> Tensor:
         """(B, H, W) -> (B, H, W) float32; borders as scipy's ``reflect``, edge pixel repeated."""
         maps = maps.float()
-        radius = self.kernel.numel() // 2
-        if radius == 0:
+        if self.sigma == 0:
             return maps
-        for dim in (1, 2):
-            length = maps.shape[dim]
-            index = torch.arange(-radius, length + radius, device=maps.device)
-            index = index.remainder(2 * length)  # the mirrored signal has period 2 L
-            index = torch.minimum(index, 2 * length - 1 - index)
-            padded = maps.index_select(dim, index)[:, None]
-            shape = (1, 1, -1, 1) if dim == 1 else (1, 1, 1, -1)
-            maps = F.conv2d(padded, self.kernel.view(shape))[:, 0]
-        return maps
+        rows, columns = (
+            smoothing_matrix(length, self.sigma).to(maps.device) for length in maps.shape[1:]
+        )
+        # Off, because the maps must be float32 even inside somebody's autocast.
+        with torch.autocast(maps.device.type, enabled=False):
+            return rows @ maps @ columns.T
 
     def score(self, maps: Tensor, mask: Tensor) -> Tensor:
         """Score of each image from its smoothed map inside the mask: (B, H, W) x 2 -> (B,).
@@ -86,6 +96,10 @@ class Scoring(nn.Module):
         return torch.where(counts > 0, best, torch.zeros_like(best))
 
     def forward(self, maps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw maps and mask (B, H, W) -> smoothed maps, 0 outside the mask, and scores (B,)."""
+        """Raw maps and mask (B, H, W) -> smoothed maps (B, H, W) and scores (B,).
+
+        The maps are not masked: that is done on the grid they are delivered on. Zeros outside
+        the mask would bleed into its border when the map is resampled.
+        """
         smoothed = self.smooth(maps)
-        return smoothed * mask, self.score(smoothed, mask)
+        return smoothed, self.score(smoothed, mask)

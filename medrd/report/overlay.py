@@ -55,7 +55,10 @@ def save_overlay(
     box = _box(scan != 0)
     scan, heat = scan[box], heat[box]
     truth = truth[box] if truth is not None else None
-    centre = tuple(c - b.start for c, b in zip(centre, box, strict=True))
+    # A map that is 0 everywhere has its "peak" in a corner, outside the brain's box.
+    centre = tuple(
+        min(max(c - b.start, 0), b.stop - b.start - 1) for c, b in zip(centre, box, strict=True)
+    )
     top = 2 * threshold if threshold else max(float(heat.max()), 1e-6)
     positive = scan[scan > 0]
     low, high = np.percentile(positive, [1, 99.5]) if positive.size else (0.0, 1.0)
@@ -83,12 +86,11 @@ def save_overlay(
                     alpha=alpha,
                     aspect=aspect,
                 )
-                if threshold and (heat_plane >= threshold).any():
-                    ax.contour(heat_plane, [threshold], colors="white", linewidths=0.6)
+                if threshold:
+                    _outline(ax, heat_plane, threshold, colour="white", width=0.6)
             if truth is not None:
-                outline = _plane(truth, axis, position)
-                if outline.any():
-                    ax.contour(outline, [0.5], colors="lime", linewidths=0.8)
+                lesion = _plane(truth, axis, position).astype(np.float32)
+                _outline(ax, lesion, 0.5, colour="lime", width=0.8)
             if row == 0:
                 ax.set_title(name, color="white", fontsize=9)
             _letters(ax, letters)
@@ -139,14 +141,20 @@ def _plane(array: NDArray[Any], axis: int, position: int) -> NDArray[Any]:
     return cut[::-1, ::-1]
 
 
-def _letters(ax: object, letters: str) -> None:
+def _outline(ax: Any, plane: NDArray[Any], level: float, *, colour: str, width: float) -> None:
+    """The border of what is at least ``level``; nothing in a plane too thin to have one."""
+    if min(plane.shape) >= 2 and plane.max() >= level > plane.min():
+        ax.contour(plane, [level], colors=colour, linewidths=width)
+
+
+def _letters(ax: Any, letters: str) -> None:
     places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02))
     for letter, (x, y) in zip(letters, places, strict=True):
-        ax.text(  # type: ignore[attr-defined]
+        ax.text(
             x,
             y,
             letter,
-            transform=ax.transAxes,  # type: ignore[attr-defined]
+            transform=ax.transAxes,
             color="white",
             fontsize=7,
             ha="center",

@@ -86,7 +86,7 @@ def load_checkpoint(
         raise ModelError(
             path,
             expected="a checkpoint of medrd train",
-            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            found=(str(error) or type(error).__name__).splitlines()[0],
             remedy="Remove it and train again.",
         ) from None
     if found != identity:
@@ -96,15 +96,18 @@ def load_checkpoint(
             found="one of another config or other data",
             remedy="Resume with the run's own config.yaml, or give another --out.",
         )
-    missing, unexpected = detector.load_state_dict(content["detector"], strict=False)
-    frozen = set(detector.state_dict()) - set(_trainable_state(detector))
-    if unexpected or set(missing) - frozen:
+    saved, wanted = content["detector"], _trainable_state(detector)
+    wrong = sorted(saved.keys() ^ wanted.keys()) or [
+        key for key, value in wanted.items() if saved[key].shape != value.shape
+    ]
+    if wrong:
         raise ModelError(
             path,
             expected="the weights of this detector",
-            found=f"other tensors ({(unexpected or missing)[0]})",
+            found=f"other tensors ({wrong[0]})",
             remedy="Remove it and train again.",
         )
+    detector.load_state_dict(saved, strict=False)  # the frozen networks' are not in it
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict(content["optimizers"][name])
     torch.set_rng_state(content["rng"])
@@ -115,10 +118,11 @@ def load_checkpoint(
 
 def _trainable_state(detector: Detector) -> dict[str, Tensor]:
     """All but frozen networks, which are loaded anew from where they came."""
-    frozen = {id(t) for network in detector.frozen for t in network.state_dict().values()}
-    pointers = {t.data_ptr() for network in detector.frozen for t in network.state_dict().values()}
-    return {
-        key: value
-        for key, value in detector.state_dict().items()
-        if id(value) not in frozen and value.data_ptr() not in pointers
-    }
+    # By name: the tensors of a state dict are made anew for each call.
+    frozen = tuple(
+        f"{name}."
+        for name, module in detector.named_modules()
+        if any(module is network for network in detector.frozen)
+    )
+    state = detector.state_dict()
+    return {key: value for key, value in state.items() if not key.startswith(frozen)}

@@ -50,7 +50,8 @@ from medrd.workflows.device import choose_execution
 from medrd.workflows.infer import Predictor
 from medrd.workflows.interrupt import InterruptedRunError, StopRequest, stop_on_signals
 from medrd.workflows.model_folder import Model, load_model, make_scoring
-from medrd.workflows.predict import anomaly_mask, write_errors
+from medrd.workflows.outputs import make_folder, write_errors
+from medrd.workflows.predict import anomaly_mask
 from medrd.workflows.progress import progress
 from medrd.workflows.train import Cohort, load_cohort, prepare_side
 from medrd.workflows.versions import versions
@@ -152,6 +153,7 @@ def evaluate(
         if baseline and name != "intensity":
             beside = _evaluate_baseline(cohort, subjects, config, device, stop, out)
             rows["intensity"] = beside.metrics
+    write_errors(out, result.errors)
     if not result.subjects:
         raise result.errors[0]
     metrics: dict[str, Any] = dict(result.metrics)
@@ -159,8 +161,6 @@ def evaluate(
         metrics["baseline"] = {"intensity": rows["intensity"]}
     metrics["counts"] = result.counts
     metrics["protocol"] = _protocol(cohort, loaded, config, result, execution.precision)
-    out.mkdir(parents=True, exist_ok=True)
-    write_errors(out, result.errors)
     write_json(out / "subjects.json", result.subjects)
     write_json(out / "metrics.json", metrics)
     return out / "metrics.json"
@@ -322,7 +322,7 @@ def _read_ahead(
 @contextmanager
 def _scratch(out: Path) -> Iterator[Path]:
     """A folder beside the results, so that the runs need no room elsewhere."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     folder = Path(tempfile.mkdtemp(prefix=".runs.", dir=out))
     try:
         yield folder

@@ -60,7 +60,10 @@ class Predictor:
     def maps(
         self, images: NDArray[np.floating], brain: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Slices (S, C, H, W) and brain (S, H, W) -> smoothed maps (S, H, W), scores (S,)."""
+        """Slices (S, C, H, W) and brain (S, H, W) -> smoothed maps (S, H, W), scores (S,).
+
+        Maps are not masked yet; see :class:`medrd.models.Scoring`.
+        """
         maps = np.empty(brain.shape, np.float32)
         scores = np.empty(len(brain), np.float32)
         with torch.inference_mode():

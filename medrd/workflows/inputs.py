@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medrd.config import RecipeConfig
-from medrd.data.layouts import Source, Subject, brats_subject, is_label_name, is_nifti, stem
+from medrd.data.layouts import (
+    Source,
+    Subject,
+    brats_subject,
+    folders_below,
+    is_label_name,
+    is_nifti,
+    stem,
+)
 from medrd.errors import ConfigError, InputError, MissingInputError
 
 
@@ -53,7 +61,7 @@ def find_cases(
     errors: list[InputError] = []
     for path in inputs:
         try:
-            cases += _expand(path, recipe, frame)
+            cases += _expand(path, recipe, frame, errors)
         except InputError as error:
             errors.append(error)
     complete = []
@@ -73,10 +81,17 @@ def find_cases(
     return complete, errors
 
 
-def _expand(path: Path, recipe: RecipeConfig, frame: int | None) -> list[Case]:
+def _expand(
+    path: Path, recipe: RecipeConfig, frame: int | None, errors: list[InputError]
+) -> list[Case]:
     if path.is_dir():
-        cases = _folder(path, path, recipe, frame)
-        if not cases:
+        failed = len(errors)
+        cases = [
+            case
+            for folder in folders_below(path)
+            for case in _folder(folder, path, recipe, frame, errors)
+        ]
+        if not cases and len(errors) == failed:
             raise MissingInputError(
                 path,
                 expected="a scan (.nii, .nii.gz) in this folder or below",
@@ -95,23 +110,24 @@ def _expand(path: Path, recipe: RecipeConfig, frame: int | None) -> list[Case]:
     return [_file(path, Path(), recipe, frame)]
 
 
-def _folder(folder: Path, root: Path, recipe: RecipeConfig, frame: int | None) -> list[Case]:
-    """Cases of a folder and what is below it."""
-    cases = []
-    subject = brats_subject(folder)
+def _folder(
+    folder: Path, root: Path, recipe: RecipeConfig, frame: int | None, errors: list[InputError]
+) -> list[Case]:
+    """Cases whose files lie in this very folder. What is wrong with it spares the others."""
+    try:
+        subject = brats_subject(folder)
+    except InputError as error:
+        errors.append(error)
+        return []
     if subject is not None:
         # The subject's own folder is no part of the outputs' tree.
         place = folder.parent.relative_to(root) if folder != root else Path()
-        cases.append(Case(subject, place))
-    else:
-        cases += [
-            _file(path, folder.relative_to(root), recipe, frame)
-            for path in sorted(folder.iterdir())
-            if is_nifti(path) and not is_label_name(path)
-        ]
-    for below in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        cases += _folder(below, root, recipe, frame)
-    return cases
+        return [Case(subject, place)]
+    return [
+        _file(path, folder.relative_to(root), recipe, frame)
+        for path in sorted(folder.iterdir())
+        if is_nifti(path) and not is_label_name(path)
+    ]
 
 
 def _file(path: Path, place: Path, recipe: RecipeConfig, frame: int | None) -> Case:
@@ -137,6 +153,13 @@ def _refuse_collisions(cases: Sequence[Case]) -> None:
     seen: dict[Path, Case] = {}
     for case in cases:
         target = case.place / case.subject.id
+        if target == Path("errors"):
+            raise ConfigError(
+                next(iter(case.subject.images.values())).path,
+                expected="a scan by another name: errors.json lists the scans that failed",
+                found="errors",
+                remedy="Rename the scan.",
+            )
         if target in seen:
             places = [str(next(iter(c.subject.images.values())).path) for c in (seen[target], case)]
             raise ConfigError(

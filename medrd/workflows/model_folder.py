@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from medrd.config import Config, RecipeConfig, ScoringConfig, make_config
+from medrd.config import Config, RecipeConfig, ScoringConfig, digest, make_config
 from medrd.errors import MedrdError, ModelError
 from medrd.models import Detector, Scoring
 from medrd.models.build import detector_from_config
@@ -39,7 +39,7 @@ class Model:
     training
         What it has seen: subject ids, content hashes, split hash.
     hash
-        SHA-256 over weights and description.
+        SHA-256 over weights, config, calibration and training data.
     """
 
     detector: Detector
@@ -77,7 +77,6 @@ def save_model(
     training: dict[str, Any],
 ) -> None:
     """Write ``model.safetensors``, then ``model.json``, each atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
     # A copy each: safetensors refuses tensors that share memory.
     tensors = {
         key: value.detach().to("cpu").contiguous().clone()
@@ -153,11 +152,12 @@ def load_model(path: str | Path) -> Model:
         raise ModelError(
             file,
             expected="the weights that belong to model.json",
-            found=str(error).splitlines()[0],
+            found=(str(error) or type(error).__name__).splitlines()[0],
             remedy="Copy the whole model folder again.",
         ) from None
     detector.eval()
-    identity = hashlib.sha256((weights + json.dumps(content["config"])).encode()).hexdigest()
+    # The calibration too: an untrained baseline has no weights to tell two thresholds apart.
+    identity = digest([weights, content["config"], content["calibration"], training])
     return Model(detector, config, calibration, training, identity)
 
 

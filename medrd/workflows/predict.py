@@ -14,25 +14,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.data.cache import file_hash
+from medrd.data.layouts import Source
 from medrd.data.prepare import Prepared, prepare, read_channels
-from medrd.errors import InputError, OutputError
+from medrd.errors import InputError
 from medrd.metrics import lesion_table
 from medrd.report.overlay import save_overlay
 from medrd.volumes import Volume, write_json, write_nifti
-from medrd.workflows.device import Execution, choose_execution
+from medrd.workflows.device import choose_execution
 from medrd.workflows.infer import Prediction, Predictor
 from medrd.workflows.inputs import Case, find_cases
 from medrd.workflows.interrupt import InterruptedRunError, stop_on_signals
 from medrd.workflows.model_folder import Model, load_model
+from medrd.workflows.outputs import (
+    JSON_ENDING,
+    MAKER,
+    MAP_ENDING,
+    MASK_ENDING,
+    PICTURE_ENDING,
+    check_targets,
+    make_folder,
+    remove,
+    write_errors,
+)
 from medrd.workflows.progress import progress
 from medrd.workflows.versions import versions
 
 logger = logging.getLogger("medrd.predict")
-
-MAP_ENDING = "_anomaly.nii.gz"
-MASK_ENDING = "_mask.nii.gz"
-JSON_ENDING = ".json"
-PICTURE_ENDING = ".png"
 
 
 @dataclass
@@ -114,39 +121,29 @@ def predict(
     predictor = Predictor(loaded.detector, loaded.scoring(), execution)
     budget = max_voxels or loaded.config.data.max_voxels
     with stop_on_signals() as stop, progress("predicting", len(cases)) as advance:
-        for case, item in _read_ahead(
-            cases, loaded, out, identity, overwrite=overwrite, max_voxels=budget
-        ):
+        ahead = _read_ahead(cases, loaded, out, identity, overwrite=overwrite, max_voxels=budget)
+        for number, (case, item) in enumerate(ahead, start=1):
             try:
                 if isinstance(item, InputError):
                     raise item
                 if item is None:
                     report.skipped.append(case.output(out, JSON_ENDING))
                     advance(note=f"{case.subject.id}: already there")
-                    continue
-                result = _write_case(item, predictor, loaded, out, identity, picture=picture)
-                report.done.append(case.output(out, JSON_ENDING))
-                advance(note=f"{case.subject.id}: score {result['scan_score']:.3f}")
+                else:
+                    result = _write_case(item, predictor, loaded, out, identity, picture=picture)
+                    report.done.append(case.output(out, JSON_ENDING))
+                    advance(note=f"{case.subject.id}: score {result['scan_score']:.3f}")
             except InputError as error:
                 logger.error("%s", error)
                 report.errors.append(error)
                 advance(note=f"{case.subject.id}: failed")
-            if stop:
+            if stop and number < len(cases):
                 raise InterruptedRunError(
                     f"stopped after {case.subject.id}; finished scans are kept. Run the same "
                     "command again to go on."
                 )
     write_errors(out, report.errors)
     return report
-
-
-def write_errors(out: Path, errors: Sequence[InputError]) -> None:
-    """``errors.json``: a list of what failed; removed when nothing did."""
-    path = out / "errors.json"
-    if errors:
-        write_json(path, [error.to_dict() for error in errors])
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _read_ahead(
@@ -160,12 +157,14 @@ def _read_ahead(
 ) -> Iterator[tuple[Case, _Loaded | InputError | None]]:
     """Cases with their slices, one read ahead in a thread; None for a finished case."""
 
+    inputs = {s.path.resolve() for case in cases for s in case.subject.images.values()}
+
     def read(case: Case) -> _Loaded | InputError | None:
         try:
-            hashes = {c: file_hash(s.path) for c, s in case.subject.images.items()}
+            hashes = {c: _source_hash(s) for c, s in case.subject.images.items()}
             if not overwrite and _is_done(case, out, hashes, identity):
                 return None
-            _refuse_inputs(case, out)
+            check_targets(case, out, inputs)
             volumes = read_channels(case.subject, model.recipe, max_voxels=max_voxels)
             return _Loaded(case, volumes, prepare(volumes, model.recipe), hashes)
         except InputError as error:
@@ -195,13 +194,16 @@ def _write_case(
     prediction = predictor.volume(item.prepared)
     calibration = model.calibration
     paths = {"map": case.output(out, MAP_ENDING)}
-    case.output(out, JSON_ENDING).unlink(missing_ok=True)
+    make_folder(paths["map"].parent)
+    # What this model or call does not write must not stay behind from an earlier one.
+    for ending in (JSON_ENDING, MASK_ENDING, PICTURE_ENDING):
+        remove(case.output(out, ending))
     write_nifti(
         paths["map"],
         prediction.volume_map,
         first,
         dtype="float32",
-        description=f"medrd anomaly score, model {model.hash[:12]}",
+        description=f"{MAKER} anomaly score, model {model.hash[:12]}",
         intent_name="anomaly score",
         cal_max=2 * calibration.threshold if calibration else None,
     )
@@ -276,18 +278,7 @@ def _is_done(case: Case, out: Path, hashes: dict[str, str], identity: dict[str, 
         return False
 
 
-def _refuse_inputs(case: Case, out: Path) -> None:
-    """An output must never replace a file that was given as input."""
-    endings = (MAP_ENDING, MASK_ENDING, JSON_ENDING, PICTURE_ENDING)
-    targets = {case.output(out, ending).resolve() for ending in endings}
-    for source in case.subject.images.values():
-        if source.path.resolve() in targets:
-            raise OutputError(
-                source.path,
-                expected="an output that is not an input",
-                found="the same file",
-                remedy="Give another --out.",
-            )
-
-
-__all__ = ["Execution", "PredictReport", "anomaly_mask", "predict", "write_errors"]
+def _source_hash(source: Source) -> str:
+    """Of the file's bytes, and which frame of them is taken."""
+    frame = "" if source.frame is None else f":{source.frame}"
+    return file_hash(source.path) + frame

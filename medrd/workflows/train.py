@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from medrd.config import Config, digest
+from medrd.config import Config, digest, load_config
 from medrd.data.cache import CachedSubject, cache_subjects, default_cache
 from medrd.data.layouts import Subject, find_subjects
 from medrd.data.slices import HealthySlices
@@ -29,6 +29,7 @@ from medrd.workflows.infer import Predictor
 from medrd.workflows.interrupt import InterruptedRunError, StopRequest, stop_on_signals
 from medrd.workflows.loop import EpochReport, Loop
 from medrd.workflows.model_folder import load_model, make_scoring, save_model
+from medrd.workflows.outputs import make_folder
 from medrd.workflows.progress import progress
 from medrd.workflows.versions import git_revision, peak_memory_mib, versions
 from medrd.workflows.weights import load_teacher_weights
@@ -150,12 +151,13 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     """
     out = Path(out)
     started = time.time()
-    if _is_finished(out, resume=resume):
+    if _is_finished(out, config, resume=resume):
         load_model(out)  # says so if it is damaged
         logger.info("%s is already finished", out)
         return out
     cohort = load_cohort(config)
     detector = build_detector_for(config)
+    make_folder(out)
     training = prepare_side(cohort, "train", config, label="preparing training subjects")
     held_out = prepare_side(cohort, "calibration", config, label="preparing held-out subjects")
     _refuse_same_scan(training, held_out)
@@ -177,7 +179,6 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         # The same scans, not the same path: a data set that has moved is still the same.
         "data_hash": digest(sorted(subject.content for subject in training)),
     }
-    out.mkdir(parents=True, exist_ok=True)
     if not (out / "checkpoint.pt").is_file():  # else a wrong --resume would overwrite it
         write_text(out / "config.yaml", config.to_yaml())
     execution.place(detector)
@@ -247,9 +248,10 @@ def _fit(
         while position.epoch < epochs:
             notes["epoch"] = f"epoch {position.epoch + 1}/{epochs}"
             position, report = loop.epoch(position)
-            save_checkpoint(checkpoint, detector, loop.optimizers, position, identity=identity)
+            # The line first: one too many is taken back on resuming, a lost one never comes.
             if report is not None:
                 log.add(report)
+            save_checkpoint(checkpoint, detector, loop.optimizers, position, identity=identity)
             if stop and position.epoch < epochs:
                 raise InterruptedRunError(
                     f"stopped in epoch {position.epoch + 1} of {epochs}; saved. Go on with: "
@@ -266,6 +268,7 @@ class _MetricsLog:
 
     def __init__(self, out: Path) -> None:
         self.path = out / "metrics.jsonl"
+        self.lines: list[str] = []
         self.board: Any = None
         with suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
@@ -275,12 +278,8 @@ class _MetricsLog:
     def keep(self, epochs: int) -> None:
         """Drop lines after this epoch: the checkpoint does not have them, they come again."""
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-        kept = []
-        for line in lines:
-            with suppress(ValueError):
-                if json.loads(line)["epoch"] <= epochs:
-                    kept.append(line)
-        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        self.lines = [line for line in lines if json.loads(line)["epoch"] <= epochs]
+        self._write()
 
     def add(self, report: EpochReport) -> None:
         """Append an epoch."""
@@ -291,12 +290,15 @@ class _MetricsLog:
             report.slices_per_s,
             100 * report.wait_share,
         )
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(report)) + "\n")
+        self.lines.append(json.dumps(asdict(report)))
+        self._write()
         if self.board is not None:
             self.board.add_scalar("loss", report.loss, report.epoch)
             self.board.add_scalar("slices_per_s", report.slices_per_s, report.epoch)
             self.board.flush()
+
+    def _write(self) -> None:
+        write_text(self.path, "".join(f"{line}\n" for line in self.lines))
 
 
 def _calibrate(
@@ -313,10 +315,17 @@ def _calibrate(
     )
 
 
-def _is_finished(out: Path, *, resume: bool) -> bool:
-    """Whether the run is done; a folder that holds something else is an error."""
+def _is_finished(out: Path, config: Config, *, resume: bool) -> bool:
+    """Whether this very run is done; a folder that holds something else is an error."""
     finished = (out / "run.json").is_file()
     if resume:
+        if finished and _portable(load_config(out / "config.yaml")) != _portable(config):
+            raise ConfigError(
+                out,
+                expected="a run of this config",
+                found="a finished run of another one",
+                remedy="Give another --out.",
+            )
         return finished
     if out.is_dir() and any(out.iterdir()):
         unfinished = (out / "checkpoint.pt").is_file()
@@ -333,11 +342,16 @@ def _is_finished(out: Path, *, resume: bool) -> bool:
 
 
 def _identity(config: Config, seen: dict[str, Any]) -> str:
-    """What must be the same for a checkpoint to be gone on with; paths may change."""
+    """What must be the same for a checkpoint to be gone on with."""
+    return digest([_portable(config), seen["data_hash"], seen["slices"]])
+
+
+def _portable(config: Config) -> dict[str, Any]:
+    """Without what may differ between two machines that go on with one run."""
     content = config.to_dict()
     content["data"] |= {"root": None, "cache": None}
     content["train"] |= {"device": None}
-    return digest([content, seen["data_hash"], seen["slices"]])
+    return content
 
 
 def _refuse_same_scan(training: Sequence[CachedSubject], others: Sequence[CachedSubject]) -> None:

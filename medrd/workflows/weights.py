@@ -82,7 +82,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         found = f"a damaged file ({error})"
     except Exception as error:  # torch.load raises nearly anything on damaged or unsafe files
-        found = str(error).splitlines()[0]
+        found = (str(error) or type(error).__name__).splitlines()[0]
     else:
         state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
         if isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values()):
@@ -122,7 +122,7 @@ def _download(name: str) -> dict[str, Tensor]:
         raise ModelError(
             name,
             expected="timm to find pretrained weights",
-            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            found=(str(error) or type(error).__name__).splitlines()[0],
             remedy="Without a network, set model.teacher.weights=file and model.teacher.file=PATH.",
         ) from None
     state: dict[str, Tensor] = network.state_dict()

@@ -1,0 +1,81 @@
+"""Peak memory of predict and evaluate at 1 and at more volumes: it must not grow.
+
+Each measurement is a process of its own on simulated brains. Predict and evaluate go
+through a volume at a time, reading one ahead.
+
+    python benchmarks/memory.py --volumes 12
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from medrd.config import make_config
+from medrd.data.phantom import write_cohort
+from medrd.report.table import markdown_table
+from medrd.workflows.train import train
+
+_CHILD = """
+import json, logging, sys
+from pathlib import Path
+from medrd.config import make_config
+verb, run, out, brains, names = sys.argv[1:3] + sys.argv[3:6]
+names = json.loads(names)
+if verb == "predict":
+    from medrd.workflows.predict import predict
+    predict(run, [Path(brains) / name for name in names], out)
+else:
+    from medrd.workflows.evaluate import evaluate
+    raw = json.loads(Path(run, "config.json").read_text())
+    raw["data"]["split"] = {"train": [], "calibration": [], "test": names}
+    evaluate(run, make_config(raw), out, baseline=False)
+from medrd.workflows.versions import peak_memory_mib
+print(peak_memory_mib())
+"""
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--volumes", type=int, default=12)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        brains = folder / "brains"
+        write_cohort(brains, args.volumes + 2, seed=0, workers=2)
+        ids = sorted(path.name for path in brains.iterdir() if not path.name.startswith("."))
+        raw = {
+            "data": {
+                "root": str(brains),
+                "cache": str(folder / "cache"),
+                "split": {"train": ids[:1], "calibration": ids[1:2], "test": ids[2:]},
+            },
+            "train": {"epochs": 1},
+        }
+        run = train(make_config(raw), folder / "run")
+        (run / "config.json").write_text(json.dumps(raw))
+        rows = []
+        for verb in ("predict", "evaluate"):
+            cells = []
+            for count in (1, args.volumes):
+                out = folder / f"{verb}{count}"
+                command = [sys.executable, "-c", _CHILD, verb, str(run), str(out), str(brains)]
+                done = subprocess.run(
+                    [*command, json.dumps(ids[2 : 2 + count])],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
+                cells.append(float(done.stdout.split()[-1]))
+            rows.append([verb, *(f"{cell:.0f}" for cell in cells), f"{cells[1] / cells[0]:.2f}"])
+        header = ["verb", "MiB at 1 volume", f"MiB at {args.volumes}", "ratio"]
+        print(markdown_table(header, rows))
+
+
+if __name__ == "__main__":
+    main()

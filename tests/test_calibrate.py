@@ -1,0 +1,138 @@
+"""Thresholds from healthy voxels: against direct numpy computations."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from medrd.config import make_config
+from medrd.data.cache import CachedSubject
+from medrd.errors import ConfigError
+from medrd.models.build import detector_from_config
+from medrd.workflows.calibrate import Calibration, calibrate
+from medrd.workflows.device import choose_execution
+from medrd.workflows.infer import Predictor
+from medrd.workflows.model_folder import make_scoring
+
+MARGIN = 1
+
+
+def subject(seed: int, *, lesions: tuple[int, ...] = (3,), scale: float = 1.0) -> CachedSubject:
+    """Eight slices of noise; numbers start at 10."""
+    rng = np.random.default_rng(seed)
+    images = (scale * rng.random((8, 1, 32, 32))).astype(np.float16)
+    return CachedSubject(
+        id=f"s{seed}",
+        images=images,
+        brain=rng.random((8, 32, 32)) < 0.6,
+        numbers=np.arange(10, 18),
+        touched=np.array(lesions, np.int64) + 10,
+        has_label=True,
+        content=str(seed),
+        warnings=(),
+    )
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    """The identity on the first channel, unsmoothed: maps are known."""
+    config = make_config({"scoring": {"sigma_px": 0}})
+    detector = detector_from_config({"name": "intensity"})
+    return Predictor(
+        detector, make_scoring(config.scoring, size=32), choose_execution("cpu", "fp32")
+    )
+
+
+def healthy_values(given: CachedSubject) -> tuple[NDArray[np.float32], float]:
+    """Voxels and scan score of the slices more than MARGIN from every lesion, in a loop."""
+    values, scores = [], []
+    for i, number in enumerate(given.numbers):
+        if all(abs(int(number) - int(t)) > MARGIN for t in given.touched):
+            values.append(given.images[i, 0][given.brain[i]].astype(np.float32))
+            scores.append(float(values[-1].max()))
+    return np.concatenate(values), max(scores)
+
+
+@pytest.mark.parametrize("target", [0.3, 0.02, 0.001])
+def test_threshold_and_rates_are_numpys(predictor: Predictor, target: float) -> None:
+    subjects = [subject(0), subject(1, lesions=(0, 7), scale=1.3), subject(2, lesions=())]
+    found = calibrate(predictor, subjects, margin=MARGIN, target_fpr=target)
+    by_scan = [healthy_values(s) for s in subjects]
+    values = [v for v, _ in by_scan]
+    pooled = np.concatenate(values)
+
+    threshold = np.float32(found.threshold)
+    assert (pooled >= threshold).mean() <= target
+    below = np.sort(pooled)[pooled.size - int((pooled >= threshold).sum()) - 1]
+    assert (pooled >= below).mean() > target  # one score lower would be too many
+    assert found.held_fpr == pytest.approx((pooled >= threshold).mean(), abs=1e-12)
+    expected = [(v >= threshold).mean() for v in values]
+    assert found.held_fpr_by_scan == pytest.approx(expected, abs=1e-12)
+    for i, rate in enumerate(found.left_out_fpr_by_scan):
+        others = np.sort(np.concatenate(values[:i] + values[i + 1 :]))
+        allowed = int(np.floor(target * others.size))
+        highest_too_many = others[others.size - allowed - 1]
+        assert rate == pytest.approx((values[i] > highest_too_many).mean(), abs=1e-12)
+    assert len(found.left_out_fpr_by_scan) == 3
+    assert found.scan_scores == pytest.approx(sorted(score for _, score in by_scan))
+    assert (found.scans, found.voxels) == (3, pooled.size)
+    assert found.slices == 5 + 4 + 8
+    assert found.subjects == ("s0", "s1", "s2")
+
+
+def test_no_voxel_of_a_lesions_slice_or_its_neighbours_is_used(predictor: Predictor) -> None:
+    clean, poisoned = subject(0), subject(0)
+    poisoned.images[2:5] = 1000  # the lesion's slice and MARGIN to either side
+    expected = calibrate(predictor, [clean], margin=MARGIN, target_fpr=0.02)
+    assert calibrate(predictor, [poisoned], margin=MARGIN, target_fpr=0.02) == expected
+
+
+def test_what_lies_outside_the_brain_is_not_counted(predictor: Predictor) -> None:
+    clean, poisoned = subject(0), subject(0)
+    poisoned.images[:, 0][~poisoned.brain] = 1000
+    expected = calibrate(predictor, [clean], margin=MARGIN, target_fpr=0.02)
+    assert calibrate(predictor, [poisoned], margin=MARGIN, target_fpr=0.02) == expected
+
+
+def test_a_subject_full_of_lesions_is_passed_over(predictor: Predictor) -> None:
+    full = subject(1, lesions=(1, 4, 7))
+    found = calibrate(predictor, [subject(0), full], margin=MARGIN, target_fpr=0.02)
+    assert found.subjects == ("s0",)
+    assert found.left_out_fpr_by_scan == ()
+    with pytest.raises(ConfigError, match="healthy_margin"):
+        calibrate(predictor, [full], margin=MARGIN, target_fpr=0.02)
+
+
+def with_scores(*scores: float) -> Calibration:
+    return Calibration(0.5, 0.02, 0.02, (0.02,), (), scores, len(scores), 1, 1, ("a",))
+
+
+def test_percentile_and_p_value_by_hand() -> None:
+    calibration = with_scores(1, 2, 2, 4)
+    assert calibration.percentile(0) == 0
+    assert calibration.percentile(2) == 25
+    assert calibration.percentile(3) == 75
+    assert calibration.percentile(5) == 100
+    assert calibration.p_value(0) == 1
+    assert calibration.p_value(2) == (1 + 3) / 5
+    assert calibration.p_value(4) == (1 + 1) / 5
+    assert calibration.p_value(5) == 1 / 5
+
+
+def test_p_values_of_healthy_scans_are_valid() -> None:
+    """P(p <= a) <= a for a new scan like the others: split-conformal's promise."""
+    rng = np.random.default_rng(0)
+    p = []
+    for _ in range(2000):
+        scores = rng.normal(size=10)
+        p.append(with_scores(*np.sort(scores[:9])).p_value(float(scores[9])))
+    for level in (0.1, 0.2, 0.5):
+        assert np.mean(np.array(p) <= level) <= level + 3 * np.sqrt(level / 2000)
+
+
+def test_it_survives_json_unchanged(predictor: Predictor) -> None:
+    found = calibrate(predictor, [subject(0), subject(1)], margin=MARGIN, target_fpr=0.02)
+    assert Calibration.from_dict(json.loads(json.dumps(found.to_dict()))) == found

@@ -1,0 +1,273 @@
+"""Where data sets keep their subjects. Only names matter here, so the files are empty."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pytest
+
+from medrd.data.layouts import Subject, brats_subject, find_subjects
+from medrd.errors import ConfigError, InputError, MissingInputError
+
+BRATS = ("flair", "t1", "t1ce", "t2")
+BRATS_2023 = ("t2f", "t1n", "t1c", "t2w")
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def brats(
+    folder: str, name: str, kinds: Iterable[str] = (*BRATS, "seg"), end: str = ".nii.gz"
+) -> list[str]:
+    return [f"{folder}/{name}_{kind}{end}" for kind in kinds]
+
+
+def brats_2023(name: str) -> list[str]:
+    return [f"{name}/{name}-{kind}.nii.gz" for kind in (*BRATS_2023, "seg")]
+
+
+def find(root: Path, layout: str = "auto", channels: Sequence[str] = ("flair",)) -> list[Subject]:
+    return find_subjects(root, layout=layout, channels=channels)
+
+
+def names(subjects: Sequence[Subject]) -> list[str]:
+    return [subject.id for subject in subjects]
+
+
+@pytest.mark.parametrize("layout", ["auto", "brats"])
+@pytest.mark.parametrize("end", [".nii", ".nii.gz"])
+def test_brats_until_2021_in_grade_folders(tmp_path: Path, layout: str, end: str) -> None:
+    touch(
+        tmp_path,
+        *brats("LGG/B", "B", end=end),
+        *brats("HGG/C", "C", end=end),
+        *brats("HGG/A", "A", end=end),
+        "survival_data.csv",
+        "HGG/A/._A_flair.nii.gz",
+    )
+
+    subjects = find(tmp_path, layout, ("t1ce", "flair", "t1"))
+
+    assert names(subjects) == ["A", "B", "C"]
+    first = subjects[0]
+    # In the config's order, since channels go into the network in this one.
+    assert list(first.images) == ["t1ce", "flair", "t1"]
+    assert {k: s.path.name for k, s in first.images.items()} == {
+        k: f"A_{k}{end}" for k in ("t1ce", "flair", "t1")
+    }
+    assert {s.frame for s in first.images.values()} == {None}
+    assert first.label is not None
+    assert first.label.path == tmp_path / f"HGG/A/A_seg{end}"
+
+
+@pytest.mark.parametrize("layout", ["auto", "brats2023"])
+def test_brats_from_2023_on(tmp_path: Path, layout: str) -> None:
+    touch(tmp_path, *brats_2023("BraTS-GLI-00002-000"), *brats_2023("BraTS-GLI-00000-000"))
+
+    subjects = find(tmp_path, layout, ("flair", "t1ce", "t2"))
+
+    assert names(subjects) == ["BraTS-GLI-00000-000", "BraTS-GLI-00002-000"]
+    assert [s.path.name[-10:-7] for s in subjects[0].images.values()] == ["t2f", "t1c", "t2w"]
+    assert subjects[0].label is not None
+    assert subjects[0].label.path.name == "BraTS-GLI-00000-000-seg.nii.gz"
+
+
+def test_the_layout_named_wins_where_both_are_there(tmp_path: Path) -> None:
+    touch(tmp_path, *brats("A", "A"), *brats_2023("B"))
+    assert names(find(tmp_path, "brats")) == ["A"]
+    assert names(find(tmp_path, "brats2023")) == ["B"]
+
+
+def test_only_the_modalities_asked_for_must_be_there(tmp_path: Path) -> None:
+    touch(tmp_path, *brats("A", "A", ("t2",)), *brats("B", "B", ("t2", "seg")))
+    subjects = find(tmp_path, "auto", ("t2",))
+    assert [(s.id, s.label is None) for s in subjects] == [("A", True), ("B", False)]
+    with pytest.raises(MissingInputError, match="a flair image of subject A"):
+        find(tmp_path)
+
+
+def test_unfinished_hidden_folders_are_passed_over_but_not_a_hidden_root(tmp_path: Path) -> None:
+    root = tmp_path / ".cache" / "cohort"
+    touch(
+        root,
+        *brats("Phantom_000", "Phantom_000"),
+        *brats(".Phantom_003.partial", "Phantom_003", ("flair", "t1")),
+        *brats(".trash/HGG/D", "D"),
+    )
+    assert names(find(root)) == ["Phantom_000"]
+
+
+def test_linked_folders_are_followed_and_circles_are_not(tmp_path: Path) -> None:
+    touch(tmp_path, *brats("store/A", "A"))
+    root = tmp_path / "cohort"
+    root.mkdir()
+    (root / "A").symlink_to(tmp_path / "store" / "A")
+    (root / "again").symlink_to(tmp_path / "store" / "A")
+    (root / "circle").symlink_to(root)
+    assert names(find(root)) == ["A"]
+
+
+def test_subjects_side_by_side_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
+    touch(tmp_path, *brats(".", "A", ("flair", "seg")), *brats(".", "B", ("flair", "seg", "t1")))
+    subjects = find(tmp_path)
+    assert names(subjects) == ["A", "B"]
+    for subject in subjects:
+        assert subject.images["flair"].path.name == f"{subject.id}_flair.nii.gz"
+        assert subject.label is not None
+        assert subject.label.path.name == f"{subject.id}_seg.nii.gz"
+    with pytest.raises(InputError, match="2 subjects in one: A, B"):
+        brats_subject(tmp_path)
+
+
+def test_a_modality_twice_is_not_chosen_from_by_chance(tmp_path: Path) -> None:
+    touch(tmp_path, "A/A_flair.nii", "A/A_flair.nii.gz")
+    with pytest.raises(InputError, match=r"A_flair\.nii and A_flair\.nii\.gz"):
+        find(tmp_path)
+    with pytest.raises(InputError, match=r"A_flair\.nii and"):
+        brats_subject(tmp_path / "A")
+
+
+def test_one_folder_as_a_subject(tmp_path: Path) -> None:
+    touch(
+        tmp_path, *brats("A", "Brats18_A_1"), *brats_2023("B"), "C/scan.nii.gz", "D/_flair.nii.gz"
+    )
+    first, second = brats_subject(tmp_path / "A"), brats_subject(tmp_path / "B")
+    assert first is not None
+    assert (first.id, sorted(first.images)) == ("Brats18_A_1", sorted(BRATS))
+    assert second is not None
+    assert (second.id, sorted(second.images)) == ("B", sorted(BRATS))
+    assert brats_subject(tmp_path / "C") is None
+    nameless = brats_subject(tmp_path / "D")
+    assert nameless is not None
+    assert nameless.id == "D"
+
+
+# --- Medical Segmentation Decathlon ----------------------------------------------------
+
+
+def msd(root: Path, order: object | None) -> None:
+    touch(
+        root,
+        "imagesTr/BRATS_002.nii.gz",
+        "imagesTr/BRATS_001.nii.gz",
+        "imagesTr/._BRATS_001.nii.gz",
+        "labelsTr/BRATS_001.nii.gz",
+        "labelsTr/._BRATS_001.nii.gz",
+        "imagesTs/BRATS_485.nii.gz",
+    )
+    if order is not None:
+        (root / "dataset.json").write_text(json.dumps({"modality": order}))
+
+
+@pytest.mark.parametrize(
+    ("order", "flair", "t1ce"),
+    [
+        (None, 0, 2),
+        ({"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}, 0, 2),
+        ({"0": "T1gd", "1": "T2w", "2": "T1w", "3": "FLAIR"}, 3, 0),
+    ],
+)
+def test_msd_frames_follow_dataset_json(
+    tmp_path: Path, order: dict[str, str] | None, flair: int, t1ce: int
+) -> None:
+    msd(tmp_path, order)
+
+    subjects = find(tmp_path, channels=("flair", "t1ce", "t2"))
+
+    assert names(subjects) == ["BRATS_001", "BRATS_002"]
+    image = tmp_path / "imagesTr" / "BRATS_001.nii.gz"
+    assert {s.path for s in subjects[0].images.values()} == {image}
+    assert subjects[0].images["flair"].frame == flair
+    assert subjects[0].images["t1ce"].frame == t1ce
+    assert subjects[0].label is not None
+    assert subjects[0].label.path == tmp_path / "labelsTr" / "BRATS_001.nii.gz"
+    assert subjects[1].label is None
+
+
+@pytest.mark.parametrize("order", [["FLAIR"], {"1": "FLAIR"}, {"0": 3}, "FLAIR"])
+def test_a_damaged_dataset_json_is_named(tmp_path: Path, order: object) -> None:
+    msd(tmp_path, order)
+    with pytest.raises(ConfigError, match=r"dataset\.json"):
+        find(tmp_path)
+
+
+# --- Plain folders ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["auto", "folder"])
+@pytest.mark.parametrize("channel", ["flair", "ct"])
+def test_images_and_masks_in_folders(tmp_path: Path, layout: str, channel: str) -> None:
+    touch(
+        tmp_path,
+        "images/b.nii.gz",
+        "images/a.nii",
+        "images/c.nii.gz",
+        "images/.d.nii.gz",
+        "images/notes.txt",
+        "masks/a.nii.gz",
+        "masks/b_mask.nii.gz",
+    )
+    subjects = find(tmp_path, layout, (channel,))
+    assert names(subjects) == ["a", "b", "c"]
+    assert [list(s.images) for s in subjects] == [[channel]] * 3
+    assert [s.label and s.label.path.name for s in subjects] == ["a.nii.gz", "b_mask.nii.gz", None]
+
+
+def test_a_flat_folder_keeps_masks_and_medrds_own_outputs_apart(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        *("a.nii.gz", "a_seg.nii.gz", "b.nii.gz", "b-label.nii.gz"),
+        *("a_anomaly.nii.gz", "a_mask.nii.gz"),
+    )
+    subjects = find(tmp_path)
+    assert names(subjects) == ["a", "b"]
+
+
+def test_a_plain_folder_has_one_channel(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz")
+    with pytest.raises(ConfigError, match="one channel"):
+        find(tmp_path, channels=("flair", "t1", "t2"))
+
+
+# --- Errors ----------------------------------------------------------------------------
+
+
+def test_one_id_twice_names_both_places(tmp_path: Path) -> None:
+    touch(tmp_path, *brats("HGG/A", "A"), *brats("LGG/A", "A"))
+    with pytest.raises(ConfigError, match=r"A twice: .*HGG.* and .*LGG"):
+        find(tmp_path)
+
+
+def test_an_unknown_modality_names_the_known_ones(tmp_path: Path) -> None:
+    touch(tmp_path, *brats("A", "A"))
+    with pytest.raises(ConfigError, match="flair, t1, t1ce, t2"):
+        find(tmp_path, channels=("t2f",))
+
+
+@pytest.mark.parametrize("layout", ["auto", "msd", "brats", "brats2023", "folder"])
+def test_no_subject_says_what_was_looked_for(tmp_path: Path, layout: str) -> None:
+    touch(tmp_path, "README.txt", "sub/scan.dcm")
+    with pytest.raises(ConfigError, match=r"expected .*(nii|NIfTI)"):
+        find(tmp_path, layout)
+
+
+def test_no_such_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing there"):
+        find(tmp_path / "missing")
+    touch(tmp_path, "file.nii.gz")
+    with pytest.raises(ConfigError, match="a file"):
+        find(tmp_path / "file.nii.gz")
+
+
+def test_the_real_subjects_are_found(brats_root: Path) -> None:
+    subjects = find(brats_root, channels=BRATS)
+    assert len(subjects) >= 12
+    for subject in subjects:
+        assert subject.label is not None
+        assert all(source.path.is_file() for source in subject.images.values())
+        assert subject.images["flair"].path.parent.name == subject.id

@@ -1,0 +1,264 @@
+"""RD4AD against its specification: sizes, losses, maps, what trains and what must not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medrd.models import Batch, Detector, Teacher, build_detector
+from medrd.models.build import detector_from_config
+from medrd.models.cosine import global_distance, pixel_distance, summed_map
+from medrd.models.rd4ad import RD4AD
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> RD4AD:
+    """Shared where it is only looked at."""
+    torch.manual_seed(0)
+    detector = build_detector("rd4ad", teacher="resnet18")
+    assert isinstance(detector, RD4AD)
+    return detector
+
+
+def count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def batch(size: int = 64, images: int = 2) -> Batch:
+    pictures = torch.rand(images, 3, size, size)
+    return Batch(pictures, torch.ones(images, size, size, dtype=torch.bool))
+
+
+def iterate(detector: Detector, batches: list[Batch]) -> list[float]:
+    (step,) = detector.steps()
+    optimizer = torch.optim.Adam(step.parameters, **step.optimizer.settings)
+    losses = []
+    for given in batches:
+        loss = step.loss(given)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def test_wide_resnet50_has_the_papers_parameter_counts() -> None:
+    with torch.device("meta"):  # shapes only
+        detector = build_detector("rd4ad", teacher="wide_resnet50_2")
+    assert isinstance(detector, RD4AD)
+    assert count(detector.teacher) == 24_862_528
+    assert count(detector.decoder) == 24_917_504
+    assert count(detector.bottleneck.fuse) == 10_621_952
+    assert count(detector.bottleneck.embed) == 48_263_168
+    assert sum(p.numel() for p in detector.parameters() if p.requires_grad) == 83_802_624
+    assert sum(p.numel() for s in detector.steps() for p in s.parameters) == 83_802_624
+
+
+def test_wide_resnet50_decoder_has_3_4_6_blocks_from_the_deepest_stage_on() -> None:
+    with torch.device("meta"):
+        detector = build_detector("rd4ad", teacher="wide_resnet50_2")
+        assert isinstance(detector, RD4AD)
+        assert [len(stage) for stage in detector.decoder.stages] == [3, 4, 6]
+        levels = detector.teacher(torch.empty(1, 3, 256, 256))
+        embedding = detector.bottleneck(levels)
+        outputs = detector.decoder(embedding)
+    assert [tuple(x.shape[1:]) for x in levels] == [(256, 64, 64), (512, 32, 32), (1024, 16, 16)]
+    assert tuple(embedding.shape[1:]) == (2048, 8, 8)
+    assert [x.shape for x in outputs] == [x.shape for x in levels]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "size"),
+    [
+        ("resnet18", 96),
+        ("resnet50", 64),
+        ("tf_efficientnet_lite0", 96),
+        ("convnext_atto", 64),
+        ("mobilenetv3_small_050", 64),
+    ],
+)
+def test_student_levels_have_the_teachers_shapes_and_the_map_the_images(
+    teacher: str, size: int
+) -> None:
+    detector = build_detector("rd4ad", teacher=teacher).eval()
+    assert isinstance(detector, RD4AD)
+    images = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        targets, outputs = detector.features(images)
+        found = detector.anomaly_map(images)
+    assert [t.shape for t in targets] == [o.shape for o in outputs]
+    assert [size // t.shape[-1] for t in targets] == [4, 8, 16]
+    assert found.shape == (2, size, size)
+    assert found.dtype == torch.float32
+    assert found.min() >= -1e-5
+    assert found.max() <= 6
+
+
+def test_images_of_a_multiple_of_size_multiple_fit_and_others_do_not(resnet18: RD4AD) -> None:
+    assert resnet18.size_multiple == 32
+    resnet18.eval()
+    with torch.no_grad():
+        assert resnet18.anomaly_map(torch.rand(1, 3, 96, 32)).shape == (1, 96, 32)
+        with pytest.raises(RuntimeError):
+            resnet18.anomaly_map(torch.rand(1, 3, 80, 80))
+
+
+def test_a_teacher_with_negative_features_has_a_student_that_can_reach_them() -> None:
+    detector = build_detector("rd4ad", teacher="tf_efficientnet_lite0")
+    assert isinstance(detector, RD4AD)
+    targets, outputs = detector.features(torch.rand(2, 3, 64, 64))
+    for target, output in zip(targets, outputs, strict=True):
+        assert target.min() < 0
+        assert output.min() < 0
+
+
+def test_a_resnets_student_ends_its_levels_with_relu_as_its_teacher_does(resnet18: RD4AD) -> None:
+    _, outputs = resnet18.features(torch.rand(2, 3, 64, 64))
+    assert all(float(output.detach().min()) == 0 for output in outputs)
+
+
+@pytest.mark.parametrize("name", ["no_such_network", "vit_tiny_patch16_224"])
+def test_a_teacher_without_the_levels_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        Teacher(name)
+
+
+def test_weights_start_as_released() -> None:
+    detector = build_detector("rd4ad", teacher="wide_resnet50_2")
+    assert isinstance(detector, RD4AD)
+    seen = set()
+    for module in (*detector.bottleneck.modules(), *detector.decoder.modules()):
+        if isinstance(module, nn.Conv2d):
+            seen.add("conv")
+            assert module.bias is None
+            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+            expected = math.sqrt(2 / fan_out)
+            assert float(module.weight.detach().std()) == pytest.approx(expected, rel=0.05)
+        elif isinstance(module, nn.ConvTranspose2d):
+            seen.add("transposed")
+            assert module.bias is None
+            # PyTorch's default: uniform within 1 / sqrt(fan in), as ConvTranspose2d counts it
+            bound = 1 / math.sqrt(module.out_channels * module.kernel_size[0] ** 2)
+            weight = module.weight.detach()
+            assert float(weight.abs().max()) <= bound
+            assert float(weight.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
+        elif isinstance(module, nn.BatchNorm2d):
+            seen.add("norm")
+            assert bool((module.weight == 1).all())
+            assert bool((module.bias == 0).all())
+    assert seen == {"conv", "transposed", "norm"}
+
+
+def slow_cosine(a: list[float], b: list[float]) -> float:
+    dot = sum(x * y for x, y in zip(a, b, strict=True))
+    return dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
+
+
+@pytest.mark.parametrize("form", ["global", "pixel"])
+def test_the_loss_is_its_formula_written_as_a_loop(form: str) -> None:
+    detector = detector_from_config(
+        {"name": "rd4ad", "teacher": {"name": "resnet18"}, "loss": form}
+    )
+    assert isinstance(detector, RD4AD)
+    levels = [(torch.randn(2, c, s, s), torch.randn(2, c, s, s)) for c, s in ((3, 4), (5, 2))]
+    detector.features = lambda images: tuple(zip(*levels, strict=True))  # type: ignore[assignment,method-assign,return-value]
+    expected = 0.0
+    for a, b in levels:
+        distances = []
+        for x, y in zip(a, b, strict=True):
+            if form == "global":
+                distances.append(1 - slow_cosine(x.flatten().tolist(), y.flatten().tolist()))
+                continue
+            for i in range(x.shape[1]):
+                for j in range(x.shape[2]):
+                    distances.append(1 - slow_cosine(x[:, i, j].tolist(), y[:, i, j].tolist()))
+        expected += sum(distances) / len(distances)
+    assert float(detector.distillation_loss(batch())) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_map_sums_per_position_distances_enlarged_with_aligned_corners() -> None:
+    a = [torch.randn(2, c, s, s) for c, s in ((4, 8), (6, 4), (8, 2))]
+    b = [torch.randn_like(x) for x in a]
+    expected = torch.zeros(2, 32, 24)
+    for x, y in zip(a, b, strict=True):
+        dot, norms = (x * y).sum(1), x.norm(dim=1) * y.norm(dim=1)
+        level = (1 - dot / norms)[:, None]
+        expected += F.interpolate(level, (32, 24), mode="bilinear", align_corners=True)[:, 0]
+    found = summed_map(a, b, (32, 24))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    # aligned corners: the corner pixel is the corner position itself
+    corner = sum(float(pixel_distance(x, y)[0, 0, 0]) for x, y in zip(a, b, strict=True))
+    assert float(found[0, 0, 0]) == pytest.approx(corner, abs=1e-6)
+
+
+def test_cosines_of_bfloat16_features_are_computed_in_float32() -> None:
+    a = torch.randn(2, 64, 8, 8)
+    b = a + 0.02 * torch.randn_like(a)  # distances near 2e-4: less than a step of bfloat16
+    low_a, low_b = a.bfloat16(), b.bfloat16()
+    for distance in (global_distance, pixel_distance):
+        found = distance(low_a, low_b)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, distance(low_a.float(), low_b.float()))
+        assert found.unique().numel() > found.numel() // 2
+
+
+def test_maps_under_bfloat16_are_close_to_those_in_float32(resnet18: RD4AD) -> None:
+    resnet18.eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        exact = resnet18.anomaly_map(images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = resnet18.anomaly_map(images)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    assert float((rounded - exact).abs().max()) < 0.03 * float(exact.max())
+
+
+def test_training_moves_the_student_alone_even_after_train_was_called() -> None:
+    detector = build_detector("rd4ad", teacher="resnet18")
+    assert isinstance(detector, RD4AD)
+    before = {key: value.clone() for key, value in detector.state_dict().items()}
+    detector.train()
+    detector.train(True)
+    assert detector.training
+    assert detector.decoder.training
+    assert not any(module.training for module in detector.teacher.modules())
+    iterate(detector, [batch() for _ in range(2)])
+
+    for name, parameter in detector.named_parameters():
+        if name.startswith("teacher."):
+            assert parameter.grad is None, name
+        else:
+            assert parameter.grad is not None, name
+            assert bool((parameter.grad != 0).any()), name
+    for key, value in detector.state_dict().items():
+        if key.startswith("teacher."):
+            assert torch.equal(value, before[key]), key
+        else:
+            assert not torch.equal(value, before[key]), key
+
+
+def test_a_few_dozen_steps_lower_the_loss() -> None:
+    detector = build_detector("rd4ad", teacher="resnet18").train()
+    ramp = torch.linspace(0, 1, 64)
+    images = torch.stack([(ramp[:, None] * k + ramp[None] * (1 - k)) for k in (0.2, 0.4, 0.6, 0.8)])
+    given = Batch(images[:, None].repeat(1, 3, 1, 1), torch.ones(4, 64, 64, dtype=torch.bool))
+    losses = iterate(detector, [given] * 20)
+    assert losses[-1] < 0.35 * losses[0]
+
+
+def test_intensity_returns_the_channel_that_was_asked_for() -> None:
+    images = torch.rand(2, 3, 8, 8)
+    detector = detector_from_config({"name": "intensity", "channel": 2})
+    assert detector.steps() == []
+    found: Tensor = detector(images)
+    assert torch.equal(found, images[:, 2])

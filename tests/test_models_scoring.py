@@ -1,0 +1,78 @@
+"""Smoothing against scipy and image scores against numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from medrd.models import Scoring
+
+
+def random_maps(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).random(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (33, 20), (7, 9), (3, 2), (1, 5)])
+@pytest.mark.parametrize("sigma", [0.6, 2.0, 5.0])
+def test_smoothing_is_scipys_even_where_the_kernel_is_larger_than_the_image(
+    shape: tuple[int, int], sigma: float
+) -> None:
+    maps = random_maps(2, *shape)
+    found = Scoring(size=256, sigma_px=sigma).smooth(torch.from_numpy(maps))
+    for mine, raw in zip(found.numpy(), maps, strict=True):
+        expected = ndimage.gaussian_filter(raw, sigma, mode="reflect", truncate=4)
+        np.testing.assert_allclose(mine, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [64, 224, 512])
+def test_sigma_is_scaled_with_the_size(size: int) -> None:
+    maps = random_maps(1, 40, 40)
+    found = Scoring(size=size, sigma_px=4).smooth(torch.from_numpy(maps))[0]
+    expected = ndimage.gaussian_filter(maps[0], 4 * size / 256, mode="reflect", truncate=4)
+    np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
+
+
+def test_sigma_0_leaves_the_map_as_it_is() -> None:
+    maps = torch.from_numpy(random_maps(2, 9, 9))
+    assert torch.equal(Scoring(size=64, sigma_px=0).smooth(maps), maps)
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("kind", ["max", "top", "mean"])
+def test_scores_are_numpys_over_the_mask_alone(kind: str, fraction: float) -> None:
+    rng = np.random.default_rng(1)
+    maps = rng.normal(size=(5, 16, 16)).astype(np.float32)  # negative values too
+    mask = rng.random(maps.shape) < np.array([0.9, 0.5, 0.1, 0.02, 1])[:, None, None]
+    scoring = Scoring(size=256, sigma_px=0, image_score=kind, top_fraction=fraction)  # type: ignore[arg-type]
+    found = scoring.score(torch.from_numpy(maps), torch.from_numpy(mask))
+    for score, raw, inside in zip(found.tolist(), maps, mask, strict=True):
+        values = np.sort(raw[inside].astype(np.float64))[::-1]
+        assert values.size
+        count = int(np.ceil(np.round(values.size * fraction, 6)))
+        expected = {"max": values[0], "top": values[:count].mean(), "mean": values.mean()}[kind]
+        assert score == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["max", "top", "mean"])
+def test_an_empty_mask_scores_0_and_spoils_no_other(kind: str) -> None:
+    maps = torch.from_numpy(random_maps(2, 8, 8))
+    mask = torch.zeros(2, 8, 8, dtype=torch.bool)
+    mask[1, 2:4] = True
+    scoring = Scoring(size=256, image_score=kind)  # type: ignore[arg-type]
+    empty, other = scoring.score(maps, mask)
+    assert float(empty) == 0
+    assert float(other) == float(scoring.score(maps[1:], mask[1:])[0])
+
+
+def test_the_image_score_is_taken_from_the_smoothed_map() -> None:
+    spike = torch.zeros(1, 64, 64)
+    spike[0, 32, 32] = 1
+    mask = torch.ones(1, 64, 64, dtype=torch.bool)
+    maps, score = Scoring(size=256, sigma_px=4, image_score="max")(spike, mask)
+    assert float(score[0]) == float(maps.max()) < 0.02
+
+
+def test_the_state_dict_is_empty_so_that_it_stays_out_of_model_files() -> None:
+    assert Scoring(size=256).state_dict() == {}

@@ -1,0 +1,51 @@
+"""The teacher: what goes into the backbone and what of it is kept."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from medrd.models import Teacher
+
+
+def test_levels_are_those_of_the_whole_network_up_to_its_last_bit() -> None:
+    """Cutting the unused stages must not change what is left (blocks 5 and 6, the head)."""
+    torch.manual_seed(0)
+    teacher = Teacher("tf_efficientnet_lite0").eval()
+    whole = timm.create_model("tf_efficientnet_lite0", features_only=True).eval()
+    state = whole.state_dict() | teacher.backbone.state_dict()
+    whole.load_state_dict(state)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        mine = teacher(images)
+        theirs = whole((images * 255 - 127) / 128)[1:4]
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    assert sum(p.numel() for p in teacher.parameters()) < sum(p.numel() for p in whole.parameters())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "wide_resnet50_2", "resnet18.tv_in1k"])
+def test_a_resnet_gets_imagenets_normalisation_and_loses_its_fourth_stage(name: str) -> None:
+    with torch.device("meta"):
+        teacher = Teacher(name)
+    assert not any("layer4" in key for key in teacher.state_dict())
+    teacher = Teacher("resnet18")
+    torch.testing.assert_close(teacher.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
+    torch.testing.assert_close(teacher.std.flatten(), torch.tensor([0.229, 0.224, 0.225]))
+
+
+def test_images_are_normalised_before_the_backbone() -> None:
+    teacher = Teacher("resnet18")
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+            seen.append(images)
+            return []
+
+    teacher.backbone = Spy()
+    teacher(torch.full((1, 3, 2, 2), 0.5))
+    expected = [(0.5 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.5 - 0.406) / 0.225]
+    assert seen[0][0, :, 0, 0].tolist() == pytest.approx(expected, abs=1e-6)
