@@ -89,9 +89,7 @@ def main() -> None:
     scoring = Scoring(size=args.size)
     for number in range(args.repeats + 1):
         for name, way in ways.items():
-            predictor = Predictor(
-                copy.deepcopy(detector), scoring, way, batch_size=args.batch_size
-            )
+            predictor = Predictor(copy.deepcopy(detector), scoring, way, batch_size=args.batch_size)
             # A whole volume each time, unless this is the first.
             part = slice(None) if number else slice(args.batch_size)
             start = time.perf_counter()
@@ -108,7 +106,9 @@ def main() -> None:
     plain, quick = (
         [statistics.median(times[name]) for name in ways] for times in (train_s, predict_s)
     )
-    rows.append(["ratio", *(f"{a / b:.2f}" for a, b in (plain, quick)), f"{quick[0]/quick[1]:.2f}"])
+    rows.append(
+        ["ratio", *(f"{a / b:.2f}" for a, b in (plain, quick)), f"{quick[0] / quick[1]:.2f}"]
+    )
     print(f"RD4AD, {args.teacher}, {args.size}², batch {args.batch_size}, {fast.device}, ", end="")
     print(f"{torch.get_num_threads()} threads, median of {args.repeats}\n")
     print(

@@ -118,7 +118,7 @@ def test_metrics_json_is_complete(evaluated: Path, tiny_run: Path) -> None:
     assert list(metrics["baseline"]) == ["intensity"]
     assert list(metrics["baseline"]["intensity"]) == list(KEYS)
     # A bright ball in a dim brain: a baseline that cannot see it is broken.
-    assert metrics["baseline"]["intensity"]["pixel_auroc"] > 0.95
+    assert metrics["baseline"]["intensity"]["pixel_auroc"] > 0.9
     protocol = metrics["protocol"]
     assert protocol["subjects"] == list(TEST)
     assert protocol["split_hash"] == trained["training"]["split_hash"]

@@ -25,7 +25,7 @@ from medrd.data.prepare import (
     read_channels,
     read_lesions,
 )
-from medrd.errors import EmptyBrainError, GridMismatchError
+from medrd.errors import AffineError, EmptyBrainError, GridMismatchError
 from medrd.volumes import Volume, volume_from_array
 
 MAX_VOXELS = 10**6
@@ -143,6 +143,15 @@ def test_a_scan_with_its_skull_is_warned_of(make_brain: MakeBrain) -> None:
     noisy = volume_from_array(np.where(volume.array == 0, 0.5, volume.array), volume.affine)
     assert not prepare({"flair": volume}, recipe()).warnings
     assert "without skull" in "".join(prepare({"flair": noisy}, recipe()).warnings)
+
+
+@pytest.mark.parametrize("side_mm", [0.001, 1000.0])
+def test_voxels_that_no_scanner_makes_are_refused(side_mm: float) -> None:
+    # Metres or micrometres taken for mm: the field would be thousands of pixels wide.
+    brain = np.ones((8, 8, 8), np.float32)
+    volume = volume_from_array(brain, np.diag([side_mm, side_mm, side_mm, 1.0]))
+    with pytest.raises(AffineError, match="voxels of"):
+        prepare({"flair": volume}, recipe())
 
 
 def test_brain_outside_the_field_is_warned_of(make_brain: MakeBrain) -> None:

@@ -144,7 +144,7 @@ def test_a_file_with_code_is_refused_and_the_code_not_run(tmp_path: Path, writer
     if writer == "torch":
         torch.save(content, path)
     else:
-        path.write_bytes(pickle.dumps(content))
+        path.write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(ModelError) as caught:
         load_teacher_weights(Teacher("resnet18"), from_file(path))
     assert not trace.exists()

@@ -13,11 +13,13 @@ from scipy import ndimage
 from medrd.config import RecipeConfig
 from medrd.data.geometry import SliceGeometry
 from medrd.data.layouts import Source, Subject
-from medrd.errors import EmptyBrainError
+from medrd.errors import AffineError, EmptyBrainError
 from medrd.volumes import Volume, check_same_grid, read_mask, read_nifti
 
 CODE_VERSION = 1
 """Raise when the same file and recipe would give other slices: cached ones become stale."""
+
+SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 0.05, 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +135,7 @@ def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> Prepared:
     """
     first = next(iter(volumes.values()))
     where = first.path or Path("volume")
+    _check_spacing(first, where)
     brain = brain_mask(volumes)
     warnings = [text for volume in volumes.values() for text in volume.warnings]
     if brain.mean() > 0.9:
@@ -180,6 +183,17 @@ def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> Prepared:
         brain_volume=brain,
         warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _check_spacing(volume: Volume, where: Path) -> None:
+    """Refuse voxels that no scanner makes: a field in mm of them would not fit in memory."""
+    if min(volume.spacing_mm) < SMALLEST_VOXEL_MM or max(volume.spacing_mm) > LARGEST_VOXEL_MM:
+        raise AffineError(
+            where,
+            expected=f"voxels of {SMALLEST_VOXEL_MM} to {LARGEST_VOXEL_MM} mm",
+            found=" x ".join(f"{side:g}" for side in volume.spacing_mm) + " mm",
+            remedy="Check the unit of the header's affine; it must be mm.",
+        )
 
 
 def lesion_positions(lesions: NDArray[np.bool_], geometry: SliceGeometry) -> NDArray[np.int64]:

@@ -51,14 +51,10 @@ def save_overlay(
     scan, heat = stacks[0][0], stacks[1][0]
     spacing = np.linalg.norm(stacks[0][1][:3, :3], axis=0)
     truth = _canonical(label.astype(np.float32), affine)[0] > 0 if label is not None else None
-    centre = _centre(heat, threshold)
     box = _box(scan != 0)
     scan, heat = scan[box], heat[box]
     truth = truth[box] if truth is not None else None
-    # A map that is 0 everywhere has its "peak" in a corner, outside the brain's box.
-    centre = tuple(
-        min(max(c - b.start, 0), b.stop - b.start - 1) for c, b in zip(centre, box, strict=True)
-    )
+    centre = _centre(heat, threshold)
     top = 2 * threshold if threshold else max(float(heat.max()), 1e-6)
     positive = scan[scan > 0]
     low, high = np.percentile(positive, [1, 99.5]) if positive.size else (0.0, 1.0)
@@ -108,7 +104,9 @@ def save_overlay(
 
 
 def _centre(heat: NDArray[np.float32], threshold: float | None) -> tuple[int, ...]:
-    """The peak of the largest region above the threshold, else of the map."""
+    """The peak of the largest region above the threshold, else of the map, else its middle."""
+    if not heat.max() > 0:
+        return tuple(n // 2 for n in heat.shape)
     if threshold is not None:
         regions, count = ndimage.label(heat >= threshold)
         if count:

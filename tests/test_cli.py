@@ -1,0 +1,162 @@
+"""The command line: exit codes, words instead of tracebacks, and a quick start."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medrd import __version__
+from medrd.cli import app
+
+Medrd = Callable[..., Any]
+
+VERBS = ("demo", "train", "predict", "evaluate", "phantom", "doctor")
+
+
+def test_help_needs_no_heavy_import_and_names_every_verb() -> None:
+    """In an interpreter of its own: what --help has to import before it can answer."""
+    code = """
+import sys
+import medrd.cli
+try:
+    medrd.cli.app(["--help"])
+except SystemExit as leave:
+    assert leave.code == 0
+heavy = "torch torchvision monai timm ray scipy sklearn nibabel SimpleITK matplotlib numpy pandas"
+print("HEAVY", *(name for name in heavy.split() if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    *text, heavy = done.stdout.strip().splitlines()
+    assert heavy == "HEAVY"
+    assert all(any(verb in line for line in text) for verb in VERBS)
+    assert "not a medical device" in " ".join(text)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(medrd: Medrd, verb: str) -> None:
+    done = medrd(verb, "--help")
+    assert done.code == 0
+    assert "--help" in done.stdout
+
+
+def test_the_verbs_are_those_that_the_tests_know() -> None:
+    callbacks = [command.callback for command in app.registered_commands]
+    assert {callback.__name__ for callback in callbacks if callback} == set(VERBS)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("fly",),
+        ("train",),
+        ("train", "config.yaml"),
+        ("predict", "run", "--out", "x"),
+        ("predict", "run", "scan.nii", "--out", "x", "--frame", "-1"),
+        ("train", "nowhere.yaml", "--out", "x"),
+    ],
+)
+def test_usage_errors_are_exit_2_without_traceback(medrd: Medrd, argv: tuple[str, ...]) -> None:
+    done = medrd(*argv)
+    assert done.code == 2
+    assert done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("train.epoch=3", "Did you mean epochs?"),
+        ("model.learning_rate=1", "Known here: "),
+        ("train.epochs=many", "train.epochs"),
+        ("train.epochs", "key.path=value"),
+        ("model.lr=1e-3x", "model.lr"),
+    ],
+)
+def test_a_wrong_setting_says_what_would_be_right(
+    medrd: Medrd, tiny_yaml: Path, tmp_path: Path, setting: str, said: str
+) -> None:
+    done = medrd("train", tiny_yaml, "--out", tmp_path / "run", "--set", setting)
+    assert done.code == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_what_is_no_model_is_exit_4(
+    medrd: Medrd, tiny_yaml: Path, tmp_path: Path, verb: str
+) -> None:
+    done = medrd(verb, tmp_path, tiny_yaml, "--out", tmp_path / "out")
+    assert done.code == 4
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_not_there_are_exit_4(
+    medrd: Medrd, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    teacher = "model.teacher={name: resnet18, weights: file, file: nowhere.pth}"
+    done = medrd("train", tiny_yaml, "--out", tmp_path / "run", "--set", teacher)
+    assert done.code == 4
+    assert "nowhere.pth" in done.stderr
+
+
+def test_a_bug_is_exit_1_and_shows_its_traceback(
+    medrd: Medrd, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    bug = "import medrd.workflows.train as t\nt.load_cohort = lambda c: 1 / 0"
+    done = medrd("train", tiny_yaml, "--out", tmp_path / "run", prelude=bug)
+    assert done.code == 1
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_results_go_to_standard_output_and_the_rest_to_standard_error(
+    medrd: Medrd, tiny_run: Path, tiny_root: Path, tmp_path: Path
+) -> None:
+    done = medrd("predict", tiny_run, tiny_root / "tiny_4", "--out", tmp_path)
+    assert done.code == 0
+    assert done.stdout.split() == [str(tmp_path / "tiny_4.json")]
+    assert "1 predicted" in done.stderr
+    quiet = medrd("-q", "predict", tiny_run, tiny_root / "tiny_4", "--out", tmp_path)
+    assert "predicting" in done.stderr
+    assert "predicting" not in quiet.stderr
+
+
+def test_doctor_knows_versions_models_and_the_embedded_teacher(medrd: Medrd) -> None:
+    done = medrd("doctor")
+    assert done.code == 0, done.stderr
+    assert __version__ in done.stdout
+    assert "embedded EfficientNet-Lite0 weights load" in done.stdout
+    assert "83.8 M" in done.stdout  # Wide-ResNet-50-2's student
+    assert "intensity" in done.stdout
+
+
+def test_phantom_writes_what_train_can_read(medrd: Medrd, tmp_path: Path) -> None:
+    out = tmp_path / "brains"
+    fake = """
+import medrd.workflows.phantom as module
+def write_cohort(out, subjects, *, seed, workers, on_done):
+    assert (seed, workers) == (7, 2)
+    on_done("a")
+    return [out / "a"]
+module.write_cohort = write_cohort
+"""
+    done = medrd("phantom", "--out", out, "--subjects", 2, "--seed", 7, prelude=fake)
+    assert done.code == 0, done.stderr
+    assert done.stdout.split() == [str(out / "a")]
+
+
+def test_an_errors_json_is_plain_json(medrd: Medrd, tiny_run: Path, tmp_path: Path) -> None:
+    done = medrd("predict", tiny_run, tmp_path / "ä missing.nii.gz", "--out", tmp_path / "out")
+    assert done.code == 3
+    (error,) = json.loads((tmp_path / "out" / "errors.json").read_text(encoding="utf-8"))
+    assert error["error"] == "MissingInputError"
+    assert "ä missing" in error["where"]
