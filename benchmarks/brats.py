@@ -42,7 +42,7 @@ def main() -> None:
         protocol = content["protocol"]
         print(
             f"seed {seed}: {record['slices']} healthy slices, {record['epochs']} epochs, "
-            f"{record['seconds']:.0f} s; test: {', '.join(protocol['subjects'])}; "
+            f"{record['training_seconds']:.0f} s; test: {', '.join(protocol['subjects'])}; "
             f"calibration: threshold holds {protocol['calibration']['held_fpr']:.4f} on "
             f"{protocol['calibration']['scans']} scan(s)"
         )

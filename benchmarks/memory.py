@@ -32,8 +32,8 @@ if verb == "predict":
 else:
     from medrd.workflows.evaluate import evaluate
     raw = json.loads(Path(run, "config.json").read_text())
-    raw["data"]["split"] = {"train": [], "calibration": [], "test": names}
-    evaluate(run, make_config(raw), out, baseline=False)
+    raw["data"]["split"]["test"] = names
+    evaluate(run, make_config(raw), out)
 from medrd.workflows.versions import peak_memory_mib
 print(peak_memory_mib())
 """
@@ -47,13 +47,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         brains = folder / "brains"
-        write_cohort(brains, args.volumes + 2, seed=0, workers=2)
+        write_cohort(brains, args.volumes + 3, seed=0, workers=2)
         ids = sorted(path.name for path in brains.iterdir() if not path.name.startswith("."))
         raw = {
             "data": {
                 "root": str(brains),
                 "cache": str(folder / "cache"),
-                "split": {"train": ids[:1], "calibration": ids[1:2], "test": ids[2:]},
+                "split": {"train": ids[:1], "calibration": ids[1:3], "test": ids[3:]},
             },
             "train": {"epochs": 1},
         }
@@ -66,7 +66,7 @@ def main() -> None:
                 out = folder / f"{verb}{count}"
                 command = [sys.executable, "-c", _CHILD, verb, str(run), str(out), str(brains)]
                 done = subprocess.run(
-                    [*command, json.dumps(ids[2 : 2 + count])],
+                    [*command, json.dumps(ids[3 : 3 + count])],
                     capture_output=True,
                     text=True,
                     check=True,

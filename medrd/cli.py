@@ -27,9 +27,20 @@ Set = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import medrd
+
+        typer.echo(medrd.__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say it.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
 ) -> None:
     """Options of every verb."""
@@ -42,7 +53,7 @@ def common(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("demo"),
     subjects: Annotated[int, typer.Option(min=4, help="Simulated brains.")] = 8,
-    epochs: Annotated[int, typer.Option(min=1, help="Of training.")] = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="Of training.")] = 25,
 ) -> None:
     """Simulated brains: make, train, predict, evaluate; no data needed."""
     from medrd.workflows.demo import run_demo

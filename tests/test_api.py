@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import medrd
-from medrd.errors import EmptyBrainError, GridMismatchError, ModelError
+from medrd.errors import EmptyBrainError, GridMismatchError, ModelError, TooLargeError
 from medrd.volumes import Volume, volume_from_array
 from medrd.workflows.api import LoadedModel
 from medrd.workflows.predict import predict
@@ -75,6 +75,17 @@ def test_predicting_twice_and_in_other_batches_gives_the_same(
     other = model.predict(volume)
     model._predictor.batch_size = size
     np.testing.assert_allclose(other.scores, first.scores, atol=1e-5)
+
+
+def test_a_frame_of_a_4d_file_can_be_read_within_a_budget(scan: Path, tmp_path: Path) -> None:
+    image = nib.load(scan)
+    array = np.asarray(image.dataobj)
+    path = tmp_path / "FOUR.NII.GZ"
+    nib.save(nib.Nifti1Image(np.stack([array, array + 1], -1), image.affine), tmp_path / "f.nii.gz")
+    (tmp_path / "f.nii.gz").rename(path)
+    assert np.array_equal(medrd.read(path, frame=1).array, array + 1)
+    with pytest.raises(TooLargeError):
+        medrd.read(path, frame=1, max_voxels=2 * array.size - 1)
 
 
 def test_a_volume_need_not_come_from_a_file(model: LoadedModel, scan: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from medrd.config import RecipeConfig
 from medrd.data import cache
@@ -19,11 +20,11 @@ from medrd.data.cache import (
     CachedSubject,
     cache_subject,
     cache_subjects,
-    content_hash,
     default_cache,
+    files_hash,
 )
 from medrd.data.layouts import Source, Subject
-from medrd.data.prepare import prepare, read_channels
+from medrd.data.prepare import prepare, read_channels, scan_hash
 from medrd.errors import EmptyBrainError, MissingInputError, OutputError
 from medrd.volumes import Volume
 
@@ -87,7 +88,8 @@ def assert_same(first: CachedSubject, second: CachedSubject) -> None:
 
 
 def test_an_entry_holds_what_prepare_gives(subject: Subject, folder: Path) -> None:
-    expected = prepare(read_channels(subject, RECIPE, max_voxels=MAX_VOXELS), RECIPE)
+    volumes = read_channels(subject, RECIPE, max_voxels=MAX_VOXELS)
+    expected = prepare(volumes, RECIPE)
 
     got = get(subject, folder)
 
@@ -97,7 +99,7 @@ def test_an_entry_holds_what_prepare_gives(subject: Subject, folder: Path) -> No
     np.testing.assert_array_equal(got.numbers, expected.numbers)
     np.testing.assert_array_equal(got.touched, LESION_SLICES)
     assert (got.id, got.has_label, got.warnings) == ("a", True, expected.warnings)
-    assert got.content == content_hash(subject)
+    assert got.content == scan_hash(volumes, expected.geometry)
     assert isinstance(got.images, np.memmap), "training must not hold the cohort in memory"
     with pytest.raises(ValueError, match="read-only"):
         got.images[0] = 0
@@ -154,10 +156,47 @@ def test_any_change_of_what_goes_in_makes_another_entry(
     assert len(built) == len(entries(folder)) == 7
 
 
-def test_frames_of_one_file_are_different_contents() -> None:
+def test_frames_of_one_file_are_different_entries() -> None:
     here = Source(Path(__file__))
     framed = [Subject("s", {"t1": replace(here, frame=frame)}) for frame in (None, 0, 1)]
-    assert len({content_hash(subject) for subject in framed}) == 3
+    assert len({files_hash(subject) for subject in framed}) == 3
+
+
+def stored_otherwise(volume: Volume, kind: str) -> nib.Nifti1Image:
+    """The same scan as another file, or one that only looks like it."""
+    array, affine = volume.array, volume.affine
+    if kind == "turned":
+        transform = ornt_transform(nib.io_orientation(affine), axcodes2ornt("IAR"))
+        affine = affine @ inv_ornt_aff(transform, volume.shape)
+        array = nib.apply_orientation(array, transform)
+    elif kind == "mirrored brain":
+        array = array[::-1]
+    elif kind == "one voxel":
+        array = array.copy()
+        array[14, 13, 9] += 1
+    elif kind == "other spacing":
+        affine = affine @ np.diag([1, 1, 1.5, 1])
+    return nib.Nifti1Image(array, affine)
+
+
+@pytest.mark.parametrize(
+    ("kind", "same"),
+    [
+        ("uncompressed", True),
+        ("turned", True),
+        ("mirrored brain", False),
+        ("one voxel", False),
+        ("other spacing", False),
+    ],
+)
+def test_a_scan_is_known_again_however_it_is_stored(
+    subject: Subject, folder: Path, make_brain: Callable[..., Volume], kind: str, same: bool
+) -> None:
+    path = subject.images["flair"].path.with_name("other.nii")
+    nib.save(stored_otherwise(make_brain(), kind), path)
+    other = Subject("other", {"flair": Source(path)})
+    assert files_hash(other) != files_hash(subject)
+    assert (get(other, folder).content == get(subject, folder).content) == same
 
 
 # --- Damage ----------------------------------------------------------------------------
@@ -299,7 +338,7 @@ def test_a_killed_builder_and_two_at_once_leave_one_sound_entry(
 # --- Several subjects, and what can fail -----------------------------------------------
 
 
-def test_subjects_come_in_the_order_given_and_report_when_ready(
+def test_subjects_come_by_their_ids_and_report_when_ready(
     tmp_path: Path, folder: Path, make_brain: Callable[..., Volume]
 ) -> None:
     subjects = [
@@ -307,31 +346,38 @@ def test_subjects_come_in_the_order_given_and_report_when_ready(
         for seed, name in enumerate("cab")
     ]
     ready: list[str] = []
-    got = cache_subjects(
+    got, errors = cache_subjects(
         subjects, RECIPE, folder=folder, max_voxels=MAX_VOXELS, workers=3, on_done=ready.append
     )
-    assert [subject.id for subject in got] == ["c", "a", "b"]
-    assert sorted(ready) == ["a", "b", "c"]
-    for subject, cached in zip(subjects, got, strict=True):
-        assert_same(cached, get(subject, tmp_path / "other"))
+    assert errors == []
+    assert sorted(got) == sorted(ready) == ["a", "b", "c"]
+    for subject in subjects:
+        assert_same(got[subject.id], get(subject, tmp_path / "other"))
 
 
-def test_a_subject_that_fails_leaves_nothing_and_others_stay(
+def test_subjects_that_fail_are_named_and_leave_nothing_and_the_others_are_done(
     tmp_path: Path, subject: Subject, folder: Path
 ) -> None:
     empty = tmp_path / "empty.nii"
     nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.float32), np.eye(4)), empty)
+    missing = Subject("missing", {"flair": Source(tmp_path / "gone.nii.gz")})
     broken = Subject("broken", {"flair": Source(empty)})
-    with pytest.raises(EmptyBrainError, match=r"empty\.nii"):
-        cache_subjects([subject, broken], RECIPE, folder=folder, max_voxels=MAX_VOXELS)
+    ready: list[str] = []
+    got, errors = cache_subjects(
+        [missing, broken, subject],
+        RECIPE,
+        folder=folder,
+        max_voxels=MAX_VOXELS,
+        on_done=ready.append,
+    )
+    assert list(got) == ["a"]
+    assert sorted(ready) == ["a", "broken", "missing"]
+    assert [(type(error), Path(error.where).name) for error in errors] == [
+        (EmptyBrainError, "empty.nii"),
+        (MissingInputError, "gone.nii.gz"),
+    ]
     assert len(entries(folder)) == 1
     assert not everything_else(folder)
-
-
-def test_a_missing_scan_is_named(tmp_path: Path, folder: Path) -> None:
-    missing = Subject("x", {"flair": Source(tmp_path / "gone.nii.gz")})
-    with pytest.raises(MissingInputError, match=r"gone\.nii\.gz"):
-        cache_subjects([missing], RECIPE, folder=folder, max_voxels=MAX_VOXELS)
 
 
 def test_a_file_in_the_caches_place_is_an_error(subject: Subject, folder: Path) -> None:

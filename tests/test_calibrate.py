@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,10 +59,28 @@ def healthy_values(given: CachedSubject) -> tuple[NDArray[np.float32], float]:
     return np.concatenate(values), max(scores)
 
 
+def calibrated(
+    predictor: Predictor, subjects: Sequence[CachedSubject], target_fpr: float = 0.02
+) -> Calibration:
+    with tempfile.TemporaryDirectory() as scratch:
+        return calibrate(
+            predictor, subjects, margin=MARGIN, target_fpr=target_fpr, scratch=Path(scratch)
+        )
+
+
+def left_out_rate(
+    values: Sequence[NDArray[np.float32]], scan: int, others: Sequence[int], target: float
+) -> float:
+    """Share of a scan's voxels above what the pooled others allow."""
+    pooled = np.sort(np.concatenate([values[i] for i in others]))
+    highest_too_many = pooled[pooled.size - int(np.floor(target * pooled.size)) - 1]
+    return float((values[scan] > highest_too_many).mean())
+
+
 @pytest.mark.parametrize("target", [0.3, 0.02, 0.001])
 def test_threshold_and_rates_are_numpys(predictor: Predictor, target: float) -> None:
     subjects = [subject(0), subject(1, lesions=(0, 7), scale=1.3), subject(2, lesions=())]
-    found = calibrate(predictor, subjects, margin=MARGIN, target_fpr=target)
+    found = calibrated(predictor, subjects, target)
     by_scan = [healthy_values(s) for s in subjects]
     values = [v for v, _ in by_scan]
     pooled = np.concatenate(values)
@@ -71,43 +92,73 @@ def test_threshold_and_rates_are_numpys(predictor: Predictor, target: float) -> 
     assert found.held_fpr == pytest.approx((pooled >= threshold).mean(), abs=1e-12)
     expected = [(v >= threshold).mean() for v in values]
     assert found.held_fpr_by_scan == pytest.approx(expected, abs=1e-12)
-    for i, rate in enumerate(found.left_out_fpr_by_scan):
-        others = np.sort(np.concatenate(values[:i] + values[i + 1 :]))
-        allowed = int(np.floor(target * others.size))
-        highest_too_many = others[others.size - allowed - 1]
-        assert rate == pytest.approx((values[i] > highest_too_many).mean(), abs=1e-12)
-    assert len(found.left_out_fpr_by_scan) == 3
+    expected = [left_out_rate(values, i, [j for j in range(3) if j != i], target) for i in range(3)]
+    assert found.left_out_fpr_by_scan == pytest.approx(expected, abs=1e-12)
     assert found.scan_scores == pytest.approx(sorted(score for _, score in by_scan))
     assert (found.scans, found.voxels) == (3, pooled.size)
     assert found.slices == 5 + 4 + 8
     assert found.subjects == ("s0", "s1", "s2")
 
 
+def test_of_more_than_ten_scans_a_tenth_at_a_time_is_left_out(predictor: Predictor) -> None:
+    subjects = [subject(i, lesions=(), scale=1 + i / 20) for i in range(13)]
+    found = calibrated(predictor, subjects, target_fpr=0.05)
+    values = [healthy_values(s)[0] for s in subjects]
+    expected = []
+    for i in range(13):
+        fold = {j for j in range(13) if j % 10 == i % 10}  # 0 with 10, 1 with 11, 2 with 12
+        expected.append(left_out_rate(values, i, sorted(set(range(13)) - fold), 0.05))
+    assert found.left_out_fpr_by_scan == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("lesions", "whole"), [((), True), ((7,), False), ((1, 4, 7), False)])
+def test_one_slice_left_out_takes_the_p_value_away(
+    predictor: Predictor, lesions: tuple[int, ...], whole: bool
+) -> None:
+    """Lesions in one scan, or in all its slices so that the scan itself is left out."""
+    found = calibrated(predictor, [subject(0, lesions=()), subject(1, lesions=lesions)])
+    assert found.whole == whole
+    assert (found.p_value(0.5) is not None) == whole
+    assert found.percentile(2.0) == 100
+
+
 def test_no_voxel_of_a_lesions_slice_or_its_neighbours_is_used(predictor: Predictor) -> None:
     clean, poisoned = subject(0), subject(0)
     poisoned.images[2:5] = 1000  # the lesion's slice and MARGIN to either side
-    expected = calibrate(predictor, [clean], margin=MARGIN, target_fpr=0.02)
-    assert calibrate(predictor, [poisoned], margin=MARGIN, target_fpr=0.02) == expected
+    expected = calibrated(predictor, [clean])
+    assert calibrated(predictor, [poisoned]) == expected
 
 
 def test_what_lies_outside_the_brain_is_not_counted(predictor: Predictor) -> None:
     clean, poisoned = subject(0), subject(0)
     poisoned.images[:, 0][~poisoned.brain] = 1000
-    expected = calibrate(predictor, [clean], margin=MARGIN, target_fpr=0.02)
-    assert calibrate(predictor, [poisoned], margin=MARGIN, target_fpr=0.02) == expected
+    expected = calibrated(predictor, [clean])
+    assert calibrated(predictor, [poisoned]) == expected
 
 
 def test_a_subject_full_of_lesions_is_passed_over(predictor: Predictor) -> None:
     full = subject(1, lesions=(1, 4, 7))
-    found = calibrate(predictor, [subject(0), full], margin=MARGIN, target_fpr=0.02)
+    found = calibrated(predictor, [subject(0), full])
     assert found.subjects == ("s0",)
     assert found.left_out_fpr_by_scan == ()
     with pytest.raises(ConfigError, match="healthy_margin"):
-        calibrate(predictor, [full], margin=MARGIN, target_fpr=0.02)
+        calibrated(predictor, [full])
 
 
 def with_scores(*scores: float) -> Calibration:
-    return Calibration(0.5, 0.02, 0.02, (0.02,), (), scores, len(scores), 1, 1, ("a",))
+    return Calibration(
+        threshold=0.5,
+        target_fpr=0.02,
+        held_fpr=0.02,
+        held_fpr_by_scan=(0.02,),
+        left_out_fpr_by_scan=(),
+        scan_scores=scores,
+        whole=True,
+        scans=len(scores),
+        slices=1,
+        voxels=1,
+        subjects=("a",),
+    )
 
 
 def test_percentile_and_p_value_by_hand() -> None:
@@ -128,11 +179,13 @@ def test_p_values_of_healthy_scans_are_valid() -> None:
     p = []
     for _ in range(2000):
         scores = rng.normal(size=10)
-        p.append(with_scores(*np.sort(scores[:9])).p_value(float(scores[9])))
+        value = with_scores(*np.sort(scores[:9])).p_value(float(scores[9]))
+        assert value is not None
+        p.append(value)
     for level in (0.1, 0.2, 0.5):
         assert np.mean(np.array(p) <= level) <= level + 3 * np.sqrt(level / 2000)
 
 
 def test_it_survives_json_unchanged(predictor: Predictor) -> None:
-    found = calibrate(predictor, [subject(0), subject(1)], margin=MARGIN, target_fpr=0.02)
+    found = calibrated(predictor, [subject(0), subject(1)])
     assert Calibration.from_dict(json.loads(json.dumps(found.to_dict()))) == found

@@ -39,6 +39,11 @@ print("HEAVY", *(name for name in heavy.split() if name in sys.modules))
     assert "not a medical device" in " ".join(text)
 
 
+def test_the_version_is_said(medrd: Medrd) -> None:
+    done = medrd("--version")
+    assert (done.code, done.stdout.strip()) == (0, __version__)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(medrd: Medrd, verb: str) -> None:
     done = medrd(verb, "--help")

@@ -22,6 +22,7 @@ from medrd.config import load_config, make_config
 from medrd.data.prepare import Prepared
 from medrd.errors import ConfigError, LeakageError, OutputError
 from medrd.workflows import evaluate as evaluate_module
+from medrd.workflows.baseline import baseline_config
 from medrd.workflows.evaluate import KEYS, evaluate
 from medrd.workflows.predict import predict
 
@@ -126,6 +127,11 @@ def test_metrics_json_is_complete(evaluated: Path, tiny_run: Path) -> None:
     assert protocol["seed"] == 0
     assert "0.3" in protocol["aupro"]
     assert protocol["calibration"]["threshold"] == trained["calibration"]["threshold"]
+    baseline = protocol["baseline"]
+    assert baseline["channel"] == "flair"
+    assert baseline["calibrated_on_the_models_subjects"] is True
+    for key in ("subjects", "target_fpr", "slices", "voxels"):  # the same slices, then
+        assert baseline["calibration"][key] == trained["calibration"][key], key
     rows = json.loads((evaluated / "subjects.json").read_text())
     assert [row["subject"] for row in rows] == list(TEST)
     assert sorted(p.name for p in evaluated.iterdir()) == ["metrics.json", "subjects.json"]
@@ -143,29 +149,42 @@ def test_a_split_that_puts_seen_subjects_into_the_test_is_exit_2(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("seen", ["tiny_1", "tiny_2"])
+@pytest.mark.parametrize(
+    ("seen", "stored"), [("tiny_1", "copied"), ("tiny_2", "uncompressed"), ("tiny_1", "turned")]
+)
 def test_a_scan_that_was_seen_under_another_name_is_leakage(
-    tiny_run: Path, tiny_raw: dict[str, Any], cohort: Path, tmp_path: Path, seen: str
+    tiny_run: Path, tiny_raw: dict[str, Any], cohort: Path, tmp_path: Path, seen: str, stored: str
 ) -> None:
-    shutil.copy(cohort / seen / f"{seen}_flair.nii.gz", cohort / "tiny_0" / "tiny_0_flair.nii.gz")
+    for kind in ("flair", "seg"):
+        (cohort / "tiny_0" / f"tiny_0_{kind}.nii.gz").unlink()
+        image = nib.load(cohort / seen / f"{seen}_{kind}.nii.gz")
+        if stored == "turned":
+            image = nib.as_closest_canonical(image)  # flips two axes
+        ending = ".nii" if stored == "uncompressed" else ".nii.gz"
+        nib.save(image, cohort / "tiny_0" / f"tiny_0_{kind}{ending}")
     tiny_raw["data"]["root"] = str(cohort)
-    with pytest.raises(LeakageError, match=seen):
+    with pytest.raises(LeakageError, match=rf"tiny_0: .*as {seen}"):
         evaluate(tiny_run, make_config(tiny_raw), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("fault", ["cut scan", "no label", "label on another grid"])
+@pytest.mark.parametrize(
+    "fault", ["cut scan", "no label", "no label, said to be healthy", "label on another grid"]
+)
 def test_a_subject_that_fails_is_listed_and_the_other_evaluated(
     medrd: Medrd, tiny_run: Path, tiny_yaml: Path, cohort: Path, tmp_path: Path, fault: str
 ) -> None:
     scan, label = (cohort / "tiny_0" / f"tiny_0_{s}.nii.gz" for s in ("flair", "seg"))
     if fault == "cut scan":
         scan.write_bytes(scan.read_bytes()[:-2000])
-    elif fault == "no label":
-        label.unlink()
-    else:
+    elif fault == "label on another grid":
         nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.eye(4)), label)
+    else:
+        label.unlink()
     out = tmp_path / "out"
-    done = medrd("evaluate", tiny_run, tiny_yaml, "--out", out, "--set", f"data.root={cohort}")
+    settings = ["--set", f"data.root={cohort}"]
+    settings += ["--set", f"data.healthy={str('healthy' in fault).lower()}"]
+    done = medrd("evaluate", tiny_run, tiny_yaml, "--out", out, *settings)
     assert done.code == 3
     assert "Traceback" not in done.stderr
     (error,) = json.loads((out / "errors.json").read_text())
@@ -204,18 +223,46 @@ def test_an_empty_class_gives_null_and_never_nan(
     assert metrics["counts"]["lesion_voxels"] == 0
 
 
-def test_without_a_label_a_subject_declared_healthy_is_one(
-    tiny_run: Path, tiny_raw: dict[str, Any], cohort: Path, tmp_path: Path
+@pytest.mark.parametrize("faults", [("no scan",), ("no scan", "no scan"), ("no label",)])
+def test_a_bad_calibration_subject_costs_the_baselines_threshold_alone(
+    tiny_run: Path,
+    tiny_raw: dict[str, Any],
+    cohort: Path,
+    evaluated: Path,
+    tmp_path: Path,
+    faults: tuple[str, ...],
 ) -> None:
-    (cohort / "tiny_0" / "tiny_0_seg.nii.gz").unlink()
-    tiny_raw["data"] |= {"root": str(cohort), "healthy": True}
-    path = evaluate(tiny_run, make_config(tiny_raw), tmp_path / "out", baseline=False)
-    metrics = read(path)
-    assert metrics["counts"]["subjects"] == 2
-    assert metrics["pixel_auroc"] is not None
-    assert "baseline" not in metrics
-    rows = json.loads((tmp_path / "out" / "subjects.json").read_text())
-    assert [row["dice"] is None for row in rows] == [True, False]
+    bad = []
+    for subject, fault in zip(("tiny_2", "tiny_5"), faults, strict=False):
+        scan, label = (cohort / subject / f"{subject}_{s}.nii.gz" for s in ("flair", "seg"))
+        bad.append(str(scan))
+        if fault == "no scan":
+            scan.write_text("no scan")
+        else:
+            label.unlink()
+    tiny_raw["data"]["root"] = str(cohort)
+    metrics = read(evaluate(tiny_run, make_config(tiny_raw), tmp_path / "out"))
+    expected = read(evaluated / "metrics.json")
+    assert {key: metrics[key] for key in KEYS} == {key: expected[key] for key in KEYS}
+    assert metrics["counts"] == expected["counts"]
+    baseline = metrics["baseline"]["intensity"]
+    assert baseline["pixel_auroc"] == expected["baseline"]["intensity"]["pixel_auroc"]
+    assert baseline["pixel_dice"] is None
+    assert metrics["protocol"]["baseline"] == {
+        "channel": "flair",
+        "calibration": None,
+        "calibrated_on_the_models_subjects": False,
+    }
+    errors = json.loads((tmp_path / "out" / "errors.json").read_text())
+    assert [error["where"] for error in errors] == bad
+
+
+def test_the_baseline_looks_at_flair_or_else_at_the_first_channel() -> None:
+    for given, expected in ((("t1", "flair", "t2"), "flair"), (("t2",), "t2")):
+        config = baseline_config(make_config({"recipe": {"channels": given, "size": 64}}))
+        assert config.recipe.channels == (expected,)
+        assert (config.recipe.normalise, config.recipe.size) == ("rank", 64)
+        assert config.model.name == "intensity"
 
 
 def test_a_small_lesion_at_original_resolution_makes_its_slice_anomalous(
@@ -288,28 +335,42 @@ def test_sigterm_leaves_no_numbers_and_no_scratch(
     stop = """
 import os, signal
 import medrd.workflows.evaluate as module
-original = module._run_on_disk
+original = module.run_on_disk
 def patched(*args):
     os.kill(os.getpid(), signal.SIGTERM)
     return original(*args)
-module._run_on_disk = patched
+module.run_on_disk = patched
 """
+    (tmp_path / "out").mkdir()
+    for name in ("metrics.json", "subjects.json", "errors.json"):  # of an earlier evaluation
+        (tmp_path / "out" / name).write_text("{}")
     stopped = medrd("evaluate", tiny_run, tiny_yaml, "--out", tmp_path / "out", prelude=stop)
     assert stopped.code == 130
     assert "nothing was written" in stopped.stderr
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_the_models_own_recipe_and_scoring_hold_whatever_the_config_says(
-    tiny_run: Path, tiny_yaml: Path, evaluated: Path, tmp_path: Path
+def test_the_models_own_protocol_holds_whatever_the_config_says(
+    tiny_run: Path,
+    tiny_yaml: Path,
+    evaluated: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """For the baseline beside it too: the same slices, the same target rate."""
     raw = yaml.safe_load(tiny_yaml.read_text())
     raw["recipe"] = {"size": 128, "normalise": "rank"}
     raw["scoring"] = {"sigma_px": 0, "image_score": "mean"}
-    path = evaluate(tiny_run, make_config(raw), tmp_path / "out", device="cpu", baseline=False)
+    raw["calibration"] = {"voxel_fpr": 0.3}
+    raw["data"]["healthy_margin"] = 4
+    path = evaluate(tiny_run, make_config(raw), tmp_path / "out", device="cpu")
     expected, found = read(evaluated / "metrics.json"), read(path)
     for key in KEYS:
         assert found[key] == pytest.approx(expected[key], abs=1e-6), key
+    assert found["protocol"]["baseline"] == expected["protocol"]["baseline"]
+    assert found["baseline"] == expected["baseline"]
+    for section in ("recipe", "scoring"):
+        assert f"the config's {section} differs from the model's" in caplog.text
 
 
 def test_a_model_without_threshold_has_no_calibrated_numbers(

@@ -61,10 +61,18 @@ def test_labels_outputs_and_hidden_files_of_a_folder_are_passed_over(tmp_path: P
 
 
 def test_one_bad_folder_spares_its_neighbours(tmp_path: Path) -> None:
-    touch(tmp_path, "two/a_flair.nii.gz", "two/b_flair.nii.gz", "good/c_flair.nii.gz")
+    touch(tmp_path, "two/a_flair.nii.gz", "two/a_flair.nii", "good/c_flair.nii.gz")
     cases, errors = find_cases([tmp_path], ONE)
     assert [case.subject.id for case in cases] == ["c"]
     assert [error.where for error in errors] == [str(tmp_path / "two")]
+
+
+def test_subjects_that_share_a_folder_are_a_case_each_in_its_place(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"in/flat/{s}_{m}.nii.gz" for s in "ab" for m in ("flair", "t1", "seg")))
+    touch(tmp_path, "in/own/c_FLAIR.nii.gz", "in/own/d.NII.GZ", "in/e/e_flair.nii.gz")
+    assert outputs([tmp_path / "in" / "flat"]) == ["a", "b"]
+    # A subject's own folder adds nothing to its name; a folder of several keeps them apart.
+    assert outputs([tmp_path / "in"]) == ["e", "flat/a", "flat/b", "own/c_FLAIR", "own/d"]
 
 
 def test_a_link_that_runs_in_a_circle_is_followed_once(tmp_path: Path) -> None:

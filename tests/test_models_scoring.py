@@ -8,6 +8,7 @@ import torch
 from scipy import ndimage
 
 from medrd.models import Scoring
+from medrd.models.scoring import smoothing_matrix
 
 
 def random_maps(*shape: int) -> np.ndarray:
@@ -72,6 +73,28 @@ def test_the_image_score_is_taken_from_the_smoothed_map() -> None:
     mask = torch.ones(1, 64, 64, dtype=torch.bool)
     maps, score = Scoring(size=256, sigma_px=4, image_score="max")(spike, mask)
     assert float(score[0]) == float(maps.max()) < 0.02
+
+
+def test_the_map_is_left_unmasked_and_its_score_is_not() -> None:
+    raw = torch.from_numpy(random_maps(1, 32, 32))
+    raw[:, :, 16:] += 10
+    mask = torch.zeros(1, 32, 32, dtype=torch.bool)
+    mask[:, :, :8] = True
+    scoring = Scoring(size=256, sigma_px=1, image_score="max")
+    maps, score = scoring(raw, mask)
+    assert torch.equal(maps, scoring.smooth(raw))
+    assert float(score[0]) == float(maps[mask].max()) < 1
+
+
+def test_what_prediction_smoothed_with_can_take_part_in_training() -> None:
+    smoothing_matrix.cache_clear()
+    scoring = Scoring(size=256, sigma_px=1.5)
+    maps = torch.rand(1, 8, 8)
+    with torch.inference_mode():
+        scoring.smooth(maps)
+    scoring.smooth(maps.requires_grad_()).square().sum().backward()
+    assert maps.grad is not None
+    assert bool(maps.grad.any())
 
 
 def test_the_state_dict_is_empty_so_that_it_stays_out_of_model_files() -> None:

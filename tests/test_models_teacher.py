@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from medrd.models import Teacher
+from medrd.models.teacher import ResidualLayout
 
 
 def test_levels_are_those_of_the_whole_network_up_to_its_last_bit() -> None:
@@ -34,6 +35,24 @@ def test_a_resnet_gets_imagenets_normalisation_and_loses_its_fourth_stage(name: 
     teacher = Teacher("resnet18")
     torch.testing.assert_close(teacher.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
     torch.testing.assert_close(teacher.std.flatten(), torch.tensor([0.229, 0.224, 0.225]))
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("resnet18", ResidualLayout(None, (2, 2, 2, 2))),
+        ("resnet26", ResidualLayout(1 / 4, (2, 2, 2, 2))),
+        ("resnet50d", ResidualLayout(1 / 4, (3, 4, 6, 3))),
+        ("resnet101", ResidualLayout(1 / 4, (3, 4, 23, 3))),
+        ("wide_resnet50_2", ResidualLayout(1 / 2, (3, 4, 6, 3))),
+        ("resnext50_32x4d", None),
+        ("res2net50d", None),
+        ("tf_efficientnet_lite0", None),
+    ],
+)
+def test_the_layout_of_any_resnet_is_known(name: str, layout: ResidualLayout | None) -> None:
+    with torch.device("meta"):
+        assert Teacher(name).layout == layout
 
 
 def test_images_are_normalised_before_the_backbone() -> None:

@@ -8,6 +8,7 @@ import json
 import shutil
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,10 +212,20 @@ def test_the_record_agrees_with_the_files(quick: Model, scan: Path, tmp_path: Pa
     assert sum(row["voxels"] for row in record["lesions"]) <= mask.sum()
     at = np.linalg.inv(nib.load(scan).affine) @ [*lesion["peak_mm"], 1]
     assert scores[tuple(np.round(at[:3]).astype(int))] == pytest.approx(lesion["peak_score"])
-    assert record["p_value"] == calibration.p_value(record["scan_score"])
+    assert record["p_value"] is None  # the calibration scans have lesions
     assert record["healthy_percentile"] == calibration.percentile(record["scan_score"])
     assert record["slices_scored"] < record["slices"] == 24
     assert "not a medical device" in record["notice"].lower()
+
+
+def test_a_model_calibrated_on_whole_healthy_scans_gives_a_p_value(
+    quick: Model, scan: Path, tmp_path: Path
+) -> None:
+    assert quick.calibration is not None
+    scores = (0.0, 0.1, 99.0)
+    whole = replace(quick, calibration=replace(quick.calibration, whole=True, scan_scores=scores))
+    predict(whole, [scan], tmp_path, picture=False)
+    assert json.loads((tmp_path / "scan.json").read_text())["p_value"] == (1 + 1) / (1 + 3)
 
 
 def test_a_model_without_threshold_leaves_no_mask_of_another_behind(
@@ -258,10 +269,11 @@ def test_a_second_run_skips_what_is_done(
 
 
 @pytest.mark.parametrize(
-    "change", ["input", "map", "mask", "picture", "record", "no record", "overwrite", "model"]
+    "change",
+    ["input", "map", "mask", "picture", "record", "no record", "overwrite", "model", "code"],
 )
 def test_what_is_not_as_on_record_is_done_again(
-    quick: Model, scan: Path, tmp_path: Path, change: str
+    quick: Model, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     out, model = tmp_path / "out", quick
     predict(model, [scan], out)
@@ -277,6 +289,8 @@ def test_what_is_not_as_on_record_is_done_again(
         (out / "scan.json").unlink()
     elif change == "model":
         model = Model(quick.detector, quick.config, quick.calibration, quick.training, "new")
+    elif change == "code":
+        monkeypatch.setattr(predict_module, "CODE_VERSION", predict_module.CODE_VERSION + 1)
     elif change != "overwrite":
         ending = {"map": "_anomaly.nii.gz", "mask": "_mask.nii.gz", "picture": ".png"}[change]
         path = out / f"scan{ending}"
@@ -329,7 +343,7 @@ module.{moment} = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 def test_sigterm_ends_after_the_scan_under_way_and_the_rest_is_done_later(
     medrd: Medrd, tiny_run: Path, scan: Path, tmp_path: Path
 ) -> None:
-    scans, out = copies(scan, 3), tmp_path / "out"
+    scans, out = [scan.parent / "missing.nii.gz", *copies(scan, 3)], tmp_path / "out"
     stop = """
 import os, signal
 import medrd.workflows.predict as module
@@ -343,11 +357,15 @@ module.save_overlay = patched
     assert stopped.code == 130
     assert "same command again" in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    assert names(out) == {f"copy_0{ending}" for ending in ENDINGS}
+    # What failed before the stop is not forgotten.
+    assert names(out) == {f"copy_0{ending}" for ending in ENDINGS} | {"errors.json"}
+    (error,) = json.loads((out / "errors.json").read_text())
+    assert Path(error["where"]).name == "missing.nii.gz"
     before = times(out)
+    del before[str(out / "errors.json")]
     again = medrd("predict", tiny_run, *scans, "--out", out)
-    assert again.code == 0
-    assert "2 predicted, 1 already there" in again.stderr
+    assert again.code == 3
+    assert "2 predicted, 1 already there, 1 failed" in again.stderr
     assert before.items() <= times(out).items()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from medrd.data.prepare import (
     read_channels,
     read_lesions,
 )
-from medrd.errors import AffineError, EmptyBrainError, GridMismatchError
+from medrd.errors import AffineError, EmptyBrainError, GridMismatchError, TooLargeError
 from medrd.volumes import Volume, volume_from_array
 
 MAX_VOXELS = 10**6
@@ -152,6 +153,19 @@ def test_voxels_that_no_scanner_makes_are_refused(side_mm: float) -> None:
     volume = volume_from_array(brain, np.diag([side_mm, side_mm, side_mm, 1.0]))
     with pytest.raises(AffineError, match="voxels of"):
         prepare({"flair": volume}, recipe())
+
+
+def test_a_field_that_would_not_fit_in_memory_is_refused_before_it_is_filled() -> None:
+    """A small file: 0.1 mm voxels make 2400 x 2400 x 160 of a field of 240 mm."""
+    volume = volume_from_array(np.ones((16, 16, 160)), np.diag([0.1, 0.1, 0.1, 1.0]))
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLargeError, match="160 slices of 2400 x 2400"):
+            prepare({"flair": volume}, recipe(field_mm=240.0))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 50e6
 
 
 def test_brain_outside_the_field_is_warned_of(make_brain: MakeBrain) -> None:

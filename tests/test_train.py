@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from medrd.config import load_config, make_config
-from medrd.errors import ConfigError, LeakageError, ModelError, OutputError
+from medrd.errors import ConfigError, InputError, LeakageError, ModelError, OutputError
 from medrd.models import Step, build_detector
 from medrd.workflows.checkpoint import Position, load_checkpoint, save_checkpoint
 from medrd.workflows.loop import make_optimizers
@@ -73,6 +73,14 @@ def assert_same_result(run: Path, reference: Path) -> None:
     assert described[0] == described[1]
 
 
+def assert_seconds_are_those_of_all_epochs(run: Path) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    record = json.loads((run / "run.json").read_text())
+    seconds = sum(json.loads(line)["seconds"] for line in lines)
+    assert record["training_seconds"] == pytest.approx(seconds, abs=1e-3)
+    assert record["training_seconds"] > 0
+
+
 BATCHES = 6  # an epoch: 26 slices in batches of 4; there are two epochs
 MOMENTS = {
     "in the first epoch": at_call(ITERATION, 4, KILL),
@@ -107,6 +115,7 @@ def test_killed_again_and_again_it_still_gets_there(
         assert medrd("train", tiny_yaml, "--out", out, "--resume", prelude=prelude).code == -9
     assert medrd("train", tiny_yaml, "--out", out, "--resume").code == 0
     assert_same_result(out, tiny_run)
+    assert_seconds_are_those_of_all_epochs(out)
 
 
 @pytest.mark.parametrize(("batch", "signal"), [(3, "SIGTERM"), (BATCHES, "SIGTERM"), (8, "SIGINT")])
@@ -131,7 +140,7 @@ def test_a_signal_saves_in_mid_epoch_and_the_resumed_run_is_the_same(
 def test_a_signal_outside_the_loop_ends_with_a_word(
     medrd: Medrd, tiny_yaml: Path, tmp_path: Path
 ) -> None:
-    prelude = at_call("medrd.workflows.train.prepare_side", 1, TERM)
+    prelude = at_call("medrd.workflows.train.prepare_sides", 1, TERM)
     stopped = medrd("train", tiny_yaml, "--out", tmp_path / "run", prelude=prelude)
     assert stopped.code == 130
     assert "interrupted" in stopped.stderr
@@ -180,20 +189,54 @@ def test_a_resume_with_another_config_is_refused_and_overwrites_nothing(
     assert snapshot(out) == before
 
 
-@pytest.mark.parametrize("content", ["finished", "unfinished", "foreign"])
-def test_a_folder_that_is_not_empty_is_refused(
-    tiny_run: Path, tmp_path: Path, tiny_raw: dict[str, Any], content: str
+@pytest.mark.parametrize(
+    ("content", "resume", "said"),
+    [
+        ("finished", False, r"found a finished run\. .*--resume"),
+        ("config of ours", False, r"found an unfinished run\. .*--resume"),
+        ("config of another", False, r"found files\. Give another --out"),
+        ("config of another", True, r"found files\. Give another --out"),
+        ("thesis", True, r"found files\. Give another --out"),
+    ],
+)
+def test_a_folder_that_is_not_empty_is_refused_and_left_alone(
+    tiny_run: Path,
+    tmp_path: Path,
+    tiny_raw: dict[str, Any],
+    content: str,
+    resume: bool,
+    said: str,
 ) -> None:
+    """A run that was killed before its first checkpoint holds its config alone."""
     out = tmp_path / "run"
     if content == "finished":
         shutil.copytree(tiny_run, out)
     else:
         out.mkdir()
-        (out / ("checkpoint.pt" if content == "unfinished" else "thesis.txt")).write_text("x")
+        if content == "config of ours":
+            shutil.copy(tiny_run / "config.yaml", out)
+        else:
+            name = "thesis.txt" if content == "thesis" else "config.yaml"
+            (out / name).write_text("services: {}")
     before = snapshot(out)
-    with pytest.raises(ConfigError, match="--out"):
-        train(make_config(tiny_raw), out)
+    with pytest.raises(ConfigError, match=said):
+        train(make_config(tiny_raw), out, resume=resume)
     assert snapshot(out) == before
+
+
+def test_where_the_teachers_file_lay_is_no_part_of_a_run(
+    tiny_run: Path, tmp_path: Path, tiny_raw: dict[str, Any]
+) -> None:
+    out = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+
+    def config(file: str, name: str = "resnet18") -> Any:
+        teacher = {"name": name, "weights": "file", "file": file}
+        return make_config(tiny_raw | {"model": {"teacher": teacher}})
+
+    (out / "config.yaml").write_text(config("/here/w.pth").to_yaml())
+    assert train(config("/moved/w.pth"), out, resume=True) == out
+    with pytest.raises(ConfigError, match="another one"):
+        train(config("/here/w.pth", name="resnet34"), out, resume=True)
 
 
 @pytest.mark.parametrize("below", ["", "sub/run"])
@@ -202,7 +245,7 @@ def test_an_out_that_cannot_be_a_folder_is_a_typed_error_before_any_work(
 ) -> None:
     (tmp_path / "file").write_text("x")
     monkeypatch.setattr(
-        "medrd.workflows.train.prepare_side", lambda *a, **k: pytest.fail("work was begun")
+        "medrd.workflows.train.prepare_sides", lambda *a, **k: pytest.fail("work was begun")
     )
     with pytest.raises(OutputError):
         train(make_config(tiny_raw), tmp_path / "file" / below)
@@ -313,11 +356,14 @@ def test_slices_near_a_lesion_are_not_trained_on(
         train(make_config(tiny_raw), tmp_path / "run")
 
 
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
 def test_one_scan_under_two_names_on_two_sides_is_leakage(
-    tiny_root: Path, tmp_path: Path, tiny_raw: dict[str, Any]
+    tiny_root: Path, tmp_path: Path, tiny_raw: dict[str, Any], ending: str
 ) -> None:
     root = copy_cohort(tiny_root, tmp_path / "cohort")
-    shutil.copy(root / "tiny_1" / "tiny_1_flair.nii.gz", root / "tiny_2" / "tiny_2_flair.nii.gz")
+    (root / "tiny_2" / "tiny_2_flair.nii.gz").unlink()
+    scan = nib.load(root / "tiny_1" / "tiny_1_flair.nii.gz")
+    nib.save(scan, root / "tiny_2" / f"tiny_2_flair{ending}")
     tiny_raw["data"] |= {
         "root": str(root),
         "split": {"train": ["tiny_1"], "calibration": ["tiny_2"], "test": 1},
@@ -339,6 +385,30 @@ def test_a_missing_label_is_an_error_unless_all_are_declared_healthy(
     run = train(make_config(tiny_raw), tmp_path / "healthy")
     slices = [json.loads((r / "run.json").read_text())["slices"] for r in (run, tiny_run)]
     assert slices[0] > slices[1]  # all of tiny_3's, not those away from its lesion alone
+
+
+def test_all_subjects_that_fail_are_listed_and_mended_in_one_go(
+    tiny_root: Path, tmp_path: Path, tiny_raw: dict[str, Any]
+) -> None:
+    root, out = copy_cohort(tiny_root, tmp_path / "cohort"), tmp_path / "run"
+    scans = [root / s / f"{s}_flair.nii.gz" for s in ("tiny_1", "tiny_2")]  # one of each side
+    for scan in scans:
+        scan.write_text("no scan")
+    tiny_raw["data"]["root"] = str(root)
+    tiny_raw["model"] = {"name": "intensity"}
+    config = make_config(tiny_raw)
+    with pytest.raises(InputError, match=r"errors\.json.*2 that cannot"):
+        train(config, out)
+    listed = json.loads((out / "errors.json").read_text())
+    assert [error["where"] for error in listed] == [str(scan) for scan in scans]
+
+    shutil.copy(tiny_root / "tiny_1" / "tiny_1_flair.nii.gz", scans[0])
+    with pytest.raises(InputError, match=r"tiny_2_flair"):  # one alone speaks for itself
+        train(config, out, resume=True)
+    shutil.copy(tiny_root / "tiny_2" / "tiny_2_flair.nii.gz", scans[1])
+    train(config, out, resume=True)
+    assert (out / "run.json").is_file()
+    assert not (out / "errors.json").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_typed_error(
@@ -392,7 +462,8 @@ def test_a_run_folder_is_complete(tiny_run: Path, tiny_yaml: Path) -> None:
     assert content["device"] == "cpu"
     assert content["precision"] == "fp32"
     assert content["epochs"] == 2
-    assert content["seconds"] > 0
+    assert_seconds_are_those_of_all_epochs(tiny_run)
+    assert content["session_seconds"] > content["training_seconds"]
     assert content["peak_memory_mib"] > 100
     assert torch.__version__.startswith(content["versions"]["torch"].split("+")[0])
     assert content["parameters"]["all"] > content["parameters"]["trained"] > 0

@@ -32,8 +32,9 @@ from medrd.data.prepare import (
     prepare,
     read_channels,
     read_lesions,
+    scan_hash,
 )
-from medrd.errors import MissingInputError, OutputError
+from medrd.errors import InputError, MissingInputError, OutputError
 from medrd.volumes import write_json
 
 _ARRAYS = ("images", "brain", "numbers", "touched")
@@ -62,7 +63,8 @@ class CachedSubject:
     has_label
         Whether the subject has a label; without one ``touched`` is empty.
     content
-        SHA-256 of the subject's images, whatever they are called.
+        Hash of the scan itself (:func:`medrd.data.prepare.scan_hash`), whatever its files
+        are called and however they are compressed.
     """
 
     id: str
@@ -105,9 +107,9 @@ def file_hash(path: Path) -> str:
         ) from None
 
 
-def content_hash(subject: Subject) -> str:
-    """SHA-256 over the subject's images in the order of their channels."""
-    return digest([_source_hash(source) for source in subject.images.values()])
+def files_hash(subject: Subject) -> str:
+    """SHA-256 over the bytes of the subject's images in the order of their channels."""
+    return digest([source_hash(source) for source in subject.images.values()])
 
 
 def cache_subjects(
@@ -118,8 +120,8 @@ def cache_subjects(
     max_voxels: int,
     workers: int = 2,
     on_done: Callable[[str], None] | None = None,
-) -> list[CachedSubject]:
-    """Prepare what is not prepared yet and open all of it, in the order given.
+) -> tuple[dict[str, CachedSubject], list[InputError]]:
+    """Prepare what is not prepared yet and open all of it.
 
     Parameters
     ----------
@@ -128,12 +130,19 @@ def cache_subjects(
     workers
         Threads: reading and unpacking leave the interpreter free.
     on_done
-        Called with a subject's id when it is ready.
+        Called with a subject's id when it is ready, or has failed.
+
+    Returns
+    -------
+    cached
+        By subject id.
+    errors
+        Of the subjects that could not be prepared.
 
     Raises
     ------
-    MedrdError
-        The first problem with any subject, once the others under way have finished.
+    OutputError
+        The cache cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +153,8 @@ def cache_subjects(
             found=str(error),
             remedy="Set data.cache or MEDRD_CACHE to another folder.",
         ) from None
-    results: dict[str, CachedSubject] = {}
+    cached: dict[str, CachedSubject] = {}
+    errors: list[InputError] = []
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         futures = {
             pool.submit(cache_subject, s, recipe, folder=folder, max_voxels=max_voxels): s
@@ -152,36 +162,41 @@ def cache_subjects(
         }
         try:
             for future in as_completed(futures):
-                cached = future.result()
-                results[cached.id] = cached
+                subject = futures[future]
+                try:
+                    cached[subject.id] = future.result()
+                except OutputError:  # of the cache, not of this subject
+                    raise
+                except InputError as error:
+                    errors.append(error)
                 if on_done:
-                    on_done(cached.id)
+                    on_done(subject.id)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return [results[subject.id] for subject in subjects]
+    return cached, sorted(errors, key=lambda error: error.where)
 
 
 def cache_subject(
     subject: Subject, recipe: RecipeConfig, *, folder: Path, max_voxels: int
 ) -> CachedSubject:
     """One subject, from the cache if it is there and undamaged, else prepared now."""
-    content = content_hash(subject)
-    label = _source_hash(subject.label) if subject.label else None
+    files = files_hash(subject)
+    label = source_hash(subject.label) if subject.label else None
     key = digest(
         {
-            "content": content,
+            "content": files,
             "label": label,
             "recipe": recipe.model_dump(mode="json"),
             "code": CODE_VERSION,
         }
     )
     entry = folder / key[:2] / key
-    cached = _open(entry, subject.id, content)
+    cached = _open(entry, subject.id)
     attempts = 0
     while cached is None and attempts < _ATTEMPTS:
         _build(entry, subject, recipe, max_voxels=max_voxels)
-        cached = _open(entry, subject.id, content)
+        cached = _open(entry, subject.id)
         attempts += 1
     if cached is None:
         raise OutputError(
@@ -193,8 +208,10 @@ def cache_subject(
     return cached
 
 
-def _source_hash(source: Source) -> str:
-    return f"{file_hash(source.path)}:{source.frame}"
+def source_hash(source: Source) -> str:
+    """Of the file's bytes, and which frame of them is taken."""
+    frame = "" if source.frame is None else f":{source.frame}"
+    return file_hash(source.path) + frame
 
 
 def _build(entry: Path, subject: Subject, recipe: RecipeConfig, *, max_voxels: int) -> None:
@@ -220,6 +237,7 @@ def _build(entry: Path, subject: Subject, recipe: RecipeConfig, *, max_voxels: i
                 file.flush()
                 os.fsync(file.fileno())
         index = {
+            "content": scan_hash(volumes, prepared.geometry),
             "has_label": subject.label is not None,
             "warnings": list(prepared.warnings),
             "checksums": {name: _checksum(temporary / f"{name}.npy") for name in arrays},
@@ -246,7 +264,7 @@ def _put_in_place(temporary: Path, entry: Path) -> None:
             raise
 
 
-def _open(entry: Path, subject_id: str, content: str) -> CachedSubject | None:
+def _open(entry: Path, subject_id: str) -> CachedSubject | None:
     """The entry, or None where there is none; a damaged one is taken away first."""
     if not entry.is_dir():
         return None
@@ -262,7 +280,7 @@ def _open(entry: Path, subject_id: str, content: str) -> CachedSubject | None:
         return CachedSubject(
             id=subject_id,
             has_label=bool(index["has_label"]),
-            content=content,
+            content=str(index["content"]),
             warnings=tuple(index["warnings"]),
             **arrays,
         )

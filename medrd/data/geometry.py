@@ -100,6 +100,11 @@ class SliceGeometry:
         return result
 
     @property
+    def depth(self) -> int:
+        """Slices in the stack."""
+        return self._oriented_extent()[0]
+
+    @property
     def slices_affine(self) -> NDArray[np.float64]:
         """(slice, row, column) of the stack to world coordinates in RAS+ mm."""
         return np.asarray(self._nearest[1].affine, np.float64)

@@ -24,7 +24,7 @@ _BRATS = {"flair": "_flair", "t1": "_t1", "t1ce": "_t1ce", "t2": "_t2", "seg": "
 _BRATS_2023 = {"flair": "-t2f", "t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w", "seg": "-seg"}
 _MSD_NAMES = {"flair": "flair", "t1w": "t1", "t1gd": "t1ce", "t2w": "t2"}
 _MSD_ORDER = ("flair", "t1", "t1ce", "t2")  # of Task01_BrainTumour's dataset.json
-_NIFTI = re.compile(r"\.nii(\.gz)?$")
+_NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _MASK = re.compile(r"[_-](seg|mask|label|dseg)$")
 # What medrd itself writes; a folder of results must not become input.
 _OWN_OUTPUT = re.compile(r"_(anomaly|mask)$")
@@ -109,26 +109,19 @@ def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[S
     return [_complete(subject, channels) for subject in subjects]
 
 
-def brats_subject(folder: Path) -> Subject | None:
-    """The BraTS subject (of any year) whose files lie in this very folder, or None.
+def brats_subjects(folder: Path) -> list[Subject]:
+    """The BraTS subjects (of any year) whose files lie in this very folder.
 
     Raises
     ------
     InputError
-        Files of several subjects, or a modality twice.
+        A modality of one subject twice.
     """
     for endings in (_BRATS, _BRATS_2023):
         subjects = _brats_subjects(folder, endings)
-        if len(subjects) > 1:
-            raise InputError(
-                folder,
-                expected="a folder for each subject",
-                found=f"{len(subjects)} subjects in one: {subjects[0].id}, {subjects[1].id} …",
-                remedy="Give each subject a folder of its own.",
-            )
         if subjects:
-            return subjects[0]
-    return None
+            return subjects
+    return []
 
 
 def _brats_subjects(folder: Path, endings: Mapping[str, str]) -> list[Subject]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,18 @@ from scipy import ndimage
 from medrd.config import RecipeConfig
 from medrd.data.geometry import SliceGeometry
 from medrd.data.layouts import Source, Subject
-from medrd.errors import AffineError, EmptyBrainError
-from medrd.volumes import Volume, check_same_grid, read_mask, read_nifti
+from medrd.errors import AffineError, EmptyBrainError, TooLargeError
+from medrd.volumes import (
+    DEFAULT_MAX_VOXELS,
+    Volume,
+    check_same_grid,
+    read_mask,
+    read_nifti,
+)
 
-CODE_VERSION = 1
-"""Raise when the same file and recipe would give other slices: cached ones become stale."""
+CODE_VERSION = 2
+"""Raise when the same file and recipe would give other slices: cached ones become stale,
+and predict does finished scans again."""
 
 SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 0.05, 50
 
@@ -146,6 +154,7 @@ def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> Prepared:
     geometry = SliceGeometry.around(
         brain, first.affine, axis=recipe.axis, field_mm=recipe.field_mm, size=recipe.size
     )
+    _check_extent(geometry, recipe, where)
     brain_slices = geometry.to_slices(brain.astype(np.uint8), nearest=True) > 0.5
     areas = brain_slices.sum(axis=(1, 2)) * geometry.pixel_area_mm2
     numbers = np.flatnonzero(areas >= recipe.min_brain_mm2)
@@ -185,6 +194,21 @@ def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> Prepared:
     )
 
 
+def scan_hash(volumes: Mapping[str, Volume], geometry: SliceGeometry) -> str:
+    """SHA-256 over the voxels in canonical orientation and their size in mm.
+
+    The same scan has the same hash however it is compressed, named or stored, so that it is
+    recognised on both sides of a split.
+    """
+    result = hashlib.sha256()
+    for volume in volumes.values():
+        upright = np.ascontiguousarray(geometry.oriented(volume.array))
+        result.update(repr(upright.shape).encode())
+        result.update(upright.data)
+    result.update(np.sort(np.round(next(iter(volumes.values())).spacing_mm, 3)).tobytes())
+    return result.hexdigest()
+
+
 def _check_spacing(volume: Volume, where: Path) -> None:
     """Refuse voxels that no scanner makes: a field in mm of them would not fit in memory."""
     if min(volume.spacing_mm) < SMALLEST_VOXEL_MM or max(volume.spacing_mm) > LARGEST_VOXEL_MM:
@@ -193,6 +217,18 @@ def _check_spacing(volume: Volume, where: Path) -> None:
             expected=f"voxels of {SMALLEST_VOXEL_MM} to {LARGEST_VOXEL_MM} mm",
             found=" x ".join(f"{side:g}" for side in volume.spacing_mm) + " mm",
             remedy="Check the unit of the header's affine; it must be mm.",
+        )
+
+
+def _check_extent(geometry: SliceGeometry, recipe: RecipeConfig, where: Path) -> None:
+    """The field of view at the scan's own resolution is what has to fit in memory."""
+    depth, (rows, columns) = geometry.depth, (stop - start for start, stop in geometry.crop)
+    if depth * rows * columns > DEFAULT_MAX_VOXELS:
+        raise TooLargeError(
+            where,
+            expected=f"at most {DEFAULT_MAX_VOXELS:,} voxels in a field of {recipe.field_mm:g} mm",
+            found=f"{depth} slices of {rows} x {columns}",
+            remedy="Resample the scan to voxels of about 1 mm.",
         )
 
 

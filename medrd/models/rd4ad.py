@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from medrd.models.blocks import Block, basic, bottleneck, conv
 from medrd.models.cosine import global_distance, pixel_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step
-from medrd.models.teacher import Teacher
+from medrd.models.teacher import ResidualLayout, Teacher
 
 
 class Bottleneck(nn.Module):
@@ -133,22 +133,12 @@ class Decoder(nn.Module):
         return levels[::-1]
 
 
-_RESNETS: dict[str, tuple[Block, tuple[int, int, int], int]] = {
-    # timm name: block, blocks a stage (deepest first), depth of the embedding
-    "resnet18": (basic, (2, 2, 2), 2),
-    "resnet34": (basic, (3, 4, 6), 3),
-    "resnet50": (bottleneck(1 / 4), (3, 4, 6), 3),
-    "resnet101": (bottleneck(1 / 4), (3, 4, 23), 3),
-    "resnet152": (bottleneck(1 / 4), (3, 8, 36), 3),
-    "wide_resnet50_2": (bottleneck(1 / 2), (3, 4, 6), 3),
-    "wide_resnet101_2": (bottleneck(1 / 2), (3, 4, 23), 3),
-}
-
-
 class RD4AD(Detector):
     """Frozen teacher, trainable bottleneck and decoder.
 
-    For ResNets the student mirrors the teacher as in the released code. For any other
+    For ResNets the student mirrors the teacher as in the released code: its blocks, as many
+    in each stage (in the order of the teacher's layers, not reversed), and an embedding as
+    deep as the teacher's fourth layer. For any other
     teacher (EfficientNet, ConvNeXt, …) the design is the same with widths and strides
     taken from the teacher's features: ResNet-34's layout of basic blocks, and signed
     outputs since such teachers end their levels without a ReLU.
@@ -172,9 +162,10 @@ class RD4AD(Detector):
         betas: tuple[float, float] = (0.5, 0.999),
     ) -> None:
         super().__init__()
-        family = teacher.name.split(".")[0]
-        mirrored = family in _RESNETS
-        block, blocks, depth = _RESNETS.get(family, (basic, (3, 4, 6), 3))
+        layout = teacher.layout
+        mirrored = layout or ResidualLayout(None, (3, 4, 6, 3))
+        ratio, (*blocks, depth) = mirrored.width_ratio, mirrored.blocks
+        block = basic if ratio is None else bottleneck(ratio)
         self.teacher = teacher
         self.bottleneck = Bottleneck(teacher.channels, teacher.strides, block=block, depth=depth)
         self.decoder = Decoder(
@@ -183,7 +174,7 @@ class RD4AD(Detector):
             teacher.strides,
             block=block,
             blocks=blocks,
-            signed=not mirrored,
+            signed=layout is None,
         )
         self.loss_form = loss
         self.lr = lr

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import timm
 import torch
 from timm.models import FeatureInfo
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 LEVEL_STRIDES = (4, 8, 16)
 """The levels that RD4AD, STFPM and their kin read: layer1 to layer3 of a ResNet."""
+
+
+@dataclass(frozen=True)
+class ResidualLayout:
+    """How a ResNet is built, for a student that mirrors it.
+
+    Attributes
+    ----------
+    width_ratio
+        Channels of a block's 3x3 convolution over those of its output: 1/4 in ResNet-50,
+        1/2 in Wide-ResNet-50-2; None for basic blocks (two 3x3 convolutions).
+    blocks
+        How many in each of the four layers.
+    """
+
+    width_ratio: float | None
+    blocks: tuple[int, int, int, int]
 
 
 class Teacher(nn.Module):
@@ -27,6 +46,8 @@ class Teacher(nn.Module):
     ----------
     channels, strides
         Of the three levels.
+    layout
+        For ResNets and Wide-ResNets; None for networks of other kinds.
 
     Raises
     ------
@@ -55,6 +76,7 @@ class Teacher(nn.Module):
             name, pretrained=False, features_only=True, out_indices=indices
         )
         self.name = name
+        self.layout = _residual_layout(probe)
         self.channels: tuple[int, ...] = tuple(_levels(self.backbone).channels())
         self.strides: tuple[int, ...] = tuple(_levels(self.backbone).reduction())
         _drop_unused_stages(self.backbone)
@@ -74,6 +96,23 @@ def _levels(backbone: nn.Module) -> FeatureInfo:
     info = backbone.feature_info
     assert isinstance(info, FeatureInfo)
     return info
+
+
+def _residual_layout(probe: nn.Module) -> ResidualLayout | None:
+    """Read off timm's own modules, so that every ResNet of timm's is known."""
+    layers = [getattr(probe, f"layer{i}", None) for i in range(1, 5)]
+    if not all(isinstance(layer, nn.Sequential) for layer in layers):
+        return None
+    counts = tuple(len(layer) for layer in layers if isinstance(layer, nn.Sequential))
+    block = layers[2][0] if isinstance(layers[2], nn.Sequential) else None
+    ratio: float | None
+    if type(block) is BasicBlock:
+        ratio = None
+    elif type(block) is Bottleneck and block.conv2.groups == 1:
+        ratio = block.conv2.out_channels / block.conv3.out_channels
+    else:  # grouped or otherwise different residual networks
+        return None
+    return ResidualLayout(ratio, (counts[0], counts[1], counts[2], counts[3]))
 
 
 def _drop_unused_stages(backbone: nn.Module) -> None:

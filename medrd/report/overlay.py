@@ -74,7 +74,7 @@ def save_overlay(
             ax.set_axis_off()
             if row == 1:
                 # Faint below the threshold, plain above: nothing is hidden, little glows.
-                alpha = np.clip(heat_plane / (threshold or top / 2), 0, 1) ** 4 * 0.8
+                alpha = np.clip(heat_plane / (threshold or top / 2), 0, 1) ** 8 * 0.8
                 shown = ax.imshow(
                     heat_plane,
                     cmap=COLOUR_MAP,

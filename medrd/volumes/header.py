@@ -220,7 +220,10 @@ def _dims(path: Path, header: nib.Nifti1Header) -> tuple[int, ...]:
 
 
 def _chosen_frame(path: Path, dims: tuple[int, ...], frames: int, frame: int | None) -> int:
-    choice = f"Choose one with --frame K (frame=K in Python), K from 0 to {frames - 1}."
+    choice = (
+        f"Choose one, K from 0 to {frames - 1}: medrd predict --frame K, frame=K in Python; "
+        "for training save it as a file of its own."
+    )
     if frame is None:
         if frames == 1:
             return 0
@@ -248,7 +251,7 @@ def _check_budget(path: Path, dims: tuple[int, ...], max_voxels: int) -> None:
             expected=f"at most {max_voxels:,} voxels",
             found=f"{voxels:,} voxels ({format_shape(dims)})",
             remedy="If the header is right, raise the budget with --max-voxels "
-            "(max_voxels= in Python).",
+            "(data.max_voxels in a config, max_voxels= in Python).",
         )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medrd.data.prepare import prepare
 from medrd.errors import ModelError
-from medrd.volumes import Volume, check_same_grid, read_nifti
+from medrd.volumes import DEFAULT_MAX_VOXELS, Volume, check_same_grid, read_nifti
 from medrd.workflows.device import choose_execution
 from medrd.workflows.infer import Predictor
 from medrd.workflows.model_folder import Model, load_model
@@ -93,6 +93,8 @@ def load(path: str | Path, *, device: str = "auto") -> LoadedModel:
     return LoadedModel(load_model(path), device=device)
 
 
-def read(path: str | Path, *, frame: int | None = None) -> Volume:
-    """Read a NIfTI file. Raises InputError."""
-    return read_nifti(path, frame=frame)
+def read(
+    path: str | Path, *, frame: int | None = None, max_voxels: int = DEFAULT_MAX_VOXELS
+) -> Volume:
+    """Read a NIfTI file; see :func:`medrd.volumes.read_nifti`. Raises InputError."""
+    return read_nifti(path, frame=frame, max_voxels=max_voxels)

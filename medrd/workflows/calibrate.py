@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import numpy as np
 from medrd.data.cache import CachedSubject
 from medrd.data.prepare import away_from
 from medrd.errors import ConfigError
-from medrd.metrics import make_run, rates_at, threshold_at_fpr
+from medrd.metrics import Run, rates_at, threshold_at_fpr
 from medrd.workflows.infer import Predictor, scan_score
+from medrd.workflows.runs import run_on_disk
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,15 @@ class Calibration:
     held_fpr_by_scan
         The share in each scan: their spread says more than ``held_fpr`` about a new scan.
     left_out_fpr_by_scan
-        The share in each scan under a threshold from the other scans: an honest estimate
-        for a new one. Empty where there is one scan only.
+        The share in each scan under a threshold from other scans (each scan left out in
+        turn, or in tenths where there are more than ten): an honest estimate for a new one.
+        Empty where there is one scan only.
     scan_scores
         Of the calibration scans' healthy slices, ascending.
+    whole
+        Whether every slice of every calibration scan was healthy. Where not, a scan's score
+        is a maximum over fewer slices than a new scan's, in other places, so that a new
+        healthy scan tends to score higher than these.
     scans, slices, voxels
         How many the numbers stand on.
     subjects
@@ -47,6 +54,7 @@ class Calibration:
     held_fpr_by_scan: tuple[float, ...]
     left_out_fpr_by_scan: tuple[float, ...]
     scan_scores: tuple[float, ...]
+    whole: bool
     scans: int
     slices: int
     voxels: int
@@ -65,38 +73,59 @@ class Calibration:
         return cls(**plain)
 
     def percentile(self, score: float) -> float:
-        """Share of healthy scans, in percent, that score below this one."""
+        """Share, in percent, of the calibration scans that score below this one."""
         return 100 * float(np.mean(np.asarray(self.scan_scores) < score))
 
-    def p_value(self, score: float) -> float:
+    def p_value(self, score: float) -> float | None:
         """Split-conformal p-value of a scan being like the healthy ones.
 
         (1 + healthy scans that score at least as high) / (1 + n): with n scans no smaller
-        than 1 / (n + 1). Vovk et al., "Algorithmic Learning in a Random World", 2005.
+        than 1 / (n + 1). Vovk et al., "Algorithmic Learning in a Random World", 2005. None
+        where the calibration scans are not ``whole``: theirs and a new scan's scores are not
+        exchangeable then, and the number would be too low.
         """
+        if not self.whole:
+            return None
         higher = int(np.sum(np.asarray(self.scan_scores) >= score))
         return (1 + higher) / (1 + len(self.scan_scores))
 
 
 def calibrate(
-    predictor: Predictor, subjects: Sequence[CachedSubject], *, margin: int, target_fpr: float
+    predictor: Predictor,
+    subjects: Sequence[CachedSubject],
+    *,
+    margin: int,
+    target_fpr: float,
+    scratch: Path,
 ) -> Calibration:
     """Run a model on the healthy slices of held-out subjects.
+
+    Parameters
+    ----------
+    margin
+        See :func:`medrd.data.prepare.away_from`.
+    scratch
+        An empty folder for scores, so that memory does not grow with the number of scans.
 
     Raises
     ------
     ConfigError
         No subject has a healthy slice.
     """
-    runs, scores, ids, slices = [], [], [], 0
+    runs: list[Run] = []
+    scores: list[float] = []
+    ids: list[str] = []
+    slices, whole = 0, True
     for subject in subjects:
         healthy = np.flatnonzero(away_from(subject.numbers, subject.touched, margin=margin))
+        whole = whole and healthy.size == subject.numbers.size
         if healthy.size == 0:
             continue
         brain = subject.brain[healthy]
         maps, slice_scores = predictor.maps(subject.images[healthy], brain)
         values = maps[brain]
-        runs.append(make_run(values, np.zeros(values.size, bool), None, 0))
+        place = scratch / str(len(runs))
+        runs.append(run_on_disk(place, values, np.zeros(values.size, bool)))
         scores.append(scan_score(slice_scores))
         ids.append(subject.id)
         slices += healthy.size
@@ -108,18 +137,14 @@ def calibrate(
             remedy="Give it more subjects, or lower data.healthy_margin.",
         )
     threshold = threshold_at_fpr(runs, target_fpr)
-    left_out = [
-        _fpr([run], threshold_at_fpr(runs[:i] + runs[i + 1 :], target_fpr))
-        for i, run in enumerate(runs)
-        if len(runs) > 1
-    ]
     return Calibration(
         threshold=threshold,
         target_fpr=target_fpr,
         held_fpr=_fpr(runs, threshold),
         held_fpr_by_scan=tuple(_fpr([run], threshold) for run in runs),
-        left_out_fpr_by_scan=tuple(left_out),
+        left_out_fpr_by_scan=_left_out(runs, target_fpr),
         scan_scores=tuple(sorted(scores)),
+        whole=whole,
         scans=len(runs),
         slices=slices,
         voxels=sum(int(np.sum(run.negatives)) for run in runs),
@@ -127,7 +152,21 @@ def calibrate(
     )
 
 
-def _fpr(runs: Sequence[Any], threshold: float) -> float:
+def _left_out(runs: Sequence[Run], target_fpr: float, folds: int = 10) -> tuple[float, ...]:
+    """Rates by scan under thresholds from the scans of the other folds, in the scans' order."""
+    if len(runs) < 2:
+        return ()
+    folds = min(folds, len(runs))
+    rates = [0.0] * len(runs)
+    for fold in range(folds):
+        others = [run for i, run in enumerate(runs) if i % folds != fold]
+        threshold = threshold_at_fpr(others, target_fpr)
+        for i in range(fold, len(runs), folds):
+            rates[i] = _fpr([runs[i]], threshold)
+    return tuple(rates)
+
+
+def _fpr(runs: Sequence[Run], threshold: float) -> float:
     rate = rates_at(runs, threshold)[0]
     assert rate is not None  # every run holds negatives only
     return rate

@@ -10,10 +10,11 @@ import yaml
 from medrd.config import Config, make_config
 from medrd.report.table import metrics_table
 from medrd.volumes import write_text
+from medrd.workflows.cohort import load_cohort
 from medrd.workflows.evaluate import evaluate
 from medrd.workflows.phantom import make_phantoms
 from medrd.workflows.predict import predict
-from medrd.workflows.train import load_cohort, train
+from medrd.workflows.train import train
 
 logger = logging.getLogger("medrd.demo")
 
@@ -41,7 +42,7 @@ def demo_config(out: Path, *, subjects: int, epochs: int) -> Config:
     )
 
 
-def run_demo(out: str | Path, *, subjects: int = 8, epochs: int = 8) -> str:
+def run_demo(out: str | Path, *, subjects: int = 8, epochs: int = 25) -> str:
     """Simulate, train RD4AD, predict, evaluate; what is done already is kept.
 
     Returns the metrics with the intensity baseline beside them, and where things are.

@@ -8,20 +8,15 @@ are reduced to a sorted run on disk, and the exact metrics merge the runs piece 
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.config import Config, IntensityConfig, ScoringConfig, make_config
-from medrd.data.cache import CachedSubject, content_hash
+from medrd.config import Config, RecipeConfig, make_config
 from medrd.data.layouts import Subject
 from medrd.data.prepare import (
     Prepared,
@@ -30,30 +25,32 @@ from medrd.data.prepare import (
     prepare,
     read_channels,
     read_lesions,
+    scan_hash,
 )
-from medrd.errors import ConfigError, InputError, LeakageError, MissingInputError
+from medrd.errors import ConfigError, InputError, LeakageError, MedrdError, MissingInputError
 from medrd.metrics import (
     LesionCounts,
     Run,
     dice_at,
     image_metrics,
     lesion_counts,
-    make_run,
     pixel_metrics,
     region_weights,
     summarise,
 )
-from medrd.models.build import detector_from_config
 from medrd.volumes import write_json
-from medrd.workflows.calibrate import Calibration, calibrate
+from medrd.workflows.baseline import intensity_baseline
+from medrd.workflows.calibrate import Calibration
+from medrd.workflows.cohort import Cohort, load_cohort
 from medrd.workflows.device import choose_execution
 from medrd.workflows.infer import Predictor
 from medrd.workflows.interrupt import InterruptedRunError, StopRequest, stop_on_signals
-from medrd.workflows.model_folder import Model, load_model, make_scoring
-from medrd.workflows.outputs import make_folder, write_errors
+from medrd.workflows.model_folder import Model, load_model
+from medrd.workflows.outputs import make_folder, remove, write_errors
 from medrd.workflows.predict import anomaly_mask
 from medrd.workflows.progress import progress
-from medrd.workflows.train import Cohort, load_cohort, prepare_side
+from medrd.workflows.read_ahead import read_ahead
+from medrd.workflows.runs import run_on_disk, scratch_folder
 from medrd.workflows.versions import versions
 
 logger = logging.getLogger("medrd.evaluate")
@@ -84,6 +81,8 @@ class Evaluation:
         By the names of :data:`KEYS`.
     subjects
         A row a subject: its Dice, lesions and scan score.
+    counts
+        Of subjects, images and voxels that the numbers stand on.
     errors
         Subjects that failed; they are in no number.
     """
@@ -92,6 +91,16 @@ class Evaluation:
     subjects: list[dict[str, Any]]
     counts: dict[str, int]
     errors: list[InputError] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """What is evaluated: a detector at work, with its calibration and recipe."""
+
+    name: str
+    predictor: Predictor
+    calibration: Calibration | None
+    recipe: RecipeConfig
 
 
 def evaluate(
@@ -109,7 +118,7 @@ def evaluate(
     model
         A run folder, its ``model/``, or a loaded model.
     config
-        Names the data and the split; recipe and scoring are the model's own.
+        Names the data and the split; recipe, scoring and calibration are the model's own.
     out
         Gets ``metrics.json``, ``subjects.json`` and, if subjects failed, ``errors.json``.
     baseline
@@ -123,15 +132,15 @@ def evaluate(
     Raises
     ------
     LeakageError
-        A test subject was trained or calibrated on, by id or by content.
+        A test subject was trained or calibrated on, by id or by the scan itself.
     MedrdError
         Unusable model, config or data; every test subject failed.
+    InterruptedRunError
+        On SIGTERM or Ctrl-C, between subjects.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
     out = Path(out)
-    config = make_config(
-        config.to_dict() | {"recipe": loaded.config.to_dict()["recipe"]}, where="config"
-    )
+    config = _with_models_own(config, loaded)
     cohort = load_cohort(config)
     subjects = cohort.side("test")
     if not subjects:
@@ -141,57 +150,79 @@ def evaluate(
             found="none",
             remedy="Give some subjects to data.split.test.",
         )
-    _refuse_seen(subjects, loaded)
+    _refuse_seen_names(subjects, loaded)
+    make_folder(out)
+    for name in ("metrics.json", "subjects.json", "errors.json"):
+        remove(out / name)  # of an earlier evaluation; they must not stand beside a failure
     execution = choose_execution(device, loaded.config.train.precision)
+    predictor = Predictor(loaded.detector, loaded.scoring(), execution)
+    contender = Contender(
+        loaded.config.model.name, predictor, loaded.calibration, loaded.config.recipe
+    )
+    beside, baseline_protocol = None, None
+    uncalibrated: list[MedrdError] = []
     with stop_on_signals() as stop:
-        predictor = Predictor(loaded.detector, loaded.scoring(), execution)
-        name = loaded.config.model.name
-        result = evaluate_subjects(
-            predictor, loaded.calibration, subjects, loaded.config, config, stop, name, out
-        )
-        rows = {name: result.metrics}
-        if baseline and name != "intensity":
-            beside = _evaluate_baseline(cohort, subjects, config, device, stop, out)
-            rows["intensity"] = beside.metrics
-    write_errors(out, result.errors)
+        result = evaluate_subjects(contender, subjects, loaded, config, out, stop)
+        if baseline and contender.name != "intensity":
+            intensity = intensity_baseline(cohort, loaded, config, device, out)
+            baseline_protocol = intensity.protocol
+            rival = Contender(
+                "intensity", intensity.predictor, intensity.calibration, intensity.recipe
+            )
+            beside = evaluate_subjects(rival, subjects, loaded, config, out, stop)
+            uncalibrated = intensity.errors
+    write_errors(out, [*result.errors, *uncalibrated])
     if not result.subjects:
         raise result.errors[0]
     metrics: dict[str, Any] = dict(result.metrics)
-    if "intensity" in rows and name != "intensity":
-        metrics["baseline"] = {"intensity": rows["intensity"]}
+    if beside is not None:
+        metrics["baseline"] = {"intensity": beside.metrics}
     metrics["counts"] = result.counts
     metrics["protocol"] = _protocol(cohort, loaded, config, result, execution.precision)
+    metrics["protocol"]["baseline"] = baseline_protocol
     write_json(out / "subjects.json", result.subjects)
     write_json(out / "metrics.json", metrics)
     return out / "metrics.json"
 
 
 def evaluate_subjects(
-    predictor: Predictor,
-    calibration: Calibration | None,
+    contender: Contender,
     subjects: Sequence[Subject],
-    model_config: Config,
-    data_config: Config,
-    stop: StopRequest,
-    name: str,
+    model: Model,
+    config: Config,
     out: Path,
+    stop: StopRequest,
 ) -> Evaluation:
     """Predict subjects one at a time and gather what the metrics need.
 
+    Parameters
+    ----------
+    model
+        Whose training subjects must not be among them.
+
     Raises
     ------
+    LeakageError
+        A subject's scan is one that the model has seen, under whatever name.
     InterruptedRunError
         On a requested stop, between subjects.
     """
-    threshold = calibration.threshold if calibration else None
+    threshold = contender.calibration.threshold if contender.calibration else None
     runs: list[Run] = []
     scores: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.bool_]] = []
     found: list[LesionCounts] = []
     rows: list[dict[str, Any]] = []
     errors: list[InputError] = []
-    with _scratch(out) as scratch, progress(f"evaluating {name}", len(subjects)) as advance:
-        for subject, item in _read_ahead(subjects, model_config, data_config):
+
+    def read(subject: Subject) -> tuple[Prepared, NDArray[np.bool_]]:
+        return _read(subject, contender.recipe, model, config.data.max_voxels)
+
+    with (
+        scratch_folder(out) as scratch,
+        progress(f"evaluating {contender.name}", len(subjects)) as advance,
+    ):
+        for subject, item in read_ahead(subjects, read):
             if stop:
                 raise InterruptedRunError("stopped; nothing was written. Run it again.")
             if isinstance(item, InputError):
@@ -200,11 +231,10 @@ def evaluate_subjects(
                 advance(note=f"{subject.id}: failed")
                 continue
             prepared, lesions = item
-            prediction = predictor.volume(prepared)
+            prediction = contender.predictor.volume(prepared)
             region = prepared.scored_volume()
-            runs.append(
-                _run_on_disk(scratch / subject.id, prediction.volume_map, lesions, region, prepared)
-            )
+            place = scratch / str(len(runs))
+            runs.append(_volume_run(place, prediction.volume_map, lesions, region, prepared))
             scores.append(prediction.slice_scores)
             positions = lesion_positions(lesions, prepared.geometry)
             labels.append(~away_from(prepared.numbers, positions, margin=0))
@@ -241,6 +271,43 @@ def evaluate_subjects(
         )
 
 
+def _read(
+    subject: Subject, recipe: RecipeConfig, model: Model, max_voxels: int
+) -> tuple[Prepared, NDArray[np.bool_]]:
+    """A test subject's slices and its lesions (X, Y, Z)."""
+    if subject.label is None:  # also in a cohort said to be healthy: a lost label is no proof
+        raise MissingInputError(
+            next(iter(subject.images.values())).path,
+            expected=f"a label of test subject {subject.id} (all 0 for a healthy one)",
+            found="none",
+            remedy="Add the label, or take the subject out of data.split.test.",
+        )
+    volumes = read_channels(subject, recipe, max_voxels=max_voxels)
+    lesions = read_lesions(subject.label, next(iter(volumes.values())), max_voxels=max_voxels)
+    prepared = prepare(volumes, recipe)
+    seen = {content: name for name, content in _seen(model).items()}
+    same = seen.get(scan_hash(volumes, prepared.geometry))
+    if same is not None:
+        raise _leakage(subject.id, same, model)
+    return prepared, lesions
+
+
+def _volume_run(
+    place: Path,
+    volume_map: NDArray[np.float32],
+    lesions: NDArray[np.bool_],
+    region: NDArray[np.bool_],
+    prepared: Prepared,
+) -> Run:
+    """A volume's sorted run; AUPRO's components are those of slices along the model's axis."""
+    upright = prepared.geometry.oriented
+    inside = upright(region.astype(np.uint8)) > 0
+    truth = upright(lesions.astype(np.uint8)) > 0
+    weights, components = region_weights(truth, mask=inside)
+    scores = np.asarray(upright(volume_map), np.float32)
+    return run_on_disk(place, scores[inside], truth[inside], weights[inside], components)
+
+
 def _metrics(
     runs: Sequence[Run],
     scores: Sequence[NDArray[np.float32]],
@@ -259,137 +326,38 @@ def _metrics(
     return {key: values[key] for key in KEYS}
 
 
-def _run_on_disk(
-    place: Path,
-    volume_map: NDArray[np.float32],
-    lesions: NDArray[np.bool_],
-    region: NDArray[np.bool_],
-    prepared: Prepared,
-) -> Run:
-    """The volume's sorted run, in arrays that are memory-mapped.
-
-    AUPRO's components are those of slices along the model's axis.
-    """
-    upright = prepared.geometry.oriented
-    inside = upright(region.astype(np.uint8)) > 0
-    truth = upright(lesions.astype(np.uint8)) > 0
-    weights, components = region_weights(truth, mask=inside)
-    scores = np.asarray(upright(volume_map), np.float32)
-    run = make_run(scores[inside], truth[inside], weights[inside], components)
-    place.mkdir(parents=True)
-    mapped: dict[str, Any] = {}
-    for item in fields(run):
-        value = getattr(run, item.name)
-        if isinstance(value, np.ndarray):
-            np.save(place / f"{item.name}.npy", value, allow_pickle=False)
-            value = np.load(place / f"{item.name}.npy", mmap_mode="r", allow_pickle=False)
-        mapped[item.name] = value
-    return Run(**mapped)
-
-
-def _read_ahead(
-    subjects: Sequence[Subject], model_config: Config, data_config: Config
-) -> Iterator[tuple[Subject, tuple[Prepared, NDArray[np.bool_]] | InputError]]:
-    def read(subject: Subject) -> tuple[Prepared, NDArray[np.bool_]] | InputError:
-        budget = data_config.data.max_voxels
-        try:
-            if subject.label is None and not data_config.data.healthy:
-                raise MissingInputError(
-                    next(iter(subject.images.values())).path,
-                    expected=f"a label of test subject {subject.id}",
-                    found="none",
-                    remedy="Add the label, or take the subject out of data.split.test.",
-                )
-            volumes = read_channels(subject, model_config.recipe, max_voxels=budget)
-            first = next(iter(volumes.values()))
-            if subject.label is None:
-                lesions = np.zeros(first.array.shape, bool)
-            else:
-                lesions = read_lesions(subject.label, first, max_voxels=budget)
-            return prepare(volumes, model_config.recipe), lesions
-        except InputError as error:
-            return error
-
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        pending = pool.submit(read, subjects[0]) if subjects else None
-        for i, subject in enumerate(subjects):
-            assert pending is not None  # submitted in the step before
-            item = pending.result()
-            pending = pool.submit(read, subjects[i + 1]) if i + 1 < len(subjects) else None
-            yield subject, item
-
-
-@contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
-    """A folder beside the results, so that the runs need no room elsewhere."""
-    make_folder(out)
-    folder = Path(tempfile.mkdtemp(prefix=".runs.", dir=out))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def baseline_config(config: Config) -> Config:
-    """The intensity baseline for a config: its first channel by rank, smoothed with sigma 3."""
-    return config.model_copy(
-        update={
-            "model": IntensityConfig(),
-            "recipe": config.recipe.model_copy(update={"normalise": "rank"}),
-            "scoring": ScoringConfig(sigma_px=3, image_score="top", top_fraction=0.01),
-        }
-    )
-
-
-def _evaluate_baseline(
-    cohort: Cohort,
-    subjects: Sequence[Subject],
-    config: Config,
-    device: str,
-    stop: StopRequest,
-    out: Path,
-) -> Evaluation:
-    """Calibrated on the same held-out subjects, evaluated on the same test subjects."""
-    config = baseline_config(config)
-    held_out: list[CachedSubject] = prepare_side(
-        cohort, "calibration", config, label="preparing held-out subjects"
-    )
-    predictor = Predictor(
-        detector_from_config(config.to_dict()["model"]),
-        make_scoring(config.scoring, size=config.recipe.size),
-        choose_execution(device, "fp32"),
-    )
-    calibration = None
-    if held_out:
-        calibration = calibrate(
-            predictor,
-            held_out,
-            margin=config.data.healthy_margin,
-            target_fpr=config.calibration.voxel_fpr,
-        )
-    return evaluate_subjects(
-        predictor, calibration, subjects, config, config, stop, "intensity", out
-    )
-
-
-def _refuse_seen(subjects: Sequence[Subject], model: Model) -> None:
-    seen = {**model.training["calibration_subjects"], **model.training["subjects"]}
-    by_content = {content: subject for subject, content in seen.items()}
-    for subject in subjects:
-        same = subject.id if subject.id in seen else None
-        if same is None:
-            try:
-                same = by_content.get(content_hash(subject))
-            except InputError:
-                continue  # reported when it is read
-        if same is not None:
-            seed = model.training["seed"]
-            raise LeakageError(
-                subject.id,
-                expected="test subjects that the model has never seen",
-                found=f"one that it was trained or calibrated on (as {same})",
-                remedy=f"Use the split that it was trained with: its seed was {seed}.",
+def _with_models_own(config: Config, model: Model) -> Config:
+    """The config with the model's recipe and scoring, which are part of the model."""
+    own = model.config.to_dict()
+    for section in ("recipe", "scoring"):
+        if config.to_dict()[section] != own[section]:
+            logger.warning(
+                "the config's %s differs from the model's; the model's own is used", section
             )
+    return make_config(
+        config.to_dict() | {"recipe": own["recipe"], "scoring": own["scoring"]}, where="config"
+    )
+
+
+def _seen(model: Model) -> Mapping[str, str]:
+    """Hashes of the scans that a model was trained or calibrated on, by subject id."""
+    return {**model.training["calibration_subjects"], **model.training["subjects"]}
+
+
+def _refuse_seen_names(subjects: Sequence[Subject], model: Model) -> None:
+    for subject in subjects:
+        if subject.id in _seen(model):
+            raise _leakage(subject.id, subject.id, model)
+
+
+def _leakage(subject: str, same: str, model: Model) -> LeakageError:
+    seed = model.training["seed"]
+    return LeakageError(
+        subject,
+        expected="test subjects that the model has never seen",
+        found=f"one that it was trained or calibrated on (as {same})",
+        remedy=f"Use the split that it was trained with: its seed was {seed}.",
+    )
 
 
 def _protocol(

@@ -10,7 +10,7 @@ from medrd.config import RecipeConfig
 from medrd.data.layouts import (
     Source,
     Subject,
-    brats_subject,
+    brats_subjects,
     folders_below,
     is_label_name,
     is_nifti,
@@ -115,14 +115,15 @@ def _folder(
 ) -> list[Case]:
     """Cases whose files lie in this very folder. What is wrong with it spares the others."""
     try:
-        subject = brats_subject(folder)
+        subjects = brats_subjects(folder)
     except InputError as error:
         errors.append(error)
         return []
-    if subject is not None:
-        # The subject's own folder is no part of the outputs' tree.
-        place = folder.parent.relative_to(root) if folder != root else Path()
-        return [Case(subject, place)]
+    if subjects:
+        # A subject's own folder is no part of the outputs' tree; one that several share is.
+        own = len(subjects) == 1 and folder != root
+        place = (folder.parent if own else folder).relative_to(root)
+        return [Case(subject, place) for subject in subjects]
     return [
         _file(path, folder.relative_to(root), recipe, frame)
         for path in sorted(folder.iterdir())

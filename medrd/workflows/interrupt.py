@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+logger = logging.getLogger("medrd")
 
 
 class InterruptedRunError(Exception):
@@ -41,6 +44,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
         if stop.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.requested = True
+        logger.warning("stopping at the next safe point; Ctrl-C (again) stops at once")
 
     before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

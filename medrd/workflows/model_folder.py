@@ -6,7 +6,6 @@ package that the teacher came from.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from medrd.config import Config, RecipeConfig, ScoringConfig, digest, make_config
+from medrd.data.cache import file_hash
 from medrd.errors import MedrdError, ModelError
 from medrd.models import Detector, Scoring
 from medrd.models.build import detector_from_config
@@ -84,8 +84,10 @@ def save_model(
     }
     if not tensors:  # an untrained baseline; the format wants at least one
         tensors = {"untrained": torch.zeros(1)}
+    # As bytes: save_file would leave a file that only its owner can read.
+    content = save(tensors, metadata={"format": "pt", "medrd": str(FORMAT)})
     with atomic_path(folder / "model.safetensors") as path:
-        save_file(tensors, path, metadata={"format": "pt", "medrd": str(FORMAT)})
+        path.write_bytes(content)
     described = config.to_dict()
     described["data"] |= {"root": None, "cache": None}
     if "teacher" in described["model"]:
@@ -98,7 +100,7 @@ def save_model(
             "teacher": config.to_dict()["model"].get("teacher"),
             "calibration": calibration.to_dict() if calibration else None,
             "training": training,
-            "weights_sha256": _sha256(folder / "model.safetensors"),
+            "weights_sha256": file_hash(folder / "model.safetensors"),
             "versions": versions(),
         },
     )
@@ -142,13 +144,13 @@ def load_model(path: str | Path) -> Model:
         ) from None
     file = folder / "model.safetensors"
     try:
-        if _sha256(file) != weights:
+        if file_hash(file) != weights:
             raise ValueError("other bytes than model.json was written for")
         detector = detector_from_config(config.to_dict()["model"])
         state = load_file(file)
         state.pop("untrained", None)
         detector.load_state_dict(state)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, MedrdError) as error:
         raise ModelError(
             file,
             expected="the weights that belong to model.json",
@@ -159,8 +161,3 @@ def load_model(path: str | Path) -> Model:
     # The calibration too: an untrained baseline has no weights to tell two thresholds apart.
     identity = digest([weights, content["config"], content["calibration"], training])
     return Model(detector, config, calibration, training, identity)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from medrd.errors import InputError, OutputError
+from medrd.errors import MedrdError, OutputError
 from medrd.volumes import write_json
 from medrd.workflows.inputs import Case
 
@@ -38,7 +38,7 @@ def remove(path: Path) -> None:
         raise _no_place(path, error) from None
 
 
-def write_errors(out: Path, errors: Sequence[InputError]) -> None:
+def write_errors(out: Path, errors: Sequence[MedrdError]) -> None:
     """``errors.json``: a list of what failed; removed when nothing did."""
     path = out / "errors.json"
     if errors:

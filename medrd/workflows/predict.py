@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.data.cache import file_hash
-from medrd.data.layouts import Source
-from medrd.data.prepare import Prepared, prepare, read_channels
+from medrd.data.cache import file_hash, source_hash
+from medrd.data.prepare import CODE_VERSION, Prepared, prepare, read_channels
 from medrd.errors import InputError
 from medrd.metrics import lesion_table
 from medrd.report.overlay import save_overlay
@@ -37,6 +35,7 @@ from medrd.workflows.outputs import (
     write_errors,
 )
 from medrd.workflows.progress import progress
+from medrd.workflows.read_ahead import read_ahead
 from medrd.workflows.versions import versions
 
 logger = logging.getLogger("medrd.predict")
@@ -117,67 +116,46 @@ def predict(
         "model": loaded.hash,
         "precision": execution.precision,
         "device": execution.device.type,
+        "code": str(CODE_VERSION),
     }
     predictor = Predictor(loaded.detector, loaded.scoring(), execution)
     budget = max_voxels or loaded.config.data.max_voxels
-    with stop_on_signals() as stop, progress("predicting", len(cases)) as advance:
-        ahead = _read_ahead(cases, loaded, out, identity, overwrite=overwrite, max_voxels=budget)
-        for number, (case, item) in enumerate(ahead, start=1):
-            try:
-                if isinstance(item, InputError):
-                    raise item
-                if item is None:
-                    report.skipped.append(case.output(out, JSON_ENDING))
-                    advance(note=f"{case.subject.id}: already there")
-                else:
-                    result = _write_case(item, predictor, loaded, out, identity, picture=picture)
-                    report.done.append(case.output(out, JSON_ENDING))
-                    advance(note=f"{case.subject.id}: score {result['scan_score']:.3f}")
-            except InputError as error:
-                logger.error("%s", error)
-                report.errors.append(error)
-                advance(note=f"{case.subject.id}: failed")
-            if stop and number < len(cases):
-                raise InterruptedRunError(
-                    f"stopped after {case.subject.id}; finished scans are kept. Run the same "
-                    "command again to go on."
-                )
-    write_errors(out, report.errors)
+    inputs_given = {s.path.resolve() for case in cases for s in case.subject.images.values()}
+
+    def read(case: Case) -> _Loaded | None:
+        """The case's slices; None if it is done already."""
+        hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
+        if not overwrite and _is_done(case, out, hashes, identity):
+            return None
+        check_targets(case, out, inputs_given)
+        volumes = read_channels(case.subject, loaded.recipe, max_voxels=budget)
+        return _Loaded(case, volumes, prepare(volumes, loaded.recipe), hashes)
+
+    try:
+        with stop_on_signals() as stop, progress("predicting", len(cases)) as advance:
+            for number, (case, item) in enumerate(read_ahead(cases, read), start=1):
+                try:
+                    if isinstance(item, InputError):
+                        raise item
+                    if item is None:
+                        report.skipped.append(case.output(out, JSON_ENDING))
+                        advance(note=f"{case.subject.id}: already there")
+                    else:
+                        score = _write_case(item, predictor, loaded, out, identity, picture)
+                        report.done.append(case.output(out, JSON_ENDING))
+                        advance(note=f"{case.subject.id}: score {score:.3f}")
+                except InputError as error:
+                    logger.error("%s", error)
+                    report.errors.append(error)
+                    advance(note=f"{case.subject.id}: failed")
+                if stop and number < len(cases):
+                    raise InterruptedRunError(
+                        f"stopped after {case.subject.id}; finished scans are kept. Run the same "
+                        "command again to go on."
+                    )
+    finally:
+        write_errors(out, report.errors)
     return report
-
-
-def _read_ahead(
-    cases: Sequence[Case],
-    model: Model,
-    out: Path,
-    identity: dict[str, str],
-    *,
-    overwrite: bool,
-    max_voxels: int,
-) -> Iterator[tuple[Case, _Loaded | InputError | None]]:
-    """Cases with their slices, one read ahead in a thread; None for a finished case."""
-
-    inputs = {s.path.resolve() for case in cases for s in case.subject.images.values()}
-
-    def read(case: Case) -> _Loaded | InputError | None:
-        try:
-            hashes = {c: _source_hash(s) for c, s in case.subject.images.items()}
-            if not overwrite and _is_done(case, out, hashes, identity):
-                return None
-            check_targets(case, out, inputs)
-            volumes = read_channels(case.subject, model.recipe, max_voxels=max_voxels)
-            return _Loaded(case, volumes, prepare(volumes, model.recipe), hashes)
-        except InputError as error:
-            return error
-
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        pending: Future[_Loaded | InputError | None] | None = None
-        for i, case in enumerate(cases):
-            current = pending or pool.submit(read, case)
-            item = current.result()
-            pending = pool.submit(read, cases[i + 1]) if i + 1 < len(cases) else None
-            del current  # else two scans' slices stay in memory beside the next one's
-            yield case, item
 
 
 def _write_case(
@@ -186,10 +164,12 @@ def _write_case(
     model: Model,
     out: Path,
     identity: dict[str, str],
-    *,
     picture: bool,
-) -> dict[str, Any]:
-    """Predict and write one scan; its JSON comes last, so its presence means finished."""
+) -> float:
+    """Predict and write one scan; its JSON comes last, so its presence means finished.
+
+    Returns the scan's score.
+    """
     case, first = item.case, next(iter(item.volumes.values()))
     prediction = predictor.volume(item.prepared)
     calibration = model.calibration
@@ -228,7 +208,7 @@ def _write_case(
     }
     result["identity"] = {**identity, "inputs": item.hashes}
     write_json(case.output(out, JSON_ENDING), result)
-    return result
+    return prediction.scan_score
 
 
 def anomaly_mask(prediction: Prediction, prepared: Prepared, threshold: float) -> NDArray[np.bool_]:
@@ -276,9 +256,3 @@ def _is_done(case: Case, out: Path, hashes: dict[str, str], identity: dict[str, 
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
         return False
-
-
-def _source_hash(source: Source) -> str:
-    """Of the file's bytes, and which frame of them is taken."""
-    frame = "" if source.frame is None else f":{source.frame}"
-    return file_hash(source.path) + frame

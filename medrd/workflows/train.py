@@ -2,100 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from medrd.config import Config, digest, load_config
-from medrd.data.cache import CachedSubject, cache_subjects, default_cache
-from medrd.data.layouts import Subject, find_subjects
+from medrd.data.cache import CachedSubject
 from medrd.data.slices import HealthySlices
-from medrd.data.split import Split, split_subjects
-from medrd.errors import ConfigError, LeakageError, ModelError
+from medrd.errors import ConfigError, MedrdError
 from medrd.models import Detector
 from medrd.models.build import detector_from_config
 from medrd.volumes import write_json, write_text
 from medrd.workflows.calibrate import Calibration, calibrate
 from medrd.workflows.checkpoint import Position, load_checkpoint, save_checkpoint
+from medrd.workflows.cohort import load_cohort, prepare_sides, refuse_same_scan
 from medrd.workflows.device import Execution, choose_execution
 from medrd.workflows.infer import Predictor
 from medrd.workflows.interrupt import InterruptedRunError, StopRequest, stop_on_signals
-from medrd.workflows.loop import EpochReport, Loop
+from medrd.workflows.loop import Loop
+from medrd.workflows.metrics_log import MetricsLog
 from medrd.workflows.model_folder import load_model, make_scoring, save_model
 from medrd.workflows.outputs import make_folder
 from medrd.workflows.progress import progress
+from medrd.workflows.runs import scratch_folder
 from medrd.workflows.versions import git_revision, peak_memory_mib, versions
 from medrd.workflows.weights import load_teacher_weights
 
 logger = logging.getLogger("medrd.train")
-
-
-@dataclass(frozen=True, eq=False)
-class Cohort:
-    """A data set's subjects, divided."""
-
-    subjects: dict[str, Subject]
-    split: Split
-
-    def side(self, name: str) -> list[Subject]:
-        """The subjects on one side."""
-        return [self.subjects[id] for id in getattr(self.split, name)]
-
-
-def load_cohort(config: Config) -> Cohort:
-    """Find and divide the subjects that the config names; no image is read."""
-    if config.data.root is None:
-        raise ConfigError(
-            "data.root",
-            expected="the folder of the data set",
-            found="nothing",
-            remedy="Add --set data.root=PATH.",
-        )
-    found = find_subjects(
-        config.data.root, layout=config.data.layout, channels=config.recipe.channels
-    )
-    subjects = {subject.id: subject for subject in found}
-    split = split_subjects(list(subjects), config.data.split, seed=config.seed)
-    return Cohort(subjects, split)
-
-
-def prepare_side(cohort: Cohort, side: str, config: Config, *, label: str) -> list[CachedSubject]:
-    """Prepare one side's subjects into the cache, with a progress bar.
-
-    Raises
-    ------
-    ConfigError
-        A subject without a label in a data set that is not declared healthy.
-    """
-    subjects = cohort.side(side)
-    if not config.data.healthy:
-        for subject in subjects:
-            if subject.label is None:
-                raise ConfigError(
-                    next(iter(subject.images.values())).path,
-                    expected=f"a label of subject {subject.id}, to find its healthy slices",
-                    found="none",
-                    remedy="Add the label, or set data.healthy=true if all subjects are healthy.",
-                )
-    with progress(label, len(subjects)) as advance:
-        cached = cache_subjects(
-            subjects,
-            config.recipe,
-            folder=config.data.cache or default_cache(),
-            max_voxels=config.data.max_voxels,
-            on_done=lambda _: advance(),
-        )
-    for ready in cached:
-        for warning in ready.warnings:
-            logger.warning("%s: %s", ready.id, warning)
-    return cached
 
 
 def build_detector_for(config: Config) -> Detector:
@@ -158,9 +96,8 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     cohort = load_cohort(config)
     detector = build_detector_for(config)
     make_folder(out)
-    training = prepare_side(cohort, "train", config, label="preparing training subjects")
-    held_out = prepare_side(cohort, "calibration", config, label="preparing held-out subjects")
-    _refuse_same_scan(training, held_out)
+    training, held_out = prepare_sides(cohort, ("train", "calibration"), config, out)
+    refuse_same_scan(training, held_out)
     slices = HealthySlices(training, margin=config.data.healthy_margin)
     if len(slices) == 0:
         raise ConfigError(
@@ -183,9 +120,9 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         write_text(out / "config.yaml", config.to_yaml())
     execution.place(detector)
     with stop_on_signals() as stop:
-        epochs = _fit(detector, slices, config, execution, out, seen, stop)
+        training_seconds = _fit(detector, slices, config, execution, out, seen, stop)
     scoring = make_scoring(config.scoring, size=config.recipe.size)
-    calibration = _calibrate(Predictor(detector, scoring, execution), held_out, config)
+    calibration = _calibrate(Predictor(detector, scoring, execution), held_out, config, out)
     save_model(out / "model", detector, config, calibration=calibration, training=seen)
     write_json(
         out / "run.json",
@@ -198,9 +135,11 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
             "seed": config.seed,
             "slices": len(slices),
             "parameters": _count_parameters(detector),
-            "epochs": epochs,
-            "seconds": round(time.time() - started, 3),
-            "peak_memory_mib": round(peak_memory_mib(), 1),
+            "epochs": config.train.epochs if detector.steps() else 0,
+            # Of all sessions, and of the last one with its preparation and calibration.
+            "training_seconds": round(training_seconds, 3),
+            "session_seconds": round(time.time() - started, 3),
+            "peak_memory_mib": peak_memory_mib(),
         },
     )
     with suppress(OSError):
@@ -216,14 +155,14 @@ def _fit(
     out: Path,
     seen: dict[str, Any],
     stop: StopRequest,
-) -> int:
-    """Run the epochs from the checkpoint, if there is one; how many there are."""
+) -> float:
+    """Run the epochs, from the checkpoint if there is one; seconds of them all."""
     epochs = config.train.epochs
     if not detector.steps():
-        return 0
+        return 0.0
     identity = _identity(config, seen)
     checkpoint = out / "checkpoint.pt"
-    log = _MetricsLog(out)
+    log = MetricsLog(out)
     notes: dict[str, str] = {}
     loop = Loop(
         detector,
@@ -257,88 +196,60 @@ def _fit(
                     f"stopped in epoch {position.epoch + 1} of {epochs}; saved. Go on with: "
                     f"medrd train {out / 'config.yaml'} --out {out} --resume"
                 )
-    return epochs
-
-
-class _MetricsLog:
-    """``metrics.jsonl``: a line an epoch, whole lines only, none twice after a resume.
-
-    TensorBoard gets the same if it is installed.
-    """
-
-    def __init__(self, out: Path) -> None:
-        self.path = out / "metrics.jsonl"
-        self.lines: list[str] = []
-        self.board: Any = None
-        with suppress(ImportError):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(out / "tensorboard"))
-
-    def keep(self, epochs: int) -> None:
-        """Drop lines after this epoch: the checkpoint does not have them, they come again."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-        self.lines = [line for line in lines if json.loads(line)["epoch"] <= epochs]
-        self._write()
-
-    def add(self, report: EpochReport) -> None:
-        """Append an epoch."""
-        logger.info(
-            "epoch %d: loss %.4f, %.1f slices/s, %.1f %% of the time waiting for data",
-            report.epoch,
-            report.loss,
-            report.slices_per_s,
-            100 * report.wait_share,
-        )
-        self.lines.append(json.dumps(asdict(report)))
-        self._write()
-        if self.board is not None:
-            self.board.add_scalar("loss", report.loss, report.epoch)
-            self.board.add_scalar("slices_per_s", report.slices_per_s, report.epoch)
-            self.board.flush()
-
-    def _write(self) -> None:
-        write_text(self.path, "".join(f"{line}\n" for line in self.lines))
+    return log.seconds
 
 
 def _calibrate(
-    predictor: Predictor, held_out: Sequence[CachedSubject], config: Config
+    predictor: Predictor, held_out: Sequence[CachedSubject], config: Config, out: Path
 ) -> Calibration | None:
     if not held_out:
         logger.warning("no held-out subjects: the model gets no threshold")
         return None
-    return calibrate(
-        predictor,
-        held_out,
-        margin=config.data.healthy_margin,
-        target_fpr=config.calibration.voxel_fpr,
-    )
+    with scratch_folder(out) as scratch:
+        return calibrate(
+            predictor,
+            held_out,
+            margin=config.data.healthy_margin,
+            target_fpr=config.calibration.voxel_fpr,
+            scratch=scratch,
+        )
 
 
 def _is_finished(out: Path, config: Config, *, resume: bool) -> bool:
     """Whether this very run is done; a folder that holds something else is an error."""
-    finished = (out / "run.json").is_file()
-    if resume:
-        if finished and _portable(load_config(out / "config.yaml")) != _portable(config):
-            raise ConfigError(
-                out,
-                expected="a run of this config",
-                found="a finished run of another one",
-                remedy="Give another --out.",
-            )
-        return finished
-    if out.is_dir() and any(out.iterdir()):
-        unfinished = (out / "checkpoint.pt").is_file()
-        found = "a finished run" if finished else "an unfinished run" if unfinished else "files"
+    if not out.is_dir() or not any(out.iterdir()):
+        return False
+    state = _state_of(out)
+    if state == "files" or not resume:
         raise ConfigError(
             out,
             expected="a new or empty folder for the run",
-            found=found,
-            remedy="Go on with --resume, or give another --out."
-            if finished or unfinished
-            else "Give another --out.",
+            found=state,
+            remedy="Give another --out."
+            if state == "files"
+            else "Go on with --resume, or give another --out.",
         )
-    return False
+    if state == "a finished run" and _portable(load_config(out / "config.yaml")) != _portable(
+        config
+    ):
+        raise ConfigError(
+            out,
+            expected="a run of this config",
+            found="a finished run of another one",
+            remedy="Give another --out.",
+        )
+    return state == "a finished run"
+
+
+def _state_of(out: Path) -> Literal["a finished run", "an unfinished run", "files"]:
+    """What a folder that is not empty holds."""
+    try:
+        load_config(out / "config.yaml")
+    except MedrdError:
+        # A run that failed or was killed while its subjects were prepared has no config yet.
+        only_ours = all(p.name == "errors.json" or p.name.startswith(".") for p in out.iterdir())
+        return "an unfinished run" if only_ours else "files"
+    return "a finished run" if (out / "run.json").is_file() else "an unfinished run"
 
 
 def _identity(config: Config, seen: dict[str, Any]) -> str:
@@ -351,20 +262,9 @@ def _portable(config: Config) -> dict[str, Any]:
     content = config.to_dict()
     content["data"] |= {"root": None, "cache": None}
     content["train"] |= {"device": None}
+    if "teacher" in content["model"]:
+        content["model"]["teacher"] |= {"file": None}
     return content
-
-
-def _refuse_same_scan(training: Sequence[CachedSubject], others: Sequence[CachedSubject]) -> None:
-    """One scan under two names on two sides is leakage too."""
-    contents = {subject.content: subject.id for subject in training}
-    for subject in others:
-        if subject.content in contents:
-            raise LeakageError(
-                subject.id,
-                expected="a scan that is not trained on",
-                found=f"the very file of training subject {contents[subject.content]}",
-                remedy="Remove one of the two.",
-            )
 
 
 def _count_parameters(detector: Detector) -> dict[str, int]:
@@ -377,6 +277,3 @@ def _count_parameters(detector: Detector) -> dict[str, int]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-__all__ = ["Cohort", "ModelError", "build_detector_for", "load_cohort", "prepare_side", "train"]

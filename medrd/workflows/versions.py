@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import subprocess
 import sys
 from importlib import metadata
@@ -34,10 +33,14 @@ def git_revision() -> str | None:
         return None
 
 
-def peak_memory_mib() -> float:
-    """Highest resident memory of this process so far, in MiB."""
+def peak_memory_mib() -> float | None:
+    """Highest resident memory of this process so far, in MiB; None where it is not told."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
 
 
 def _git(folder: Path, *arguments: str) -> str:

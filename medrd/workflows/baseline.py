@@ -1,0 +1,96 @@
+"""The untrained baseline that stands beside every model, under the model's own protocol."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medrd.config import Config, IntensityConfig, RecipeConfig, ScoringConfig
+from medrd.errors import ConfigError, InputError, MedrdError
+from medrd.models.build import detector_from_config
+from medrd.workflows.calibrate import Calibration, calibrate
+from medrd.workflows.cohort import Cohort, try_sides
+from medrd.workflows.device import choose_execution
+from medrd.workflows.infer import Predictor
+from medrd.workflows.model_folder import Model, make_scoring
+from medrd.workflows.runs import scratch_folder
+
+logger = logging.getLogger("medrd.evaluate")
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """The intensity baseline at work.
+
+    Attributes
+    ----------
+    protocol
+        Its channel, and what it was calibrated on.
+    errors
+        Why it has no threshold: calibration subjects that cannot be used.
+    """
+
+    predictor: Predictor
+    calibration: Calibration | None
+    recipe: RecipeConfig
+    protocol: dict[str, Any]
+    errors: list[MedrdError]
+
+
+def baseline_config(config: Config) -> Config:
+    """FLAIR, or else the first channel, by rank in its brain, smoothed with sigma 3."""
+    channels = config.recipe.channels
+    channel = "flair" if "flair" in channels else channels[0]
+    return config.model_copy(
+        update={
+            "model": IntensityConfig(),
+            "recipe": config.recipe.model_copy(
+                update={"normalise": "rank", "channels": (channel,)}
+            ),
+            "scoring": ScoringConfig(sigma_px=3, image_score="top", top_fraction=0.01),
+        }
+    )
+
+
+def intensity_baseline(
+    cohort: Cohort, model: Model, config: Config, device: str, out: Path
+) -> Baseline:
+    """Build the baseline and calibrate it as the model was: same margin, same target rate.
+
+    The held-out subjects are those of the evaluation's split; where the model was calibrated
+    on others (another data set), the protocol says so.
+    """
+    config = baseline_config(config)
+    predictor = Predictor(
+        detector_from_config(config.to_dict()["model"]),
+        make_scoring(config.scoring, size=config.recipe.size),
+        choose_execution(device, "fp32"),
+    )
+    calibration = None
+    errors: list[MedrdError] = []
+    try:
+        cached, failed = try_sides(cohort, ("calibration",), config)
+        errors.extend(failed)
+        if cached and not failed:
+            with scratch_folder(out) as scratch:
+                calibration = calibrate(
+                    predictor,
+                    [cached[subject.id] for subject in cohort.side("calibration")],
+                    margin=model.config.data.healthy_margin,
+                    target_fpr=model.config.calibration.voxel_fpr,
+                    scratch=scratch,
+                )
+    except (InputError, ConfigError) as error:  # a label is missing, or no slice is healthy
+        errors.append(error)
+    for problem in errors:
+        logger.error("the intensity baseline gets no threshold: %s", problem)
+    subjects = list(calibration.subjects) if calibration else []
+    models = list(model.calibration.subjects) if model.calibration else []
+    protocol = {
+        "channel": config.recipe.channels[0],
+        "calibration": calibration.to_dict() if calibration else None,
+        "calibrated_on_the_models_subjects": subjects == models,
+    }
+    return Baseline(predictor, calibration, config.recipe, protocol, errors)

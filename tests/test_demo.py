@@ -1,0 +1,56 @@
+"""``medrd demo`` from end to end, on the tiny cohort instead of phantoms."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from medrd.config import Config, RecipeConfig
+from medrd.workflows import demo
+from medrd.workflows.demo import demo_config, run_demo
+
+SMALLEST = 4
+"""What ``--subjects`` allows."""
+
+
+@pytest.mark.parametrize("subjects", [SMALLEST, 5, 8, 40])
+def test_every_side_has_subjects_and_all_are_used(subjects: int) -> None:
+    split = demo_config(Path("out"), subjects=subjects, epochs=1).data.split
+    sides = [split.train, split.calibration, split.test]
+    assert all(isinstance(side, int) and side >= 1 for side in sides)
+    assert sum(side for side in sides if isinstance(side, int)) == subjects
+
+
+def test_the_smallest_demo_ends_with_maps_and_numbers_and_can_be_run_again(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy_cohort(out: Path, subjects: int) -> None:
+        for i in range(subjects):
+            if not (out / f"tiny_{i}").exists():
+                shutil.copytree(tiny_root / f"tiny_{i}", out / f"tiny_{i}")
+
+    def small_config(out: Path, *, subjects: int, epochs: int) -> Config:
+        config = demo_config(out, subjects=subjects, epochs=epochs)
+        return config.model_copy(update={"recipe": RecipeConfig(size=64)})
+
+    monkeypatch.setattr(demo, "make_phantoms", copy_cohort)
+    monkeypatch.setattr(demo, "demo_config", small_config)
+    out = tmp_path / "demo"
+
+    said = run_demo(out, subjects=SMALLEST, epochs=1)
+
+    assert "1 simulated brains" in said
+    assert "| rd4ad " in said
+    assert "| intensity " in said
+    (map_path,), (picture,) = (out / "maps").glob("*_anomaly.nii.gz"), (out / "maps").glob("*.png")
+    for path in (map_path, picture, out / "run" / "model"):
+        assert str(path) in said
+        assert path.exists()
+    assert not list(out.rglob("errors.json"))
+
+    kept = [out / "run", out / "maps"]
+    before = {p: p.stat().st_mtime_ns for folder in kept for p in folder.rglob("*")}
+    assert run_demo(out, subjects=SMALLEST, epochs=1) == said
+    assert {p: p.stat().st_mtime_ns for folder in kept for p in folder.rglob("*")} == before
