@@ -137,9 +137,8 @@ def print_loss_curves(
     every = max(1, steps // 10)
     rows = [
         [str(step + 1), *(f"{curve[step]:.4f}" for curve in curves.values())]
-        for step in range(0, steps, every)
+        for step in sorted({*range(0, steps, every), steps - 1})
     ]
-    rows.append([str(steps), *(f"{curve[-1]:.4f}" for curve in curves.values())])
     print("\nloss\n\n" + markdown_table(["step", *curves], rows))
 
 

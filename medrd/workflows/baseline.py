@@ -91,6 +91,6 @@ def intensity_baseline(
     protocol = {
         "channel": config.recipe.channels[0],
         "calibration": calibration.to_dict() if calibration else None,
-        "calibrated_on_the_models_subjects": subjects == models,
+        "calibrated_on_the_models_subjects": bool(subjects) and subjects == models,
     }
     return Baseline(predictor, calibration, config.recipe, protocol, errors)
