@@ -27,7 +27,8 @@ demo: $(READY) ## train, predict, evaluate and report on simulated brains, into 
 	$(BIN)/medrd demo --out demo $(ARGS)
 
 test: $(READY) ## run the tests, e.g. make test ARGS="tests/metrics -x"
-	$(BIN)/python -m pytest $(ARGS)
+	@# One thread: on a busy machine threads that wait for each other cost more than they gain.
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY) ## ruff, mypy and the import contracts
 	$(BIN)/ruff check

@@ -243,7 +243,8 @@ def test_a_bad_calibration_subject_costs_the_baselines_threshold_alone(
     tiny_raw["data"]["root"] = str(cohort)
     metrics = read(evaluate(tiny_run, make_config(tiny_raw), tmp_path / "out"))
     expected = read(evaluated / "metrics.json")
-    assert {key: metrics[key] for key in KEYS} == {key: expected[key] for key in KEYS}
+    # Not to the last bit: two processes may sum in another order.
+    assert [metrics[key] for key in KEYS] == pytest.approx([expected[key] for key in KEYS])
     assert metrics["counts"] == expected["counts"]
     baseline = metrics["baseline"]["intensity"]
     assert baseline["pixel_auroc"] == expected["baseline"]["intensity"]["pixel_auroc"]
@@ -368,7 +369,7 @@ def test_the_models_own_protocol_holds_whatever_the_config_says(
     for key in KEYS:
         assert found[key] == pytest.approx(expected[key], abs=1e-6), key
     assert found["protocol"]["baseline"] == expected["protocol"]["baseline"]
-    assert found["baseline"] == expected["baseline"]
+    assert found["baseline"] == {"intensity": pytest.approx(expected["baseline"]["intensity"])}
     for section in ("recipe", "scoring"):
         assert f"the config's {section} differs from the model's" in caplog.text
 
