@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.metrics.runs import MAX_ENTRIES, Run, descending_chunks
+from medrd.metrics.runs import MAX_ENTRIES, Run, descending_chunks, release_pages
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,16 @@ def count_totals(runs: Sequence[Run]) -> Totals:
     ValueError
         Some runs with positive pixels have PRO weights and others do not.
     """
-    positives = [int(run.positives.sum(dtype=np.int64)) for run in runs]
+    positives, negatives = [], 0
+    for run in runs:
+        positives.append(int(run.positives.sum(dtype=np.int64)))
+        negatives += int(run.negatives.sum(dtype=np.int64))
+        release_pages(run)
     components = sum(run.components for run in runs)
     for index, (run, count) in enumerate(zip(runs, positives, strict=True)):
         if components and count and not run.components:
             msg = f"run {index} has {count} positive pixels but no PRO weights, others have them"
             raise ValueError(msg)
-    negatives = sum(int(run.negatives.sum(dtype=np.int64)) for run in runs)
     return Totals(negatives, sum(positives), components)
 
 

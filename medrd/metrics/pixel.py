@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medrd.metrics.aupro import aupro_terms
 from medrd.metrics.curve import Points, Totals, count_totals, operating_points, running_sum
-from medrd.metrics.runs import MAX_ENTRIES, Run
+from medrd.metrics.runs import MAX_ENTRIES, Run, release_pages
 
 
 def pixel_metrics(
@@ -154,4 +154,5 @@ def _flagged(runs: Sequence[Run], threshold: float) -> tuple[int, int]:
         start = int(np.searchsorted(run.scores, np.float32(threshold)))
         negatives += int(run.negatives[start:].sum(dtype=np.int64))
         positives += int(run.positives[start:].sum(dtype=np.int64))
+        release_pages(run)
     return negatives, positives

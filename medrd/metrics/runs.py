@@ -8,6 +8,7 @@ may be memory-mapped: merging reads them piece by piece, from the highest scores
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -132,7 +133,21 @@ def descending_chunks(runs: Sequence[Run], max_entries: int = MAX_ENTRIES) -> It
     while any(stops):
         starts = _chunk_starts(runs, stops, max_entries)
         yield _merge(runs, starts, stops)
+        for run in runs:
+            release_pages(run)
         stops = starts
+
+
+def release_pages(run: Run) -> None:
+    """Let go of what has been read of a memory-mapped run; it is read again when needed.
+
+    The pages belong to the file and could be reclaimed at any time, but until then they count
+    as this process's memory, and a limit on it (of a batch system, say) would be reached.
+    """
+    for array in (run.scores, run.negatives, run.positives, run.pro_weights):
+        mapping = getattr(array, "_mmap", None)
+        if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def group_starts(ascending: NDArray[np.float32]) -> NDArray[np.intp]:

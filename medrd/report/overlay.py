@@ -97,7 +97,12 @@ def save_overlay(
         bar.set_ticks(ticks, labels=[f"{t / (threshold or top):.2g}" for t in ticks])
         bar.set_label(f"anomaly score, {unit}", color="white", fontsize=8)
         bar.ax.tick_params(colors="white", labelsize=8)
-    figure.suptitle(f"{title} — research use only", color="white", fontsize=10)
+    line = "white line: calibrated threshold — " if threshold else ""
+    figure.suptitle(
+        f"{title} — above the scan, below its anomaly score — {line}research use only",
+        color="white",
+        fontsize=9,
+    )
     with atomic_path(path) as temporary:
         # Without the date and version matplotlib would add, the same map is the same file.
         figure.savefig(temporary, format="png", metadata={"Software": None})

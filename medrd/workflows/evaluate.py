@@ -214,6 +214,7 @@ def evaluate_subjects(
     found: list[LesionCounts] = []
     rows: list[dict[str, Any]] = []
     errors: list[InputError] = []
+    voxels = 0
 
     def read(subject: Subject) -> tuple[Prepared, NDArray[np.bool_]]:
         return _read(subject, contender.recipe, model, config.data.max_voxels)
@@ -235,6 +236,7 @@ def evaluate_subjects(
             region = prepared.scored_volume()
             place = scratch / str(len(runs))
             runs.append(_volume_run(place, prediction.volume_map, lesions, region, prepared))
+            voxels += int(region.sum())
             scores.append(prediction.slice_scores)
             positions = lesion_positions(lesions, prepared.geometry)
             labels.append(~away_from(prepared.numbers, positions, margin=0))
@@ -263,7 +265,7 @@ def evaluate_subjects(
                 "subjects_failed": len(errors),
                 "images": sum(len(s) for s in scores),
                 "images_with_lesion": int(sum(flags.sum() for flags in labels)),
-                "voxels": sum(int(run.negatives.sum() + run.positives.sum()) for run in runs),
+                "voxels": voxels,
                 "lesion_voxels": sum(row["lesion_voxels"] for row in rows),
                 "lesion_voxels_not_scored": sum(r["lesion_voxels_not_scored"] for r in rows),
             },

@@ -109,6 +109,8 @@ def predict(
     out = Path(out)
     cases, errors = find_cases([Path(p) for p in inputs], loaded.recipe, frame=frame)
     report = PredictReport(errors=errors)
+    for problem in errors:
+        logger.error("%s", problem)
     execution = choose_execution(device, loaded.config.train.precision)
     # Maps differ in their last bits between precisions and devices, so these belong to
     # what a finished scan is compared by.
