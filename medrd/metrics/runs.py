@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,8 +134,6 @@ def descending_chunks(runs: Sequence[Run], max_entries: int = MAX_ENTRIES) -> It
     while any(stops):
         starts = _chunk_starts(runs, stops, max_entries)
         yield _merge(runs, starts, stops)
-        for run in runs:
-            release_pages(run)
         stops = starts
 
 
@@ -190,10 +189,11 @@ def _chunk_starts(runs: Sequence[Run], stops: list[int], max_entries: int) -> li
 
     def starts_at(ordinal: int) -> list[int]:
         cut = _from_ordinal(ordinal)
-        return [
-            int(np.searchsorted(run.scores[:stop], cut))
-            for run, stop in zip(runs, stops, strict=True)
-        ]
+        starts = []
+        for run, stop in zip(runs, stops, strict=True):
+            starts.append(int(np.searchsorted(run.scores[:stop], cut)))
+            release_pages(run)  # a search touches pages all over the file
+        return starts
 
     remaining = sum(stops)
     if remaining <= max_entries:
@@ -218,16 +218,25 @@ def _merge(runs: Sequence[Run], starts: list[int], stops: list[int]) -> Run:
         for run, start, stop in zip(runs, starts, stops, strict=True)
         if start < stop
     ]
-    scores = np.concatenate([run.scores[piece] for run, piece in pieces])
+
+    def gather(name: str) -> NDArray[Any]:
+        gathered = np.concatenate([getattr(run, name)[piece] for run, piece in pieces])
+        for run, _ in pieces:
+            release_pages(run)
+        return gathered
+
+    scores = gather("scores")
     # Stable: equal scores keep the order of the runs, so that the float sums do not depend on
     # how the range was cut. It is also quick on pieces that are sorted already.
     order = np.argsort(scores, kind="stable")
     scores = scores[order]
     groups = group_starts(scores)
 
-    negatives = np.concatenate([run.negatives[piece] for run, piece in pieces])
-    positives = np.concatenate([run.positives[piece] for run, piece in pieces])
-    weights = np.concatenate([run.pro_weights[piece] for run, piece in pieces])
+    negatives, positives, weights = (
+        gather("negatives"),
+        gather("positives"),
+        gather("pro_weights"),
+    )
     return Run(
         scores=scores[groups],
         negatives=np.add.reduceat(negatives[order], groups, dtype=np.int64),
