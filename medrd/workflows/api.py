@@ -79,10 +79,12 @@ class LoadedModel:
         check_same_grid(volumes)
         prepared = prepare(volumes, self.model.recipe)
         prediction = self._predictor.volume(prepared)
-        calibration = self.model.calibration
+        calibration, mask = self.model.calibration, None
+        if calibration:
+            mask = anomaly_mask(prediction, prepared.scored_volume(), calibration.threshold)
         return AnomalyMap(
             scores=prediction.volume_map,
-            mask=anomaly_mask(prediction, prepared, calibration.threshold) if calibration else None,
+            mask=mask,
             scan_score=prediction.scan_score,
             slice_scores=prediction.slice_scores,
         )

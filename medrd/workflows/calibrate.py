@@ -115,7 +115,7 @@ def calibrate(
     runs: list[Run] = []
     scores: list[float] = []
     ids: list[str] = []
-    slices, whole = 0, True
+    slices, voxels, whole = 0, 0, True
     for subject in subjects:
         healthy = np.flatnonzero(away_from(subject.numbers, subject.touched, margin=margin))
         whole = whole and healthy.size == subject.numbers.size
@@ -129,6 +129,7 @@ def calibrate(
         scores.append(scan_score(slice_scores))
         ids.append(subject.id)
         slices += healthy.size
+        voxels += values.size
     if not runs:
         raise ConfigError(
             "data.split.calibration",
@@ -147,7 +148,7 @@ def calibrate(
         whole=whole,
         scans=len(runs),
         slices=slices,
-        voxels=sum(int(np.sum(run.negatives)) for run in runs),
+        voxels=voxels,
         subjects=tuple(ids),
     )
 

@@ -38,7 +38,7 @@ from medrd.metrics import (
     region_weights,
     summarise,
 )
-from medrd.volumes import write_json
+from medrd.volumes import Volume, write_json
 from medrd.workflows.baseline import intensity_baseline
 from medrd.workflows.calibrate import Calibration
 from medrd.workflows.cohort import Cohort, load_cohort
@@ -162,14 +162,14 @@ def evaluate(
     beside, baseline_protocol = None, None
     uncalibrated: list[MedrdError] = []
     with stop_on_signals() as stop:
-        result = evaluate_subjects(contender, subjects, loaded, config, out, stop)
+        result = evaluate_subjects(contender, subjects, config, out, stop, unseen_by=loaded)
         if baseline and contender.name != "intensity":
             intensity = intensity_baseline(cohort, loaded, config, device, out)
             baseline_protocol = intensity.protocol
             rival = Contender(
                 "intensity", intensity.predictor, intensity.calibration, intensity.recipe
             )
-            beside = evaluate_subjects(rival, subjects, loaded, config, out, stop)
+            beside = evaluate_subjects(rival, subjects, config, out, stop)
             uncalibrated = intensity.errors
     write_errors(out, [*result.errors, *uncalibrated])
     if not result.subjects:
@@ -188,17 +188,18 @@ def evaluate(
 def evaluate_subjects(
     contender: Contender,
     subjects: Sequence[Subject],
-    model: Model,
     config: Config,
     out: Path,
     stop: StopRequest,
+    *,
+    unseen_by: Model | None = None,
 ) -> Evaluation:
     """Predict subjects one at a time and gather what the metrics need.
 
     Parameters
     ----------
-    model
-        Whose training subjects must not be among them.
+    unseen_by
+        A model whose training and calibration scans must not be among them.
 
     Raises
     ------
@@ -216,8 +217,16 @@ def evaluate_subjects(
     errors: list[InputError] = []
     voxels = 0
 
+    names = {content: name for name, content in _seen(unseen_by).items()} if unseen_by else {}
+
     def read(subject: Subject) -> tuple[Prepared, NDArray[np.bool_]]:
-        return _read(subject, contender.recipe, model, config.data.max_voxels)
+        volumes, lesions = _read(subject, contender.recipe, config.data.max_voxels)
+        prepared = prepare(volumes, contender.recipe)
+        if unseen_by:
+            same = names.get(scan_hash(volumes, prepared.geometry))
+            if same is not None:
+                raise _leakage(subject.id, same, unseen_by)
+        return prepared, lesions
 
     with (
         scratch_folder(out) as scratch,
@@ -247,7 +256,7 @@ def evaluate_subjects(
                 "lesion_voxels_not_scored": int((lesions & ~region).sum()),
             }
             if threshold is not None:
-                counts = lesion_counts(anomaly_mask(prediction, prepared, threshold), lesions)
+                counts = lesion_counts(anomaly_mask(prediction, region, threshold), lesions)
                 found.append(counts)
                 row |= {
                     "dice": counts.dice,
@@ -274,9 +283,9 @@ def evaluate_subjects(
 
 
 def _read(
-    subject: Subject, recipe: RecipeConfig, model: Model, max_voxels: int
-) -> tuple[Prepared, NDArray[np.bool_]]:
-    """A test subject's slices and its lesions (X, Y, Z)."""
+    subject: Subject, recipe: RecipeConfig, max_voxels: int
+) -> tuple[dict[str, Volume], NDArray[np.bool_]]:
+    """A test subject's volumes by channel and its lesions (X, Y, Z)."""
     if subject.label is None:  # also in a cohort said to be healthy: a lost label is no proof
         raise MissingInputError(
             next(iter(subject.images.values())).path,
@@ -286,12 +295,7 @@ def _read(
         )
     volumes = read_channels(subject, recipe, max_voxels=max_voxels)
     lesions = read_lesions(subject.label, next(iter(volumes.values())), max_voxels=max_voxels)
-    prepared = prepare(volumes, recipe)
-    seen = {content: name for name, content in _seen(model).items()}
-    same = seen.get(scan_hash(volumes, prepared.geometry))
-    if same is not None:
-        raise _leakage(subject.id, same, model)
-    return prepared, lesions
+    return volumes, lesions
 
 
 def _volume_run(

@@ -191,7 +191,8 @@ def _write_case(
     )
     mask = None
     if calibration:
-        mask = anomaly_mask(prediction, item.prepared, calibration.threshold)
+        region = item.prepared.scored_volume()
+        mask = anomaly_mask(prediction, region, calibration.threshold)
         paths["mask"] = case.output(out, MASK_ENDING)
         write_nifti(paths["mask"], mask, first, dtype="uint8", description="medrd calibrated mask")
     if picture:
@@ -213,9 +214,11 @@ def _write_case(
     return prediction.scan_score
 
 
-def anomaly_mask(prediction: Prediction, prepared: Prepared, threshold: float) -> NDArray[np.bool_]:
-    """Voxels of the scored brain whose score is at least the threshold: (X, Y, Z) bool."""
-    return (prediction.volume_map >= threshold) & prepared.scored_volume()
+def anomaly_mask(
+    prediction: Prediction, region: NDArray[np.bool_], threshold: float
+) -> NDArray[np.bool_]:
+    """Voxels of the scored region whose score is at least the threshold: (X, Y, Z) bool."""
+    return (prediction.volume_map >= threshold) & region
 
 
 def _describe(
