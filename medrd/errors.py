@@ -104,12 +104,20 @@ class NonFiniteError(InputError):
     """Too many NaN or infinite voxels."""
 
 
+class ValueRangeError(InputError):
+    """Values of which nothing says which stand for black and for white."""
+
+
 class GridMismatchError(InputError):
     """Images of one subject on different grids."""
 
 
 class EmptyBrainError(InputError):
     """No brain found: nothing but background, or nothing that varies."""
+
+
+class EmptyMaskError(InputError):
+    """A picture that is said to be anomalous has masks that outline nothing."""
 
 
 class OutputError(InputError):

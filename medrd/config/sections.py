@@ -1,16 +1,10 @@
-"""What a run is: typed, validated, YAML in and YAML out.
+"""The sections of a config: what each key is, its default, and what values it may have.
 
-A config file names only what differs from the defaults below; the resolved config is
-written into every run folder, so that a run can be read without this file at hand.
-Nothing here imports torch, so a wrong key is reported at once.
+A config file names only what differs from the defaults below.
 """
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -25,8 +19,6 @@ from pydantic import (
     model_validator,
 )
 
-from medrd.errors import ConfigError
-
 SCHEMA_VERSION: Final = 1
 
 
@@ -40,6 +32,7 @@ _Beta = Annotated[float, Field(ge=0, lt=1)]
 class RecipeConfig(_Section):
     """How a volume becomes slices; travels with the model, so prediction does the same."""
 
+    kind: Literal["volumes"] = "volumes"
     channels: tuple[str, ...] = ("flair",)
     """Modalities: one (repeated to three channels) or three (one a channel)."""
     axis: Literal["axial", "coronal", "sagittal"] = "axial"
@@ -66,6 +59,30 @@ class RecipeConfig(_Section):
         return self
 
 
+class PictureRecipeConfig(_Section):
+    """How a picture becomes a square image; travels with the model too."""
+
+    kind: Literal["pictures"] = "pictures"
+    size: int = Field(256, ge=32, le=1024)
+    """Side of the square in pixels."""
+    resize: Literal["stretch", "fit", "crop"] = "stretch"
+    """A picture that is not square: change its aspect, pad it, or show its middle square."""
+    colour: Literal["rgb", "grey"] = "rgb"
+    """``grey``: the mean of red, green and blue, repeated."""
+    value_range: tuple[float, float] | None = None
+    """What becomes 0 and 1; default: the range of the file's integer type (for files of
+    floating-point numbers 0 to 1)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> PictureRecipeConfig:
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ValueError("value_range must rise")
+        return self
+
+
+AnyRecipeConfig = Annotated[RecipeConfig | PictureRecipeConfig, Field(discriminator="kind")]
+
+
 class SplitConfig(_Section):
     """Subjects on each side: explicit lists of ids, or counts or shares of those not listed."""
 
@@ -89,6 +106,7 @@ class SplitConfig(_Section):
 class DataConfig(_Section):
     """Where the subjects are, and which of their slices count as healthy."""
 
+    kind: Literal["volumes"] = "volumes"
     root: Path | None = None
     layout: Literal["auto", "brats", "brats2023", "msd", "folder"] = "auto"
     healthy: bool = False
@@ -101,6 +119,44 @@ class DataConfig(_Section):
     """Folder for prepared volumes; default: MEDRD_CACHE, or medrd's own in the user's cache."""
     max_voxels: int = Field(512**3, gt=0)
     """A volume with more voxels is refused before it is read."""
+
+
+class PictureDataConfig(_Section):
+    """Where the pictures are. What is normal, and what is for testing, the folders say."""
+
+    kind: Literal["pictures"] = "pictures"
+    root: Path | None = None
+    layout: Literal["auto", "mvtec", "mvtec_loco", "mvtec_3d", "visa", "folder"] = "auto"
+    category: str | tuple[str, ...] = "all"
+    """One, several or all: one model is trained on all that are named."""
+    calibration: Literal["auto"] | int | float = "auto"
+    """Normal pictures of each category that set thresholds, held out of train/good: a count
+    or a share. ``auto``: validation/good where the data set has it, else 0.1."""
+    normal_test: float = Field(0.2, gt=0, lt=1)
+    """Share of the normal pictures that are tested on, where no folder says (``folder``)."""
+    cache: Path | None = None
+    """Folder for prepared pictures; default: as for volumes."""
+    max_pixels: int = Field(100_000_000, gt=0)
+    """A picture with more pixels is refused before it is decoded."""
+
+    @field_validator("calibration", mode="wrap")
+    @classmethod
+    def _check_calibration(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            chosen = handler(None if isinstance(value, bool) else value)
+        except ValidationError:
+            raise ValueError("write auto, a count (20) or a share (0.1)") from None
+        if chosen != "auto" and (chosen < 0 or (isinstance(chosen, float) and chosen >= 1)):
+            raise ValueError("write auto, a count from 0 on or a share below 1")
+        return chosen
+
+    @property
+    def healthy_margin(self) -> int:
+        """A picture is normal or not by itself; it has no neighbours."""
+        return 0
+
+
+AnyDataConfig = Annotated[DataConfig | PictureDataConfig, Field(discriminator="kind")]
 
 
 class TeacherConfig(_Section):
@@ -178,12 +234,21 @@ class Config(_Section):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     seed: int = Field(0, ge=0, lt=2**31)
-    data: DataConfig = DataConfig()
-    recipe: RecipeConfig = RecipeConfig()
+    data: AnyDataConfig = DataConfig()
+    recipe: AnyRecipeConfig = RecipeConfig()
     model: ModelConfig = RD4ADConfig()
     scoring: ScoringConfig = ScoringConfig()
     train: TrainConfig = TrainConfig()
     calibration: CalibrationConfig = CalibrationConfig()
+
+    @model_validator(mode="after")
+    def _check_kinds(self) -> Config:
+        if self.data.kind != self.recipe.kind:
+            raise ValueError(
+                f"data.kind is {self.data.kind} and recipe.kind is {self.recipe.kind}; "
+                "they must be alike"
+            )
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, as in the YAML file."""
@@ -193,132 +258,3 @@ class Config(_Section):
     def to_yaml(self) -> str:
         """The resolved config as YAML text."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
-
-
-def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Read a config and apply ``key.path=value`` overrides (values are YAML).
-
-    A relative ``data.root``, ``data.cache`` or ``model.teacher.file`` means relative to the
-    current folder, as on a command line.
-
-    Raises
-    ------
-    ConfigError
-        Missing or damaged file, unknown key (the nearest known one is named), bad value.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        found = "nothing there" if isinstance(error, FileNotFoundError) else str(error)
-        raise ConfigError(
-            path, expected="a YAML config file", found=found, remedy="Give the path of a config."
-        ) from None
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            path, expected="valid YAML", found=str(error), remedy="Mend the line that it names."
-        ) from None
-    if raw is None:
-        raw = {}
-    if not isinstance(raw, dict):
-        raise ConfigError(
-            path,
-            expected="a mapping of sections",
-            found=type(raw).__name__,
-            remedy="See configs/brats/rd4ad.yaml for an example.",
-        )
-    return make_config(raw, overrides, where=str(path))
-
-
-def make_config(
-    raw: dict[str, Any], overrides: list[str] | tuple[str, ...] = (), *, where: str = "config"
-) -> Config:
-    """Validate a plain mapping with ``key.path=value`` overrides; see :func:`load_config`."""
-    try:
-        raw = json.loads(json.dumps(raw, default=str))  # a deep copy of plain types
-    except (TypeError, ValueError) as error:  # YAML can hold dates as keys, and circles
-        raise ConfigError(
-            where,
-            expected="sections, words, numbers and lists",
-            found=str(error),
-            remedy="See configs/brats/rd4ad.yaml for an example.",
-        ) from None
-    for override in overrides:
-        _apply_override(raw, override)
-    if isinstance(raw.get("model"), dict):
-        raw["model"].setdefault("name", "rd4ad")
-    try:
-        return Config.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        parts = [str(part) for part in first["loc"]]
-        if parts[:1] == ["model"]:
-            del parts[1:2]  # the tag of pydantic's union: model.rd4ad.lr -> model.lr
-        key = ".".join(parts) or "config"
-        if first["type"] == "extra_forbidden":
-            known = _sibling_keys(raw, parts)
-            near = difflib.get_close_matches(parts[-1], known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(known)}."
-            raise ConfigError(
-                where, expected="known keys", found=f"unknown key {key}", remedy=hint
-            ) from None
-        value = first.get("input")
-        shown = "" if isinstance(value, dict) else f" (found {value!r})"
-        raise ConfigError(
-            where,
-            expected=f"a valid {key}",
-            found=f"{first['msg'].removeprefix('Value error, ')}{shown}",
-            remedy=f"Set {key} in the file or with --set {key}=VALUE.",
-        ) from None
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(
-            f"--set {override}",
-            expected="key.path=value",
-            found=override,
-            remedy="For example --set data.root=/data/brats --set train.epochs=20.",
-        )
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    # YAML 1.1 reads 1e-3 as a word; people mean the number.
-    if isinstance(value, str) and "e" in value.lower():
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    node = raw
-    parts = key.strip().split(".")
-    for part in parts[:-1]:
-        child = node.setdefault(part, {})
-        if not isinstance(child, dict):
-            raise ConfigError(
-                f"--set {override}",
-                expected=f"{part} to be a section",
-                found=repr(child),
-                remedy="Check the key's path.",
-            )
-        node = child
-    node[parts[-1]] = value
-
-
-def _sibling_keys(raw: dict[str, Any], parts: list[str]) -> list[str]:
-    model: Any = Config
-    for part in parts[:-1]:
-        field = model.model_fields[part]
-        if part == "model":
-            named = (raw.get("model") or {}).get("name", "rd4ad")
-            model = IntensityConfig if named == "intensity" else RD4ADConfig
-        else:
-            model = field.annotation
-    return sorted(model.model_fields)
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON of plain data: the hash in every result."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,43 @@
+"""What a run is: typed, validated, YAML in and YAML out.
+
+The resolved config is written into every run folder, so that a run can be read without the
+file that it came from.
+"""
+
+from medrd.config.load import digest, load_config, make_config
+from medrd.config.sections import (
+    AnyDataConfig,
+    AnyRecipeConfig,
+    CalibrationConfig,
+    Config,
+    DataConfig,
+    IntensityConfig,
+    PictureDataConfig,
+    PictureRecipeConfig,
+    RD4ADConfig,
+    RecipeConfig,
+    ScoringConfig,
+    SplitConfig,
+    TeacherConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "AnyDataConfig",
+    "AnyRecipeConfig",
+    "CalibrationConfig",
+    "Config",
+    "DataConfig",
+    "IntensityConfig",
+    "PictureDataConfig",
+    "PictureRecipeConfig",
+    "RD4ADConfig",
+    "RecipeConfig",
+    "ScoringConfig",
+    "SplitConfig",
+    "TeacherConfig",
+    "TrainConfig",
+    "digest",
+    "load_config",
+    "make_config",
+]

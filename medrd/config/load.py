@@ -1,0 +1,172 @@
+"""From YAML to a config, and what is wrong with it in one line.
+
+Nothing here imports torch, so a wrong key is reported at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from medrd.config.sections import (
+    Config,
+    DataConfig,
+    IntensityConfig,
+    PictureDataConfig,
+    PictureRecipeConfig,
+    RD4ADConfig,
+    RecipeConfig,
+)
+from medrd.errors import ConfigError
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read a config and apply ``key.path=value`` overrides (values are YAML).
+
+    A relative ``data.root``, ``data.cache`` or ``model.teacher.file`` means relative to the
+    current folder, as on a command line.
+
+    Raises
+    ------
+    ConfigError
+        Missing or damaged file, unknown key (the nearest known one is named), bad value.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        found = "nothing there" if isinstance(error, FileNotFoundError) else str(error)
+        raise ConfigError(
+            path, expected="a YAML config file", found=found, remedy="Give the path of a config."
+        ) from None
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            path, expected="valid YAML", found=str(error), remedy="Mend the line that it names."
+        ) from None
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            path,
+            expected="a mapping of sections",
+            found=type(raw).__name__,
+            remedy="See configs/brats/rd4ad.yaml for an example.",
+        )
+    return make_config(raw, overrides, where=str(path))
+
+
+def make_config(
+    raw: dict[str, Any], overrides: list[str] | tuple[str, ...] = (), *, where: str = "config"
+) -> Config:
+    """Validate a plain mapping with ``key.path=value`` overrides; see :func:`load_config`."""
+    try:
+        raw = json.loads(json.dumps(raw, default=str))  # a deep copy of plain types
+    except (TypeError, ValueError) as error:  # YAML can hold dates as keys, and circles
+        raise ConfigError(
+            where,
+            expected="sections, words, numbers and lists",
+            found=str(error),
+            remedy="See configs/brats/rd4ad.yaml for an example.",
+        ) from None
+    for override in overrides:
+        _apply_override(raw, override)
+    _name_variants(raw)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        parts = [str(part) for part in first["loc"]]
+        if parts[:1] and parts[0] in _VARIANTS:
+            del parts[1:2]  # the tag of pydantic's union: model.rd4ad.lr -> model.lr
+        key = ".".join(parts) or "config"
+        if first["type"] == "extra_forbidden":
+            known = _sibling_keys(raw, parts)
+            near = difflib.get_close_matches(parts[-1], known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(known)}."
+            raise ConfigError(
+                where, expected="known keys", found=f"unknown key {key}", remedy=hint
+            ) from None
+        value = first.get("input")
+        shown = "" if isinstance(value, dict) else f" (found {value!r})"
+        raise ConfigError(
+            where,
+            expected=f"a valid {key}",
+            found=f"{first['msg'].removeprefix('Value error, ')}{shown}",
+            remedy=f"Set {key} in the file or with --set {key}=VALUE.",
+        ) from None
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(
+            f"--set {override}",
+            expected="key.path=value",
+            found=override,
+            remedy="For example --set data.root=/data/brats --set train.epochs=20.",
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    # YAML 1.1 reads 1e-3 as a word; people mean the number.
+    if isinstance(value, str) and "e" in value.lower():
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    node = raw
+    parts = key.strip().split(".")
+    for part in parts[:-1]:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise ConfigError(
+                f"--set {override}",
+                expected=f"{part} to be a section",
+                found=repr(child),
+                remedy="Check the key's path.",
+            )
+        node = child
+    node[parts[-1]] = value
+
+
+# Sections with variants: the key that tells them apart, the default, and the variants.
+_VARIANTS: Final[dict[str, tuple[str, str, dict[str, type[BaseModel]]]]] = {
+    "data": ("kind", "volumes", {"volumes": DataConfig, "pictures": PictureDataConfig}),
+    "recipe": ("kind", "volumes", {"volumes": RecipeConfig, "pictures": PictureRecipeConfig}),
+    "model": ("name", "rd4ad", {"rd4ad": RD4ADConfig, "intensity": IntensityConfig}),
+}
+
+
+def _name_variants(raw: dict[str, Any]) -> None:
+    """Say which variant each section is, where the file does not; a recipe follows its data."""
+    kinds = [raw[s].get("kind") for s in ("data", "recipe") if isinstance(raw.get(s), dict)]
+    kind = next((k for k in kinds if k is not None), None)
+    for section, (key, default, _) in _VARIANTS.items():
+        value = kind if key == "kind" and kind is not None else default
+        if isinstance(raw.setdefault(section, {}), dict):
+            raw[section].setdefault(key, value)
+
+
+def _sibling_keys(raw: dict[str, Any], parts: list[str]) -> list[str]:
+    model: Any = Config
+    for part in parts[:-1]:
+        if part in _VARIANTS and model is Config:
+            key, default, variants = _VARIANTS[part]
+            model = variants[(raw.get(part) or {}).get(key, default)]
+        else:
+            model = model.model_fields[part].annotation
+    return sorted(model.model_fields)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of plain data: the hash in every result."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
