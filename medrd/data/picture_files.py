@@ -1,0 +1,255 @@
+"""One picture of a data set, and the small questions that finding one asks of a folder."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from medrd.data.layouts import Source, Subject, folders_below
+from medrd.errors import ConfigError, MissingInputError
+
+logger = logging.getLogger("medrd.data")
+
+GOOD = "good"
+PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+
+Side = Literal["train", "calibration", "test", "any"]
+
+_NAMED = 5  # files an error or a warning names before it only counts
+
+
+@dataclass(frozen=True)
+class PictureSubject(Subject):
+    """One picture of a data set.
+
+    Attributes
+    ----------
+    id
+        Path below the data set's folder, without the ending: ``bottle/test/cut/000``.
+    images
+        ``{"picture": Source(path)}``.
+    label
+        Always None: a picture has any number of ``masks`` instead.
+    category
+        ``bottle``; what one model is trained on.
+    defect
+        Name of the kind of defect; ``good`` is normal.
+    side
+        What the data set says the picture is for; ``any`` where it leaves that to us.
+    masks
+        Files whose union marks the defect: several in LOCO, none for a normal picture or
+        in a data set that comes without any.
+    """
+
+    category: str = ""
+    defect: str = GOOD
+    side: Side = "any"
+    masks: tuple[Path, ...] = ()
+
+    @property
+    def anomalous(self) -> bool:
+        """As the folder says."""
+        return self.defect != GOOD
+
+
+@dataclass(frozen=True)
+class Category:
+    """One category's folder, as a finder gets it.
+
+    Attributes
+    ----------
+    name, folder
+        ``bottle`` and where it lies.
+    layout
+        Which of its kin the finder has before it.
+    masked
+        Whether the data set comes with masks, so that each must be there.
+    """
+
+    name: str
+    folder: Path
+    layout: str
+    masked: bool
+
+
+def choose(root: Path, known: Sequence[str], category: str | Sequence[str]) -> list[str]:
+    """The categories asked for, in order, each once.
+
+    Raises
+    ------
+    ConfigError
+        One that is not there (the nearest that is gets named), or none.
+    """
+    wanted = [category] if isinstance(category, str) else list(category)
+    if wanted == ["all"]:
+        return sorted(known)
+    for name in wanted:
+        if name in known:
+            continue
+        near = difflib.get_close_matches(name, known, n=1)
+        raise ConfigError(
+            "data.category",
+            expected=f"all, or categories out of {', '.join(sorted(known))} (in {root})",
+            found=name,
+            remedy=f"Did you mean {near[0]}?" if near else "Mend data.category or data.root.",
+        )
+    if not wanted:
+        raise ConfigError(
+            "data.category",
+            expected="all, a category or several",
+            found="an empty list",
+            remedy=f"Choose out of {', '.join(sorted(known))}.",
+        )
+    return sorted(set(wanted))
+
+
+def picture_subject(
+    category: Category,
+    place: str,
+    path: Path,
+    side: Side = "any",
+    defect: str = GOOD,
+    masks: tuple[Path, ...] = (),
+) -> PictureSubject:
+    """The subject of the picture at ``place``, its path in the category without the ending."""
+    id = f"{category.name}/{place}"
+    return PictureSubject(id, {"picture": Source(path)}, None, category.name, defect, side, masks)
+
+
+def is_picture(path: Path) -> bool:
+    """By name; hidden files (macOS resource forks ``._x.png``) are none."""
+    return path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith(".")
+
+
+def pictures_in(folder: Path) -> dict[str, Path]:
+    """The pictures in this very folder by stem, in order; none if there is no such folder.
+
+    Raises
+    ------
+    ConfigError
+        Two of one stem, whose ids and masks would be the same.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not is_picture(path):
+            continue
+        if path.stem in found:
+            raise ConfigError(
+                folder,
+                expected="one picture a name",
+                found=f"{found[path.stem].name} and {path.name}",
+                remedy="Remove or rename one of them.",
+            )
+        found[path.stem] = path
+    return found
+
+
+def pictures_below(top: Path) -> dict[PurePosixPath, dict[str, Path]]:
+    """Folder relative to ``top`` -> its pictures by stem; nothing if there is no ``top``."""
+    return {
+        PurePosixPath(folder.relative_to(top).as_posix()): pictures_in(folder)
+        for folder in folders_below(top)
+    }
+
+
+def masks_in(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """``000_mask.png`` or ``000.png`` -> the masks of picture 000."""
+    masks: dict[str, tuple[Path, ...]] = {}
+    for stem, path in pictures_in(folder).items():
+        of = stem.removesuffix("_mask")
+        if of in masks:
+            raise ConfigError(
+                folder,
+                expected="one mask a picture",
+                found=f"{masks[of][0].name} and {path.name}",
+                remedy="Remove one of them.",
+            )
+        masks[of] = (path,)
+    return masks
+
+
+def masks_in_folders(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """``000/*.png`` -> the masks of picture 000."""
+    masks = {inner.name: tuple(pictures_in(inner).values()) for inner in folders_in(folder)}
+    return {stem: paths for stem, paths in masks.items() if paths}
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in this one that are not hidden, in order; none if it is not there."""
+    inside = sorted(folder.iterdir()) if folder.is_dir() else ()
+    return [path for path in inside if path.is_dir() and not path.name.startswith(".")]
+
+
+def has_any(folder: Path, places: Iterable[str]) -> bool:
+    """Whether one of these folders is in this one."""
+    return any((folder / place).is_dir() for place in places)
+
+
+def name_of(folder: Path) -> str:
+    """Its name even for ``.``; a link keeps its own, since that is what the user chose."""
+    return os.path.basename(os.path.abspath(folder))
+
+
+def needed_pictures(category: Path, place: str, inner: str) -> dict[str, Path]:
+    """The pictures of a folder that must have some."""
+    place = f"{place}/{inner}" if inner else place
+    require(category, place)
+    pictures = pictures_in(category / place)
+    if not pictures:
+        raise incomplete(category, f"pictures in {place}", place)
+    return pictures
+
+
+def require(category: Path, place: str) -> None:
+    """Raise if a category lacks this folder."""
+    if not (category / place).is_dir():
+        raise incomplete(category, f"a folder {place}", ".")
+
+
+def require_masks(
+    pictures: Mapping[str, Path],
+    masks: Mapping[str, tuple[Path, ...]],
+    expected: Mapping[str, Path],
+) -> None:
+    """Raise if a picture lacks its mask, with the place where it should be."""
+    bare = [stem for stem in pictures if stem not in masks]
+    if bare:
+        more = f" (and those of {len(bare) - 1} more)" if len(bare) > 1 else ""
+        raise MissingInputError(
+            pictures[bare[0]],
+            expected=f"its mask {expected[bare[0]]}{more}",
+            found="no such file",
+            remedy="Unpack the data set again, or take the picture out. With no folder of "
+            "masks at all, image-level metrics are computed alone.",
+        )
+
+
+def warn_of_orphans(masks: Iterable[Path]) -> None:
+    """Log masks that nothing claimed; they may be the trace of a missing picture."""
+    orphans = sorted(masks)
+    if orphans:
+        names = ", ".join(str(path) for path in orphans[:_NAMED])
+        more = f" and {len(orphans) - _NAMED} more" if len(orphans) > _NAMED else ""
+        logger.warning("Masks that belong to no picture: %s%s", names, more)
+
+
+def incomplete(category: Path, expected: str, place: str) -> ConfigError:
+    """The error of a tree that lacks something; names what is at ``place`` instead."""
+    return ConfigError(
+        category,
+        expected=expected,
+        found=names_in_words(category / place),
+        remedy="Unpack the data set again, or check data.root and data.layout.",
+    )
+
+
+def names_in_words(folder: Path) -> str:
+    """The first names in a folder, as an error says what was found."""
+    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}" if names else "nothing there"
