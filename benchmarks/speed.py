@@ -45,7 +45,7 @@ def batches_of(prepared: Prepared, batch_size: int, count: int) -> list[SliceBat
     """Random batches, with a fixed seed."""
     rng = np.random.default_rng(0)
     picks = [rng.choice(len(prepared.images), batch_size, replace=False) for _ in range(count)]
-    return [SliceBatch(prepared.images[which], prepared.brain[which]) for which in picks]
+    return [SliceBatch(prepared.images[which], prepared.region[which]) for which in picks]
 
 
 def training_loop(detector: Detector, execution: Execution) -> Loop:
@@ -93,7 +93,7 @@ def main() -> None:
             # A whole volume each time, unless this is the first.
             part = slice(None) if number else slice(args.batch_size)
             start = time.perf_counter()
-            predictor.maps(prepared.images[part], prepared.brain[part])
+            predictor.maps(prepared.images[part], prepared.region[part])
             if number:
                 predict_s[name].append(time.perf_counter() - start)
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from medrd.metrics import Run, descending_chunks, make_run, pixel_metrics
-from medrd.metrics.runs import _from_ordinal, _ordinal
 
 FIELDS = ("scores", "negatives", "positives", "pro_weights")
 
@@ -180,14 +179,3 @@ def test_counts_beyond_uint32_do_not_wrap() -> None:
     (chunk,) = descending_chunks([run, run])
     assert chunk.negatives.dtype == np.int64
     assert chunk.negatives.tolist() == [2 * (2**32 - 1)]
-
-
-def test_ordinals_count_the_float32_numbers() -> None:
-    rng = np.random.default_rng(1)
-    bits = rng.integers(0, 0x7F800000, 500, dtype=np.int64).astype(np.int32)
-    values = np.concatenate([bits.view(np.float32), -bits.view(np.float32), [np.float32(0)]])
-    ordinals = [_ordinal(value) for value in values]
-    assert [_from_ordinal(ordinal) for ordinal in ordinals] == values.tolist()
-    assert np.array_equal(np.argsort(ordinals), np.argsort(values))
-    above = [_ordinal(np.nextafter(value, np.float32(np.inf))) for value in values]
-    assert above == [ordinal + 1 for ordinal in ordinals]

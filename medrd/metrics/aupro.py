@@ -6,9 +6,8 @@ flagged, the false-positive rate is over *all normal pixels of the data set*, an
 that under PRO over the rate from 0 to 0.3, divided by 0.3. The curve starts at (0, 0), has a
 point for every distinct score, and is interpolated linearly at the end of the interval.
 
-Other numbers go by the same name. Released code of reverse distillation (RD4AD) computes a
-curve of 200 thresholds for every anomalous image by itself, stretches its last rate below 0.3
-to 1, and averages the areas; the two differ widely and must not stand in one table.
+Other numbers go by the same name. That of the released code of reverse distillation (RD4AD) is
+:func:`medrd.metrics.aupro_rd4ad`; the two differ widely and must not stand in one column.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ from scipy import ndimage
 
 from medrd.metrics.curve import Points, Totals
 
-# Neighbours within an image touch by a side or a corner; images of a stack never touch.
-_EIGHT_NEIGHBOURS = np.zeros((3, 3, 3), dtype=bool)
-_EIGHT_NEIGHBOURS[1] = True
+_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
 def region_weights(
@@ -33,7 +30,7 @@ def region_weights(
     ----------
     labels
         ``(H, W)`` or ``(N, H, W)`` bool. Components are found in each image by itself, with
-        8-connectivity.
+        8-connectivity; once, and only where there are any.
     mask
         The evaluated region, shaped as the labels; None for all. A component is one even where
         the mask cuts it in two; its size counts the pixels inside the mask only, and one wholly
@@ -58,16 +55,22 @@ def region_weights(
     if mask is not None and (mask.dtype != np.bool_ or mask.shape != labels.shape):
         msg = f"mask must be bool {labels.shape} as the labels, got {mask.dtype} {mask.shape}"
         raise ValueError(msg)
-    stack = labels if labels.ndim == 3 else labels[None]
-    regions, _ = ndimage.label(stack, structure=_EIGHT_NEIGHBOURS)
-    regions = regions.reshape(labels.shape)
-    if mask is not None:
-        regions[~mask] = 0
-    sizes = np.bincount(regions.ravel(), minlength=1)
-    sizes[0] = 0
-    share = np.zeros(sizes.size)
-    np.divide(1.0, sizes, out=share, where=sizes > 0)
-    return share[regions], int(np.count_nonzero(sizes))
+    weights = np.zeros(labels.shape)
+    components = 0
+    for index in np.ndindex(labels.shape[:-2]):  # one empty index for a single image
+        box = _bounding_box(labels[index])
+        if box is None:
+            continue
+        regions, _ = ndimage.label(labels[index][box], structure=_EIGHT_NEIGHBOURS)
+        if mask is not None:
+            regions[~mask[index][box]] = 0
+        sizes = np.bincount(regions.ravel())
+        sizes[0] = 0
+        share = np.zeros(sizes.size)
+        np.divide(1.0, sizes, out=share, where=sizes > 0)
+        weights[index][box] = share[regions]
+        components += int(np.count_nonzero(sizes))
+    return weights, components
 
 
 def aupro_terms(points: Points, totals: Totals, max_fpr: float) -> NDArray[np.float64]:
@@ -77,10 +80,26 @@ def aupro_terms(points: Points, totals: Totals, max_fpr: float) -> NDArray[np.fl
     the one that crosses it the trapezoid up to the crossing.
     """
     limit = max_fpr * totals.negatives  # in false positives
-    before = points.false_positives - points.negatives
-    width = np.minimum(points.false_positives, limit) - np.minimum(before, limit)
+    width = segment_widths(points, limit)
     # How far into the segment the interval reaches: 1 for all but the crossing one.
     reach = width / np.maximum(points.negatives, 1)
     height = points.covered_before + reach * (points.covered - points.covered_before) / 2
     terms: NDArray[np.float64] = width * height / (limit * totals.components)
     return terms
+
+
+def segment_widths(points: Points, limit: float) -> NDArray[np.float64]:
+    """``(K,)`` false positives that the segments ending at these points add below the limit."""
+    before = points.false_positives - points.negatives
+    widths: NDArray[np.float64] = np.minimum(points.false_positives, limit)
+    widths -= np.minimum(before, limit)
+    return widths
+
+
+def _bounding_box(label: NDArray[np.bool_]) -> tuple[slice, slice] | None:
+    """The smallest box around all True of an image; None if there is none."""
+    rows = np.flatnonzero(label.any(axis=1))
+    if not rows.size:
+        return None
+    columns = np.flatnonzero(label[rows[0] : rows[-1] + 1].any(axis=0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medrd.metrics.ordinals import from_ordinals, to_ordinals
+
 MAX_ENTRIES = 2_000_000
 """Entries merged at a time: some 200 MB at the peak."""
 
@@ -84,21 +86,7 @@ def make_run(
         NaN or infinite scores, labels that are not bool, shapes that differ, or weights that
         do not add up to the number of components (made for another region than this).
     """
-    with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused below
-        scores = np.asarray(scores, dtype=np.float32)
-    labels = np.asarray(labels)
-    if labels.dtype != np.bool_:
-        msg = f"labels must be bool, got {labels.dtype}: say which values are anomalous"
-        raise ValueError(msg)
-    if scores.ndim != 1 or labels.shape != scores.shape:
-        msg = f"scores and labels must both be (N,), got {scores.shape} and {labels.shape}"
-        raise ValueError(msg)
-    if not np.isfinite(scores).all():
-        bad = int(scores.size - np.isfinite(scores).sum())
-        msg = f"scores must be finite, got {bad} NaN or infinite values of {scores.size}"
-        raise ValueError(msg)
-    weights = _positive_weights(pro_weights, labels, components)
-
+    scores, labels, weights = check_pixels(scores, labels, pro_weights, components)
     values, counts = np.unique(scores, return_counts=True)
     negatives = counts.astype(np.int64)
     positives = np.zeros_like(negatives)
@@ -113,6 +101,29 @@ def make_run(
         merged_weights[at] = np.add.reduceat(weights[order], starts)
         negatives -= positives
     return Run(values, negatives, positives, merged_weights, int(components))
+
+
+def check_pixels(
+    scores: NDArray[np.float32],
+    labels: NDArray[np.bool_],
+    pro_weights: NDArray[np.float64] | None,
+    components: int,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]]:
+    """``(N,)`` float32 scores, labels and the positives' weights; see :func:`make_run`."""
+    with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused below
+        scores = np.asarray(scores, dtype=np.float32)
+    labels = np.asarray(labels)
+    if labels.dtype != np.bool_:
+        msg = f"labels must be bool, got {labels.dtype}: say which values are anomalous"
+        raise ValueError(msg)
+    if scores.ndim != 1 or labels.shape != scores.shape:
+        msg = f"scores and labels must both be (N,), got {scores.shape} and {labels.shape}"
+        raise ValueError(msg)
+    if not np.isfinite(scores).all():
+        bad = int(scores.size - np.isfinite(scores).sum())
+        msg = f"scores must be finite, got {bad} NaN or infinite values of {scores.size}"
+        raise ValueError(msg)
+    return scores, labels, _positive_weights(pro_weights, labels, components)
 
 
 def descending_chunks(runs: Sequence[Run], max_entries: int = MAX_ENTRIES) -> Iterator[Run]:
@@ -149,9 +160,11 @@ def release_pages(run: Run) -> None:
             mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def group_starts(ascending: NDArray[np.float32]) -> NDArray[np.intp]:
+def group_starts(
+    ascending: NDArray[np.float32] | NDArray[np.int32],
+) -> NDArray[np.intp]:
     """Where each distinct value of a sorted ``(N,)`` array, N > 0, begins."""
-    return np.flatnonzero(np.concatenate(([True], ascending[1:] != ascending[:-1])))
+    return np.append(0, np.flatnonzero(ascending[1:] != ascending[:-1]) + 1)
 
 
 def _positive_weights(
@@ -184,11 +197,11 @@ def _chunk_starts(runs: Sequence[Run], stops: list[int], max_entries: int) -> li
     optimum would cost more searches than it saves.
     """
     left = [(run, stop) for run, stop in zip(runs, stops, strict=True) if stop]
-    low = min(_ordinal(run.scores[0]) for run, _ in left)
-    high = max(_ordinal(run.scores[stop - 1]) for run, stop in left)
+    low = min(int(to_ordinals(run.scores[0])) for run, _ in left)
+    high = max(int(to_ordinals(run.scores[stop - 1])) for run, stop in left)
 
     def starts_at(ordinal: int) -> list[int]:
-        cut = _from_ordinal(ordinal)
+        cut = from_ordinals(np.array([ordinal]))[0]
         starts = []
         for run, stop in zip(runs, stops, strict=True):
             starts.append(int(np.searchsorted(run.scores[:stop], cut)))
@@ -219,6 +232,8 @@ def _merge(runs: Sequence[Run], starts: list[int], stops: list[int]) -> Run:
         if start < stop
     ]
 
+    components = sum(run.components for run in runs)
+
     def gather(name: str) -> NDArray[Any]:
         gathered = np.concatenate([getattr(run, name)[piece] for run, piece in pieces])
         for run, _ in pieces:
@@ -226,6 +241,14 @@ def _merge(runs: Sequence[Run], starts: list[int], stops: list[int]) -> Run:
         return gathered
 
     scores = gather("scores")
+    if len(pieces) == 1:  # nothing to merge
+        return Run(
+            scores=scores,
+            negatives=gather("negatives").astype(np.int64, copy=False),
+            positives=gather("positives").astype(np.int64, copy=False),
+            pro_weights=gather("pro_weights"),
+            components=components,
+        )
     # Stable: equal scores keep the order of the runs, so that the float sums do not depend on
     # how the range was cut. It is also quick on pieces that are sorted already.
     order = np.argsort(scores, kind="stable")
@@ -242,16 +265,5 @@ def _merge(runs: Sequence[Run], starts: list[int], stops: list[int]) -> Run:
         negatives=np.add.reduceat(negatives[order], groups, dtype=np.int64),
         positives=np.add.reduceat(positives[order], groups, dtype=np.int64),
         pro_weights=np.add.reduceat(weights[order], groups),
-        components=sum(run.components for run in runs),
+        components=components,
     )
-
-
-def _ordinal(value: np.float32) -> int:
-    """A whole number for every finite float32, in the same order; neighbours differ by one."""
-    magnitude = int(np.abs(np.float32(value)).view(np.int32))
-    return magnitude if value >= 0 else -magnitude
-
-
-def _from_ordinal(ordinal: int) -> np.float32:
-    magnitude = np.int32(abs(ordinal)).view(np.float32)
-    return np.float32(magnitude if ordinal >= 0 else -magnitude)

@@ -1,0 +1,102 @@
+"""The number that papers around reverse distillation call PRO; not the AUPRO of medrd.
+
+The code released with RD4AD (Deng and Li, CVPR 2022), which RD++ and others took over, computes
+a curve for every anomalous image by itself: 200 evenly spaced thresholds from the image's lowest
+score to just below its highest, the mean overlap of its components (8-connected) and its own
+false-positive rate. Rates below 0.3 are kept and **divided by the largest of them**, whatever it
+is; the area is taken between the rates there are, and the areas are averaged over images. It is
+here so that published figures can be compared with, and is never reported as ``aupro``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.integrate import trapezoid
+
+from medrd.metrics.aupro import region_weights
+
+_THRESHOLDS = 200
+_MAX_FPR = 0.3
+
+
+def aupro_rd4ad_image(map: NDArray[np.float32], label: NDArray[np.bool_]) -> float | None:
+    """The per-image area of one map.
+
+    Parameters
+    ----------
+    map
+        ``(H, W)`` anomaly scores. Here, unlike elsewhere in medrd, a pixel is flagged when its
+        score is **above** the threshold, as in that code.
+    label
+        ``(H, W)`` bool.
+
+    Returns
+    -------
+    float or None
+        None where that code fails or gives no number: no anomalous or no normal pixel, a
+        constant map, fewer than two rates below 0.3, or none of them above 0.
+
+    Raises
+    ------
+    ValueError
+        NaN or infinite scores, a label that is not bool, or shapes other than (H, W).
+    """
+    scores, label = np.asarray(map, dtype=np.float64), np.asarray(label)
+    if label.dtype != np.bool_ or label.ndim != 2 or scores.shape != label.shape:
+        msg = (
+            f"map must be (H, W) and label bool of the same shape, "
+            f"got {scores.shape} and {label.dtype} {label.shape}"
+        )
+        raise ValueError(msg)
+    if not np.isfinite(scores).all():
+        msg = "anomaly scores must be finite, got NaN or infinite values"
+        raise ValueError(msg)
+    if label.all() or not label.any():
+        return None
+    lowest, highest = scores.min(), scores.max()
+    if lowest == highest:
+        return None
+    thresholds = lowest + np.arange(_THRESHOLDS) * ((highest - lowest) / _THRESHOLDS)
+    normal = np.sort(scores[~label])
+    rates = (normal.size - np.searchsorted(normal, thresholds, side="right")) / normal.size
+    overlaps = _overlaps(scores, label, thresholds)
+    kept = rates < _MAX_FPR
+    if kept.sum() < 2 or not rates[kept].any():
+        return None
+    # Thresholds ascend, so rates descend.
+    return -float(trapezoid(overlaps[kept], rates[kept] / rates[kept].max()))
+
+
+def aupro_rd4ad(
+    maps: Iterable[NDArray[np.float32]], labels: Iterable[NDArray[np.bool_]]
+) -> float | None:
+    """The mean of :func:`aupro_rd4ad_image` over the images where it is defined.
+
+    Parameters
+    ----------
+    maps, labels
+        ``(N, H, W)``, or any equally long iterables of images, of one size or of many.
+
+    Returns
+    -------
+    float or None
+        None if it is defined for no image.
+    """
+    areas = [aupro_rd4ad_image(*pair) for pair in zip(maps, labels, strict=True)]
+    defined = [area for area in areas if area is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def _overlaps(
+    scores: NDArray[np.float64], label: NDArray[np.bool_], thresholds: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The mean share of the components above each threshold."""
+    weights, components = region_weights(label)
+    order = np.argsort(scores[label])
+    below = np.concatenate(([0.0], np.cumsum(weights[label][order])))
+    reached = np.searchsorted(scores[label][order], thresholds, side="right")
+    overlaps: NDArray[np.float64] = 1 - below[reached] / components
+    return overlaps
