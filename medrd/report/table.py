@@ -22,11 +22,30 @@ COLUMNS = {
 
 
 def metrics_table(path: Path) -> str:
-    """A model's ``metrics.json`` with its baselines as Markdown."""
+    """A model's ``metrics.json`` with its categories and baselines as Markdown.
+
+    Columns in which no row has a value are left out. Test inputs that failed are said below.
+    """
     content = json.loads(path.read_text(encoding="utf-8"))
-    rows = {content["protocol"]["model"]: content, **content.get("baseline", {})}
-    body = [[name, *(cell(row.get(key)) for key in COLUMNS)] for name, row in rows.items()]
-    return markdown_table(["model", *COLUMNS.values()], body)
+    model = content["protocol"]["model"]
+    rows: dict[str, Mapping[str, float | None]] = {}
+    for category, row in content.get("categories", {}).items():
+        rows[f"{model}, {category}"] = row
+    rows[f"{model}, mean" if rows else model] = content
+    several = content.get("baseline_categories", {})
+    for name, row in content.get("baseline", {}).items():
+        rows |= {f"{name}, {c}": of_category for c, of_category in several.get(name, {}).items()}
+        rows[f"{name}, mean" if name in several else name] = row
+    shown = [key for key in COLUMNS if any(row.get(key) is not None for row in rows.values())]
+    body = [[name, *(cell(row.get(key)) for key in shown)] for name, row in rows.items()]
+    table = markdown_table(["model", *(COLUMNS[key] for key in shown)], body)
+    if content.get("complete", True):
+        return table
+    failed, tested = (content["counts"][key] for key in ("subjects_failed", "subjects"))
+    return (
+        f"{table}\n\nIncomplete: {failed} of {failed + tested} test inputs failed "
+        "and are in no number."
+    )
 
 
 def cell(value: float | None) -> str:
