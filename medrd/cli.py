@@ -75,6 +75,9 @@ def train(
     from medrd.workflows.train import train as run
 
     typer.echo(run(loaded, out, resume=resume))
+    if (out / "errors.json").exists():
+        typer.echo(f"some inputs were left out: see {out / 'errors.json'}", err=True)
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -137,6 +140,26 @@ def evaluate(
     typer.echo(path)
     if (out / "errors.json").exists():
         typer.echo(f"some subjects failed: see {out / 'errors.json'}", err=True)
+        raise typer.Exit(3)
+
+
+@app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(help="YAML file; see configs/compare/.")],
+    out: Annotated[Path, typer.Option(help="Folder for cells and results; goes on if there.")],
+    set_: Set = None,
+) -> None:
+    """Models x data sets x seeds: train, evaluate, one table and one figure."""
+    from medrd.config.compare import load_compare
+
+    loaded = load_compare(config, set_ or [])
+    from medrd.workflows.compare import compare as run
+
+    comparison = run(loaded, out)
+    typer.echo((out / "results.md").read_text(encoding="utf-8"))
+    typer.echo(out / "results.md")
+    if any(cell.error or not cell.complete for cell in comparison.cells):
+        typer.echo("some cells failed or lack test inputs; they are marked above", err=True)
         raise typer.Exit(3)
 
 

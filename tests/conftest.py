@@ -207,3 +207,57 @@ def make_brain() -> Callable[..., Volume]:
         return volume_from_array(np.where(brain, texture, 0), affine)
 
     return make
+
+
+# --- Pictures: a tiny category of generated textures, and a model trained on it ---
+
+
+@pytest.fixture(scope="session")
+def texture_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two categories in MVTec's layout, read only: 10 to train on, 4 good and 8 bad to test."""
+    from medrd.data.textures import write_texture_set
+
+    root = tmp_path_factory.mktemp("textures") / "set"
+    write_texture_set(root, train=10, test_good=4, test_bad=8, size=96, workers=1)
+    return root
+
+
+@pytest.fixture
+def picture_raw(texture_root: Path, tiny_cache: Path) -> dict[str, Any]:
+    """A run on the category weave as plain types, to be changed at will."""
+    return make_picture_raw(texture_root, tiny_cache)
+
+
+def make_picture_raw(root: Path, cache: Path) -> dict[str, Any]:
+    return {
+        "data": {
+            "kind": "pictures",
+            "root": str(root),
+            "cache": str(cache),
+            "category": "weave",
+            "calibration": 2,
+        },
+        "recipe": {"size": 64},
+        "train": {"epochs": 2, "batch_size": 4, "device": "cpu", "precision": "fp32"},
+    }
+
+
+@pytest.fixture(scope="session")
+def picture_yaml(
+    texture_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The category weave's config as a file."""
+    path = tmp_path_factory.mktemp("picture_config") / "weave.yaml"
+    path.write_text(yaml.safe_dump(make_picture_raw(texture_root, tiny_cache)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def picture_run(
+    medrd: Processes, picture_yaml: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """RD4AD trained for two epochs on the category weave; read only."""
+    out = tmp_path_factory.mktemp("picture_run") / "run"
+    done = medrd("train", picture_yaml, "--out", out)
+    assert done.code == 0, done.stderr
+    return out

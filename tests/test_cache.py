@@ -67,7 +67,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def get(subject: Subject, folder: Path, recipe: RecipeConfig = RECIPE) -> CachedSubject:
-    return cache_subject(subject, recipe, folder=folder, max_voxels=MAX_VOXELS)
+    return cache_subject(subject, recipe, folder=folder, budget=MAX_VOXELS)
 
 
 def entries(folder: Path) -> list[Path]:
@@ -80,7 +80,7 @@ def everything_else(folder: Path) -> list[Path]:
 
 
 def assert_same(first: CachedSubject, second: CachedSubject) -> None:
-    for name in ("images", "brain", "numbers", "touched"):
+    for name in ("images", "region", "numbers", "touched"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
@@ -95,7 +95,7 @@ def test_an_entry_holds_what_prepare_gives(subject: Subject, folder: Path) -> No
 
     assert got.images.dtype == np.float16
     assert np.abs(got.images.astype(np.float32) - expected.images).max() <= 1 / 2048
-    np.testing.assert_array_equal(got.brain, expected.brain)
+    np.testing.assert_array_equal(got.region, expected.region)
     np.testing.assert_array_equal(got.numbers, expected.numbers)
     np.testing.assert_array_equal(got.touched, LESION_SLICES)
     assert (got.id, got.has_label, got.warnings) == ("a", True, expected.warnings)
@@ -287,7 +287,7 @@ put, index = cache._put_in_place, cache.write_json
 together = fork.Barrier(2)
 
 def get():
-    cached = cache.cache_subject(subject, recipe, folder=folder, max_voxels=10**6)
+    cached = cache.cache_subject(subject, recipe, folder=folder, budget=10**6)
     assert cached.images.shape[0] == cached.numbers.size > 0
 
 def killed():
@@ -347,7 +347,7 @@ def test_subjects_come_by_their_ids_and_report_when_ready(
     ]
     ready: list[str] = []
     got, errors = cache_subjects(
-        subjects, RECIPE, folder=folder, max_voxels=MAX_VOXELS, workers=3, on_done=ready.append
+        subjects, RECIPE, folder=folder, budget=MAX_VOXELS, workers=3, on_done=ready.append
     )
     assert errors == []
     assert sorted(got) == sorted(ready) == ["a", "b", "c"]
@@ -367,7 +367,7 @@ def test_subjects_that_fail_are_named_and_leave_nothing_and_the_others_are_done(
         [missing, broken, subject],
         RECIPE,
         folder=folder,
-        max_voxels=MAX_VOXELS,
+        budget=MAX_VOXELS,
         on_done=ready.append,
     )
     assert list(got) == ["a"]
@@ -383,7 +383,7 @@ def test_subjects_that_fail_are_named_and_leave_nothing_and_the_others_are_done(
 def test_a_file_in_the_caches_place_is_an_error(subject: Subject, folder: Path) -> None:
     folder.write_text("mine")
     with pytest.raises(OutputError, match=r"MEDRD_CACHE"):
-        cache_subjects([subject], RECIPE, folder=folder, max_voxels=MAX_VOXELS)
+        cache_subjects([subject], RECIPE, folder=folder, budget=MAX_VOXELS)
     assert folder.read_text() == "mine"
 
 
@@ -402,7 +402,7 @@ def test_a_cache_that_cannot_be_written_is_an_error(subject: Subject, folder: Pa
         pytest.skip("root may write anywhere")
     folder.mkdir(mode=0o500)
     with pytest.raises(OutputError, match="MEDRD_CACHE"):
-        cache_subjects([subject], RECIPE, folder=folder, max_voxels=MAX_VOXELS)
+        cache_subjects([subject], RECIPE, folder=folder, budget=MAX_VOXELS)
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(

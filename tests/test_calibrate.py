@@ -30,7 +30,7 @@ def subject(seed: int, *, lesions: tuple[int, ...] = (3,), scale: float = 1.0) -
     return CachedSubject(
         id=f"s{seed}",
         images=images,
-        brain=rng.random((8, 32, 32)) < 0.6,
+        region=rng.random((8, 32, 32)) < 0.6,
         numbers=np.arange(10, 18),
         touched=np.array(lesions, np.int64) + 10,
         has_label=True,
@@ -54,7 +54,7 @@ def healthy_values(given: CachedSubject) -> tuple[NDArray[np.float32], float]:
     values, scores = [], []
     for i, number in enumerate(given.numbers):
         if all(abs(int(number) - int(t)) > MARGIN for t in given.touched):
-            values.append(given.images[i, 0][given.brain[i]].astype(np.float32))
+            values.append(given.images[i, 0][given.region[i]].astype(np.float32))
             scores.append(float(values[-1].max()))
     return np.concatenate(values), max(scores)
 
@@ -131,7 +131,7 @@ def test_no_voxel_of_a_lesions_slice_or_its_neighbours_is_used(predictor: Predic
 
 def test_what_lies_outside_the_brain_is_not_counted(predictor: Predictor) -> None:
     clean, poisoned = subject(0), subject(0)
-    poisoned.images[:, 0][~poisoned.brain] = 1000
+    poisoned.images[:, 0][~poisoned.region] = 1000
     expected = calibrated(predictor, [clean])
     assert calibrated(predictor, [poisoned]) == expected
 

@@ -19,9 +19,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import medrd as package
 from medrd.config import load_config, make_config
-from medrd.data.prepare import Prepared
+from medrd.data import brains
+from medrd.data.prepare import PreparedVolume
 from medrd.errors import ConfigError, LeakageError, OutputError
-from medrd.workflows import evaluate as evaluate_module
+from medrd.workflows import tally
 from medrd.workflows.baseline import baseline_config
 from medrd.workflows.evaluate import KEYS, evaluate
 from medrd.workflows.predict import predict
@@ -128,13 +129,13 @@ def test_metrics_json_is_complete(evaluated: Path, tiny_run: Path) -> None:
     assert "0.3" in protocol["aupro"]
     assert protocol["calibration"]["threshold"] == trained["calibration"]["threshold"]
     baseline = protocol["baseline"]
-    assert baseline["channel"] == "flair"
+    assert baseline["recipe"]["channels"] == ["flair"]
     assert baseline["calibrated_on_the_models_subjects"] is True
     for key in ("subjects", "target_fpr", "slices", "voxels"):  # the same slices, then
         assert baseline["calibration"][key] == trained["calibration"][key], key
     rows = json.loads((evaluated / "subjects.json").read_text())
     assert [row["subject"] for row in rows] == list(TEST)
-    assert sorted(p.name for p in evaluated.iterdir()) == ["metrics.json", "subjects.json"]
+    assert sorted(p.name for p in evaluated.iterdir()) == ["metrics.json", "subjects.json", "units"]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -250,7 +251,7 @@ def test_a_bad_calibration_subject_costs_the_baselines_threshold_alone(
     assert baseline["pixel_auroc"] == expected["baseline"]["intensity"]["pixel_auroc"]
     assert baseline["pixel_dice"] is None
     assert metrics["protocol"]["baseline"] == {
-        "channel": "flair",
+        "recipe": expected["protocol"]["baseline"]["recipe"],
         "calibration": None,
         "calibrated_on_the_models_subjects": False,
     }
@@ -305,26 +306,25 @@ def test_neither_scans_nor_scores_pile_up_in_memory(
         "root": str(cohort),
         "split": {"train": 0, "calibration": 0, "test": [*TEST, *added]},
     }
-    prepare, metrics = evaluate_module.prepare, evaluate_module._metrics
-    alive: list[weakref.ref[Prepared]] = []
+    prepare, make_units = brains.prepare, tally.make_units
+    alive: list[weakref.ref[PreparedVolume]] = []
     counts: list[int] = []
 
-    def counting(*args: Any, **kwargs: Any) -> Prepared:
+    def counting(*args: Any, **kwargs: Any) -> PreparedVolume:
         prepared = prepare(*args, **kwargs)
         alive.append(weakref.ref(prepared))
         gc.collect()
         counts.append(sum(ref() is not None for ref in alive))
         return prepared
 
-    def looking(runs: list[Any], *args: Any) -> Any:
+    def looking(ids: list[str], runs: list[Any], **rest: Any) -> Any:
         assert len(runs) == 6
-        for run in runs:
-            for array in (run.scores, run.negatives, run.positives, run.pro_weights):
-                assert isinstance(array, np.memmap)
-        return metrics(runs, *args)
+        assert all(run.scores.size <= 100 for run in runs)
+        return make_units(ids, runs, **rest)
 
-    monkeypatch.setattr(evaluate_module, "prepare", counting)
-    monkeypatch.setattr(evaluate_module, "_metrics", looking)
+    monkeypatch.setattr(brains, "prepare", counting)
+    monkeypatch.setattr(tally, "make_units", looking)
+    monkeypatch.setattr(tally, "_LARGEST_UNIT", 100)
     evaluate(tiny_run, make_config(tiny_raw), tmp_path / "out", baseline=False)
     assert len(counts) == 6
     assert max(counts) <= 3
@@ -335,12 +335,12 @@ def test_sigterm_leaves_no_numbers_and_no_scratch(
 ) -> None:
     stop = """
 import os, signal
-import medrd.workflows.evaluate as module
-original = module.run_on_disk
+from medrd.workflows.tally import Tally
+original = Tally.add
 def patched(*args):
     os.kill(os.getpid(), signal.SIGTERM)
     return original(*args)
-module.run_on_disk = patched
+Tally.add = patched
 """
     (tmp_path / "out").mkdir()
     for name in ("metrics.json", "subjects.json", "errors.json"):  # of an earlier evaluation

@@ -199,7 +199,7 @@ def test_slices_are_chosen_by_area_in_mm2(
     assert np.isin(np.flatnonzero(areas > 1.03 * limit), prepared.numbers).all()
     assert (areas[prepared.numbers] > 0.97 * limit).all()
     assert prepared.images.shape == (prepared.numbers.size, 1, 128, 128)
-    assert prepared.brain.shape == (prepared.numbers.size, 128, 128)
+    assert prepared.region.shape == (prepared.numbers.size, 128, 128)
 
 
 def test_slices_hold_the_normalised_volume_channel_by_channel(make_brain: MakeBrain) -> None:
@@ -212,8 +212,8 @@ def test_slices_hold_the_normalised_volume_channel_by_channel(make_brain: MakeBr
     assert prepared.images.shape[1:] == (3, 32, 32)
     for channel, volume in enumerate(volumes.values()):
         expected = normalise(volume.array, prepared.brain_volume, channels)
-        back = prepared.to_volume(prepared.images[:, channel])
-        scored = prepared.scored_volume()
+        back = prepared.to_grid(prepared.images[:, channel])
+        scored = prepared.scored()
         np.testing.assert_allclose(back[scored], expected[scored], atol=1e-6)
         assert (back[~scored] == 0).all()
 
@@ -236,11 +236,11 @@ def test_an_oblique_permuted_scan_gives_the_same_slices(make_brain: MakeBrain, a
 
     np.testing.assert_array_equal(first.numbers, second.numbers)
     np.testing.assert_allclose(first.images, second.images, atol=1e-5)
-    np.testing.assert_array_equal(first.brain, second.brain)
-    maps = np.random.default_rng(0).random(first.brain.shape).astype(np.float32)
+    np.testing.assert_array_equal(first.region, second.region)
+    maps = np.random.default_rng(0).random(first.region.shape).astype(np.float32)
     np.testing.assert_allclose(
-        second.to_volume(maps),
-        first.to_volume(maps).transpose(2, 0, 1)[::-1, :, ::-1],
+        second.to_grid(maps),
+        first.to_grid(maps).transpose(2, 0, 1)[::-1, :, ::-1],
         atol=1e-5,
     )
 
@@ -253,13 +253,13 @@ def test_maps_are_zero_outside_the_brain_and_in_slices_left_out(
     prepared = prepare({"flair": volume}, recipe(size=size))
     assert 0 < prepared.numbers.size < np.count_nonzero(volume.array.any(axis=(0, 1)))
 
-    back = prepared.to_volume(np.ones(prepared.brain.shape, np.float32))
+    back = prepared.to_grid(np.ones(prepared.region.shape, np.float32))
 
     left_out = np.ones(prepared.depth, bool)
     left_out[prepared.numbers] = False
     brain = ndimage.binary_fill_holes(volume.array != 0)
     expected = brain & ~left_out
-    np.testing.assert_array_equal(prepared.scored_volume(), expected)
+    np.testing.assert_array_equal(prepared.scored(), expected)
     np.testing.assert_allclose(back, expected, atol=1e-5)
 
 

@@ -23,7 +23,7 @@ def cached(number: int, lesions: np.ndarray, numbers: np.ndarray) -> CachedSubje
     return CachedSubject(
         id=str(number),
         images=images,
-        brain=np.broadcast_to((numbers % 2 == 0)[:, None, None], (numbers.size, 4, 4)),
+        region=np.broadcast_to((numbers % 2 == 0)[:, None, None], (numbers.size, 4, 4)),
         numbers=numbers,
         touched=np.flatnonzero(lesions.any(axis=(1, 2))),
         has_label=True,
@@ -69,10 +69,10 @@ def test_a_batch_holds_the_slices_asked_for_in_their_order() -> None:
     )
     batch = slices.batch([7, 0, 7])
     assert (batch.images.shape, batch.images.dtype) == ((3, 2, 4, 4), np.float32)
-    assert (batch.brain.shape, batch.brain.dtype) == ((3, 4, 4), bool)
+    assert (batch.region.shape, batch.region.dtype) == ((3, 4, 4), bool)
     assert batch.images[:, :, 0, 0].tolist() == [[1, 2], [0, 0], [1, 2]]
-    assert batch.brain.all()
-    assert not slices.batch([1]).brain.any()
+    assert batch.region.all()
+    assert not slices.batch([1]).region.any()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +39,11 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     ConfigError
         Missing or damaged file, unknown key (the nearest known one is named), bad value.
     """
-    path = Path(path)
+    return make_config(read_yaml(Path(path)), overrides, where=str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -61,7 +66,7 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
             found=type(raw).__name__,
             remedy="See configs/brats/rd4ad.yaml for an example.",
         )
-    return make_config(raw, overrides, where=str(path))
+    return raw
 
 
 def make_config(
@@ -77,8 +82,7 @@ def make_config(
             found=str(error),
             remedy="See configs/brats/rd4ad.yaml for an example.",
         ) from None
-    for override in overrides:
-        _apply_override(raw, override)
+    apply_overrides(raw, overrides)
     _name_variants(raw)
     try:
         return Config.model_validate(raw)
@@ -103,6 +107,12 @@ def make_config(
             found=f"{first['msg'].removeprefix('Value error, ')}{shown}",
             remedy=f"Set {key} in the file or with --set {key}=VALUE.",
         ) from None
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set ``key.path=value`` in a plain mapping, values being YAML. Raises ConfigError."""
+    for override in overrides:
+        _apply_override(raw, override)
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:

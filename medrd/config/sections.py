@@ -22,14 +22,16 @@ from pydantic import (
 SCHEMA_VERSION: Final = 1
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a config: unknown keys are refused, values do not change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class RecipeConfig(_Section):
+class RecipeConfig(Section):
     """How a volume becomes slices; travels with the model, so prediction does the same."""
 
     kind: Literal["volumes"] = "volumes"
@@ -59,7 +61,7 @@ class RecipeConfig(_Section):
         return self
 
 
-class PictureRecipeConfig(_Section):
+class PictureRecipeConfig(Section):
     """How a picture becomes a square image; travels with the model too."""
 
     kind: Literal["pictures"] = "pictures"
@@ -83,7 +85,7 @@ class PictureRecipeConfig(_Section):
 AnyRecipeConfig = Annotated[RecipeConfig | PictureRecipeConfig, Field(discriminator="kind")]
 
 
-class SplitConfig(_Section):
+class SplitConfig(Section):
     """Subjects on each side: explicit lists of ids, or counts or shares of those not listed."""
 
     train: int | float | tuple[str, ...] = 0.6
@@ -103,7 +105,7 @@ class SplitConfig(_Section):
             ) from None
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Where the subjects are, and which of their slices count as healthy."""
 
     kind: Literal["volumes"] = "volumes"
@@ -120,8 +122,13 @@ class DataConfig(_Section):
     max_voxels: int = Field(512**3, gt=0)
     """A volume with more voxels is refused before it is read."""
 
+    @property
+    def budget(self) -> int:
+        """What :class:`medrd.data.domain.Domain` refuses more of."""
+        return self.max_voxels
 
-class PictureDataConfig(_Section):
+
+class PictureDataConfig(Section):
     """Where the pictures are. What is normal, and what is for testing, the folders say."""
 
     kind: Literal["pictures"] = "pictures"
@@ -151,6 +158,11 @@ class PictureDataConfig(_Section):
         return chosen
 
     @property
+    def budget(self) -> int:
+        """What :class:`medrd.data.domain.Domain` refuses more of."""
+        return self.max_pixels
+
+    @property
     def healthy_margin(self) -> int:
         """A picture is normal or not by itself; it has no neighbours."""
         return 0
@@ -159,7 +171,7 @@ class PictureDataConfig(_Section):
 AnyDataConfig = Annotated[DataConfig | PictureDataConfig, Field(discriminator="kind")]
 
 
-class TeacherConfig(_Section):
+class TeacherConfig(Section):
     """The frozen network whose features are distilled."""
 
     name: str = "tf_efficientnet_lite0"
@@ -181,7 +193,7 @@ class TeacherConfig(_Section):
         return self
 
 
-class RD4ADConfig(_Section):
+class RD4ADConfig(Section):
     """Reverse distillation, Deng & Li, CVPR 2022."""
 
     name: Literal["rd4ad"] = "rd4ad"
@@ -192,7 +204,7 @@ class RD4ADConfig(_Section):
     betas: tuple[_Beta, _Beta] = (0.5, 0.999)
 
 
-class IntensityConfig(_Section):
+class IntensityConfig(Section):
     """The untrained baseline: the channel itself, rank-normalised by the recipe."""
 
     name: Literal["intensity"] = "intensity"
@@ -202,7 +214,7 @@ class IntensityConfig(_Section):
 ModelConfig = Annotated[RD4ADConfig | IntensityConfig, Field(discriminator="name")]
 
 
-class ScoringConfig(_Section):
+class ScoringConfig(Section):
     """From a raw map to a smoothed one and an image's score; the same for every model."""
 
     sigma_px: float = Field(4.0, ge=0)
@@ -212,7 +224,7 @@ class ScoringConfig(_Section):
     """For ``top``: the mean of this share of the highest pixels inside the brain."""
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """The optimisation loop."""
 
     epochs: int = Field(10, ge=1)
@@ -222,14 +234,14 @@ class TrainConfig(_Section):
     compile: bool = False
 
 
-class CalibrationConfig(_Section):
+class CalibrationConfig(Section):
     """Thresholds from held-out healthy slices."""
 
     voxel_fpr: float = Field(0.02, gt=0, lt=1)
     """Share of healthy brain voxels that may lie above the threshold."""
 
 
-class Config(_Section):
+class Config(Section):
     """A run."""
 
     schema_version: Literal[1] = SCHEMA_VERSION

@@ -24,20 +24,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.config import RecipeConfig, digest
+from medrd.config import AnyRecipeConfig, digest
+from medrd.data.domain import domain_of
 from medrd.data.layouts import Source, Subject
-from medrd.data.prepare import (
-    CODE_VERSION,
-    lesion_positions,
-    prepare,
-    read_channels,
-    read_lesions,
-    scan_hash,
-)
+from medrd.data.prepare import CODE_VERSION
 from medrd.errors import InputError, MissingInputError, OutputError
 from medrd.volumes import write_json
 
-_ARRAYS = ("images", "brain", "numbers", "touched")
+_ARRAYS = ("images", "region", "numbers", "touched")
 _INDEX = "entry.json"
 
 # A process that has met a damaged entry may take away the sound one that another has just
@@ -54,8 +48,8 @@ class CachedSubject:
     images
         (S, C, H, W) float16 in [0, 1]: steps of at most 1/2048, finer than a scanner's noise
         and half the disk and reading of float32.
-    brain
-        (S, H, W) bool.
+    region
+        (S, H, W) bool: the brain, or what the square shows of a picture.
     numbers
         (S,) position of each slice in the whole stack.
     touched
@@ -63,13 +57,13 @@ class CachedSubject:
     has_label
         Whether the subject has a label; without one ``touched`` is empty.
     content
-        Hash of the scan itself (:func:`medrd.data.prepare.scan_hash`), whatever its files
+        Hash of the scan itself (:attr:`medrd.data.domain.TrainingItem.content`), whatever its files
         are called and however they are compressed.
     """
 
     id: str
     images: NDArray[np.float16]
-    brain: NDArray[np.bool_]
+    region: NDArray[np.bool_]
     numbers: NDArray[np.int64]
     touched: NDArray[np.int64]
     has_label: bool
@@ -114,10 +108,10 @@ def files_hash(subject: Subject) -> str:
 
 def cache_subjects(
     subjects: Sequence[Subject],
-    recipe: RecipeConfig,
+    recipe: AnyRecipeConfig,
     *,
     folder: Path,
-    max_voxels: int,
+    budget: int,
     workers: int = 2,
     on_done: Callable[[str], None] | None = None,
 ) -> tuple[dict[str, CachedSubject], list[InputError]]:
@@ -127,6 +121,8 @@ def cache_subjects(
     ----------
     folder
         The cache. Made if missing.
+    budget
+        Voxels or pixels at most; a larger file is refused unread.
     workers
         Threads: reading and unpacking leave the interpreter free.
     on_done
@@ -157,8 +153,7 @@ def cache_subjects(
     errors: list[InputError] = []
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         futures = {
-            pool.submit(cache_subject, s, recipe, folder=folder, max_voxels=max_voxels): s
-            for s in subjects
+            pool.submit(cache_subject, s, recipe, folder=folder, budget=budget): s for s in subjects
         }
         try:
             for future in as_completed(futures):
@@ -178,7 +173,7 @@ def cache_subjects(
 
 
 def cache_subject(
-    subject: Subject, recipe: RecipeConfig, *, folder: Path, max_voxels: int
+    subject: Subject, recipe: AnyRecipeConfig, *, folder: Path, budget: int
 ) -> CachedSubject:
     """One subject, from the cache if it is there and undamaged, else prepared now."""
     files = files_hash(subject)
@@ -195,7 +190,7 @@ def cache_subject(
     cached = _open(entry, subject.id)
     attempts = 0
     while cached is None and attempts < _ATTEMPTS:
-        _build(entry, subject, recipe, max_voxels=max_voxels)
+        _build(entry, subject, recipe, budget=budget)
         cached = _open(entry, subject.id)
         attempts += 1
     if cached is None:
@@ -214,19 +209,14 @@ def source_hash(source: Source) -> str:
     return file_hash(source.path) + frame
 
 
-def _build(entry: Path, subject: Subject, recipe: RecipeConfig, *, max_voxels: int) -> None:
-    volumes = read_channels(subject, recipe, max_voxels=max_voxels)
-    prepared = prepare(volumes, recipe)
-    touched = np.zeros(0, np.int64)
-    if subject.label is not None:
-        like = next(iter(volumes.values()))
-        lesions = read_lesions(subject.label, like, max_voxels=max_voxels)
-        touched = lesion_positions(lesions, prepared.geometry)
+def _build(entry: Path, subject: Subject, recipe: AnyRecipeConfig, *, budget: int) -> None:
+    item = domain_of(recipe).training_item(subject, recipe, budget=budget)
+    prepared = item.prepared
     arrays = {
         "images": prepared.images.astype(np.float16),
-        "brain": prepared.brain,
+        "region": prepared.region,
         "numbers": prepared.numbers,
-        "touched": touched,
+        "touched": item.touched,
     }
     temporary = entry.parent / f".{entry.name}.{os.getpid()}.{uuid.uuid4().hex}"
     try:
@@ -237,7 +227,7 @@ def _build(entry: Path, subject: Subject, recipe: RecipeConfig, *, max_voxels: i
                 file.flush()
                 os.fsync(file.fileno())
         index = {
-            "content": scan_hash(volumes, prepared.geometry),
+            "content": item.content,
             "has_label": subject.label is not None,
             "warnings": list(prepared.warnings),
             "checksums": {name: _checksum(temporary / f"{name}.npy") for name in arrays},

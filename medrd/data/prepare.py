@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from medrd.volumes import (
     read_nifti,
 )
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raise when the same file and recipe would give other slices: cached ones become stale,
 and predict does finished scans again."""
 
@@ -31,15 +32,15 @@ SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 0.05, 50
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedVolume:
     """The slices of a volume that hold enough brain.
 
     Attributes
     ----------
     images
         (S, C, H, W) float32 in [0, 1], a channel for each of the recipe's.
-    brain
-        (S, H, W) bool.
+    region
+        (S, H, W) bool: the brain.
     numbers
         (S,) position of each slice in the stack of all ``depth`` slices.
     depth
@@ -53,20 +54,24 @@ class Prepared:
     """
 
     images: NDArray[np.float32]
-    brain: NDArray[np.bool_]
+    region: NDArray[np.bool_]
     numbers: NDArray[np.int64]
     depth: int
     geometry: SliceGeometry
     brain_volume: NDArray[np.bool_]
     warnings: tuple[str, ...]
 
-    def to_volume(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    def to_grid(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
         """Maps (S, H, W) of these slices on the volume's grid, 0 outside the brain."""
         stack = np.zeros((self.depth, *maps.shape[1:]), np.float32)
         stack[self.numbers] = maps
         return self.geometry.to_volume(stack) * self.brain_volume
 
-    def scored_volume(self) -> NDArray[np.bool_]:
+    def upright(self, array: NDArray[Any]) -> NDArray[Any]:
+        """(X, Y, Z) as a stack of slices along the recipe's axis, at the scan's resolution."""
+        return self.geometry.oriented(array)
+
+    def scored(self) -> NDArray[np.bool_]:
         """Where a map has values: the brain in the slices that hold enough of it."""
         stack = np.zeros((self.depth, *self.images.shape[2:]), np.uint8)
         stack[self.numbers] = 1
@@ -128,7 +133,7 @@ def normalise(
     return result
 
 
-def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> Prepared:
+def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> PreparedVolume:
     """Brain, normalisation and slices of one subject.
 
     Parameters
@@ -183,9 +188,9 @@ def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> Prepared:
             f"{100 * (1 - inside):.0f} % of the brain lies outside the field of "
             f"{recipe.field_mm:g} mm and gets no score"
         )
-    return Prepared(
+    return PreparedVolume(
         images=np.clip(np.stack(channels, axis=1), 0, 1),
-        brain=brain_slices[numbers],
+        region=brain_slices[numbers],
         numbers=numbers,
         depth=brain_slices.shape[0],
         geometry=geometry,

@@ -17,10 +17,10 @@ from medrd.data.prepare import away_from
 
 @dataclass(frozen=True, eq=False)
 class SliceBatch:
-    """Images (B, C, H, W) float32 in [0, 1] and brain (B, H, W) bool."""
+    """Images (B, C, H, W) float32 in [0, 1] and region (B, H, W) bool."""
 
     images: NDArray[np.float32]
-    brain: NDArray[np.bool_]
+    region: NDArray[np.bool_]
 
 
 # A batch, the reader's error, or None at the end.
@@ -54,7 +54,7 @@ class HealthySlices:
         places = [self.index[i] for i in which]
         return SliceBatch(
             images=np.stack([self.subjects[s].images[i] for s, i in places]).astype(np.float32),
-            brain=np.stack([self.subjects[s].brain[i] for s, i in places]),
+            region=np.stack([self.subjects[s].region[i] for s, i in places]),
         )
 
 

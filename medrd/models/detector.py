@@ -18,12 +18,12 @@ class Batch:
     ----------
     images
         (B, 3, H, W) float32 in [0, 1], healthy.
-    brain
-        (B, H, W) bool.
+    region
+        (B, H, W) bool: the brain, or what there is of a picture.
     """
 
     images: Tensor
-    brain: Tensor
+    region: Tensor
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ class LoadedModel:
         InputError
             Volumes on different grids, or without a brain.
         """
-        channels = self.model.recipe.channels
+        recipe = self.model.volume_recipe()
+        channels = recipe.channels
         volumes = {channels[0]: volume} if isinstance(volume, Volume) else dict(volume)
         if any(channel not in volumes for channel in channels):
             raise ModelError(
@@ -77,16 +78,16 @@ class LoadedModel:
             )
         volumes = {channel: volumes[channel] for channel in channels}
         check_same_grid(volumes)
-        prepared = prepare(volumes, self.model.recipe)
-        prediction = self._predictor.volume(prepared)
+        prepared = prepare(volumes, recipe)
+        prediction = self._predictor.on_grid(prepared)
         calibration, mask = self.model.calibration, None
         if calibration:
-            mask = anomaly_mask(prediction, prepared.scored_volume(), calibration.threshold)
+            mask = anomaly_mask(prediction, prepared.scored(), calibration.threshold)
         return AnomalyMap(
-            scores=prediction.volume_map,
+            scores=prediction.grid_map,
             mask=mask,
             scan_score=prediction.scan_score,
-            slice_scores=prediction.slice_scores,
+            slice_scores=prediction.image_scores,
         )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medrd.config import Config, IntensityConfig, RecipeConfig, ScoringConfig
+from medrd.config import AnyRecipeConfig, Config, IntensityConfig, ScoringConfig
+from medrd.data.domain import domain_of
 from medrd.errors import ConfigError, InputError, MedrdError
 from medrd.models.build import detector_from_config
 from medrd.workflows.calibrate import Calibration, calibrate
@@ -27,28 +28,24 @@ class Baseline:
     Attributes
     ----------
     protocol
-        Its channel, and what it was calibrated on.
+        What it is shown, and what it was calibrated on.
     errors
         Why it has no threshold: calibration subjects that cannot be used.
     """
 
     predictor: Predictor
     calibration: Calibration | None
-    recipe: RecipeConfig
+    recipe: AnyRecipeConfig
     protocol: dict[str, Any]
     errors: list[MedrdError]
 
 
 def baseline_config(config: Config) -> Config:
-    """FLAIR, or else the first channel, by rank in its brain, smoothed with sigma 3."""
-    channels = config.recipe.channels
-    channel = "flair" if "flair" in channels else channels[0]
+    """The domain's plainest view (rank of FLAIR, brightness), smoothed with sigma 3."""
     return config.model_copy(
         update={
             "model": IntensityConfig(),
-            "recipe": config.recipe.model_copy(
-                update={"normalise": "rank", "channels": (channel,)}
-            ),
+            "recipe": domain_of(config.recipe).baseline_recipe(config.recipe),
             "scoring": ScoringConfig(sigma_px=3, image_score="top", top_fraction=0.01),
         }
     )
@@ -73,11 +70,12 @@ def intensity_baseline(
     try:
         cached, failed = try_sides(cohort, ("calibration",), config)
         errors.extend(failed)
-        if cached and not failed:
+        held_out = [cached[s.id] for s in cohort.side("calibration") if s.id in cached]
+        if held_out and (not failed or domain_of(config.recipe).spares_damaged):
             with scratch_folder(out) as scratch:
                 calibration = calibrate(
                     predictor,
-                    [cached[subject.id] for subject in cohort.side("calibration")],
+                    held_out,
                     margin=model.config.data.healthy_margin,
                     target_fpr=model.config.calibration.voxel_fpr,
                     scratch=scratch,
@@ -85,11 +83,11 @@ def intensity_baseline(
     except (InputError, ConfigError) as error:  # a label is missing, or no slice is healthy
         errors.append(error)
     for problem in errors:
-        logger.error("the intensity baseline gets no threshold: %s", problem)
+        logger.error("calibrating the intensity baseline: %s", problem)
     subjects = list(calibration.subjects) if calibration else []
     models = list(model.calibration.subjects) if model.calibration else []
     protocol = {
-        "channel": config.recipe.channels[0],
+        "recipe": config.recipe.model_dump(mode="json"),
         "calibration": calibration.to_dict() if calibration else None,
         "calibrated_on_the_models_subjects": bool(subjects) and subjects == models,
     }

@@ -27,7 +27,7 @@ class Calibration:
     threshold
         A voxel is called anomalous when its smoothed score is at least this.
     target_fpr
-        The share of healthy brain voxels that may be called so.
+        The share of healthy voxels (pixels of normal pictures) that may be called so.
     held_fpr
         The share that is, over all calibration voxels.
     held_fpr_by_scan
@@ -121,12 +121,12 @@ def calibrate(
         whole = whole and healthy.size == subject.numbers.size
         if healthy.size == 0:
             continue
-        brain = subject.brain[healthy]
-        maps, slice_scores = predictor.maps(subject.images[healthy], brain)
-        values = maps[brain]
+        region = subject.region[healthy]
+        maps, image_scores = predictor.maps(subject.images[healthy], region)
+        values = maps[region]
         place = scratch / str(len(runs))
         runs.append(run_on_disk(place, values, np.zeros(values.size, bool)))
-        scores.append(scan_score(slice_scores))
+        scores.append(scan_score(image_scores))
         ids.append(subject.id)
         slices += healthy.size
         voxels += values.size

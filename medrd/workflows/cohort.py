@@ -10,8 +10,9 @@ from pathlib import Path
 
 from medrd.config import Config
 from medrd.data.cache import CachedSubject, cache_subjects, default_cache
-from medrd.data.layouts import Subject, find_subjects
-from medrd.data.split import Split, split_subjects
+from medrd.data.domain import domain_of
+from medrd.data.layouts import Subject
+from medrd.data.split import Split
 from medrd.errors import ConfigError, InputError, LeakageError
 from medrd.workflows.outputs import write_errors
 from medrd.workflows.progress import progress
@@ -40,12 +41,9 @@ def load_cohort(config: Config) -> Cohort:
             found="nothing",
             remedy="Add --set data.root=PATH.",
         )
-    found = find_subjects(
-        config.data.root, layout=config.data.layout, channels=config.recipe.channels
-    )
-    subjects = {subject.id: subject for subject in found}
-    split = split_subjects(list(subjects), config.data.split, seed=config.seed)
-    return Cohort(subjects, split)
+    domain = domain_of(config.recipe)
+    found = domain.find(config)
+    return Cohort({subject.id: subject for subject in found}, domain.split(found, config))
 
 
 def try_sides(
@@ -63,21 +61,13 @@ def try_sides(
         The cache cannot be written.
     """
     subjects = [subject for side in sides for subject in cohort.side(side)]
-    if not config.data.healthy:
-        for subject in subjects:
-            if subject.label is None:
-                raise ConfigError(
-                    next(iter(subject.images.values())).path,
-                    expected=f"a label of subject {subject.id}, to find its healthy slices",
-                    found="none",
-                    remedy="Add the label, or set data.healthy=true if all subjects are healthy.",
-                )
-    with progress(f"preparing {' and '.join(sides)} subjects", len(subjects)) as advance:
+    domain_of(config.recipe).check_normal(subjects, config)
+    with progress(f"preparing {' and '.join(sides)} inputs", len(subjects)) as advance:
         cached, errors = cache_subjects(
             subjects,
             config.recipe,
             folder=config.data.cache or default_cache(),
-            max_voxels=config.data.max_voxels,
+            budget=config.data.budget,
             workers=min(8, os.cpu_count() or 2),
             on_done=lambda _: advance(),
         )
@@ -89,18 +79,31 @@ def try_sides(
 
 def prepare_sides(
     cohort: Cohort, sides: Sequence[str], config: Config, out: Path
-) -> list[list[CachedSubject]]:
-    """Prepare subjects that are all needed; one list a side.
+) -> tuple[list[list[CachedSubject]], list[InputError]]:
+    """Prepare what is trained and calibrated on; one list a side, and what was left out.
+
+    ``errors.json`` in ``out`` lists the subjects that could not be prepared. Whether the
+    others are gone on with is the domain's to say; see
+    :attr:`medrd.data.domain.Domain.spares_damaged`.
 
     Raises
     ------
     ConfigError
         As of :func:`try_sides`.
     InputError
-        Some could not be prepared; ``errors.json`` in ``out`` lists them.
+        Some could not be prepared and must be, or none of a side could.
     """
     cached, errors = try_sides(cohort, sides, config)
     write_errors(out, errors)
+    ready = [
+        [cached[subject.id] for subject in cohort.side(side) if subject.id in cached]
+        for side in sides
+    ]
+    lost = any(cohort.side(s) and not found for s, found in zip(sides, ready, strict=True))
+    if errors and domain_of(config.recipe).spares_damaged and not lost:
+        for error in errors:
+            logger.error("left out: %s", error)
+        return ready, errors
     if len(errors) == 1:
         raise errors[0]
     if errors:
@@ -110,7 +113,7 @@ def prepare_sides(
             found=f"{len(errors)} that cannot, listed there; the first: {errors[0]}",
             remedy="Mend or remove them and run again; the others are kept prepared.",
         )
-    return [[cached[subject.id] for subject in cohort.side(side)] for side in sides]
+    return ready, []
 
 
 def refuse_same_scan(training: Sequence[CachedSubject], others: Sequence[CachedSubject]) -> None:

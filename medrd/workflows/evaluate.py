@@ -1,44 +1,28 @@
 """``medrd evaluate``: a model on test subjects, the numbers, and how they were got.
 
-Maps are judged where they are delivered: on the scan's own grid against the label at its
-original resolution. Memory does not grow with the number of scans: each volume's scores
-are reduced to a sorted run on disk, and the exact metrics merge the runs piece by piece.
+Maps are judged where they are delivered: on the scan's or picture's own grid against the
+label at its original resolution. See :class:`medrd.workflows.tally.Tally`.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from medrd.config import Config, RecipeConfig, make_config
+from medrd.config import AnyRecipeConfig, Config, make_config
+from medrd.data.domain import TestItem, domain_of
 from medrd.data.layouts import Subject
-from medrd.data.prepare import (
-    Prepared,
-    away_from,
-    lesion_positions,
-    prepare,
-    read_channels,
-    read_lesions,
-    scan_hash,
-)
-from medrd.errors import ConfigError, InputError, LeakageError, MedrdError, MissingInputError
-from medrd.metrics import (
-    LesionCounts,
-    Run,
-    dice_at,
-    image_metrics,
-    lesion_counts,
-    pixel_metrics,
-    region_weights,
-    summarise,
-)
-from medrd.volumes import Volume, write_json
+from medrd.errors import ConfigError, InputError, LeakageError, MedrdError
+from medrd.metrics import Units, bootstrap, percentile_interval
+from medrd.volumes import atomic_path, write_json
 from medrd.workflows.baseline import intensity_baseline
 from medrd.workflows.calibrate import Calibration
 from medrd.workflows.cohort import Cohort, load_cohort
@@ -47,28 +31,15 @@ from medrd.workflows.infer import Predictor
 from medrd.workflows.interrupt import InterruptedRunError, StopRequest, stop_on_signals
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.outputs import make_folder, remove, write_errors
-from medrd.workflows.predict import anomaly_mask
 from medrd.workflows.progress import progress
 from medrd.workflows.read_ahead import read_ahead
-from medrd.workflows.runs import run_on_disk, scratch_folder
+from medrd.workflows.tally import KEYS, MAX_FPR, Tally
 from medrd.workflows.versions import versions
 
 logger = logging.getLogger("medrd.evaluate")
 
-MAX_FPR = 0.3
-KEYS = (
-    "image_auroc",
-    "image_ap",
-    "pixel_auroc",
-    "pixel_ap",
-    "pixel_dice_best",
-    "pixel_dice",
-    "aupro",
-    "subject_dice",
-    "lesion_sensitivity",
-    "false_positives_per_scan",
-)
-"""The flat keys of ``metrics.json``; a metric whose class is empty is null."""
+RESAMPLES = 1000
+"""Of the bootstrap behind the intervals."""
 
 
 @dataclass
@@ -78,18 +49,30 @@ class Evaluation:
     Attributes
     ----------
     metrics
-        By the names of :data:`KEYS`.
+        By the names of :data:`medrd.workflows.tally.KEYS`. Of several categories their mean.
+    bounds
+        Between which the exact values of those metrics lie that were not computed exactly.
+    categories
+        The metrics of each category, where there are several.
     subjects
-        A row a subject: its Dice, lesions and scan score.
+        A row a subject: its score, Dice and lesions.
     counts
         Of subjects, images and voxels that the numbers stand on.
+    units
+        By category, what a bootstrap needs.
+    images_per_s
+        How fast maps were made, without reading and judging.
     errors
         Subjects that failed; they are in no number.
     """
 
     metrics: dict[str, float | None]
+    bounds: dict[str, list[float]]
+    categories: dict[str, dict[str, float | None]]
     subjects: list[dict[str, Any]]
     counts: dict[str, int]
+    units: dict[str, Units]
+    images_per_s: float | None
     errors: list[InputError] = field(default_factory=list)
 
 
@@ -100,7 +83,7 @@ class Contender:
     name: str
     predictor: Predictor
     calibration: Calibration | None
-    recipe: RecipeConfig
+    recipe: AnyRecipeConfig
 
 
 def evaluate(
@@ -120,7 +103,8 @@ def evaluate(
     config
         Names the data and the split; recipe, scoring and calibration are the model's own.
     out
-        Gets ``metrics.json``, ``subjects.json`` and, if subjects failed, ``errors.json``.
+        Gets ``metrics.json``, ``subjects.json``, ``units/`` (what a bootstrap over subjects
+        needs) and, if subjects failed, ``errors.json``.
     baseline
         Evaluate the intensity baseline on the same subjects beside it.
 
@@ -152,8 +136,10 @@ def evaluate(
         )
     _refuse_seen_names(subjects, loaded)
     make_folder(out)
-    for name in ("metrics.json", "subjects.json", "errors.json"):
-        remove(out / name)  # of an earlier evaluation; they must not stand beside a failure
+    # What an earlier evaluation left must not stand beside a failure.
+    for stale in ("metrics.json", "subjects.json", "errors.json"):
+        remove(out / stale)
+    shutil.rmtree(out / "units", ignore_errors=True)
     execution = choose_execution(device, loaded.config.train.precision)
     predictor = Predictor(loaded.detector, loaded.scoring(), execution)
     contender = Contender(
@@ -175,11 +161,22 @@ def evaluate(
     if not result.subjects:
         raise result.errors[0]
     metrics: dict[str, Any] = dict(result.metrics)
+    # A test subject that failed is in no number, and who reads one must know.
+    metrics["complete"] = not result.errors
+    metrics["bounds"] = result.bounds
+    metrics["intervals"] = _intervals(result.units, result.categories)
+    if result.categories:
+        metrics["categories"] = result.categories
     if beside is not None:
         metrics["baseline"] = {"intensity": beside.metrics}
+        if beside.categories:
+            metrics["baseline_categories"] = {"intensity": beside.categories}
     metrics["counts"] = result.counts
+    metrics["images_per_s"] = result.images_per_s
     metrics["protocol"] = _protocol(cohort, loaded, config, result, execution.precision)
     metrics["protocol"]["baseline"] = baseline_protocol
+    for category, units in result.units.items():
+        save_units(out / "units" / f"{category}.npz", units)
     write_json(out / "subjects.json", result.subjects)
     write_json(out / "metrics.json", metrics)
     return out / "metrics.json"
@@ -209,127 +206,97 @@ def evaluate_subjects(
         On a requested stop, between subjects.
     """
     threshold = contender.calibration.threshold if contender.calibration else None
-    runs: list[Run] = []
-    scores: list[NDArray[np.float32]] = []
-    labels: list[NDArray[np.bool_]] = []
-    found: list[LesionCounts] = []
-    rows: list[dict[str, Any]] = []
-    errors: list[InputError] = []
-    voxels = 0
-
+    groups: dict[str, list[Subject]] = {}
+    for subject in subjects:
+        groups.setdefault(getattr(subject, "category", ""), []).append(subject)
+    domain = domain_of(contender.recipe)
     names = {content: name for name, content in _seen(unseen_by).items()} if unseen_by else {}
 
-    def read(subject: Subject) -> tuple[Prepared, NDArray[np.bool_]]:
-        volumes, lesions = _read(subject, contender.recipe, config.data.max_voxels)
-        prepared = prepare(volumes, contender.recipe)
-        if unseen_by:
-            same = names.get(scan_hash(volumes, prepared.geometry))
-            if same is not None:
-                raise _leakage(subject.id, same, unseen_by)
-        return prepared, lesions
+    def read(subject: Subject) -> TestItem:
+        item = domain.test_item(subject, contender.recipe, budget=config.data.budget)
+        same = names.get(item.content)
+        if unseen_by and same is not None:
+            raise _leakage(subject.id, same, unseen_by)
+        return item
 
-    with (
-        scratch_folder(out) as scratch,
-        progress(f"evaluating {contender.name}", len(subjects)) as advance,
-    ):
-        for subject, item in read_ahead(subjects, read):
-            if stop:
-                raise InterruptedRunError("stopped; nothing was written. Run it again.")
-            if isinstance(item, InputError):
-                logger.error("%s", item)
-                errors.append(item)
-                advance(note=f"{subject.id}: failed")
-                continue
-            prepared, lesions = item
-            prediction = contender.predictor.volume(prepared)
-            region = prepared.scored_volume()
-            place = scratch / str(len(runs))
-            runs.append(_volume_run(place, prediction.volume_map, lesions, region, prepared))
-            voxels += int(region.sum())
-            scores.append(prediction.slice_scores)
-            positions = lesion_positions(lesions, prepared.geometry)
-            labels.append(~away_from(prepared.numbers, positions, margin=0))
-            row: dict[str, Any] = {
-                "subject": subject.id,
-                "scan_score": prediction.scan_score,
-                "lesion_voxels": int(lesions.sum()),
-                "lesion_voxels_not_scored": int((lesions & ~region).sum()),
-            }
-            if threshold is not None:
-                counts = lesion_counts(anomaly_mask(prediction, region, threshold), lesions)
-                found.append(counts)
-                row |= {
-                    "dice": counts.dice,
-                    "lesions": counts.lesions,
-                    "lesions_detected": counts.detected,
-                    "false_positives": counts.false_positives,
-                }
-            rows.append(row)
-            advance(note=subject.id)
-        return Evaluation(
-            metrics=_metrics(runs, scores, labels, found, threshold),
-            subjects=rows,
-            counts={
-                "subjects": len(rows),
-                "subjects_failed": len(errors),
-                "images": sum(len(s) for s in scores),
-                "images_with_lesion": int(sum(flags.sum() for flags in labels)),
-                "voxels": voxels,
-                "lesion_voxels": sum(row["lesion_voxels"] for row in rows),
-                "lesion_voxels_not_scored": sum(r["lesion_voxels_not_scored"] for r in rows),
-            },
-            errors=errors,
-        )
+    rows: list[dict[str, Any]] = []
+    errors: list[InputError] = []
+    by_category: dict[str, dict[str, float | None]] = {}
+    bounds: dict[str, list[float]] = {}
+    units: dict[str, Units] = {}
+    counts: Counter[str] = Counter()
+    seconds = 0.0
+    with progress(f"evaluating {contender.name}", len(subjects)) as advance:
+        for category, members in groups.items():
+            tally = Tally(threshold=threshold, expected=len(members))
+            for subject, item in read_ahead(members, read):
+                if stop:
+                    raise InterruptedRunError("stopped; nothing was written. Run it again.")
+                if isinstance(item, InputError):
+                    logger.error("%s", item)
+                    errors.append(item)
+                    advance(note=f"{subject.id}: failed")
+                    continue
+                start = time.perf_counter()
+                prediction = contender.predictor.on_grid(item.prepared)
+                seconds += time.perf_counter() - start
+                tally.add(subject.id, item, prediction)
+                advance(note=subject.id)
+            rows += tally.rows
+            by_category[category], found = tally.metrics()
+            bounds |= {f"{category}.{k}" if len(groups) > 1 else k: v for k, v in found.items()}
+            gathered = tally.units()
+            if gathered is not None:
+                units[category or "all"] = gathered
+            counts.update(tally.counts())
+    several = len(groups) > 1
+    return Evaluation(
+        metrics=_mean(list(by_category.values())),
+        bounds=bounds,
+        categories=by_category if several else {},
+        subjects=rows,
+        counts={**counts, "subjects_failed": len(errors)},
+        units=units,
+        images_per_s=round(counts["images"] / seconds, 3) if seconds else None,
+        errors=errors,
+    )
 
 
-def _read(
-    subject: Subject, recipe: RecipeConfig, max_voxels: int
-) -> tuple[dict[str, Volume], NDArray[np.bool_]]:
-    """A test subject's volumes by channel and its lesions (X, Y, Z)."""
-    if subject.label is None:  # also in a cohort said to be healthy: a lost label is no proof
-        raise MissingInputError(
-            next(iter(subject.images.values())).path,
-            expected=f"a label of test subject {subject.id} (all 0 for a healthy one)",
-            found="none",
-            remedy="Add the label, or take the subject out of data.split.test.",
-        )
-    volumes = read_channels(subject, recipe, max_voxels=max_voxels)
-    lesions = read_lesions(subject.label, next(iter(volumes.values())), max_voxels=max_voxels)
-    return volumes, lesions
+def save_units(path: Path, units: Units) -> None:
+    """Write a category's units, atomically; plain arrays without pickles."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        arrays: dict[str, Any] = units.to_arrays()
+        np.savez_compressed(file, **arrays)
 
 
-def _volume_run(
-    place: Path,
-    volume_map: NDArray[np.float32],
-    lesions: NDArray[np.bool_],
-    region: NDArray[np.bool_],
-    prepared: Prepared,
-) -> Run:
-    """A volume's sorted run; AUPRO's components are those of slices along the model's axis."""
-    upright = prepared.geometry.oriented
-    inside = upright(region.astype(np.uint8)) > 0
-    truth = upright(lesions.astype(np.uint8)) > 0
-    weights, components = region_weights(truth, mask=inside)
-    scores = np.asarray(upright(volume_map), np.float32)
-    return run_on_disk(place, scores[inside], truth[inside], weights[inside], components)
+def load_units(path: Path) -> Units:
+    """The inverse of :func:`save_units`."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Units.from_arrays(dict(arrays))
 
 
-def _metrics(
-    runs: Sequence[Run],
-    scores: Sequence[NDArray[np.float32]],
-    labels: Sequence[NDArray[np.bool_]],
-    found: Sequence[LesionCounts],
-    threshold: float | None,
-) -> dict[str, float | None]:
-    values: dict[str, float | None] = dict.fromkeys(KEYS)
-    if not runs:
-        return values
-    values |= image_metrics(np.concatenate(scores), np.concatenate(labels))
-    values |= pixel_metrics(runs, max_fpr=MAX_FPR)
-    if threshold is not None:
-        values["pixel_dice"] = dice_at(runs, threshold)
-        values |= summarise(found)
-    return {key: values[key] for key in KEYS}
+def _mean(categories: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    """Over the categories; a metric that one of them lacks is undefined."""
+    result: dict[str, float | None] = {}
+    for key in KEYS:
+        values = [metrics[key] for metrics in categories]
+        known = [value for value in values if value is not None]
+        result[key] = sum(known) / len(known) if known and len(known) == len(values) else None
+    return result
+
+
+def _intervals(units: Mapping[str, Units], categories: Mapping[str, Any]) -> dict[str, Any]:
+    """95 % percentile intervals by bootstrap over subjects (of several categories, of the mean)."""
+    if not units or (categories and len(units) < len(categories)):
+        return {}
+    samples = bootstrap(list(units.values()), resamples=RESAMPLES)
+    found = {key: percentile_interval(values) for key, values in samples.items()}
+    return {
+        "level": 0.95,
+        "over": "subjects",
+        "resamples": RESAMPLES,
+        **{key: list(pair) for key, pair in found.items() if np.isfinite(pair).all()},
+    }
 
 
 def _with_models_own(config: Config, model: Model) -> Config:
@@ -369,23 +336,21 @@ def _leakage(subject: str, same: str, model: Model) -> LeakageError:
 def _protocol(
     cohort: Cohort, model: Model, config: Config, result: Evaluation, precision: str
 ) -> dict[str, Any]:
-    recipe = model.config.recipe
     return {
         "data_set": config.data.root.name if config.data.root else None,
         "subjects": [row["subject"] for row in result.subjects],
         "split_hash": cohort.split.hash,
         "seed": config.seed,
-        "region": "brain",
-        "region_note": (
-            "voxels that are not 0, in slices with at least "
-            f"{recipe.min_brain_mm2:g} mm2 of brain; on the scan's own grid"
-        ),
-        "image": f"{recipe.axis} slice; anomalous if its label at original resolution has a voxel",
+        **domain_of(model.config.recipe).protocol(model.config.recipe),
         "aupro": (
             f"data-set level, components of slices (8-connected), FPR <= {MAX_FPR}, "
             "false positives counted in the region"
         ),
-        "lesions": "3D components (26-connected) of at least 10 voxels",
+        "aupro_rd4ad": (
+            "mean over anomalous images of an area of their own, as RD4AD's released code has it; "
+            "over whole images, 0 where there is no score"
+        ),
+        "mean_over": sorted(result.categories) or None,
         "model": model.config.model.name,
         "model_hash": model.hash,
         "scoring": model.config.scoring.model_dump(mode="json"),

@@ -8,31 +8,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medrd.data.prepare import Prepared
+from medrd.data.domain import Prepared
 from medrd.models import Detector, Scoring
 from medrd.workflows.device import Execution
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a detector says of one volume.
+    """What a detector says of one scan or picture.
 
     Attributes
     ----------
-    volume_map
-        (X, Y, Z) float32 on the volume's grid, 0 outside the brain and in slices that
-        hold too little of it.
-    slice_scores
-        (S,) float32, of the scored slices in their order.
+    grid_map
+        float32 on the input's own grid, (X, Y, Z) or (H, W); 0 where there is no score.
+    image_scores
+        (S,) float32, of the scored slices in their order (of a picture one).
     """
 
-    volume_map: NDArray[np.float32]
-    slice_scores: NDArray[np.float32]
+    grid_map: NDArray[np.float32]
+    image_scores: NDArray[np.float32]
 
     @property
     def scan_score(self) -> float:
         """The highest slice score."""
-        return scan_score(self.slice_scores)
+        return scan_score(self.image_scores)
 
 
 def scan_score(slice_scores: NDArray[np.float32]) -> float:
@@ -58,19 +57,19 @@ class Predictor:
         self.batch_size = batch_size
 
     def maps(
-        self, images: NDArray[np.floating], brain: NDArray[np.bool_]
+        self, images: NDArray[np.floating], region: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Slices (S, C, H, W) and brain (S, H, W) -> smoothed maps (S, H, W), scores (S,).
+        """Slices (S, C, H, W) and region (S, H, W) -> smoothed maps (S, H, W), scores (S,).
 
         Maps are not masked yet; see :class:`medrd.models.Scoring`.
         """
-        maps = np.empty(brain.shape, np.float32)
-        scores = np.empty(len(brain), np.float32)
+        maps = np.empty(region.shape, np.float32)
+        scores = np.empty(len(region), np.float32)
         with torch.inference_mode():
-            for start in range(0, len(brain), self.batch_size):
+            for start in range(0, len(region), self.batch_size):
                 here = slice(start, start + self.batch_size)
                 batch = self.execution.images(np.asarray(images[here], np.float32))
-                mask = torch.from_numpy(np.array(brain[here])).to(self.execution.device)
+                mask = torch.from_numpy(np.array(region[here])).to(self.execution.device)
                 with self.execution.autocast():
                     raw = self.detector.anomaly_map(batch)
                 smoothed, score = self.scoring(raw.float(), mask)
@@ -78,7 +77,7 @@ class Predictor:
                 scores[here] = score.cpu().numpy()
         return maps, scores
 
-    def volume(self, prepared: Prepared) -> Prediction:
-        """A whole volume."""
-        maps, scores = self.maps(prepared.images, prepared.brain)
-        return Prediction(prepared.to_volume(maps), scores)
+    def on_grid(self, prepared: Prepared) -> Prediction:
+        """A whole scan or picture."""
+        maps, scores = self.maps(prepared.images, prepared.region)
+        return Prediction(prepared.to_grid(maps), scores)

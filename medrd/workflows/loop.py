@@ -147,7 +147,7 @@ class Loop:
         """Every step once on one batch; the losses by step."""
         batch = Batch(
             images=self.execution.images(slices.images),
-            brain=torch.from_numpy(slices.brain).to(self.execution.device),
+            region=torch.from_numpy(slices.region).to(self.execution.device),
         )
         values = {}
         for step in self.steps:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from medrd.config import Config, RecipeConfig, ScoringConfig, digest, make_config
+from medrd.config import AnyRecipeConfig, Config, RecipeConfig, ScoringConfig, digest, make_config
 from medrd.data.cache import file_hash
 from medrd.errors import MedrdError, ModelError
 from medrd.models import Detector, Scoring
@@ -49,9 +49,26 @@ class Model:
     hash: str
 
     @property
-    def recipe(self) -> RecipeConfig:
+    def recipe(self) -> AnyRecipeConfig:
         """How volumes become slices."""
         return self.config.recipe
+
+    def volume_recipe(self) -> RecipeConfig:
+        """The recipe of a model of scans.
+
+        Raises
+        ------
+        ModelError
+            It is a model of pictures.
+        """
+        if not isinstance(self.recipe, RecipeConfig):
+            raise ModelError(
+                "model",
+                expected="one that was trained on scans",
+                found="one that was trained on pictures",
+                remedy="Train one on scans; medrd evaluate measures models of pictures.",
+            )
+        return self.recipe
 
     def scoring(self) -> Scoring:
         """The smoothing and image score that belong to it."""
@@ -84,8 +101,9 @@ def save_model(
     }
     if not tensors:  # an untrained baseline; the format wants at least one
         tensors = {"untrained": torch.zeros(1)}
-    # As bytes: save_file would leave a file that only its owner can read.
-    content = save(tensors, metadata={"format": "pt", "medrd": str(FORMAT)})
+    # As bytes: save_file would leave a file that only its owner can read. One entry of metadata:
+    # safetensors writes several in random order, and equal models would have unequal hashes.
+    content = save(tensors, metadata={"format": "pt"})
     with atomic_path(folder / "model.safetensors") as path:
         path.write_bytes(content)
     described = config.to_dict()

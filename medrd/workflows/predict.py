@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.data.cache import file_hash, source_hash
-from medrd.data.prepare import CODE_VERSION, Prepared, prepare, read_channels
+from medrd.data.prepare import CODE_VERSION, PreparedVolume, prepare, read_channels
 from medrd.errors import InputError
 from medrd.metrics import lesion_table
 from medrd.report.overlay import save_overlay
@@ -62,7 +62,7 @@ class PredictReport:
 class _Loaded:
     case: Case
     volumes: Mapping[str, Volume]
-    prepared: Prepared
+    prepared: PreparedVolume
     hashes: dict[str, str]
 
 
@@ -107,7 +107,8 @@ def predict(
     """
     loaded = model if isinstance(model, Model) else load_model(model)
     out = Path(out)
-    cases, errors = find_cases([Path(p) for p in inputs], loaded.recipe, frame=frame)
+    recipe = loaded.volume_recipe()
+    cases, errors = find_cases([Path(p) for p in inputs], recipe, frame=frame)
     report = PredictReport(errors=errors)
     for problem in errors:
         logger.error("%s", problem)
@@ -121,7 +122,7 @@ def predict(
         "code": str(CODE_VERSION),
     }
     predictor = Predictor(loaded.detector, loaded.scoring(), execution)
-    budget = max_voxels or loaded.config.data.max_voxels
+    budget = max_voxels or loaded.config.data.budget
     inputs_given = {s.path.resolve() for case in cases for s in case.subject.images.values()}
 
     def read(case: Case) -> _Loaded | None:
@@ -130,8 +131,8 @@ def predict(
         if not overwrite and _is_done(case, out, hashes, identity):
             return None
         check_targets(case, out, inputs_given)
-        volumes = read_channels(case.subject, loaded.recipe, max_voxels=budget)
-        return _Loaded(case, volumes, prepare(volumes, loaded.recipe), hashes)
+        volumes = read_channels(case.subject, recipe, max_voxels=budget)
+        return _Loaded(case, volumes, prepare(volumes, recipe), hashes)
 
     try:
         with stop_on_signals() as stop, progress("predicting", len(cases)) as advance:
@@ -173,7 +174,7 @@ def _write_case(
     Returns the scan's score.
     """
     case, first = item.case, next(iter(item.volumes.values()))
-    prediction = predictor.volume(item.prepared)
+    prediction = predictor.on_grid(item.prepared)
     calibration = model.calibration
     paths = {"map": case.output(out, MAP_ENDING)}
     make_folder(paths["map"].parent)
@@ -182,7 +183,7 @@ def _write_case(
         remove(case.output(out, ending))
     write_nifti(
         paths["map"],
-        prediction.volume_map,
+        prediction.grid_map,
         first,
         dtype="float32",
         description=f"{MAKER} anomaly score, model {model.hash[:12]}",
@@ -191,7 +192,7 @@ def _write_case(
     )
     mask = None
     if calibration:
-        region = item.prepared.scored_volume()
+        region = item.prepared.scored()
         mask = anomaly_mask(prediction, region, calibration.threshold)
         paths["mask"] = case.output(out, MASK_ENDING)
         write_nifti(paths["mask"], mask, first, dtype="uint8", description="medrd calibrated mask")
@@ -200,7 +201,7 @@ def _write_case(
         save_overlay(
             paths["picture"],
             image=first.array,
-            score_map=prediction.volume_map,
+            score_map=prediction.grid_map,
             affine=first.affine,
             threshold=calibration.threshold if calibration else None,
             title=case.subject.id,
@@ -218,7 +219,7 @@ def anomaly_mask(
     prediction: Prediction, region: NDArray[np.bool_], threshold: float
 ) -> NDArray[np.bool_]:
     """Voxels of the scored region whose score is at least the threshold: (X, Y, Z) bool."""
-    return (prediction.volume_map >= threshold) & region
+    return (prediction.grid_map >= threshold) & region
 
 
 def _describe(
@@ -237,7 +238,7 @@ def _describe(
         "threshold_target_fpr": calibration.target_fpr if calibration else None,
         "lesion_volume_mm3": None,
         "lesions": [],
-        "slices_scored": len(prediction.slice_scores),
+        "slices_scored": len(prediction.image_scores),
         "slices": item.prepared.depth,
         "warnings": list(item.prepared.warnings),
         "model": {"name": model.config.model.name, "hash": model.hash},
@@ -246,7 +247,7 @@ def _describe(
     }
     if mask is not None:
         described["lesion_volume_mm3"] = float(mask.sum() * first.voxel_volume_mm3)
-        described["lesions"] = lesion_table(prediction.volume_map, mask, first.affine)
+        described["lesions"] = lesion_table(prediction.grid_map, mask, first.affine)
     return described
 
 

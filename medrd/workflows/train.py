@@ -96,7 +96,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     cohort = load_cohort(config)
     detector = build_detector_for(config)
     make_folder(out)
-    training, held_out = prepare_sides(cohort, ("train", "calibration"), config, out)
+    (training, held_out), left_out = prepare_sides(cohort, ("train", "calibration"), config, out)
     refuse_same_scan(training, held_out)
     slices = HealthySlices(training, margin=config.data.healthy_margin)
     if len(slices) == 0:
@@ -134,6 +134,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
             "threads": torch.get_num_threads(),
             "seed": config.seed,
             "slices": len(slices),
+            "inputs_left_out": [error.where for error in left_out],
             "parameters": _count_parameters(detector),
             "epochs": config.train.epochs if detector.steps() else 0,
             # Of all sessions, and of the last one with its preparation and calibration.

@@ -1,0 +1,210 @@
+"""What ``medrd compare`` runs: models × data sets × seeds, in one YAML file.
+
+A cell's config is put together from plain parts, the later over the earlier: ``base``, the
+data set's ``config``, the model's ``config``, and what the model has in ``where`` for the
+domain and for the data set. Every cell is validated before the first one starts.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from medrd.config.load import apply_overrides, make_config, read_yaml
+from medrd.config.sections import Config, Section
+from medrd.errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+class PhantomConfig(Section):
+    """Simulated brains, made for the comparison."""
+
+    kind: Literal["phantom"] = "phantom"
+    subjects: int = Field(8, ge=4)
+    seed: int = Field(0, ge=0)
+
+
+class TexturesConfig(Section):
+    """Generated pictures of textures with defects, in MVTec's layout."""
+
+    kind: Literal["textures"] = "textures"
+    categories: tuple[str, ...] = ("weave", "grain")
+    train: int = Field(40, ge=4)
+    test_good: int = Field(8, ge=1)
+    test_bad: int = Field(16, ge=1)
+    size: int = Field(192, ge=64)
+    seed: int = Field(0, ge=0)
+
+
+class DataSetConfig(Section):
+    """A data set of the comparison."""
+
+    domain: str = Field(min_length=1)
+    """What it is compared as, such as ``brain`` or ``industrial``."""
+    root: Path | None = None
+    generate: PhantomConfig | TexturesConfig | None = Field(None, discriminator="kind")
+    """Make it, where the user has none; instead of ``root``."""
+    categories: Literal["each", "together"] = "each"
+    """Of pictures: a model a category, or one model for them all."""
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class ContenderConfig(Section):
+    """A model of the comparison."""
+
+    config: dict[str, Any] = Field(default_factory=dict)
+    where: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """What differs in a domain, or on a data set, by name."""
+    skip: tuple[str, ...] = ()
+    """Domains and data sets that it is not run on."""
+
+
+class CompareConfig(Section):
+    """A comparison."""
+
+    name: str = "comparison"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    base: dict[str, Any] = Field(default_factory=dict)
+    data_sets: dict[str, DataSetConfig] = Field(min_length=1)
+    models: dict[str, ContenderConfig] = Field(min_length=1)
+    resamples: int = Field(1000, ge=100)
+    """Of the bootstrap behind intervals and differences."""
+
+    @field_validator("data_sets", "models")
+    @classmethod
+    def _check_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} must be letters, digits and _ . + -: it names a folder")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _check_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError("seeds must differ, and there must be one")
+        return value
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model on one data set (or category) with one seed."""
+
+    model: str
+    data_set: str
+    domain: str
+    category: str | None
+    seed: int
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        part = f"/{self.category}" if self.category else ""
+        return f"{self.model} on {self.data_set}{part}, seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Of its run, relative to the comparison's folder."""
+        parts = [self.data_set, *([self.category] if self.category else []), self.model]
+        return Path("cells", *parts, f"seed{self.seed}")
+
+
+def load_compare(path: str | Path, overrides: Sequence[str] = ()) -> CompareConfig:
+    """Read a comparison and apply ``key.path=value`` overrides.
+
+    Raises
+    ------
+    ConfigError
+        Missing or damaged file, unknown key, bad value.
+    """
+    raw = read_yaml(Path(path))
+    apply_overrides(raw, overrides)
+    return make_compare(raw, where=str(path))
+
+
+def make_compare(raw: Mapping[str, Any], *, where: str = "comparison") -> CompareConfig:
+    """Validate a plain mapping; see :func:`load_compare`."""
+    try:
+        config = CompareConfig.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "comparison"
+        unknown = first["type"] == "extra_forbidden"
+        raise ConfigError(
+            where,
+            expected="known keys" if unknown else f"a valid {key}",
+            found=f"unknown key {key}" if unknown else first["msg"].removeprefix("Value error, "),
+            remedy="See configs/compare/smoke.yaml for an example.",
+        ) from None
+    known = set(config.data_sets) | {data_set.domain for data_set in config.data_sets.values()}
+    for name, model in config.models.items():
+        for place in [*model.where, *model.skip]:
+            if place not in known:
+                raise ConfigError(
+                    where,
+                    expected=f"domains or data sets in models.{name}: {', '.join(sorted(known))}",
+                    found=place,
+                    remedy="Mend the name.",
+                )
+    for name, data_set in config.data_sets.items():
+        if (data_set.root is None) == (data_set.generate is None):
+            raise ConfigError(
+                where,
+                expected=f"data_sets.{name} to have a root, or generate, and not both",
+                found="neither" if data_set.root is None else "both",
+                remedy=f"For data of your own: --set data_sets.{name}.root=PATH.",
+            )
+    return config
+
+
+def cell_config(
+    config: CompareConfig,
+    model: str,
+    data_set: str,
+    seed: int,
+    *,
+    root: Path,
+    category: str | None = None,
+    where: str = "comparison",
+) -> Config:
+    """The resolved config of one cell.
+
+    Raises
+    ------
+    ConfigError
+        The parts do not make a valid config; the cell is named.
+    """
+    contender, data = config.models[model], config.data_sets[data_set]
+    raw: dict[str, Any] = {}
+    for part in (
+        config.base,
+        data.config,
+        contender.config,
+        contender.where.get(data.domain, {}),
+        contender.where.get(data_set, {}),
+    ):
+        raw = merge(raw, part)
+    extra: dict[str, Any] = {"root": str(root)}
+    if category is not None:
+        extra["category"] = category
+    raw = merge(raw, {"seed": seed, "data": extra})
+    return make_config(raw, where=f"{where}: {model} on {data_set}")
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings one over the other, neither changed; lists are replaced whole."""
+    result = copy.deepcopy(dict(below))
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = merge(result[key], value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result

@@ -1,0 +1,276 @@
+"""``medrd compare``: what runs, what is kept, what a failure costs, and what comes out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from medrd.config.compare import load_compare, make_compare, merge
+from medrd.errors import ConfigError
+from medrd.workflows import compare as compare_module
+from medrd.workflows.compare import compare, plan
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "compare"
+
+
+def make_raw(tiny_yaml: Path, picture_yaml: Path) -> dict[str, Any]:
+    """Two domains, one epoch, the intensity baseline and RD4AD."""
+    scans, pictures = (yaml.safe_load(path.read_text()) for path in (tiny_yaml, picture_yaml))
+    roots = [part["data"].pop("root") for part in (scans, pictures)]
+    for part in (scans, pictures):
+        part["train"]["epochs"] = 1
+    pictures["data"]["category"] = ["grain", "weave"]
+    return {
+        "name": "tiny",
+        "seeds": [0, 1],
+        "resamples": 100,
+        "data_sets": {
+            "scans": {"domain": "brain", "root": roots[0], "config": scans},
+            "pictures": {"domain": "industrial", "root": roots[1], "config": pictures},
+        },
+        "models": {
+            "rd4ad": {"config": {"model": {"name": "rd4ad"}}},
+            "intensity": {
+                "config": {"model": {"name": "intensity"}, "scoring": {"sigma_px": 3}},
+                "where": {"brain": {"recipe": {"normalise": "rank"}}},
+            },
+        },
+    }
+
+
+@pytest.fixture
+def raw(tiny_yaml: Path, picture_yaml: Path) -> dict[str, Any]:
+    return make_raw(tiny_yaml, picture_yaml)
+
+
+# --- configs ---
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_configs_are_valid_once_data_are_named(path: Path, tmp_path: Path) -> None:
+    from medrd.config.compare import cell_config
+
+    content = yaml.safe_load(path.read_text())
+    overrides = [
+        f"data_sets.{name}.root={tmp_path}"
+        for name, data in content["data_sets"].items()
+        if "generate" not in data
+    ]
+    config = load_compare(path, overrides)
+    assert "intensity" in config.models
+    assert {data.domain for data in config.data_sets.values()} == {"brain", "industrial"}
+    for model in config.models:
+        for name in config.data_sets:
+            cell_config(config, model, name, 0, root=tmp_path)
+    if overrides:
+        with pytest.raises(ConfigError, match=r"--set data_sets\.\w+\.root=PATH"):
+            load_compare(path)
+
+
+def test_later_parts_of_a_cells_config_win(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["base"] = {"scoring": {"sigma_px": 1}, "train": {"epochs": 7, "batch_size": 3}}
+    raw["data_sets"]["scans"]["config"]["scoring"] = {"sigma_px": 2, "image_score": "mean"}
+    raw["models"]["intensity"]["where"]["scans"] = {"scoring": {"sigma_px": 5}}
+    raw["data_sets"]["pictures"]["categories"] = "together"
+    cells = {(c.model, c.data_set): c.config for c in plan(make_compare(raw), tmp_path)}
+    assert cells["rd4ad", "pictures"].scoring.sigma_px == 1
+    assert cells["rd4ad", "scans"].scoring.sigma_px == 2
+    assert cells["intensity", "pictures"].scoring.sigma_px == 3
+    assert cells["intensity", "scans"].scoring.sigma_px == 5
+    assert cells["intensity", "scans"].scoring.image_score == "mean"
+    assert cells["intensity", "scans"].recipe.normalise == "rank"  # type: ignore[union-attr]
+    assert (cells["rd4ad", "scans"].train.epochs, cells["rd4ad", "scans"].train.batch_size) == (
+        1,
+        4,
+    )
+    assert merge({"a": [1, 2]}, {"a": [3]}) == {"a": [3]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {}}, "unknown key model"),
+        ({"seeds": [1, 1]}, "seeds"),
+        ({"models": {"a/b": {}}}, "names a folder"),
+        ({"models": {"x": {"where": {"brian": {}}}}}, "brian"),
+        (
+            {"models": {"x": {"config": {"model": {"nam": 1}}}}},
+            r"x on scans.*unknown key model\.nam",
+        ),
+    ],
+)
+def test_mistakes_are_named_before_anything_starts(
+    raw: dict[str, Any], change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compare(make_compare(raw | change), tmp_path / "out")
+    assert not list(tmp_path.glob("out/cells/**/*"))
+
+
+def test_a_root_that_is_not_there_is_named(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["data_sets"]["pictures"]["root"] = str(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"nowhere.*--set data_sets\.pictures\.root"):
+        plan(make_compare(raw), tmp_path / "out")
+
+
+def test_skipped_models_have_no_cells(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["models"]["intensity"]["skip"] = ["industrial"]
+    places = {(c.model, c.data_set, c.category) for c in plan(make_compare(raw), tmp_path)}
+    assert places == {
+        ("rd4ad", "scans", None),
+        ("intensity", "scans", None),
+        ("rd4ad", "pictures", "grain"),
+        ("rd4ad", "pictures", "weave"),
+    }
+
+
+# --- the whole of it ---
+
+
+# Killed as the third cell is about to be evaluated: two are done, one is trained.
+KILL = """
+import os, signal
+import medrd.workflows.compare as module
+original, calls = module.evaluate, []
+def patched(*args, **kwargs):
+    calls.append(args)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+module.evaluate = patched
+"""
+
+
+@dataclass(frozen=True)
+class Story:
+    """A comparison that was killed, with a broken model in it, and run again to its end."""
+
+    out: Path
+    code: int
+    stdout: str
+    stamps: dict[Path, int]
+
+
+@pytest.fixture(scope="module")
+def story(
+    medrd: Any, tiny_yaml: Path, picture_yaml: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Story:
+    folder = tmp_path_factory.mktemp("story")
+    raw = make_raw(tiny_yaml, picture_yaml)
+    broken = {"name": "rd4ad", "teacher": {"weights": "file", "file": str(folder / "gone.pth")}}
+    raw["models"]["broken"] = {"config": {"model": broken}, "skip": ["scans"]}
+    (folder / "c.yaml").write_text(yaml.safe_dump(raw))
+    killed = medrd("compare", folder / "c.yaml", "--out", folder / "out", prelude=KILL)
+    assert killed.code == -9
+    assert not (folder / "out" / "results.csv").exists()
+    done = [path.parent.parent for path in folder.rglob("evaluation/metrics.json")]
+    assert len(done) == 2
+    stamps = {
+        path: path.stat().st_mtime_ns for run in done for path in run.rglob("*") if path.is_file()
+    }
+    again = medrd("compare", folder / "c.yaml", "--out", folder / "out")
+    return Story(folder / "out", again.code, again.stdout, stamps)
+
+
+def rows(out: Path) -> dict[tuple[str, str, str, str], dict[str, str]]:
+    with (out / "results.csv").open() as file:
+        return {
+            (r["model"], r["data_set"], r["category"], r["seed"]): r for r in csv.DictReader(file)
+        }
+
+
+def test_a_killed_comparison_goes_on_and_keeps_what_is_done(story: Story) -> None:
+    assert len(story.stamps) > 8
+    for path, stamp in story.stamps.items():
+        assert path.stat().st_mtime_ns == stamp, path
+    found = rows(story.out)
+    assert len(found) == 2 * 2 + 2 * 2 * 3
+    for (model, *_), row in found.items():
+        assert row["status"] == ("failed" if model == "broken" else "done")
+
+
+def test_a_failed_cell_is_reported_and_costs_no_other(story: Story) -> None:
+    assert story.code == 3
+    for key, row in rows(story.out).items():
+        assert ("gone.pth" in row["error"]) is (key[0] == "broken")
+        assert bool(row["image_auroc"]) is (key[0] != "broken")
+    assert "gone.pth" in (story.out / "results.md").read_text()
+    reports = list((story.out / "cells").rglob("seed*.error.json"))
+    assert len(reports) == 4
+    assert json.loads(reports[0].read_text())["error"] == "ModelError"
+
+
+def test_a_cell_is_an_ordinary_run(story: Story, medrd: Any, tiny_root: Path) -> None:
+    run = story.out / "cells" / "scans" / "rd4ad" / "seed0"
+    predicted = medrd("predict", run, tiny_root / "tiny_0", "--out", story.out / "maps")
+    assert predicted.code == 0, predicted.stderr
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    row = rows(story.out)["rd4ad", "scans", "", "0"]
+    assert float(row["pixel_ap"]) == metrics["pixel_ap"]
+
+
+def test_results_put_seeds_and_categories_together(story: Story) -> None:
+    document = json.loads((story.out / "results.json").read_text())
+    found = rows(story.out)
+    means = [
+        np.mean([float(found["rd4ad", "pictures", c, s]["pixel_ap"]) for c in ("grain", "weave")])
+        for s in "01"
+    ]
+    [entry] = [
+        a
+        for a in document["aggregates"]
+        if (a["model"], a["data_set"], a["category"]) == ("rd4ad", "pictures", None)
+    ]
+    assert entry["metrics"]["pixel_ap"]["mean"] == pytest.approx(np.mean(means))
+    assert entry["metrics"]["pixel_ap"]["spread"] == pytest.approx(np.std(means, ddof=1))
+    interval = entry["metrics"]["pixel_ap"]["interval"]
+    assert interval["low"] < np.mean(means) < interval["high"]
+    differences = {(d["data_set"], d["metric"]): d for d in document["differences"]}
+    assert set(differences) == {
+        (data_set, metric)
+        for data_set in ("scans", "pictures")
+        for metric in ("image_auroc", "pixel_ap", "aupro")
+    }
+    page = (story.out / "results.md").read_text()
+    assert "| intensity" in page
+    assert (story.out / "results.png").stat().st_size > 10_000
+
+
+def test_another_config_in_the_same_folder_is_refused_cell_by_cell(
+    story: Story, raw: dict[str, Any]
+) -> None:
+    raw["models"] = {"rd4ad": {"config": {"model": {"name": "rd4ad", "lr": 0.1}}}}
+    raw["seeds"] = [0]
+    [cell] = [c for c in plan(make_compare(raw), story.out) if c.data_set == "scans"]
+    result = compare_module.run_cell(cell, story.out).result
+    assert "another one" in (result.error or "")
+
+
+def test_a_bug_in_a_model_is_kept_with_its_traceback(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def buggy(*args: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(compare_module, "train", buggy)
+    [cell, *_] = plan(make_compare(raw), tmp_path)
+    result = compare_module.run_cell(cell, tmp_path).result
+    assert result.error == "ZeroDivisionError: oh"
+    [report] = tmp_path.rglob("seed*.error.json")
+    assert "in buggy" in json.loads(report.read_text())["traceback"]
+
+
+def test_generated_data_need_no_root(raw: dict[str, Any], tmp_path: Path) -> None:
+    del raw["data_sets"]["scans"], raw["models"]["intensity"]["where"]
+    data = raw["data_sets"]["pictures"]
+    data |= {"root": None, "generate": {"kind": "textures", "train": 4, "size": 64}}
+    cells = plan(make_compare(raw), tmp_path)
+    assert {cell.category for cell in cells} == {"grain", "weave"}
+    assert len(list((tmp_path / "data" / "pictures").rglob("train/good/*.png"))) == 8
