@@ -5,6 +5,8 @@
 >>> model = medrd.load("run")                    # doctest: +SKIP
 >>> result = model.predict(medrd.read("scan.nii.gz"))  # doctest: +SKIP
 
+A model that was trained on pictures takes ``medrd.read("part.png")`` instead.
+
 The functions import what they need when they are called, so that ``import medrd`` is quick.
 """
 

@@ -84,21 +84,25 @@ def train(
 def predict(
     model: Annotated[Path, typer.Argument(help="Run folder, or its model/.")],
     inputs: Annotated[
-        list[Path], typer.Argument(help="NIfTI files, BraTS subject folders, folders of those.")
+        list[Path],
+        typer.Argument(
+            help="NIfTI files, BraTS subject folders, folders of those; for a model of "
+            "pictures, pictures and folders of those."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for maps, masks, JSON and pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for maps, masks, JSON and overlays.")],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Also scans that are done.")
+        bool, typer.Option("--overwrite", help="Also scans or pictures that are done.")
     ] = False,
     frame: Annotated[
-        int | None, typer.Option(min=0, help="Which frame of 4D files, from 0.")
+        int | None, typer.Option(min=0, help="Which frame of 4D scans, from 0.")
     ] = None,
     max_voxels: Annotated[
-        int | None, typer.Option(min=1, help="Refuse larger volumes unread.")
+        int | None, typer.Option(min=1, help="Refuse larger volumes or pictures unread.")
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Write anomaly maps on the scans' own grids."""
+    """Write anomaly maps on the scans' or pictures' own grids."""
     from medrd.workflows.predict import predict as run
 
     report = run(

@@ -8,7 +8,7 @@ import pytest
 
 from medrd.config import RecipeConfig
 from medrd.errors import ConfigError, MissingInputError
-from medrd.workflows.inputs import find_cases
+from medrd.workflows.scan_inputs import find_scans
 
 ONE = RecipeConfig()
 THREE = RecipeConfig(channels=("flair", "t1", "t2"))
@@ -22,7 +22,7 @@ def touch(root: Path, *names: str) -> None:
 
 
 def outputs(inputs: list[Path], recipe: RecipeConfig = ONE) -> list[str]:
-    cases, errors = find_cases(inputs, recipe)
+    cases, errors = find_scans(inputs, recipe)
     assert errors == []
     return sorted(str(case.place / case.subject.id) for case in cases)
 
@@ -38,7 +38,7 @@ def test_a_file_a_subject_and_a_tree_of_both(tmp_path: Path) -> None:
 
 def test_the_channels_of_the_model_are_picked_in_its_order(tmp_path: Path) -> None:
     touch(tmp_path, *(f"s/s_{m}.nii.gz" for m in ("t2", "t1", "t1ce", "flair", "seg")))
-    ((case,), errors) = find_cases([tmp_path / "s"], THREE)
+    ((case,), errors) = find_scans([tmp_path / "s"], THREE)
     assert errors == []
     assert list(case.subject.images) == ["flair", "t1", "t2"]
     assert case.subject.label is None
@@ -46,7 +46,7 @@ def test_the_channels_of_the_model_are_picked_in_its_order(tmp_path: Path) -> No
 
 def test_a_subject_without_a_modality_is_an_error_and_the_other_is_a_case(tmp_path: Path) -> None:
     touch(tmp_path, *(f"a/a_{m}.nii.gz" for m in ("flair", "t1", "t2")), "b/b_flair.nii.gz")
-    cases, (error,) = find_cases([tmp_path], THREE)
+    cases, (error,) = find_scans([tmp_path], THREE)
     assert [case.subject.id for case in cases] == ["a"]
     assert isinstance(error, MissingInputError)
     assert "t1, t2" in error.found
@@ -62,7 +62,7 @@ def test_labels_outputs_and_hidden_files_of_a_folder_are_passed_over(tmp_path: P
 
 def test_one_bad_folder_spares_its_neighbours(tmp_path: Path) -> None:
     touch(tmp_path, "two/a_flair.nii.gz", "two/a_flair.nii", "good/c_flair.nii.gz")
-    cases, errors = find_cases([tmp_path], ONE)
+    cases, errors = find_scans([tmp_path], ONE)
     assert [case.subject.id for case in cases] == ["c"]
     assert [error.where for error in errors] == [str(tmp_path / "two")]
 
@@ -88,26 +88,26 @@ def test_a_link_that_runs_in_a_circle_is_followed_once(tmp_path: Path) -> None:
 def test_two_inputs_with_one_output_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
     touch(tmp_path, *names)
     with pytest.raises(ConfigError, match="same output name a"):
-        find_cases([tmp_path / name for name in names], ONE)
+        find_scans([tmp_path / name for name in names], ONE)
 
 
 def test_a_scan_must_not_take_the_place_of_the_list_of_errors(tmp_path: Path) -> None:
     touch(tmp_path, "errors.nii.gz", "in/sub/errors.nii.gz")
     with pytest.raises(ConfigError, match="Rename"):
-        find_cases([tmp_path / "errors.nii.gz"], ONE)
+        find_scans([tmp_path / "errors.nii.gz"], ONE)
     assert outputs([tmp_path / "in"]) == ["sub/errors"]
 
 
 def test_nothing_to_do_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no scan"):
-        find_cases([], ONE)
-    cases, (error,) = find_cases([tmp_path / "empty"], ONE)
+        find_scans([], ONE)
+    cases, (error,) = find_scans([tmp_path / "empty"], ONE)
     assert cases == []
     assert error.where == str(tmp_path / "empty")
 
 
 def test_a_frame_belongs_to_every_file(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii.gz")
-    ((case,), _) = find_cases([tmp_path], ONE, frame=3)
+    ((case,), _) = find_scans([tmp_path], ONE, frame=3)
     assert case.subject.images["flair"].frame == 3

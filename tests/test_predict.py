@@ -18,9 +18,10 @@ import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from medrd.config import make_config
-from medrd.data.prepare import Prepared
+from medrd.data.domain import Prepared
 from medrd.errors import ConfigError, OutputError
 from medrd.workflows import predict as predict_module
+from medrd.workflows import scans as scans_module
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.predict import predict
 from medrd.workflows.train import train
@@ -320,7 +321,9 @@ def test_another_frame_of_the_same_file_is_another_scan(
     assert not np.array_equal(maps[0], maps[1])
 
 
-@pytest.mark.parametrize("moment", ["write_json", "save_overlay", "write_nifti"])
+@pytest.mark.parametrize(
+    "moment", ["predict.write_json", "scans.save_overlay", "scans.write_nifti"]
+)
 def test_killed_while_writing_a_scan_it_is_done_again(
     medrd: Medrd, tiny_run: Path, scan: Path, tmp_path: Path, moment: str
 ) -> None:
@@ -328,12 +331,12 @@ def test_killed_while_writing_a_scan_it_is_done_again(
     out = tmp_path / "out"
     kill = f"""
 import os, signal
-import medrd.workflows.predict as module
-module.{moment} = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+from medrd.workflows import predict, scans
+{moment} = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 """
     assert medrd("predict", tiny_run, scan, "--out", out, prelude=kill).code == -9
     assert not (out / "scan.json").exists()
-    assert (out / "scan_anomaly.nii.gz").exists() == (moment != "write_nifti")
+    assert (out / "scan_anomaly.nii.gz").exists() == (moment != "scans.write_nifti")
     again = medrd("predict", tiny_run, scan, "--out", out)
     assert again.code == 0, again.stderr
     assert "1 predicted, 0 already there" in again.stderr
@@ -346,7 +349,7 @@ def test_sigterm_ends_after_the_scan_under_way_and_the_rest_is_done_later(
     scans, out = [scan.parent / "missing.nii.gz", *copies(scan, 3)], tmp_path / "out"
     stop = """
 import os, signal
-import medrd.workflows.predict as module
+import medrd.workflows.scans as module
 original = module.save_overlay
 def patched(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGTERM)
@@ -447,7 +450,7 @@ def test_a_folder_in_the_place_of_a_result_fails_that_scan_alone(
 def test_scans_in_memory_do_not_grow_with_their_number(
     quick: Model, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scans, original = copies(scan, 6), predict_module.prepare
+    scans, original = copies(scan, 6), scans_module.prepare
     alive: list[weakref.ref[Prepared]] = []
     counts = []
 
@@ -458,7 +461,7 @@ def test_scans_in_memory_do_not_grow_with_their_number(
         counts.append(sum(ref() is not None for ref in alive))
         return prepared
 
-    monkeypatch.setattr(predict_module, "prepare", counting)
+    monkeypatch.setattr(scans_module, "prepare", counting)
     assert len(predict(quick, scans, tmp_path / "out", picture=False).done) == 6
     assert len(counts) == 6
     assert max(counts) <= 3  # one read ahead, one computed, one just being let go

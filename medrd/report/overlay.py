@@ -7,15 +7,11 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medrd.volumes import atomic_path
+from medrd.report.heat import HeatScale, dark_figure, outline, save_figure
 
-COLOUR_MAP = "inferno"
 _PLANES = (
     # name, axis that is cut, letters at left, right, top, bottom (radiological convention)
     ("axial", 2, "RLAP"),
@@ -36,9 +32,7 @@ def save_overlay(
 ) -> None:
     """Write a PNG with the scan above and the heat map over it below.
 
-    Colours are scaled by the calibrated threshold, never by the image itself: full colour
-    is twice the threshold, so that healthy scans stay dark. Without a threshold the scale
-    is the map's own, and the colour bar says so.
+    Colours are those of :mod:`medrd.report.heat`: in units of the calibrated threshold.
 
     Parameters
     ----------
@@ -55,11 +49,10 @@ def save_overlay(
     scan, heat = scan[box], heat[box]
     truth = truth[box] if truth is not None else None
     centre = _centre(heat, threshold)
-    top = 2 * threshold if threshold else max(float(heat.max()), 1e-6)
+    scale = HeatScale.of(heat, threshold)
     positive = scan[scan > 0]
     low, high = np.percentile(positive, [1, 99.5]) if positive.size else (0.0, 1.0)
-    figure = Figure(figsize=(9.6, 6.6), dpi=110, facecolor="black", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = dark_figure((9.6, 6.6))
     axes = figure.subplots(2, 3)
     shown = None
     for column, (name, axis, letters) in enumerate(_PLANES):
@@ -73,39 +66,23 @@ def save_overlay(
             ax.imshow(plane, cmap="gray", vmin=low, vmax=high, aspect=aspect)
             ax.set_axis_off()
             if row == 1:
-                # Faint below the threshold, plain above: nothing is hidden, little glows.
-                alpha = np.clip(heat_plane / (threshold or top / 2), 0, 1) ** 8 * 0.8
-                shown = ax.imshow(
-                    heat_plane,
-                    cmap=COLOUR_MAP,
-                    norm=Normalize(0, top),
-                    alpha=alpha,
-                    aspect=aspect,
-                )
+                shown = scale.show(ax, heat_plane, aspect=aspect)
                 if threshold:
-                    _outline(ax, heat_plane, threshold, colour="white", width=0.6)
+                    outline(ax, heat_plane, threshold, colour="white", width=0.6)
             if truth is not None:
                 lesion = _plane(truth, axis, position).astype(np.float32)
-                _outline(ax, lesion, 0.5, colour="lime", width=0.8)
+                outline(ax, lesion, 0.5, colour="lime", width=0.8)
             if row == 0:
                 ax.set_title(name, color="white", fontsize=9)
             _letters(ax, letters)
-    unit = "× threshold" if threshold else "of this scan's maximum (not calibrated)"
     if shown is not None:
-        bar = figure.colorbar(shown, ax=axes, shrink=0.6, pad=0.01)
-        ticks = [top * i / 4 for i in range(5)]
-        bar.set_ticks(ticks, labels=[f"{t / (threshold or top):.2g}" for t in ticks])
-        bar.set_label(f"anomaly score, {unit}", color="white", fontsize=8)
-        bar.ax.tick_params(colors="white", labelsize=8)
-    line = "white line: calibrated threshold — " if threshold else ""
+        scale.add_bar(figure, shown, axes, noun="scan")
     figure.suptitle(
-        f"{title} — above the scan, below its anomaly score — {line}research use only",
+        f"{title} — above the scan, below its anomaly score — {scale.legend}research use only",
         color="white",
         fontsize=9,
     )
-    with atomic_path(path) as temporary:
-        # Without the date and version matplotlib would add, the same map is the same file.
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    save_figure(figure, path)
 
 
 def _centre(heat: NDArray[np.float32], threshold: float | None) -> tuple[int, ...]:
@@ -142,12 +119,6 @@ def _plane(array: NDArray[Any], axis: int, position: int) -> NDArray[Any]:
     """A cut of an RAS+ array as a picture: rows downwards, the patient's left on the right."""
     cut = np.take(array, position, axis=axis).T  # rows: the higher of the two axes
     return cut[::-1, ::-1]
-
-
-def _outline(ax: Any, plane: NDArray[Any], level: float, *, colour: str, width: float) -> None:
-    """The border of what is at least ``level``; nothing in a plane too thin to have one."""
-    if min(plane.shape) >= 2 and plane.max() >= level > plane.min():
-        ax.contour(plane, [level], colors=colour, linewidths=width)
 
 
 def _letters(ax: Any, letters: str) -> None:

@@ -1,4 +1,4 @@
-"""The verbs on volumes in memory: ``medrd.load(path).predict(volume)``."""
+"""The verbs on scans and pictures in memory: ``medrd.load(path).predict(scan)``."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.data.prepare import prepare
-from medrd.errors import ModelError
-from medrd.volumes import DEFAULT_MAX_VOXELS, Volume, check_same_grid, read_nifti
+from medrd.data.picture_files import PICTURE_ENDINGS
+from medrd.errors import ConfigError
+from medrd.pictures import DEFAULT_MAX_PIXELS, Picture, read_picture
+from medrd.volumes import DEFAULT_MAX_VOXELS, Volume, read_nifti
 from medrd.workflows.device import choose_execution
 from medrd.workflows.infer import Predictor
+from medrd.workflows.medium import medium_of
 from medrd.workflows.model_folder import Model, load_model
+from medrd.workflows.pictures import refuse_frame
 from medrd.workflows.predict import anomaly_mask
 
 
 @dataclass(frozen=True, eq=False)
 class AnomalyMap:
-    """What a model says of a volume.
+    """What a model says of a volume or a picture.
 
     Attributes
     ----------
     scores
-        (X, Y, Z) float32 on the volume's grid, 0 outside the brain.
+        float32 on the input's own grid: (X, Y, Z), 0 outside the brain; or (H, W), 0 outside
+        the middle square with ``resize: crop``.
     mask
-        (X, Y, Z) bool at the calibrated threshold; None for a model without one.
+        bool on that grid, at the calibrated threshold; None for a model without one.
     scan_score
-        The highest score of a slice.
+        The highest score of a slice; of a picture its score.
     slice_scores
-        (S,) float32, of the slices that hold enough brain.
+        (S,) float32, of the slices that hold enough brain; of a picture (1,).
     """
 
     scores: NDArray[np.float32]
@@ -54,31 +58,27 @@ class LoadedModel:
     def __init__(self, model: Model, *, device: str = "auto") -> None:
         self.model = model
         execution = choose_execution(device, model.config.train.precision)
+        self._medium = medium_of(model.recipe)
         self._predictor = Predictor(model.detector, model.scoring(), execution)
 
-    def predict(self, volume: Volume | Mapping[str, Volume]) -> AnomalyMap:
-        """Score a volume, or volumes by modality where the model takes three.
+    def predict(self, given: Volume | Mapping[str, Volume] | Picture) -> AnomalyMap:
+        """Score what the model was trained on.
+
+        Parameters
+        ----------
+        given
+            A volume, or volumes by modality where the model takes three; or a picture, read
+            with the model's ``recipe.value_range`` if that is set.
 
         Raises
         ------
         ModelError
-            Modalities that the model was not trained on.
+            A picture for a model of scans or a volume for one of pictures, or modalities
+            that the model was not trained on.
         InputError
             Volumes on different grids, or without a brain.
         """
-        recipe = self.model.volume_recipe()
-        channels = recipe.channels
-        volumes = {channels[0]: volume} if isinstance(volume, Volume) else dict(volume)
-        if any(channel not in volumes for channel in channels):
-            raise ModelError(
-                "volume",
-                expected=f"the modalities {', '.join(channels)}",
-                found=", ".join(volumes),
-                remedy="Give a mapping from modality to Volume.",
-            )
-        volumes = {channel: volumes[channel] for channel in channels}
-        check_same_grid(volumes)
-        prepared = prepare(volumes, recipe)
+        prepared = self._medium.prepare(given)
         prediction = self._predictor.on_grid(prepared)
         calibration, mask = self.model.calibration, None
         if calibration:
@@ -97,7 +97,40 @@ def load(path: str | Path, *, device: str = "auto") -> LoadedModel:
 
 
 def read(
-    path: str | Path, *, frame: int | None = None, max_voxels: int = DEFAULT_MAX_VOXELS
-) -> Volume:
-    """Read a NIfTI file; see :func:`medrd.volumes.read_nifti`. Raises InputError."""
-    return read_nifti(path, frame=frame, max_voxels=max_voxels)
+    path: str | Path,
+    *,
+    frame: int | None = None,
+    max_voxels: int | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> Volume | Picture:
+    """Read a picture if the name ends like one (``.png``, ``.tif`` …), else a NIfTI file.
+
+    Parameters
+    ----------
+    frame
+        Of a 4D NIfTI file, from 0.
+    max_voxels
+        Budget of voxels or pixels; default: 512³ and 100 million.
+    value_range
+        Of a picture: which values become 0 and 1; see :func:`medrd.pictures.read_picture`.
+
+    Raises
+    ------
+    InputError
+        See :func:`medrd.volumes.read_nifti` and :func:`medrd.pictures.read_picture`.
+    ConfigError
+        A frame of a picture, or a value range for a NIfTI file.
+    """
+    if Path(path).suffix.lower() in PICTURE_ENDINGS:
+        refuse_frame(path, frame)
+        return read_picture(
+            path, max_pixels=max_voxels or DEFAULT_MAX_PIXELS, value_range=value_range
+        )
+    if value_range is not None:
+        raise ConfigError(
+            path,
+            expected="no value range: a scan is normalised by its own brain",
+            found=str(value_range),
+            remedy="Leave value_range out.",
+        )
+    return read_nifti(path, frame=frame, max_voxels=max_voxels or DEFAULT_MAX_VOXELS)

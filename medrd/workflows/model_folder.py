@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from medrd.config import AnyRecipeConfig, Config, RecipeConfig, ScoringConfig, digest, make_config
+from medrd.config import AnyRecipeConfig, Config, ScoringConfig, digest, make_config
 from medrd.data.cache import file_hash
 from medrd.errors import MedrdError, ModelError
 from medrd.models import Detector, Scoring
@@ -30,7 +30,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Model:
-    """A detector with all that a scan has to go through.
+    """A detector with all that a scan or picture has to go through.
 
     Attributes
     ----------
@@ -50,25 +50,8 @@ class Model:
 
     @property
     def recipe(self) -> AnyRecipeConfig:
-        """How volumes become slices."""
+        """How volumes or pictures become slices."""
         return self.config.recipe
-
-    def volume_recipe(self) -> RecipeConfig:
-        """The recipe of a model of scans.
-
-        Raises
-        ------
-        ModelError
-            It is a model of pictures.
-        """
-        if not isinstance(self.recipe, RecipeConfig):
-            raise ModelError(
-                "model",
-                expected="one that was trained on scans",
-                found="one that was trained on pictures",
-                remedy="Train one on scans; medrd evaluate measures models of pictures.",
-            )
-        return self.recipe
 
     def scoring(self) -> Scoring:
         """The smoothing and image score that belong to it."""

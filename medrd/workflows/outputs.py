@@ -1,25 +1,46 @@
-"""Where results go: the names of a scan's files, and what they must never replace."""
+"""Where results go: the names of an input's files, and what they must never replace."""
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from medrd.errors import MedrdError, OutputError
 from medrd.volumes import write_json
-from medrd.workflows.inputs import Case
-
-MAP_ENDING = "_anomaly.nii.gz"
-MASK_ENDING = "_mask.nii.gz"
-JSON_ENDING = ".json"
-PICTURE_ENDING = ".png"
+from medrd.workflows.inputs import ERRORS_NAME, Case
 
 MAKER = "medrd"
-"""Every map's NIfTI description begins with this word."""
-_NIFTI2_HEADER_BYTES = 540
+"""The description in every map begins with this word."""
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """What the outputs of a scan or of a picture are called, after the stem.
+
+    Attributes
+    ----------
+    noun
+        What an input is called in messages.
+    map, mask, overlay, record
+        Endings. The map is written first and the record (JSON) last.
+    """
+
+    noun: str
+    map: str
+    mask: str
+    overlay: str = ".png"
+    record: str = ".json"
+
+    @property
+    def endings(self) -> tuple[str, str, str, str]:
+        """All of them."""
+        return (self.map, self.mask, self.record, self.overlay)
+
+
+SCAN_FILES = OutputFiles("scan", map="_anomaly.nii.gz", mask="_mask.nii.gz")
+PICTURE_FILES = OutputFiles("picture", map="_anomaly.tiff", mask="_mask.png")
 
 
 def make_folder(path: Path) -> None:
@@ -40,37 +61,48 @@ def remove(path: Path) -> None:
 
 def write_errors(out: Path, errors: Sequence[MedrdError]) -> None:
     """``errors.json``: a list of what failed; removed when nothing did."""
-    path = out / "errors.json"
+    path = out / ERRORS_NAME
     if errors:
         write_json(path, [error.to_dict() for error in errors])
     else:
         remove(path)
 
 
-def check_targets(case: Case, out: Path, inputs: Collection[Path]) -> None:
+def check_targets(
+    case: Case,
+    out: Path,
+    inputs: Collection[Path],
+    files: OutputFiles,
+    *,
+    is_own_map: Callable[[Path], bool],
+) -> None:
     """Refuse to replace what medrd did not write: an input, its label, its JSON sidecar.
 
     Parameters
     ----------
     inputs
-        Real paths of all scans that were given, not of this case alone.
+        Real paths of all inputs that were given, not of this case alone.
+    is_own_map
+        Whether a file is a map that medrd wrote; false for one that is not there.
 
     Raises
     ------
     OutputError
         An output's name is that of an input, or of a file that is not an earlier result.
     """
-    endings = (MAP_ENDING, MASK_ENDING, JSON_ENDING, PICTURE_ENDING)
-    there = [path for path in (case.output(out, ending) for ending in endings) if path.exists()]
+    paths = (case.output(out, ending) for ending in files.endings)
+    there = [path for path in paths if path.exists()]
     for path in there:
         if path.resolve() in inputs:
             raise OutputError(
                 path,
                 expected="an output that is not an input",
-                found="an input scan of that name",
+                found=f"an input {files.noun} of that name",
                 remedy="Give another --out.",
             )
-    if there and not _is_earlier_result(case, out):
+    # By its record, or by its map where a killed run wrote no record.
+    earlier = _is_record(case.output(out, files.record)) or is_own_map(case.output(out, files.map))
+    if there and not earlier:
         raise OutputError(
             there[0],
             expected="a free name, or an earlier result of medrd",
@@ -79,18 +111,10 @@ def check_targets(case: Case, out: Path, inputs: Collection[Path]) -> None:
         )
 
 
-def _is_earlier_result(case: Case, out: Path) -> bool:
-    """By its record, or by its map where a killed run wrote no record."""
+def _is_record(path: Path) -> bool:
     try:
-        record = json.loads(case.output(out, JSON_ENDING).read_text(encoding="utf-8"))
-        if "identity" in record:
-            return True
+        return "identity" in json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
-        pass
-    try:
-        with gzip.open(case.output(out, MAP_ENDING)) as file:
-            return MAKER.encode() in file.read(_NIFTI2_HEADER_BYTES)
-    except (OSError, EOFError, zlib.error):
         return False
 
 

@@ -1,0 +1,122 @@
+"""What ``medrd predict`` asks of scans and of pictures, and which of the two a model takes.
+
+:mod:`medrd.workflows.scans` and :mod:`medrd.workflows.pictures` implement it;
+:func:`medium_of` picks one by the model's recipe. It is to files what
+:class:`medrd.data.domain.Domain` is to data sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrd.config import AnyRecipeConfig
+from medrd.data.domain import Prepared
+from medrd.errors import InputError
+from medrd.pictures import Picture
+from medrd.volumes import Volume
+from medrd.workflows.calibrate import Calibration
+from medrd.workflows.infer import Prediction
+from medrd.workflows.inputs import Case
+from medrd.workflows.outputs import OutputFiles
+
+
+class Opened(Protocol):
+    """An input that has been read, and how its results are written on its own grid."""
+
+    @property
+    def prepared(self) -> Prepared:
+        """What the network is shown."""
+        ...
+
+    def write_map(
+        self, path: Path, scores: NDArray[np.float32], *, description: str, threshold: float | None
+    ) -> None:
+        """The anomaly map as float32, whole or not at all."""
+        ...
+
+    def write_mask(self, path: Path, mask: NDArray[np.bool_]) -> None:
+        """The mask at the calibrated threshold."""
+        ...
+
+    def write_overlay(
+        self, path: Path, scores: NDArray[np.float32], *, threshold: float | None, title: str
+    ) -> None:
+        """The map over the image, for people to look at."""
+        ...
+
+    def describe(
+        self,
+        prediction: Prediction,
+        mask: NDArray[np.bool_] | None,
+        calibration: Calibration | None,
+    ) -> dict[str, Any]:
+        """What the record says of scores and findings, in the medium's own terms."""
+        ...
+
+
+class Medium(Protocol):
+    """A kind of file.
+
+    Attributes
+    ----------
+    files
+        What it and its outputs are called.
+    notice
+        The last words of every record.
+    """
+
+    files: OutputFiles
+    notice: str
+
+    def find(
+        self, inputs: Sequence[Path], *, frame: int | None
+    ) -> tuple[list[Case], list[InputError]]:
+        """The cases below what was given, and what cannot be used."""
+        ...
+
+    def read(self, case: Case, *, budget: int) -> Opened:
+        """Read a case; more voxels or pixels than the budget are refused unread."""
+        ...
+
+    def prepare(self, given: Volume | Mapping[str, Volume] | Picture) -> Prepared:
+        """What is in memory already. Raises ModelError if it is of the other kind."""
+        ...
+
+    def is_own_map(self, path: Path) -> bool:
+        """Whether a file is there and is a map that medrd wrote."""
+        ...
+
+
+def medium_of(recipe: AnyRecipeConfig) -> Medium:
+    """The kind of file that a model with this recipe takes."""
+    if recipe.kind == "pictures":
+        from medrd.workflows.pictures import PictureFiles
+
+        return PictureFiles(recipe)
+    from medrd.workflows.scans import ScanFiles
+
+    return ScanFiles(recipe)
+
+
+def standing(
+    score: float, calibration: Calibration | None, *, normal: str, noun: str
+) -> dict[str, Any]:
+    """Where a score stands among those of held-out normal inputs, for the record.
+
+    Parameters
+    ----------
+    normal, noun
+        What those are called there: ``healthy`` and ``scan`` give ``healthy_scans``.
+    """
+    return {
+        f"{normal}_{noun}s": calibration.scans if calibration else 0,
+        f"{normal}_percentile": calibration.percentile(score) if calibration else None,
+        "p_value": calibration.p_value(score) if calibration else None,
+        "threshold": calibration.threshold if calibration else None,
+        "threshold_target_fpr": calibration.target_fpr if calibration else None,
+    }

@@ -1,0 +1,127 @@
+"""What ``medrd predict`` finds for a model of scans: NIfTI files and BraTS subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from medrd.config import RecipeConfig
+from medrd.data.layouts import (
+    Source,
+    Subject,
+    brats_subjects,
+    folders_below,
+    is_label_name,
+    is_nifti,
+    stem,
+)
+from medrd.data.picture_files import is_picture
+from medrd.errors import ConfigError, InputError, MissingInputError
+from medrd.workflows.inputs import Case, expand_all, holds, refuse_collisions
+from medrd.workflows.outputs import SCAN_FILES
+
+
+def find_scans(
+    inputs: Sequence[Path], recipe: RecipeConfig, *, frame: int | None = None
+) -> tuple[list[Case], list[InputError]]:
+    """Expand files, subject folders and folders of those.
+
+    A folder's tree is mirrored in the outputs. Labels and medrd's own outputs are passed
+    over. What cannot be used is returned as errors, so that the rest gets done.
+
+    Parameters
+    ----------
+    frame
+        Which frame of 4D files to take, from 0.
+
+    Raises
+    ------
+    ConfigError
+        Two inputs that would write the same output, or nothing to do at all.
+    """
+    cases, errors = expand_all(inputs, lambda path, bad: _expand(path, recipe, frame, bad))
+    complete = []
+    for case in cases:
+        try:
+            complete.append(_with_channels(case, recipe))
+        except InputError as error:
+            errors.append(error)
+    if not complete and not errors:
+        raise ConfigError(
+            ", ".join(map(str, inputs)) or "INPUT",
+            expected="NIfTI files, BraTS subject folders or folders of those",
+            found="no scan",
+            remedy="Give the path of a scan.",
+        )
+    refuse_collisions(complete, SCAN_FILES.endings, SCAN_FILES.noun)
+    return complete, errors
+
+
+def _expand(
+    path: Path, recipe: RecipeConfig, frame: int | None, errors: list[InputError]
+) -> list[Case]:
+    if path.is_dir():
+        failed = len(errors)
+        cases = [
+            case
+            for folder in folders_below(path)
+            for case in _folder(folder, path, recipe, frame, errors)
+        ]
+        if not cases and len(errors) == failed:
+            raise MissingInputError(
+                path,
+                expected="a scan (.nii, .nii.gz) in this folder or below: the model was "
+                "trained on scans",
+                found="pictures" if holds(path, is_picture) else "none",
+                remedy="Give the folder of a subject, or of subjects.",
+            )
+        return cases
+    if path.is_file() and not is_nifti(path):
+        raise MissingInputError(
+            path,
+            expected="a NIfTI file (.nii, .nii.gz) or a folder: the model was trained on scans",
+            found=f"a {'picture' if is_picture(path) else 'file'} named {path.name}",
+            remedy="Convert the scan to NIfTI first; for pictures, train a model on pictures.",
+        )
+    # A missing file becomes a case too: reading it says what is wrong.
+    return [_file(path, Path(), recipe, frame)]
+
+
+def _folder(
+    folder: Path, root: Path, recipe: RecipeConfig, frame: int | None, errors: list[InputError]
+) -> list[Case]:
+    """Cases whose files lie in this very folder. What is wrong with it spares the others."""
+    try:
+        subjects = brats_subjects(folder)
+    except InputError as error:
+        errors.append(error)
+        return []
+    if subjects:
+        # A subject's own folder is no part of the outputs' tree; one that several share is.
+        own = len(subjects) == 1 and folder != root
+        place = (folder.parent if own else folder).relative_to(root)
+        return [Case(subject, place) for subject in subjects]
+    return [
+        _file(path, folder.relative_to(root), recipe, frame)
+        for path in sorted(folder.iterdir())
+        if is_nifti(path) and not is_label_name(path)
+    ]
+
+
+def _file(path: Path, place: Path, recipe: RecipeConfig, frame: int | None) -> Case:
+    return Case(Subject(stem(path), {recipe.channels[0]: Source(path, frame)}), place)
+
+
+def _with_channels(case: Case, recipe: RecipeConfig) -> Case:
+    images = case.subject.images
+    missing = [channel for channel in recipe.channels if channel not in images]
+    if missing:
+        raise MissingInputError(
+            case.first_file if len(images) == 1 else case.first_file.parent,
+            expected=f"the modalities {', '.join(recipe.channels)} that the model was trained on",
+            found=f"no {', '.join(missing)}",
+            remedy="Give a subject's folder with all of them.",
+        )
+    chosen = {channel: images[channel] for channel in recipe.channels}
+    return replace(case, subject=Subject(case.subject.id, chosen))
