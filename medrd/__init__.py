@@ -24,6 +24,8 @@ _WHERE = {
     "load": "medrd.workflows.api",
     "train": "medrd.workflows.train",
     "evaluate": "medrd.workflows.evaluate",
+    "compare": "medrd.workflows.compare",
+    "load_compare": "medrd.config.compare",
     "predict": "medrd.workflows.predict",
 }
 
@@ -31,8 +33,10 @@ __all__ = [
     "Config",
     "MedrdError",
     "__version__",
+    "compare",
     "evaluate",
     "load",
+    "load_compare",
     "load_config",
     "predict",
     "read",
@@ -41,8 +45,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from medrd.config import Config, load_config
+    from medrd.config.compare import load_compare
     from medrd.errors import MedrdError
     from medrd.workflows.api import load, read
+    from medrd.workflows.compare import compare
     from medrd.workflows.evaluate import evaluate
     from medrd.workflows.predict import predict
     from medrd.workflows.train import train
