@@ -83,6 +83,15 @@ def test_none_where_the_released_code_gives_no_number() -> None:
     assert aupro_rd4ad_image(half, label) is None
 
 
+def test_a_rate_of_exactly_the_limit_is_left_out() -> None:
+    # Ten normal pixels, scored 0 to 9, and two anomalous ones: rates 0, 0.1 and 0.2 are kept.
+    scores = np.array([[9.5, 0, 1, 2, 3, 4], [7.5, 5, 6, 7, 8, 9]], np.float32)
+    label = np.zeros((2, 6), np.bool_)
+    label[:, 0] = True
+    # The overlap is a half up to the rate 0.2, where it becomes 1. With 0.3 it would be 2 / 3.
+    assert aupro_rd4ad_image(scores, label) == pytest.approx(0.5, abs=1e-12)
+
+
 def test_what_it_refuses() -> None:
     scores, label = random_image(0)
     with pytest.raises(ValueError, match="label bool"):

@@ -134,6 +134,14 @@ def test_anomalous_and_normal_units_are_drawn_apart() -> None:
         np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
 
 
+def test_a_unit_with_an_anomalous_image_alone_is_anomalous() -> None:
+    # A lesion outside the evaluated region: the slice is anomalous, no evaluated pixel is.
+    made = subjects(12, lesions=0, healthy=2)
+    made[0].image_labels[:] = True
+    found = bootstrap([units_of(made)], resamples=50)
+    np.testing.assert_allclose(found["image_auroc"], found["image_auroc"][0])
+
+
 def test_draws_are_with_replacement_and_as_many_as_there_are() -> None:
     made = subjects(6, lesions=3)
     for subject, dice in zip(made, (0.0, 1.0, 10.0), strict=True):
@@ -215,6 +223,14 @@ def test_p_values() -> None:
     assert found.p_value == pytest.approx(2 * 7 / 27, abs=0.04)
     undefined = paired_differences([same], [same], resamples=5)["pixel_dice"]
     assert all(math.isnan(value) for value in vars(undefined).values())
+
+
+@pytest.mark.parametrize(("units", "expected"), [(2, 0.5), (5, 1 / 16), (20, 1 / 1001)])
+def test_few_units_prove_little_however_seldom_a_resample_disagrees(
+    units: int, expected: float
+) -> None:
+    better, worse = (with_dice(np.full(units, value)) for value in (0.8, 0.3))
+    assert paired_differences([better], [worse])["subject_dice"].p_value == expected
 
 
 def test_pairs_of_groups_are_averaged_where_both_are_defined() -> None:

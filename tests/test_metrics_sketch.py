@@ -86,6 +86,7 @@ def test_neither_order_nor_grouping_matters(
     made = pictures(1)
     expected = sketch_of(made, max_entries)
     monkeypatch.setattr(module, "_BUFFERED", 128)  # counted in pieces cut anywhere
+    monkeypatch.setattr(module, "_BLOCK", 16)
     rng = np.random.default_rng(max_entries)
     for _ in range(4):
         order = rng.permutation(len(made))

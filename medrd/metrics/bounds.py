@@ -18,9 +18,8 @@ from medrd.metrics.pixel import pixel_metrics
 from medrd.metrics.runs import Run
 from medrd.metrics.sketch import Sketch
 
-_ROUNDING = 2.0**-50
-"""Per entry: a sum of K terms of one sign is off by less than K halves of 2**-52 of itself."""
-
+_ROUNDING = 1e-9
+"""Added to either side: more than a sum of four million terms of one sign can be off by."""
 
 _ENTRIES = 2**17
 """Taken at a time; the steps on so many stay in the processor's cache."""
@@ -85,13 +84,15 @@ def binned_metrics(run: Run, *, max_fpr: float = 0.3) -> dict[str, Bounded | Non
     lows["pixel_auroc"] = values["pixel_auroc"] - half
     highs["pixel_auroc"] = values["pixel_auroc"] + half
     lows["pixel_dice_best"] = values["pixel_dice_best"] or 0.0  # found at the end of a bin
-    slack = _ROUNDING * (run.scores.size + 4)
-    return {
-        name: None
-        if value is None
-        else Bounded(value, max(lows[name] - slack, 0.0), min(highs[name] + slack, 1.0))
-        for name, value in values.items()
-    }
+    slack = max(_ROUNDING, run.scores.size * 2.0**-52)
+    found: dict[str, Bounded | None] = {}
+    for name, value in values.items():
+        if value is None:
+            found[name] = None
+            continue
+        low, high = max(lows[name] - slack, 0.0), min(highs[name] + slack, 1.0)
+        found[name] = Bounded(value, min(low, value), max(high, value))
+    return found
 
 
 def _precision_sums(points: Points, totals: Totals) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from medrd.metrics.ordinals import LOWEST, from_ordinals, to_ordinals
 from medrd.metrics.runs import Run, check_pixels, group_starts
 
 SKETCH_ENTRIES = 2**22
-"""Bins of a sketch by default: some 60 MB, and up to 700 MB while pixels are counted."""
+"""Bins of a sketch by default: some 60 MB, and up to 900 MB while pixels are counted."""
 
 _BUFFERED = 2**26
 """Pixels that wait to be counted together; each count costs a pass over all bins."""
@@ -130,7 +130,8 @@ class Sketch:
         at = np.searchsorted(bins.keys, bins.positive_keys)
         # Bins with positives alternate with what lies between: [gap, bin, gap, …, bin, gap].
         begins = np.column_stack([np.append(0, at + 1), np.append(at, bins.keys.size)]).ravel()
-        until = np.concatenate(([0], np.cumsum(bins.pixels)))
+        until = np.zeros(bins.keys.size + 1, np.int64)
+        np.cumsum(bins.pixels, out=until[1:])
         pixels = np.diff(until[begins])
         positives, pro_weights = np.zeros_like(pixels), np.zeros(pixels.size)
         positives[1::2], pro_weights[1::2] = bins.positives, bins.pro_weights
@@ -248,15 +249,15 @@ class _Pixels:
             block = slice(start, start + _BLOCK)
             keys[block] = to_ordinals(scores[block]) >> level
         dropped = _bits_to_drop(keys, max_entries)
-        starts = _starts(keys, dropped)
+        bounds = _group_bounds(keys, dropped)
         level += dropped
         positives = np.concatenate([_NO_SCORES, *self._positives])
         weights = np.concatenate([np.empty(0), *self._weights])
         self._positives, self._weights = [], []
         return _Bins(
             level,
-            keys[starts] >> dropped,
-            np.diff(np.append(starts, keys.size)),
+            keys[bounds[:-1]] >> dropped,
+            np.diff(bounds),
             *_sum_by_key(
                 to_ordinals(positives) >> level, np.ones(positives.size, np.int64), weights
             ),
@@ -273,13 +274,12 @@ def _merge(first: _Bins, second: _Bins, max_entries: int) -> _Bins:
     order = np.argsort(keys, kind="stable")  # quick: two ascending parts
     keys = keys[order]
     dropped = _bits_to_drop(keys, max_entries)
-    starts = _starts(keys, dropped)
+    bounds = _group_bounds(keys, dropped)
     running = np.cumsum(np.concatenate([part.pixels for part in parts])[order])
-    ends = np.append(starts[1:], keys.size) - 1
     return _Bins(
         level + dropped,
-        keys[starts] >> dropped,
-        np.diff(running[ends], prepend=0),
+        keys[bounds[:-1]] >> dropped,
+        np.diff(running[bounds[1:] - 1], prepend=0),
         *_sum_by_key(
             np.concatenate([p.positive_keys >> (level + dropped - p.level) for p in parts]),
             np.concatenate([part.positives for part in parts]),
@@ -299,12 +299,12 @@ def _bits_to_drop(ascending: NDArray[np.int32], max_entries: int) -> int:
         bits += (-(-distinct // max_entries) - 1).bit_length()
 
 
-def _starts(ascending: NDArray[np.int32], bits: int) -> NDArray[np.intp]:
-    """Where each distinct key begins once its lowest bits are dropped."""
-    starts = [np.zeros(1, np.intp)]
+def _group_bounds(ascending: NDArray[np.int32], bits: int) -> NDArray[np.intp]:
+    """Where each distinct key begins once its lowest bits are dropped, and the end of all."""
+    bounds = [np.zeros(1, np.intp)]
     for block, new in enumerate(_news(ascending, bits)):
-        starts.append(np.flatnonzero(new) + (block * _BLOCK + 1))
-    return np.concatenate(starts)
+        bounds.append(np.flatnonzero(new) + (block * _BLOCK + 1))
+    return np.concatenate([*bounds, [ascending.size]])
 
 
 def _news(ascending: NDArray[np.int32], bits: int) -> Iterator[NDArray[np.bool_]]:

@@ -211,7 +211,7 @@ def _common_bins(runs: Sequence[Run], bins: int) -> NDArray[np.float32]:
         )
         alone = np.diff(reached, prepend=gathered) >= 1
         cells = np.floor(reached).astype(np.int64)
-        begins = alone | np.append(heavy, alone[:-1]) | (np.diff(cells, prepend=cell) != 0)
+        begins = (np.diff(cells, prepend=cell) != 0) | np.append(heavy, alone[:-1])
         # Where a bin begins, the one above it has ended: with the score above.
         lowest.append(np.append(before, points.thresholds[:-1])[begins])
         before, gathered = points.thresholds[-1:], float(reached[-1])
