@@ -24,6 +24,7 @@ FACTS = {
     "trained_parameters": ("trained, M", 1e-6, 1),
     "model_mib": ("model, MiB", 1.0, 1),
     "test_units": ("test units", 1.0, 0),
+    "inputs_left_out": ("damaged, not trained on", 1.0, 0),
 }
 
 

@@ -178,6 +178,7 @@ def _read_cell(cell: Cell, folder: Path, error: str | None) -> _Finished:
             "trained_parameters": run["parameters"]["trained"],
             "model_mib": round((folder / "model" / "model.safetensors").stat().st_size / 2**20, 1),
             "test_units": metrics["counts"]["subjects"],
+            "inputs_left_out": len(run["inputs_left_out"]),
         }
         for path in sorted((folder / "evaluation" / "units").glob("*.npz")):
             units[f"{cell.category or ''}/{path.stem}"] = load_units(path)
@@ -216,9 +217,7 @@ def _gather(config: CompareConfig, finished: Sequence[_Finished]) -> Comparison:
     """Intervals and paired differences over all seeds and categories."""
     groups: dict[tuple[str, str], dict[tuple[int, str], Units]] = {}
     # A seed that lacks a category has no mean over them, and so no part in these either.
-    broken = {
-        (c.result.model, c.result.data_set, c.result.seed) for c in finished if not c.units
-    }
+    broken = {(c.result.model, c.result.data_set, c.result.seed) for c in finished if not c.units}
     for cell in finished:
         place = (cell.result.model, cell.result.data_set)
         for part, units in cell.units.items():
