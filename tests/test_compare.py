@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from medrd.config.compare import load_compare, make_compare, merge
 from medrd.errors import ConfigError
-from medrd.workflows import compare as compare_module
+from medrd.workflows import compare_cells
 from medrd.workflows.compare import compare, plan
+from medrd.workflows.compare_inputs import alone_in
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "compare"
 
@@ -137,7 +140,7 @@ def test_skipped_models_have_no_cells(raw: dict[str, Any], tmp_path: Path) -> No
 # Killed as the third cell is about to be evaluated: two are done, one is trained.
 KILL = """
 import os, signal
-import medrd.workflows.compare as module
+import medrd.workflows.compare_cells as module
 original, calls = module.evaluate, []
 def patched(*args, **kwargs):
     calls.append(args)
@@ -173,7 +176,10 @@ def story(
     done = [path.parent.parent for path in folder.rglob("evaluation/metrics.json")]
     assert len(done) == 2
     stamps = {
-        path: path.stat().st_mtime_ns for run in done for path in run.rglob("*") if path.is_file()
+        path: path.stat().st_mtime_ns
+        for run in done
+        for path in run.rglob("*")
+        if path.is_file() and path.name != "inputs.json"
     }
     again = medrd("compare", folder / "c.yaml", "--out", folder / "out")
     return Story(folder / "out", again.code, again.stdout, stamps)
@@ -243,14 +249,15 @@ def test_results_put_seeds_and_categories_together(story: Story) -> None:
     assert (story.out / "results.png").stat().st_size > 10_000
 
 
-def test_another_config_in_the_same_folder_is_refused_cell_by_cell(
+def test_another_config_in_the_same_folder_is_refused_and_nothing_is_lost(
     story: Story, raw: dict[str, Any]
 ) -> None:
     raw["models"] = {"rd4ad": {"config": {"model": {"name": "rd4ad", "lr": 0.1}}}}
     raw["seeds"] = [0]
-    [cell] = [c for c in plan(make_compare(raw), story.out) if c.data_set == "scans"]
-    result = compare_module.run_cell(cell, story.out).result
-    assert "another one" in (result.error or "")
+    before = (story.out / "results.csv").read_bytes()
+    with pytest.raises(ConfigError, match=r"model\.lr: 0\.1, as.*found one with model\.lr: 0\.005"):
+        compare(make_compare(raw), story.out)
+    assert (story.out / "results.csv").read_bytes() == before
 
 
 def test_a_bug_in_a_model_is_kept_with_its_traceback(
@@ -259,12 +266,90 @@ def test_a_bug_in_a_model_is_kept_with_its_traceback(
     def buggy(*args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(compare_module, "train", buggy)
+    monkeypatch.setattr(compare_cells, "train", buggy)
     [cell, *_] = plan(make_compare(raw), tmp_path)
-    result = compare_module.run_cell(cell, tmp_path).result
+    result = compare_cells.run_cell(cell, tmp_path, {}).result
     assert result.error == "ZeroDivisionError: oh"
     [report] = tmp_path.rglob("seed*.error.json")
     assert "in buggy" in json.loads(report.read_text())["traceback"]
+
+
+def small(raw: dict[str, Any], root: Path) -> dict[str, Any]:
+    """The baseline alone on one category: seconds."""
+    del raw["data_sets"]["scans"], raw["models"]["rd4ad"]
+    raw["models"]["intensity"]["where"] = {}
+    raw["data_sets"]["pictures"]["root"] = str(root)
+    raw["data_sets"]["pictures"]["config"]["data"]["category"] = "weave"
+    return raw | {"seeds": [0]}
+
+
+@pytest.fixture
+def copy(texture_root: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(texture_root, tmp_path / "textures"))
+
+
+def test_results_of_other_data_are_refused(raw: dict[str, Any], copy: Path, tmp_path: Path) -> None:
+    config = make_compare(small(raw, copy))
+    compare(config, tmp_path / "out")
+    before = (tmp_path / "out" / "results.csv").read_bytes()
+    mask = next((copy / "weave" / "ground_truth").rglob("*.png"))
+    content = mask.read_bytes()
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    with pytest.raises(ConfigError, match=r"weave/test/\w+/000 and 0 more have changed"):
+        compare(config, tmp_path / "out")
+    assert (tmp_path / "out" / "results.csv").read_bytes() == before
+    mask.write_bytes(content)
+    (copy / "weave" / "train" / "good" / "009.png").unlink()
+    with pytest.raises(ConfigError, match="weave/train/good/009"):
+        compare(config, tmp_path / "out")
+
+
+def test_test_pictures_that_were_mended_are_evaluated_again(
+    raw: dict[str, Any], copy: Path, tmp_path: Path
+) -> None:
+    config = make_compare(small(raw, copy))
+    picture = copy / "weave" / "test" / "good" / "000.png"
+    content = picture.read_bytes()
+    picture.write_bytes(content[:99])
+    [cell] = compare(config, tmp_path / "out").cells
+    assert (cell.status, cell.facts["test_units"]) == ("incomplete", 11)
+    assert "†" in (tmp_path / "out" / "results.md").read_text()
+    picture.write_bytes(content)
+    [cell] = compare(config, tmp_path / "out").cells
+    assert (cell.status, cell.facts["test_units"]) == ("done", 12)
+
+
+@pytest.mark.parametrize("what", ["metrics.json", "units", "units/weave.npz"])
+def test_results_that_are_lost_or_damaged_are_made_again(
+    raw: dict[str, Any], copy: Path, tmp_path: Path, what: str
+) -> None:
+    config = make_compare(small(raw, copy))
+    first = compare(config, tmp_path / "out")
+    [evaluation] = (tmp_path / "out").rglob("evaluation")
+    if (evaluation / what).is_dir():
+        shutil.rmtree(evaluation / what)
+    else:
+        (evaluation / what).write_bytes((evaluation / what).read_bytes()[:50])
+    again = compare(config, tmp_path / "out")
+    assert again.cells[0].metrics == first.cells[0].metrics
+    assert again.intervals == first.intervals
+
+
+def test_a_damaged_run_fails_alone(raw: dict[str, Any], copy: Path, tmp_path: Path) -> None:
+    raw = small(raw, copy) | {"seeds": [0, 1]}
+    compare(make_compare(raw), tmp_path / "out")
+    [damaged] = (tmp_path / "out").rglob("seed0/run.json")
+    damaged.write_text("{")
+    found = {c.seed: c.status for c in compare(make_compare(raw), tmp_path / "out").cells}
+    assert found[1] == "done"
+
+
+def test_two_comparisons_do_not_share_a_folder(
+    raw: dict[str, Any], copy: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    with alone_in(tmp_path / "out"), pytest.raises(ConfigError, match="other comparison"):
+        compare(make_compare(small(raw, copy)), tmp_path / "out")
 
 
 def test_generated_data_need_no_root(raw: dict[str, Any], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from medrd.config import make_config
 from medrd.data.picture_split import split_pictures
 from medrd.errors import ConfigError, LeakageError, MedrdError
-from medrd.workflows.cohort import load_cohort
+from medrd.workflows.cohort import load_cohort, prepare_sides
 from medrd.workflows.evaluate import evaluate, load_units
 from medrd.workflows.model_folder import load_model
 from medrd.workflows.predict import predict
@@ -221,6 +221,31 @@ def test_without_any_masks_images_are_judged_and_pixels_are_not(
     metrics = read(evaluate(picture_run, make_config(picture_raw), tmp_path / "out"))
     assert metrics["image_auroc"] == read(evaluated / "metrics.json")["image_auroc"]
     assert [k for k in KEYS if metrics[k] is not None] == ["image_auroc", "image_ap"]
+    assert "image_auroc" in metrics["intervals"]
+    assert "pixel_ap" not in metrics["intervals"]
+
+
+def test_what_a_crop_does_not_show_counts_as_not_found(
+    copy: Path, picture_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    """Pictures made wider, with a defect at the very edge: a crop must not make it vanish."""
+    picture_raw["recipe"] |= {"resize": "crop", "colour": "grey"}
+    picture_raw["model"] = {"name": "intensity"}
+    for path in copy.glob("weave/**/*.png"):
+        pixels = np.asarray(Image.open(path))
+        wide = np.pad(pixels, ((0, 0), (48, 48), *[(0, 0)] * (pixels.ndim - 2)), mode="edge")
+        if "ground_truth" in path.parts:
+            wide[:] = 0
+            wide[:20, :20] = 255
+        Image.fromarray(wide).save(path)
+    picture_raw["data"] |= {"root": str(copy), "cache": str(tmp_path / "cache")}
+    config = make_config(picture_raw)
+    metrics = read(evaluate(train(config, tmp_path / "run"), config, tmp_path / "out"))
+    assert metrics["counts"]["lesion_voxels"] == metrics["counts"]["lesion_voxels_not_scored"]
+    assert metrics["counts"]["lesion_voxels"] == 8 * 400
+    assert metrics["pixel_auroc"] < 0.5
+    assert metrics["aupro"] == pytest.approx(0, abs=1e-6)
+    assert metrics["pixel_dice"] == 0
 
 
 # --- damage ---
@@ -246,6 +271,33 @@ def test_a_damaged_test_picture_is_reported_and_the_numbers_are_marked(
     assert str(good) in errors["TruncatedFileError"]
     assert str(mask) in errors["GridMismatchError"]
     assert "2 of 12" in done.stdout
+
+
+def test_a_mask_that_is_missing_costs_its_picture_alone(
+    copy: Path, picture_run: Path, picture_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    gone = next((copy / "weave" / "ground_truth").rglob("*.png"))
+    gone.unlink()
+    picture_raw["data"]["root"] = str(copy)
+    metrics = read(evaluate(picture_run, make_config(picture_raw), tmp_path / "out"))
+    assert (metrics["complete"], metrics["counts"]["subjects"]) == (False, 11)
+    [error] = read(tmp_path / "out" / "errors.json")
+    assert (error["error"], error["where"]) == ("MissingInputError", str(gone))
+
+
+def test_deep_pictures_are_trained_on_in_their_depth(
+    copy: Path, picture_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    path = images(copy, "weave", "train", "good")[0]
+    deep = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) + 60_000
+    Image.fromarray(deep).save(path)
+    picture_raw["data"] |= {"root": str(copy), "calibration": 0}
+    config = make_config(picture_raw)
+    [cached] = prepare_sides(load_cohort(config), ("train",), config, tmp_path)[0]
+    by_id = {subject.id: subject.images for subject in cached}
+    kept = by_id["weave/train/good/000"]
+    assert len(np.unique(kept)) == 64 * 64
+    assert {images.dtype for images in by_id.values()} == {np.dtype("f2"), np.dtype("f4")}
 
 
 def test_training_goes_on_without_a_damaged_picture_and_says_so(

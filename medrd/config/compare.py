@@ -74,7 +74,7 @@ class CompareConfig(Section):
     base: dict[str, Any] = Field(default_factory=dict)
     data_sets: dict[str, DataSetConfig] = Field(min_length=1)
     models: dict[str, ContenderConfig] = Field(min_length=1)
-    resamples: int = Field(1000, ge=100)
+    resamples: int = Field(4000, ge=100)
     """Of the bootstrap behind intervals and differences."""
 
     @field_validator("data_sets", "models")

@@ -96,6 +96,7 @@ class Brains:
         return TestItem(
             prepared=prepared,
             truth=lesions,
+            judged=prepared.scored(),
             anomalous=~away_from(prepared.numbers, positions, margin=0),
             content=scan_hash(volumes, prepared.geometry),
         )

@@ -47,7 +47,7 @@ class CachedSubject:
     ----------
     images
         (S, C, H, W) float16 in [0, 1]: steps of at most 1/2048, finer than a scanner's noise
-        and half the disk and reading of float32.
+        and half the disk and reading of float32. Pictures deeper than 8 bits: float32.
     region
         (S, H, W) bool: the brain, or what the square shows of a picture.
     numbers
@@ -62,7 +62,7 @@ class CachedSubject:
     """
 
     id: str
-    images: NDArray[np.float16]
+    images: NDArray[np.float16] | NDArray[np.float32]
     region: NDArray[np.bool_]
     numbers: NDArray[np.int64]
     touched: NDArray[np.int64]
@@ -213,7 +213,7 @@ def _build(entry: Path, subject: Subject, recipe: AnyRecipeConfig, *, budget: in
     item = domain_of(recipe).training_item(subject, recipe, budget=budget)
     prepared = item.prepared
     arrays = {
-        "images": prepared.images.astype(np.float16),
+        "images": prepared.images if item.fine else prepared.images.astype(np.float16),
         "region": prepared.region,
         "numbers": prepared.numbers,
         "touched": item.touched,

@@ -70,6 +70,8 @@ class TrainingItem:
     prepared: Prepared
     touched: NDArray[np.int64]
     content: str
+    fine: bool = False
+    """Whether the images have steps that float16 would lose."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,8 @@ class TestItem:
     truth
         Anomalous or not, on the input's grid at original resolution; None where nobody has
         outlined what is anomalous.
+    judged
+        On the input's grid: the pixels that count. Those that have no score are not found.
     anomalous
         (S,) bool: the label of each image.
     """
@@ -89,6 +93,7 @@ class TestItem:
 
     prepared: Prepared
     truth: NDArray[np.bool_] | None
+    judged: NDArray[np.bool_]
     anomalous: NDArray[np.bool_]
     content: str
 

@@ -103,8 +103,12 @@ class Pictures:
     ) -> TrainingItem:
         """A normal picture."""
         picture = _read(subject, recipe, budget)
+        levels = picture.array * np.float32(255)
         return TrainingItem(
-            prepare_picture(picture, _recipe(recipe)), np.zeros(0, np.int64), picture_hash(picture)
+            prepare_picture(picture, _recipe(recipe)),
+            np.zeros(0, np.int64),
+            picture_hash(picture),
+            fine=bool(np.abs(levels - np.rint(levels)).max() > 1e-3),  # deeper than 8 bits
         )
 
     def test_item(self, subject: Subject, recipe: AnyRecipeConfig, *, budget: int) -> TestItem:
@@ -133,6 +137,7 @@ class Pictures:
         return TestItem(
             prepared=prepare_picture(picture, _recipe(recipe)),
             truth=truth,
+            judged=np.ones((height, width), bool),
             anomalous=np.array([own.anomalous]),
             content=picture_hash(picture),
         )
@@ -149,7 +154,8 @@ class Pictures:
             "region_note": (
                 "all pixels at the picture's own resolution"
                 if recipe.resize != "crop"
-                else "the middle square at the picture's own resolution; the rest has no score"
+                else "all pixels at the picture's own resolution; outside of the middle square "
+                "nothing is found"
             ),
             "image": "picture; anomalous if its folder says so",
         }

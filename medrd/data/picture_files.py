@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from medrd.data.layouts import Source, Subject, folders_below
-from medrd.errors import ConfigError, MissingInputError
+from medrd.errors import ConfigError
 
 logger = logging.getLogger("medrd.data")
 
@@ -211,22 +211,24 @@ def require(category: Path, place: str) -> None:
         raise incomplete(category, f"a folder {place}", ".")
 
 
-def require_masks(
-    pictures: Mapping[str, Path],
-    masks: Mapping[str, tuple[Path, ...]],
-    expected: Mapping[str, Path],
-) -> None:
-    """Raise if a picture lacks its mask, with the place where it should be."""
-    bare = [stem for stem in pictures if stem not in masks]
+def with_expected(
+    masks: Mapping[str, tuple[Path, ...]], expected: Mapping[str, Path]
+) -> dict[str, tuple[Path, ...]]:
+    """The masks by stem; of a picture that lacks one, the place where it should be.
+
+    Reading that picture to test on then fails by that name, and it alone.
+    """
+    bare = [path for stem, path in expected.items() if stem not in masks]
     if bare:
-        more = f" (and those of {len(bare) - 1} more)" if len(bare) > 1 else ""
-        raise MissingInputError(
-            pictures[bare[0]],
-            expected=f"its mask {expected[bare[0]]}{more}",
-            found="no such file",
-            remedy="Unpack the data set again, or take the picture out. With no folder of "
-            "masks at all, image-level metrics are computed alone.",
+        names = ", ".join(str(path) for path in bare[:_NAMED])
+        more = f" and {len(bare) - _NAMED} more" if len(bare) > _NAMED else ""
+        logger.warning(
+            "Masks that are missing: %s%s. Unpack the data set again, or take their pictures "
+            "out. (With no folder of masks at all, image-level metrics are computed alone.)",
+            names,
+            more,
         )
+    return {stem: masks.get(stem, (path,)) for stem, path in expected.items()}
 
 
 def warn_of_orphans(masks: Iterable[Path]) -> None:

@@ -25,8 +25,8 @@ from medrd.data.picture_files import (
     picture_subject,
     pictures_below,
     require,
-    require_masks,
     warn_of_orphans,
+    with_expected,
 )
 from medrd.data.picture_mvtec import mvtec_pictures, shape_of
 from medrd.data.picture_visa import TABLE, looks_like_visa, visa_pictures
@@ -167,7 +167,7 @@ def _plain(category: Category) -> Iterator[PictureSubject]:
         truth = folder / "masks" / below
         masks = masks_in(truth)
         if category.masked:
-            require_masks(pictures, masks, {s: truth / f"{s}_mask.png" for s in pictures})
+            masks = with_expected(masks, {s: truth / f"{s}_mask.png" for s in pictures})
         for stem, path in pictures.items():
             claimed.update(masks.get(stem, ()))
             id = (PurePosixPath("abnormal") / below / stem).as_posix()

@@ -23,8 +23,8 @@ from medrd.data.picture_files import (
     needed_pictures,
     picture_subject,
     require,
-    require_masks,
     warn_of_orphans,
+    with_expected,
 )
 
 
@@ -126,7 +126,7 @@ def _test(category: Category, shape: Shape) -> Iterator[PictureSubject]:
             masks = {}  # 3D-AD has empty ones
         elif category.masked:
             expected = {stem: truth / shape.mask.format(stem=stem) for stem in pictures}
-            require_masks(pictures, masks, expected)
+            masks = with_expected(masks, expected)
         for stem, path in pictures.items():
             id = f"{shape.test}/{defect}/{stem}"
             yield picture_subject(category, id, path, "test", defect, masks.get(stem, ()))

@@ -56,9 +56,8 @@ def visa_pictures(root: Path, category: str | Sequence[str]) -> list[PictureSubj
         masks = (top / row["mask"],) if bad and masked else ()
         if bad and masked and not row["mask"]:
             raise _missing_row(top, line, row["image"], expected="its mask in the column mask")
-        for path in (top / row["image"], *masks):
-            if not path.is_file():
-                raise _missing_row(top, line, row["image"], expected=str(path))
+        if not (top / row["image"]).is_file():
+            raise _missing_row(top, line, row["image"], expected=str(top / row["image"]))
         id = PurePosixPath(row["image"]).with_suffix("").as_posix()
         if id in subjects:
             raise _bad_table(top / TABLE, "each picture once", f"{id} again in line {line}")

@@ -166,7 +166,8 @@ def write_texture_set(
                 found=str(value),
                 remedy=f"Give a whole number from {minimum}.",
             )
-    _claim(root, categories, {"version": VERSION, "seed": seed, "size": size})
+    counts = {"train": train, "test_good": test_good, "test_bad": test_bad}
+    _claim(root, categories, {"version": VERSION, "seed": seed, "size": size, **counts})
     jobs = [
         (category, folder, index)
         for category in categories

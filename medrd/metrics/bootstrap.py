@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from medrd.metrics.units import Units
 from medrd.metrics.weighted import METRICS, weighted_metrics
@@ -34,8 +36,8 @@ class PairedDifference:
     low, high
         Its percentile interval.
     p_value
-        Two-sided, of no difference: ``2 min(share <= 0, share >= 0)`` of the resamples in which
-        the difference is defined, at most 1. At least ``1 / (resamples + 1)``, and at least
+        Two-sided, of no difference: the level at which the expanded percentile interval (see
+        :func:`percentile_interval`) just touches 0. At least ``1 / (resamples + 1)``, and at least
         ``2 ** (1 - units)``: what a sign test gives where all of so many units agree. With
         three subjects nothing is significant, however seldom a resample disagrees.
     """
@@ -78,8 +80,20 @@ def bootstrap(
     return _group_mean([weighted_metrics(g, draws.of(g), max_fpr=max_fpr) for g in groups])
 
 
-def percentile_interval(samples: Samples, level: float = 0.95) -> tuple[float, float]:
+def percentile_interval(
+    samples: Samples, level: float = 0.95, *, units: int | None = None
+) -> tuple[float, float]:
     """The middle ``level`` of the samples; those that are NaN are left out.
+
+    With ``units`` it is the expanded percentile interval, wider for small samples: a bootstrap
+    of few units is too narrow by the factor of a variance divided by n instead of n - 1, and by
+    that of the normal against Student's distribution (Hesterberg, "What teachers should know
+    about the bootstrap", The American Statistician 2015). It cannot reach beyond the samples.
+
+    Parameters
+    ----------
+    units
+        How many subjects or pictures were drawn from; None for the plain interval.
 
     Returns
     -------
@@ -97,7 +111,10 @@ def percentile_interval(samples: Samples, level: float = 0.95) -> tuple[float, f
     defined = samples[~np.isnan(samples)]
     if not defined.size:
         return math.nan, math.nan
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    tail = (1 - level) / 2
+    if units is not None:
+        tail = _expanded(tail, units)
+    low, high = np.quantile(defined, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -150,7 +167,7 @@ def paired_differences(
     return {
         name: PairedDifference(
             float(observed[name][0]),
-            *percentile_interval(drawn[name], level),
+            *percentile_interval(drawn[name], level, units=len(draws.columns)),
             p_value=_p_value(drawn[name], units=len(draws.columns)),
         )
         for name in METRICS
@@ -212,9 +229,21 @@ def _group_mean(groups: Sequence[dict[str, Samples]]) -> dict[str, Samples]:
         }
 
 
+def _expanded(tail: float, units: int) -> float:
+    """The tail of the resamples at which a sample of so many units has this one."""
+    if units < 2:
+        return 0.0
+    return float(norm.cdf(student.ppf(tail, units - 1) * math.sqrt(units / (units - 1))))
+
+
 def _p_value(differences: Samples, *, units: int) -> float:
     defined = differences[~np.isnan(differences)]
     if not defined.size:
         return math.nan
-    tail = 2 * min(float((defined <= 0).mean()), float((defined >= 0).mean()))
-    return min(max(tail, 1 / (defined.size + 1), 2.0 ** (1 - units)), 1.0)
+    tail = min(float((defined <= 0).mean()), float((defined >= 0).mean()))
+    tail = min(max(tail, 1 / (defined.size + 1)), 0.5)
+    if units < 2:
+        return 1.0
+    quantile = norm.ppf(tail) * math.sqrt((units - 1) / units)  # the inverse of _expanded
+    p_value = 2 * float(student.cdf(quantile, units - 1))
+    return min(max(p_value, 2.0 ** (1 - units)), 1.0)

@@ -21,6 +21,9 @@ from medrd.report.comparison import (
 from medrd.report.published import Published, published_of, published_table
 from medrd.report.table import markdown_table, spread_cell
 
+FEW_UNITS = 20
+"""Below this many subjects or pictures a bootstrap says little."""
+
 
 class Statistics(Protocol):
     """What is taken from :mod:`medrd.metrics.ranks`.
@@ -66,7 +69,10 @@ def results_document(
             "oracle": ["pixel_dice_best"],
             "difference": "model_a minus model_b, paired; p_holm is over all differences here",
         },
-        "cells": results_rows(comparison),
+        "cells": [
+            row | {"bounds": {key: list(pair) for key, pair in cell.bounds.items()}}
+            for row, cell in zip(results_rows(comparison), comparison.cells, strict=True)
+        ],
         "aggregates": [
             _aggregate_entry(comparison, model, data_set, category)
             for data_set in comparison.data_sets
@@ -150,10 +156,16 @@ def _introduction(comparison: Comparison) -> list[str]:
         "of the seeds' mean]. Oracle: the threshold is chosen on the test labels, so it says what "
         "the maps hold, not what a user would get.",
     ]
-    if any(comparison.categories(d) for d in comparison.data_sets):
+    if any(len(comparison.categories(d)) > 1 for d in comparison.data_sets):
         lines.append(
             "Where there are categories, their mean is taken within each seed, and mean and "
             "spread over seeds after that; a seed that lacks a category is left out of it."
+        )
+    widths = [high - low for c in comparison.cells for low, high in c.bounds.values()]
+    if widths:
+        lines.append(
+            "Some pixel metrics are not computed exactly, since there are too many pixels; their "
+            f"exact values lie within {max(widths):.1g} of those given."
         )
     if "failed" in states:
         lines.append(
@@ -174,10 +186,12 @@ def _data_set_table(comparison: Comparison, data_set: str) -> str:
         if any(c.value(key) is not None for c in comparison.cells if c.data_set == data_set)
     ]
     categories = comparison.categories(data_set)
-    rows: list[str | None] = [*categories, None]
+    # Of one category the mean over categories is itself; it alone has an interval.
+    rows: list[str | None] = [*(categories if len(categories) > 1 else []), None]
+    mean = f"mean of {len(categories)}" if len(categories) > 1 else "".join(categories)
     body = [
         [
-            *([category or f"mean of {len(categories)}"] if categories else []),
+            *([category or mean] if categories else []),
             model,
             *(aggregate_cell(aggregate(comparison, model, data_set, k, category)) for k in keys),
         ]
@@ -223,13 +237,14 @@ def _differences_part(comparison: Comparison, statistics: Statistics) -> list[st
     if not comparison.differences:
         return []
     adjusted = statistics.holm([d.p_value for d in comparison.differences])
-    header = ["data set", "metric", "a", "b", "a − b", "95 % interval", "p", "p (Holm)"]
+    header = ["data set", "metric", "a", "b", "units", "a − b", "95 % interval", "p", "p (Holm)"]
     body = [
         [
             d.data_set,
             METRICS.get(d.metric, d.metric),
             d.model_a,
             d.model_b,
+            str(d.units),
             f"{d.mean:+.3f}",
             f"[{d.low:+.3f}, {d.high:+.3f}]",
             _p(d.p_value),
@@ -240,8 +255,15 @@ def _differences_part(comparison: Comparison, statistics: Statistics) -> list[st
     note = (
         "Paired over subjects or pictures, on the seeds and categories that both models have done. "
         "p is of each difference by itself; p (Holm) is "
-        f"corrected for all {len(body)} of this table. Intervals are not corrected."
+        f"corrected for all {len(body)} of this table. Intervals are not corrected. Trained models "
+        "are taken as they are: what another training would give is in the spread over seeds, not "
+        "here."
     )
+    if min(d.units for d in comparison.differences) < FEW_UNITS:
+        note += (
+            f" With fewer than {FEW_UNITS} units (subjects or pictures), intervals and p are rough "
+            "in spite of their correction for small samples."
+        )
     return ["## Paired differences", note, _table(header, body)]
 
 
@@ -307,7 +329,9 @@ def _agreements(
 
 
 def _means(comparison: Comparison, data_set: str, metric: str) -> dict[str, float | None]:
-    return {m: aggregate(comparison, m, data_set, metric).mean for m in comparison.models}
+    """To three decimals, as printed: what looks alike in the table is a tie in its ranks."""
+    means = {m: aggregate(comparison, m, data_set, metric).mean for m in comparison.models}
+    return {m: None if mean is None else round(mean, 3) for m, mean in means.items()}
 
 
 def _title(comparison: Comparison, data_set: str) -> str:

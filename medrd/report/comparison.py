@@ -47,6 +47,8 @@ class CellResult:
         One line.
     facts
         Keys of :data:`FACTS`, as far as known.
+    bounds
+        Of metrics that were not computed exactly: between what their exact value lies.
     """
 
     model: str
@@ -58,6 +60,7 @@ class CellResult:
     complete: bool = True
     error: str | None = None
     facts: Mapping[str, float | int | None] = field(default_factory=dict)
+    bounds: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
@@ -80,12 +83,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """Model a minus model b, paired over subjects or pictures."""
+    """Model a minus model b, paired over so many subjects or pictures (``units``)."""
 
     data_set: str
     metric: str
     model_a: str
     model_b: str
+    units: int
     mean: float
     low: float
     high: float

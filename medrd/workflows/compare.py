@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
-import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,32 +24,22 @@ from medrd.config.compare import (
 )
 from medrd.data.picture_layouts import find_pictures
 from medrd.data.textures import write_texture_set
-from medrd.errors import ConfigError, MedrdError
+from medrd.errors import ConfigError
 from medrd.metrics import Units, bootstrap, paired_differences, percentile_interval, ranks
 from medrd.report.compare_figure import save_figure
 from medrd.report.compare_table import results_document, results_markdown, results_rows
-from medrd.report.comparison import CellResult, Comparison, Difference, Interval
+from medrd.report.comparison import Comparison, Difference, Interval
 from medrd.report.published import load_published
 from medrd.volumes import write_json, write_text
-from medrd.workflows.evaluate import evaluate, load_units
-from medrd.workflows.interrupt import InterruptedRunError
-from medrd.workflows.outputs import make_folder, remove
+from medrd.workflows.compare_cells import Finished, run_cell
+from medrd.workflows.compare_inputs import alone_in, refuse_changes
+from medrd.workflows.outputs import make_folder
 from medrd.workflows.phantom import make_phantoms
-from medrd.workflows.tally import KEYS
-from medrd.workflows.train import train
 
 logger = logging.getLogger("medrd.compare")
 
 COMPARED = ("image_auroc", "pixel_ap", "aupro")
 """Metrics whose differences between models are tested."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Finished:
-    """A cell with its numbers, and what a bootstrap needs of it by category."""
-
-    result: CellResult
-    units: dict[str, Units]
 
 
 def compare(config: CompareConfig, out: str | Path) -> Comparison:
@@ -69,17 +56,27 @@ def compare(config: CompareConfig, out: str | Path) -> Comparison:
     Raises
     ------
     ConfigError
-        A cell's config is not valid, or a data set is not there; nothing is started then.
+        A cell's config is not valid, a data set is not there, what the folder holds was made
+        with other configs or other data, or another comparison is at work there. Nothing is
+        started then, and nothing changed.
     InterruptedRunError
         On SIGTERM or Ctrl-C, with the running cell saved.
     """
     out = Path(out)
-    cells = plan(config, out)
-    finished: list[_Finished] = []
-    for number, cell in enumerate(cells, start=1):
-        logger.info("[%d/%d] %s", number, len(cells), cell.name)
-        finished.append(run_cell(cell, out))
-    comparison = _gather(config, finished)
+    make_folder(out)
+    with alone_in(out):
+        cells = plan(config, out)
+        inputs = refuse_changes(cells, out)
+        finished: list[Finished] = []
+        for number, cell in enumerate(cells, start=1):
+            logger.info("[%d/%d] %s", number, len(cells), cell.name)
+            finished.append(run_cell(cell, out, inputs[cell.data_set, cell.category]))
+        comparison = _gather(config, finished)
+        _write(comparison, out)
+    return comparison
+
+
+def _write(comparison: Comparison, out: Path) -> None:
     write_text(out / "results.csv", _csv(results_rows(comparison)))
     published = load_published()
     document = results_document(comparison, statistics=ranks, published=published)
@@ -87,7 +84,6 @@ def compare(config: CompareConfig, out: str | Path) -> Comparison:
     page = results_markdown(comparison, statistics=ranks, published=published)
     write_text(out / "results.md", page)
     save_figure(comparison, out / "results.png")
-    return comparison
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -100,7 +96,6 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
 
 def plan(config: CompareConfig, out: Path) -> list[Cell]:
     """All cells in the order they run, every config validated; makes data that are generated."""
-    make_folder(out)
     roots = {name: data.root or out / "data" / name for name, data in config.data_sets.items()}
     for name in config.data_sets:  # every config once, before any data are generated
         for model in config.models:
@@ -125,77 +120,6 @@ def plan(config: CompareConfig, out: Path) -> list[Cell]:
     return cells
 
 
-def run_cell(cell: Cell, out: Path) -> _Finished:
-    """Train, calibrate and evaluate one cell, or find that it is done.
-
-    What goes wrong with it ends up in ``seedN.error.json`` beside it, whatever it is: a bug in
-    one model must not cost the others their night.
-    """
-    folder = out / cell.folder
-    error: str | None = None
-    remove(folder.parent / f"{folder.name}.error.json")
-    try:
-        train(cell.config, folder, resume=True)
-        if not _is_evaluated(folder):
-            evaluate(folder, cell.config, folder / "evaluation", baseline=False)
-    except InterruptedRunError as stopped:
-        raise InterruptedRunError(
-            f"stopped in {cell.name}; saved. Run the same comparison again to go on."
-        ) from stopped
-    except MedrdError as problem:
-        error = str(problem)
-        _report(folder, cell, problem.to_dict())
-    except Exception as problem:
-        error = f"{type(problem).__name__}: {problem}"
-        _report(folder, cell, {"error": error, "traceback": traceback.format_exc()})
-    return _read_cell(cell, folder, error)
-
-
-def _report(folder: Path, cell: Cell, problem: dict[str, Any]) -> None:
-    logger.error("%s failed: %s", cell.name, problem.get("found", problem["error"]))
-    write_json(folder.parent / f"{folder.name}.error.json", {"cell": cell.name, **problem})
-
-
-def _is_evaluated(folder: Path) -> bool:
-    """Whether all of its test inputs are in its numbers; if not, they may be mended by now."""
-    try:
-        return bool(json.loads((folder / "evaluation" / "metrics.json").read_text())["complete"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _read_cell(cell: Cell, folder: Path, error: str | None) -> _Finished:
-    metrics: dict[str, Any] | None = None
-    facts: dict[str, float | int | None] = {}
-    units: dict[str, Units] = {}
-    if error is None:
-        metrics = json.loads((folder / "evaluation" / "metrics.json").read_text())
-        run = json.loads((folder / "run.json").read_text())
-        facts = {
-            "training_seconds": run["training_seconds"],
-            "images_per_s": metrics["images_per_s"],
-            "parameters": run["parameters"]["all"],
-            "trained_parameters": run["parameters"]["trained"],
-            "model_mib": round((folder / "model" / "model.safetensors").stat().st_size / 2**20, 1),
-            "test_units": metrics["counts"]["subjects"],
-            "inputs_left_out": len(run["inputs_left_out"]),
-        }
-        for path in sorted((folder / "evaluation" / "units").glob("*.npz")):
-            units[f"{cell.category or ''}/{path.stem}"] = load_units(path)
-    result = CellResult(
-        model=cell.model,
-        data_set=cell.data_set,
-        domain=cell.domain,
-        category=cell.category,
-        seed=cell.seed,
-        metrics={key: metrics[key] for key in KEYS} if metrics else None,
-        complete=bool(metrics and metrics["complete"]),
-        error=error,
-        facts=facts,
-    )
-    return _Finished(result, units)
-
-
 def _categories(config: CompareConfig, name: str, root: Path) -> list[str | None]:
     """The categories that get a model each; [None] for one model on all there is."""
     data = config.data_sets[name]
@@ -213,7 +137,7 @@ def _categories(config: CompareConfig, name: str, root: Path) -> list[str | None
     return [*sorted({picture.category for picture in pictures})]
 
 
-def _gather(config: CompareConfig, finished: Sequence[_Finished]) -> Comparison:
+def _gather(config: CompareConfig, finished: Sequence[Finished]) -> Comparison:
     """Intervals and paired differences over all seeds and categories."""
     groups: dict[tuple[str, str], dict[tuple[int, str], Units]] = {}
     # A seed that lacks a category has no mean over them, and so no part in these either.
@@ -226,7 +150,8 @@ def _gather(config: CompareConfig, finished: Sequence[_Finished]) -> Comparison:
     intervals: dict[tuple[str, str], dict[str, Interval]] = {}
     for place, parts in groups.items():
         samples = bootstrap(list(parts.values()), resamples=config.resamples)
-        limits = {key: percentile_interval(values) for key, values in samples.items()}
+        count = _count_units(parts.values())
+        limits = {key: percentile_interval(v, units=count) for key, v in samples.items()}
         intervals[place] = {
             key: Interval(low, high) for key, (low, high) in limits.items() if low == low
         }
@@ -263,6 +188,7 @@ def _differences(
             metric=metric,
             model_a=first,
             model_b=second,
+            units=_count_units(a[key] for key in shared),
             mean=found[metric].mean,
             low=found[metric].low,
             high=found[metric].high,
@@ -271,3 +197,8 @@ def _differences(
         for metric in COMPARED
         if metric in found and found[metric].mean == found[metric].mean
     ]
+
+
+def _count_units(parts: Iterable[Units]) -> int:
+    """Different subjects or pictures; several seeds on the same ones are not more of them."""
+    return len({name for units in parts for name in units.ids})

@@ -271,7 +271,7 @@ def save_units(path: Path, units: Units) -> None:
 
 def load_units(path: Path) -> Units:
     """The inverse of :func:`save_units`."""
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return Units.from_arrays(dict(arrays))
 
 
@@ -290,10 +290,12 @@ def _intervals(units: Mapping[str, Units], categories: Mapping[str, Any]) -> dic
     if not units or (categories and len(units) < len(categories)):
         return {}
     samples = bootstrap(list(units.values()), resamples=RESAMPLES)
-    found = {key: percentile_interval(values) for key, values in samples.items()}
+    count = len({name for of_category in units.values() for name in of_category.ids})
+    found = {key: percentile_interval(v, units=count) for key, v in samples.items()}
     return {
         "level": 0.95,
         "over": "subjects",
+        "subjects": count,
         "resamples": RESAMPLES,
         **{key: list(pair) for key, pair in found.items() if np.isfinite(pair).all()},
     }
@@ -329,7 +331,9 @@ def _leakage(subject: str, same: str, model: Model) -> LeakageError:
         subject,
         expected="test subjects that the model has never seen",
         found=f"one that it was trained or calibrated on (as {same})",
-        remedy=f"Use the split that it was trained with: its seed was {seed}.",
+        remedy=f"Use the split that it was trained with: its seed was {seed}."
+        if subject == same
+        else "The data set holds it twice: remove one of the two.",
     )
 
 

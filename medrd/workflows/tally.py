@@ -21,6 +21,7 @@ from medrd.metrics import (
     aupro_rd4ad_image,
     image_metrics,
     lesion_counts,
+    make_run,
     make_units,
     region_weights,
     sketch_metrics,
@@ -48,6 +49,7 @@ KEYS = (
 
 _ALL_UNITS_ENTRIES = 2**22
 _SMALLEST_UNIT, _LARGEST_UNIT = 2**11, 2**18
+_NO_PIXELS = make_run(np.zeros(0, np.float32), np.zeros(0, bool), None, 0)
 
 
 class Tally:
@@ -84,6 +86,7 @@ class Tally:
         row: dict[str, Any] = {"subject": name, "scan_score": prediction.scan_score}
         if item.truth is None:
             self._outlined = False
+            self._runs.append(_NO_PIXELS)
         else:
             row |= self._add_pixels(item, item.truth, prediction.grid_map)
         self.rows.append(row)
@@ -112,19 +115,20 @@ class Tally:
         return values, bounds
 
     def units(self) -> Units | None:
-        """What a bootstrap over subjects needs; None where nothing is outlined."""
-        if not self.rows or not self._outlined:
+        """What a bootstrap over subjects needs; without pixels where not all are outlined."""
+        if not self.rows:
             return None
-        calibrated = self.threshold is not None
+        calibrated = self.threshold is not None and self._outlined
+        runs = self._runs if self._outlined else [_NO_PIXELS] * len(self.rows)
         return make_units(
             [row["subject"] for row in self.rows],
-            self._runs,
+            runs,
             image_scores=np.concatenate(self._scores),
             image_labels=np.concatenate(self._labels),
             image_units=np.repeat(np.arange(len(self.rows)), [len(s) for s in self._scores]),
             dice=(
                 np.array([np.nan if c.dice is None else c.dice for c in self._lesions])
-                if self._lesions
+                if self._lesions and self._outlined
                 else None
             ),
             flagged=np.array(self._flagged, np.int64) if calibrated else None,
@@ -146,31 +150,34 @@ class Tally:
     def _add_pixels(
         self, item: TestItem, truth: NDArray[np.bool_], grid_map: NDArray[np.float32]
     ) -> dict[str, Any]:
-        region = item.prepared.scored()
+        scored, region = item.prepared.scored(), item.judged
+        # What the model was not shown it has not found: below every score.
+        judged_map = np.where(scored, grid_map, np.finfo(np.float32).min)
         inside = np.asarray(item.prepared.upright(region.astype(np.uint8))) > 0
         labels = np.asarray(item.prepared.upright(truth.astype(np.uint8))) > 0
-        maps = np.asarray(item.prepared.upright(grid_map), np.float32)
+        maps = np.asarray(item.prepared.upright(judged_map), np.float32)
         weights, components = region_weights(labels, mask=inside)
         small = Sketch(max_entries=self._unit_entries)
         for sketch in (self._pixels, small):
             sketch.add(maps[inside], labels[inside], weights[inside], components)
         self._runs.append(small.run())
         self._voxels += int(region.sum())
-        for image, label in zip(maps, labels, strict=True):
+        whole = np.asarray(item.prepared.upright(grid_map), np.float32)
+        for image, label in zip(whole, labels, strict=True):
             if label.any():
                 area = aupro_rd4ad_image(image, label)
                 if area is not None:
                     self._papers.append(area)
         row: dict[str, Any] = {
             "lesion_voxels": int(truth.sum()),
-            "lesion_voxels_not_scored": int((truth & ~region).sum()),
+            "lesion_voxels_not_scored": int((truth & ~scored).sum()),
         }
         if self.threshold is None:
             return row
-        mask = (grid_map >= self.threshold) & region
-        scored = truth & region
-        true = int((mask & scored).sum())
-        self._flagged.append((int(mask.sum()) - true, true, int(scored.sum())))
+        mask = (judged_map >= self.threshold) & region
+        positives = truth & region
+        true = int((mask & positives).sum())
+        self._flagged.append((int(mask.sum()) - true, true, int(positives.sum())))
         if truth.ndim == 3:
             lesions = lesion_counts(mask, truth)
             self._lesions.append(lesions)

@@ -230,9 +230,7 @@ def _is_finished(out: Path, config: Config, *, resume: bool) -> bool:
             if state == "files"
             else "Go on with --resume, or give another --out.",
         )
-    if state == "a finished run" and _portable(load_config(out / "config.yaml")) != _portable(
-        config
-    ):
+    if state == "a finished run" and portable(load_config(out / "config.yaml")) != portable(config):
         raise ConfigError(
             out,
             expected="a run of this config",
@@ -255,10 +253,10 @@ def _state_of(out: Path) -> Literal["a finished run", "an unfinished run", "file
 
 def _identity(config: Config, seen: dict[str, Any]) -> str:
     """What must be the same for a checkpoint to be gone on with."""
-    return digest([_portable(config), seen["data_hash"], seen["slices"]])
+    return digest([portable(config), seen["data_hash"], seen["slices"]])
 
 
-def _portable(config: Config) -> dict[str, Any]:
+def portable(config: Config) -> dict[str, Any]:
     """Without what may differ between two machines that go on with one run."""
     content = config.to_dict()
     content["data"] |= {"root": None, "cache": None}

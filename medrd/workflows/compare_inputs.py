@@ -1,0 +1,157 @@
+"""What a comparison's folder was made from: old results never stand under new configs or data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medrd.config import Config, digest, load_config
+from medrd.config.compare import Cell
+from medrd.data.cache import file_hash
+from medrd.data.layouts import Subject
+from medrd.errors import ConfigError, InputError, MedrdError
+from medrd.workflows.cohort import load_cohort
+from medrd.workflows.progress import progress
+from medrd.workflows.train import portable
+
+INPUTS = "inputs.json"
+"""In a finished cell's folder: the hash of each input's files."""
+
+_LOCK = ".compare.lock"
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Hold a comparison's folder; the lock ends with the process, however that ends.
+
+    Raises
+    ------
+    ConfigError
+        Another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    with (out / _LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                out,
+                expected="a folder in which no other comparison is at work",
+                found="one that is",
+                remedy="Wait for it, or give another --out.",
+            ) from None
+        yield
+
+
+def refuse_changes(
+    cells: Sequence[Cell], out: Path
+) -> dict[tuple[str, str | None], dict[str, str]]:
+    """See that what is there already was made with these very configs and data.
+
+    Returns
+    -------
+    dict
+        By data set and category: the hash of each input's files, by its id.
+
+    Raises
+    ------
+    ConfigError
+        A run there has another config, or results of other data. (Test inputs that have failed
+        and were mended since are no such change: their cells are evaluated again.)
+    """
+    inputs: dict[tuple[str, str | None], dict[str, str]] = {}
+    for cell in cells:
+        place = (cell.data_set, cell.category)
+        if place not in inputs:
+            inputs[place] = _hashes(cell)
+        folder = out / cell.folder
+        _refuse_other_config(cell, folder)
+        _refuse_other_data(cell, folder, inputs[place])
+    return inputs
+
+
+def _hashes(cell: Cell) -> dict[str, str]:
+    """Of each subject or picture: its images, label and masks. Empty where none can be found."""
+    try:
+        subjects = load_cohort(cell.config).subjects.values()
+    except InputError:  # the cells themselves will fail by it, and say so
+        return {}
+    with progress(f"looking at the files of {cell.data_set}", len(subjects)) as advance:
+        hashes = {}
+        for subject in subjects:
+            hashes[subject.id] = _hash(subject)
+            advance()
+    return hashes
+
+
+def _hash(subject: Subject) -> str:
+    paths = [source.path for source in subject.images.values()]
+    paths += [subject.label.path] if subject.label else []
+    paths += getattr(subject, "masks", ())
+    return digest([_file_hash(path) for path in paths])
+
+
+def _file_hash(path: Path) -> str | None:
+    try:
+        return file_hash(path)
+    except InputError:
+        return None
+
+
+def _refuse_other_config(cell: Cell, folder: Path) -> None:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return
+    try:
+        there = load_config(path)
+    except MedrdError:  # training will say what is wrong with it
+        return
+    key, was, now = _first_difference(portable(there), portable(cell.config))
+    if key:
+        raise ConfigError(
+            folder,
+            expected=f"a run with {key}: {now}, as the comparison has it",
+            found=f"one with {key}: {was}",
+            remedy="Give another --out, or remove that folder to have it done again.",
+        )
+
+
+def _refuse_other_data(cell: Cell, folder: Path, now: Mapping[str, str]) -> None:
+    try:
+        was = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
+        failed = not json.loads((folder / "evaluation" / "metrics.json").read_text())["complete"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    changed = sorted(id for id in was.keys() | now.keys() if was.get(id) != now.get(id))
+    if failed:
+        changed = [id for id in changed if id not in _test_ids(cell.config)]
+    if changed and now:
+        raise ConfigError(
+            folder,
+            expected="results of the data as they are now",
+            found=f"those of other data: {changed[0]} and {len(changed) - 1} more have changed",
+            remedy="Give another --out, or remove that folder to have it done again.",
+        )
+
+
+def _test_ids(config: Config) -> set[str]:
+    return set(load_cohort(config).split.test)
+
+
+def _first_difference(was: Any, now: Any, key: str = "") -> tuple[str, Any, Any]:
+    """The first key of two nested mappings whose values differ; "" if none does."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for name in sorted(was.keys() | now.keys()):
+            inner = f"{key}.{name}" if key else name
+            found = _first_difference(was.get(name), now.get(name), inner)
+            if found[0]:
+                return found
+        return "", None, None
+    return (key, was, now) if was != now else ("", None, None)
