@@ -101,6 +101,7 @@ def test_later_parts_of_a_cells_config_win(raw: dict[str, Any], tmp_path: Path) 
     [
         ({"model": {}}, "unknown key model"),
         ({"seeds": [1, 1]}, "seeds"),
+        ({"data_sets": {"tyre": {"root": "x"}, "tire": {"domain": "a"}}}, "tyre misspelt.*tire"),
         ({"models": {"a/b": {}}}, "names a folder"),
         ({"models": {"x": {"where": {"brian": {}}}}}, "brian"),
         (

@@ -138,11 +138,15 @@ def make_compare(raw: Mapping[str, Any], *, where: str = "comparison") -> Compar
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "comparison"
         unknown = first["type"] == "extra_forbidden"
+        remedy = "See configs/compare/smoke.yaml for an example."
+        if first["type"] == "missing" and len(first["loc"]) > 2:  # as by --set of a wrong name
+            there = ", ".join(str(name) for name in raw[first["loc"][0]] if name != first["loc"][1])
+            remedy = f"Is {first['loc'][1]} misspelt? There are {there or 'no others'}."
         raise ConfigError(
             where,
             expected="known keys" if unknown else f"a valid {key}",
             found=f"unknown key {key}" if unknown else first["msg"].removeprefix("Value error, "),
-            remedy="See configs/compare/smoke.yaml for an example.",
+            remedy=remedy,
         ) from None
     known = set(config.data_sets) | {data_set.domain for data_set in config.data_sets.values()}
     for name, model in config.models.items():
