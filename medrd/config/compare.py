@@ -140,7 +140,9 @@ def make_compare(raw: Mapping[str, Any], *, where: str = "comparison") -> Compar
         unknown = first["type"] == "extra_forbidden"
         remedy = "See configs/compare/smoke.yaml for an example."
         if first["type"] == "missing" and len(first["loc"]) > 2:  # as by --set of a wrong name
-            there = ", ".join(str(name) for name in raw[first["loc"][0]] if name != first["loc"][1])
+            there = ", ".join(
+                str(name) for name in raw[str(first["loc"][0])] if name != first["loc"][1]
+            )
             remedy = f"Is {first['loc'][1]} misspelt? There are {there or 'no others'}."
         raise ConfigError(
             where,
