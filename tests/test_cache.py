@@ -15,7 +15,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from medrd.config import RecipeConfig
-from medrd.data import cache
+from medrd.data import brains, cache
 from medrd.data.cache import (
     CachedSubject,
     cache_subject,
@@ -62,7 +62,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         calls.append("prepared")
         return prepare(volumes, recipe)
 
-    monkeypatch.setattr(cache, "prepare", counted)
+    monkeypatch.setattr(brains, "prepare", counted)
     return calls
 
 
@@ -276,7 +276,7 @@ _PROCESSES = """
 import json, multiprocessing, os, signal, sys
 from pathlib import Path
 from medrd.config import RecipeConfig
-from medrd.data import cache
+from medrd.data import brains, cache
 from medrd.data.layouts import Source, Subject
 
 scan, label, folder = map(Path, sys.argv[1:4])

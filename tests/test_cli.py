@@ -16,7 +16,7 @@ from medrd.cli import app
 
 Medrd = Callable[..., Any]
 
-VERBS = ("demo", "train", "predict", "evaluate", "phantom", "doctor")
+VERBS = ("demo", "train", "predict", "evaluate", "compare", "phantom", "doctor")
 
 
 def test_help_needs_no_heavy_import_and_names_every_verb() -> None:
@@ -65,6 +65,7 @@ def test_the_verbs_are_those_that_the_tests_know() -> None:
         ("predict", "run", "--out", "x"),
         ("predict", "run", "scan.nii", "--out", "x", "--frame", "-1"),
         ("train", "nowhere.yaml", "--out", "x"),
+        ("compare", "nowhere.yaml", "--out", "x"),
     ],
 )
 def test_usage_errors_are_exit_2_without_traceback(medrd: Medrd, argv: tuple[str, ...]) -> None:
