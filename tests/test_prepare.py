@@ -17,8 +17,8 @@ from scipy.spatial.transform import Rotation
 from medrd.config import RecipeConfig
 from medrd.data.geometry import SliceGeometry
 from medrd.data.layouts import Source, Subject
+from medrd.data.margin import away_from
 from medrd.data.prepare import (
-    away_from,
     brain_mask,
     lesion_positions,
     normalise,

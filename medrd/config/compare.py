@@ -70,6 +70,8 @@ class CompareConfig(Section):
     """A comparison."""
 
     name: str = "comparison"
+    note: str = ""
+    """Stands at the top of the results."""
     seeds: tuple[int, ...] = (0, 1, 2)
     base: dict[str, Any] = Field(default_factory=dict)
     data_sets: dict[str, DataSetConfig] = Field(min_length=1)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from medrd.config import AnyRecipeConfig, Config, DataConfig, RecipeConfig
 from medrd.data.domain import TestItem, TrainingItem
 from medrd.data.layouts import Subject, find_subjects
+from medrd.data.margin import away_from
 from medrd.data.prepare import (
-    away_from,
     lesion_positions,
     prepare,
     read_channels,

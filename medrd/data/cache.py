@@ -25,9 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.config import AnyRecipeConfig, digest
-from medrd.data.domain import domain_of
+from medrd.data.domain import CODE_VERSION, domain_of
 from medrd.data.layouts import Source, Subject
-from medrd.data.prepare import CODE_VERSION
 from medrd.errors import InputError, MissingInputError, OutputError
 from medrd.volumes import write_json
 

@@ -18,6 +18,10 @@ from medrd.config import AnyRecipeConfig, Config
 from medrd.data.layouts import Subject
 from medrd.data.split import Split
 
+CODE_VERSION = 3
+"""Raise when the same file and recipe would give other slices: cached ones become stale,
+and predict does finished scans again."""
+
 
 class Prepared(Protocol):
     """The slices of a scan, or the one of a picture, and the way back to its own grid."""

@@ -24,10 +24,6 @@ from medrd.volumes import (
     read_nifti,
 )
 
-CODE_VERSION = 3
-"""Raise when the same file and recipe would give other slices: cached ones become stale,
-and predict does finished scans again."""
-
 SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 0.05, 50
 
 
@@ -243,15 +239,3 @@ def lesion_positions(lesions: NDArray[np.bool_], geometry: SliceGeometry) -> NDA
     Judged at the label's original resolution: a lesion of one voxel counts.
     """
     return np.flatnonzero(geometry.oriented(lesions.astype(np.uint8)).any(axis=(1, 2)))
-
-
-def away_from(
-    numbers: NDArray[np.int64], positions: NDArray[np.int64], *, margin: int
-) -> NDArray[np.bool_]:
-    """Which slices lie more than ``margin`` slices from every one of ``positions``: (S,) bool.
-
-    Margin 0 asks for slices that hold no lesion themselves.
-    """
-    if positions.size == 0:
-        return np.ones(numbers.size, bool)
-    return np.asarray(np.abs(numbers[:, None] - positions[None]).min(axis=1) > margin)

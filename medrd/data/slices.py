@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.data.cache import CachedSubject
-from medrd.data.prepare import away_from
+from medrd.data.margin import away_from
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class HealthySlices:
     subjects
         Prepared and memory-mapped.
     margin
-        In slices; see :func:`medrd.data.prepare.away_from`.
+        In slices; see :func:`medrd.data.margin.away_from`.
     """
 
     def __init__(self, subjects: Sequence[CachedSubject], *, margin: int) -> None:

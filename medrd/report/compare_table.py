@@ -62,6 +62,7 @@ def results_document(
     adjusted = statistics.holm([d.p_value for d in comparison.differences])
     return {
         "name": comparison.name,
+        "note": comparison.note,
         "definitions": {
             "spread": "sample standard deviation over seeds",
             "interval": "95 % bootstrap over subjects or pictures, of the seeds' mean",
@@ -151,7 +152,8 @@ def aggregate_cell(found: Aggregate) -> str:
 def _introduction(comparison: Comparison) -> list[str]:
     count = len(comparison.cells)
     states = [c.status for c in comparison.cells]
-    lines = [
+    lines = [f"**{_plain(comparison.note)}**"] if comparison.note else []
+    lines += [
         "Mean ± standard deviation over seeds [95 % bootstrap interval over subjects or pictures, "
         "of the seeds' mean]. Oracle: the threshold is chosen on the test labels, so it says what "
         "the maps hold, not what a user would get.",
@@ -159,7 +161,8 @@ def _introduction(comparison: Comparison) -> list[str]:
     if any(len(comparison.categories(d)) > 1 for d in comparison.data_sets):
         lines.append(
             "Where there are categories, their mean is taken within each seed, and mean and "
-            "spread over seeds after that; a seed that lacks a category is left out of it."
+            "spread over seeds after that; a seed that lacks a category is left out of it. "
+            "Intervals are those of that mean."
         )
     widths = [high - low for c in comparison.cells for low, high in c.bounds.values()]
     if widths:

@@ -102,6 +102,8 @@ class Comparison:
 
     Attributes
     ----------
+    note
+        What a reader must know first.
     intervals
         (model, data set) -> metric -> interval over subjects or pictures of the seeds' mean.
 
@@ -115,6 +117,7 @@ class Comparison:
     cells: Sequence[CellResult]
     intervals: Mapping[tuple[str, str], Mapping[str, Interval]] = field(default_factory=dict)
     differences: Sequence[Difference] = ()
+    note: str = ""
 
     def __post_init__(self) -> None:
         keys = [(c.model, c.data_set, c.category, c.seed) for c in self.cells]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medrd.data.cache import CachedSubject
-from medrd.data.prepare import away_from
+from medrd.data.margin import away_from
 from medrd.errors import ConfigError
 from medrd.metrics import Run, rates_at, threshold_at_fpr
 from medrd.workflows.infer import Predictor, scan_score
@@ -103,7 +103,7 @@ def calibrate(
     Parameters
     ----------
     margin
-        See :func:`medrd.data.prepare.away_from`.
+        See :func:`medrd.data.margin.away_from`.
     scratch
         An empty folder for scores, so that memory does not grow with the number of scans.
 

@@ -161,6 +161,7 @@ def _gather(config: CompareConfig, finished: Sequence[Finished]) -> Comparison:
             differences += _differences(groups, data_set, first, second, config.resamples)
     return Comparison(
         name=config.name,
+        note=config.note,
         cells=[cell.result for cell in finished],
         intervals=intervals,
         differences=differences,

@@ -88,6 +88,6 @@ def refuse_collisions(cases: Sequence[Case], endings: Sequence[str], noun: str) 
                     case.first_file,
                     expected="every input to have outputs of its own",
                     found=f"the same output name {target} as of {seen[target].first_file}",
-                    remedy="Give them in two runs with different --out, or rename one.",
+                    remedy="Give the folder that holds both (its tree is kept), or rename one.",
                 )
             seen[target] = case

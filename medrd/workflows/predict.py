@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.data.cache import file_hash, source_hash
-from medrd.data.prepare import CODE_VERSION
+from medrd.data.domain import CODE_VERSION
 from medrd.errors import InputError
 from medrd.volumes import write_json
 from medrd.workflows.device import choose_execution
