@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import uuid
 import zlib
 from collections.abc import Callable, Sequence
@@ -36,6 +37,11 @@ _INDEX = "entry.json"
 # A process that has met a damaged entry may take away the sound one that another has just
 # put in its place, so one failure does not mean a bad disk.
 _ATTEMPTS = 3
+
+
+# NumPy parses the headers of .npy files as Python literals, and CPython before 3.12 counts the
+# depth of that for all threads together: two at once can end in a SystemError (gh-106905).
+_HEADERS = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,10 +268,11 @@ def _open(entry: Path, subject_id: str) -> CachedSubject | None:
         for name in _ARRAYS:
             if _checksum(entry / f"{name}.npy") != index["checksums"][name]:
                 raise ValueError(f"{name} is damaged")
-        arrays = {
-            name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in _ARRAYS
-        }
+        with _HEADERS:
+            arrays = {
+                name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                for name in _ARRAYS
+            }
         return CachedSubject(
             id=subject_id,
             has_label=bool(index["has_label"]),
