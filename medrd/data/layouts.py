@@ -40,11 +40,23 @@ class Source:
 
 @dataclass(frozen=True)
 class Subject:
-    """A subject's images by channel, and its label if there is one."""
+    """A subject's images by channel, and its label if there is one.
+
+    Attributes
+    ----------
+    category
+        What numbers are gathered by; "" where the data set has no categories.
+    """
 
     id: str
     images: Mapping[str, Source] = field(default_factory=dict)
     label: Source | None = None
+    category: str = ""
+
+    @property
+    def files(self) -> list[Path]:
+        """All that it is read from."""
+        return [source.path for source in (*self.images.values(), self.label) if source]
 
 
 def stem(path: Path) -> str:

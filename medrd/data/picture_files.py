@@ -46,10 +46,14 @@ class PictureSubject(Subject):
         in a data set that comes without any.
     """
 
-    category: str = ""
     defect: str = GOOD
     side: Side = "any"
     masks: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> list[Path]:
+        """The picture and its masks."""
+        return [*super().files, *self.masks]
 
     @property
     def anomalous(self) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from medrd.config import PictureDataConfig
 from medrd.data.picture_layouts import PictureSubject
-from medrd.data.split import Split
+from medrd.data.split import Split, seeded_order
 from medrd.errors import ConfigError
 
 AUTO_SHARE = 0.1
@@ -45,10 +44,7 @@ def _split_category(
     by_side: dict[str, list[str]] = {"train": [], "calibration": [], "test": [], "any": []}
     for picture in pictures:
         by_side[picture.side].append(picture.id)
-    normal = sorted(
-        by_side["train"] + by_side["any"],
-        key=lambda id: hashlib.sha256(f"{seed}:{id}".encode()).hexdigest(),
-    )
+    normal = seeded_order(by_side["train"] + by_side["any"], seed=seed)
     total = len(normal)
     test = list(by_side["test"])
     if by_side["any"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from medrd.config import SplitConfig, digest
@@ -24,6 +24,11 @@ class Split:
     def hash(self) -> str:
         """SHA-256 over the three lists; stands in every result."""
         return digest({side: list(getattr(self, side)) for side in SIDES})
+
+
+def seeded_order(ids: Iterable[str], *, seed: int) -> list[str]:
+    """By SHA-256 over seed and id: the same with any library and on any machine."""
+    return sorted(ids, key=lambda id: hashlib.sha256(f"{seed}:{id}".encode()).hexdigest())
 
 
 def split_subjects(ids: Sequence[str], config: SplitConfig, *, seed: int) -> Split:
@@ -62,10 +67,7 @@ def split_subjects(ids: Sequence[str], config: SplitConfig, *, seed: int) -> Spl
                     remedy=f"There are {len(ids)} subjects, the first is {sorted(ids)[0]}.",
                 )
             listed[subject] = side
-    rest = sorted(
-        (subject for subject in ids if subject not in listed),
-        key=lambda subject: hashlib.sha256(f"{seed}:{subject}".encode()).hexdigest(),
-    )
+    rest = seeded_order((subject for subject in ids if subject not in listed), seed=seed)
     shares = [value for value in values.values() if isinstance(value, float)]
     if sum(shares) > 1 + 1e-9:
         raise ConfigError(

@@ -5,6 +5,8 @@ from medrd.metrics.aupro_rd4ad import aupro_rd4ad, aupro_rd4ad_image
 from medrd.metrics.bootstrap import (
     PairedDifference,
     bootstrap,
+    bootstrap_intervals,
+    count_units,
     paired_differences,
     percentile_interval,
 )
@@ -36,6 +38,8 @@ __all__ = [
     "aupro_rd4ad_image",
     "binned_metrics",
     "bootstrap",
+    "bootstrap_intervals",
+    "count_units",
     "descending_chunks",
     "dice_at",
     "image_metrics",

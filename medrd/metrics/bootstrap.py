@@ -118,6 +118,20 @@ def percentile_interval(
     return float(low), float(high)
 
 
+def count_units(groups: Sequence[Units]) -> int:
+    """Different subjects or pictures; several seeds on the same ones are not more of them."""
+    return len({name for group in groups for name in group.ids})
+
+
+def bootstrap_intervals(
+    groups: Sequence[Units], *, resamples: int = 1000, level: float = 0.95
+) -> dict[str, tuple[float, float]]:
+    """Expanded percentile intervals of the metrics that are defined; see :func:`bootstrap`."""
+    samples, units = bootstrap(groups, resamples=resamples), count_units(groups)
+    found = {name: percentile_interval(s, level, units=units) for name, s in samples.items()}
+    return {name: pair for name, pair in found.items() if not math.isnan(pair[0])}
+
+
 def paired_differences(
     a: Sequence[Units],
     b: Sequence[Units],

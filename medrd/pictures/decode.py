@@ -7,7 +7,6 @@ a word. Such files are told by their headers and read by SimpleITK (PNG) and tif
 from __future__ import annotations
 
 import io
-import stat
 import threading
 import zlib
 from collections.abc import Iterator
@@ -25,7 +24,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from medrd.errors import FileFormatError, MedrdError, MissingInputError, TruncatedFileError
+from medrd.errors import FileFormatError, MedrdError, TruncatedFileError
+from medrd.files import open_regular, unreadable
 from medrd.pictures.itk import read_by_itk
 from medrd.pictures.samples import UPRIGHT, Samples, check_budget, samples_without_alpha
 from medrd.pictures.tiff import WHITE_IS_ZERO, read_tiff_page
@@ -99,7 +99,7 @@ def read_samples(path: str | Path, *, max_pixels: int, palette: Palette = "colou
     MissingInputError, FileFormatError, TruncatedFileError, TooLargeError
     """
     path = Path(path)
-    with _open(path) as file:
+    with open_regular(path, kind="picture") as file:
         head = file.read(_HEAD_BYTES)
         kind = _format_of(path, head)
         file.seek(0)
@@ -267,34 +267,6 @@ def _pillows_limit_lifted(pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise MissingInputError(
-                path,
-                expected="a file",
-                found="a folder" if stat.S_ISDIR(mode) else "a device or a pipe",
-                remedy="Give the path of the picture itself.",
-            )
-        file = path.open("rb")
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    with file:
-        yield file
-
-
-def _unreadable(path: Path, error: OSError) -> MissingInputError:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        found, remedy = "no such file", "Check the path."
-    elif isinstance(error, PermissionError):
-        found, remedy = "no permission to read it", "Give yourself read permission (chmod)."
-    else:
-        found, remedy = error.strerror or str(error), "Check the path and the disk."
-    return MissingInputError(path, expected="a readable file", found=found, remedy=remedy)
-
-
 def _format_of(path: Path, head: bytes) -> _Format:
     if not head:
         raise FileFormatError(path, expected="data", found="an empty file", remedy=_FETCH_AGAIN)
@@ -320,7 +292,7 @@ def _damage_is_typed(path: Path, kind: _Format) -> Iterator[None]:
         # The decoders raise whatever they stumble over: SyntaxError, OSError, struct.error,
         # KeyError, RuntimeError … Only what the operating system says has a number.
         if isinstance(error, OSError) and error.errno is not None:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         raise TruncatedFileError(
             path,
             expected=f"a whole {kind} file",

@@ -8,14 +8,14 @@ slices read, without any complaint.
 from __future__ import annotations
 
 import gzip
-import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from medrd.errors import FileFormatError, MissingInputError, TruncatedFileError
+from medrd.errors import FileFormatError, TruncatedFileError
+from medrd.files import open_regular, unreadable
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 20
@@ -62,7 +62,7 @@ class ForwardReader:
                 remedy=_FETCH_AGAIN,
             ) from error
         except OSError as error:
-            raise _unreadable(self._path, error) from error
+            raise unreadable(self._path, error) from error
         self._position += len(data)
         return data
 
@@ -124,19 +124,7 @@ def open_forward(path: Path) -> Iterator[ForwardReader]:
     FileFormatError
         If the file is empty, or compressed where its name says plain or the reverse.
     """
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise MissingInputError(
-                path,
-                expected="a file",
-                found="a folder" if stat.S_ISDIR(mode) else "a device or a pipe",
-                remedy="Give the path of the NIfTI file itself.",
-            )
-        file = path.open("rb")
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    with file:
+    with open_regular(path, kind="NIfTI file") as file:
         compressed = path.suffix.lower() == ".gz"
         _check_magic(path, ForwardReader(path, file).read(len(_GZIP_MAGIC)), compressed)
         file.seek(0)
@@ -165,13 +153,3 @@ def _check_magic(path: Path, start: bytes, compressed: bool) -> None:
             found="gzip data",
             remedy="Add .gz to its name.",
         )
-
-
-def _unreadable(path: Path, error: OSError) -> MissingInputError:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        found, remedy = "no such file", "Check the path."
-    elif isinstance(error, PermissionError):
-        found, remedy = "no permission to read it", "Give yourself read permission (chmod)."
-    else:
-        found, remedy = error.strerror or str(error), "Check the path and the disk."
-    return MissingInputError(path, expected="a readable file", found=found, remedy=remedy)

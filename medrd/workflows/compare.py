@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from medrd.config.compare import (
 from medrd.data.picture_layouts import find_pictures
 from medrd.data.textures import write_texture_set
 from medrd.errors import ConfigError
-from medrd.metrics import Units, bootstrap, paired_differences, percentile_interval, ranks
+from medrd.metrics import Units, bootstrap_intervals, count_units, paired_differences, ranks
 from medrd.report.compare_figure import save_figure
 from medrd.report.compare_table import results_document, results_markdown, results_rows
-from medrd.report.comparison import Comparison, Difference, Interval
+from medrd.report.comparison import HEADLINES, Comparison, Difference, Interval
 from medrd.report.published import load_published
 from medrd.volumes import write_json, write_text
 from medrd.workflows.compare_cells import Finished, run_cell
@@ -37,9 +37,6 @@ from medrd.workflows.outputs import make_folder
 from medrd.workflows.phantom import make_phantoms
 
 logger = logging.getLogger("medrd.compare")
-
-COMPARED = ("image_auroc", "pixel_ap", "aupro")
-"""Metrics whose differences between models are tested."""
 
 
 def compare(config: CompareConfig, out: str | Path) -> Comparison:
@@ -149,12 +146,8 @@ def _gather(config: CompareConfig, finished: Sequence[Finished]) -> Comparison:
                 groups.setdefault(place, {})[cell.result.seed, part] = units
     intervals: dict[tuple[str, str], dict[str, Interval]] = {}
     for place, parts in groups.items():
-        samples = bootstrap(list(parts.values()), resamples=config.resamples)
-        count = _count_units(parts.values())
-        limits = {key: percentile_interval(v, units=count) for key, v in samples.items()}
-        intervals[place] = {
-            key: Interval(low, high) for key, (low, high) in limits.items() if low == low
-        }
+        limits = bootstrap_intervals(list(parts.values()), resamples=config.resamples)
+        intervals[place] = {key: Interval(low, high) for key, (low, high) in limits.items()}
     differences = []
     for data_set in config.data_sets:
         for first, second in combinations(config.models, 2):
@@ -189,17 +182,12 @@ def _differences(
             metric=metric,
             model_a=first,
             model_b=second,
-            units=_count_units(a[key] for key in shared),
+            units=count_units([a[key] for key in shared]),
             mean=found[metric].mean,
             low=found[metric].low,
             high=found[metric].high,
             p_value=found[metric].p_value,
         )
-        for metric in COMPARED
+        for metric in HEADLINES
         if metric in found and found[metric].mean == found[metric].mean
     ]
-
-
-def _count_units(parts: Iterable[Units]) -> int:
-    """Different subjects or pictures; several seeds on the same ones are not more of them."""
-    return len({name for units in parts for name in units.ids})

@@ -92,10 +92,7 @@ def _hashes(cell: Cell) -> dict[str, str]:
 
 
 def _hash(subject: Subject) -> str:
-    paths = [source.path for source in subject.images.values()]
-    paths += [subject.label.path] if subject.label else []
-    paths += getattr(subject, "masks", ())
-    return digest([_file_hash(path) for path in paths])
+    return digest([_file_hash(path) for path in subject.files])
 
 
 def _file_hash(path: Path) -> str | None:

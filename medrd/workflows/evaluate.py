@@ -21,7 +21,7 @@ from medrd.config import AnyRecipeConfig, Config, make_config
 from medrd.data.domain import TestItem, domain_of
 from medrd.data.layouts import Subject
 from medrd.errors import ConfigError, InputError, LeakageError, MedrdError
-from medrd.metrics import Units, bootstrap, percentile_interval
+from medrd.metrics import Units, bootstrap_intervals, count_units
 from medrd.volumes import atomic_path, write_json
 from medrd.workflows.baseline import intensity_baseline
 from medrd.workflows.calibrate import Calibration
@@ -148,14 +148,14 @@ def evaluate(
     beside, baseline_protocol = None, None
     uncalibrated: list[MedrdError] = []
     with stop_on_signals() as stop:
-        result = evaluate_subjects(contender, subjects, config, out, stop, unseen_by=loaded)
+        result = evaluate_subjects(contender, subjects, config, stop, unseen_by=loaded)
         if baseline and contender.name != "intensity":
             intensity = intensity_baseline(cohort, loaded, config, device, out)
             baseline_protocol = intensity.protocol
             rival = Contender(
                 "intensity", intensity.predictor, intensity.calibration, intensity.recipe
             )
-            beside = evaluate_subjects(rival, subjects, config, out, stop)
+            beside = evaluate_subjects(rival, subjects, config, stop)
             uncalibrated = intensity.errors
     write_errors(out, [*result.errors, *uncalibrated])
     if not result.subjects:
@@ -186,7 +186,6 @@ def evaluate_subjects(
     contender: Contender,
     subjects: Sequence[Subject],
     config: Config,
-    out: Path,
     stop: StopRequest,
     *,
     unseen_by: Model | None = None,
@@ -208,7 +207,7 @@ def evaluate_subjects(
     threshold = contender.calibration.threshold if contender.calibration else None
     groups: dict[str, list[Subject]] = {}
     for subject in subjects:
-        groups.setdefault(getattr(subject, "category", ""), []).append(subject)
+        groups.setdefault(subject.category, []).append(subject)
     domain = domain_of(contender.recipe)
     names = {content: name for name, content in _seen(unseen_by).items()} if unseen_by else {}
 
@@ -289,15 +288,14 @@ def _intervals(units: Mapping[str, Units], categories: Mapping[str, Any]) -> dic
     """95 % percentile intervals by bootstrap over subjects (of several categories, of the mean)."""
     if not units or (categories and len(units) < len(categories)):
         return {}
-    samples = bootstrap(list(units.values()), resamples=RESAMPLES)
-    count = len({name for of_category in units.values() for name in of_category.ids})
-    found = {key: percentile_interval(v, units=count) for key, v in samples.items()}
+    groups = list(units.values())
+    found = bootstrap_intervals(groups, resamples=RESAMPLES)
     return {
         "level": 0.95,
         "over": "subjects",
-        "subjects": count,
+        "subjects": count_units(groups),
         "resamples": RESAMPLES,
-        **{key: list(pair) for key, pair in found.items() if np.isfinite(pair).all()},
+        **{key: list(pair) for key, pair in found.items()},
     }
 
 
