@@ -52,7 +52,7 @@ def training_loop(detector: Detector, execution: Execution) -> Loop:
     """The loop that medrd train uses, without a data set of its own."""
     execution.place(detector)
     detector.train()
-    return Loop(detector, [], execution, batch_size=1, seed=0)  # type: ignore[arg-type]
+    return Loop(detector, [], execution, batch_size=1, seed=0, epochs=1)  # type: ignore[arg-type]
 
 
 def main() -> None:

@@ -424,7 +424,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_typed_error(
         def loss(batch: Any) -> Tensor:
             return step.loss(batch) * float("nan")
 
-        return [Step(step.name, step.parameters, step.optimizer, loss)]
+        return [Step(step.name, step.groups, step.optimizer, loss)]
 
     monkeypatch.setattr(RD4AD, "steps", diverging)
     with pytest.raises(ModelError, match=r"epoch 1, batch 1.*model\.lr"):

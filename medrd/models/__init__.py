@@ -1,7 +1,7 @@
 """Networks: pure torch, no files, nothing of medrd outside this package."""
 
 from medrd.models.build import build_detector
-from medrd.models.detector import Batch, Detector, OptimizerSpec, Step
+from medrd.models.detector import Batch, Detector, OptimizerSpec, ParameterGroup, Step, group
 from medrd.models.scoring import Scoring
 from medrd.models.teacher import Teacher
 
@@ -9,8 +9,10 @@ __all__ = [
     "Batch",
     "Detector",
     "OptimizerSpec",
+    "ParameterGroup",
     "Scoring",
     "Step",
     "Teacher",
     "build_detector",
+    "group",
 ]

@@ -7,7 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor, nn
+
+Simulation = Literal["anomalies", "simplex_box", "coarse_noise"]
+"""What the data side can do to a healthy slice: put anomalies into it (with their mask), simplex
+noise into one box (RD++), or coarse Gaussian noise over the whole region (DAE)."""
 
 
 @dataclass(frozen=True)
@@ -20,32 +25,73 @@ class Batch:
         (B, 3, H, W) float32 in [0, 1], healthy.
     region
         (B, H, W) bool: the brain, or what there is of a picture.
+    simulated
+        (B, 3, H, W) in [0, 1], the same slices changed as :attr:`Detector.simulation` asks;
+        None for detectors that ask for nothing.
+    mask
+        (B, H, W) bool, where ``simulated`` visibly differs.
+    progress
+        How much of the training is done, in [0, 1).
     """
 
     images: Tensor
     region: Tensor
+    simulated: Tensor | None = None
+    mask: Tensor | None = None
+    progress: float = 0.0
+
+    def changed(self) -> tuple[Tensor, Tensor]:
+        """``simulated`` and ``mask``. Raises ValueError where there are none."""
+        if self.simulated is None or self.mask is None:
+            raise ValueError("this detector needs simulated images, and the batch has none")
+        return self.simulated, self.mask
 
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """An optimiser by name, with its settings; the training loop makes it."""
+    """An optimiser by name, with its settings; the training loop makes it.
+
+    Attributes
+    ----------
+    schedule
+        Factor on every learning rate as a function of the progress in [0, 1); None: constant.
+    """
 
     kind: Literal["adam", "adamw", "sgd"]
     settings: dict[str, Any] = field(default_factory=dict)
+    schedule: Callable[[float], float] | None = None
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that one optimiser treats alike; ``settings`` override the optimiser's."""
+
+    parameters: Sequence[nn.Parameter]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def group(*networks: nn.Module, **settings: Any) -> ParameterGroup:
+    """All parameters of these networks."""
+    return ParameterGroup([p for network in networks for p in network.parameters()], settings)
 
 
 @dataclass(frozen=True)
 class Step:
     """One optimisation step of an iteration.
 
-    The loop zeroes the gradients of ``parameters``, calls ``loss`` on the batch, goes
+    The loop zeroes the gradients of its parameters, calls ``loss`` on the batch, goes
     backward and lets the optimiser step; the steps of an iteration run in their order.
     """
 
     name: str
-    parameters: Sequence[nn.Parameter]
+    groups: Sequence[ParameterGroup]
     optimizer: OptimizerSpec
     loss: Callable[[Batch], Tensor]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Of all groups."""
+        return [p for each in self.groups for p in each.parameters]
 
 
 class Detector(nn.Module):
@@ -58,6 +104,15 @@ class Detector(nn.Module):
     frozen: Sequence[nn.Module] = ()
     size_multiple: int = 1
     """Height and width of the images must be multiples of this (pixels)."""
+    simulation: Simulation | None = None
+    """What the batches of its training must hold beside healthy slices."""
+    collects: bool = False
+    """True for a detector that remembers healthy slices instead of being optimised: one pass of
+    :meth:`collect` over them, then :meth:`finish`."""
+    scores_images: bool = False
+    """True where :meth:`map_and_score` gives an image score of the method's own."""
+    training_only: tuple[str, ...] = ()
+    """Direct submodules that no prediction reads: a saved model is without them."""
 
     def freeze(self, *networks: nn.Module) -> None:
         """Keep these networks as they are, for good."""
@@ -74,6 +129,14 @@ class Detector(nn.Module):
             network.eval()
         return self
 
+    def keep_for_prediction(self) -> None:
+        """Let go of the networks that only training reads."""
+        gone = [getattr(self, name) for name in self.training_only]
+        kept = (n for n in self.frozen if not any(n is network for network in gone))
+        object.__setattr__(self, "frozen", tuple(kept))
+        for name in self.training_only:
+            delattr(self, name)
+
     @abstractmethod
     def steps(self) -> Sequence[Step]:
         """The optimisation steps of one iteration; empty for an untrained detector."""
@@ -81,6 +144,33 @@ class Detector(nn.Module):
     @abstractmethod
     def anomaly_map(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, H, W) float32, unsmoothed, not rescaled per image."""
+
+    def map_and_score(self, images: Tensor, region: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The anomaly map, and the method's own image score where it has one.
+
+        (B, 3, H, W) and (B, H, W) bool -> (B, H, W), and (B,) float32 or None. Scores of
+        detectors without one of their own are made from the map by
+        :class:`medrd.models.scoring.Scoring`.
+        """
+        return self.anomaly_map(images), None
+
+    def teacher_loaded(self) -> None:
+        """Called once the teacher has its weights: the place to copy them into other networks."""
+
+    def fault(self) -> str | None:
+        """What is wrong with the networks after an epoch (a collapse, say), in words.
+
+        None where nothing is; else training stops.
+        """
+        return None
+
+    def collect(self, batch: Batch) -> None:
+        """See a batch of healthy slices once; for detectors with ``collects``."""
+        raise NotImplementedError
+
+    def finish(self, generator: torch.Generator) -> None:
+        """All slices have been collected. ``generator`` is on the CPU and seeded."""
+        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """The anomaly map, so that a detector can be traced and exported as it is."""

@@ -11,6 +11,8 @@ from timm.models import FeatureInfo
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
+from medrd.models.depthwise import use_fast_depthwise
+
 LEVEL_STRIDES = (4, 8, 16)
 """The levels that RD4AD, STFPM and their kin read: layer1 to layer3 of a ResNet."""
 
@@ -80,6 +82,7 @@ class Teacher(nn.Module):
         self.channels: tuple[int, ...] = tuple(_levels(self.backbone).channels())
         self.strides: tuple[int, ...] = tuple(_levels(self.backbone).reduction())
         _drop_unused_stages(self.backbone)
+        use_fast_depthwise(self.backbone)
         config = timm.get_pretrained_cfg(name)
         mean, std = _normalisation(name, config)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)

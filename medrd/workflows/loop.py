@@ -6,14 +6,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from medrd.data.slices import HealthySlices, Prefetcher, SliceBatch, epoch_order
 from medrd.errors import ModelError
-from medrd.models import Batch, Detector, OptimizerSpec, Step
+from medrd.models import Batch, Detector, Step
 from medrd.workflows.checkpoint import Position
 from medrd.workflows.device import Execution
+from medrd.workflows.simulation import Simulator
 
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
@@ -42,14 +45,26 @@ class EpochReport:
 
 def make_optimizers(steps: Sequence[Step]) -> dict[str, torch.optim.Optimizer]:
     """One for each step, by the step's name."""
-    return {step.name: _make_optimizer(step.parameters, step.optimizer) for step in steps}
+    return {step.name: _make_optimizer(step) for step in steps}
 
 
-def _make_optimizer(
-    parameters: Sequence[torch.nn.Parameter], spec: OptimizerSpec
-) -> torch.optim.Optimizer:
-    optimizer: torch.optim.Optimizer = _OPTIMIZERS[spec.kind](parameters, **spec.settings)
+def _make_optimizer(step: Step) -> torch.optim.Optimizer:
+    groups = [{"params": list(each.parameters), **each.settings} for each in step.groups]
+    optimizer: torch.optim.Optimizer = _OPTIMIZERS[step.optimizer.kind](
+        groups, **step.optimizer.settings
+    )
+    for each in optimizer.param_groups:
+        each["initial_lr"] = each["lr"]  # what a schedule's factor applies to
     return optimizer
+
+
+class Place(NamedTuple):
+    """An iteration within the training."""
+
+    epoch: int
+    batch: int
+    batches: int
+    """How many the epoch has."""
 
 
 class Loop:
@@ -61,6 +76,10 @@ class Loop:
         Already on its device.
     slices
         What to draw from.
+    epochs
+        Of the whole training; schedules follow the share of it that is done.
+    simulator
+        Makes what the detector needs beside healthy slices; None where it needs nothing.
     compile
         Let torch.compile make the losses faster; the first iteration is slow.
     on_batch
@@ -77,6 +96,8 @@ class Loop:
         *,
         batch_size: int,
         seed: int,
+        epochs: int,
+        simulator: Simulator | None = None,
         compile: bool = False,
         on_batch: Callable[[float, float], None] = lambda loss, rate: None,
         should_stop: Callable[[], bool] = lambda: False,
@@ -86,6 +107,8 @@ class Loop:
         self.execution = execution
         self.batch_size = batch_size
         self.seed = seed
+        self.epochs = epochs
+        self.simulator = simulator
         self.on_batch = on_batch
         self.should_stop = should_stop
         self.steps = list(detector.steps())
@@ -116,7 +139,7 @@ class Loop:
         self.detector.train()
         prefetcher = Prefetcher(self.slices, batches[position.batch :])
         for number, batch in enumerate(prefetcher, start=position.batch):
-            losses = self.iteration(batch)
+            losses = self.iteration(batch, Place(position.epoch, number, len(batches)))
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value
             total = sum(losses.values())
@@ -131,6 +154,14 @@ class Loop:
             self.on_batch(total, seen / (time.perf_counter() - start))
             if number + 1 < len(batches) and self.should_stop():
                 return Position(position.epoch, number + 1, sums), None
+        fault = self.detector.fault()
+        if fault is not None:
+            raise ModelError(
+                f"epoch {position.epoch + 1}",
+                expected="networks that learn",
+                found=fault,
+                remedy="Lower the learning rate, or take another seed.",
+            )
         seconds = time.perf_counter() - start
         means = {name: value / len(batches) for name, value in sums.items()}
         report = EpochReport(
@@ -143,15 +174,16 @@ class Loop:
         )
         return Position(position.epoch + 1, 0, {}), report
 
-    def iteration(self, slices: SliceBatch) -> dict[str, float]:
+    def iteration(self, slices: SliceBatch, place: Place) -> dict[str, float]:
         """Every step once on one batch; the losses by step."""
-        batch = Batch(
-            images=self.execution.images(slices.images),
-            region=torch.from_numpy(slices.region).to(self.execution.device),
-        )
+        batch = self._batch(slices, place)
         values = {}
         for step in self.steps:
             optimizer = self.optimizers[step.name]
+            if step.optimizer.schedule is not None:
+                factor = step.optimizer.schedule(batch.progress)
+                for each in optimizer.param_groups:
+                    each["lr"] = each["initial_lr"] * factor
             with self.execution.autocast():
                 loss = self.losses[step.name](batch)
             optimizer.zero_grad(set_to_none=True)
@@ -159,3 +191,21 @@ class Loop:
             optimizer.step()
             values[step.name] = float(loss.detach())
         return values
+
+    def _batch(self, slices: SliceBatch, place: Place) -> Batch:
+        images = self.execution.images(slices.images)
+        region = torch.from_numpy(slices.region).to(self.execution.device)
+        progress = (place.epoch + place.batch / place.batches) / self.epochs
+        if self.simulator is None:
+            return Batch(images, region, progress=progress)
+        # Of this place alone, so that a resumed run meets the same anomalies.
+        simulated = self.simulator(images, region, _generator(self.seed, place))
+        changed = simulated.images
+        if self.execution.bf16:
+            changed = changed.contiguous(memory_format=torch.channels_last)
+        return Batch(images, region, changed, simulated.mask, progress)
+
+
+def _generator(seed: int, place: Place) -> torch.Generator:
+    state = np.random.SeedSequence([seed, place.epoch, place.batch]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))

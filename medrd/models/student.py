@@ -1,0 +1,151 @@
+"""The student of reverse distillation: fusion, embedding, and a decoder back to the levels.
+
+Deng & Li, CVPR 2022, after the released code; RD++, RD with Expert and others build on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medrd.models.blocks import Block, basic, bottleneck, conv
+from medrd.models.teacher import ResidualLayout, Teacher
+
+
+class Bottleneck(nn.Module):
+    """Multi-scale fusion and one-class embedding ("OCBE").
+
+    Each level is brought to the deepest one's size and width by strided 3x3 convolutions,
+    the three are concatenated, and ``depth`` residual blocks embed them at half that size.
+
+    Parameters
+    ----------
+    channels, strides
+        Of the teacher's levels.
+    block, depth
+        Kind and number of residual blocks.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], *, block: Block, depth: int
+    ) -> None:
+        super().__init__()
+        self.fuse = nn.ModuleList(
+            _downsampler(channels[level:], strides[level:]) for level in range(len(channels))
+        )
+        wide, out = len(channels) * channels[-1], 2 * channels[-1]
+        blocks = [block(wide, out, stride=2)]
+        blocks += [block(out, out) for _ in range(depth - 1)]
+        self.embed = nn.Sequential(*blocks)
+        self.out_channels = out
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Teacher levels -> (B, 2 C_3, H_3 / 2, W_3 / 2)."""
+        fused = [fuse(level) for fuse, level in zip(self.fuse, features, strict=True)]
+        result: Tensor = self.embed(torch.cat(fused, dim=1))
+        return result
+
+
+def _downsampler(channels: Sequence[int], strides: Sequence[int]) -> nn.Module:
+    """3x3 stride-2 convolutions through the widths of the deeper levels."""
+    layers: list[nn.Module] = []
+    for i in range(len(channels) - 1):
+        ratio, rest = divmod(strides[i + 1], strides[i])
+        if rest or ratio & (ratio - 1):
+            raise ValueError(f"levels at strides {list(strides)} are not powers of two apart")
+        width = channels[i]
+        while ratio > 1:
+            layers += [
+                conv(width, channels[i + 1], 3, 2),
+                nn.BatchNorm2d(channels[i + 1]),
+                nn.ReLU(inplace=True),
+            ]
+            width, ratio = channels[i + 1], ratio // 2
+    return nn.Sequential(*layers)
+
+
+class Decoder(nn.Module):
+    """The student: from the embedding back to the teacher's levels, deepest first.
+
+    Parameters
+    ----------
+    in_channels
+        Of the embedding.
+    channels, strides
+        Of the teacher's levels, shallow to deep.
+    block
+        Kind of residual block.
+    blocks
+        How many in each stage, deepest stage first (3, 4, 6 for 50 layers).
+    signed
+        True where the teacher's features can be negative: the last block of each stage
+        then ends without ReLU, else no student could match them.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        *,
+        block: Block,
+        blocks: Sequence[int],
+        signed: bool,
+    ) -> None:
+        super().__init__()
+        stages: list[nn.Module] = []
+        stride = 2 * strides[-1]
+        for count, width, target in zip(blocks, channels[::-1], strides[::-1], strict=True):
+            layers = []
+            for i in range(count):
+                last = i == count - 1
+                layers.append(
+                    block(
+                        in_channels if i == 0 else width,
+                        width,
+                        up=stride // target if i == 0 else 1,
+                        signed=signed and last,
+                    )
+                )
+            stages.append(nn.Sequential(*layers))
+            in_channels, stride = width, target
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, embedding: Tensor) -> list[Tensor]:
+        """(B, C, h, w) -> levels in the teacher's order, shallow to deep."""
+        levels = []
+        for stage in self.stages:
+            embedding = stage(embedding)
+            levels.append(embedding)
+        return levels[::-1]
+
+
+def reverse_student(teacher: Teacher) -> tuple[Bottleneck, Decoder]:
+    """A bottleneck and a decoder for a teacher, initialised as in the released code.
+
+    For ResNets they mirror the teacher: its blocks, as many in each stage (in the order of the
+    teacher's layers, not reversed), and an embedding as deep as the teacher's fourth layer. For
+    any other teacher (EfficientNet, ConvNeXt, …) the design is the same with widths and strides
+    taken from the teacher's features: ResNet-34's layout of basic blocks, and signed outputs
+    since such teachers end their levels without a ReLU.
+    """
+    layout = teacher.layout
+    mirrored = layout or ResidualLayout(None, (3, 4, 6, 3))
+    ratio, (*blocks, depth) = mirrored.width_ratio, mirrored.blocks
+    block = basic if ratio is None else bottleneck(ratio)
+    fusion = Bottleneck(teacher.channels, teacher.strides, block=block, depth=depth)
+    decoder = Decoder(
+        fusion.out_channels,
+        teacher.channels,
+        teacher.strides,
+        block=block,
+        blocks=blocks,
+        signed=layout is None,
+    )
+    for module in (*fusion.modules(), *decoder.modules()):
+        # As released: ConvTranspose2d keeps PyTorch's default, it is no Conv2d.
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return fusion, decoder
