@@ -1,0 +1,190 @@
+"""What simulated anomalies cost beside a training step, and what comes out.
+
+Simulation and RD4AD's iteration are timed in turns within one process, so that a machine that
+is shared treats them alike. What counts is the ratio; the goal is 10 % at most.
+
+    python benchmarks/simulation.py                                     # the tables
+    python benchmarks/simulation.py --picture docs/figures/simulated.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medrd.config import RecipeConfig
+from medrd.data.noise import CoarseNoise, SimplexBox
+from medrd.data.phantom import BRATS_AFFINE, make_subject
+from medrd.data.prepare import prepare
+from medrd.data.simulate import CONTENTS, SHAPES, AnomalySimulator, Simulated
+from medrd.models import Batch
+from medrd.models.build import build_detector
+from medrd.report.table import markdown_table
+from medrd.volumes import volume_from_array
+from medrd.workflows.device import Execution, choose_execution
+from medrd.workflows.loop import make_optimizers
+
+Simulator = Callable[[Tensor, Tensor, torch.Generator], Simulated]
+SIMULATORS: dict[str, Simulator] = {
+    "anomalies": AnomalySimulator(),
+    "coarse noise": CoarseNoise(),
+    "simplex box": SimplexBox(),
+}
+
+
+def phantom_slices(size: int, count: int) -> tuple[Tensor, Tensor]:
+    """The largest slices without a lesion of four phantoms: (B, 1, H, W) and (B, H, W) bool."""
+    images, regions = [], []
+    for index in range(4):
+        phantom = make_subject(index)
+        flair = volume_from_array(phantom.modalities["flair"], BRATS_AFFINE)
+        prepared = prepare({"flair": flair}, RecipeConfig(size=size))
+        lesion = prepared.geometry.to_slices(phantom.labels > 0, nearest=True)[prepared.numbers]
+        healthy = np.flatnonzero(~lesion.any(axis=(1, 2)))
+        each = -(-count // 4)
+        by_area = healthy[np.argsort(-prepared.region[healthy].sum(axis=(1, 2)))]
+        which = by_area[: 3 * each : 3]
+        images.append(prepared.images[which])
+        regions.append(prepared.region[which])
+    order = np.random.default_rng(0).permutation(sum(map(len, images)))[:count]
+    image, region = np.concatenate(images)[order], np.concatenate(regions)[order]
+    return torch.from_numpy(image.astype(np.float32)), torch.from_numpy(region)
+
+
+def print_times(
+    execution: Execution, images: Tensor, region: Tensor, *, teacher: str, repeats: int
+) -> None:
+    """Milliseconds a batch of each simulation, beside RD4AD's training iteration."""
+    torch.manual_seed(0)
+    detector = build_detector("rd4ad", teacher=teacher)
+    execution.place(detector)
+    detector.train()
+    steps = detector.steps()
+    optimizers = make_optimizers(steps)
+    batch = Batch(execution.images(images.numpy()), region.to(execution.device))
+
+    def iteration() -> None:
+        for step in steps:
+            with execution.autocast():
+                loss = step.loss(batch)
+            optimizers[step.name].zero_grad(set_to_none=True)
+            loss.backward()
+            optimizers[step.name].step()
+            float(loss.detach())
+
+    generator = torch.Generator().manual_seed(0)
+    jobs: dict[str, Callable[[], object]] = {"RD4AD iteration": iteration}
+    for name, simulator in SIMULATORS.items():
+        jobs[name] = partial(simulator, batch.images, batch.region, generator)
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for number in range(repeats + 1):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            job()
+            if execution.device.type == "cuda":
+                torch.cuda.synchronize()
+            if number:  # the first builds the kernels
+                times[name].append(1000 * (time.perf_counter() - start))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    whole = medians["RD4AD iteration"]
+    count, _, height, width = batch.images.shape
+    print(f"{count} x 3 x {height} x {width}, teacher {teacher}, {execution.device}, ", end="")
+    print(f"{execution.precision}, {torch.get_num_threads()} threads, median of {repeats}\n")
+    rows = [
+        [name, f"{ms:.1f}", f"{min(times[name]):.1f}", f"{100 * ms / whole:.1f} %"]
+        for name, ms in medians.items()
+    ]
+    print(markdown_table(["", "ms", "least ms", "of the iteration"], rows) + "\n")
+
+
+def print_outcomes(images: Tensor, region: Tensor, *, batches: int) -> None:
+    """How often nothing is labelled, and how much of the region is where something is."""
+    shares: dict[tuple[str, str], Tensor] = {}
+    for shape in SHAPES:
+        for content in CONTENTS:
+            simulate = AnomalySimulator(contents=[content], shapes=[shape])
+            generator = torch.Generator().manual_seed(0)
+            masks = [simulate(images, region, generator).mask for _ in range(batches)]
+            areas = torch.stack([mask.sum(dim=(1, 2)) / region.sum(dim=(1, 2)) for mask in masks])
+            shares[shape, content] = areas.flatten()
+
+    def row(name: str, values: Tensor) -> list[str]:
+        labelled = values[values > 0].quantile(torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95]))
+        empty = (values == 0).float().mean()
+        return [name, f"{100 * empty:.1f} %", *(f"{100 * q:.1f} %" for q in labelled.tolist())]
+
+    def joint(which: str) -> Tensor:
+        return torch.cat([v for key, v in shares.items() if which in key])
+
+    rows = [row(name, joint(name)) for name in (*SHAPES, *CONTENTS)]
+    rows.append(row("all", torch.cat(list(shares.values()))))
+    quantiles = [f"area at {q} %" for q in (5, 25, 50, 75, 95)]
+    print(f"{batches * len(images)} images for each shape with each content\n")
+    print(markdown_table(["", "no label", *quantiles], rows))
+
+
+def draw(images: Tensor, region: Tensor, path: Path) -> None:
+    """A row for each content, two columns for each shape, labels outlined."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = [shape for shape in SHAPES for _ in range(2)]
+    figure, axes = plt.subplots(
+        1 + len(CONTENTS), len(columns), figsize=(12, 11.2), facecolor="black"
+    )
+    generator = torch.Generator().manual_seed(8)
+    window = (slice(20, -20), slice(40, -40))
+    for axis, image in zip(axes[0], images, strict=False):
+        axis.imshow(image[0][window], cmap="gray", vmin=0, vmax=1)
+    for row, content in zip(axes[1:], CONTENTS, strict=True):
+        for number, (axis, shape) in enumerate(zip(row, columns, strict=True)):
+            made = AnomalySimulator(contents=[content], shapes=[shape])(images, region, generator)
+            axis.imshow(made.images[number, 0][window], cmap="gray", vmin=0, vmax=1)
+            if made.mask[number].any():
+                outline = made.mask[number][window].float()
+                axis.contour(outline, [0.5], colors="#ffb000", linewidths=0.7)
+    for row, name in zip(axes, ("healthy", *CONTENTS), strict=True):
+        row[0].text(4, 14, name, color="white", fontsize=9)
+    for axis, shape in zip(axes[0], columns, strict=True):
+        axis.set_title(shape, color="white", fontsize=9)
+    for axis in axes.flat:
+        axis.axis("off")
+    figure.subplots_adjust(0.003, 0.003, 0.997, 0.975, wspace=0.02, hspace=0.02)
+    figure.savefig(path, dpi=100, facecolor="black")
+    print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
+
+
+def main() -> None:
+    """Measure and print the tables, or draw the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--teacher", default="tf_efficientnet_lite0")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--batches", type=int, default=10, help="for the outcomes")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--picture", type=Path, help="draw a grid of anomalies there instead")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    images, region = phantom_slices(args.size, args.batch_size)
+    if args.picture:
+        draw(images, region, args.picture)
+        return
+    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        execution = choose_execution(device)
+        print_times(execution, images, region, teacher=args.teacher, repeats=args.repeats)
+    print_outcomes(images, region, batches=args.batches)
+
+
+if __name__ == "__main__":
+    main()

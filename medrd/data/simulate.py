@@ -1,0 +1,178 @@
+"""Simulated anomalies: healthy slices with something put into them, and its outline.
+
+The recipe of DRAEM (Zavrtanik et al., ICCV 2021) as DeSTSeg and RD with Expert use it: a noise
+mask inside the foreground, content blended in with a random opacity. Ours adds shapes and
+contents that resemble lesions and needs no texture data set, softens borders, and labels
+only what can be seen: published labels are the whole noise mask, visible or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medrd.data.noise_fields import blur
+from medrd.data.simulate_contents import CONTENTS, draw_contents, make_contents
+from medrd.data.simulate_label import GAP_PX, scaled_area, scaled_pixels, visible_label
+from medrd.data.simulate_shapes import SHAPES, draw_shapes, groups, make_shapes, uniform
+
+__all__ = ["CONTENTS", "SHAPES", "AnomalySimulator", "Simulated"]
+
+
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """A batch with anomalies.
+
+    Attributes
+    ----------
+    images
+        (B, C, H, W) float32 in [0, 1].
+    mask
+        (B, H, W) bool: where they differ visibly from what they were.
+    """
+
+    images: Tensor
+    mask: Tensor
+
+
+class AnomalySimulator:
+    """Puts one anomaly, of one or more parts, into each image of a batch.
+
+    Each sample draws one content and one shape. All draws come from a generator on the CPU and
+    are small; fields are made from them on the images' device, so that a GPU gives the same
+    anomalies up to rounding. Nothing depends on the other samples of a batch except the
+    content ``slice``, which is one of them. An anomaly may come out invisible; a shape that
+    misses the region is drawn once more. Lengths and areas in pixels are for images of 256²
+    and scale with their size.
+
+    Parameters
+    ----------
+    contents, shapes
+        Which of :data:`CONTENTS` and :data:`SHAPES` to draw from, evenly.
+    beta
+        Range of β, the share of the healthy image that still shows in the anomaly; 0 to 0.8
+        as published. ``deform`` moves the image itself and has none.
+    softness_px
+        Range of the width over which an anomaly fades in: two sigma of a Gaussian blur.
+    probability
+        Of a sample to get an anomaly at all.
+    min_pixels
+        Parts of the label that are smaller are left out of it.
+    min_change
+        Least difference of intensity, in the channel that differs most, that counts as visible.
+    tied
+        The channels of an image are one modality repeated: only the first is read, and all get
+        the same change. Else every channel has a colour of its own.
+
+    Raises
+    ------
+    ValueError
+        A content or shape that is not known, none at all, or a range or number out of bounds.
+    """
+
+    def __init__(
+        self,
+        *,
+        contents: Sequence[str] = CONTENTS,
+        shapes: Sequence[str] = SHAPES,
+        beta: tuple[float, float] = (0.0, 0.8),
+        softness_px: tuple[float, float] = (0.0, 4.0),
+        probability: float = 1.0,
+        min_pixels: int = 10,
+        min_change: float = 0.02,
+        tied: bool = True,
+    ) -> None:
+        _check_names("contents", contents, CONTENTS)
+        _check_names("shapes", shapes, SHAPES)
+        _check_range("beta", beta, most=1.0)
+        _check_range("softness_px", softness_px, most=64.0)
+        _check_range("probability", (probability, probability), most=1.0)
+        _check_range("min_change", (min_change, min_change), most=1.0)
+        self.contents = tuple(contents)
+        self.shapes = tuple(shapes)
+        self.beta = beta
+        self.softness_px = softness_px
+        self.probability = probability
+        self.min_pixels = min_pixels
+        self.min_change = min_change
+        self.tied = tied
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
+        """Change a batch.
+
+        Parameters
+        ----------
+        images
+            (B, C, H, W) float32 in [0, 1]; left as they are.
+        region
+            (B, H, W) bool on the same device: where anomalies may be.
+        generator
+            On the CPU. It moves on by as much whatever the images hold.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            return self._simulate(images, region, generator)
+
+    def _simulate(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
+        healthy = images[:, :1] if self.tied else images
+        count, channels, height, width = healthy.shape
+        device = images.device
+        scale = min(height, width) / 256
+        least = scaled_area(self.min_pixels, height, width)
+
+        shapes = [draw_shapes(count, len(self.shapes), generator) for _ in range(2)]
+        contents = draw_contents(count, channels, len(self.contents), generator)
+        beta = uniform(generator, count, low=self.beta[0], high=self.beta[1])
+        softness = uniform(generator, count, low=self.softness_px[0], high=self.softness_px[1])
+        present = (uniform(generator, count) < self.probability).to(device)
+
+        shape = make_shapes(shapes[0], self.shapes, region)
+        missed = (shape.to(healthy.dtype).sum(dim=(1, 2)) < least).nonzero()[:, 0]
+        if len(missed):
+            again = shapes[1].of(missed.cpu(), torch.device("cpu"))
+            shape[missed] = make_shapes(again, self.shapes, region[missed])
+        shape &= present[:, None, None]
+
+        sigma_px = softness.to(device) * (scale / 2)
+        most_px = self.softness_px[1] * scale / 2
+        alpha = blur(shape.to(healthy.dtype), sigma_px, most_px=most_px).mul_(region)
+        content = make_contents(contents, self.contents, healthy, region, shape, alpha)
+        cover = alpha * (1 - beta).to(device)[:, None, None]
+        for name, samples in groups(contents.kind, self.contents):
+            if name == "deform":
+                # What has been moved is all there is: no ghost of what was there shows through.
+                moved = samples.to(device)
+                cover[moved] = (alpha[moved] > 0).to(cover.dtype)
+        changed = torch.lerp(healthy, content, cover.clamp_(0, 1)[:, None])
+        mask = visible_label(
+            healthy,
+            changed,
+            region,
+            min_change=self.min_change,
+            gap_px=scaled_pixels(GAP_PX, min(height, width)),
+            min_pixels=least,
+        )
+        return Simulated(like(images, changed), mask)
+
+
+def like(images: Tensor, changed: Tensor) -> Tensor:
+    """``changed`` with the channels and the memory format of ``images``."""
+    channels_last = images.is_contiguous(memory_format=torch.channels_last)
+    return changed.expand_as(images).contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )
+
+
+def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        found = ", ".join(map(repr, unknown)) or "none"
+        raise ValueError(f"{what}: expected some of {', '.join(known)}, found {found}")
+
+
+def _check_range(what: str, span: tuple[float, float], *, most: float) -> None:
+    if not 0 <= span[0] <= span[1] <= most:
+        raise ValueError(f"{what}: expected numbers from 0 to {most}, in order, found {span}")
