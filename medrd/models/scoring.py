@@ -48,7 +48,7 @@ class Scoring(nn.Module):
         Gaussian's sigma in pixels of a 256-pixel image; scaled to ``size``. 0: no smoothing.
     image_score
         ``max``, ``mean``, or ``top``: the mean of the ``top_fraction`` highest pixels, all
-        inside the mask.
+        inside the mask; ``model``: the score that the method itself gives.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Scoring(nn.Module):
         *,
         size: int,
         sigma_px: float = 4.0,
-        image_score: Literal["max", "top", "mean"] = "max",
+        image_score: Literal["max", "top", "mean", "model"] = "max",
         top_fraction: float = 0.01,
     ) -> None:
         super().__init__()
@@ -95,11 +95,23 @@ class Scoring(nn.Module):
             best = ordered.masked_fill(~take, 0).sum(1) / wanted
         return torch.where(counts > 0, best, torch.zeros_like(best))
 
-    def forward(self, maps: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, maps: Tensor, mask: Tensor, own: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Raw maps and mask (B, H, W) -> smoothed maps (B, H, W) and scores (B,).
 
-        The maps are not masked: that is done on the grid they are delivered on. Zeros outside
-        the mask would bleed into its border when the map is resampled.
+        ``own`` (B,) are the method's own scores. The maps are not masked: that is done on the
+        grid they are delivered on. Zeros outside the mask would bleed into its border when the
+        map is resampled.
+
+        Raises
+        ------
+        ValueError
+            ``image_score`` is ``model`` and the method has no scores.
         """
         smoothed = self.smooth(maps)
-        return smoothed, self.score(smoothed, mask)
+        if self.image_score != "model":
+            return smoothed, self.score(smoothed, mask)
+        if own is None:
+            raise ValueError("this method has no image score of its own; use max, top or mean")
+        return smoothed, own.float()

@@ -71,8 +71,8 @@ class Predictor:
                 batch = self.execution.images(np.asarray(images[here], np.float32))
                 mask = torch.from_numpy(np.array(region[here])).to(self.execution.device)
                 with self.execution.autocast():
-                    raw = self.detector.anomaly_map(batch)
-                smoothed, score = self.scoring(raw.float(), mask)
+                    raw, own = self.detector.map_and_score(batch, mask)
+                smoothed, score = self.scoring(raw.float(), mask, own)
                 maps[here] = smoothed.cpu().numpy()
                 scores[here] = score.cpu().numpy()
         return maps, scores

@@ -77,10 +77,12 @@ def save_model(
     training: dict[str, Any],
 ) -> None:
     """Write ``model.safetensors``, then ``model.json``, each atomically."""
+    unread = tuple(f"{name}." for name in detector.training_only)
     # A copy each: safetensors refuses tensors that share memory.
     tensors = {
         key: value.detach().to("cpu").contiguous().clone()
         for key, value in detector.state_dict().items()
+        if not key.startswith(unread)
     }
     if not tensors:  # an untrained baseline; the format wants at least one
         tensors = {"untrained": torch.zeros(1)}
@@ -148,6 +150,7 @@ def load_model(path: str | Path) -> Model:
         if file_hash(file) != weights:
             raise ValueError("other bytes than model.json was written for")
         detector = detector_from_config(config.to_dict()["model"])
+        detector.keep_for_prediction()
         state = load_file(file)
         state.pop("untrained", None)
         detector.load_state_dict(state)

@@ -21,6 +21,7 @@ from medrd.volumes import write_json, write_text
 from medrd.workflows.calibrate import Calibration, calibrate
 from medrd.workflows.checkpoint import Position, load_checkpoint, save_checkpoint
 from medrd.workflows.cohort import load_cohort, prepare_sides, refuse_same_scan
+from medrd.workflows.collect import collect
 from medrd.workflows.device import Execution, choose_execution
 from medrd.workflows.infer import Predictor
 from medrd.workflows.interrupt import InterruptedRunError, StopRequest, stop_on_signals
@@ -30,6 +31,7 @@ from medrd.workflows.model_folder import load_model, make_scoring, save_model
 from medrd.workflows.outputs import make_folder
 from medrd.workflows.progress import progress
 from medrd.workflows.runs import scratch_folder
+from medrd.workflows.simulation import simulator_for
 from medrd.workflows.versions import git_revision, peak_memory_mib, versions
 from medrd.workflows.weights import load_teacher_weights
 
@@ -60,6 +62,14 @@ def build_detector_for(config: Config) -> Detector:
     teacher = getattr(config.model, "teacher", None)
     if teacher is not None:
         load_teacher_weights(detector.teacher, teacher)  # type: ignore[arg-type]
+        detector.teacher_loaded()
+    if config.scoring.image_score == "model" and not detector.scores_images:
+        raise ConfigError(
+            "scoring.image_score",
+            expected=f"max, top or mean: {config.model.name} has no image score of its own",
+            found="model",
+            remedy="Set scoring.image_score=max.",
+        )
     return detector
 
 
@@ -159,6 +169,10 @@ def _fit(
 ) -> float:
     """Run the epochs, from the checkpoint if there is one; seconds of them all."""
     epochs = config.train.epochs
+    if detector.collects:
+        return collect(
+            detector, slices, execution, batch_size=config.train.batch_size, seed=config.seed
+        )
     if not detector.steps():
         return 0.0
     identity = _identity(config, seen)
@@ -171,6 +185,8 @@ def _fit(
         execution,
         batch_size=config.train.batch_size,
         seed=config.seed,
+        epochs=epochs,
+        simulator=simulator_for(config, detector),
         compile=config.train.compile,
         on_batch=lambda loss, rate: advance(
             note=f"loss {loss:.4f}  {rate:.0f} slices/s  {notes.get('epoch', '')}"

@@ -1,0 +1,39 @@
+"""The one pass over healthy slices of a detector that remembers them (PatchCore)."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from medrd.data.slices import HealthySlices, Prefetcher
+from medrd.models import Batch, Detector
+from medrd.workflows.device import Execution
+from medrd.workflows.progress import progress
+
+
+def collect(
+    detector: Detector,
+    slices: HealthySlices,
+    execution: Execution,
+    *,
+    batch_size: int,
+    seed: int,
+) -> float:
+    """Show every slice once, in a random order, and let the detector finish; seconds.
+
+    A pass takes minutes at most, so a killed run begins it again.
+    """
+    start = time.perf_counter()
+    order = np.random.default_rng([seed, 0]).permutation(len(slices)).tolist()
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    detector.eval()
+    with torch.no_grad(), progress("collecting", len(batches)) as advance:
+        for batch in Prefetcher(slices, batches):
+            region = torch.from_numpy(batch.region).to(execution.device)
+            with execution.autocast():
+                detector.collect(Batch(execution.images(batch.images), region))
+            advance()
+        detector.finish(torch.Generator().manual_seed(seed))
+    return time.perf_counter() - start
