@@ -1,0 +1,170 @@
+"""ReContrast: a frozen and a trainable encoder, each reconstructed from the other.
+
+Guo, Lu, Jia, Zhang, Li, "ReContrast: Domain-Specific Anomaly Detection via Contrastive
+Reconstruction", NeurIPS 2023, after the released code (its plain script for MVTec AD):
+
+- both encoders start as the teacher; one stays, the other is trained;
+- one bottleneck and one decoder (RD4AD's) read the features of both, as one batch, so that
+  their BatchNorm layers see both;
+- what is decoded from the trainable encoder must match the frozen one, and the reverse. Targets
+  get no gradient: the trainable encoder learns through the bottleneck alone;
+- global cosine with hard mining: points nearer to their target than mean + alpha x std get no
+  gradient, alpha rising from -3 to 1 over the first tenth of the training.
+
+Where paper and code differ, this follows the code: the paper's figure 1 has two decoders with the
+same weights, the code gives each direction 1x1 convolutions of its own at the decoder's end.
+BatchNorm of the trainable encoder is in train mode, or in eval mode, as the authors chose class by
+class; that is ``encoder_batch_norm`` here.
+
+Left out: the "stable" scripts (partial BatchNorm, an optimiser forgotten every 500 iterations, an
+encoder that pauses then), and the choice of the best checkpoint by test labels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from medrd.models.cosine import global_distance, pixel_distance, summed_map
+from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.student import reverse_student
+from medrd.models.teacher import Teacher
+
+
+class ReContrast(Detector):
+    """Frozen teacher, trainable encoder, bottleneck, decoder and heads.
+
+    Parameters
+    ----------
+    teacher
+        Built and loaded; it is frozen here, and a copy of it trained.
+    lr, encoder_lr, weight_decay, betas
+        AdamW's; ``encoder_lr`` is the trainable encoder's, ``lr`` that of all else.
+    encoder_batch_norm
+        Mode of the trainable encoder while training: ``train`` (batch statistics, which follow the
+        new domain) or ``eval`` (the teacher's statistics; steadier on some data).
+    alpha, ramp
+        Hard mining: from the first to the second value over this share of the training.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        lr: float = 2e-3,
+        encoder_lr: float = 1e-5,
+        weight_decay: float = 1e-5,
+        betas: tuple[float, float] = (0.9, 0.999),
+        encoder_batch_norm: Literal["train", "eval"] = "train",
+        alpha: tuple[float, float] = (-3.0, 1.0),
+        ramp: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.encoder = copy.deepcopy(teacher).requires_grad_(True)
+        self.bottleneck, self.decoder = reverse_student(teacher)
+        self.heads = nn.ModuleList(_heads(teacher.channels) for _ in range(2))
+        self.lr, self.encoder_lr = lr, encoder_lr
+        self.weight_decay, self.betas = weight_decay, betas
+        self.encoder_batch_norm = encoder_batch_norm
+        self.alpha, self.ramp = alpha, ramp
+        self.size_multiple = 2 * teacher.strides[-1]
+        self.freeze(teacher)
+        self.train()
+
+    def teacher_loaded(self) -> None:
+        """The trainable encoder starts as the teacher."""
+        self.encoder.load_state_dict(self.teacher.state_dict())
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; the trainable encoder's as ``encoder_batch_norm`` says."""
+        super().train(mode)
+        if self.encoder_batch_norm == "eval":
+            self.encoder.eval()
+        return self
+
+    def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Six targets and six reconstructions of (B, 3, H, W) images.
+
+        First the frozen encoder's three levels with what was decoded from the trainable one,
+        then the trainable encoder's with what was decoded from the frozen one.
+        """
+        with torch.no_grad():
+            frozen = self.teacher(images)
+        adapted = self.encoder(images)
+        both = [torch.cat(pair) for pair in zip(adapted, frozen, strict=True)]
+        halves = [level.chunk(2) for level in self.decoder(self.bottleneck(both))]
+        outputs = [
+            head(half[view])
+            for view, heads in enumerate(self._head_lists())
+            for head, half in zip(heads, halves, strict=True)
+        ]
+        return [*frozen, *adapted], outputs
+
+    def _head_lists(self) -> list[nn.ModuleList]:
+        return [heads for heads in self.heads if isinstance(heads, nn.ModuleList)]
+
+    def hardness(self, progress: float) -> float:
+        """Alpha at this share of the training."""
+        start, end = self.alpha
+        done = 1.0 if self.ramp <= 0 else min(progress / self.ramp, 1.0)
+        return start + (end - start) * done
+
+    def contrastive_loss(self, batch: Batch) -> Tensor:
+        """Half the sum over both directions and all levels of the mined distance, in [0, 6]."""
+        targets, outputs = self.features(batch.images)
+        alpha = self.hardness(batch.progress)
+        distances = [
+            mined_distance(target, output, alpha)
+            for target, output in zip(targets, outputs, strict=True)
+        ]
+        return torch.stack(distances).sum() / 2
+
+    def steps(self) -> list[Step]:
+        """One: AdamW with a learning rate for the encoder and one for the rest."""
+        return [
+            Step(
+                name="recontrast",
+                groups=[
+                    group(self.bottleneck, self.decoder, self.heads),
+                    group(self.encoder, lr=self.encoder_lr),
+                ],
+                optimizer=OptimizerSpec(
+                    "adamw",
+                    {"lr": self.lr, "betas": self.betas, "weight_decay": self.weight_decay},
+                ),
+                loss=self.contrastive_loss,
+            )
+        ]
+
+    def anomaly_map(self, images: Tensor) -> Tensor:
+        """Sum of the six cosine distances, in [0, 12]: (B, H, W) float32."""
+        targets, outputs = self.features(images)
+        return summed_map(targets, outputs, (images.shape[-2], images.shape[-1]))
+
+
+def mined_distance(target: Tensor, output: Tensor, alpha: float) -> Tensor:
+    """Mean over images of 1 - cosine of the flattened levels; easy points get no gradient.
+
+    (B, C, H, W) x 2 -> scalar. Its value does not depend on ``alpha``. A point is easy if its own
+    cosine distance is below mean + alpha x std of all points of the level, batch included.
+    """
+    target = target.detach()
+    with torch.no_grad():
+        distance = pixel_distance(target, output)
+        easy = distance < distance.mean() + alpha * distance.std()
+    gated = torch.where(easy[:, None], output.detach(), output)
+    return global_distance(target, gated).mean()
+
+
+def _heads(channels: Sequence[int]) -> nn.ModuleList:
+    """A 1x1 convolution for each level, initialised as in the released code."""
+    heads = nn.ModuleList(nn.Conv2d(width, width, 1) for width in channels)
+    for head in heads:
+        if isinstance(head, nn.Conv2d):
+            nn.init.kaiming_normal_(head.weight, mode="fan_out", nonlinearity="relu")
+    return heads
