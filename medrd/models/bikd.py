@@ -1,0 +1,243 @@
+"""Bidirectional distillation: a RECONSTRUCTION from an abstract, not the authors' method.
+
+Wang X., Wang Y., Pan Z., Wang G., Neural Computing and Applications 36:18499-18514, 2024
+(doi 10.1007/s00521-024-10172-8). No code exists and only the abstract is public: this is our
+design after it, and the paper's numbers are not claimed. The abstract has a teacher that was
+pretrained for classification and so fits anomaly scoring badly, a forward distillation for
+generalisation, a backward one for "diversity in representing anomalies", a reciprocal exchange
+that avoids inconsistent targets, and simulated anomalies. Two readings of it:
+
+``reciprocal``
+    Teacher to student and student to teacher. The student (RD4AD's) reconstructs the features
+    of healthy images from those of healthy and of changed ones. The teacher, a copy of the
+    pretrained network, goes towards the student where an image is healthy and away from it, by
+    a margin, where an anomaly was put in; an anchor holds it near the pretrained network.
+``two_branch``
+    A forward student (an encoder that sees the image, as in STFPM) and a reverse one (RD4AD's)
+    of one frozen teacher, their maps fused. Each map is z-normalised; since no held-out slices
+    are at hand here, by running figures of the healthy *training* slices (an exponential mean
+    of the last hundred batches or so), which a prediction leaves as they are.
+
+(Zhong, Kang & Xiong 2025, "BKD", is another method with nearly the same name.)
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from medrd.models.cosine import global_distance, pixel_distance, summed_map
+from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.running import CollapseWatch, RunningScale
+from medrd.models.simulated import in_eval, masks_at_levels
+from medrd.models.student import reverse_student
+from medrd.models.teacher import Teacher
+
+Levels = list[Tensor]
+
+
+class BiKD(Detector):
+    """Bidirectional distillation as reconstructed from its abstract; see the module.
+
+    ``teacher`` is the pretrained network and stays frozen. In the reciprocal variant the teacher
+    that learns is ``trained_teacher``, a copy whose BatchNorm stays in eval mode, and no
+    prediction needs the frozen one.
+
+    Parameters
+    ----------
+    teacher
+        Built and loaded; it is frozen here.
+    variant
+        Which reading of the abstract.
+    student_lr, betas
+        Adam's, of all students.
+    teacher_lr
+        Adam's, of the trained teacher (reciprocal).
+    margin
+        Cosine distance from the student beyond which the teacher is far enough away where the
+        image was changed (reciprocal).
+    anchor
+        Weight of the trained teacher's distance from the pretrained one (reciprocal).
+    """
+
+    simulation = "anomalies"
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        variant: Literal["reciprocal", "two_branch"] = "reciprocal",
+        student_lr: float = 5e-3,
+        teacher_lr: float = 1e-5,
+        margin: float = 0.5,
+        anchor: float = 1.0,
+        betas: tuple[float, float] = (0.5, 0.999),
+    ) -> None:
+        super().__init__()
+        if variant not in ("reciprocal", "two_branch"):
+            raise ValueError(f"bikd has variants reciprocal and two_branch, not {variant}")
+        self.teacher = teacher
+        self.trained_teacher: Teacher | None = None
+        if variant == "reciprocal":
+            self.trained_teacher = copy.deepcopy(teacher).requires_grad_(True)
+            self.training_only = ("teacher",)
+        else:
+            self.encoder = Teacher(teacher.name)
+            self.forward_scale = RunningScale()
+            self.reverse_scale = RunningScale()
+        self.student = nn.Sequential(*reverse_student(teacher))
+        self.student_lr = student_lr
+        self.teacher_lr = teacher_lr
+        self.margin = margin
+        self.anchor = anchor
+        self.betas = betas
+        self.size_multiple = 2 * teacher.strides[-1]
+        self.watch = CollapseWatch()
+        self._seen: tuple[Batch, Levels, Levels] | None = None
+        self.freeze(teacher)
+        self.train()
+
+    def teacher_loaded(self) -> None:
+        """The trained teacher starts as the pretrained one."""
+        if self.trained_teacher is not None:
+            self.trained_teacher.load_state_dict(self.teacher.state_dict())
+        self._seen = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, leaving both teachers' BatchNorm in eval."""
+        super().train(mode)
+        if self.trained_teacher is not None:
+            self.trained_teacher.eval()
+        return self
+
+    def steps(self) -> list[Step]:
+        """Student, then teacher (reciprocal); both students in one (two_branch)."""
+        adam = OptimizerSpec("adam", {"lr": self.student_lr, "betas": self.betas})
+        if self.trained_teacher is None:
+            students = [group(self.encoder, self.student)]
+            return [Step("students", students, adam, self.branches_loss)]
+        slow = OptimizerSpec("adam", {"lr": self.teacher_lr, "betas": self.betas})
+        return [
+            Step("student", [group(self.student)], adam, self.student_loss),
+            Step("teacher", [group(self.trained_teacher)], slow, self.teacher_loss),
+        ]
+
+    def anomaly_map(self, images: Tensor) -> Tensor:
+        """Reciprocal: sum of the levels' cosine distances, in [0, 6]: (B, H, W) float32.
+
+        Two branches: the sum of both z-normalised maps, which has no bounds and mean 0 on
+        healthy images.
+        """
+        size = (images.shape[-2], images.shape[-1])
+        if self.trained_teacher is not None:
+            features = self.trained_teacher(images)
+            return summed_map(features, self.student(features), size)
+        features = self.teacher(images)
+        forward = summed_map(features, self.encoder(images), size)
+        reverse = summed_map(features, self.student(features), size)
+        return self.forward_scale(forward) + self.reverse_scale(reverse)
+
+    def fault(self) -> str | None:
+        """A network whose features have all but become constant, judged by the last batches."""
+        return self.watch.fault()
+
+    # The reciprocal variant.
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        """From teacher to student: in [0, 12].
+
+        Sum over levels of the flattened cosine distances of S(T(x)) and S(T(changed x)), both
+        from T(x), without gradient to T.
+        """
+        changed, _ = batch.changed()
+        healthy, anomalous = self._trained_features(batch.images), self._trained_features(changed)
+        if not torch.compiler.is_compiling():
+            # T does not move in this step: the next one goes backward through the same graph.
+            self._seen = (batch, healthy, anomalous)
+        healthy = [level.detach() for level in healthy]
+        anomalous = [level.detach() for level in anomalous]
+        outputs = self.student(healthy)
+        self.watch.see("student", outputs, healthy)
+        return denoising_loss(outputs, self.student(anomalous), healthy)
+
+    def teacher_loss(self, batch: Batch) -> Tensor:
+        """From student to teacher, over levels:
+
+        the mean distance of T from S where the image is healthy, in x and in changed x; the mean
+        of ``max(0, margin - distance)`` where it was changed; and ``anchor`` times the mean
+        distance of T(x) from the pretrained network. S is as at prediction, without gradient.
+        """
+        changed, mask = batch.changed()
+        seen, self._seen = self._seen, None
+        if seen is not None and seen[0] is batch:
+            healthy, anomalous = seen[1:]
+        else:
+            healthy = self._trained_features(batch.images)
+            anomalous = self._trained_features(changed)
+        with torch.no_grad(), in_eval(self.student):
+            wanted = self.student([level.detach() for level in healthy])
+            shunned = self.student([level.detach() for level in anomalous])
+            reference = self.teacher(batch.images)
+        self.watch.see("trained teacher", healthy, reference)
+        terms = []
+        for level, inside in enumerate(masks_at_levels(mask, healthy)):
+            apart = pixel_distance(anomalous[level], shunned[level])
+            terms += [
+                pixel_distance(healthy[level], wanted[level]).mean(),
+                mean_where(apart, 1 - inside),
+                mean_where((self.margin - apart).clamp(min=0), inside),
+                self.anchor * pixel_distance(healthy[level], reference[level]).mean(),
+            ]
+        return torch.stack(terms).sum()
+
+    def _trained_features(self, images: Tensor) -> Levels:
+        assert self.trained_teacher is not None
+        features: Levels = self.trained_teacher(images)
+        return features
+
+    # The variant of two branches.
+
+    def branches_loss(self, batch: Batch) -> Tensor:
+        """Both students towards the healthy image's features, from it and from its changed copy.
+
+        The forward one by the mean cosine distance per position (half of STFPM's squared
+        distance), the reverse one by that of flattened levels (RD4AD's): in [0, 24].
+        """
+        changed, _ = batch.changed()
+        with torch.no_grad():
+            targets = self.teacher(batch.images)
+            anomalous = self.teacher(changed)
+        forward, reverse = self.encoder(batch.images), self.student(targets)
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        with torch.no_grad():
+            self.forward_scale.update(summed_map(targets, forward, size), batch.region)
+            self.reverse_scale.update(summed_map(targets, reverse, size), batch.region)
+        self.watch.see("forward student", forward, targets)
+        self.watch.see("reverse student", reverse, targets)
+        matched = [
+            pixel_distance(level, target).mean()
+            for outputs in (forward, self.encoder(changed))
+            for level, target in zip(outputs, targets, strict=True)
+        ]
+        return torch.stack(matched).sum() + denoising_loss(
+            reverse, self.student(anomalous), targets
+        )
+
+
+def denoising_loss(healthy: Levels, changed: Levels, targets: Levels) -> Tensor:
+    """Flattened cosine distances of both reconstructions from the targets, over levels."""
+    return torch.stack(
+        [
+            global_distance(level, target).mean()
+            for outputs in (healthy, changed)
+            for level, target in zip(outputs, targets, strict=True)
+        ]
+    ).sum()
+
+
+def mean_where(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean of the values where the weights are 1; 0 where they are so nowhere."""
+    return (values * weights).sum() / weights.sum().clamp(min=1)

@@ -1,0 +1,37 @@
+"""What detectors that learn from simulated anomalies share: masks at levels, and modes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def masks_at_levels(mask: Tensor, levels: Sequence[Tensor]) -> list[Tensor]:
+    """A mask at the size of each level: (B, H, W) bool -> (B, H_l, W_l) float32, 0 or 1.
+
+    As RD with Expert's released code does it: from one level to the next (256, 64, 32, 16),
+    bilinear with aligned corners, and cut at 0.5 after each.
+    """
+    masks, current = [], mask[:, None].float()
+    for level in levels:
+        size = (level.shape[-2], level.shape[-1])
+        current = F.interpolate(current, size=size, mode="bilinear", align_corners=True)
+        current = (current >= 0.5).float()
+        masks.append(current[:, 0])
+    return masks
+
+
+@contextmanager
+def in_eval(network: nn.Module) -> Iterator[None]:
+    """The network in eval mode for a while, then in the mode that it had."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)

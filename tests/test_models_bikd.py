@@ -1,0 +1,462 @@
+"""Bidirectional distillation (a reconstruction): losses, who moves when, scales, the alarm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medrd.models import Batch, Detector, Teacher
+from medrd.models import bikd as bikd_module
+from medrd.models.bikd import BiKD
+from medrd.models.cosine import summed_map
+from medrd.models.running import CollapseWatch, RunningScale
+from medrd.models.simulated import masks_at_levels
+
+Variant = Literal["reciprocal", "two_branch"]
+SMALL = "mobilenetv3_small_050"
+VARIANTS: tuple[Variant, ...] = ("reciprocal", "two_branch")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def lively(name: str = SMALL) -> Teacher:
+    """timm starts each residual block's last BatchNorm at 0: nothing before it has a gradient."""
+    teacher = Teacher(name)
+    for module in teacher.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    return teacher
+
+
+def batch(images: int = 2, size: int = 64) -> Batch:
+    healthy = torch.rand(images, 3, size, size)
+    mask = torch.zeros(images, size, size, dtype=torch.bool)
+    mask[:, size // 4 : size // 2, size // 4 : 3 * size // 4] = True
+    changed = torch.where(mask[:, None], 1 - healthy, healthy)
+    return Batch(healthy, torch.ones_like(mask), changed, mask)
+
+
+def optimizers(detector: Detector) -> list[torch.optim.Optimizer]:
+    return [
+        torch.optim.Adam(
+            [{"params": list(g.parameters), **g.settings} for g in step.groups],
+            **step.optimizer.settings,
+        )
+        for step in detector.steps()
+    ]
+
+
+def iterate(
+    detector: Detector, batches: Sequence[Batch], adams: Sequence[torch.optim.Optimizer] = ()
+) -> list[list[float]]:
+    """Losses by step, of every batch."""
+    adams = adams or optimizers(detector)
+    losses = []
+    for given in batches:
+        values = []
+        for step, adam in zip(detector.steps(), adams, strict=True):
+            loss = step.loss(given)
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            values.append(float(loss.detach()))
+        losses.append(values)
+    return losses
+
+
+def snapshot(network: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def moved(network: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    now = network.state_dict()
+    return {key for key, value in now.items() if not torch.equal(value, before[key])}
+
+
+class Answers(nn.Module):
+    """A network that says what it was told to say, call by call, and whether it was training."""
+
+    def __init__(self, *answers: list[Tensor]) -> None:
+        super().__init__()
+        self.answers = list(answers)
+        self.training_at: list[bool] = []
+
+    def forward(self, question: object) -> list[Tensor]:
+        self.training_at.append(self.training)
+        return self.answers[len(self.training_at) - 1]
+
+
+def levels(images: int = 2) -> list[Tensor]:
+    return [torch.randn(images, c, s, s) for c, s in ((3, 8), (5, 4), (4, 2))]
+
+
+def slow_distance(a: list[float], b: list[float]) -> float:
+    dot = sum(x * y for x, y in zip(a, b, strict=True))
+    return 1 - dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
+
+
+def slow_flat(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    total = 0.0
+    for x, y in zip(a, b, strict=True):
+        pairs = zip(x, y, strict=True)
+        total += sum(slow_distance(u.flatten().tolist(), v.flatten().tolist()) for u, v in pairs)
+    return total / len(a[0])
+
+
+def slow_map(a: Tensor, b: Tensor) -> dict[tuple[int, int, int], float]:
+    """Distance by image, row and column."""
+    images, _, height, width = a.shape
+    return {
+        (n, i, j): slow_distance(a[n, :, i, j].tolist(), b[n, :, i, j].tolist())
+        for n in range(images)
+        for i in range(height)
+        for j in range(width)
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def test_wide_resnet50_has_rd4ads_student_and_one_more_teacher() -> None:
+    with torch.device("meta"):
+        detectors = {v: BiKD(Teacher("wide_resnet50_2"), variant=v) for v in VARIANTS}
+    for detector in detectors.values():
+        assert count(detector.student) == 83_802_624
+        assert count(detector.teacher) == 24_862_528
+        trained = sum(p.numel() for step in detector.steps() for p in step.parameters)
+        assert trained == 83_802_624 + 24_862_528
+        assert count(detector) == trained + 24_862_528
+        needing = sum(p.numel() for p in detector.parameters() if p.requires_grad)
+        assert needing == trained
+    names = {v: [step.name for step in d.steps()] for v, d in detectors.items()}
+    assert names == {"reciprocal": ["student", "teacher"], "two_branch": ["students"]}
+    rates = {s.name: s.optimizer.settings["lr"] for s in detectors["reciprocal"].steps()}
+    assert rates == {"student": 5e-3, "teacher": 1e-5}
+
+
+def test_another_variant_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="three_branch"):
+        BiKD(Teacher(SMALL), variant="three_branch")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("teacher", ["resnet18", "tf_efficientnet_lite0", "convnext_atto"])
+def test_any_teacher_gives_maps_of_the_images_size(teacher: str, variant: Variant) -> None:
+    detector = BiKD(Teacher(teacher), variant=variant).eval()
+    with torch.no_grad():
+        found = detector.anomaly_map(torch.rand(2, 3, 96, 64))
+    assert found.shape == (2, 96, 64)
+    assert found.dtype == torch.float32
+    assert bool(found.isfinite().all())
+
+
+def test_the_students_loss_is_its_formula_written_as_a_loop() -> None:
+    detector = BiKD(Teacher(SMALL))
+    t_n, t_a, s_n, s_a = (levels() for _ in range(4))
+    detector.trained_teacher = Answers(t_n, t_a)  # type: ignore[assignment]
+    detector.student = Answers(s_n, s_a)  # type: ignore[assignment]
+    found = float(detector.student_loss(batch()))
+    assert found == pytest.approx(slow_flat(s_n, t_n) + slow_flat(s_a, t_n), abs=1e-5)
+
+
+def test_the_teachers_loss_is_its_formula_written_as_a_loop() -> None:
+    margin, anchor = 0.9, 0.7
+    detector = BiKD(Teacher(SMALL), margin=margin, anchor=anchor)
+    t_n, t_a, s_n, s_a, e_n = (levels() for _ in range(5))
+    detector.trained_teacher = Answers(t_n, t_a)  # type: ignore[assignment]
+    detector.student = Answers(s_n, s_a)  # type: ignore[assignment]
+    detector.teacher = Answers(e_n)  # type: ignore[assignment]
+    given = batch()
+    assert given.mask is not None
+    expected, hinges = 0.0, []
+    for level, mask in enumerate(masks_at_levels(given.mask, t_n)):
+        apart = slow_map(t_a[level], s_a[level])
+        inside = [d for key, d in apart.items() if mask[key] == 1]
+        outside = [d for key, d in apart.items() if mask[key] == 0]
+        hinges += [max(0.0, margin - d) for d in inside]
+        expected += mean(list(slow_map(t_n[level], s_n[level]).values())) + mean(outside)
+        expected += mean([max(0.0, margin - d) for d in inside]) if inside else 0
+        expected += anchor * mean(list(slow_map(t_n[level], e_n[level]).values()))
+    assert 0 in hinges  # both sides of the margin are met
+    assert max(hinges) > 0
+    assert float(detector.teacher_loss(given)) == pytest.approx(expected, abs=1e-5)
+    assert isinstance(detector.student, Answers)
+    assert detector.student.training_at == [False, False]
+    assert detector.student.training
+
+
+def test_the_loss_of_both_branches_is_its_formula_written_as_a_loop() -> None:
+    detector = BiKD(Teacher(SMALL), variant="two_branch")
+    e_n, e_a, f_n, f_a, r_n, r_a = (levels() for _ in range(6))
+    detector.teacher = Answers(e_n, e_a)  # type: ignore[assignment]
+    detector.encoder = Answers(f_n, f_a)  # type: ignore[assignment]
+    detector.student = Answers(r_n, r_a)  # type: ignore[assignment]
+    expected = slow_flat(r_n, e_n) + slow_flat(r_a, e_n)
+    for outputs in (f_n, f_a):
+        for x, y in zip(outputs, e_n, strict=True):
+            expected += mean(list(slow_map(x, y).values()))
+    assert float(detector.branches_loss(batch())) == pytest.approx(expected, abs=1e-5)
+
+
+def test_reciprocal_steps_move_their_network_alone_and_no_teachers_batch_norm() -> None:
+    detector = BiKD(lively()).train()
+    detector.train(True)
+    student_step, teacher_step = detector.steps()
+    student_adam, teacher_adam = optimizers(detector)
+    given, before = batch(), snapshot(detector)
+
+    student_step.loss(given).backward()
+    for name, parameter in detector.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("student."), name
+        assert parameter.grad is None or bool((parameter.grad != 0).any()), name
+    student_adam.step()
+    assert moved(detector, before) == {key for key in before if key.startswith("student.")}
+
+    before = snapshot(detector)
+    student_adam.zero_grad()
+    teacher_step.loss(given).backward()
+    for name, parameter in detector.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("trained_teacher."), name
+    teacher_adam.step()
+    parameters = {name for name, _ in detector.named_parameters()}
+    assert moved(detector, before) == {
+        key for key in before if key.startswith("trained_teacher.") and key in parameters
+    }
+    assert detector.student.training
+
+
+def test_two_branches_train_two_students_of_a_frozen_teacher() -> None:
+    detector = BiKD(lively(), variant="two_branch").train()
+    for module in detector.encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    before = snapshot(detector)
+    iterate(detector, [batch(), batch()])
+    assert moved(detector, before) == {k for k in before if not k.startswith("teacher.")}
+    assert count(detector.encoder) == count(detector.teacher)
+    assert moved(detector.encoder, snapshot(detector.teacher))
+
+
+@pytest.mark.parametrize("teacher", ["resnet18", SMALL])
+def test_the_teachers_gradient_is_the_same_through_shared_features(teacher: str) -> None:
+    detector = BiKD(lively(teacher)).train()
+    assert detector.trained_teacher is not None
+    seen: list[Tensor] = []
+    detector.trained_teacher.register_forward_hook(lambda m, inputs, _: seen.append(inputs[0]))
+    given = batch()
+    parameters = list(detector.trained_teacher.parameters())
+    detector.student_loss(given).backward()
+    shared = torch.autograd.grad(detector.teacher_loss(given), parameters)
+    assert len(seen) == 2
+    alone = torch.autograd.grad(detector.teacher_loss(given), parameters)
+    assert len(seen) == 4
+    torch.testing.assert_close(shared, alone)
+    detector.student_loss(given)
+    other = batch()
+    detector.teacher_loss(other)  # features of one batch never answer for another
+    assert seen[-2] is other.images
+
+
+def test_the_trained_teacher_starts_as_the_pretrained_one() -> None:
+    detector = BiKD(Teacher(SMALL))
+    assert detector.trained_teacher is not None
+    detector.teacher.load_state_dict(lively().state_dict())
+    pretrained = snapshot(detector.teacher)
+    assert moved(detector.trained_teacher, pretrained)
+    detector.teacher_loaded()
+    assert not moved(detector.trained_teacher, pretrained)
+    iterate(detector, [batch()])
+    assert moved(detector.trained_teacher, pretrained)
+    assert not moved(detector.teacher, pretrained)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_healthy_slices_alone_are_refused(variant: Variant) -> None:
+    given = batch()
+    detector = BiKD(Teacher(SMALL), variant=variant)
+    assert detector.simulation == "anomalies"
+    for step in detector.steps():
+        with pytest.raises(ValueError, match="simulated"):
+            step.loss(Batch(given.images, given.region))
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_flat_images_changed_nowhere_or_everywhere_give_finite_gradients(
+    variant: Variant, everywhere: bool
+) -> None:
+    detector = BiKD(Teacher(SMALL), variant=variant).train()
+    black = torch.zeros(2, 3, 64, 64)
+    mask = torch.full((2, 64, 64), everywhere)
+    losses = iterate(detector, [Batch(black, mask, black + float(everywhere), mask)])
+    assert all(math.isfinite(value) for value in losses[0])
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is None or bool(parameter.grad.isfinite().all()), name
+    with torch.no_grad():
+        assert bool(detector.eval().anomaly_map(black).isfinite().all())
+
+
+def test_the_reciprocal_map_compares_student_and_trained_teacher() -> None:
+    detector = BiKD(Teacher(SMALL), teacher_lr=1e-2)
+    iterate(detector, [batch()])
+    detector.eval()
+    assert detector.trained_teacher is not None
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        features = detector.trained_teacher(images)
+        expected = summed_map(features, detector.student(features), (64, 64))
+        pretrained = detector.teacher(images)
+        other = summed_map(pretrained, detector.student(pretrained), (64, 64))
+        assert torch.equal(detector.anomaly_map(images), expected)
+    assert not torch.allclose(other, expected, atol=1e-4)
+
+
+def test_the_two_branches_map_is_the_sum_of_normalised_maps() -> None:
+    detector = BiKD(Teacher(SMALL), variant="two_branch")
+    iterate(detector, [batch(), batch()])
+    detector.eval()
+    images, expected = torch.rand(2, 3, 64, 64), torch.zeros(2, 64, 64)
+    with torch.no_grad():
+        features = detector.teacher(images)
+        for scale, outputs in (
+            (detector.forward_scale, detector.encoder(images)),
+            (detector.reverse_scale, detector.student(features)),
+        ):
+            assert float(scale.batches) == 2
+            one = summed_map(features, outputs, (64, 64))
+            expected += (one - scale.mean) / scale.variance.sqrt()
+        found = detector.anomaly_map(images)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_saved_model_gives_the_same_map(variant: Variant) -> None:
+    detector = BiKD(Teacher(SMALL), variant=variant)
+    iterate(detector, [batch()])
+    twin = BiKD(Teacher(SMALL), variant=variant)
+    for each in (detector, twin):
+        each.eval()
+        each.keep_for_prediction()
+    assert hasattr(detector, "teacher") == (variant == "two_branch")
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        found = detector.anomaly_map(images)
+        assert not torch.equal(twin.anomaly_map(images), found)
+        twin.load_state_dict(detector.state_dict())
+        assert torch.equal(twin.anomaly_map(images), found)
+
+
+def test_the_running_scale_is_that_of_the_region_and_forgets_the_beginning() -> None:
+    scale = RunningScale(momentum=0.25).train()
+    region = torch.rand(3, 8, 8) < 0.5
+    maps = [torch.randn(3, 8, 8) * (k + 1) + k for k in range(7)]
+    wanted_mean = wanted_variance = 0.0
+    for k, one in enumerate(maps):
+        scale.update(torch.where(region, one, 1e3), region)
+        weight = max(0.25, 1 / (k + 1))
+        inside = one[region]
+        wanted_mean += weight * (float(inside.mean()) - wanted_mean)
+        wanted_variance += weight * (float(inside.var(correction=0)) - wanted_variance)
+        assert float(scale.mean) == pytest.approx(wanted_mean, rel=1e-5, abs=1e-5)
+        assert float(scale.variance) == pytest.approx(wanted_variance, rel=1e-5)
+    before = snapshot(scale)
+    scale.update(maps[0], torch.zeros_like(region))
+    scale.eval()
+    scale.update(maps[0], region)
+    assert not moved(scale, before)
+    expected = (maps[1] - wanted_mean) / math.sqrt(wanted_variance)
+    torch.testing.assert_close(scale(maps[1]), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_healthy_training_raises_no_alarm(variant: Variant) -> None:
+    detector = BiKD(lively(), variant=variant).train()
+    assert detector.fault() is None
+    iterate(detector, [batch() for _ in range(3)])
+    assert detector.fault() is None
+
+
+def test_a_student_that_says_the_same_everywhere_raises_the_alarm() -> None:
+    detector = BiKD(lively()).train()
+    deepest = detector.student.get_submodule("1.stages.0")
+    deepest.register_forward_hook(lambda module, inputs, output: torch.ones_like(output))
+    detector.student_loss(batch())
+    fault = detector.fault()
+    assert fault is not None
+    assert "student" in fault
+    assert "level 3" in fault
+
+
+def test_a_trained_teacher_that_collapses_raises_the_alarm() -> None:
+    detector = BiKD(lively()).train()
+    assert detector.trained_teacher is not None
+    with torch.no_grad():
+        for parameter in detector.trained_teacher.parameters():
+            parameter.zero_()
+    detector.teacher_loss(batch())
+    fault = detector.fault()
+    assert fault is not None
+    assert "trained teacher" in fault
+    assert "level 1" in fault
+
+
+def test_the_watch_knows_directions_from_lengths_and_forgives_flat_images() -> None:
+    watch = CollapseWatch()
+    reference = [torch.randn(4, 6, 8, 8)]
+    watch.see("net", [reference[0] * 1e-3], reference)  # short, but as varied
+    assert watch.fault() is None
+    flat = [torch.ones(4, 6, 8, 8)]
+    watch.see("other", flat, flat)
+    assert watch.fault() is None
+    watch.see("third", [torch.full((4, 6, 8, 8), math.nan)], reference)
+    assert "third" in str(watch.fault())
+
+
+def phantom(images: int) -> Batch:
+    """Smooth slices, and copies with a textured square."""
+    ramp = torch.linspace(0, 1, 64)
+    tilt = torch.rand(images, 1, 1)
+    healthy = 0.3 + 0.4 * (ramp[:, None] * tilt + ramp[None] * (1 - tilt))
+    healthy = healthy[:, None].repeat(1, 3, 1, 1)
+    mask = torch.zeros(images, 64, 64, dtype=torch.bool)
+    for each in mask:
+        top, left = torch.randint(0, 40, (2,)).tolist()
+        each[top : top + 20, left : left + 20] = True
+    changed = torch.where(mask[:, None], torch.rand(images, 1, 64, 64), healthy)
+    return Batch(healthy, torch.ones_like(mask), changed, mask)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_few_dozen_steps_lower_the_loss_and_find_an_anomaly(variant: Variant) -> None:
+    detector = BiKD(Teacher(SMALL), variant=variant, teacher_lr=1e-4).train()
+    losses = iterate(detector, [phantom(4) for _ in range(30)])
+    first, last = torch.tensor(losses[:3]).mean(0), torch.tensor(losses[-3:]).mean(0)
+    assert bool((last < 0.7 * first).all())
+    assert detector.fault() is None
+    detector.eval()
+    given = phantom(8)
+    images, mask = given.changed()
+    with torch.no_grad():
+        found = detector.anomaly_map(images)
+    inside, outside = found[mask], found[~mask]
+    auroc = (inside[::7, None] > outside[None, ::29]).float().mean()
+    assert float(auroc) > 0.7
+
+
+def test_the_module_says_that_it_is_a_reconstruction() -> None:
+    text = str(bikd_module.__doc__)
+    assert "RECONSTRUCTION" in text.splitlines()[0]
+    assert "numbers are not claimed" in " ".join(text.split())
