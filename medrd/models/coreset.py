@@ -1,0 +1,295 @@
+"""A small bank that covers many features: greedy k-centre in bounded memory and time.
+
+The greedy rule takes, time and again, the point farthest from all that have been taken (Gonzalez
+1985: at most twice the best possible covering radius). Sener & Savarese (ICLR 2018) brought it to
+coresets, PatchCore to patches, on random projections for speed. Two things make it quick here:
+
+- :func:`farthest_points` is the exact rule, but most of its work are matrix products: see there.
+- :class:`Candidates` never holds all points. Each full pool of them is thinned to a few times its
+  share of the bank, and the greedy rule runs once more over what is left of all pools. By the
+  triangle inequality every point seen lies within the pools' largest radius plus the last one of
+  the bank: :attr:`Coreset.radius`. As long as one pool is enough, this is the exact rule.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PROJECTION_SEED = 0
+"""Pools are thinned before any generator is given, and all must share one projection."""
+BLOCK = 2048
+"""Points among which the next ones are sought at once."""
+_TILE = 1 << 22
+"""Distances that are computed at once: 16 MiB."""
+
+
+@dataclass(frozen=True)
+class Coreset:
+    """What was chosen.
+
+    Attributes
+    ----------
+    features
+        (count, D) float16, the first chosen first.
+    radius
+        No point seen is farther than this from its nearest chosen one, as projected; the exact
+        covering radius where one pool held all points, else an upper bound.
+    """
+
+    features: Tensor
+    radius: float
+
+
+def random_projection(width: int, projection: int) -> Tensor:
+    """A Gaussian matrix (width, projection) that keeps distances in expectation.
+
+    The identity where there is nothing to reduce.
+    """
+    if projection >= width:
+        return torch.eye(width)
+    generator = torch.Generator().manual_seed(PROJECTION_SEED)
+    return torch.randn(width, projection, generator=generator) / math.sqrt(projection)
+
+
+@torch.no_grad()
+def farthest_points(
+    points: Tensor, count: int, *, start: int = 0, block: int = BLOCK
+) -> tuple[Tensor, float]:
+    """Greedy k-centre, exactly: each point taken is the farthest from those before it.
+
+    The ``block`` farthest points are looked at together. No other point is farther than the
+    least of them, so the rule can go on among them alone until even the farthest is nearer than
+    that; only then are all points compared with what was taken, by one matrix product.
+
+    Parameters
+    ----------
+    points
+        (N, D) float32.
+    count
+        How many to take, at most N.
+    start
+        The first.
+
+    Returns
+    -------
+    indices
+        (count,) int64 without repetition, in the order they were taken.
+    radius
+        The largest distance of a point to its nearest taken one.
+    """
+    total = len(points)
+    if not 0 < count <= total:
+        raise ValueError(f"cannot take {count} of {total} points")
+    # Small norms lose less to cancellation in |a|² + |b|² - 2ab.
+    points = points - points.mean(0)
+    norms = points.norm(dim=1).square()
+    distances = torch.full_like(norms, torch.inf)
+    taken = [torch.tensor([start], device=points.device)]
+    _lower(distances, points, norms, taken[0])
+    missing = count - 1
+    while missing:
+        size = min(block, total)
+        values, index = distances.topk(size)
+        bound = float(values[-1]) if size < total else -math.inf
+        among = _squared(points[index], norms[index], points[index], norms[index])
+        picks = _walk(values.cpu(), among.cpu(), bound, missing)
+        chosen = index[picks.to(index.device)]
+        _lower(distances, points, norms, chosen)
+        taken.append(chosen)
+        missing -= len(chosen)
+    return torch.cat(taken), math.sqrt(max(float(distances.max()), 0.0))
+
+
+def _walk(distances: Tensor, among: Tensor, bound: float, limit: int) -> Tensor:
+    """The greedy rule among a few points, as long as none outside can be farther.
+
+    At least one is taken: the farthest of all points is among these.
+    """
+    distances = distances.clone()
+    picks: list[int] = []
+    while len(picks) < limit:
+        best = int(distances.argmax())
+        if picks and float(distances[best]) < bound:
+            break
+        picks.append(best)
+        torch.minimum(distances, among[best], out=distances)
+        distances[best] = -torch.inf
+    return torch.tensor(picks)
+
+
+def _squared(a: Tensor, a_norms: Tensor, b: Tensor, b_norms: Tensor) -> Tensor:
+    """Squared distances (len(a), len(b)), not below 0."""
+    # Off, because in bfloat16 the difference would be noise.
+    with torch.autocast(a.device.type, enabled=False):
+        return torch.addmm(b_norms, a, b.T, alpha=-2).add_(a_norms[:, None]).clamp_(min=0)
+
+
+def _lower(distances: Tensor, points: Tensor, norms: Tensor, chosen: Tensor) -> None:
+    """Lower all squared distances by the chosen points; theirs become -inf, never to be taken."""
+    centres, centre_norms = points[chosen], norms[chosen, None]
+    rows = max(1, _TILE // len(chosen))
+    with torch.autocast(points.device.type, enabled=False):
+        for part, norm, known in zip(
+            points.split(rows), norms.split(rows), distances.split(rows), strict=True
+        ):
+            # Centres first: the minimum then runs along contiguous rows.
+            nearest = torch.addmm(centre_norms, centres, part.T, alpha=-2).amin(0)
+            torch.minimum(known, nearest.add_(norm).clamp_(min=0), out=known)
+    distances[chosen] = -torch.inf
+
+
+@torch.no_grad()
+def nearest(queries: Tensor, bank: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
+    """The nearest of a bank for each query, by Euclidean distance in float32.
+
+    Products find the neighbours; their distances are then taken from the differences, since a
+    small one would be lost in |a|² + |b|² - 2ab.
+
+    Parameters
+    ----------
+    queries
+        (Q, D) float32.
+    bank
+        (M, D) of any float type, M at least 1.
+    count
+        Neighbours wanted; M where there are fewer.
+
+    Returns
+    -------
+    distances, indices
+        (Q, min(count, M)), nearest first by the products.
+    """
+    count = min(count, len(bank))
+    centre = queries.mean(0)
+    centred = queries - centre
+    best = queries.new_full((len(queries), count), torch.inf)
+    index = torch.zeros(len(queries), count, dtype=torch.long, device=queries.device)
+    columns = 4096
+    rows = _TILE // columns
+    with torch.autocast(queries.device.type, enabled=False):
+        for first in range(0, len(bank), columns):
+            part = bank[first : first + columns].float() - centre
+            norms = part.square().sum(1)
+            for row in range(0, len(queries), rows):
+                here = slice(row, row + rows)
+                found = torch.addmm(norms, centred[here], part.T, alpha=-2)
+                values, places = found.topk(min(count, len(part)), dim=1, largest=False)
+                values = torch.cat([best[here], values], 1)
+                places = torch.cat([index[here], places + first], 1)
+                best[here], order = values.topk(count, dim=1, largest=False)
+                index[here] = places.gather(1, order)
+        distances = torch.empty_like(best)
+        for neighbour in range(count):
+            for row in range(0, len(queries), rows):
+                here = slice(row, row + rows)
+                difference = queries[here] - bank[index[here, neighbour]].float()
+                distances[here, neighbour] = difference.norm(dim=1)
+    return distances, index
+
+
+class Candidates:
+    """Collects features and keeps those that a coreset of all of them may need.
+
+    Parameters
+    ----------
+    fraction
+        Of the points seen that the coreset will have, in (0, 1].
+    projection
+        Width at which distances are compared.
+    pool
+        Points held in full; with more, they are thinned.
+    oversampling
+        How many times its share of the coreset a thinned pool keeps.
+
+    Notes
+    -----
+    Memory: ``pool`` + ``oversampling`` * ``fraction`` * N features in float16. Time grows with
+    ``fraction`` and ``oversampling``, N * ``pool`` while collecting and N² at the end. The result
+    doesn't depend on how the points are divided into calls of :meth:`add`.
+    """
+
+    def __init__(
+        self,
+        *,
+        fraction: float,
+        projection: int = 128,
+        pool: int = 131_072,
+        oversampling: float = 4.0,
+    ) -> None:
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1], not {fraction}")
+        if pool < 1 or oversampling < 1:
+            raise ValueError("pool and oversampling must be at least 1")
+        self.fraction = fraction
+        self.projection = projection
+        self.pool = pool
+        self.kept = min(1.0, oversampling * fraction)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.seen = 0
+        self._held: list[Tensor] = []
+        self._waiting = 0
+        self._thinned: list[Tensor] = []
+        self._radius = 0.0
+
+    def __len__(self) -> int:
+        """Points held now."""
+        return self._waiting + sum(len(part) for part in self._thinned)
+
+    def add(self, features: Tensor) -> None:
+        """Collect (N, D) features; values beyond float16's range become its largest."""
+        self.seen += len(features)
+        while len(features):
+            if self._waiting == self.pool:
+                self._thin()
+            part, features = features.split_with_sizes(self._division(len(features)))
+            largest = torch.finfo(torch.float16).max
+            self._held.append(part.detach().float().clamp(-largest, largest).half())
+            self._waiting += len(part)
+
+    def _division(self, arriving: int) -> list[int]:
+        """How many of those arriving fit into the pool, and how many don't."""
+        fitting = min(arriving, self.pool - self._waiting)
+        return [fitting, arriving - fitting]
+
+    def _thin(self) -> None:
+        """Bring the pool down to its candidates."""
+        features = torch.cat(self._held)
+        points = self._projected(features)
+        outermost = int((points - points.mean(0)).norm(dim=1).argmax())
+        indices, radius = farthest_points(
+            points, math.ceil(self.kept * len(points)), start=outermost
+        )
+        self._radius = max(self._radius, radius)
+        self._thinned.append(features[indices])
+        self._held, self._waiting = [], 0
+
+    def finish(self, generator: torch.Generator) -> Coreset:
+        """Choose the coreset and forget all points; ``generator`` (CPU) draws the first.
+
+        Raises
+        ------
+        ValueError
+            Nothing was collected.
+        """
+        if not self.seen:
+            raise ValueError("nothing was collected to choose a coreset from")
+        if self._thinned and self._waiting:
+            self._thin()
+        features = torch.cat([*self._thinned, *self._held])
+        count, thinned = max(1, int(self.fraction * self.seen)), self._radius
+        self._forget()  # before the memory is needed that is freed by it
+        start = int(torch.randint(len(features), (1,), generator=generator))
+        indices, radius = farthest_points(self._projected(features), count, start=start)
+        return Coreset(features[indices], thinned + radius)
+
+    def _projected(self, features: Tensor) -> Tensor:
+        """(N, D) float16 -> (N, projection) float32."""
+        matrix = random_projection(features.shape[1], self.projection).to(features.device)
+        with torch.autocast(features.device.type, enabled=False):
+            return torch.cat([part.float() @ matrix for part in features.split(1 << 15)])

@@ -1,0 +1,253 @@
+"""PatchCore: the distance of patches to a bank of healthy ones. Nothing is distilled or trained.
+
+Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022; the released code
+is amazon-science/patchcore-inspection. Where they disagree:
+
+- the image score is the paper's reweighted one (equation 7; its 9 neighbours are anomalib's
+  default), released is the largest distance as it stands;
+- the paper compares each patch with all that were chosen. Released starts from the mean distance
+  to ten random patches, so that those count as if they had been chosen; here one random patch is
+  chosen first.
+
+As released: features of both levels, bilinear enlarging with ``align_corners=False``, zeros
+counted at the border of the 3x3 mean.
+
+Where we differ from both:
+
+- each patch is the mean over its 3x3 positions, channel by channel, and the deeper level is then
+  brought to the shallower's grid. Released pools channels and positions as one sequence: with
+  WRN50-2 that comes to the same, but for the centre counting twice in the shallower level;
+- both levels have half of the ``dimension`` numbers each, by adaptive average pooling over
+  channels. A level with fewer channels keeps them and is weighed as if they had been repeated
+  to that many, which is what pooling to more numbers does, so that half of the numbers behind a
+  squared distance stay each level's;
+- patches outside the region (air around a brain) are neither remembered nor looked at;
+- the coreset is chosen in bounded memory: see :mod:`medrd.models.coreset`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medrd.models.coreset import Candidates, nearest
+from medrd.models.detector import Batch, Detector, Step
+from medrd.models.teacher import Teacher
+
+
+class PatchCore(Detector):
+    """Frozen teacher and a bank of patches.
+
+    Parameters
+    ----------
+    teacher
+        Built and loaded; it is frozen here. Its levels at strides 8 and 16 are read.
+    fraction
+        Of the healthy patches that the bank keeps: 0.01, 0.1 or 0.25 in the paper.
+    patch
+        Side of a patch in positions of its level, odd.
+    dimension
+        Numbers that describe a patch, both levels together.
+    projection
+        Numbers that the coreset is chosen on.
+    neighbours
+        Of the nearest remembered patch, itself included, that reweigh the image score; 1 leaves
+        the score as it is.
+    coverage
+        Share of a position's pixels inside the region from which on it counts. Where a region has
+        no such position, those with the most count.
+    pool, oversampling
+        See :class:`medrd.models.coreset.Candidates`.
+
+    Attributes
+    ----------
+    bank
+        (M, D) float16; empty before :meth:`finish`. Saved with the state, in any size.
+    radius
+        What :attr:`medrd.models.coreset.Coreset.radius` says of the bank; not saved.
+    """
+
+    bank: Tensor
+    collects = True
+    scores_images = True
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        fraction: float = 0.01,
+        patch: int = 3,
+        dimension: int = 1024,
+        projection: int = 128,
+        neighbours: int = 9,
+        coverage: float = 0.5,
+        pool: int = 131_072,
+        oversampling: float = 4.0,
+    ) -> None:
+        super().__init__()
+        if patch < 1 or patch % 2 == 0:
+            raise ValueError(f"patch must be odd and positive, not {patch}")
+        self.teacher = teacher
+        self.patch = patch
+        self.dimension = dimension
+        self.neighbours = neighbours
+        self.coverage = coverage
+        self.size_multiple = teacher.strides[-1]
+        self.candidates = Candidates(
+            fraction=fraction, projection=projection, pool=pool, oversampling=oversampling
+        )
+        self.radius = math.nan
+        self.register_buffer("bank", torch.empty(0, self.width, dtype=torch.float16))
+        self.freeze(teacher)
+
+    @property
+    def width(self) -> int:
+        """Numbers that describe a patch: ``dimension`` if the teacher is wide enough."""
+        return sum(min(channels, self.dimension // 2) for channels in self.teacher.channels[-2:])
+
+    def patches(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, h, w, D) float32 at stride 8."""
+        with torch.no_grad():
+            shallow, deep = (self._described(level) for level in self.teacher(images)[-2:])
+            deep = F.interpolate(deep, shallow.shape[-2:], mode="bilinear", align_corners=False)
+            return torch.cat([shallow, deep], 1).permute(0, 2, 3, 1)
+
+    def _described(self, level: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, min(C, dimension / 2), h, w) float32, pooled and weighed."""
+        half = self.dimension // 2
+        level = F.avg_pool2d(level.float(), self.patch, stride=1, padding=self.patch // 2)
+        channels = level.shape[1]
+        if channels <= half:
+            return level * math.sqrt(half / channels)
+        flat = F.adaptive_avg_pool1d(level.flatten(2).transpose(1, 2), half)
+        return flat.transpose(1, 2).unflatten(2, level.shape[2:])
+
+    def counting(self, region: Tensor, size: tuple[int, int]) -> Tensor:
+        """Which positions count: (B, H, W) bool -> (B, h, w) bool; none in an empty region."""
+        share = F.adaptive_avg_pool2d(region.float(), size)
+        needed = share.amax((1, 2), keepdim=True).clamp(max=self.coverage)
+        return (share >= needed) & (share > 0)
+
+    def steps(self) -> list[Step]:
+        """None: nothing is trained."""
+        return []
+
+    def collect(self, batch: Batch) -> None:
+        """Remember the patches of healthy slices that lie inside their regions."""
+        patches = self.patches(batch.images)
+        self.candidates.add(patches[self.counting(batch.region, _grid(patches))])
+
+    def finish(self, generator: torch.Generator) -> None:
+        """Choose the bank among what was collected, and forget the rest.
+
+        Raises
+        ------
+        ValueError
+            Nothing was collected, or all regions were empty.
+        """
+        coreset = self.candidates.finish(generator)
+        self.bank, self.radius = coreset.features, coreset.radius
+
+    def anomaly_map(self, images: Tensor) -> Tensor:
+        """Distance of each position to the bank, enlarged: (B, H, W) float32.
+
+        Positions in the air around a brain are far from a bank without any air:
+        :meth:`map_and_score` knows them and leaves them out.
+
+        Raises
+        ------
+        ValueError
+            The bank is empty.
+        """
+        patches = self.patches(images)
+        distances, _ = self._to_bank(patches.flatten(0, 2))
+        return _enlarged(distances.view(patches.shape[:3]), images)
+
+    def map_and_score(self, images: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
+        """The map, and the paper's image score; 0 where the region is empty.
+
+        Positions that don't count have the value of the nearest that does, so that enlarging
+        and smoothing bring nothing from outside into the region. Shapes as in
+        :meth:`medrd.models.detector.Detector.map_and_score`.
+
+        Raises
+        ------
+        ValueError
+            The bank is empty.
+        """
+        patches = self.patches(images)
+        counting = self.counting(region, _grid(patches))
+        distances = images.new_zeros(counting.shape, dtype=torch.float32)
+        remembered = torch.zeros_like(counting, dtype=torch.long)
+        distances[counting], remembered[counting] = self._to_bank(patches[counting])
+        scores = images.new_zeros(len(images), dtype=torch.float32)
+        scored = counting.flatten(1).any(1).nonzero()[:, 0]
+        if len(scored):
+            # No distance is below 0, so the worst is one that counts.
+            flat = distances.masked_fill(~counting, -1)[scored].flatten(1)
+            place = flat.argmax(1, keepdim=True)
+            rows = place[..., None].expand(-1, -1, patches.shape[-1])
+            worst = patches[scored].flatten(1, 2).gather(1, rows)[:, 0]
+            nearest_to_it = remembered[scored].flatten(1).gather(1, place)[:, 0]
+            scores[scored] = self._reweighted(worst, nearest_to_it)
+        return _enlarged(_continued(distances, counting), images), scores
+
+    def _to_bank(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance to the nearest of the bank and its index: (Q, D) -> (Q,) twice."""
+        if not len(self.bank):
+            raise ValueError("the bank of patches is empty: collect healthy slices, then finish")
+        if not len(queries):
+            return queries.new_zeros(0), torch.zeros(0, dtype=torch.long, device=queries.device)
+        distances, indices = nearest(queries, self.bank)
+        return distances[:, 0], indices[:, 0]
+
+    def _reweighted(self, queries: Tensor, remembered: Tensor) -> Tensor:
+        """Equation 7 for the worst patches (B, D) and the bank's nearest to them, by index (B,).
+
+        A query whose neighbourhood in the bank is sparse counts less: with e_i = exp of its
+        distance to the i-th neighbour of the remembered patch m (the 0-th is m itself), it is
+        distance * (1 - e_0 / sum of e_i).
+        """
+        closest = self.bank[remembered].float()
+        distance = (queries - closest).norm(dim=1)
+        if min(self.neighbours, len(self.bank)) == 1:
+            return distance
+        _, around = nearest(closest, self.bank, self.neighbours)
+        away = (queries[:, None] - self.bank[around].float()).norm(dim=2)
+        # As a difference of logarithms: exp of a distance may be beyond float32.
+        return distance * -torch.expm1(distance - away.logsumexp(1)).clamp(max=0)
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        saved = state_dict.get(f"{prefix}bank")
+        if saved is not None and saved.ndim == 2 and saved.shape[1] == self.bank.shape[1]:
+            self.bank = self.bank.new_empty(saved.shape)  # the one here may be of another size
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _grid(patches: Tensor) -> tuple[int, int]:
+    return patches.shape[1], patches.shape[2]
+
+
+def _enlarged(distances: Tensor, images: Tensor) -> Tensor:
+    """(B, h, w) -> (B, H, W)."""
+    return F.interpolate(
+        distances[:, None], images.shape[-2:], mode="bilinear", align_corners=False
+    )[:, 0]
+
+
+def _continued(distances: Tensor, counting: Tensor) -> Tensor:
+    """Give positions that don't count the value of the nearest one that does: (B, h, w)."""
+    result = distances.clone()
+    for row, inside in enumerate(counting):
+        if inside.any() and not inside.all():
+            here, there = inside.nonzero().float(), (~inside).nonzero().float()
+            closest = torch.cdist(there, here).argmin(1)
+            result[row][~inside] = distances[row][inside][closest]
+    return result
