@@ -5,20 +5,18 @@ file that it came from.
 """
 
 from medrd.config.load import digest, load_config, make_config
+from medrd.config.models import IntensityConfig, RD4ADConfig, TeacherConfig
 from medrd.config.sections import (
     AnyDataConfig,
     AnyRecipeConfig,
     CalibrationConfig,
     Config,
     DataConfig,
-    IntensityConfig,
     PictureDataConfig,
     PictureRecipeConfig,
-    RD4ADConfig,
     RecipeConfig,
     ScoringConfig,
     SplitConfig,
-    TeacherConfig,
     TrainConfig,
 )
 

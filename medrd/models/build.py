@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
+from medrd.models.bikd import BiKD
+from medrd.models.dae import DAE
 from medrd.models.detector import Detector
 from medrd.models.intensity import Intensity
+from medrd.models.patchcore import PatchCore
 from medrd.models.rd4ad import RD4AD
+from medrd.models.rd_expert import RDExpert
+from medrd.models.rdpp import RDPP
+from medrd.models.recontrast import ReContrast
+from medrd.models.stfpm import STFPM
 from medrd.models.teacher import Teacher
 
-PAPERS: dict[str, str] = {
-    "rd4ad": "Deng & Li, CVPR 2022",
-    "intensity": "untrained baseline; cf. Meissen et al. 2021",
+
+@dataclass(frozen=True)
+class Kind:
+    """How a detector is made, and where it comes from."""
+
+    make: Callable[..., Detector]
+    source: str
+    has_teacher: bool = True
+
+
+DETECTORS: Final[dict[str, Kind]] = {
+    "rd4ad": Kind(RD4AD, "Deng & Li, CVPR 2022"),
+    "stfpm": Kind(STFPM, "Wang et al., BMVC 2021"),
+    "rd_expert": Kind(RDExpert, "Liu et al., AAAI 2025"),
+    "bikd": Kind(BiKD, "reconstruction from the abstract of Wang et al., NCAA 2024"),
+    "rdpp": Kind(RDPP, "Tien et al., CVPR 2023"),
+    "recontrast": Kind(ReContrast, "Guo et al., NeurIPS 2023"),
+    "patchcore": Kind(PatchCore, "Roth et al., CVPR 2022"),
+    "dae": Kind(DAE, "Kascenas et al., MIDL 2022", has_teacher=False),
+    "intensity": Kind(Intensity, "untrained baseline; cf. Meissen et al. 2021", has_teacher=False),
 }
-"""Every detector there is, with its source."""
+"""Every detector there is."""
+
+# Keys of a model's config that tell the data side what to do, not the network.
+_DATA_SIDE: Final = ("simulation", "noise")
 
 
 def build_detector(name: str, *, teacher: str | None = None, **settings: Any) -> Detector:
@@ -23,7 +51,7 @@ def build_detector(name: str, *, teacher: str | None = None, **settings: Any) ->
     Parameters
     ----------
     name
-        A key of :data:`PAPERS`.
+        A key of :data:`DETECTORS`.
     teacher
         timm name of the backbone, for detectors that have one.
     settings
@@ -34,18 +62,19 @@ def build_detector(name: str, *, teacher: str | None = None, **settings: Any) ->
     ValueError
         Unknown detector or unusable teacher.
     """
-    if name == "intensity":
-        return Intensity(**settings)
-    if name == "rd4ad":
-        if teacher is None:
-            raise ValueError("rd4ad needs a teacher")
-        return RD4AD(Teacher(teacher), **settings)
-    raise ValueError(f"no detector named {name}; there are {', '.join(PAPERS)}")
+    if name not in DETECTORS:
+        raise ValueError(f"no detector named {name}; there are {', '.join(DETECTORS)}")
+    kind = DETECTORS[name]
+    if not kind.has_teacher:
+        return kind.make(**settings)
+    if teacher is None:
+        raise ValueError(f"{name} needs a teacher")
+    return kind.make(Teacher(teacher), **settings)
 
 
 def detector_from_config(model: Mapping[str, Any]) -> Detector:
     """Build from the ``model`` section of a config (plain types), weights still random."""
-    settings = dict(model)
+    settings = {key: value for key, value in model.items() if key not in _DATA_SIDE}
     name = settings.pop("name")
     teacher = settings.pop("teacher", None)
     if "betas" in settings:

