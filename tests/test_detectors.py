@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from medrd.config import load_config, make_config
-from medrd.config.models import MODELS
+from medrd.config.models import (
+    MODELS,
+    CoarseNoiseConfig,
+    SimplexBoxConfig,
+    SimulationConfig,
+)
+from medrd.data.noise import CoarseNoise, SimplexBox
+from medrd.data.simulate import AnomalySimulator
 from medrd.errors import ConfigError, ModelError
-from medrd.models import Detector, Scoring
-from medrd.models.build import DETECTORS, build_detector, detector_from_config
+from medrd.models import Batch, Detector, Scoring
+from medrd.models.build import DETECTORS, detector_from_config
 from medrd.workflows.device import choose_execution
 from medrd.workflows.doctor import examine
 from medrd.workflows.infer import Predictor
 from medrd.workflows.interrupt import InterruptedRunError
 from medrd.workflows.loop import Loop
-from medrd.workflows.model_folder import load_model
+from medrd.workflows.model_folder import load_model, make_scoring, save_model
+from medrd.workflows.simulation import simulator_for
 from medrd.workflows.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FAST: dict[str, dict[str, Any]] = {"dae": {"base": 8, "depth": 2}}
-TRAINED = sorted(set(DETECTORS) - {"intensity"})
+CASES: dict[str, dict[str, Any]] = {name: {"name": name} for name in DETECTORS} | {
+    "rd4ad_pixel": {"name": "rd4ad", "loss": "pixel"},
+    "rd_expert_no_gate": {"name": "rd_expert", "gating": False},
+    "bikd_two_branch": {"name": "bikd", "variant": "two_branch"},
+    "rdpp_pairs": {"name": "rdpp", "transport": "pairs"},
+    "recontrast_eval": {"name": "recontrast", "encoder_batch_norm": "eval"},
+}
 
 
 @pytest.mark.parametrize("name", sorted(DETECTORS))
@@ -43,63 +60,153 @@ def test_every_detector_has_a_config_for_scans_and_one_for_pictures(domain: str,
 def test_the_config_knows_the_detectors_that_there_are_and_their_defaults() -> None:
     assert set(MODELS) == set(DETECTORS)
     for name, section in MODELS.items():
-        described = section().model_dump(mode="json")
+        told = section().model_dump(exclude={"name", "teacher", "simulation", "noise"})
+        assert told.items() <= defaults(DETECTORS[name].make).items(), name
+
+
+@pytest.mark.parametrize(
+    ("section", "simulator"),
+    [
+        (SimulationConfig, AnomalySimulator),
+        (CoarseNoiseConfig, CoarseNoise),
+        (SimplexBoxConfig, SimplexBox),
+    ],
+)
+def test_the_config_knows_the_simulators_defaults(section: Any, simulator: Any) -> None:
+    told = section().model_dump(exclude={"place"})
+    assert told.items() <= defaults(simulator).items()
+
+
+def defaults(make: Any) -> dict[str, Any]:
+    return {name: p.default for name, p in inspect.signature(make).parameters.items()}
+
+
+@pytest.mark.parametrize(
+    ("model", "attribute", "value"),
+    [
+        ({"name": "rd_expert", "simulation": {"contents": ["darker"]}}, "contents", ("darker",)),
+        ({"name": "bikd", "simulation": {"beta": [0.1, 0.2]}}, "beta", (0.1, 0.2)),
+        ({"name": "dae", "noise": {"sigma": 0.4}}, "sigma", 0.4),
+        ({"name": "rdpp", "noise": {"octaves": 3}}, "octaves", 3),
+    ],
+)
+def test_settings_of_the_simulation_reach_it_and_channels_are_tied_where_one_is_repeated(
+    model: dict[str, Any], attribute: str, value: Any
+) -> None:
+    for recipe, tied in (
+        ({"channels": ["flair"]}, True),
+        ({"channels": ["flair", "t1", "t2"]}, False),
+        ({"kind": "pictures", "colour": "grey"}, True),
+        ({"kind": "pictures"}, False),
+    ):
+        place = (
+            {"simulation": model["simulation"] | {"place": "anywhere"}}
+            if ("simulation" in model)
+            else {}
+        )
+        config = make_config({"model": model | place, "recipe": recipe})
         with torch.device("meta"):
-            told = detector_from_config(described)
-            teacher = "tf_efficientnet_lite0" if DETECTORS[name].has_teacher else None
-            silent = build_detector(name, teacher=teacher)
-        assert settings_of(told) == settings_of(silent)
+            detector = detector_from_config(config.to_dict()["model"])
+        made = simulator_for(config, detector)
+        assert vars(made)[attribute] == value
+        assert vars(made)["tied"] is tied
 
 
-def settings_of(detector: Detector) -> dict[str, Any]:
-    return {
-        key: value
-        for key, value in vars(detector).items()
-        if isinstance(value, str | int | float | tuple) and key != "frozen"
-    }
+def test_anomalies_lie_on_the_object_of_a_picture() -> None:
+    images = torch.full((4, 3, 64, 64), 0.9)
+    images[:, :, 20:44, 16:48] = 0.3
+    region = torch.ones(4, 64, 64, dtype=torch.bool)
+    shares = []
+    for place in ("object", "anywhere"):
+        raw = {"name": "bikd", "simulation": {"place": place}}
+        config = make_config({"model": raw, "recipe": {"kind": "pictures"}})
+        with torch.device("meta"):
+            detector = detector_from_config(config.to_dict()["model"])
+        simulator = simulator_for(config, detector)
+        assert simulator is not None
+        mask = simulator(images, region, torch.Generator().manual_seed(0)).mask
+        assert mask.any()
+        shares.append(float(mask[:, 14:50, 10:54].sum() / mask.sum()))
+    assert shares[0] == 1
+    assert shares[1] < 0.7
 
 
-def tiny(raw: dict[str, Any], name: str, **model: Any) -> dict[str, Any]:
-    return raw | {"model": {"name": name} | FAST.get(name, {}) | model}
+def tiny(raw: dict[str, Any], case: str) -> dict[str, Any]:
+    model = CASES[case]
+    return raw | {"model": model | FAST.get(model["name"], {})}
 
 
-@pytest.fixture(scope="module", params=TRAINED)
+@dataclass(frozen=True)
+class Run:
+    """A run on the tiny cohort, and what the detector in memory said at its end."""
+
+    folder: Path
+    maps: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+
+def probe() -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    images = np.random.default_rng(0).random((3, 1, 64, 64), np.float32)
+    region = np.zeros((3, 64, 64), bool)
+    region[:, 8:56, 8:48] = True
+    return images, region
+
+
+@pytest.fixture(scope="module", params=sorted(set(CASES) - {"intensity"}))
 def finished(
     request: pytest.FixtureRequest, tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A run of each detector on the tiny cohort, one epoch."""
+) -> Run:
+    """One epoch of each detector; its last word is noted before it is saved."""
     config = load_config(tiny_yaml, ["train.epochs=1"])
     raw = tiny(config.to_dict(), request.param)
-    return train(make_config(raw), tmp_path_factory.mktemp("runs") / request.param)
+    noted: list[Any] = []
+
+    def note(folder: Path, detector: Detector, config: Any, **kwargs: Any) -> None:
+        scoring = make_scoring(config.scoring, size=64)
+        execution = choose_execution("cpu", "fp32")
+        noted.extend(Predictor(detector, scoring, execution).maps(*probe()))
+        save_model(folder, detector, config, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medrd.workflows.train.save_model", note)
+        folder = train(make_config(raw), tmp_path_factory.mktemp("runs") / request.param)
+    return Run(folder, *noted)
 
 
-def test_a_model_that_was_saved_and_loaded_gives_the_maps_of_the_trained_one(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = load_model(finished)
-    weights = load_file(finished / "model" / "model.safetensors")
+def test_a_loaded_model_says_what_the_trained_one_said(finished: Run) -> None:
+    model = load_model(finished.folder)
+    weights = load_file(finished.folder / "model" / "model.safetensors")
     # No network that only training reads is in the file, and none is missing from it.
     assert weights.keys() == model.detector.state_dict().keys()
     for part in detector_from_config(model.config.to_dict()["model"]).training_only:
         assert not hasattr(model.detector, part)
         assert not any(key.startswith(f"{part}.") for key in weights)
-    assert model.calibration is not None
-    rng = np.random.default_rng(0)
-    images = rng.random((3, 1, 64, 64), np.float32)
-    region = np.ones((3, 64, 64), bool)
     execution = choose_execution("cpu", "fp32")
-    first = Predictor(model.detector, model.scoring(), execution).maps(images, region)
+    maps, scores = Predictor(model.detector, model.scoring(), execution).maps(*probe())
+    np.testing.assert_array_equal(maps, finished.maps)
+    np.testing.assert_array_equal(scores, finished.scores)
     # One at a time: BatchNorm and memories must not look at the other images.
     single = Predictor(model.detector, model.scoring(), execution, batch_size=1)
-    second = single.maps(images, region)
-    assert np.isfinite(first[0]).all()
-    assert first[0].std() > 0
-    np.testing.assert_allclose(first[0], second[0], atol=2e-4 * first[0].max())
-    np.testing.assert_allclose(first[1], second[1], rtol=1e-3)
+    maps, scores = single.maps(*probe())
+    np.testing.assert_allclose(maps, finished.maps, atol=2e-4 * finished.maps.max())
+    np.testing.assert_allclose(scores, finished.scores, rtol=1e-3)
 
 
-def test_training_leaves_the_teacher_as_it_came(finished: Path) -> None:
-    model = load_model(finished)
+def test_maps_are_finite_never_negative_and_not_the_same_everywhere(finished: Run) -> None:
+    model = load_model(finished.folder)
+    images = torch.from_numpy(probe()[0]).expand(-1, 3, -1, -1)
+    with torch.no_grad():
+        raw = model.detector.anomaly_map(images)
+    assert raw.dtype == torch.float32
+    assert raw.isfinite().all()
+    assert float(raw.min()) >= 0
+    assert float(raw.std()) > 0
+    assert model.calibration is not None
+    assert model.calibration.threshold > 0
+
+
+def test_training_leaves_the_teacher_as_it_came(finished: Run) -> None:
+    model = load_model(finished.folder)
     if not DETECTORS[model.config.model.name].has_teacher:
         pytest.skip("it has no teacher")
     if "teacher" not in dict(model.detector.named_children()):
@@ -115,11 +222,11 @@ def test_training_leaves_the_teacher_as_it_came(finished: Path) -> None:
         assert torch.equal(kept[key], value), key
 
 
-@pytest.mark.parametrize("name", ["rd_expert", "rdpp", "recontrast", "dae", "bikd"])
+@pytest.mark.parametrize("name", ["rd_expert", "stfpm", "recontrast", "bikd_two_branch"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     name: str, tmp_path: Path, tiny_raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two optimisers, simulated anomalies, schedules, running statistics: all of it resumes."""
+    """Two optimisers, simulated anomalies, progress, a pass after the training: all resumes."""
     tiny_raw["train"]["epochs"] = 2
     config = make_config(tiny(tiny_raw, name))
     whole = train(config, tmp_path / "whole")
@@ -139,6 +246,21 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     expected = load_file(whole / "model" / "model.safetensors")
     for key, value in load_file(pieces / "model" / "model.safetensors").items():
         assert torch.equal(value, expected[key]), key
+
+
+def test_a_pass_of_remembering_can_be_stopped_and_begun_again(
+    tmp_path: Path, tiny_raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tiny(tiny_raw, "patchcore"))
+    with monkeypatch.context() as patch:
+        patch.setattr("medrd.workflows.train.stop_on_signals", lambda: _Stopped())
+        with pytest.raises(InterruptedRunError, match="--resume"):
+            train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "run.json").exists()
+    train(config, tmp_path / "run", resume=True)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["parameters"]["trained"] == 0
+    assert record["parameters"]["remembered"] > 0
 
 
 class _Stopped:
@@ -165,6 +287,22 @@ def test_patchcore_scores_images_in_its_own_way_and_others_cannot(
         train(make_config(tiny(tiny_raw, "rd4ad")), tmp_path / "other")
     with pytest.raises(ValueError, match="no image score"):
         Scoring(size=64, image_score="model")(torch.rand(1, 64, 64), torch.ones(1, 64, 64) > 0)
+
+
+@pytest.mark.parametrize("case", ["bikd"])
+def test_compiled_losses_are_the_plain_ones(case: str) -> None:
+    """Dynamo alone, without a compiler: what is traced must be what runs."""
+    torch.manual_seed(0)
+    raw = CASES[case] | {"teacher": {"name": "resnet18", "weights": "random"}}
+    detector = detector_from_config(make_config({"model": raw}).to_dict()["model"]).train()
+    images = torch.rand(2, 3, 64, 64)
+    mask = torch.zeros(2, 64, 64, dtype=torch.bool)
+    mask[:, 10:40, 20:50] = True
+    batch = Batch(images, torch.ones_like(mask), (images + 0.5 * mask[:, None]).clamp(0, 1), mask)
+    for step in detector.steps():
+        torch.testing.assert_close(
+            torch.compile(step.loss, backend="eager")(batch), step.loss(batch)
+        )
 
 
 def test_a_student_that_has_collapsed_stops_the_training(

@@ -14,7 +14,7 @@ from medrd.models import Batch, Detector, Teacher
 from medrd.models import bikd as bikd_module
 from medrd.models.bikd import BiKD
 from medrd.models.cosine import summed_map
-from medrd.models.running import CollapseWatch, RunningScale
+from medrd.models.running import CollapseWatch, HealthyScale
 from medrd.models.simulated import masks_at_levels
 
 Variant = Literal["reciprocal", "two_branch"]
@@ -245,7 +245,8 @@ def test_two_branches_train_two_students_of_a_frozen_teacher() -> None:
             nn.init.ones_(module.weight)
     before = snapshot(detector)
     iterate(detector, [batch(), batch()])
-    assert moved(detector, before) == {k for k in before if not k.startswith("teacher.")}
+    learnt = {k for k in before if k.startswith(("encoder.", "student."))}
+    assert moved(detector, before) == learnt
     assert count(detector.encoder) == count(detector.teacher)
     assert moved(detector.encoder, snapshot(detector.teacher))
 
@@ -324,22 +325,29 @@ def test_the_reciprocal_map_compares_student_and_trained_teacher() -> None:
     assert not torch.allclose(other, expected, atol=1e-4)
 
 
-def test_the_two_branches_map_is_the_sum_of_normalised_maps() -> None:
+def test_the_two_branches_map_sums_maps_in_units_of_their_healthy_spread() -> None:
     detector = BiKD(Teacher(SMALL), variant="two_branch")
     iterate(detector, [batch(), batch()])
     detector.eval()
-    images, expected = torch.rand(2, 3, 64, 64), torch.zeros(2, 64, 64)
+    healthy, images = batch(), torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        features = detector.teacher(images)
-        for scale, outputs in (
-            (detector.forward_scale, detector.encoder(images)),
-            (detector.reverse_scale, detector.student(features)),
-        ):
-            assert float(scale.batches) == 2
-            one = summed_map(features, outputs, (64, 64))
-            expected += (one - scale.mean) / scale.variance.sqrt()
+        before = detector.anomaly_map(images)
+        detector.collect(healthy)
+        detector.finish(torch.Generator())
+        expected = torch.zeros(2, 64, 64)
+        for network in (detector.encoder, None):
+            one, other = (
+                summed_map(
+                    detector.teacher(x),
+                    detector.student(detector.teacher(x)) if network is None else network(x),
+                    (64, 64),
+                )
+                for x in (images, healthy.images)
+            )
+            expected += one / other[healthy.region].std(correction=0)
         found = detector.anomaly_map(images)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found, before, rtol=0.1)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -359,26 +367,21 @@ def test_a_saved_model_gives_the_same_map(variant: Variant) -> None:
         assert torch.equal(twin.anomaly_map(images), found)
 
 
-def test_the_running_scale_is_that_of_the_region_and_forgets_the_beginning() -> None:
-    scale = RunningScale(momentum=0.25).train()
-    region = torch.rand(3, 8, 8) < 0.5
-    maps = [torch.randn(3, 8, 8) * (k + 1) + k for k in range(7)]
-    wanted_mean = wanted_variance = 0.0
-    for k, one in enumerate(maps):
-        scale.update(torch.where(region, one, 1e3), region)
-        weight = max(0.25, 1 / (k + 1))
-        inside = one[region]
-        wanted_mean += weight * (float(inside.mean()) - wanted_mean)
-        wanted_variance += weight * (float(inside.var(correction=0)) - wanted_variance)
-        assert float(scale.mean) == pytest.approx(wanted_mean, rel=1e-5, abs=1e-5)
-        assert float(scale.variance) == pytest.approx(wanted_variance, rel=1e-5)
-    before = snapshot(scale)
-    scale.update(maps[0], torch.zeros_like(region))
-    scale.eval()
-    scale.update(maps[0], region)
-    assert not moved(scale, before)
-    expected = (maps[1] - wanted_mean) / math.sqrt(wanted_variance)
-    torch.testing.assert_close(scale(maps[1]), expected, atol=1e-4, rtol=1e-4)
+def test_the_scale_is_the_deviation_inside_the_region_over_all_batches() -> None:
+    scale = HealthyScale()
+    regions = [torch.rand(3, 8, 8) < share for share in (0.5, 0.9, 0.0)]
+    maps = [torch.rand(3, 8, 8) * (k + 1) + 5 for k in range(3)]
+    for one, region in zip(maps, regions, strict=True):
+        scale.add(torch.where(region, one, 1e3), region)
+    scale.finish()
+    inside = torch.cat([one[region] for one, region in zip(maps, regions, strict=True)])
+    torch.testing.assert_close(
+        scale(maps[0]), maps[0] / inside.std(correction=0), rtol=1e-5, atol=0
+    )
+    untouched = HealthyScale()
+    untouched.add(maps[0], regions[2])
+    untouched.finish()  # no pixel was seen
+    assert torch.equal(untouched(maps[0]), maps[0])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -176,3 +176,13 @@ def test_small_distances_between_large_features_are_not_lost() -> None:
 def test_a_bank_smaller_than_wanted_gives_what_it_has() -> None:
     distances, indices = nearest(points(4), points(2, seed=1), 9)
     assert distances.shape == indices.shape == (4, 2)
+
+
+def test_where_all_would_be_kept_nothing_is_thinned() -> None:
+    candidates = Candidates(fraction=0.5, pool=16)
+    points = torch.randn(100, 4)
+    candidates.add(points)
+    assert len(candidates) == 100
+    taken, radius = farthest_points(points, 100, start=7)
+    assert sorted(taken.tolist()) == list(range(100))
+    assert (int(taken[0]), radius) == (7, 0.0)

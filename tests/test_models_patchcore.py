@@ -295,3 +295,14 @@ def test_a_planted_anomaly_stands_out(name: str) -> None:
     maps, scores = given.map_and_score(images, whole(images))
     assert scores[:4].min() > scores[4:].max()
     assert roc_auc_score(lesion[:4].flatten(), maps[:4].flatten()) > 0.9
+
+
+def test_pools_are_thinned_inside_bfloat16_autocast() -> None:
+    detector = PatchCore(Teacher("resnet18"), fraction=0.1, pool=50)
+    region = torch.ones(2, 64, 64, dtype=torch.bool)
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(3):
+            detector.collect(Batch(torch.rand(2, 3, 64, 64), region))
+    assert len(detector.candidates) < 3 * 2 * 64
+    detector.finish(torch.Generator().manual_seed(0))
+    assert len(detector.bank) == 38

@@ -16,6 +16,8 @@ from medrd.models.rdpp import RDPP, paired_transport, projection
 from medrd.models.sinkhorn import sinkhorn_divergence
 from medrd.models.teacher import Teacher
 
+DIAMETER = 10.0  # no points here are farther apart
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
@@ -170,7 +172,10 @@ def test_pairs_add_the_transport_between_neighbours_in_the_batch() -> None:
         points = nn.functional.adaptive_avg_pool2d(level, size).flatten(2).mT
         points = points / points.norm(dim=2, keepdim=True)
         for i, j in ((0, 2), (1, 0), (2, 1)):
-            expected += float(sinkhorn_divergence(points[i : i + 1], points[j : j + 1])) / 3
+            expected += (
+                float(sinkhorn_divergence(points[i : i + 1], points[j : j + 1], diameter=DIAMETER))
+                / 3
+            )
     assert expected > 0.1
     # The levels of annealing come from the whole batch there: alike, not equal.
     assert float(paired - batchwise) == pytest.approx(expected / 1.11, rel=1e-2)
@@ -256,7 +261,7 @@ def half_squares(x: Tensor, y: Tensor) -> Tensor:
 
 def test_at_little_blur_the_divergence_is_the_exact_transport_cost() -> None:
     x, y = torch.rand(2, 6, 3), torch.rand(2, 6, 3)
-    found = sinkhorn_divergence(x, y, blur=0.005, scaling=0.97)
+    found = sinkhorn_divergence(x, y, blur=0.005, scaling=0.97, diameter=DIAMETER)
     for a, b, value in zip(x, y, found, strict=True):
         costs = half_squares(a, b)
         rows, columns = linear_sum_assignment(costs.numpy())
@@ -270,7 +275,7 @@ def test_sets_of_different_sizes_are_transported_too() -> None:
     marginals = [(plan // 6 == i).flatten().double().numpy() for i in range(4)]
     marginals += [(plan % 6 == j).flatten().double().numpy() for j in range(6)]
     exact = linprog(costs, A_eq=marginals, b_eq=[1 / 4] * 4 + [1 / 6] * 6).fun
-    found = sinkhorn_divergence(x, y, blur=0.005, scaling=0.97)
+    found = sinkhorn_divergence(x, y, blur=0.005, scaling=0.97, diameter=DIAMETER)
     assert float(found) == pytest.approx(exact, rel=2e-3)
 
 
@@ -278,7 +283,7 @@ def test_sets_of_different_sizes_are_transported_too() -> None:
 def test_debiased_a_shifted_set_costs_half_the_squared_shift_at_any_blur(blur: float) -> None:
     x = torch.rand(1, 12, 4, requires_grad=True)
     shift = torch.tensor([0.05, -0.1, 0.0, 0.02])
-    found = sinkhorn_divergence(x, x.detach() + shift, blur=blur, scaling=0.97)
+    found = sinkhorn_divergence(x, x.detach() + shift, blur=blur, scaling=0.97, diameter=DIAMETER)
     assert float(found.detach()) == pytest.approx(float(shift.square().sum()) / 2, rel=0.02)
     (gradient,) = torch.autograd.grad(found.sum(), x)
     if blur > 0.1:  # at less the plan is nearly a permutation, and slow to settle
@@ -290,7 +295,7 @@ def test_the_gradient_is_that_of_the_value() -> None:
     y, direction = torch.rand(1, 4, 3), torch.randn(1, 5, 3)
 
     def value(points: Tensor) -> Tensor:
-        return sinkhorn_divergence(points, y, blur=0.5, scaling=0.95)
+        return sinkhorn_divergence(points, y, blur=0.5, scaling=0.95, diameter=DIAMETER)
 
     (gradient,) = torch.autograd.grad(value(x).sum(), x)
     small = 1e-2
@@ -301,19 +306,21 @@ def test_the_gradient_is_that_of_the_value() -> None:
 def test_the_released_transport_term_is_zero_since_a_shuffled_batch_is_the_same_set() -> None:
     features = torch.randn(16, 12, 8, 8, requires_grad=True)
     rows = features.flatten(1).softmax(1)[None]
-    term = sinkhorn_divergence(rows, rows[:, torch.randperm(16)])
+    term = sinkhorn_divergence(rows, rows[:, torch.randperm(16)], diameter=DIAMETER)
     (gradient,) = torch.autograd.grad(term.sum(), features)
-    other = sinkhorn_divergence(rows, torch.randn(1, 16, 768).softmax(2))
+    other = sinkhorn_divergence(rows, torch.randn(1, 16, 768).softmax(2), diameter=DIAMETER)
     assert abs(float(term.detach())) < 1e-3 * float(other.detach())
     assert float(gradient.abs().max()) < 1e-9
 
 
 def test_points_far_from_the_origin_keep_their_small_distances() -> None:
     x, y = torch.rand(1, 6, 3), torch.rand(1, 6, 3)
-    near = sinkhorn_divergence(x, y)
-    torch.testing.assert_close(sinkhorn_divergence(x + 100, y + 100), near, atol=1e-4, rtol=1e-3)
+    near = sinkhorn_divergence(x, y, diameter=DIAMETER)
+    torch.testing.assert_close(
+        sinkhorn_divergence(x + 100, y + 100, diameter=DIAMETER), near, atol=1e-4, rtol=1e-3
+    )
 
 
 def test_a_diverged_network_ends_in_no_endless_annealing() -> None:
     x = torch.full((1, 3, 2), math.inf)
-    assert not bool(sinkhorn_divergence(x, torch.rand(1, 3, 2)).isfinite())
+    assert not bool(sinkhorn_divergence(x, torch.rand(1, 3, 2), diameter=DIAMETER).isfinite())

@@ -172,7 +172,8 @@ def test_alpha_rises_over_the_first_tenth_and_the_loss_follows_it() -> None:
     assert found == pytest.approx([-3, -2, -1, 1, 1, 1])
     target = torch.randn(2, 4, 8, 8)
     output = (target + torch.rand(2, 1, 8, 8) * torch.randn(2, 4, 8, 8)).requires_grad_(True)
-    detector.features = lambda images: ([target], [output])  # type: ignore[method-assign]
+    fixed = [target] * 6, [output] + [target] * 5  # of what is learnt, only the first level
+    detector.features = lambda images: fixed  # type: ignore[method-assign]
     taught = []
     for progress in (0.0, 0.075, 0.5):
         output.grad = None

@@ -13,7 +13,7 @@ from torch import Tensor
 from medrd.data.noise_fields import blur
 from medrd.data.simulate import CONTENTS, SHAPES, AnomalySimulator
 from medrd.data.simulate_label import _large_by_spreading, dilate, visible_label, without_specks
-from medrd.data.simulate_shapes import draw_shapes, make_shapes, places
+from medrd.data.simulate_shapes import draw_shapes, make_shapes, pack, places, unpack
 
 COUNT, SIZE = 8, 128
 
@@ -324,3 +324,14 @@ def test_pinholes_close_and_real_gaps_do_not() -> None:
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
         AnomalySimulator(**settings)
+
+
+def test_draws_are_packed_for_one_copy_and_come_back_exactly() -> None:
+    draws = [
+        torch.rand(3, 2, 4, generator=seeded()),
+        torch.randint(2**31, (3,), generator=seeded()),
+        torch.tensor([True, False, True]),
+    ]
+    for found, given in zip(unpack(pack(draws), draws), draws, strict=True):
+        assert found.dtype == given.dtype
+        assert torch.equal(found, given)

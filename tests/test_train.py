@@ -427,7 +427,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_typed_error(
         return [Step(step.name, step.groups, step.optimizer, loss)]
 
     monkeypatch.setattr(RD4AD, "steps", diverging)
-    with pytest.raises(ModelError, match=r"epoch 1, batch 1.*model\.lr"):
+    with pytest.raises(ModelError, match=r"epoch 1, batch 1.*learning rate"):
         train(make_config(tiny_raw), tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 

@@ -48,14 +48,17 @@ class SimulationConfig(Section):
         ("perlin", "simplex", "ellipsoid", "blob"), min_length=1
     )
     """The outline of a mask; each slice draws one."""
+    place: Literal["object", "anywhere"] = "object"
+    """On pictures: only on the object, where one stands out from the border's colour. On scans
+    always in the brain."""
     beta: tuple[float, float] = (0.0, 0.8)
     """Share of the original image that stays in the mask, drawn uniformly from this range."""
     softness_px: tuple[float, float] = (0.0, 4.0)
-    """Width of the soft border, in pixels of a 256-pixel slice."""
+    """Width of the soft border, in pixels of a 256-pixel slice; 64 at most."""
     probability: float = Field(1.0, ge=0, le=1)
     min_pixels: int = Field(10, ge=0)
     """Smaller components are no anomaly (in pixels of a 256-pixel slice)."""
-    min_change: float = Field(0.02, ge=0, le=1)
+    min_change: float = Field(0.02, gt=0, le=1)
     """A change smaller than this (of an intensity in [0, 1]) is not in the label."""
 
     @model_validator(mode="after")
@@ -63,8 +66,8 @@ class SimulationConfig(Section):
         low, high = self.beta
         if not 0 <= low <= high <= 1:
             raise ValueError(f"beta must rise within 0..1, not {low}, {high}")
-        if not 0 <= self.softness_px[0] <= self.softness_px[1]:
-            raise ValueError("softness_px must rise from 0 or more")
+        if not 0 <= self.softness_px[0] <= self.softness_px[1] <= 64:
+            raise ValueError("softness_px must rise within 0..64")
         return self
 
 
@@ -187,7 +190,8 @@ class PatchCoreConfig(Section):
     name: Literal["patchcore"] = "patchcore"
     teacher: TeacherConfig = TeacherConfig()
     fraction: float = Field(0.01, gt=0, le=1)
-    """Share of the patches that the memory keeps."""
+    """Share of the patches that the memory keeps. Choosing them takes time with the square of
+    their number: above about 0.05 for small sets only."""
     neighbours: int = Field(9, ge=1)
     """For the image score's weight (scoring.image_score: model)."""
 

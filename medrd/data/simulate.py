@@ -1,9 +1,10 @@
 """Simulated anomalies: healthy slices with something put into them, and its outline.
 
 The recipe of DRAEM (Zavrtanik et al., ICCV 2021) as DeSTSeg and RD with Expert use it: a noise
-mask inside the foreground, content blended in with a random opacity. Ours adds shapes and
-contents that resemble lesions and needs no texture data set, softens borders, and labels
-only what can be seen: published labels are the whole noise mask, visible or not.
+mask inside the region (a brain, or an object by :mod:`medrd.data.foreground`), content blended in
+with a random opacity. Ours adds shapes and contents that resemble lesions and needs no texture
+data set, softens borders, and labels only what can be seen: published labels are the whole noise
+mask, visible or not.
 """
 
 from __future__ import annotations
@@ -91,6 +92,8 @@ class AnomalySimulator:
         _check_range("softness_px", softness_px, most=64.0)
         _check_range("probability", (probability, probability), most=1.0)
         _check_range("min_change", (min_change, min_change), most=1.0)
+        if min_change == 0:  # where nothing has changed, nothing is visible
+            raise ValueError("min_change: expected a number above 0, found 0")
         self.contents = tuple(contents)
         self.shapes = tuple(shapes)
         self.beta = beta

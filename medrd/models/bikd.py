@@ -14,9 +14,10 @@ that avoids inconsistent targets, and simulated anomalies. Two readings of it:
     a margin, where an anomaly was put in; an anchor holds it near the pretrained network.
 ``two_branch``
     A forward student (an encoder that sees the image, as in STFPM) and a reverse one (RD4AD's)
-    of one frozen teacher, their maps fused. Each map is z-normalised; since no held-out slices
-    are at hand here, by running figures of the healthy *training* slices (an exponential mean
-    of the last hundred batches or so), which a prediction leaves as they are.
+    of one frozen teacher, their maps summed, each in units of its standard deviation on healthy
+    slices (a z-score but for a constant, so that maps stay above 0). That is
+    measured once after the training, on the healthy training slices in eval mode, since a
+    detector sees no others.
 
 (Zhong, Kang & Xiong 2025, "BKD", is another method with nearly the same name.)
 """
@@ -31,9 +32,9 @@ from torch import Tensor, nn
 
 from medrd.models.cosine import global_distance, pixel_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
-from medrd.models.running import CollapseWatch, RunningScale
+from medrd.models.running import CollapseWatch, HealthyScale
 from medrd.models.simulated import in_eval, masks_at_levels
-from medrd.models.student import reverse_student
+from medrd.models.student import fresh_encoder, reverse_student
 from medrd.models.teacher import Teacher
 
 Levels = list[Tensor]
@@ -64,6 +65,7 @@ class BiKD(Detector):
     """
 
     simulation = "anomalies"
+    watch: CollapseWatch
 
     def __init__(
         self,
@@ -85,9 +87,10 @@ class BiKD(Detector):
             self.trained_teacher = copy.deepcopy(teacher).requires_grad_(True)
             self.training_only = ("teacher",)
         else:
-            self.encoder = Teacher(teacher.name)
-            self.forward_scale = RunningScale()
-            self.reverse_scale = RunningScale()
+            self.encoder = fresh_encoder(teacher)
+            self.forward_scale = HealthyScale()
+            self.reverse_scale = HealthyScale()
+            self.collects = True
         self.student = nn.Sequential(*reverse_student(teacher))
         self.student_lr = student_lr
         self.teacher_lr = teacher_lr
@@ -128,8 +131,8 @@ class BiKD(Detector):
     def anomaly_map(self, images: Tensor) -> Tensor:
         """Reciprocal: sum of the levels' cosine distances, in [0, 6]: (B, H, W) float32.
 
-        Two branches: the sum of both z-normalised maps, which has no bounds and mean 0 on
-        healthy images.
+        Two branches: the sum of both maps, each in units of its spread on healthy slices; not
+        negative, without an upper bound.
         """
         size = (images.shape[-2], images.shape[-1])
         if self.trained_teacher is not None:
@@ -140,9 +143,17 @@ class BiKD(Detector):
         reverse = summed_map(features, self.student(features), size)
         return self.forward_scale(forward) + self.reverse_scale(reverse)
 
-    def fault(self) -> str | None:
-        """A network whose features have all but become constant, judged by the last batches."""
-        return self.watch.fault()
+    def collect(self, batch: Batch) -> None:
+        """Two branches: the scale of each one's map on healthy slices."""
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        features = self.teacher(batch.images)
+        self.forward_scale.add(summed_map(features, self.encoder(batch.images), size), batch.region)
+        self.reverse_scale.add(summed_map(features, self.student(features), size), batch.region)
+
+    def finish(self, generator: torch.Generator) -> None:
+        """Two branches: set the scales."""
+        self.forward_scale.finish()
+        self.reverse_scale.finish()
 
     # The reciprocal variant.
 
@@ -211,10 +222,6 @@ class BiKD(Detector):
             targets = self.teacher(batch.images)
             anomalous = self.teacher(changed)
         forward, reverse = self.encoder(batch.images), self.student(targets)
-        size = (batch.images.shape[-2], batch.images.shape[-1])
-        with torch.no_grad():
-            self.forward_scale.update(summed_map(targets, forward, size), batch.region)
-            self.reverse_scale.update(summed_map(targets, reverse, size), batch.region)
         self.watch.see("forward student", forward, targets)
         self.watch.see("reverse student", reverse, targets)
         matched = [

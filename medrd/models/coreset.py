@@ -14,6 +14,8 @@ coresets, PatchCore to patches, on random projections for speed. Two things make
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,13 +79,16 @@ def farthest_points(
     Returns
     -------
     indices
-        (count,) int64 without repetition, in the order they were taken.
+        (count,) int64 without repetition, in the order they were taken (all: in no order).
     radius
         The largest distance of a point to its nearest taken one.
     """
     total = len(points)
     if not 0 < count <= total:
         raise ValueError(f"cannot take {count} of {total} points")
+    if count == total:
+        others = torch.arange(total, device=points.device)
+        return torch.cat([others[start : start + 1], others[:start], others[start + 1 :]]), 0.0
     # Small norms lose less to cancellation in |a|² + |b|² - 2ab.
     points = points - points.mean(0)
     norms = points.norm(dim=1).square()
@@ -191,6 +196,12 @@ def nearest(queries: Tensor, bank: Tensor, count: int = 1) -> tuple[Tensor, Tens
     return distances, index
 
 
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenated; bfloat16's autocast would refuse float16."""
+    with torch.autocast(parts[0].device.type, enabled=False):
+        return torch.cat(list(parts))
+
+
 class Candidates:
     """Collects features and keeps those that a coreset of all of them may need.
 
@@ -207,7 +218,8 @@ class Candidates:
 
     Notes
     -----
-    Memory: ``pool`` + ``oversampling`` * ``fraction`` * N features in float16. Time grows with
+    Memory: ``pool`` + ``oversampling`` * ``fraction`` * N features in float16; all N where
+    ``oversampling`` * ``fraction`` is 1 or more. Time grows with
     ``fraction`` and ``oversampling``, N * ``pool`` while collecting and N² at the end. The result
     doesn't depend on how the points are divided into calls of :meth:`add`.
     """
@@ -226,8 +238,9 @@ class Candidates:
             raise ValueError("pool and oversampling must be at least 1")
         self.fraction = fraction
         self.projection = projection
-        self.pool = pool
         self.kept = min(1.0, oversampling * fraction)
+        # Where nothing would be left out, thinning costs time for nothing.
+        self.pool = pool if self.kept < 1 else sys.maxsize
         self._forget()
 
     def _forget(self) -> None:
@@ -259,7 +272,7 @@ class Candidates:
 
     def _thin(self) -> None:
         """Bring the pool down to its candidates."""
-        features = torch.cat(self._held)
+        features = _joined(self._held)
         points = self._projected(features)
         outermost = int((points - points.mean(0)).norm(dim=1).argmax())
         indices, radius = farthest_points(
@@ -281,7 +294,7 @@ class Candidates:
             raise ValueError("nothing was collected to choose a coreset from")
         if self._thinned and self._waiting:
             self._thin()
-        features = torch.cat([*self._thinned, *self._held])
+        features = _joined([*self._thinned, *self._held])
         count, thinned = max(1, int(self.fraction * self.seen)), self._radius
         self._forget()  # before the memory is needed that is freed by it
         start = int(torch.randint(len(features), (1,), generator=generator))

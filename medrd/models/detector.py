@@ -10,12 +10,14 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from medrd.models.running import CollapseWatch
+
 Simulation = Literal["anomalies", "simplex_box", "coarse_noise"]
 """What the data side can do to a healthy slice: put anomalies into it (with their mask), simplex
 noise into one box (RD++), or coarse Gaussian noise over the whole region (DAE)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """What a loss is computed from.
 
@@ -29,7 +31,7 @@ class Batch:
         (B, 3, H, W) in [0, 1], the same slices changed as :attr:`Detector.simulation` asks;
         None for detectors that ask for nothing.
     mask
-        (B, H, W) bool, where ``simulated`` visibly differs.
+        (B, H, W) bool, where ``simulated`` visibly differs (of noise: where it was put).
     progress
         How much of the training is done, in [0, 1).
     """
@@ -107,10 +109,12 @@ class Detector(nn.Module):
     simulation: Simulation | None = None
     """What the batches of its training must hold beside healthy slices."""
     collects: bool = False
-    """True for a detector that remembers healthy slices instead of being optimised: one pass of
-    :meth:`collect` over them, then :meth:`finish`."""
+    """True for a detector that looks at the healthy slices once more after the optimisation (or
+    instead of one): a pass of :meth:`collect` over them in eval mode, then :meth:`finish`."""
     scores_images: bool = False
     """True where :meth:`map_and_score` gives an image score of the method's own."""
+    watch: CollapseWatch | None = None
+    """Sees features during training, for detectors that could collapse."""
     training_only: tuple[str, ...] = ()
     """Direct submodules that no prediction reads: a saved model is without them."""
 
@@ -143,7 +147,10 @@ class Detector(nn.Module):
 
     @abstractmethod
     def anomaly_map(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> (B, H, W) float32, unsmoothed, not rescaled per image."""
+        """(B, 3, H, W) in [0, 1] -> (B, H, W) float32, unsmoothed, not rescaled per image.
+
+        Never negative: 0 stands for what has no score.
+        """
 
     def map_and_score(self, images: Tensor, region: Tensor) -> tuple[Tensor, Tensor | None]:
         """The anomaly map, and the method's own image score where it has one.
@@ -154,6 +161,11 @@ class Detector(nn.Module):
         """
         return self.anomaly_map(images), None
 
+    @property
+    def remembered(self) -> int:
+        """Numbers that it keeps of its training slices, besides parameters."""
+        return 0
+
     def teacher_loaded(self) -> None:
         """Called once the teacher has its weights: the place to copy them into other networks."""
 
@@ -162,7 +174,16 @@ class Detector(nn.Module):
 
         None where nothing is; else training stops.
         """
-        return None
+        return None if self.watch is None else self.watch.fault()
+
+    def watch_state(self) -> dict[str, Any]:
+        """What :meth:`fault` judges by, as plain types and tensors, for a run that resumes."""
+        return {} if self.watch is None else self.watch.state()
+
+    def load_watch_state(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`watch_state` gave."""
+        if self.watch is not None:
+            self.watch.load(state)
 
     def collect(self, batch: Batch) -> None:
         """See a batch of healthy slices once; for detectors with ``collects``."""

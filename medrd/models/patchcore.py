@@ -68,8 +68,6 @@ class PatchCore(Detector):
     ----------
     bank
         (M, D) float16; empty before :meth:`finish`. Saved with the state, in any size.
-    radius
-        What :attr:`medrd.models.coreset.Coreset.radius` says of the bank; not saved.
     """
 
     bank: Tensor
@@ -101,7 +99,6 @@ class PatchCore(Detector):
         self.candidates = Candidates(
             fraction=fraction, projection=projection, pool=pool, oversampling=oversampling
         )
-        self.radius = math.nan
         self.register_buffer("bank", torch.empty(0, self.width, dtype=torch.float16))
         self.freeze(teacher)
 
@@ -133,6 +130,11 @@ class PatchCore(Detector):
         needed = share.amax((1, 2), keepdim=True).clamp(max=self.coverage)
         return (share >= needed) & (share > 0)
 
+    @property
+    def remembered(self) -> int:
+        """Numbers in the bank."""
+        return self.bank.numel()
+
     def steps(self) -> list[Step]:
         """None: nothing is trained."""
         return []
@@ -150,8 +152,7 @@ class PatchCore(Detector):
         ValueError
             Nothing was collected, or all regions were empty.
         """
-        coreset = self.candidates.finish(generator)
-        self.bank, self.radius = coreset.features, coreset.radius
+        self.bank = self.candidates.finish(generator).features
 
     def anomaly_map(self, images: Tensor) -> Tensor:
         """Distance of each position to the bank, enlarged: (B, H, W) float32.

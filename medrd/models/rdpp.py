@@ -186,7 +186,7 @@ def paired_transport(level: Tensor) -> Tensor:
     size = (min(POOLED, level.shape[2]), min(POOLED, level.shape[3]))
     pooled = F.adaptive_avg_pool2d(level.float(), size)
     points = F.normalize(pooled.flatten(2), dim=1, eps=1e-6).mT
-    return sinkhorn_divergence(points, points.roll(1, 0), blur=BLUR).mean()
+    return sinkhorn_divergence(points, points.roll(1, 0), diameter=2.0, blur=BLUR).mean()
 
 
 def _sum(terms: Iterable[Tensor]) -> Tensor:

@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from medrd.models.cosine import global_distance, pixel_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.running import CollapseWatch
 from medrd.models.student import reverse_student
 from medrd.models.teacher import Teacher
 
@@ -50,6 +51,8 @@ class ReContrast(Detector):
     alpha, ramp
         Hard mining: from the first to the second value over this share of the training.
     """
+
+    watch: CollapseWatch
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class ReContrast(Detector):
         self.weight_decay, self.betas = weight_decay, betas
         self.encoder_batch_norm = encoder_batch_norm
         self.alpha, self.ramp = alpha, ramp
+        self.watch = CollapseWatch()
         self.size_multiple = 2 * teacher.strides[-1]
         self.freeze(teacher)
         self.train()
@@ -100,13 +104,10 @@ class ReContrast(Detector):
         halves = [level.chunk(2) for level in self.decoder(self.bottleneck(both))]
         outputs = [
             head(half[view])
-            for view, heads in enumerate(self._head_lists())
-            for head, half in zip(heads, halves, strict=True)
+            for view, heads in enumerate(self.heads)
+            for head, half in zip(cast(nn.ModuleList, heads), halves, strict=True)
         ]
         return [*frozen, *adapted], outputs
-
-    def _head_lists(self) -> list[nn.ModuleList]:
-        return [heads for heads in self.heads if isinstance(heads, nn.ModuleList)]
 
     def hardness(self, progress: float) -> float:
         """Alpha at this share of the training."""
@@ -117,6 +118,7 @@ class ReContrast(Detector):
     def contrastive_loss(self, batch: Batch) -> Tensor:
         """Half the sum over both directions and all levels of the mined distance, in [0, 6]."""
         targets, outputs = self.features(batch.images)
+        self.watch.see("trained encoder", targets[3:], targets[:3])
         alpha = self.hardness(batch.progress)
         distances = [
             mined_distance(target, output, alpha)

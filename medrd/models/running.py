@@ -1,4 +1,4 @@
-"""Figures that run along with training: the scale of healthy maps, and the spread of features."""
+"""What is known of features and maps on healthy slices: their scale, and whether they vary."""
 
 from __future__ import annotations
 
@@ -12,47 +12,39 @@ UNIFORM = 1e-3
 """A reference whose spread is below this has seen nothing but one flat image."""
 
 
-class RunningScale(nn.Module):
-    """Mean and standard deviation of maps of healthy slices, inside their region.
+class HealthyScale(nn.Module):
+    """Brings maps to units of their standard deviation on healthy slices, inside their region.
 
-    The plain mean over the first batches, then an exponential one, so that the beginning of the
-    training is forgotten. Outside training they stay as they are.
-
-    Parameters
-    ----------
-    momentum
-        Weight of a new batch.
+    The mean is not taken off: where maps are summed it is one constant, and maps that are not
+    negative stay so.
     """
 
-    mean: Tensor
-    variance: Tensor
-    batches: Tensor
+    std: Tensor
 
-    def __init__(self, momentum: float = 0.01) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.momentum = momentum
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("variance", torch.ones(()))
-        self.register_buffer("batches", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+        self._sums: Tensor | None = None
 
     @torch.no_grad()
-    def update(self, maps: Tensor, region: Tensor) -> None:
-        """Take in (B, H, W) maps and their region; a batch without any region says nothing."""
-        if not self.training:
+    def add(self, maps: Tensor, region: Tensor) -> None:
+        """Take in (B, H, W) maps of healthy slices and their region."""
+        values = maps[region].double()
+        sums = torch.stack([values.new_tensor(len(values)), values.sum(), values.square().sum()])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def finish(self) -> None:
+        """All maps have been added. Without any pixel among them the scale stays 1."""
+        if self._sums is None or not self._sums[0]:
             return
-        inside = region.to(maps.dtype)
-        count = inside.sum()
-        some = (count > 0).to(maps.dtype)
-        mean = (maps * inside).sum() / count.clamp(min=1)
-        variance = ((maps - mean).square() * inside).sum() / count.clamp(min=1)
-        self.batches += some
-        weight = some * torch.clamp(1 / self.batches.clamp(min=1), min=self.momentum)
-        self.mean += weight * (mean - self.mean)
-        self.variance += weight * (variance - self.variance)
+        count, total, squares = self._sums
+        variance = (squares / count - (total / count).square()).clamp(min=1e-12)
+        self.std.copy_(variance.sqrt())
+        self._sums = None
 
     def forward(self, maps: Tensor) -> Tensor:
-        """z-normalised maps."""
-        return (maps - self.mean) / self.variance.clamp(min=1e-12).sqrt()
+        """Maps over their healthy standard deviation."""
+        return maps / self.std
 
 
 class CollapseWatch:
@@ -83,7 +75,15 @@ class CollapseWatch:
         # Of images that are all alike nothing can be learnt, about a collapse either.
         share = torch.where(other > UNIFORM, own / other.clamp(min=UNIFORM), 1.0)
         old = self.shares.get(name)
-        self.shares[name] = share if old is None else old.lerp(share, self.memory)
+        self.shares[name] = share if old is None else old.to(share).lerp(share, self.memory)
+
+    def state(self) -> dict[str, Tensor]:
+        """The running shares, by network."""
+        return {name: share.cpu() for name, share in self.shares.items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """The inverse of :meth:`state`."""
+        self.shares = dict(state)
 
     def fault(self) -> str | None:
         """Which network has collapsed, and at which level; None if none has."""
@@ -92,7 +92,7 @@ class CollapseWatch:
                 if not share >= self.limit:
                     return (
                         f"a collapsed {name}: at level {level} its features vary "
-                        f"{100 * share:.2g} % as much as the pretrained network's"
+                        f"{100 * share:.2g} % as much as those it is to match"
                     )
         return None
 

@@ -8,20 +8,23 @@ Peers' versions differ more: anomalib sums the loss over the batch, which multip
 by half the batch's size while the learning rate stays at 0.4, and runs of it collapse. The mean is
 taken here, and :meth:`STFPM.fault` watches for a student that died all the same.
 
-Left out: the fourth layers, which the released code computes and never reads.
+Left out: the fourth layers, which the released code computes and never reads; and its choice of
+the epoch with the lowest mean map on a fifth of the normal images. Its batches have 32 images, and
+its maps are not smoothed: batch size and smoothing (``scoring.sigma_px``) are the config's, the
+same for all detectors unless it says otherwise.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.student import fresh_encoder
 from medrd.models.teacher import Teacher
 
 WINDOW = 20
@@ -31,6 +34,8 @@ GRACE = 100
 a healthy one beats a constant after 20 to 50."""
 DEAD = 0.01
 """Spread of a dead student's features over that of the teacher's."""
+LEARNS = 0.98
+"""A loss that has fallen to no less than this share of what it was has not been learnt from."""
 UNIFORM = 0.01
 """A constant student's distance below which the images are too alike to judge by."""
 
@@ -56,12 +61,7 @@ class STFPM(Detector):
     ) -> None:
         super().__init__()
         self.teacher = teacher
-        self.student = Teacher(teacher.name)
-        for module in self.student.modules():
-            # timm starts a ResNet's residual branches at 0, torchvision (and so the paper's
-            # student) at 1.
-            if isinstance(module, nn.BatchNorm2d):
-                module.reset_parameters()
+        self.student = fresh_encoder(teacher)
         self.lr = lr
         self.momentum = momentum
         self.weight_decay = weight_decay
@@ -112,6 +112,14 @@ class STFPM(Detector):
     def fault(self) -> str | None:
         """A student that is dead, diverges, or learns nothing, judged by the last batches."""
         return self._pulse.fault()
+
+    def watch_state(self) -> dict[str, Any]:
+        """The last batches, and the last look at them."""
+        return self._pulse.state()
+
+    def load_watch_state(self, state: dict[str, Any]) -> None:
+        """Go on with them."""
+        self._pulse.load(state)
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -178,13 +186,11 @@ class _Pulse:
         if not self.beats:
             return None
         # beats x 4 x levels -> four lists of levels
-        shown = torch.stack([torch.stack(beat) for beat in self.beats]).mean(0).tolist()
+        # A resumed run's first ones lie on the CPU.
+        shown = torch.stack([torch.stack(beat).cpu() for beat in self.beats]).mean(0).tolist()
         self.beats.clear()
         loss, constant, alive, wanted = shown
         stuck = self._stuck(loss)
-        for level, value in enumerate(loss):
-            if not math.isfinite(value):
-                return f"a loss that is not finite at level {level + 1}"
         if self.age < GRACE:
             return None
         for level, value in enumerate(loss):
@@ -203,8 +209,19 @@ class _Pulse:
                 )
         return None
 
+    def state(self) -> dict[str, Any]:
+        """As tensors and plain types."""
+        beats = [torch.stack(beat).cpu() for beat in self.beats]
+        return {"age": self.age, "before": self.before, "beats": beats}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state`."""
+        self.age, self.before = state["age"], state["before"]
+        self.beats.clear()
+        self.beats.extend(_Beat(*beat.unbind()) for beat in state["beats"])
+
     def _stuck(self, loss: list[float]) -> list[bool]:
-        """Which levels' losses did not fall since the last look, at least GRACE batches ago.
+        """Which levels' losses hardly fell since the last look, at least GRACE batches ago.
 
         With a low learning rate a healthy student is long worse than a constant, but it improves.
         """
@@ -214,7 +231,7 @@ class _Pulse:
         if self.age - age < GRACE:
             return [False] * len(loss)
         self.before = (self.age, loss)
-        return [now >= then for now, then in zip(loss, before, strict=True)]
+        return [now > LEARNS * then for now, then in zip(loss, before, strict=True)]
 
 
 def _spread(units: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""The student of reverse distillation: fusion, embedding, and a decoder back to the levels.
+"""The students: of reverse distillation (fusion, embedding, and a decoder back to the levels),
+and a fresh encoder of the teacher's kind.
 
 Deng & Li, CVPR 2022, after the released code; RD++, RD with Expert and others build on it.
 """
@@ -120,6 +121,17 @@ class Decoder(nn.Module):
             embedding = stage(embedding)
             levels.append(embedding)
         return levels[::-1]
+
+
+def fresh_encoder(teacher: Teacher) -> Teacher:
+    """A network of the teacher's architecture with random weights: STFPM's kind of student."""
+    student = Teacher(teacher.name)
+    for module in student.modules():
+        # timm starts a ResNet's residual branches at 0, torchvision (and so the paper's
+        # student) at 1.
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+    return student
 
 
 def reverse_student(teacher: Teacher) -> tuple[Bottleneck, Decoder]:

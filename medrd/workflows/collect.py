@@ -1,8 +1,9 @@
-"""The one pass over healthy slices of a detector that remembers them (PatchCore)."""
+"""One more pass over the healthy slices, for detectors that remember them or measure on them."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch
 from medrd.data.slices import HealthySlices, Prefetcher
 from medrd.models import Batch, Detector
 from medrd.workflows.device import Execution
+from medrd.workflows.interrupt import InterruptedRunError
 from medrd.workflows.progress import progress
 
 
@@ -20,10 +22,16 @@ def collect(
     *,
     batch_size: int,
     seed: int,
+    should_stop: Callable[[], bool],
 ) -> float:
-    """Show every slice once, in a random order, and let the detector finish; seconds.
+    """Show every slice once, in a random order, and let the detector finish.
 
-    A pass takes minutes at most, so a killed run begins it again.
+    Nothing of it is saved before the end: a stopped run begins the pass again. Returns seconds.
+
+    Raises
+    ------
+    InterruptedRunError
+        ``should_stop`` has said so, between two batches.
     """
     start = time.perf_counter()
     order = np.random.default_rng([seed, 0]).permutation(len(slices)).tolist()
@@ -35,5 +43,9 @@ def collect(
             with execution.autocast():
                 detector.collect(Batch(execution.images(batch.images), region))
             advance()
+            if should_stop():
+                raise InterruptedRunError(
+                    "stopped while slices were collected; begin again with --resume"
+                )
         detector.finish(torch.Generator().manual_seed(seed))
     return time.perf_counter() - start

@@ -90,11 +90,14 @@ def _read(cell: Cell, folder: Path) -> Finished | None:
 
 def _facts(folder: Path, metrics: dict[str, Any]) -> dict[str, float | int | None]:
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    parameters = run["parameters"]
+    # Runs of before 2026-11-22 do not say what prediction keeps; theirs was all.
+    kept = parameters.get("kept", parameters["all"]) + parameters.get("remembered", 0)
     return {
         "training_seconds": run["training_seconds"],
         "images_per_s": metrics["images_per_s"],
-        "parameters": run["parameters"]["all"],
-        "trained_parameters": run["parameters"]["trained"],
+        "parameters": kept,
+        "trained_parameters": parameters["trained"],
         "model_mib": round((folder / "model" / "model.safetensors").stat().st_size / 2**20, 1),
         "test_units": metrics["counts"]["subjects"],
         "inputs_left_out": len(run["inputs_left_out"]),

@@ -148,7 +148,7 @@ class Loop:
                     f"epoch {position.epoch + 1}, batch {number + 1}",
                     expected="a finite loss",
                     found=str(total),
-                    remedy="Lower model.lr, or train with train.precision=fp32.",
+                    remedy="Lower the model's learning rate, or train with train.precision=fp32.",
                 )
             seen += len(batch.images)
             self.on_batch(total, seen / (time.perf_counter() - start))
@@ -160,7 +160,7 @@ class Loop:
                 f"epoch {position.epoch + 1}",
                 expected="networks that learn",
                 found=fault,
-                remedy="Lower the learning rate, or take another seed.",
+                remedy="Lower the model's learning rate, or take another seed.",
             )
         seconds = time.perf_counter() - start
         means = {name: value / len(batches) for name, value in sums.items()}
@@ -177,7 +177,7 @@ class Loop:
     def iteration(self, slices: SliceBatch, place: Place) -> dict[str, float]:
         """Every step once on one batch; the losses by step."""
         batch = self._batch(slices, place)
-        values = {}
+        losses = []
         for step in self.steps:
             optimizer = self.optimizers[step.name]
             if step.optimizer.schedule is not None:
@@ -189,8 +189,10 @@ class Loop:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            values[step.name] = float(loss.detach())
-        return values
+            losses.append(loss.detach().float())
+        # Read at the end: each reading makes a GPU wait for what is still to be launched.
+        values = torch.stack(losses).tolist()
+        return {step.name: value for step, value in zip(self.steps, values, strict=True)}
 
     def _batch(self, slices: SliceBatch, place: Place) -> Batch:
         images = self.execution.images(slices.images)
@@ -200,10 +202,7 @@ class Loop:
             return Batch(images, region, progress=progress)
         # Of this place alone, so that a resumed run meets the same anomalies.
         simulated = self.simulator(images, region, _generator(self.seed, place))
-        changed = simulated.images
-        if self.execution.bf16:
-            changed = changed.contiguous(memory_format=torch.channels_last)
-        return Batch(images, region, changed, simulated.mask, progress)
+        return Batch(images, region, simulated.images, simulated.mask, progress)
 
 
 def _generator(seed: int, place: Place) -> torch.Generator:

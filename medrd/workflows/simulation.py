@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Generator, Tensor
 
 from medrd.config import Config
+from medrd.data.foreground import foreground
 from medrd.data.noise import CoarseNoise, SimplexBox
 from medrd.data.simulate import AnomalySimulator, Simulated
 from medrd.models.detector import Detector, Simulation
@@ -28,7 +29,14 @@ def simulator_for(config: Config, detector: Detector) -> Simulator | None:
     if detector.simulation is None:
         return None
     make, section = _MAKERS[detector.simulation]
+    settings = dict(getattr(config.model, section))
+    place = settings.pop("place", "anywhere")
     recipe = config.recipe
     # One modality, or grey, in three equal channels: what is put in must be equal too.
     tied = len(recipe.channels) == 1 if recipe.kind == "volumes" else recipe.colour == "grey"
-    return make(**dict(getattr(config.model, section)), tied=tied)
+    simulator = make(**settings, tied=tied)
+    if recipe.kind == "pictures" and place == "object":
+        return lambda images, region, generator: simulator(
+            images, foreground(images, region), generator
+        )
+    return simulator

@@ -31,7 +31,7 @@ from medrd.workflows.model_folder import load_model, make_scoring, save_model
 from medrd.workflows.outputs import make_folder
 from medrd.workflows.progress import progress
 from medrd.workflows.runs import scratch_folder
-from medrd.workflows.simulation import simulator_for
+from medrd.workflows.simulation import Simulator, simulator_for
 from medrd.workflows.versions import git_revision, peak_memory_mib, versions
 from medrd.workflows.weights import load_teacher_weights
 
@@ -58,6 +58,18 @@ def build_detector_for(config: Config) -> Detector:
             expected=f"a multiple of {detector.size_multiple} for this model",
             found=str(config.recipe.size),
             remedy=f"Set recipe.size={near}.",
+        )
+    if (
+        detector.steps()
+        and config.train.batch_size == 1
+        and config.recipe.size == detector.size_multiple
+    ):
+        raise ConfigError(
+            "train.batch_size",
+            expected=f"2 or more at a recipe.size of {config.recipe.size}, where BatchNorm "
+            "sees one position an image",
+            found="1",
+            remedy="Set train.batch_size=2, or a larger recipe.size.",
         )
     teacher = getattr(config.model, "teacher", None)
     if teacher is not None:
@@ -105,6 +117,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         return out
     cohort = load_cohort(config)
     detector = build_detector_for(config)
+    simulator = simulator_for(config, detector)
     make_folder(out)
     (training, held_out), left_out = prepare_sides(cohort, ("train", "calibration"), config, out)
     refuse_same_scan(training, held_out)
@@ -130,7 +143,20 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         write_text(out / "config.yaml", config.to_yaml())
     execution.place(detector)
     with stop_on_signals() as stop:
-        training_seconds = _fit(detector, slices, config, execution, out, seen, stop)
+        training_seconds = 0.0
+        if detector.steps():
+            training_seconds += _fit(
+                detector, simulator, slices, config, execution, out, seen, stop
+            )
+        if detector.collects:
+            training_seconds += collect(
+                detector,
+                slices,
+                execution,
+                batch_size=config.train.batch_size,
+                seed=config.seed,
+                should_stop=lambda: bool(stop),
+            )
     scoring = make_scoring(config.scoring, size=config.recipe.size)
     calibration = _calibrate(Predictor(detector, scoring, execution), held_out, config, out)
     save_model(out / "model", detector, config, calibration=calibration, training=seen)
@@ -160,6 +186,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
 
 def _fit(
     detector: Detector,
+    simulator: Simulator | None,
     slices: HealthySlices,
     config: Config,
     execution: Execution,
@@ -169,12 +196,6 @@ def _fit(
 ) -> float:
     """Run the epochs, from the checkpoint if there is one; seconds of them all."""
     epochs = config.train.epochs
-    if detector.collects:
-        return collect(
-            detector, slices, execution, batch_size=config.train.batch_size, seed=config.seed
-        )
-    if not detector.steps():
-        return 0.0
     identity = _identity(config, seen)
     checkpoint = out / "checkpoint.pt"
     log = MetricsLog(out)
@@ -186,7 +207,7 @@ def _fit(
         batch_size=config.train.batch_size,
         seed=config.seed,
         epochs=epochs,
-        simulator=simulator_for(config, detector),
+        simulator=simulator,
         compile=config.train.compile,
         on_batch=lambda loss, rate: advance(
             note=f"loss {loss:.4f}  {rate:.0f} slices/s  {notes.get('epoch', '')}"
@@ -284,9 +305,14 @@ def portable(config: Config) -> dict[str, Any]:
 
 def _count_parameters(detector: Detector) -> dict[str, int]:
     parameters = list(detector.parameters())
+    unread = sum(
+        p.numel() for n in detector.training_only for p in detector.get_submodule(n).parameters()
+    )
     return {
         "all": sum(p.numel() for p in parameters),
         "trained": sum(p.numel() for p in parameters if p.requires_grad),
+        "kept": sum(p.numel() for p in parameters) - unread,
+        "remembered": detector.remembered,
     }
 
 
