@@ -39,6 +39,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 FAST: dict[str, dict[str, Any]] = {"dae": {"base": 8, "depth": 2}}
 CASES: dict[str, dict[str, Any]] = {name: {"name": name} for name in DETECTORS} | {
     "rd4ad_pixel": {"name": "rd4ad", "loss": "pixel"},
+    "rd_expert_bn_eval": {"name": "rd_expert", "teacher_batch_norm": "eval"},
     "rd_expert_no_gate": {"name": "rd_expert", "gating": False},
     "bikd_two_branch": {"name": "bikd", "variant": "two_branch"},
     "rdpp_pairs": {"name": "rdpp", "transport": "pairs"},

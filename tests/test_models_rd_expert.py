@@ -413,3 +413,27 @@ def test_a_few_dozen_steps_lower_both_losses_and_find_an_anomaly(gating: bool) -
     inside, outside = found[mask], found[~mask]
     auroc = (inside[::7, None] > outside[None, ::29]).float().mean()
     assert float(auroc) > 0.65
+
+
+def test_with_batch_norm_in_eval_the_teacher_starts_as_the_expert_and_keeps_its_statistics() -> (
+    None
+):
+    detector = RDExpert(Teacher("resnet18"), teacher_batch_norm="eval")
+    detector.teacher_loaded()
+    detector.train()
+    images = torch.rand(2, 3, 64, 64)
+    for one, other in zip(detector.trained_teacher(images), detector.teacher(images), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(
+        RDExpert(Teacher("resnet18")).train().trained_teacher(images)[0],
+        detector.teacher(images)[0],
+    )
+    before = {k: v.clone() for k, v in detector.trained_teacher.named_buffers()}
+    mask = torch.zeros(2, 64, 64, dtype=torch.bool)
+    mask[:, 20:40, 20:40] = True
+    batch = Batch(images, torch.ones_like(mask), (images + 0.5 * mask[:, None]).clamp(0, 1), mask)
+    detector.teacher_loss(batch).backward()
+    detector.student_loss(batch).backward()
+    for key, value in detector.trained_teacher.named_buffers():
+        assert torch.equal(value, before[key]), key
+    assert any(p.grad is not None for p in detector.trained_teacher.parameters())

@@ -133,6 +133,9 @@ class RDExpertConfig(Section):
     gating: bool = True
     """The similarity gate of the injected teacher features: the paper describes it, the
     published training never runs it."""
+    teacher_batch_norm: Literal["train", "eval"] = "train"
+    """``train`` as published; in ``eval`` the teacher starts as the expert, which short trainings
+    need."""
     teacher_lr: _Rate = 1e-4
     student_lr: _Rate = 5e-3
     betas: tuple[_Beta, _Beta] = (0.5, 0.999)

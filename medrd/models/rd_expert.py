@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -46,6 +47,10 @@ class RDExpert(Detector):
         Built and loaded; it is frozen here.
     gating
         Inject by similarity (paper) or as it is (released code).
+    teacher_batch_norm
+        Mode of the trained teacher's BatchNorm while it learns. In ``train`` (released code) its
+        features leave the expert's at once, since the statistics are those of the batch, and it
+        takes thousands of iterations to bring them back; in ``eval`` it starts as the expert.
     teacher_lr, student_lr, betas
         Of the two Adams; constant, 5,000 iterations of 16 images in the released code.
     """
@@ -59,6 +64,7 @@ class RDExpert(Detector):
         teacher: Teacher,
         *,
         gating: bool = True,
+        teacher_batch_norm: Literal["train", "eval"] = "train",
         teacher_lr: float = 1e-4,
         student_lr: float = 5e-3,
         betas: tuple[float, float] = (0.5, 0.999),
@@ -67,6 +73,7 @@ class RDExpert(Detector):
         self.teacher = teacher
         self.trained_teacher = copy.deepcopy(teacher).requires_grad_(True)
         self.student = GuidedStudent(teacher, gating=gating)
+        self.teacher_batch_norm = teacher_batch_norm
         self.teacher_lr = teacher_lr
         self.student_lr = student_lr
         self.betas = betas
@@ -80,6 +87,13 @@ class RDExpert(Detector):
         """The trainable teacher starts as the expert."""
         self.trained_teacher.load_state_dict(self.teacher.state_dict())
         self._seen = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; the trained teacher's as ``teacher_batch_norm`` says."""
+        super().train(mode)
+        if self.teacher_batch_norm == "eval":
+            self.trained_teacher.eval()
+        return self
 
     def teacher_loss(self, batch: Batch) -> Tensor:
         """Stay with the expert where the image is healthy, leave it where it is not: in [0, 18].
