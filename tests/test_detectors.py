@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from medrd.config import load_config, make_config
+from medrd.config.compare import cell_config, load_compare
 from medrd.config.models import (
     MODELS,
     CoarseNoiseConfig,
@@ -56,6 +58,22 @@ def test_every_detector_has_a_config_for_scans_and_one_for_pictures(domain: str,
     with torch.device("meta"):
         detector = detector_from_config(config.to_dict()["model"])
     assert config.recipe.size % detector.size_multiple == 0
+
+
+@pytest.mark.parametrize("name", ["brats_mvtec", "models", "paper", "smoke"])
+def test_every_cell_of_the_comparisons_is_a_config_whose_detector_can_be_built(name: str) -> None:
+    raw = yaml.safe_load((CONFIGS / "compare" / f"{name}.yaml").read_text())
+    roots = [f"data_sets.{k}.root=/x" for k, v in raw["data_sets"].items() if "generate" not in v]
+    comparison = load_compare(CONFIGS / "compare" / f"{name}.yaml", roots)
+    for model in comparison.models:
+        configs = [
+            cell_config(comparison, model, data_set, 0, root=Path("/x"))
+            for data_set in comparison.data_sets
+        ]
+        with torch.device("meta"):
+            detector = detector_from_config(configs[0].to_dict()["model"])
+        for config in configs:
+            assert config.recipe.size % detector.size_multiple == 0
 
 
 def test_the_config_knows_the_detectors_that_there_are_and_their_defaults() -> None:
