@@ -10,12 +10,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medrd.models import Batch, Detector, Teacher
+from medrd.models import Batch, Teacher
 from medrd.models import bikd as bikd_module
 from medrd.models.bikd import BiKD
 from medrd.models.cosine import summed_map
 from medrd.models.running import CollapseWatch, HealthyScale
 from medrd.models.simulated import masks_at_levels
+from training import (
+    Answers,
+    changed_batch,
+    count,
+    iterate_steps,
+    levels,
+    lively,
+    moved,
+    optimizers,
+    slow_distance,
+    slow_flat,
+    snapshot,
+)
 
 Variant = Literal["reciprocal", "two_branch"]
 SMALL = "mobilenetv3_small_050"
@@ -25,94 +38,6 @@ VARIANTS: tuple[Variant, ...] = ("reciprocal", "two_branch")
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-def count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def lively(name: str = SMALL) -> Teacher:
-    """timm starts each residual block's last BatchNorm at 0: nothing before it has a gradient."""
-    teacher = Teacher(name)
-    for module in teacher.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-    return teacher
-
-
-def batch(images: int = 2, size: int = 64) -> Batch:
-    healthy = torch.rand(images, 3, size, size)
-    mask = torch.zeros(images, size, size, dtype=torch.bool)
-    mask[:, size // 4 : size // 2, size // 4 : 3 * size // 4] = True
-    changed = torch.where(mask[:, None], 1 - healthy, healthy)
-    return Batch(healthy, torch.ones_like(mask), changed, mask)
-
-
-def optimizers(detector: Detector) -> list[torch.optim.Optimizer]:
-    return [
-        torch.optim.Adam(
-            [{"params": list(g.parameters), **g.settings} for g in step.groups],
-            **step.optimizer.settings,
-        )
-        for step in detector.steps()
-    ]
-
-
-def iterate(
-    detector: Detector, batches: Sequence[Batch], adams: Sequence[torch.optim.Optimizer] = ()
-) -> list[list[float]]:
-    """Losses by step, of every batch."""
-    adams = adams or optimizers(detector)
-    losses = []
-    for given in batches:
-        values = []
-        for step, adam in zip(detector.steps(), adams, strict=True):
-            loss = step.loss(given)
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-            values.append(float(loss.detach()))
-        losses.append(values)
-    return losses
-
-
-def snapshot(network: nn.Module) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in network.state_dict().items()}
-
-
-def moved(network: nn.Module, before: dict[str, Tensor]) -> set[str]:
-    now = network.state_dict()
-    return {key for key, value in now.items() if not torch.equal(value, before[key])}
-
-
-class Answers(nn.Module):
-    """A network that says what it was told to say, call by call, and whether it was training."""
-
-    def __init__(self, *answers: list[Tensor]) -> None:
-        super().__init__()
-        self.answers = list(answers)
-        self.training_at: list[bool] = []
-
-    def forward(self, question: object) -> list[Tensor]:
-        self.training_at.append(self.training)
-        return self.answers[len(self.training_at) - 1]
-
-
-def levels(images: int = 2) -> list[Tensor]:
-    return [torch.randn(images, c, s, s) for c, s in ((3, 8), (5, 4), (4, 2))]
-
-
-def slow_distance(a: list[float], b: list[float]) -> float:
-    dot = sum(x * y for x, y in zip(a, b, strict=True))
-    return 1 - dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
-
-
-def slow_flat(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    total = 0.0
-    for x, y in zip(a, b, strict=True):
-        pairs = zip(x, y, strict=True)
-        total += sum(slow_distance(u.flatten().tolist(), v.flatten().tolist()) for u, v in pairs)
-    return total / len(a[0])
 
 
 def slow_map(a: Tensor, b: Tensor) -> dict[tuple[int, int, int], float]:
@@ -168,7 +93,7 @@ def test_the_students_loss_is_its_formula_written_as_a_loop() -> None:
     t_n, t_a, s_n, s_a = (levels() for _ in range(4))
     detector.trained_teacher = Answers(t_n, t_a)  # type: ignore[assignment]
     detector.student = Answers(s_n, s_a)  # type: ignore[assignment]
-    found = float(detector.student_loss(batch()))
+    found = float(detector.student_loss(changed_batch()))
     assert found == pytest.approx(slow_flat(s_n, t_n) + slow_flat(s_a, t_n), abs=1e-5)
 
 
@@ -179,7 +104,7 @@ def test_the_teachers_loss_is_its_formula_written_as_a_loop() -> None:
     detector.trained_teacher = Answers(t_n, t_a)  # type: ignore[assignment]
     detector.student = Answers(s_n, s_a)  # type: ignore[assignment]
     detector.teacher = Answers(e_n)  # type: ignore[assignment]
-    given = batch()
+    given = changed_batch()
     assert given.mask is not None
     expected, hinges = 0.0, []
     for level, mask in enumerate(masks_at_levels(given.mask, t_n)):
@@ -194,7 +119,9 @@ def test_the_teachers_loss_is_its_formula_written_as_a_loop() -> None:
     assert max(hinges) > 0
     assert float(detector.teacher_loss(given)) == pytest.approx(expected, abs=1e-5)
     assert isinstance(detector.student, Answers)
-    assert detector.student.training_at == [False, False]
+    for (question, _), features in zip(detector.student.calls, (t_n, t_a), strict=True):
+        torch.testing.assert_close(question, features, rtol=0, atol=0)
+    assert not any(training for _, training in detector.student.calls)
     assert detector.student.training
 
 
@@ -208,15 +135,15 @@ def test_the_loss_of_both_branches_is_its_formula_written_as_a_loop() -> None:
     for outputs in (f_n, f_a):
         for x, y in zip(outputs, e_n, strict=True):
             expected += mean(list(slow_map(x, y).values()))
-    assert float(detector.branches_loss(batch())) == pytest.approx(expected, abs=1e-5)
+    assert float(detector.branches_loss(changed_batch())) == pytest.approx(expected, abs=1e-5)
 
 
 def test_reciprocal_steps_move_their_network_alone_and_no_teachers_batch_norm() -> None:
-    detector = BiKD(lively()).train()
+    detector = BiKD(lively(SMALL)).train()
     detector.train(True)
     student_step, teacher_step = detector.steps()
     student_adam, teacher_adam = optimizers(detector)
-    given, before = batch(), snapshot(detector)
+    given, before = changed_batch(), snapshot(detector)
 
     student_step.loss(given).backward()
     for name, parameter in detector.named_parameters():
@@ -239,12 +166,12 @@ def test_reciprocal_steps_move_their_network_alone_and_no_teachers_batch_norm() 
 
 
 def test_two_branches_train_two_students_of_a_frozen_teacher() -> None:
-    detector = BiKD(lively(), variant="two_branch").train()
+    detector = BiKD(lively(SMALL), variant="two_branch").train()
     for module in detector.encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
     before = snapshot(detector)
-    iterate(detector, [batch(), batch()])
+    iterate_steps(detector, [changed_batch(), changed_batch()])
     learnt = {k for k in before if k.startswith(("encoder.", "student."))}
     assert moved(detector, before) == learnt
     assert count(detector.encoder) == count(detector.teacher)
@@ -257,7 +184,7 @@ def test_the_teachers_gradient_is_the_same_through_shared_features(teacher: str)
     assert detector.trained_teacher is not None
     seen: list[Tensor] = []
     detector.trained_teacher.register_forward_hook(lambda m, inputs, _: seen.append(inputs[0]))
-    given = batch()
+    given = changed_batch()
     parameters = list(detector.trained_teacher.parameters())
     detector.student_loss(given).backward()
     shared = torch.autograd.grad(detector.teacher_loss(given), parameters)
@@ -266,7 +193,7 @@ def test_the_teachers_gradient_is_the_same_through_shared_features(teacher: str)
     assert len(seen) == 4
     torch.testing.assert_close(shared, alone)
     detector.student_loss(given)
-    other = batch()
+    other = changed_batch()
     detector.teacher_loss(other)  # features of one batch never answer for another
     assert seen[-2] is other.images
 
@@ -274,19 +201,19 @@ def test_the_teachers_gradient_is_the_same_through_shared_features(teacher: str)
 def test_the_trained_teacher_starts_as_the_pretrained_one() -> None:
     detector = BiKD(Teacher(SMALL))
     assert detector.trained_teacher is not None
-    detector.teacher.load_state_dict(lively().state_dict())
+    detector.teacher.load_state_dict(lively(SMALL).state_dict())
     pretrained = snapshot(detector.teacher)
     assert moved(detector.trained_teacher, pretrained)
     detector.teacher_loaded()
     assert not moved(detector.trained_teacher, pretrained)
-    iterate(detector, [batch()])
+    iterate_steps(detector, [changed_batch()])
     assert moved(detector.trained_teacher, pretrained)
     assert not moved(detector.teacher, pretrained)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_healthy_slices_alone_are_refused(variant: Variant) -> None:
-    given = batch()
+    given = changed_batch()
     detector = BiKD(Teacher(SMALL), variant=variant)
     assert detector.simulation == "anomalies"
     for step in detector.steps():
@@ -302,7 +229,7 @@ def test_flat_images_changed_nowhere_or_everywhere_give_finite_gradients(
     detector = BiKD(Teacher(SMALL), variant=variant).train()
     black = torch.zeros(2, 3, 64, 64)
     mask = torch.full((2, 64, 64), everywhere)
-    losses = iterate(detector, [Batch(black, mask, black + float(everywhere), mask)])
+    losses = iterate_steps(detector, [Batch(black, mask, black + float(everywhere), mask)])
     assert all(math.isfinite(value) for value in losses[0])
     for name, parameter in detector.named_parameters():
         assert parameter.grad is None or bool(parameter.grad.isfinite().all()), name
@@ -312,7 +239,7 @@ def test_flat_images_changed_nowhere_or_everywhere_give_finite_gradients(
 
 def test_the_reciprocal_map_compares_student_and_trained_teacher() -> None:
     detector = BiKD(Teacher(SMALL), teacher_lr=1e-2)
-    iterate(detector, [batch()])
+    iterate_steps(detector, [changed_batch()])
     detector.eval()
     assert detector.trained_teacher is not None
     images = torch.rand(2, 3, 64, 64)
@@ -327,9 +254,9 @@ def test_the_reciprocal_map_compares_student_and_trained_teacher() -> None:
 
 def test_the_two_branches_map_sums_maps_in_units_of_their_healthy_spread() -> None:
     detector = BiKD(Teacher(SMALL), variant="two_branch")
-    iterate(detector, [batch(), batch()])
+    iterate_steps(detector, [changed_batch(), changed_batch()])
     detector.eval()
-    healthy, images = batch(), torch.rand(2, 3, 64, 64)
+    healthy, images = changed_batch(), torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         before = detector.anomaly_map(images)
         detector.collect(healthy)
@@ -353,7 +280,7 @@ def test_the_two_branches_map_sums_maps_in_units_of_their_healthy_spread() -> No
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_saved_model_gives_the_same_map(variant: Variant) -> None:
     detector = BiKD(Teacher(SMALL), variant=variant)
-    iterate(detector, [batch()])
+    iterate_steps(detector, [changed_batch()])
     twin = BiKD(Teacher(SMALL), variant=variant)
     for each in (detector, twin):
         each.eval()
@@ -386,17 +313,17 @@ def test_the_scale_is_the_deviation_inside_the_region_over_all_batches() -> None
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_healthy_training_raises_no_alarm(variant: Variant) -> None:
-    detector = BiKD(lively(), variant=variant).train()
+    detector = BiKD(lively(SMALL), variant=variant).train()
     assert detector.fault() is None
-    iterate(detector, [batch() for _ in range(3)])
+    iterate_steps(detector, [changed_batch() for _ in range(3)])
     assert detector.fault() is None
 
 
 def test_a_student_that_says_the_same_everywhere_raises_the_alarm() -> None:
-    detector = BiKD(lively()).train()
+    detector = BiKD(lively(SMALL)).train()
     deepest = detector.student.get_submodule("1.stages.0")
     deepest.register_forward_hook(lambda module, inputs, output: torch.ones_like(output))
-    detector.student_loss(batch())
+    detector.student_loss(changed_batch())
     fault = detector.fault()
     assert fault is not None
     assert "student" in fault
@@ -404,12 +331,12 @@ def test_a_student_that_says_the_same_everywhere_raises_the_alarm() -> None:
 
 
 def test_a_trained_teacher_that_collapses_raises_the_alarm() -> None:
-    detector = BiKD(lively()).train()
+    detector = BiKD(lively(SMALL)).train()
     assert detector.trained_teacher is not None
     with torch.no_grad():
         for parameter in detector.trained_teacher.parameters():
             parameter.zero_()
-    detector.teacher_loss(batch())
+    detector.teacher_loss(changed_batch())
     fault = detector.fault()
     assert fault is not None
     assert "trained teacher" in fault
@@ -445,7 +372,7 @@ def phantom(images: int) -> Batch:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_few_dozen_steps_lower_the_loss_and_find_an_anomaly(variant: Variant) -> None:
     detector = BiKD(Teacher(SMALL), variant=variant, teacher_lr=1e-4).train()
-    losses = iterate(detector, [phantom(4) for _ in range(30)])
+    losses = iterate_steps(detector, [phantom(4) for _ in range(30)])
     first, last = torch.tensor(losses[:3]).mean(0), torch.tensor(losses[-3:]).mean(0)
     assert bool((last < 0.7 * first).all())
     assert detector.fault() is None

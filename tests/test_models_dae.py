@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medrd.models.dae import DAE, median_filter
 from medrd.models.detector import Batch
 from medrd.models.unet import StandardisedConv, UNet, group_count
+from training import iterate
 
 
 @pytest.fixture(autouse=True)
@@ -28,19 +29,6 @@ def batch(size: int = 16, images: int = 2) -> Batch:
     pictures = torch.rand(images, 3, size, size)
     region = torch.rand(images, size, size) < 0.6
     return Batch(pictures, region, torch.rand_like(pictures), region)
-
-
-def train(detector: DAE, batches: list[Batch]) -> list[float]:
-    (step,) = detector.steps()
-    optimizer = torch.optim.Adam(step.parameters, **step.optimizer.settings)
-    losses = []
-    for given in batches:
-        loss = step.loss(given)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
 
 
 def test_the_network_has_the_released_widths_groups_and_parameters() -> None:
@@ -196,7 +184,7 @@ def test_it_learns_to_remove_noise_finds_a_planted_lesion_and_survives_a_round_t
         simulated = (images + noise * region[:, None]).clamp(0, 1)
         batches.append(Batch(images, region, simulated, region))
         noise_power.append(float((simulated - images).square().mean()))
-    losses = train(detector, batches)
+    losses = iterate(detector, batches)
     assert losses[0] > 10 * noise_power[0]
     assert sum(losses[-5:]) < 0.6 * sum(noise_power[-5:])  # some of the noise is taken off
 

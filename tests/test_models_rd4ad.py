@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrd.models import Batch, Detector, Teacher, build_detector
+from medrd.models import Batch, Teacher, build_detector
 from medrd.models.build import detector_from_config
 from medrd.models.cosine import global_distance, pixel_distance, summed_map
 from medrd.models.rd4ad import RD4AD
+from training import count, iterate
 
 
 @pytest.fixture(autouse=True)
@@ -29,26 +30,9 @@ def resnet18() -> RD4AD:
     return detector
 
 
-def count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
 def batch(size: int = 64, images: int = 2) -> Batch:
     pictures = torch.rand(images, 3, size, size)
     return Batch(pictures, torch.ones(images, size, size, dtype=torch.bool))
-
-
-def iterate(detector: Detector, batches: list[Batch]) -> list[float]:
-    (step,) = detector.steps()
-    optimizer = torch.optim.Adam(step.parameters, **step.optimizer.settings)
-    losses = []
-    for given in batches:
-        loss = step.loss(given)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
 
 
 def test_wide_resnet50_has_the_papers_parameter_counts() -> None:

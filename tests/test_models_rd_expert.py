@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrd.models import Batch, Detector, Teacher
+from medrd.models import Batch, Teacher
 from medrd.models import injection as injection_module
 from medrd.models.injection import Injection, similarity
 from medrd.models.rd_expert import RDExpert
 from medrd.models.simulated import masks_at_levels
+from training import (
+    Answers,
+    changed_batch,
+    count,
+    iterate_steps,
+    levels,
+    lively,
+    moved,
+    optimizers,
+    slow_distance,
+    slow_flat,
+    snapshot,
+)
 
 SMALL = "mobilenetv3_small_050"
 
@@ -22,97 +34,6 @@ SMALL = "mobilenetv3_small_050"
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-def count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def batch(images: int = 2, size: int = 64) -> Batch:
-    healthy = torch.rand(images, 3, size, size)
-    mask = torch.zeros(images, size, size, dtype=torch.bool)
-    mask[:, size // 4 : size // 2, size // 4 : 3 * size // 4] = True
-    changed = torch.where(mask[:, None], 1 - healthy, healthy)
-    return Batch(healthy, torch.ones_like(mask), changed, mask)
-
-
-def optimizers(detector: Detector) -> list[torch.optim.Optimizer]:
-    return [
-        torch.optim.Adam(
-            [{"params": list(g.parameters), **g.settings} for g in step.groups],
-            **step.optimizer.settings,
-        )
-        for step in detector.steps()
-    ]
-
-
-def iterate(
-    detector: Detector, batches: Sequence[Batch], adams: Sequence[torch.optim.Optimizer] = ()
-) -> list[list[float]]:
-    """Losses by step, of every batch."""
-    adams = adams or optimizers(detector)
-    losses = []
-    for given in batches:
-        values = []
-        for step, adam in zip(detector.steps(), adams, strict=True):
-            loss = step.loss(given)
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-            values.append(float(loss.detach()))
-        losses.append(values)
-    return losses
-
-
-def lively(name: str) -> Teacher:
-    """timm starts each residual block's last BatchNorm at 0: nothing before it has a gradient."""
-    teacher = Teacher(name)
-    for module in teacher.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-    return teacher
-
-
-def snapshot(network: nn.Module) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in network.state_dict().items()}
-
-
-def moved(network: nn.Module, before: dict[str, Tensor]) -> set[str]:
-    return {
-        key for key, value in network.state_dict().items() if not torch.equal(value, before[key])
-    }
-
-
-class Answers(nn.Module):
-    """A network that says what it was told to say, call by call, and whether it was training."""
-
-    def __init__(self, *answers: list[Tensor]) -> None:
-        super().__init__()
-        self.answers = list(answers)
-        self.calls: list[tuple[object, bool]] = []
-
-    def forward(self, question: object) -> list[Tensor]:
-        self.calls.append((question, self.training))
-        return self.answers[len(self.calls) - 1]
-
-
-def levels(images: int = 2) -> list[Tensor]:
-    return [torch.randn(images, c, s, s) for c, s in ((3, 8), (5, 4), (4, 2))]
-
-
-def slow_distance(a: list[float], b: list[float]) -> float:
-    dot = sum(x * y for x, y in zip(a, b, strict=True))
-    return 1 - dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
-
-
-def slow_flat(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    total = 0.0
-    for x, y in zip(a, b, strict=True):
-        total += sum(
-            slow_distance(u.flatten().tolist(), v.flatten().tolist())
-            for u, v in zip(x, y, strict=True)
-        ) / len(x)
-    return total
 
 
 def slow_mask(mask: list[list[float]], size: int) -> list[list[float]]:
@@ -246,7 +167,7 @@ def test_the_teachers_loss_is_its_formula_written_as_a_loop() -> None:
     e_n, e_a, t_n, t_a = levels(), levels(), levels(), levels()
     detector.teacher = Answers(e_n, e_a)  # type: ignore[assignment]
     detector.trained_teacher = Answers(t_n, t_a)  # type: ignore[assignment]
-    given = batch()
+    given = changed_batch()
     assert given.mask is not None
     masks = masks_at_levels(given.mask, e_n)
     expected = slow_flat(t_a, e_a)
@@ -272,7 +193,7 @@ def test_the_students_loss_is_its_formula_written_as_a_loop() -> None:
     detector.teacher = Answers(e_n)  # type: ignore[assignment]
     detector.trained_teacher = Answers(t_n, t_a)  # type: ignore[assignment]
     detector.student = Answers(s_n, s_a)  # type: ignore[assignment]
-    given = batch()
+    given = changed_batch()
     found = float(detector.student_loss(given))
     expected = slow_flat(s_n, t_n) + slow_flat(s_a, t_n) + slow_flat(s_n, e_n) + slow_flat(s_a, e_n)
     assert found == pytest.approx(expected, abs=1e-5)
@@ -289,7 +210,7 @@ def test_each_step_moves_its_network_alone(teacher: str) -> None:
     detector.train(True)
     teacher_step, student_step = detector.steps()
     teacher_adam, student_adam = optimizers(detector)
-    given, before = batch(), snapshot(detector)
+    given, before = changed_batch(), snapshot(detector)
 
     teacher_step.loss(given).backward()
     for name, parameter in detector.named_parameters():
@@ -315,7 +236,7 @@ def test_the_expert_sees_a_batch_once_and_never_answers_for_another() -> None:
     detector = RDExpert(Teacher(SMALL))
     calls: list[Tensor] = []
     detector.teacher.register_forward_hook(lambda module, inputs, _: calls.append(inputs[0]))
-    first, second = batch(), batch()
+    first, second = changed_batch(), changed_batch()
     detector.teacher_loss(first)
     shared = detector.student_loss(first)
     assert len(calls) == 2
@@ -333,13 +254,13 @@ def test_the_trained_teacher_starts_as_the_expert_and_is_another_network() -> No
     detector.teacher_loaded()
     expert = snapshot(detector.teacher)
     assert not moved(detector.trained_teacher, expert)
-    iterate(detector, [batch()])
+    iterate_steps(detector, [changed_batch()])
     assert moved(detector.trained_teacher, expert)
     assert not moved(detector.teacher, expert)
 
 
 def test_healthy_slices_alone_are_refused() -> None:
-    given = batch()
+    given = changed_batch()
     detector = RDExpert(Teacher(SMALL))
     assert detector.simulation == "anomalies"
     for step in detector.steps():
@@ -351,7 +272,7 @@ def test_black_images_without_any_anomaly_give_finite_gradients() -> None:
     detector = RDExpert(Teacher(SMALL)).train()
     black = torch.zeros(2, 3, 64, 64)
     nothing = torch.zeros(2, 64, 64, dtype=torch.bool)
-    losses = iterate(detector, [Batch(black, nothing, black, nothing)])
+    losses = iterate_steps(detector, [Batch(black, nothing, black, nothing)])
     assert all(math.isfinite(value) for value in losses[0])
     for name, parameter in detector.named_parameters():
         assert parameter.grad is None or bool(parameter.grad.isfinite().all()), name
@@ -360,7 +281,7 @@ def test_black_images_without_any_anomaly_give_finite_gradients() -> None:
 
 def test_the_map_compares_student_and_trained_teacher_and_needs_no_expert() -> None:
     detector = RDExpert(Teacher(SMALL))
-    iterate(detector, [batch()])
+    iterate_steps(detector, [changed_batch()])
     detector.eval()
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
@@ -403,7 +324,9 @@ def test_a_few_dozen_steps_lower_both_losses_and_find_an_anomaly(gating: bool) -
     losses = []
     for _ in range(30):
         healthy, changed, mask = phantom(4)
-        losses += iterate(detector, [Batch(healthy, torch.ones_like(mask), changed, mask)], adams)
+        losses += iterate_steps(
+            detector, [Batch(healthy, torch.ones_like(mask), changed, mask)], adams
+        )
     first, last = torch.tensor(losses[:3]).mean(0), torch.tensor(losses[-3:]).mean(0)
     assert bool((last < torch.tensor([0.9, 0.6]) * first).all())
     detector.eval()

@@ -15,6 +15,7 @@ from medrd.models.detector import Batch
 from medrd.models.rdpp import RDPP, paired_transport, projection
 from medrd.models.sinkhorn import sinkhorn_divergence
 from medrd.models.teacher import Teacher
+from training import count, iterate
 
 DIAMETER = 10.0  # no points here are farther apart
 
@@ -24,30 +25,12 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def count(*networks: nn.Module) -> int:
-    return sum(p.numel() for network in networks for p in network.parameters())
-
-
 def batch(size: int = 64, images: int = 2) -> Batch:
     pictures = torch.rand(images, 3, size, size)
     simulated, mask = pictures.clone(), torch.zeros(images, size, size, dtype=torch.bool)
     mask[:, 20:36, 24:44] = True
     simulated += 0.2 * torch.randn_like(simulated) * mask[:, None]
     return Batch(pictures, torch.ones_like(mask), simulated.clamp(0, 1), mask)
-
-
-def train(detector: RDPP, batches: list[Batch]) -> list[float]:
-    (step,) = detector.steps()
-    groups = [{"params": list(g.parameters), **g.settings} for g in step.groups]
-    optimizer = torch.optim.Adam(groups, **step.optimizer.settings)
-    losses = []
-    for given in batches:
-        loss = step.loss(given)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
 
 
 # ---------------------------------------------------------------- the networks
@@ -190,9 +173,9 @@ def test_training_moves_all_but_the_teacher(transport: str) -> None:
     detector = RDPP(Teacher("resnet18"), transport=transport)  # type: ignore[arg-type]
     before = {key: value.clone() for key, value in detector.state_dict().items()}
     detector.train()
-    train(detector, [batch() for _ in range(3)])
+    iterate(detector, [batch() for _ in range(3)])
     detector.train()
-    train(detector, [batch()])
+    iterate(detector, [batch()])
     assert detector.decoder.training
     assert not any(module.training for module in detector.teacher.modules())
     for name, parameter in detector.named_parameters():
@@ -235,7 +218,7 @@ def test_it_learns_finds_a_planted_anomaly_and_survives_a_round_trip() -> None:
         simulated, mask = given.changed()
         noise = (simulated - given.images) * mask[:, None]
         batches.append(Batch(images, given.region, (images + noise).clamp(0, 1), mask))
-    losses = train(detector, batches)
+    losses = iterate(detector, batches)
     assert losses[-1] < 0.5 * losses[0]
     detector.eval()
     sick, lesion = stripes(4), torch.zeros(4, 64, 64, dtype=torch.bool)

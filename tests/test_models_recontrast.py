@@ -14,6 +14,7 @@ from medrd.config import TeacherConfig
 from medrd.models import Batch, Teacher
 from medrd.models.recontrast import ReContrast, mined_distance
 from medrd.workflows.weights import load_teacher_weights
+from training import auroc, count, iterate, phantoms
 
 
 @pytest.fixture(autouse=True)
@@ -21,37 +22,9 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
 def batch(images: Tensor | None = None, progress: float = 0.0) -> Batch:
     pictures = torch.rand(2, 3, 64, 64) if images is None else images
     return Batch(pictures, torch.ones_like(pictures[:, 0], dtype=torch.bool), progress=progress)
-
-
-def iterate(detector: ReContrast, batches: Sequence[Batch]) -> list[float]:
-    (step,) = detector.steps()
-    groups = [{"params": list(each.parameters), **each.settings} for each in step.groups]
-    optimizer = torch.optim.AdamW(groups, **step.optimizer.settings)
-    losses = []
-    for given in batches:
-        loss = step.loss(given)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
-
-
-def phantoms(images: int) -> Tensor:
-    """Ellipses with a soft texture that differ in size, brightness and phase."""
-    axis = torch.linspace(-1, 1, 64)
-    y, x = axis[:, None], axis[None]
-    a, b, level, phase = torch.rand(4, images, 1, 1)
-    inside = (x / (0.7 + 0.2 * a)) ** 2 + (y / (0.7 + 0.2 * b)) ** 2 < 1
-    picture = 0.4 + 0.2 * level + 0.1 * torch.sin(6 * x + 6 * phase) * torch.cos(5 * y)
-    return (inside * picture)[:, None].repeat(1, 3, 1, 1)
 
 
 def test_wide_resnet50_is_rd4ad_with_an_encoder_and_two_heads_for_each_level() -> None:
@@ -295,9 +268,3 @@ def test_a_phantoms_planted_anomaly_stands_out_after_training_and_after_saving()
         other = ReContrast(Teacher("tf_efficientnet_lite0")).eval()
         other.load_state_dict(detector.state_dict())
         assert torch.equal(other.anomaly_map(changed), found)
-
-
-def auroc(positive: Tensor, negative: Tensor) -> float:
-    order = torch.cat([positive.flatten(), negative.flatten()]).argsort().argsort()
-    n, m = positive.numel(), negative.numel()
-    return float((order[:n].double().sum() - n * (n - 1) / 2) / (n * m))

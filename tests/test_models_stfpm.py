@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +11,7 @@ from medrd.config import TeacherConfig
 from medrd.models import Batch, Teacher, stfpm
 from medrd.models.stfpm import STFPM
 from medrd.workflows.weights import load_teacher_weights
+from training import auroc, count, iterate, phantoms
 
 
 @pytest.fixture(autouse=True)
@@ -20,36 +19,9 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
 def batch(images: Tensor | None = None) -> Batch:
     pictures = torch.rand(2, 3, 64, 64) if images is None else images
     return Batch(pictures, torch.ones_like(pictures[:, 0], dtype=torch.bool))
-
-
-def iterate(detector: STFPM, batches: Sequence[Batch]) -> list[float]:
-    (step,) = detector.steps()
-    optimizer = torch.optim.SGD(step.parameters, **step.optimizer.settings)
-    losses = []
-    for given in batches:
-        loss = step.loss(given)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    return losses
-
-
-def phantoms(images: int, size: int = 64) -> Tensor:
-    """Ellipses with a soft texture that differ in size, brightness and phase."""
-    axis = torch.linspace(-1, 1, size)
-    y, x = axis[:, None], axis[None]
-    a, b, level, phase = torch.rand(4, images, 1, 1)
-    inside = (x / (0.7 + 0.2 * a)) ** 2 + (y / (0.7 + 0.2 * b)) ** 2 < 1
-    picture = 0.4 + 0.2 * level + 0.1 * torch.sin(6 * x + 6 * phase) * torch.cos(5 * y)
-    return (inside * picture)[:, None].repeat(1, 3, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +210,7 @@ def test_a_student_that_stays_worse_than_a_constant_is_found_and_a_slow_one_is_n
     slow = STFPM(Teacher("resnet18"), lr=0.01).train()
     for _ in range(3):
         iterate(slow, [batch(images)] * 4)
-        beat = slow._pulse.beats[-1]
+        beat = slow.watch.beats[-1]
         assert bool((beat.loss > beat.constant).all())
         assert slow.fault() is None
 
@@ -288,7 +260,7 @@ def test_the_watch_sees_training_alone() -> None:
     detector = STFPM(Teacher("resnet18")).eval()
     with torch.no_grad():
         detector.distillation_loss(batch())
-    assert not detector._pulse.beats
+    assert not detector.watch.beats
 
 
 def test_the_constant_is_the_best_that_one_vector_can_do() -> None:
@@ -300,9 +272,3 @@ def test_the_constant_is_the_best_that_one_vector_can_do() -> None:
     reached = [(targets - t[:, None, None]).square().sum(1).mean() for t in tries]
     assert limit <= float(torch.stack(reached).min()) + 1e-6
     assert limit == pytest.approx(float(torch.stack(reached).min()), rel=0.05)
-
-
-def auroc(positive: Tensor, negative: Tensor) -> float:
-    order = torch.cat([positive.flatten(), negative.flatten()]).argsort().argsort()
-    n, m = positive.numel(), negative.numel()
-    return float((order[:n].double().sum() - n * (n - 1) / 2) / (n * m))

@@ -104,7 +104,7 @@ class RD4ADConfig(Section):
     teacher: TeacherConfig = TeacherConfig()
     loss: Literal["global", "pixel"] = "global"
     """Cosine of the flattened features (the released code) or per position (the paper)."""
-    lr: float = Field(0.005, gt=0)
+    lr: _Rate = 0.005
     betas: tuple[_Beta, _Beta] = (0.5, 0.999)
 
 

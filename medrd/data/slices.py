@@ -58,15 +58,17 @@ class HealthySlices:
         )
 
 
-def epoch_order(length: int, *, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+def epoch_order(
+    length: int, *, batch_size: int, seed: int, epoch: int, drop_last: bool = True
+) -> list[list[int]]:
     """The batches of an epoch as positions: a function of its arguments alone.
 
-    A last batch that is smaller is left out (a batch of one slice makes BatchNorm noisy),
-    unless it is the only one.
+    A last batch that is smaller is left out with ``drop_last`` (a batch of one slice makes
+    BatchNorm noisy), unless it is the only one.
     """
     order = np.random.default_rng([seed, epoch]).permutation(length).tolist()
     batches = [order[i : i + batch_size] for i in range(0, length, batch_size)]
-    if len(batches) > 1 and len(batches[-1]) < batch_size:
+    if drop_last and len(batches) > 1 and len(batches[-1]) < batch_size:
         batches.pop()
     return batches
 

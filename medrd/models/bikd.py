@@ -25,7 +25,7 @@ that avoids inconsistent targets, and simulated anomalies. Two readings of it:
 from __future__ import annotations
 
 import copy
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,7 @@ class BiKD(Detector):
         self.trained_teacher: Teacher | None = None
         if variant == "reciprocal":
             self.trained_teacher = copy.deepcopy(teacher).requires_grad_(True)
+            self.still = (self.trained_teacher,)
             self.training_only = ("teacher",)
         else:
             self.encoder = fresh_encoder(teacher)
@@ -108,13 +109,6 @@ class BiKD(Detector):
         if self.trained_teacher is not None:
             self.trained_teacher.load_state_dict(self.teacher.state_dict())
         self._seen = None
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode, leaving both teachers' BatchNorm in eval."""
-        super().train(mode)
-        if self.trained_teacher is not None:
-            self.trained_teacher.eval()
-        return self
 
     def steps(self) -> list[Step]:
         """Student, then teacher (reciprocal); both students in one (two_branch)."""

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from medrd.models.running import CollapseWatch
+from medrd.models.running import Watch
 
 Simulation = Literal["anomalies", "simplex_box", "coarse_noise"]
 """What the data side can do to a healthy slice: put anomalies into it (with their mask), simplex
@@ -104,6 +104,8 @@ class Detector(nn.Module):
     """
 
     frozen: Sequence[nn.Module] = ()
+    still: Sequence[nn.Module] = ()
+    """Networks that learn while their BatchNorm stays in eval mode."""
     size_multiple: int = 1
     """Height and width of the images must be multiples of this (pixels)."""
     simulation: Simulation | None = None
@@ -113,7 +115,7 @@ class Detector(nn.Module):
     instead of one): a pass of :meth:`collect` over them in eval mode, then :meth:`finish`."""
     scores_images: bool = False
     """True where :meth:`map_and_score` gives an image score of the method's own."""
-    watch: CollapseWatch | None = None
+    watch: Watch | None = None
     """Sees features during training, for detectors that could collapse."""
     training_only: tuple[str, ...] = ()
     """Direct submodules that no prediction reads: a saved model is without them."""
@@ -127,11 +129,21 @@ class Detector(nn.Module):
             network.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, leaving frozen networks in eval."""
+        """Set the mode, leaving ``frozen`` and ``still`` networks in eval."""
         super().train(mode)
-        for network in self.frozen:
+        for network in (*self.frozen, *self.still):
             network.eval()
         return self
+
+    def parameter_counts(self) -> dict[str, int]:
+        """How many parameters there are, are trained, and are kept for prediction."""
+        unread = [self.get_submodule(name) for name in self.training_only]
+        everything = sum(p.numel() for p in self.parameters())
+        return {
+            "all": everything,
+            "trained": sum(p.numel() for p in self.parameters() if p.requires_grad),
+            "kept": everything - sum(p.numel() for n in unread for p in n.parameters()),
+        }
 
     def keep_for_prediction(self) -> None:
         """Let go of the networks that only training reads."""

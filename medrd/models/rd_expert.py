@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -73,7 +73,8 @@ class RDExpert(Detector):
         self.teacher = teacher
         self.trained_teacher = copy.deepcopy(teacher).requires_grad_(True)
         self.student = GuidedStudent(teacher, gating=gating)
-        self.teacher_batch_norm = teacher_batch_norm
+        if teacher_batch_norm == "eval":
+            self.still = (self.trained_teacher,)
         self.teacher_lr = teacher_lr
         self.student_lr = student_lr
         self.betas = betas
@@ -87,13 +88,6 @@ class RDExpert(Detector):
         """The trainable teacher starts as the expert."""
         self.trained_teacher.load_state_dict(self.teacher.state_dict())
         self._seen = None
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; the trained teacher's as ``teacher_batch_norm`` says."""
-        super().train(mode)
-        if self.teacher_batch_norm == "eval":
-            self.trained_teacher.eval()
-        return self
 
     def teacher_loss(self, batch: Batch) -> Tensor:
         """Stay with the expert where the image is healthy, leave it where it is not: in [0, 18].

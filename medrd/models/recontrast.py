@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal, Self, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,8 @@ class ReContrast(Detector):
         self.heads = nn.ModuleList(_heads(teacher.channels) for _ in range(2))
         self.lr, self.encoder_lr = lr, encoder_lr
         self.weight_decay, self.betas = weight_decay, betas
-        self.encoder_batch_norm = encoder_batch_norm
+        if encoder_batch_norm == "eval":
+            self.still = (self.encoder,)
         self.alpha, self.ramp = alpha, ramp
         self.watch = CollapseWatch()
         self.size_multiple = 2 * teacher.strides[-1]
@@ -83,13 +84,6 @@ class ReContrast(Detector):
     def teacher_loaded(self) -> None:
         """The trainable encoder starts as the teacher."""
         self.encoder.load_state_dict(self.teacher.state_dict())
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; the trainable encoder's as ``encoder_batch_norm`` says."""
-        super().train(mode)
-        if self.encoder_batch_norm == "eval":
-            self.encoder.eval()
-        return self
 
     def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Six targets and six reconstructions of (B, 3, H, W) images.

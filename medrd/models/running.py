@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,22 @@ from torch import Tensor, nn
 
 UNIFORM = 1e-3
 """A reference whose spread is below this has seen nothing but one flat image."""
+
+
+class Watch(Protocol):
+    """What sees a detector's features during training and says when they have gone wrong."""
+
+    def fault(self) -> str | None:
+        """What is wrong, in words."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What it judges by, as tensors and plain types."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state`."""
+        ...
 
 
 class HealthyScale(nn.Module):

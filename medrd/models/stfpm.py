@@ -51,6 +51,8 @@ class STFPM(Detector):
         SGD's.
     """
 
+    watch: _Pulse
+
     def __init__(
         self,
         teacher: Teacher,
@@ -66,7 +68,7 @@ class STFPM(Detector):
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.size_multiple = teacher.strides[-1]
-        self._pulse = _Pulse()
+        self.watch = _Pulse()
         self.freeze(teacher)
 
     def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -82,7 +84,7 @@ class STFPM(Detector):
             [squared_distance(a, b).mean() for a, b in zip(targets, outputs, strict=True)]
         )
         if self.training:
-            self._pulse.feel(targets, outputs, losses.detach())
+            self.watch.feel(targets, outputs, losses.detach())
         return losses.sum()
 
     def steps(self) -> list[Step]:
@@ -108,18 +110,6 @@ class STFPM(Detector):
         for a, b in zip(targets, outputs, strict=True):
             product = product * _resize(squared_distance(a, b)[:, None], size)
         return _resize(product, (images.shape[-2], images.shape[-1]))[:, 0]
-
-    def fault(self) -> str | None:
-        """A student that is dead, diverges, or learns nothing, judged by the last batches."""
-        return self._pulse.fault()
-
-    def watch_state(self) -> dict[str, Any]:
-        """The last batches, and the last look at them."""
-        return self._pulse.state()
-
-    def load_watch_state(self, state: dict[str, Any]) -> None:
-        """Go on with them."""
-        self._pulse.load(state)
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
-from medrd.data.slices import HealthySlices, Prefetcher
+from medrd.data.slices import HealthySlices, Prefetcher, epoch_order
 from medrd.models import Batch, Detector
 from medrd.workflows.device import Execution
 from medrd.workflows.interrupt import InterruptedRunError
@@ -34,8 +33,7 @@ def collect(
         ``should_stop`` has said so, between two batches.
     """
     start = time.perf_counter()
-    order = np.random.default_rng([seed, 0]).permutation(len(slices)).tolist()
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    batches = epoch_order(len(slices), batch_size=batch_size, seed=seed, epoch=0, drop_last=False)
     detector.eval()
     with torch.no_grad(), progress("collecting", len(batches)) as advance:
         for batch in Prefetcher(slices, batches):

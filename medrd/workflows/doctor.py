@@ -7,7 +7,7 @@ import torch
 from medrd.config import TeacherConfig
 from medrd.data.cache import default_cache
 from medrd.errors import MedrdError
-from medrd.models import Detector, Teacher
+from medrd.models import Teacher
 from medrd.models.build import DETECTORS, build_detector
 from medrd.report.table import markdown_table
 from medrd.workflows.device import choose_execution
@@ -39,16 +39,10 @@ def _rows(name: str) -> list[list[str]]:
     for teacher in _TEACHERS if kind.has_teacher else (None,):
         with torch.device("meta"):  # nothing is computed, so nothing need be filled
             detector = build_detector(name, teacher=teacher)
-        trained = sum(p.numel() for step in detector.steps() for p in step.parameters)
-        everything = _count(detector)
-        detector.keep_for_prediction()
-        counts = (trained, everything - trained, _count(detector))
-        rows.append([name, teacher or "–", *(f"{n / 1e6:.1f} M" for n in counts), kind.source])
+        counts = detector.parameter_counts()
+        shown = (counts["trained"], counts["all"] - counts["trained"], counts["kept"])
+        rows.append([name, teacher or "–", *(f"{n / 1e6:.1f} M" for n in shown), kind.source])
     return rows
-
-
-def _count(detector: Detector) -> int:
-    return sum(p.numel() for p in detector.parameters())
 
 
 def _device() -> str:

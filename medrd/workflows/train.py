@@ -171,7 +171,7 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
             "seed": config.seed,
             "slices": len(slices),
             "inputs_left_out": [error.where for error in left_out],
-            "parameters": _count_parameters(detector),
+            "parameters": detector.parameter_counts() | {"remembered": detector.remembered},
             "epochs": config.train.epochs if detector.steps() else 0,
             # Of all sessions, and of the last one with its preparation and calibration.
             "training_seconds": round(training_seconds, 3),
@@ -301,19 +301,6 @@ def portable(config: Config) -> dict[str, Any]:
     if "teacher" in content["model"]:
         content["model"]["teacher"] |= {"file": None}
     return content
-
-
-def _count_parameters(detector: Detector) -> dict[str, int]:
-    parameters = list(detector.parameters())
-    unread = sum(
-        p.numel() for n in detector.training_only for p in detector.get_submodule(n).parameters()
-    )
-    return {
-        "all": sum(p.numel() for p in parameters),
-        "trained": sum(p.numel() for p in parameters if p.requires_grad),
-        "kept": sum(p.numel() for p in parameters) - unread,
-        "remembered": detector.remembered,
-    }
 
 
 def _device_name(device: torch.device) -> str:
