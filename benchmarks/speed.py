@@ -22,17 +22,17 @@ import torch
 from medrd.config import RecipeConfig
 from medrd.data.layouts import find_subjects
 from medrd.data.phantom import write_cohort
-from medrd.data.prepare import Prepared, prepare, read_channels
+from medrd.data.prepare import PreparedVolume, prepare, read_channels
 from medrd.data.slices import SliceBatch
 from medrd.models import Detector, Scoring
 from medrd.models.build import build_detector
 from medrd.report.table import markdown_table
 from medrd.workflows.device import Execution, choose_execution
 from medrd.workflows.infer import Predictor
-from medrd.workflows.loop import Loop
+from medrd.workflows.loop import Loop, Place
 
 
-def phantom_slices(size: int) -> Prepared:
+def phantom_slices(size: int) -> PreparedVolume:
     """One simulated brain's slices."""
     with tempfile.TemporaryDirectory() as folder:
         write_cohort(Path(folder), 1, seed=0)
@@ -41,7 +41,7 @@ def phantom_slices(size: int) -> Prepared:
         return prepare(read_channels(subject, recipe, max_voxels=512**3), recipe)
 
 
-def batches_of(prepared: Prepared, batch_size: int, count: int) -> list[SliceBatch]:
+def batches_of(prepared: PreparedVolume, batch_size: int, count: int) -> list[SliceBatch]:
     """Random batches, with a fixed seed."""
     rng = np.random.default_rng(0)
     picks = [rng.choice(len(prepared.images), batch_size, replace=False) for _ in range(count)]
@@ -80,7 +80,7 @@ def main() -> None:
     for number, batch in enumerate(batches):
         for name, loop in loops.items():
             start = time.perf_counter()
-            loop.iteration(batch)
+            loop.iteration(batch, Place(0, number, len(batches)))
             if number:  # the first builds the kernels
                 train_s[name].append(time.perf_counter() - start)
     del loops
@@ -124,7 +124,7 @@ def main() -> None:
 def print_loss_curves(
     detector: Detector,
     ways: dict[str, Execution],
-    prepared: Prepared,
+    prepared: PreparedVolume,
     batch_size: int,
     steps: int,
 ) -> None:
@@ -133,7 +133,10 @@ def print_loss_curves(
     curves = {}
     for name, way in ways.items():
         loop = training_loop(copy.deepcopy(detector), way)
-        curves[name] = [sum(loop.iteration(batch).values()) for batch in batches]
+        curves[name] = [
+            sum(loop.iteration(batch, Place(0, number, len(batches))).values())
+            for number, batch in enumerate(batches)
+        ]
     every = max(1, steps // 10)
     rows = [
         [str(step + 1), *(f"{curve[step]:.4f}" for curve in curves.values())]

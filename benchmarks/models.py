@@ -1,0 +1,142 @@
+"""Speed of every detector of a comparison: training iterations and prediction, in turns.
+
+All detectors see the same simulated slices within one process, in rounds, so that a machine that
+is shared treats them alike. What counts is the ratio to the first one. Weights are random where
+the config's cannot be had without data; speed does not depend on them.
+
+    python benchmarks/models.py configs/compare/models.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from speed import batches_of, phantom_slices
+
+from medrd.config import Config
+from medrd.config.compare import CompareConfig, cell_config, load_compare
+from medrd.config.load import read_yaml
+from medrd.data.slices import SliceBatch
+from medrd.models import Batch, Scoring
+from medrd.models.build import detector_from_config
+from medrd.report.table import markdown_table
+from medrd.workflows.device import Execution, choose_execution
+from medrd.workflows.infer import Predictor
+from medrd.workflows.loop import Loop, Place
+from medrd.workflows.simulation import simulator_for
+
+
+def cell_configs(config: CompareConfig, data_set: str) -> dict[str, Config]:
+    """One config a model, on the data set; its files are not needed."""
+    return {
+        name: cell_config(config, name, data_set, 0, root=Path("nowhere")) for name in config.models
+    }
+
+
+def training_of(config: Config, execution: Execution) -> Callable[[SliceBatch, int], object] | None:
+    """One iteration of a detector on a batch; None for a detector that has no steps."""
+    torch.manual_seed(0)
+    detector = execution.place(detector_from_config(config.model.model_dump(mode="json")))
+    if not detector.steps():
+        return None
+    detector.train()
+    loop = Loop(
+        detector,
+        [],  # type: ignore[arg-type]
+        execution,
+        batch_size=1,
+        seed=0,
+        epochs=1,
+        simulator=simulator_for(config, detector),
+    )
+    return lambda batch, number: loop.iteration(batch, Place(0, number, 1000))
+
+
+def predictor_of(config: Config, execution: Execution, slices: SliceBatch) -> Predictor:
+    """A detector as it predicts: what is collected comes from these slices."""
+    torch.manual_seed(0)
+    detector = execution.place(detector_from_config(config.model.model_dump(mode="json"))).eval()
+    if detector.collects:
+        with torch.no_grad(), execution.autocast():
+            region = torch.from_numpy(slices.region).to(execution.device)
+            detector.collect(Batch(execution.images(slices.images), region))
+            detector.finish(torch.Generator().manual_seed(0))
+    detector.keep_for_prediction()
+    return Predictor(detector, Scoring(size=slices.region.shape[-1]), execution)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Wall time of a call."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", help="a comparison")
+    parser.add_argument("--data-set", help="whose recipe to take; default: the first")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+
+    # The data are not looked at, so they may be anywhere.
+    names = read_yaml(Path(args.config)).get("data_sets", {})
+    config = load_compare(args.config, [f"data_sets.{name}.root=nowhere" for name in names])
+    cells = cell_configs(config, args.data_set or next(iter(config.data_sets)))
+    execution = choose_execution(args.device)
+    first = next(iter(cells.values()))
+    size, batch_size = first.recipe.size, first.train.batch_size
+    prepared = phantom_slices(size)
+    batches = batches_of(prepared, batch_size, args.rounds + 1)
+    everything = SliceBatch(np.asarray(prepared.images, np.float32), prepared.region)
+
+    trainings = {name: training_of(cell, execution) for name, cell in cells.items()}
+    predictors = {name: predictor_of(cell, execution, everything) for name, cell in cells.items()}
+    train_s: dict[str, list[float]] = {name: [] for name in cells}
+    predict_s: dict[str, list[float]] = {name: [] for name in cells}
+    for number, batch in enumerate(batches):
+        for name, train in trainings.items():
+            predictor = predictors[name]
+            if train is not None:
+                took = seconds(lambda: train(batch, number), execution.device)  # noqa: B023
+                train_s[name].append(took)
+            took = seconds(
+                lambda: predictor.maps(batch.images, batch.region),  # noqa: B023
+                execution.device,
+            )
+            predict_s[name].append(took)
+
+    # The first round builds the kernels.
+    iteration = {name: statistics.median(each[1:]) for name, each in train_s.items() if each}
+    prediction = {name: statistics.median(each[1:]) for name, each in predict_s.items()}
+    reference = next(iter(iteration))
+    rows = [
+        [
+            name,
+            f"{batch_size / iteration[name]:.1f}" if name in iteration else "–",
+            f"{iteration[name] / iteration[reference]:.2f}" if name in iteration else "–",
+            f"{batch_size / prediction[name]:.1f}",
+            f"{prediction[name] / prediction[reference]:.2f}",
+        ]
+        for name in cells
+    ]
+    print(f"{size}², batch {batch_size}, {execution.device}, {execution.precision}, ", end="")
+    print(f"{torch.get_num_threads()} threads, median of {args.rounds} rounds\n")
+    times = f"times as long as {reference}"
+    print(markdown_table(["model", "training slices/s", times, "prediction slices/s", times], rows))
+
+
+if __name__ == "__main__":
+    main()
