@@ -1,8 +1,8 @@
 """Speed of every detector of a comparison: training iterations and prediction, in turns.
 
 All detectors see the same simulated slices within one process, in rounds, so that a machine that
-is shared treats them alike. What counts is the ratio to the first one. Weights are random where
-the config's cannot be had without data; speed does not depend on them.
+is shared treats them alike. What counts is the ratio to the first one. Weights are random: speed
+does not depend on them. A memory of patches is taken from one phantom.
 
     python benchmarks/models.py configs/compare/models.yaml
 """
@@ -39,7 +39,9 @@ def cell_configs(config: CompareConfig, data_set: str) -> dict[str, Config]:
     }
 
 
-def training_of(config: Config, execution: Execution) -> Callable[[SliceBatch, int], object] | None:
+def training_of(
+    config: Config, execution: Execution, *, compile: bool
+) -> Callable[[SliceBatch, int], object] | None:
     """One iteration of a detector on a batch; None for a detector that has no steps."""
     torch.manual_seed(0)
     detector = execution.place(detector_from_config(config.model.model_dump(mode="json")))
@@ -54,6 +56,7 @@ def training_of(config: Config, execution: Execution) -> Callable[[SliceBatch, i
         seed=0,
         epochs=1,
         simulator=simulator_for(config, detector),
+        compile=compile,
     )
     return lambda batch, number: loop.iteration(batch, Place(0, number, 1000))
 
@@ -89,6 +92,7 @@ def main() -> None:
     parser.add_argument("--data-set", help="whose recipe to take; default: the first")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the losses")
     args = parser.parse_args()
 
     # The data are not looked at, so they may be anywhere.
@@ -102,7 +106,9 @@ def main() -> None:
     batches = batches_of(prepared, batch_size, args.rounds + 1)
     everything = SliceBatch(np.asarray(prepared.images, np.float32), prepared.region)
 
-    trainings = {name: training_of(cell, execution) for name, cell in cells.items()}
+    trainings = {
+        name: training_of(cell, execution, compile=args.compile) for name, cell in cells.items()
+    }
     predictors = {name: predictor_of(cell, execution, everything) for name, cell in cells.items()}
     train_s: dict[str, list[float]] = {name: [] for name in cells}
     predict_s: dict[str, list[float]] = {name: [] for name in cells}
@@ -135,6 +141,9 @@ def main() -> None:
     print(f"{size}², batch {batch_size}, {execution.device}, {execution.precision}, ", end="")
     print(f"{torch.get_num_threads()} threads, median of {args.rounds} rounds\n")
     times = f"times as long as {reference}"
+    if execution.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(execution.device) / 2**20
+        print(f"peak memory of all models together: {peak:.0f} MiB\n")
     print(markdown_table(["model", "training slices/s", times, "prediction slices/s", times], rows))
 
 

@@ -41,17 +41,18 @@ SIMULATORS: dict[str, Simulator] = {
 
 
 def phantom_slices(size: int, count: int) -> tuple[Tensor, Tensor]:
-    """The largest slices without a lesion of four phantoms: (B, 1, H, W) and (B, H, W) bool."""
+    """Lesion-free slices nearest the middle of eight phantoms: (B, 1, H, W), (B, H, W) bool."""
     images, regions = [], []
-    for index in range(4):
+    for index in range(8):
         phantom = make_subject(index)
         flair = volume_from_array(phantom.modalities["flair"], BRATS_AFFINE)
         prepared = prepare({"flair": flair}, RecipeConfig(size=size))
         lesion = prepared.geometry.to_slices(phantom.labels > 0, nearest=True)[prepared.numbers]
         healthy = np.flatnonzero(~lesion.any(axis=(1, 2)))
-        each = -(-count // 4)
-        by_area = healthy[np.argsort(-prepared.region[healthy].sum(axis=(1, 2)))]
-        which = by_area[: 3 * each : 3]
+        each = -(-count // 8)
+        middle = np.median(prepared.numbers)
+        nearest = healthy[np.argsort(np.abs(prepared.numbers[healthy] - middle), kind="stable")]
+        which = nearest[: 3 * each : 3]
         images.append(prepared.images[which])
         regions.append(prepared.region[which])
     order = np.random.default_rng(0).permutation(sum(map(len, images)))[:count]

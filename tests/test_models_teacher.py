@@ -56,6 +56,18 @@ def test_the_layout_of_any_resnet_is_known(name: str, layout: ResidualLayout | N
         assert Teacher(name).layout == layout
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("swin_tiny_patch4_window7_224", "takes no images of 64"),  # of one size only
+        ("mambaout_femto", "levels of the shapes"),  # channels last
+    ],
+)
+def test_a_backbone_whose_levels_are_no_feature_maps_is_refused(name: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Teacher(name)
+
+
 def test_images_are_normalised_before_the_backbone() -> None:
     teacher = Teacher("resnet18")
     seen = []

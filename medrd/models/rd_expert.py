@@ -49,8 +49,8 @@ class RDExpert(Detector):
         Inject by similarity (paper) or as it is (released code).
     teacher_batch_norm
         Mode of the trained teacher's BatchNorm while it learns. In ``train`` (released code) its
-        features leave the expert's at once, since the statistics are those of the batch, and it
-        takes thousands of iterations to bring them back; in ``eval`` it starts as the expert.
+        features leave the expert's at once, since the statistics are those of the batch; in
+        ``eval`` it starts as the expert.
     teacher_lr, student_lr, betas
         Of the two Adams; constant, 5,000 iterations of 16 images in the released code.
     """

@@ -15,6 +15,8 @@ from medrd.models.depthwise import use_fast_depthwise
 
 LEVEL_STRIDES = (4, 8, 16)
 """The levels that RD4AD, STFPM and their kin read: layer1 to layer3 of a ResNet."""
+_PROBE = 64
+"""Side in pixels of the image that a backbone is tried with."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Teacher(nn.Module):
         self.channels: tuple[int, ...] = tuple(_levels(self.backbone).channels())
         self.strides: tuple[int, ...] = tuple(_levels(self.backbone).reduction())
         _drop_unused_stages(self.backbone)
+        _check_levels(self.backbone, name, self.channels, self.strides)
         use_fast_depthwise(self.backbone)
         config = timm.get_pretrained_cfg(name)
         mean, std = _normalisation(name, config)
@@ -99,6 +102,29 @@ def _levels(backbone: nn.Module) -> FeatureInfo:
     info = backbone.feature_info
     assert isinstance(info, FeatureInfo)
     return info
+
+
+def _check_levels(
+    backbone: nn.Module, name: str, channels: Sequence[int], strides: Sequence[int]
+) -> None:
+    """See that the levels come as (B, C, H, W) for images of any suitable size.
+
+    timm has backbones of one image size, and such whose levels are (B, H, W, C).
+    """
+    like = next(backbone.parameters())
+    image = torch.zeros(1, 3, _PROBE, _PROBE, device=like.device, dtype=like.dtype)
+    training = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            found = [tuple(level.shape) for level in backbone(image)]
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        raise ValueError(f"{name} takes no images of {_PROBE}² pixels: {error}") from None
+    finally:
+        backbone.train(training)
+    expected = [(1, c, _PROBE // s, _PROBE // s) for c, s in zip(channels, strides, strict=True)]
+    if found != expected:
+        raise ValueError(f"{name} has levels of the shapes {found}, not {expected}")
 
 
 def _residual_layout(probe: nn.Module) -> ResidualLayout | None:
