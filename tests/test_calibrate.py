@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ def subject(seed: int, *, lesions: tuple[int, ...] = (3,), scale: float = 1.0) -
         images=images,
         region=rng.random((8, 32, 32)) < 0.6,
         numbers=np.arange(10, 18),
+        positions_mm=np.arange(10.0, 18.0),
         touched=np.array(lesions, np.int64) + 10,
         has_label=True,
         content=str(seed),
@@ -75,6 +77,20 @@ def left_out_rate(
     pooled = np.sort(np.concatenate([values[i] for i in others]))
     highest_too_many = pooled[pooled.size - int(np.floor(target * pooled.size)) - 1]
     return float((values[scan] > highest_too_many).mean())
+
+
+def test_smoothing_across_slices_lets_no_lesion_into_the_healthy_ones() -> None:
+    config = make_config({"scoring": {"sigma_px": 0, "sigma_across_mm": 3}})
+    smoothing = Predictor(
+        detector_from_config({"name": "intensity"}),
+        make_scoring(config.scoring, size=32),
+        choose_execution("cpu", "fp32"),
+    )
+    plain = subject(0)
+    images = plain.images.copy()
+    images[3] = 1  # the slice with the lesion
+    bright = dataclasses.replace(plain, images=images)
+    assert calibrated(smoothing, [bright]) == calibrated(smoothing, [plain])
 
 
 @pytest.mark.parametrize("target", [0.3, 0.02, 0.001])

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from medrd.models import Scoring
-from medrd.models.scoring import smoothing_matrix
+from medrd.models.scoring import smooth_across, smoothing_matrix
 
 
 def random_maps(*shape: int) -> np.ndarray:
@@ -99,3 +99,19 @@ def test_what_prediction_smoothed_with_can_take_part_in_training() -> None:
 
 def test_the_state_dict_is_empty_so_that_it_stays_out_of_model_files() -> None:
     assert Scoring(size=256).state_dict() == {}
+
+
+def test_smoothing_across_slices_is_a_gaussian_in_mm_far_from_the_ends() -> None:
+    maps = random_maps(60, 2, 3)
+    found = smooth_across(torch.from_numpy(maps), torch.arange(60) * 2.5, 4.0).numpy()
+    expected = ndimage.gaussian_filter1d(maps.astype(np.float64), 4.0 / 2.5, axis=0, truncate=4)
+    np.testing.assert_allclose(found[10:-10], expected[10:-10], atol=1e-6)
+
+
+def test_smoothing_across_weighs_the_slices_that_are_there_by_their_distance() -> None:
+    maps, places = random_maps(4, 1, 1), [0.0, 1.0, 5.0, 90.0]
+    found = smooth_across(torch.from_numpy(maps), torch.tensor(places), 2.0).flatten()
+    for i, here in enumerate(places):
+        weights = [np.exp(-((here - p) ** 2) / 8) if abs(here - p) <= 8 else 0 for p in places]
+        assert float(found[i]) == pytest.approx(np.average(maps.ravel(), weights=weights), abs=1e-6)
+    assert float(found[3]) == pytest.approx(float(maps[3, 0, 0]))  # nothing near it

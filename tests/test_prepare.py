@@ -66,6 +66,42 @@ def test_ranks_are_those_of_scipy_ties_included() -> None:
     assert (result[~brain] == 0).all()
 
 
+def test_the_median_becomes_0_4_whatever_the_scale_and_a_large_lesion_hardly_moves_it(
+    make_brain: MakeBrain,
+) -> None:
+    array = make_brain().array
+    brain = array != 0
+    result = normalise(array, brain, recipe(normalise="median"))
+    expected = np.minimum(0.4 * array / np.median(array[brain]), 1)
+    np.testing.assert_allclose(result, np.where(brain, expected, 0), atol=1e-6)
+    np.testing.assert_allclose(
+        normalise(1000 * array, brain, recipe(normalise="median")), result, atol=1e-6
+    )
+    sick = array.copy()
+    sick[tuple(np.argwhere(brain)[: int(0.1 * brain.sum())].T)] *= 4
+    healthy = sick == array
+    moved = {
+        how: float(
+            np.abs(
+                normalise(sick, brain, recipe(normalise=how))
+                - normalise(array, brain, recipe(normalise=how))
+            )[brain & healthy].mean()
+        )
+        for how in ("median", "percentile")
+    }
+    assert moved["median"] < 0.3 * moved["percentile"]
+
+
+def test_a_median_that_is_not_positive_is_an_error_that_says_what_to_do(
+    make_brain: MakeBrain,
+) -> None:
+    volume = make_brain()
+    shifted = np.where(volume.array != 0, volume.array - 2 * volume.array.max(), 0)
+    negative = volume_from_array(shifted.astype(np.float32), volume.affine)
+    with pytest.raises(EmptyBrainError, match="normalise=percentile"):
+        prepare({"flair": negative}, recipe(normalise="median"))
+
+
 @pytest.mark.parametrize("how", ["percentile", "rank"])
 def test_normalisation_knows_no_unit(make_brain: MakeBrain, how: str) -> None:
     array = make_brain().array
@@ -79,7 +115,7 @@ def test_normalisation_knows_no_unit(make_brain: MakeBrain, how: str) -> None:
     )
 
 
-@pytest.mark.parametrize("how", ["percentile", "rank"])
+@pytest.mark.parametrize("how", ["percentile", "rank", "median"])
 def test_one_voxel_at_the_top_of_int16_does_not_set_the_scale(
     make_brain: MakeBrain, how: str
 ) -> None:

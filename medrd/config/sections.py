@@ -34,8 +34,10 @@ class RecipeConfig(Section):
     """Side of a slice in pixels."""
     field_mm: float = Field(240.0, gt=0)
     """Side of the square around the brain's centre that a slice shows, in mm."""
-    normalise: Literal["percentile", "rank"] = "percentile"
-    """Over the brain of the whole volume, never of a slice by itself."""
+    normalise: Literal["percentile", "rank", "median"] = "percentile"
+    """Over the brain of the whole volume, never of a slice by itself. ``percentile``: two
+    percentiles become 0 and 1; ``rank``: the share of voxels that are darker; ``median``: 0 stays 0
+    and the median becomes 0.4, which a large lesion moves less than it does the percentiles."""
     percentiles: tuple[float, float] = (0.5, 99.5)
     """For ``percentile``: what is taken to 0 and to 1."""
     min_brain_mm2: float = Field(3000.0, gt=0)
@@ -172,6 +174,8 @@ class ScoringConfig(Section):
     """``model``: the method's own, where it has one (patchcore)."""
     top_fraction: float = Field(0.01, gt=0, le=1)
     """For ``top``: the mean of this share of the highest pixels inside the brain."""
+    sigma_across_mm: float = Field(0.0, ge=0, le=100)
+    """Gaussian across a scan's slices, in mm. 0: each slice stays by itself, as with pictures."""
 
 
 class TrainConfig(Section):

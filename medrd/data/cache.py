@@ -31,7 +31,7 @@ from medrd.data.layouts import Source, Subject
 from medrd.errors import InputError, MissingInputError, OutputError
 from medrd.volumes import write_json
 
-_ARRAYS = ("images", "region", "numbers", "touched")
+_ARRAYS = ("images", "region", "numbers", "positions_mm", "touched")
 _INDEX = "entry.json"
 
 # A process that has met a damaged entry may take away the sound one that another has just
@@ -57,6 +57,8 @@ class CachedSubject:
         (S, H, W) bool: the brain, or what the square shows of a picture.
     numbers
         (S,) position of each slice in the whole stack.
+    positions_mm
+        (S,) place of each slice along the stack.
     touched
         (L,) positions in the whole stack that hold a lesion at original resolution.
     has_label
@@ -70,6 +72,7 @@ class CachedSubject:
     images: NDArray[np.float16] | NDArray[np.float32]
     region: NDArray[np.bool_]
     numbers: NDArray[np.int64]
+    positions_mm: NDArray[np.float64]
     touched: NDArray[np.int64]
     has_label: bool
     content: str
@@ -221,6 +224,7 @@ def _build(entry: Path, subject: Subject, recipe: AnyRecipeConfig, *, budget: in
         "images": prepared.images if item.fine else prepared.images.astype(np.float16),
         "region": prepared.region,
         "numbers": prepared.numbers,
+        "positions_mm": prepared.positions_mm,
         "touched": item.touched,
     }
     temporary = entry.parent / f".{entry.name}.{os.getpid()}.{uuid.uuid4().hex}"

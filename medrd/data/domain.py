@@ -18,7 +18,7 @@ from medrd.config import AnyRecipeConfig, Config
 from medrd.data.layouts import Subject
 from medrd.data.split import Split
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Raise when the same file and recipe would give other slices: cached ones become stale,
 and predict does finished scans again."""
 
@@ -39,6 +39,11 @@ class Prepared(Protocol):
     @property
     def numbers(self) -> NDArray[np.int64]:
         """(S,) position of each slice in the whole stack."""
+        ...
+
+    @property
+    def positions_mm(self) -> NDArray[np.float64]:
+        """(S,) place of each slice along the stack."""
         ...
 
     @property

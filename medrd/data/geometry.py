@@ -115,6 +115,11 @@ class SliceGeometry:
         rows, columns = self.slices_affine[:3, 1], self.slices_affine[:3, 2]
         return float(np.linalg.norm(np.cross(rows, columns)))
 
+    @property
+    def slice_distance_mm(self) -> float:
+        """Between the centres of two neighbouring slices."""
+        return float(np.linalg.norm(self.slices_affine[:3, 0]))
+
     def share_inside(self, brain: NDArray[np.bool_]) -> float:
         """Share of the brain's voxels that the slices show."""
         oriented = self.oriented(brain.astype(np.uint8))

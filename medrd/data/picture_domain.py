@@ -41,6 +41,11 @@ class PreparedPicture:
     frame: PictureFrame
     warnings: tuple[str, ...]
 
+    @property
+    def positions_mm(self) -> NDArray[np.float64]:
+        """(1,) 0: it has no neighbours."""
+        return np.zeros(1)
+
     def to_grid(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
         """The map (1, size, size) at the picture's own resolution (H, W)."""
         return self.frame.to_picture(maps[0])

@@ -25,6 +25,8 @@ from medrd.volumes import (
 )
 
 SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 0.05, 50
+MEDIAN_BECOMES = 0.4
+"""Room for what is up to 2.5 times as bright as the median brain."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,11 @@ class PreparedVolume:
     geometry: SliceGeometry
     brain_volume: NDArray[np.bool_]
     warnings: tuple[str, ...]
+
+    @property
+    def positions_mm(self) -> NDArray[np.float64]:
+        """(S,) place of each slice along the stack, from its first slice."""
+        return self.numbers.astype(np.float64) * self.geometry.slice_distance_mm
 
     def to_grid(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
         """Maps (S, H, W) of these slices on the volume's grid, 0 outside the brain."""
@@ -110,7 +117,7 @@ def normalise(
 
     ``percentile`` maps two percentiles linearly and clips (a single voxel at 32,767 must
     not set the scale); ``rank`` gives each voxel its share of brain voxels that are darker
-    (ties share their middle).
+    (ties share their middle); ``median`` scales the median to :data:`MEDIAN_BECOMES` and clips.
     """
     values = array[brain]
     if recipe.normalise == "rank":
@@ -118,6 +125,12 @@ def normalise(
         middle = np.cumsum(counts) - (counts - 1) / 2
         scaled = (middle / values.size).astype(np.float32)[inverse]
         flat = unique.size < 2
+    elif recipe.normalise == "median":
+        median = float(np.median(values))
+        if not median > 0:
+            raise ValueError("a median that is not above 0; use recipe.normalise=percentile")
+        flat = bool(values.min() == values.max())
+        scaled = np.clip(values * (MEDIAN_BECOMES / median), 0, 1)
     else:
         low, high = np.percentile(values, recipe.percentiles)
         flat = not high > low

@@ -37,6 +37,19 @@ def smoothing_matrix(length: int, sigma: float) -> Tensor:
         return matrix.float()
 
 
+def smooth_across(maps: Tensor, positions_mm: Tensor, sigma_mm: float) -> Tensor:
+    """Gaussian across the slices of a stack: (S, H, W), places (S,) in mm -> (S, H, W) float32.
+
+    Each slice becomes the mean of all, weighted by their distance from it. Slices may be missing
+    and unevenly spaced: the weights of those that are there sum to one.
+    """
+    apart = (positions_mm[:, None] - positions_mm[None]).double() / sigma_mm
+    weights = torch.exp(-0.5 * apart**2) * (apart.abs() <= TRUNCATE)
+    weights = (weights / weights.sum(1, keepdim=True)).float().to(maps.device)
+    with torch.autocast(maps.device.type, enabled=False):
+        return (weights @ maps.float().flatten(1)).view_as(maps)
+
+
 class Scoring(nn.Module):
     """Smoothing, masking and the image score.
 
@@ -49,6 +62,8 @@ class Scoring(nn.Module):
     image_score
         ``max``, ``mean``, or ``top``: the mean of the ``top_fraction`` highest pixels, all
         inside the mask; ``model``: the score that the method itself gives.
+    sigma_across_mm
+        Gaussian's sigma across the slices of a scan, in mm; 0: none.
     """
 
     def __init__(
@@ -58,8 +73,10 @@ class Scoring(nn.Module):
         sigma_px: float = 4.0,
         image_score: Literal["max", "top", "mean", "model"] = "max",
         top_fraction: float = 0.01,
+        sigma_across_mm: float = 0.0,
     ) -> None:
         super().__init__()
+        self.sigma_across_mm = sigma_across_mm
         self.sigma = sigma_px * size / REFERENCE_SIZE
         self.image_score = image_score
         self.top_fraction = top_fraction

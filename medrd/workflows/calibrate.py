@@ -122,7 +122,9 @@ def calibrate(
         if healthy.size == 0:
             continue
         region = subject.region[healthy]
-        maps, image_scores = predictor.maps(subject.images[healthy], region)
+        maps, image_scores = predictor.maps(
+            subject.images[healthy], region, subject.positions_mm[healthy]
+        )
         values = maps[region]
         place = scratch / str(len(runs))
         runs.append(run_on_disk(place, values, np.zeros(values.size, bool)))

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medrd.data.domain import Prepared
 from medrd.models import Detector, Scoring
+from medrd.models.scoring import smooth_across
 from medrd.workflows.device import Execution
 
 
@@ -57,27 +59,56 @@ class Predictor:
         self.batch_size = batch_size
 
     def maps(
-        self, images: NDArray[np.floating], region: NDArray[np.bool_]
+        self,
+        images: NDArray[np.floating],
+        region: NDArray[np.bool_],
+        positions_mm: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Slices (S, C, H, W) and region (S, H, W) -> smoothed maps (S, H, W), scores (S,).
 
-        Maps are not masked yet; see :class:`medrd.models.Scoring`.
+        ``positions_mm`` (S,) says where the slices lie in one scan, for the smoothing across
+        them; without it they are taken each by itself. Maps are not masked yet; see
+        :class:`medrd.models.Scoring`.
         """
         maps = np.empty(region.shape, np.float32)
         scores = np.empty(len(region), np.float32)
         with torch.inference_mode():
-            for start in range(0, len(region), self.batch_size):
-                here = slice(start, start + self.batch_size)
+            for here in self._parts(len(region)):
                 batch = self.execution.images(np.asarray(images[here], np.float32))
-                mask = torch.from_numpy(np.array(region[here])).to(self.execution.device)
+                mask = self._mask(region[here])
                 with self.execution.autocast():
                     raw, own = self.detector.map_and_score(batch, mask)
                 smoothed, score = self.scoring(raw.float(), mask, own)
                 maps[here] = smoothed.cpu().numpy()
                 scores[here] = score.cpu().numpy()
+            if positions_mm is not None and self.scoring.sigma_across_mm > 0:
+                self._smooth_across(maps, scores, region, positions_mm)
         return maps, scores
+
+    def _smooth_across(
+        self,
+        maps: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        region: NDArray[np.bool_],
+        positions_mm: NDArray[np.float64],
+    ) -> None:
+        """Change maps in place, and the scores that are taken from them."""
+        places = torch.from_numpy(np.asarray(positions_mm, np.float64))
+        smoothed = smooth_across(torch.from_numpy(maps), places, self.scoring.sigma_across_mm)
+        maps[:] = smoothed.numpy()
+        if self.scoring.image_score == "model":
+            return  # the method's own score was not taken from the map
+        for here in self._parts(len(region)):
+            there = torch.from_numpy(maps[here]).to(self.execution.device)
+            scores[here] = self.scoring.score(there, self._mask(region[here])).cpu().numpy()
+
+    def _parts(self, count: int) -> list[slice]:
+        return [slice(i, i + self.batch_size) for i in range(0, count, self.batch_size)]
+
+    def _mask(self, region: NDArray[np.bool_]) -> Tensor:
+        return torch.from_numpy(np.array(region)).to(self.execution.device)
 
     def on_grid(self, prepared: Prepared) -> Prediction:
         """A whole scan or picture."""
-        maps, scores = self.maps(prepared.images, prepared.region)
+        maps, scores = self.maps(prepared.images, prepared.region, prepared.positions_mm)
         return Prediction(prepared.to_grid(maps), scores)

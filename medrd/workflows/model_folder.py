@@ -65,6 +65,7 @@ def make_scoring(config: ScoringConfig, *, size: int) -> Scoring:
         sigma_px=config.sigma_px,
         image_score=config.image_score,
         top_fraction=config.top_fraction,
+        sigma_across_mm=config.sigma_across_mm,
     )
 
 
