@@ -28,7 +28,7 @@ try:
     medrd.cli.app(["--help"])
 except SystemExit as leave:
     assert leave.code == 0
-heavy = "torch torchvision monai timm ray optuna scipy sklearn nibabel SimpleITK matplotlib numpy pandas"
+heavy = "torch torchvision monai timm ray optuna scipy sklearn nibabel SimpleITK matplotlib numpy"
 print("HEAVY", *(name for name in heavy.split() if name in sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -8,7 +8,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -128,7 +131,10 @@ def test_a_trial_fails_alone_and_a_process_that_dies_goes_on(
     assert "finite" in trials["no number"].reason
     assert trials["no memory"].reason == "MemoryError"
     assert trials["does not fit"].reason.startswith("RuntimeError: ")
-    rows = {names[row["name"]]: row for row in csv.DictReader((out / "trials.csv").open())}
+    rows = {
+        names[row["name"]]: row
+        for row in csv.DictReader((out / "trials.csv").read_text().splitlines())
+    }
     assert {name: row["reason"] for name, row in rows.items()} == {
         name: trial.reason for name, trial in trials.items()
     }
@@ -243,13 +249,40 @@ def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     plain = train(load_config(run / "config.yaml"), tmp_path / "plain")
     weights = Path("model", "model.safetensors")
     assert (plain / weights).read_bytes() == (run / weights).read_bytes()
-    # Each session has a name of its own, under an absolute path, with TensorBoard's files.
+    # Each session has a name of its own; one that ended well leaves TensorBoard's files.
     sessions = sorted((out / "ray").iterdir())
     assert len(sessions) == 2
-    assert all(list(session.rglob("events.out.tfevents*")) for session in sessions)
+    assert list(sessions[1].rglob("events.out.tfevents*"))
 
 
 # --- What Ray is told ---
+
+
+def test_an_address_at_which_nobody_answers_is_an_error(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as unheard:  # bound, and not listening
+        unheard.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unheard.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"--address.*{address}.*ray start --head"):
+            tune(make_tune(raw), tmp_path / "out", address=address)
+
+
+def test_ray_takes_the_example_of_a_cluster_and_its_commands() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+    from ray.scripts.scripts import cli
+
+    path = Path(__file__).parents[1] / "configs" / "cluster" / "ssh.yaml"
+    content = yaml.safe_load(path.read_text())
+    assert "docker" not in content
+    validate_config(prepare_config(content))
+    for command in content["head_start_ray_commands"] + content["worker_start_ray_commands"]:
+        words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=.*", word)]
+        assert words[0] == "/shared/medrd/.venv/bin/ray"
+        cli.commands[words[1]].make_context(words[1], words[2:])  # knows the verb and its options
 
 
 def test_resources_that_are_not_there_are_an_error_and_not_waited_for(raw: dict[str, Any]) -> None:

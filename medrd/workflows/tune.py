@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import random
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -122,11 +123,14 @@ def tune(
 
 
 def _settle_environment() -> None:
-    """What Ray reads when it is imported or started."""
+    """What Ray reads when it is imported or started; what the user has set stays."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     # Ray would take Ctrl-C for itself; here it ends the search with a word.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    # `ray start` asks for the user's token where there is one; so who connects must show it.
+    if (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other one prints whatever verbose says
 
 
@@ -146,8 +150,9 @@ def _ray(config: TuneConfig, address: str | None, *, dashboard: bool) -> Iterato
                 "local", include_dashboard=dashboard, object_store_memory=_STORE_BYTES, **quiet
             )
         else:
+            _refuse_silence(address)
             ray.init(address, **quiet)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             "--address",
             expected="a Ray cluster that answers",
@@ -160,6 +165,13 @@ def _ray(config: TuneConfig, address: str | None, *, dashboard: bool) -> Iterato
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_silence(address: str) -> None:
+    """Ray would try a host that does not answer for minutes. Raises OSError."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _refuse_too_much(config: TuneConfig, there: dict[str, float], *, final: bool) -> None:
