@@ -383,6 +383,7 @@ SPACE = make_tune(
             "model.lr": {"kind": "log_uniform", "low": 1e-4, "high": 1e-1, "unit": "a step"},
             "model.betas": {"kind": "choice", "values": [[0.5, 0.9], [0.9, 0.99]]},
             "train.epochs": {"kind": "integer", "low": 2, "high": 8, "step": 2},
+            "model.loss": {"kind": "choice", "values": ["global", "pixel"]},
         }
     }
 ).space
@@ -395,6 +396,8 @@ def test_points_come_back_from_optunas_terms() -> None:
         for key, distribution in distributions(SPACE).items():
             assert distribution._contains(distribution.to_internal_repr(encoded[key]))
         assert decode(SPACE, encoded) == point
+        assert encoded["model.betas"] in (0, 1)
+        assert encoded["model.loss"] == point["model.loss"]  # as loggers are to show it
 
 
 def test_what_matters_is_found_important_and_too_few_trials_say_nothing() -> None:
@@ -422,7 +425,7 @@ def test_the_figure_shows_every_kind_of_trial_and_axis() -> None:
     history, bars, lines = figure.axes
     best = next(line for line in history.lines if line.get_label() == "best")
     assert best.get_ydata()[-1] == 8 / 20  # the last finished one, not a better unfinished one
-    assert len([line for line in lines.lines if len(line.get_xdata()) == 4]) == 9
+    assert len([line for line in lines.lines if len(line.get_xdata()) == 5]) == 9
     assert [text.get_text() for text in bars.get_yticklabels()][-1] == "model.lr"
     assert height(SPACE["model.lr"], 1e-1) == 1
     assert height(SPACE["train.epochs"], 4) == pytest.approx(1 / 3)

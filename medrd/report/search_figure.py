@@ -174,6 +174,7 @@ def _tick(ax: Axes, place: float, value: float, text: str) -> None:
         fontsize=6,
         color="0.2",
         va="center",
+        bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
     )
 
 

@@ -1,4 +1,4 @@
-"""A space in optuna's terms. Choices go by their position: they may be lists or sections."""
+"""A space in optuna's terms. It takes plain values alone: lists and sections go by position."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """What optuna draws each key's value, or of a choice its position, from."""
+    """What optuna draws each key's value, or of lists and sections the position, from."""
     from optuna.distributions import (
         CategoricalDistribution,
         FloatDistribution,
@@ -24,7 +24,8 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
             log = dimension.kind == "log_uniform"
             found[key] = FloatDistribution(dimension.low, dimension.high, log=log)
         elif isinstance(dimension, Choice):
-            found[key] = CategoricalDistribution(range(len(dimension.values)))
+            places = range(len(dimension.values))
+            found[key] = CategoricalDistribution(dimension.values if _plain(dimension) else places)
         else:
             found[key] = IntDistribution(dimension.low, dimension.high, step=dimension.step)
     return found
@@ -33,7 +34,9 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
 def encode(space: Space, point: Point) -> dict[str, Any]:
     """A point in optuna's terms."""
     return {
-        key: dimension.values.index(point[key]) if isinstance(dimension, Choice) else point[key]
+        key: dimension.values.index(point[key])
+        if isinstance(dimension, Choice) and not _plain(dimension)
+        else point[key]
         for key, dimension in space.items()
     }
 
@@ -41,6 +44,12 @@ def encode(space: Space, point: Point) -> dict[str, Any]:
 def decode(space: Space, encoded: dict[str, Any]) -> Point:
     """The inverse of :func:`encode`."""
     return {
-        key: dimension.values[encoded[key]] if isinstance(dimension, Choice) else encoded[key]
+        key: dimension.values[encoded[key]]
+        if isinstance(dimension, Choice) and not _plain(dimension)
+        else encoded[key]
         for key, dimension in space.items()
     }
+
+
+def _plain(dimension: Choice) -> bool:
+    return all(isinstance(value, str | int | float | None) for value in dimension.values)

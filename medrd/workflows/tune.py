@@ -386,12 +386,17 @@ def _last_words(trial: Any) -> str:
 
 
 def _mlflow(config: TuneConfig, out: Path) -> list[Callback]:
-    """A logger to MLflow's tracking server or, without one, to ``mlruns/``, if it is installed."""
-    from importlib.util import find_spec
+    """A logger to MLflow's server or, without one, to ``mlflow.db``, if it is installed."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out / 'mlflow.db'}"
+    try:
+        from mlflow.tracking import MlflowClient
 
-    if find_spec("mlflow") is None:
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    except ImportError:
+        return []
+    except Exception as error:  # a search must not end for its log
+        logger.warning("nothing is logged to MLflow at %s: %s", uri, str(error).splitlines()[0])
         return []
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or (out / "mlruns").as_uri()
     return [MLflowLoggerCallback(tracking_uri=uri, experiment_name=config.name)]
