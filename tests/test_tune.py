@@ -28,6 +28,7 @@ from medrd.config.tune import make_tune
 from medrd.errors import ConfigError
 from medrd.report.search import Trial
 from medrd.workflows import tune as tune_module
+from medrd.workflows.search_plan import what_is_left
 from medrd.workflows.train import train
 from medrd.workflows.trial import read_trials, trial_folder
 from medrd.workflows.tune import tune
@@ -71,7 +72,17 @@ def make_saboteur() -> Callable[[], None]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where none is kept, each of Ray's processes would compile torch and MONAI anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+            patch.delenv("PYTHONDONTWRITEBYTECODE")
+            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(bytecode: None) -> Iterator[str]:
     """Two nodes of one core each, and this process connected to them; their address."""
     tune_module._settle_environment()
     import ray
@@ -315,7 +326,7 @@ BEFORE = [
 
 def test_what_is_left_to_do_begins_with_what_was_cut_off(raw: dict[str, Any]) -> None:
     def plan(**search: Any) -> Any:
-        return tune_module._plan(make_tune(raw | {"search": search}), BEFORE)
+        return what_is_left(make_tune(raw | {"search": search}), BEFORE)
 
     assert plan(samples=6) == (3, [BEFORE[2].point])
     assert plan(samples=2).trials < 1
@@ -332,9 +343,9 @@ def test_what_is_left_to_do_begins_with_what_was_cut_off(raw: dict[str, Any]) ->
 
 def test_optuna_is_told_of_every_trial_and_does_not_repeat_itself(raw: dict[str, Any]) -> None:
     config = make_tune(raw | {"search": {"samples": 8}})
-    fresh = tune_module._optuna(config, [], tune_module._plan(config, []))
+    fresh = tune_module._optuna(config, [], what_is_left(config, []))
     first = [fresh.suggest(str(i))["scoring.sigma_px"] for i in range(4)]
-    again = tune_module._optuna(config, BEFORE, tune_module._plan(config, BEFORE))
+    again = tune_module._optuna(config, BEFORE, what_is_left(config, BEFORE))
     told = {t.params["scoring.sigma_px"]: t.value for t in again._ot_study.get_trials() if t.value}
     assert told == {1.0: 0.9, 4.0: 0.1}
     failed = [t for t in again._ot_study.get_trials() if t.params.get("scoring.sigma_px") == 2.0]

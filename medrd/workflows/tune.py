@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from medrd.config.space import Point, Space, draw_point, grid_points
+from medrd.config.space import Point, Space
 from medrd.config.tune import TuneConfig
 from medrd.errors import ConfigError
 from medrd.report.search import Trial, trials_csv
@@ -30,6 +30,7 @@ from medrd.workflows.alone import alone_in
 from medrd.workflows.interrupt import InterruptedRunError
 from medrd.workflows.outputs import make_folder
 from medrd.workflows.search import open_search, prepare_search
+from medrd.workflows.search_plan import Plan, what_is_left
 from medrd.workflows.search_results import write_results
 from medrd.workflows.search_space import decode, distributions, encode
 from medrd.workflows.search_table import Show, live_table
@@ -109,7 +110,7 @@ def tune(
         if address is None:
             prepare_search(config, out)
         before = read_trials(out)
-        plan = _plan(config, before)
+        plan = what_is_left(config, before)
         if plan.trials > 0:
             try:
                 with _ray(config, address, dashboard=dashboard):
@@ -192,37 +193,7 @@ def _refuse_too_much(config: TuneConfig, there: dict[str, float], *, final: bool
         logger.warning("there are GPUs, and the trials use none: see resources.gpus")
 
 
-class _Plan(NamedTuple):
-    """What is still to be run: how many trials, and those of them that are known in advance."""
-
-    trials: int
-    points: list[Point]
-
-
-def _plan(config: TuneConfig, before: Sequence[Trial]) -> _Plan:
-    open_points = [trial.point for trial in before if trial.status == "unfinished"]
-    done = [trial.point for trial in before if trial.status != "unfinished"]
-    if config.search.algorithm == "optuna":
-        return _Plan(trials=config.search.samples - len(done), points=open_points)
-    grid = config.search.algorithm == "grid"
-    all_points = grid_points(config.space) if grid else _random_points(config)
-    points = [point for point in all_points if point not in done]
-    return _Plan(trials=len(points), points=points)
-
-
-def _random_points(config: TuneConfig) -> list[Point]:
-    """As many different ones as there are to be trials, or fewer where there are no more."""
-    points: list[Point] = []
-    for position in range(100 * config.search.samples):
-        point = draw_point(config.space, seed=config.search.seed, position=position)
-        if point not in points:
-            points.append(point)
-        if len(points) == config.search.samples:
-            break
-    return points
-
-
-def _search(config: TuneConfig, out: Path, before: Sequence[Trial], plan: _Plan) -> None:
+def _search(config: TuneConfig, out: Path, before: Sequence[Trial], plan: Plan) -> None:
     """Run Ray Tune until the plan is done or the time is up."""
     from ray import tune as ray_tune
 
@@ -293,7 +264,7 @@ def _point(space: Space, drawn: dict[str, Any]) -> Point:
     return decode(space, drawn) if point is None else point
 
 
-def _optuna(config: TuneConfig, before: Sequence[Trial], plan: _Plan) -> Searcher:
+def _optuna(config: TuneConfig, before: Sequence[Trial], plan: Plan) -> Searcher:
     """Optuna, told of every trial there is; unfinished ones come first."""
     import optuna
     from ray.tune.search.optuna import OptunaSearch
