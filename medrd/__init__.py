@@ -27,6 +27,8 @@ _WHERE = {
     "compare": "medrd.workflows.compare",
     "load_compare": "medrd.config.compare",
     "predict": "medrd.workflows.predict",
+    "load_tune": "medrd.config.tune",
+    "tune": "medrd.workflows.tune",
 }
 
 __all__ = [
@@ -38,20 +40,24 @@ __all__ = [
     "load",
     "load_compare",
     "load_config",
+    "load_tune",
     "predict",
     "read",
     "train",
+    "tune",
 ]
 
 if TYPE_CHECKING:
     from medrd.config import Config, load_config
     from medrd.config.compare import load_compare
+    from medrd.config.tune import load_tune
     from medrd.errors import MedrdError
     from medrd.workflows.api import load, read
     from medrd.workflows.compare import compare
     from medrd.workflows.evaluate import evaluate
     from medrd.workflows.predict import predict
     from medrd.workflows.train import train
+    from medrd.workflows.tune import tune
 
 
 def __getattr__(name: str) -> Any:

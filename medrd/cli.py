@@ -168,6 +168,37 @@ def compare(
 
 
 @app.command()
+def tune(
+    config: Annotated[Path, typer.Argument(help="YAML file; see configs/tune/.")],
+    out: Annotated[Path, typer.Option(help="Folder for trials and results, seen by all nodes.")],
+    set_: Set = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Trials in all.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster; auto on one of its nodes.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped search.")] = False,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Let Ray serve its dashboard (ray[default]).")
+    ] = False,
+) -> None:
+    """Search hyperparameters, judged without labels, on this machine or a Ray cluster."""
+    from medrd.config.tune import load_tune
+
+    wanted = [] if samples is None else [f"search.samples={samples}"]
+    loaded = load_tune(config, [*(set_ or []), *wanted])
+    from medrd.report.search import best_of, trials_table
+    from medrd.workflows.tune import tune as run
+
+    trials = run(loaded, out, address=address, resume=resume, dashboard=dashboard)
+    typer.echo(trials_table(trials))
+    if best_of(trials) is not None:
+        typer.echo(out / "best.yaml")
+    if any(trial.status == "failed" for trial in trials):
+        typer.echo(f"some trials failed: see {out / 'trials.csv'}", err=True)
+        raise typer.Exit(3)
+
+
+@app.command()
 def phantom(
     out: Annotated[Path, typer.Option(help="Folder for the cohort.")],
     subjects: Annotated[int, typer.Option(min=1, help="How many.")] = 8,

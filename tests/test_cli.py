@@ -16,7 +16,7 @@ from medrd.cli import app
 
 Medrd = Callable[..., Any]
 
-VERBS = ("demo", "train", "predict", "evaluate", "compare", "phantom", "doctor")
+VERBS = ("demo", "train", "predict", "evaluate", "compare", "tune", "phantom", "doctor")
 
 
 def test_help_needs_no_heavy_import_and_names_every_verb() -> None:
@@ -28,7 +28,7 @@ try:
     medrd.cli.app(["--help"])
 except SystemExit as leave:
     assert leave.code == 0
-heavy = "torch torchvision monai timm ray scipy sklearn nibabel SimpleITK matplotlib numpy pandas"
+heavy = "torch torchvision monai timm ray optuna scipy sklearn nibabel SimpleITK matplotlib numpy"
 print("HEAVY", *(name for name in heavy.split() if name in sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -66,6 +66,8 @@ def test_the_verbs_are_those_that_the_tests_know() -> None:
         ("predict", "run", "scan.nii", "--out", "x", "--frame", "-1"),
         ("train", "nowhere.yaml", "--out", "x"),
         ("compare", "nowhere.yaml", "--out", "x"),
+        ("tune", "nowhere.yaml", "--out", "x"),
+        ("tune", "nowhere.yaml"),
     ],
 )
 def test_usage_errors_are_exit_2_without_traceback(medrd: Medrd, argv: tuple[str, ...]) -> None:

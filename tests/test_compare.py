@@ -17,8 +17,8 @@ from PIL import Image
 from medrd.config.compare import load_compare, make_compare, merge
 from medrd.errors import ConfigError
 from medrd.workflows import compare_cells
+from medrd.workflows.alone import alone_in
 from medrd.workflows.compare import compare, plan
-from medrd.workflows.compare_inputs import alone_in
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "compare"
 
@@ -349,7 +349,10 @@ def test_two_comparisons_do_not_share_a_folder(
     raw: dict[str, Any], copy: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
-    with alone_in(tmp_path / "out"), pytest.raises(ConfigError, match="other comparison"):
+    with (
+        alone_in(tmp_path / "out", "comparison"),
+        pytest.raises(ConfigError, match="other comparison"),
+    ):
         compare(make_compare(small(raw, copy)), tmp_path / "out")
 
 

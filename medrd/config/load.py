@@ -114,7 +114,8 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
         _apply_override(raw, override)
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> None:
+def parse_override(override: str) -> tuple[str, Any]:
+    """``key.path=value`` as its path and its value, which is YAML. Raises ConfigError."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(
@@ -131,8 +132,13 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     if isinstance(value, str) and "e" in value.lower():
         with contextlib.suppress(ValueError):
             value = float(value)
+    return key.strip(), value
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, value = parse_override(override)
     node = raw
-    parts = key.strip().split(".")
+    parts = key.split(".")
     for part in parts[:-1]:
         child = node.setdefault(part, {})
         if not isinstance(child, dict):

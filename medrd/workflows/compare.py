@@ -31,8 +31,9 @@ from medrd.report.compare_table import results_document, results_markdown, resul
 from medrd.report.comparison import HEADLINES, Comparison, Difference, Interval
 from medrd.report.published import load_published
 from medrd.volumes import write_json, write_text
+from medrd.workflows.alone import alone_in
 from medrd.workflows.compare_cells import Finished, run_cell
-from medrd.workflows.compare_inputs import alone_in, refuse_changes
+from medrd.workflows.compare_inputs import refuse_changes
 from medrd.workflows.outputs import make_folder
 from medrd.workflows.phantom import make_phantoms
 
@@ -61,7 +62,7 @@ def compare(config: CompareConfig, out: str | Path) -> Comparison:
     """
     out = Path(out)
     make_folder(out)
-    with alone_in(out):
+    with alone_in(out, "comparison"):
         cells = plan(config, out)
         inputs = refuse_changes(cells, out)
         finished: list[Finished] = []

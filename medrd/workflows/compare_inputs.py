@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +18,6 @@ from medrd.workflows.train import portable
 
 INPUTS = "inputs.json"
 """In a finished cell's folder: the hash of each input's files."""
-
-_LOCK = ".compare.lock"
-
-
-@contextmanager
-def alone_in(out: Path) -> Iterator[None]:
-    """Hold a comparison's folder; the lock ends with the process, however that ends.
-
-    Raises
-    ------
-    ConfigError
-        Another process holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        yield
-        return
-    with (out / _LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                out,
-                expected="a folder in which no other comparison is at work",
-                found="one that is",
-                remedy="Wait for it, or give another --out.",
-            ) from None
-        yield
 
 
 def refuse_changes(
@@ -110,7 +80,7 @@ def _refuse_other_config(cell: Cell, folder: Path) -> None:
         there = load_config(path)
     except MedrdError:  # training will say what is wrong with it
         return
-    key, was, now = _first_difference(portable(there), portable(cell.config))
+    key, was, now = first_difference(portable(there), portable(cell.config))
     if key:
         raise ConfigError(
             folder,
@@ -142,12 +112,12 @@ def _test_ids(config: Config) -> set[str]:
     return set(load_cohort(config).split.test)
 
 
-def _first_difference(was: Any, now: Any, key: str = "") -> tuple[str, Any, Any]:
+def first_difference(was: Any, now: Any, key: str = "") -> tuple[str, Any, Any]:
     """The first key of two nested mappings whose values differ; "" if none does."""
     if isinstance(was, dict) and isinstance(now, dict):
         for name in sorted(was.keys() | now.keys()):
             inner = f"{key}.{name}" if key else name
-            found = _first_difference(was.get(name), now.get(name), inner)
+            found = first_difference(was.get(name), now.get(name), inner)
             if found[0]:
                 return found
         return "", None, None

@@ -53,6 +53,11 @@ class MetricsLog:
             self.board.flush()
 
     @property
+    def last(self) -> EpochReport | None:
+        """The last epoch that is done."""
+        return EpochReport(**json.loads(self.lines[-1])) if self.lines else None
+
+    @property
     def seconds(self) -> float:
         """Of all epochs, whatever session they ran in."""
         return float(sum(json.loads(line)["seconds"] for line in self.lines))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Generator, Tensor
 
-from medrd.config import Config
+from medrd.config import AnyRecipeConfig, Config
 from medrd.data.foreground import foreground
 from medrd.data.noise import CoarseNoise, SimplexBox
 from medrd.data.simulate import AnomalySimulator, Simulated
@@ -28,13 +29,21 @@ def simulator_for(config: Config, detector: Detector) -> Simulator | None:
     """What the detector asks for; None where it asks for nothing."""
     if detector.simulation is None:
         return None
-    make, section = _MAKERS[detector.simulation]
-    settings = dict(getattr(config.model, section))
+    section = _MAKERS[detector.simulation][1]
+    return make_simulator(
+        detector.simulation, dict(getattr(config.model, section)), recipe=config.recipe
+    )
+
+
+def make_simulator(
+    kind: Simulation, settings: Mapping[str, Any], *, recipe: AnyRecipeConfig
+) -> Simulator:
+    """A simulator for slices of a recipe, with the settings of its section of a config."""
+    settings = dict(settings)
     place = settings.pop("place", "anywhere")
-    recipe = config.recipe
     # One modality, or grey, in three equal channels: what is put in must be equal too.
     tied = len(recipe.channels) == 1 if recipe.kind == "volumes" else recipe.colour == "grey"
-    simulator = make(**settings, tied=tied)
+    simulator = _MAKERS[kind][0](**settings, tied=tied)
     if recipe.kind == "pictures" and place == "object":
         return lambda images, region, generator: simulator(
             images, foreground(images, region), generator

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -25,7 +25,7 @@ from medrd.workflows.collect import collect
 from medrd.workflows.device import Execution, choose_execution
 from medrd.workflows.infer import Predictor
 from medrd.workflows.interrupt import InterruptedRunError, StopRequest, stop_on_signals
-from medrd.workflows.loop import Loop
+from medrd.workflows.loop import EpochReport, Loop
 from medrd.workflows.metrics_log import MetricsLog
 from medrd.workflows.model_folder import load_model, make_scoring, save_model
 from medrd.workflows.outputs import make_folder
@@ -36,6 +36,30 @@ from medrd.workflows.versions import git_revision, peak_memory_mib, versions
 from medrd.workflows.weights import load_teacher_weights
 
 logger = logging.getLogger("medrd.train")
+
+
+class EpochDone(NamedTuple):
+    """Where a training stands after an epoch whose checkpoint is saved.
+
+    Attributes
+    ----------
+    epoch
+        How many are done; 1 for a detector without epochs.
+    loss
+        Mean over the epoch's batches; None for a detector without epochs.
+    predictor
+        The detector as it is now, with the config's scoring.
+    last
+        Whether it is as it will be saved.
+    """
+
+    epoch: int
+    loss: float | None
+    predictor: Predictor
+    last: bool
+
+
+OnEpoch = Callable[[EpochDone], None]
 
 
 def build_detector_for(config: Config) -> Detector:
@@ -85,7 +109,9 @@ def build_detector_for(config: Config) -> Detector:
     return detector
 
 
-def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
+def train(
+    config: Config, out: str | Path, *, resume: bool = False, on_epoch: OnEpoch | None = None
+) -> Path:
     """Train, calibrate and save.
 
     Parameters
@@ -96,6 +122,10 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
         The run folder. It must be new, unless ``resume``.
     resume
         Go on from the run's checkpoint; a finished run is left as it is.
+    on_epoch
+        Called after every epoch once its checkpoint is saved, and again with the last one
+        when a killed run goes on, so that none is missed. A detector that collects, or that
+        has no epochs, has maps to show only at the end: it is called once.
 
     Returns
     -------
@@ -142,11 +172,25 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
     if not (out / "checkpoint.pt").is_file():  # else a wrong --resume would overwrite it
         write_text(out / "config.yaml", config.to_yaml())
     execution.place(detector)
+    scoring = make_scoring(config.scoring, size=config.recipe.size)
+    maps_each_epoch = bool(detector.steps()) and not detector.collects
+
+    epochs = config.train.epochs if detector.steps() else 1
+
+    def tell(epoch: int, loss: float | None) -> None:
+        if on_epoch is not None:
+            predictor = Predictor(detector, scoring, execution)
+            on_epoch(EpochDone(epoch, loss, predictor, last=epoch == epochs))
+
+    def after_epoch(report: EpochReport) -> None:
+        if maps_each_epoch:
+            tell(report.epoch, report.loss)
+
     with stop_on_signals() as stop:
         training_seconds = 0.0
         if detector.steps():
             training_seconds += _fit(
-                detector, simulator, slices, config, execution, out, seen, stop
+                detector, simulator, slices, config, execution, out, seen, stop, after_epoch
             )
         if detector.collects:
             training_seconds += collect(
@@ -157,7 +201,8 @@ def train(config: Config, out: str | Path, *, resume: bool = False) -> Path:
                 seed=config.seed,
                 should_stop=lambda: bool(stop),
             )
-    scoring = make_scoring(config.scoring, size=config.recipe.size)
+    if not maps_each_epoch:
+        tell(epochs, None)
     calibration = _calibrate(Predictor(detector, scoring, execution), held_out, config, out)
     save_model(out / "model", detector, config, calibration=calibration, training=seen)
     write_json(
@@ -193,6 +238,7 @@ def _fit(
     out: Path,
     seen: dict[str, Any],
     stop: StopRequest,
+    on_report: Callable[[EpochReport], None],
 ) -> float:
     """Run the epochs, from the checkpoint if there is one; seconds of them all."""
     epochs = config.train.epochs
@@ -219,6 +265,8 @@ def _fit(
         position = load_checkpoint(checkpoint, detector, loop.optimizers, identity=identity)
         logger.info("going on at epoch %d, batch %d", position.epoch + 1, position.batch + 1)
     log.keep(position.epoch)
+    if log.last is not None and position.batch == 0:
+        on_report(log.last)  # it may have been killed before it came to this
     per_epoch = len(loop.batches(0))
     done = position.epoch * per_epoch + position.batch
     with progress("training", epochs * per_epoch, done=done) as advance:
@@ -229,6 +277,8 @@ def _fit(
             if report is not None:
                 log.add(report)
             save_checkpoint(checkpoint, detector, loop.optimizers, position, identity=identity)
+            if report is not None:
+                on_report(report)
             if stop and position.epoch < epochs:
                 raise InterruptedRunError(
                     f"stopped in epoch {position.epoch + 1} of {epochs}; saved. Go on with: "

@@ -1,0 +1,69 @@
+"""What a search leaves: ``trials.csv``, ``best.yaml``, ``best/`` and ``search.png``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from medrd.config import load_config
+from medrd.config.space import Space
+from medrd.config.tune import TuneConfig
+from medrd.report.search import Trial, best_of, trials_csv
+from medrd.report.search_figure import save_search_figure
+from medrd.volumes import atomic_path, write_text
+from medrd.workflows.outputs import make_folder
+from medrd.workflows.search_space import distributions, encode
+from medrd.workflows.trial import TRIALS, read_trials
+
+MIN_TRIALS = 8
+"""With fewer judged trials, importances are noise."""
+
+
+def write_results(config: TuneConfig, search: Path) -> list[Trial]:
+    """Gather the trials of a search's folder and write what they have come to."""
+    trials = read_trials(search)
+    write_text(search / "trials.csv", trials_csv(trials))
+    best = best_of(trials)
+    if best is not None:
+        _keep_best(search, search / TRIALS / best.name / "run")
+    if any(trial.objective is not None for trial in trials):
+        found = importances(config.space, trials)
+        save_search_figure(config.space, trials, found, search / "search.png")
+    return trials
+
+
+def _keep_best(search: Path, run: Path) -> None:
+    """The best trial's config and model under names that stay."""
+    make_folder(search / "best")
+    for name in ("model.safetensors", "model.json"):  # the description last: it makes it whole
+        with atomic_path(search / "best" / name) as path:
+            shutil.copyfile(run / "model" / name, path)
+    write_text(search / "best.yaml", load_config(run / "config.yaml").to_yaml())
+
+
+def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
+    """The share of the objective's variance that each key explains, by functional ANOVA.
+
+    Over the trials that were trained to their end (Hutter et al., ICML 2014, as optuna has it).
+    Empty where there are fewer than :data:`MIN_TRIALS`, or where all are alike.
+    """
+    judged = [t for t in trials if t.status == "finished" and t.objective is not None]
+    if len(judged) < MIN_TRIALS or len({trial.objective for trial in judged}) < 2:
+        return {}
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space_there = distributions(space)
+    study = optuna.create_study(direction="maximize")
+    for trial in judged:
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=encode(space, trial.point),
+                distributions=space_there,
+                value=trial.objective,
+            )
+        )
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {key: found.get(key, 0.0) for key in space}
