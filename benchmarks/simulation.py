@@ -141,7 +141,7 @@ def draw(images: Tensor, region: Tensor, path: Path) -> None:
 
     columns = [shape for shape in SHAPES for _ in range(2)]
     figure, axes = plt.subplots(
-        1 + len(CONTENTS), len(columns), figsize=(12, 11.2), facecolor="black"
+        1 + len(CONTENTS), len(columns), figsize=(12, 13), facecolor="black"
     )
     generator = torch.Generator().manual_seed(8)
     window = (slice(20, -20), slice(40, -40))

@@ -313,7 +313,7 @@ def test_pinholes_close_and_real_gaps_do_not() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"contents": ["lesion"]},
+        {"contents": ["glioma"]},
         {"shapes": []},
         {"beta": (0.5, 0.2)},
         {"beta": (0.0, 1.5)},

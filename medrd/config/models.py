@@ -39,11 +39,11 @@ class TeacherConfig(Section):
 class SimulationConfig(Section):
     """Anomalies put into healthy slices, for the detectors that train on them."""
 
-    contents: tuple[Literal["slice", "brighter", "darker", "texture", "deform"], ...] = Field(
-        ("slice", "brighter", "darker", "texture", "deform"), min_length=1
+    contents: tuple[Literal["slice", "brighter", "darker", "texture", "deform", "lesion"], ...] = (
+        Field(("slice", "brighter", "darker", "texture", "deform"), min_length=1)
     )
-    """What fills a mask: another slice, a shift of intensity, a procedural texture, or a local
-    deformation (mass effect). Each slice draws one."""
+    """What fills a mask: another slice, a shift of intensity, a procedural texture, a local
+    deformation (mass effect), or the look of a glioma. Each slice draws one."""
     shapes: tuple[Literal["perlin", "simplex", "ellipsoid", "blob"], ...] = Field(
         ("perlin", "simplex", "ellipsoid", "blob"), min_length=1
     )
@@ -134,8 +134,7 @@ class RDExpertConfig(Section):
     """The similarity gate of the injected teacher features: the paper describes it, the
     published training never runs it."""
     teacher_batch_norm: Literal["train", "eval"] = "train"
-    """``train`` as published; in ``eval`` the teacher starts as the expert, which short trainings
-    need."""
+    """``train`` as published; in ``eval`` the teacher starts as the expert."""
     teacher_lr: _Rate = 1e-4
     student_lr: _Rate = 5e-3
     betas: tuple[_Beta, _Beta] = (0.5, 0.999)
@@ -187,6 +186,23 @@ class ReContrastConfig(Section):
     encoder_batch_norm: Literal["train", "eval"] = "train"
 
 
+class RDSegConfig(Section):
+    """Reverse distillation with a segmentation head trained on simulated anomalies."""
+
+    name: Literal["rdseg"] = "rdseg"
+    teacher: TeacherConfig = TeacherConfig()
+    width: int = Field(16, ge=4, le=256)
+    """Channels of the head at full resolution."""
+    mirror: bool = True
+    """Show the head the blurred mirror image too: for brains, upright in the middle."""
+    intensity_weight: _Weight = 16.0
+    """How much brightness (of the first channel, in [0, 1]) adds to the head's log-odds; 0 where
+    bright is not suspicious. Made for recipe.normalise: median."""
+    lr: _Rate = 1e-3
+    weight_decay: _Weight = 1e-2
+    simulation: SimulationConfig = SimulationConfig()
+
+
 class PatchCoreConfig(Section):
     """PatchCore, Roth et al., CVPR 2022: a memory of healthy patches; nothing is optimised."""
 
@@ -228,6 +244,7 @@ MODELS: Final[dict[str, type[BaseModel]]] = {
     "bikd": BiKDConfig,
     "rdpp": RDPPConfig,
     "recontrast": ReContrastConfig,
+    "rdseg": RDSegConfig,
     "patchcore": PatchCoreConfig,
     "dae": DAEConfig,
     "intensity": IntensityConfig,
@@ -241,6 +258,7 @@ ModelConfig = Annotated[
     | BiKDConfig
     | RDPPConfig
     | ReContrastConfig
+    | RDSegConfig
     | PatchCoreConfig
     | DAEConfig
     | IntensityConfig,

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from medrd.data.noise_fields import blur
-from medrd.data.simulate_contents import CONTENTS, draw_contents, make_contents
+from medrd.data.simulate_contents import CONTENTS, UNLIKE, draw_contents, make_contents
 from medrd.data.simulate_label import GAP_PX, scaled_area, scaled_pixels, visible_label
+from medrd.data.simulate_lesions import draw_lesions
 from medrd.data.simulate_shapes import SHAPES, draw_shapes, groups, make_shapes, uniform
 
-__all__ = ["CONTENTS", "SHAPES", "AnomalySimulator", "Simulated"]
+__all__ = ["CONTENTS", "SHAPES", "UNLIKE", "AnomalySimulator", "Simulated"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class AnomalySimulator:
         Which of :data:`CONTENTS` and :data:`SHAPES` to draw from, evenly.
     beta
         Range of β, the share of the healthy image that still shows in the anomaly; 0 to 0.8
-        as published. ``deform`` moves the image itself and has none.
+        as published. ``deform`` moves the image itself and has none, nor has ``lesion``.
     softness_px
         Range of the width over which an anomaly fades in: two sigma of a Gaussian blur.
     probability
@@ -77,7 +78,7 @@ class AnomalySimulator:
     def __init__(
         self,
         *,
-        contents: Sequence[str] = CONTENTS,
+        contents: Sequence[str] = UNLIKE,
         shapes: Sequence[str] = SHAPES,
         beta: tuple[float, float] = (0.0, 0.8),
         softness_px: tuple[float, float] = (0.0, 4.0),
@@ -131,6 +132,8 @@ class AnomalySimulator:
         beta = uniform(generator, count, low=self.beta[0], high=self.beta[1])
         softness = uniform(generator, count, low=self.softness_px[0], high=self.softness_px[1])
         present = (uniform(generator, count) < self.probability).to(device)
+        # Last, so that all others are drawn as they were before there were lesions.
+        lesions = draw_lesions(count, channels, generator)
 
         shape = make_shapes(shapes[0], self.shapes, region)
         missed = (shape.to(healthy.dtype).sum(dim=(1, 2)) < least).nonzero()[:, 0]
@@ -142,13 +145,15 @@ class AnomalySimulator:
         sigma_px = softness.to(device) * (scale / 2)
         most_px = self.softness_px[1] * scale / 2
         alpha = blur(shape.to(healthy.dtype), sigma_px, most_px=most_px).mul_(region)
-        content = make_contents(contents, self.contents, healthy, region, shape, alpha)
+        content = make_contents(contents, lesions, self.contents, healthy, region, shape, alpha)
         cover = alpha * (1 - beta).to(device)[:, None, None]
         for name, samples in groups(contents.kind, self.contents):
+            where = samples.to(device)
             if name == "deform":
                 # What has been moved is all there is: no ghost of what was there shows through.
-                moved = samples.to(device)
-                cover[moved] = (alpha[moved] > 0).to(cover.dtype)
+                cover[where] = (alpha[where] > 0).to(cover.dtype)
+            elif name == "lesion":
+                cover[where] = alpha[where]  # how faint it is it has drawn itself
         changed = torch.lerp(healthy, content, cover.clamp_(0, 1)[:, None])
         mask = visible_label(
             healthy,

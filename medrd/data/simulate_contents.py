@@ -3,7 +3,8 @@
 ``slice`` is another sample's image; ``brighter`` and ``darker`` are unevenly raised and lowered
 intensities with flattened contrast, as oedema, necrosis or a stain show; ``texture`` stands for
 the texture photographs of DRAEM's successors, made procedurally; ``deform`` pushes the image
-away from the anomaly's middle, as a mass does.
+away from the anomaly's middle, as a mass does; ``lesion`` is made to look like a glioma, see
+:mod:`medrd.data.simulate_lesions`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medrd.data.noise_fields import PERIOD, blur, fractal, turned_grid
+from medrd.data.simulate_lesions import LesionDraws, make_lesion
 from medrd.data.simulate_shapes import Draws, groups, integers, log_uniform, uniform
 
-CONTENTS = ("slice", "brighter", "darker", "texture", "deform")
+UNLIKE = ("slice", "brighter", "darker", "texture", "deform")
+"""The published kind: unlike anything healthy, and hardly like a lesion."""
+CONTENTS = (*UNLIKE, "lesion")
 TEXTURES = ("waves", "checks", "clouds", "speckle")
 
 _AMOUNT = (0.3, 0.95)
@@ -104,6 +108,7 @@ def draw_contents(
 
 def make_contents(
     draws: ContentDraws,
+    lesions: LesionDraws,
     contents: Sequence[str],
     images: Tensor,
     region: Tensor,
@@ -127,6 +132,10 @@ def make_contents(
             made[where] = _slice(part, images, region, images[where])
         elif name == "deform":
             made[where] = _deform(part, images[where], region[where], mask[where], alpha[where])
+        elif name == "lesion":
+            noise = _noise(part, (images.shape[2], images.shape[3]))
+            look = lesions.of(samples, images.device)
+            made[where] = make_lesion(look, images[where], alpha[where], noise)
         else:
             made[where] = _SHADERS[name](part, images[where])
     return made

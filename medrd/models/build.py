@@ -14,6 +14,7 @@ from medrd.models.patchcore import PatchCore
 from medrd.models.rd4ad import RD4AD
 from medrd.models.rd_expert import RDExpert
 from medrd.models.rdpp import RDPP
+from medrd.models.rdseg import RDSeg
 from medrd.models.recontrast import ReContrast
 from medrd.models.stfpm import STFPM
 from medrd.models.teacher import Teacher
@@ -35,6 +36,7 @@ DETECTORS: Final[dict[str, Kind]] = {
     "bikd": Kind(BiKD, "reconstruction from the abstract of Wang et al., NCAA 2024"),
     "rdpp": Kind(RDPP, "Tien et al., CVPR 2023"),
     "recontrast": Kind(ReContrast, "Guo et al., NeurIPS 2023"),
+    "rdseg": Kind(RDSeg, "medrd, after DeSTSeg (Zhang et al., CVPR 2023) and RD4AD"),
     "patchcore": Kind(PatchCore, "Roth et al., CVPR 2022"),
     "dae": Kind(DAE, "Kascenas et al., MIDL 2022", has_teacher=False),
     "intensity": Kind(Intensity, "untrained baseline; cf. Meissen et al. 2021", has_teacher=False),

@@ -1,0 +1,222 @@
+"""Reverse distillation with a segmentation head: what a healthy teacher's student cannot follow,
+read together with the image itself.
+
+A design of this project out of published parts. As in DeSTSeg (Zhang et al., "DeSTSeg:
+Segmentation Guided Denoising Student-Teacher for Anomaly Detection", CVPR 2023) a student learns
+to give the frozen teacher's features of the *healthy* image from an image with a simulated
+anomaly, and a head learns to outline the anomaly from both networks' features. Otherwise than
+there the student is reverse distillation's (Deng & Li, CVPR 2022), the head also sees the image at
+full resolution and its own mirror image, and brightness is added to its verdict: on FLAIR that is
+the baseline that few methods reach (Meissen et al. 2021), and it outlines what the head finds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medrd.models.blocks import conv
+from medrd.models.cosine import global_distance
+from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.student import reverse_student
+from medrd.models.teacher import Teacher
+
+MEDIAN_BRIGHTNESS = 0.4
+"""Of a brain under ``recipe.normalise: median``: there the head alone decides."""
+WARM_UP = 0.1
+"""Share of the training in which the learning rate rises."""
+
+
+class RDSeg(Detector):
+    """A denoising reverse student, and a head that outlines what it and the teacher disagree on.
+
+    Parameters
+    ----------
+    teacher
+        Built and loaded; it is frozen here.
+    width
+        Channels of the head at full resolution.
+    mirror
+        Show the head the image's blurred mirror image (brains are nearly symmetric).
+    intensity_weight
+        How much brightness in [0, 1] adds to the head's log-odds; 0: nothing.
+    lr, weight_decay
+        AdamW's. The rate rises for a tenth of the training and falls to 0 by a cosine.
+    """
+
+    simulation = "anomalies"
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        width: int = 16,
+        mirror: bool = True,
+        intensity_weight: float = 16.0,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.bottleneck, self.decoder = reverse_student(teacher)
+        self.head = DiscrepancyHead(
+            teacher.channels, teacher.strides, image_channels=6 if mirror else 3, width=width
+        )
+        self.mirror = mirror
+        self.intensity_weight = intensity_weight
+        self.lr, self.weight_decay = lr, weight_decay
+        self.size_multiple = 2 * teacher.strides[-1]
+        self.freeze(teacher)
+
+    def log_odds(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Of each pixel being anomalous (B, H, W) float32, and the student's levels."""
+        with torch.no_grad():
+            features = self.teacher(images)
+        outputs = self.decoder(self.bottleneck(features))
+        # The student learns to be healthy, not to please the head.
+        seen = [output.detach() for output in outputs]
+        shown = torch.cat([images, _mirrored(images)], dim=1) if self.mirror else images
+        return self.head(shown, features, seen).float(), outputs
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Distillation from the healthy image, and the outline of what was put into it.
+
+        Sum over levels of the flattened cosine distances of the student on the changed image from
+        the teacher on the healthy one; cross-entropy inside the region; and half of a soft Dice
+        loss over the batch.
+        """
+        changed, mask = batch.changed()
+        with torch.no_grad():
+            healthy = self.teacher(batch.images)
+        log_odds, outputs = self.log_odds(changed)
+        distances = [global_distance(a, b).mean() for a, b in zip(healthy, outputs, strict=True)]
+        return torch.stack(distances).sum() + outline_loss(log_odds, mask, batch.region)
+
+    def schedule(self, progress: float) -> float:
+        """The learning rate's factor, in [0, 1]."""
+        if progress < WARM_UP:
+            return 0.04 + 0.96 * progress / WARM_UP
+        return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+
+    def steps(self) -> list[Step]:
+        """One: AdamW on student and head."""
+        return [
+            Step(
+                name="distil and outline",
+                groups=[group(self.bottleneck, self.decoder, self.head)],
+                optimizer=OptimizerSpec(
+                    "adamw", {"lr": self.lr, "weight_decay": self.weight_decay}, self.schedule
+                ),
+                loss=self.loss,
+            )
+        ]
+
+    def anomaly_map(self, images: Tensor) -> Tensor:
+        """Log-odds of head and brightness together, softly cut at 0: (B, H, W) float32.
+
+        ``log(1 + exp(log_odds + intensity_weight * (x - 0.4)))`` with the first channel x.
+        """
+        log_odds, _ = self.log_odds(images)
+        brightness = images[:, 0].float() - MEDIAN_BRIGHTNESS
+        return F.softplus(log_odds + self.intensity_weight * brightness)
+
+
+def outline_loss(log_odds: Tensor, mask: Tensor, region: Tensor) -> Tensor:
+    """Mean cross-entropy inside the region plus half of 1 - soft Dice of the batch: a scalar."""
+    target, inside = mask.float(), region.float()
+    entropy = F.binary_cross_entropy_with_logits(log_odds, target, reduction="none")
+    probability = torch.sigmoid(log_odds) * inside
+    overlap = 2 * (probability * target).sum() + 1
+    dice = overlap / (probability.sum() + target.sum() + 1)
+    return (entropy * inside).sum() / inside.sum().clamp(min=1) + 0.5 * (1 - dice)
+
+
+def _mirrored(images: Tensor) -> Tensor:
+    """Left and right exchanged, and blurred, since no brain is symmetric to a pixel."""
+    return F.avg_pool2d(images.flip(-1), 7, 1, 3)
+
+
+class DiscrepancyHead(nn.Module):
+    """A U-Net whose encoder is the image's at strides 1 to 4 and both networks' from there on.
+
+    Parameters
+    ----------
+    channels, strides
+        Of the teacher's levels, shallow to deep; the shallowest must be at stride 4.
+    image_channels
+        Of what is shown at full resolution.
+    width
+        Channels at full resolution; twice and three times as many at strides 2 and 4.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], *, image_channels: int, width: int
+    ) -> None:
+        super().__init__()
+        full, half, quarter = width, 2 * width, 3 * width
+        self.stem_full = _pair(image_channels, full)
+        self.stem_half = _pair(full, half, stride=2)
+        self.stem_quarter = _pair(half, quarter, stride=2)
+        reduced = [quarter + 16 * level for level in range(len(channels))]
+        self.read = nn.ModuleList(
+            _layer(2 * c, r, 1) for c, r in zip(channels, reduced, strict=True)
+        )
+        self.deepest = _layer(reduced[-1], reduced[-1])
+        self.join = nn.ModuleList(
+            _layer(reduced[level + 1] + reduced[level], reduced[level])
+            for level in reversed(range(len(channels) - 1))
+        )
+        self.at_quarter = _pair(reduced[0] + quarter, quarter)
+        self.at_half = _layer(quarter + half, half)
+        self.at_full = _layer(half + full, full)
+        self.last = nn.Conv2d(full, 1, 1, bias=False)
+        # Few pixels are anomalous: begin near their share, not at one half.
+        self.offset = nn.Parameter(torch.tensor(-3.0))
+
+    def forward(
+        self, images: Tensor, features: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> Tensor:
+        """Images (B, C, H, W), both networks' levels -> log-odds (B, H, W)."""
+        full = self.stem_full(images)
+        half = self.stem_half(full)
+        quarter = self.stem_quarter(half)
+        levels = [
+            read(torch.cat([a, _agreement(a, b)], dim=1))
+            for read, a, b in zip(self.read, features, outputs, strict=True)
+        ]
+        x = self.deepest(levels[-1])
+        for join, level in zip(self.join, levels[-2::-1], strict=True):
+            x = join(torch.cat([_enlarged(x, level), level], dim=1))
+        x = self.at_quarter(torch.cat([_enlarged(x, quarter), quarter], dim=1))
+        x = self.at_half(torch.cat([_enlarged(x, half), half], dim=1))
+        x = self.at_full(torch.cat([_enlarged(x, full), full], dim=1))
+        result: Tensor = self.last(x)[:, 0] + self.offset
+        return result
+
+
+def _agreement(features: Tensor, outputs: Tensor) -> Tensor:
+    """Channel by channel, of variance near one where the two are alike: (B, C, H, W).
+
+    Summed over channels it is the cosine; apart, the head can weigh them (DeSTSeg).
+    """
+    product = F.normalize(features, dim=1) * F.normalize(outputs.to(features.dtype), dim=1)
+    return 3 * math.sqrt(features.shape[1]) * product
+
+
+def _layer(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        conv(inputs, outputs, kernel, stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+def _pair(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(_layer(inputs, outputs, stride=stride), _layer(outputs, outputs))
+
+
+def _enlarged(x: Tensor, like: Tensor) -> Tensor:
+    """By repetition: as good before a 3x3 convolution, and cheaper backwards than bilinear."""
+    return F.interpolate(x, size=like.shape[-2:], mode="nearest")
