@@ -170,7 +170,7 @@ def test_overrides_reach_the_shared_config_the_search_and_the_space(tmp_path: Pa
         ),
         ({"space": {"seed.x": {"kind": "choice", "values": [1]}}, "config": {"seed": 1}}, "seed"),
         ({"objective": {"kind": "test"}}, "objective"),
-        ({"objective": {"simulation": {"contents": ["lesion"]}}}, "contents"),
+        ({"objective": {"simulation": {"contents": ["glioma"]}}}, "contents"),
         ({"search": {"samples": 0}}, r"search\.samples"),
         ({"resources": {"gpus": -1}}, r"resources\.gpus"),
     ],
