@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from speed import batches_of, phantom_slices
+from speed import batches_of, phantom_slices, training_loop
 
 from medrd.config import Config
 from medrd.config.compare import CompareConfig, cell_config, load_compare
@@ -28,7 +28,7 @@ from medrd.models.build import detector_from_config
 from medrd.report.table import markdown_table
 from medrd.workflows.device import Execution, choose_execution
 from medrd.workflows.infer import Predictor
-from medrd.workflows.loop import Loop, Place
+from medrd.workflows.loop import Place
 from medrd.workflows.simulation import simulator_for
 
 
@@ -44,20 +44,11 @@ def training_of(
 ) -> Callable[[SliceBatch, int], object] | None:
     """One iteration of a detector on a batch; None for a detector that has no steps."""
     torch.manual_seed(0)
-    detector = execution.place(detector_from_config(config.model.model_dump(mode="json")))
+    detector = detector_from_config(config.model.model_dump(mode="json"))
     if not detector.steps():
         return None
-    detector.train()
-    loop = Loop(
-        detector,
-        [],  # type: ignore[arg-type]
-        execution,
-        batch_size=1,
-        seed=0,
-        epochs=1,
-        simulator=simulator_for(config, detector),
-        compile=compile,
-    )
+    simulator = simulator_for(config, detector)
+    loop = training_loop(detector, execution, simulator=simulator, compile=compile)
     return lambda batch, number: loop.iteration(batch, Place(0, number, 1000))
 
 

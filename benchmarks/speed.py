@@ -30,6 +30,7 @@ from medrd.report.table import markdown_table
 from medrd.workflows.device import Execution, choose_execution
 from medrd.workflows.infer import Predictor
 from medrd.workflows.loop import Loop, Place
+from medrd.workflows.simulation import Simulator
 
 
 def phantom_slices(size: int) -> PreparedVolume:
@@ -48,11 +49,26 @@ def batches_of(prepared: PreparedVolume, batch_size: int, count: int) -> list[Sl
     return [SliceBatch(prepared.images[which], prepared.region[which]) for which in picks]
 
 
-def training_loop(detector: Detector, execution: Execution) -> Loop:
+def training_loop(
+    detector: Detector,
+    execution: Execution,
+    *,
+    simulator: Simulator | None = None,
+    compile: bool = False,
+) -> Loop:
     """The loop that medrd train uses, without a data set of its own."""
     execution.place(detector)
     detector.train()
-    return Loop(detector, [], execution, batch_size=1, seed=0, epochs=1)  # type: ignore[arg-type]
+    return Loop(
+        detector,
+        [],  # type: ignore[arg-type]
+        execution,
+        batch_size=1,
+        seed=0,
+        epochs=1,
+        simulator=simulator,
+        compile=compile,
+    )
 
 
 def main() -> None:

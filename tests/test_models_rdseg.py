@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medrd.data.prepare import MEDIAN_BECOMES
 from medrd.models import Batch, Teacher
-from medrd.models.rdseg import RDSeg, outline_loss
+from medrd.models.rdseg import MEDIAN_BRIGHTNESS, RDSeg, outline_loss
 from training import (
     Answers,
     auroc,
@@ -88,6 +89,10 @@ def test_the_map_adds_brightness_to_the_heads_log_odds() -> None:
     torch.testing.assert_close(detector.anomaly_map(images), expected)
     detector.intensity_weight = 0
     torch.testing.assert_close(detector.anomaly_map(images), torch.log1p(torch.exp(log_odds)))
+
+
+def test_the_head_alone_decides_where_a_brain_is_as_bright_as_its_median() -> None:
+    assert MEDIAN_BRIGHTNESS == MEDIAN_BECOMES
 
 
 def test_the_head_sees_the_blurred_mirror_image_and_not_where_told_not_to() -> None:

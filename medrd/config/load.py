@@ -111,7 +111,8 @@ def make_config(
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
     """Set ``key.path=value`` in a plain mapping, values being YAML. Raises ConfigError."""
     for override in overrides:
-        _apply_override(raw, override)
+        key, value = parse_override(override)
+        set_key(raw, key, value, where=f"--set {override}")
 
 
 def parse_override(override: str) -> tuple[str, Any]:
@@ -135,21 +136,39 @@ def parse_override(override: str) -> tuple[str, Any]:
     return key.strip(), value
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, value = parse_override(override)
+def set_key(raw: dict[str, Any], key: str, value: Any, *, where: str) -> None:
+    """Set ``key.path`` in nested mappings; sections that are not there are made.
+
+    Raises
+    ------
+    ConfigError
+        Something on the way is no section.
+    """
     node = raw
-    parts = key.split(".")
-    for part in parts[:-1]:
-        child = node.setdefault(part, {})
+    *sections, last = key.split(".")
+    for section in sections:
+        child = node.setdefault(section, {})
         if not isinstance(child, dict):
             raise ConfigError(
-                f"--set {override}",
-                expected=f"{part} to be a section",
+                where,
+                expected=f"{section} to be a section",
                 found=repr(child),
                 remedy="Check the key's path.",
             )
         node = child
-    node[parts[-1]] = value
+    node[last] = value
+
+
+def mistake(error: ValidationError, key: str, *, where: str, remedy: str) -> ConfigError:
+    """What pydantic found first, at a key, in one line."""
+    first = error.errors()[0]
+    unknown = first["type"] == "extra_forbidden"
+    return ConfigError(
+        where,
+        expected="known keys" if unknown else f"a valid {key}",
+        found=f"unknown key {key}" if unknown else first["msg"].removeprefix("Value error, "),
+        remedy=remedy,
+    )
 
 
 # Sections with variants: the key that tells them apart, the default, and the variants.

@@ -13,7 +13,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from medrd.config.load import apply_overrides, make_config, parse_override, read_yaml
+from medrd.config.load import (
+    apply_overrides,
+    make_config,
+    mistake,
+    parse_override,
+    read_yaml,
+    set_key,
+)
 from medrd.config.models import SimulationConfig
 from medrd.config.section import Section
 from medrd.config.sections import Config
@@ -111,7 +118,7 @@ class TuneConfig(Section):
         raw = copy.deepcopy(self.config)
         # A section before the keys inside it, in whatever order the space names them.
         for key in sorted(point, key=lambda key: key.count(".")):
-            _set(raw, key, point[key], where=where)
+            set_key(raw, key, copy.deepcopy(point[key]), where=where)
         return make_config(raw, where=where)
 
     def corners(self, *, where: str = "search") -> list[tuple[str, Config]]:
@@ -187,38 +194,18 @@ def _override_space(space: dict[str, Any], override: str) -> None:
     if path == key:
         space[key] = value
     else:
-        _set(space[key], path.removeprefix(f"{key}."), value, where=f"--set space.{override}")
-
-
-def _set(raw: dict[str, Any], key: str, value: Any, *, where: str) -> None:
-    *sections, last = key.split(".")
-    node: Any = raw
-    for section in sections:
-        node = node.setdefault(section, {}) if isinstance(node, dict) else None
-    if not isinstance(node, dict):
-        raise ConfigError(
-            where,
-            expected=f"{'.'.join(sections)} to be a section",
-            found="a plain value",
-            remedy="Check the key's path.",
-        )
-    node[last] = copy.deepcopy(value)
+        # Under its last name, so that what is no section there is found out like any other.
+        name = key.rpartition(".")[2]
+        inner = path.removeprefix(f"{key}.")
+        set_key({name: space[key]}, f"{name}.{inner}", value, where=f"--set space.{override}")
 
 
 def _plain_error(error: ValidationError, where: str) -> ConfigError:
-    first = error.errors()[0]
     # Without the tag of a union: space.model.lr.uniform.low -> space.model.lr.low
     tags = {"uniform", "log_uniform", "integer", "choice", "simulated", "labelled"}
-    parts = [str(part) for part in first["loc"]]
+    parts = [str(part) for part in error.errors()[0]["loc"]]
     key = ".".join(part for part in parts if part not in tags) or "search"
-    unknown = first["type"] == "extra_forbidden"
-    message = first["msg"].removeprefix("Value error, ")
-    return ConfigError(
-        where,
-        expected="known keys" if unknown else f"a valid {key}",
-        found=f"unknown key {key}" if unknown else message,
-        remedy=_EXAMPLE,
-    )
+    return mistake(error, key, where=where, remedy=_EXAMPLE)
 
 
 def _refuse_what_it_trains_on(config: TuneConfig, trial: Config, *, where: str) -> None:

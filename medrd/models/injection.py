@@ -14,16 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrd.models.blocks import conv
+from medrd.models.blocks import unit
 from medrd.models.student import reverse_student
 from medrd.models.teacher import Teacher
-
-
-def _unit(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    """Convolution, BatchNorm, ReLU."""
-    return nn.Sequential(
-        conv(inputs, outputs, kernel), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
-    )
 
 
 class Injection(nn.Module):
@@ -39,10 +32,10 @@ class Injection(nn.Module):
 
     def __init__(self, channels: int, shallower: int, *, gating: bool) -> None:
         super().__init__()
-        self.reduce = _unit(shallower, channels, 1)
-        self.details = _unit(channels, channels, 3)
-        self.gate = _unit(channels, channels, 3) if gating else None
-        self.join = _unit(2 * channels, channels, 3)
+        self.reduce = unit(shallower, channels, 1)
+        self.details = unit(channels, channels, 3)
+        self.gate = unit(channels, channels, 3) if gating else None
+        self.join = unit(2 * channels, channels, 3)
 
     def forward(self, output: Tensor, level: Tensor, shallower: Tensor) -> Tensor:
         """What the next stage of the decoder reads, of the same shape as ``output``.

@@ -19,14 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrd.models.blocks import conv
+from medrd.models.blocks import unit
 from medrd.models.cosine import global_distance
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.student import reverse_student
 from medrd.models.teacher import Teacher
 
 MEDIAN_BRIGHTNESS = 0.4
-"""Of a brain under ``recipe.normalise: median``: there the head alone decides."""
+"""Of a brain under ``recipe.normalise: median``: there the head alone decides. The data side sets
+it, which no model may import; a test holds the two together."""
 WARM_UP = 0.1
 """Share of the training in which the learning rate rises."""
 
@@ -162,17 +163,15 @@ class DiscrepancyHead(nn.Module):
         self.stem_half = _pair(full, half, stride=2)
         self.stem_quarter = _pair(half, quarter, stride=2)
         reduced = [quarter + 16 * level for level in range(len(channels))]
-        self.read = nn.ModuleList(
-            _layer(2 * c, r, 1) for c, r in zip(channels, reduced, strict=True)
-        )
-        self.deepest = _layer(reduced[-1], reduced[-1])
+        self.read = nn.ModuleList(unit(2 * c, r, 1) for c, r in zip(channels, reduced, strict=True))
+        self.deepest = unit(reduced[-1], reduced[-1])
         self.join = nn.ModuleList(
-            _layer(reduced[level + 1] + reduced[level], reduced[level])
+            unit(reduced[level + 1] + reduced[level], reduced[level])
             for level in reversed(range(len(channels) - 1))
         )
         self.at_quarter = _pair(reduced[0] + quarter, quarter)
-        self.at_half = _layer(quarter + half, half)
-        self.at_full = _layer(half + full, full)
+        self.at_half = unit(quarter + half, half)
+        self.at_full = unit(half + full, full)
         self.last = nn.Conv2d(full, 1, 1, bias=False)
         # Few pixels are anomalous: begin near their share, not at one half.
         self.offset = nn.Parameter(torch.tensor(-3.0))
@@ -207,14 +206,8 @@ def _agreement(features: Tensor, outputs: Tensor) -> Tensor:
     return 3 * math.sqrt(features.shape[1]) * product
 
 
-def _layer(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        conv(inputs, outputs, kernel, stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
-    )
-
-
 def _pair(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(_layer(inputs, outputs, stride=stride), _layer(outputs, outputs))
+    return nn.Sequential(unit(inputs, outputs, stride=stride), unit(outputs, outputs))
 
 
 def _enlarged(x: Tensor, like: Tensor) -> Tensor:

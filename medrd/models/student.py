@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medrd.models.blocks import Block, basic, bottleneck, conv
+from medrd.models.blocks import Block, basic, bottleneck, unit
 from medrd.models.teacher import ResidualLayout, Teacher
 
 
@@ -58,11 +58,7 @@ def _downsampler(channels: Sequence[int], strides: Sequence[int]) -> nn.Module:
             raise ValueError(f"levels at strides {list(strides)} are not powers of two apart")
         width = channels[i]
         while ratio > 1:
-            layers += [
-                conv(width, channels[i + 1], 3, 2),
-                nn.BatchNorm2d(channels[i + 1]),
-                nn.ReLU(inplace=True),
-            ]
+            layers += unit(width, channels[i + 1], stride=2)
             width, ratio = channels[i + 1], ratio // 2
     return nn.Sequential(*layers)
 

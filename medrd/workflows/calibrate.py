@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from medrd.data.cache import CachedSubject
-from medrd.data.margin import away_from
-from medrd.errors import ConfigError
+from medrd.data.margin import away_from, none_healthy
 from medrd.metrics import Run, rates_at, threshold_at_fpr
 from medrd.workflows.infer import Predictor, scan_score
 from medrd.workflows.runs import run_on_disk
@@ -133,11 +132,10 @@ def calibrate(
         slices += healthy.size
         voxels += values.size
     if not runs:
-        raise ConfigError(
-            "data.split.calibration",
-            expected="held-out subjects with healthy slices to set a threshold on",
-            found=f"{len(subjects)} subjects without one",
-            remedy="Give it more subjects, or lower data.healthy_margin.",
+        raise none_healthy(
+            "calibration",
+            len(subjects),
+            wanted="held-out subjects with healthy slices to set a threshold on",
         )
     threshold = threshold_at_fpr(runs, target_fpr)
     return Calibration(

@@ -18,6 +18,7 @@ from medrd.config import Config
 from medrd.config.tune import AnyObjective, SimulatedObjective
 from medrd.data.cache import CachedSubject
 from medrd.data.layouts import Subject
+from medrd.data.margin import none_healthy
 from medrd.data.slices import HealthySlices
 from medrd.errors import ConfigError, ModelError
 from medrd.metrics import make_run, pixel_metrics
@@ -85,11 +86,10 @@ def simulate_set(
     """
     slices = HealthySlices(subjects, margin=config.data.healthy_margin)
     if len(slices) == 0:
-        raise ConfigError(
-            "data.split.calibration",
-            expected="held-out subjects with healthy slices to simulate anomalies in",
-            found=f"{len(subjects)} subjects without one",
-            remedy="Give it more subjects, or lower data.healthy_margin.",
+        raise none_healthy(
+            "calibration",
+            len(subjects),
+            wanted="held-out subjects with healthy slices to simulate anomalies in",
         )
     chosen = _evenly(len(slices), wanted.max_slices)
     # Neighbours look alike: shuffled, so that the content `slice` comes from elsewhere.

@@ -13,6 +13,7 @@ import torch
 
 from medrd.config import Config, digest, load_config
 from medrd.data.cache import CachedSubject
+from medrd.data.margin import none_healthy
 from medrd.data.slices import HealthySlices
 from medrd.errors import ConfigError, MedrdError
 from medrd.models import Detector
@@ -153,12 +154,7 @@ def train(
     refuse_same_scan(training, held_out)
     slices = HealthySlices(training, margin=config.data.healthy_margin)
     if len(slices) == 0:
-        raise ConfigError(
-            "data.split.train",
-            expected="training subjects with healthy slices",
-            found=f"{len(training)} subjects without one",
-            remedy="Give it more subjects, or lower data.healthy_margin.",
-        )
+        raise none_healthy("train", len(training), wanted="training subjects with healthy slices")
     execution = choose_execution(config.train.device, config.train.precision)
     seen = {
         "subjects": {subject.id: subject.content for subject in training},
