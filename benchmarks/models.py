@@ -24,11 +24,11 @@ from medrd.config.compare import CompareConfig, cell_config, load_compare
 from medrd.config.load import read_yaml
 from medrd.data.slices import SliceBatch
 from medrd.models import Batch, Scoring
-from medrd.models.build import detector_from_config
 from medrd.report.table import markdown_table
 from medrd.workflows.device import Execution, choose_execution
 from medrd.workflows.infer import Predictor
 from medrd.workflows.loop import Place
+from medrd.workflows.model_folder import make_detector
 from medrd.workflows.simulation import simulator_for
 
 
@@ -44,7 +44,7 @@ def training_of(
 ) -> Callable[[SliceBatch, int], object] | None:
     """One iteration of a detector on a batch; None for a detector that has no steps."""
     torch.manual_seed(0)
-    detector = detector_from_config(config.model.model_dump(mode="json"))
+    detector = make_detector(config)
     if not detector.steps():
         return None
     simulator = simulator_for(config, detector)
@@ -55,7 +55,7 @@ def training_of(
 def predictor_of(config: Config, execution: Execution, slices: SliceBatch) -> Predictor:
     """A detector as it predicts: what is collected comes from these slices."""
     torch.manual_seed(0)
-    detector = execution.place(detector_from_config(config.model.model_dump(mode="json"))).eval()
+    detector = execution.place(make_detector(config)).eval()
     if detector.collects:
         with torch.no_grad(), execution.autocast():
             region = torch.from_numpy(slices.region).to(execution.device)

@@ -15,9 +15,11 @@ import yaml
 from PIL import Image
 
 from medrd.config.compare import load_compare, make_compare, merge
+from medrd.data.layouts import find_subjects
 from medrd.errors import ConfigError
 from medrd.workflows import compare_cells
 from medrd.workflows.alone import alone_in
+from medrd.workflows.cohort import load_cohort
 from medrd.workflows.compare import compare, plan
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "compare"
@@ -94,6 +96,49 @@ def test_later_parts_of_a_cells_config_win(raw: dict[str, Any], tmp_path: Path) 
         4,
     )
     assert merge({"a": [1, 2]}, {"a": [3]}) == {"a": [3]}
+
+
+def test_folds_test_every_subject_once_and_are_the_same_for_every_seed(
+    raw: dict[str, Any], tmp_path: Path
+) -> None:
+    raw["data_sets"]["scans"] |= {"folds": 2}
+    raw["data_sets"]["scans"]["config"]["data"]["split"] = {"train": 0.7, "calibration": 1}
+    del raw["data_sets"]["pictures"]
+    cells = plan(make_compare(raw), tmp_path)
+    assert len(cells) == 2 * 2 * 2  # seeds, folds, models
+    assert {cell.folder.parts[2] for cell in cells} == {"fold1", "fold2"}
+    splits = {}
+    for cell in cells:
+        split = load_cohort(cell.config).split
+        splits[cell.seed, cell.category, cell.model] = split.test
+        assert not set(split.test) & {*split.train, *split.calibration}
+        assert split.train
+    root = Path(raw["data_sets"]["scans"]["root"])
+    everyone = [s.id for s in find_subjects(root, layout="auto", channels=["flair"])]
+    first = splits[0, "fold1", "rd4ad"]
+    assert sorted(first + splits[0, "fold2", "rd4ad"]) == sorted(everyone)
+    assert {splits[seed, "fold1", model] for seed, _, model in splits} == {first}
+    # As listed.
+    raw["data_sets"]["scans"]["folds"] = [[first[0]], [first[1]]]
+    listed = plan(make_compare(raw), tmp_path)
+    assert [c.config.data.split.test for c in listed[::2]] == 2 * [(first[0],), (first[1],)]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [
+        (1, "two folds or more"),
+        ([["a"], []], "none of them empty"),
+        ([["a"], ["a"]], "one fold"),
+        (40, "fewer folds"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(
+    raw: dict[str, Any], folds: Any, message: str, tmp_path: Path
+) -> None:
+    raw["data_sets"]["scans"]["folds"] = folds
+    with pytest.raises(ConfigError, match=message):
+        plan(make_compare(raw), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_keys_of_another_model_are_unknown() -> None:
         ("data.split.train=.nan", r"valid data\.split\.train"),
         ("data.split.train=true", r"valid data\.split\.train"),
         ("data.layout=bratz", "valid data.layout"),
-        ("recipe.channels=[]", "one or three"),
+        ("recipe.channels=[]", "at least 1"),
         ("recipe.channels=[flair, t1]", "one or three"),
         ("recipe.channels=[flair, flair, t1]", "must differ"),
         ("recipe.percentiles=[99, 1]", "must rise"),

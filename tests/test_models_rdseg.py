@@ -72,7 +72,7 @@ def test_the_loss_is_its_formula_written_as_a_loop() -> None:
     assert float(detector.loss(given)) == pytest.approx(expected, abs=1e-4)
     # Both networks were asked about the changed image, and the teacher about the healthy one.
     assert [
-        question is image
+        torch.equal(question, image)
         for (question, _), image in zip(
             detector.teacher.calls,
             (given.images, given.simulated),
@@ -107,6 +107,33 @@ def test_the_head_sees_the_blurred_mirror_image_and_not_where_told_not_to() -> N
         if mirror:
             window = images[0, 1, 20 - 3 : 20 + 4, 63 - 30 - 3 : 63 - 30 + 4]
             assert float(head.shown[0, 4, 20, 30]) == pytest.approx(float(window.mean()))
+
+
+@pytest.mark.parametrize(
+    ("modalities", "channels", "taught"), [(1, 6, [0, 0, 0]), (2, 9, [0, 1, 0]), (4, 15, [0, 1, 2])]
+)
+def test_the_teacher_sees_the_slice_and_the_head_its_neighbours_too(
+    modalities: int, channels: int, taught: list[int]
+) -> None:
+    detector = RDSeg(Teacher(SMALL), modalities=modalities, channels=channels)
+    seen: list[Tensor] = []
+    detector.teacher.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    assert detector.anomaly_map(torch.rand(2, channels, 64, 64)).shape == (2, 64, 64)
+    images = torch.rand(2, channels, 64, 64)
+    head = Says(torch.zeros(2, 64, 64))
+    detector.head = head  # type: ignore[assignment]
+    detector.anomaly_map(images)
+    assert torch.equal(seen[-1], images[:, taught])
+    assert torch.equal(head.shown[:, :channels], images)
+    assert head.shown.shape[1] == channels + modalities
+
+
+def test_one_modality_in_three_equal_channels_is_read_once() -> None:
+    detector = RDSeg(Teacher(SMALL), modalities=1, channels=1)
+    head = Says(torch.zeros(2, 64, 64))
+    detector.head = head  # type: ignore[assignment]
+    detector.anomaly_map(torch.rand(2, 1, 64, 64).expand(-1, 3, -1, -1))
+    assert head.shown.shape[1] == 2
 
 
 @pytest.mark.parametrize("teacher", [SMALL, "tf_efficientnet_lite0"])

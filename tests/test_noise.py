@@ -9,8 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medrd.config import Layout
 from medrd.data.noise import CoarseNoise, SimplexBox
 from medrd.data.noise_fields import PERIOD, blur, fractal, perlin, rotate, simplex, turned_grid
+from medrd.data.simulate import GREY
+
+COLOUR = Layout(("red", "green", "blue"))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -138,7 +142,7 @@ def test_noise_stays_in_the_region_and_channels_are_tied_or_not(
 ) -> None:
     images, region = grey(4, 64)
     before = images.clone()
-    noisy = make(tied=tied)(images, region, seeded())
+    noisy = make(layout=GREY if tied else COLOUR)(images, region, seeded())
     assert torch.equal(images, before)
     assert not (noisy.mask & ~region).any()
     outside = ~noisy.mask[:, None].expand_as(images)
@@ -146,7 +150,7 @@ def test_noise_stays_in_the_region_and_channels_are_tied_or_not(
     assert float(noisy.images.min()) >= 0
     assert float(noisy.images.max()) <= 1
     assert torch.equal(noisy.images[:, 0], noisy.images[:, 1]) is tied
-    again = make(tied=tied)(images, region, seeded())
+    again = make(layout=GREY if tied else COLOUR)(images, region, seeded())
     assert torch.equal(noisy.images, again.images)
 
 

@@ -10,12 +10,14 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from medrd.config import Layout
 from medrd.data.noise_fields import blur
-from medrd.data.simulate import CONTENTS, SHAPES, AnomalySimulator
+from medrd.data.simulate import CONTENTS, GREY, SHAPES, AnomalySimulator
 from medrd.data.simulate_label import _large_by_spreading, dilate, visible_label, without_specks
 from medrd.data.simulate_shapes import draw_shapes, make_shapes, pack, places, unpack
 
 COUNT, SIZE = 8, 128
+COLOUR = Layout(("red", "green", "blue"))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -42,7 +44,9 @@ def test_labels_are_what_changed_visibly_in_the_region(
 ) -> None:
     images, region = slices(tied=tied)
     before = images.clone()
-    simulator = AnomalySimulator(contents=[content], shapes=[shape], tied=tied)
+    simulator = AnomalySimulator(
+        contents=[content], shapes=[shape], layout=GREY if tied else COLOUR
+    )
     made = simulator(images, region, seeded(1))
 
     assert torch.equal(images, before)
@@ -54,7 +58,7 @@ def test_labels_are_what_changed_visibly_in_the_region(
     assert float(made.images.max()) <= 1
     if tied:
         assert torch.equal(made.images, made.images[:, :1].expand_as(made.images))
-    elif content in ("brighter", "darker", "texture"):
+    elif content in ("brighter", "darker", "texture", "lesion"):
         change = (made.images - images)[made.mask[:, None].expand_as(images)]
         assert not torch.allclose(*change.reshape(3, -1)[:2])
 
@@ -63,6 +67,9 @@ def test_labels_are_what_changed_visibly_in_the_region(
     assert made.mask.any(dim=(1, 2)).float().mean() >= 0.6
     assert not (made.mask & ~region).any()
     visible = difference >= 0.02
+    if content == "lesion":  # of a soft border only the inner part is outlined
+        assert made.mask.sum() > 0.3 * visible.sum()
+        return
     # Closing a gap takes a visible pixel no further than it is wide.
     assert not (made.mask & ~dilate(visible, 1)).any()
     # What is visible but not in the label, with what touches it, is a speck.
@@ -335,3 +342,35 @@ def test_draws_are_packed_for_one_copy_and_come_back_exactly() -> None:
     for found, given in zip(unpack(pack(draws), draws), draws, strict=True):
         assert found.dtype == given.dtype
         assert torch.equal(found, given)
+
+
+STACK = Layout(("flair", "t1"), (0.0, -2.0, 2.0), place=True, pixel_mm=1.5)
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_anomalies_go_through_the_neighbours_and_leave_places_alone(content: str) -> None:
+    one, region = slices(tied=False)
+    images = torch.cat([one[:, :2]] * 3 + [torch.rand(COUNT, 3, SIZE, SIZE)], dim=1)
+    images[:, 4:6, :, : SIZE // 2] = 0  # a neighbour with less brain
+    made = AnomalySimulator(contents=[content], beta=(0, 0), layout=STACK)(
+        images, region, seeded(1)
+    )
+    assert torch.equal(made.images[:, 6:], images[:, 6:])
+    assert not (made.images[:, 4:6] - images[:, 4:6])[..., : SIZE // 2].any()
+    changes = [(made.images - images)[:, k : k + 2].abs().amax(1) > 0.02 for k in (0, 2, 4)]
+    right = torch.zeros_like(region)
+    right[..., SIZE // 2 :] = True
+    looked_at = [(changes[1], region), (changes[2], right)]
+    # A slice that is laid mirrored has nothing to show where the neighbour ends.
+    for beside, where in looked_at[: 1 if content == "slice" else 2]:
+        both, either = ((f(changes[0], beside) & where).sum() for f in (torch.mul, torch.maximum))
+        assert both / either > 0.7
+    if content == "lesion":  # solid: larger on one side than on the other
+        assert not torch.equal(changes[0], changes[1])
+    # The label is the middle slice's: from it alone comes the same.
+    alone = Layout(STACK.modalities, pixel_mm=1.5)
+    middle = AnomalySimulator(contents=[content], beta=(0, 0), layout=alone)(
+        images[:, :2], region, seeded(1)
+    )
+    if content != "lesion":  # whose oedema is levelled over all slices
+        assert torch.equal(middle.mask, made.mask)

@@ -1,57 +1,146 @@
-"""The look of a lesion: its plateau as a formula, its core in the middle, and what is drawn."""
+"""Simulated gliomas: their solid as a formula, their look, their place, what is drawn."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from medrd.data.simulate_lesions import LesionDraws, draw_lesions, make_lesion
+from medrd.config import Layout
+from medrd.data.simulate_lesions import LesionDraws, draw_lesions, grow_lesions
+
+MM = 1.5
+SIZE = 96
+MIDDLE = (46 * 92 + 46) / 92**2  # of the square below, in reading order
 
 
-def draws(*, cored: bool, reach: float = 0.6) -> LesionDraws:
-    return LesionDraws(
-        shift=torch.tensor([[0.2, -0.1]]),
-        flattened=torch.tensor([0.7]),
-        cored=torch.tensor([cored]),
-        reach=torch.tensor([reach]),
-        level=torch.tensor([[0.9, 0.05]]),
+def layout(*offsets_mm: float, modalities: tuple[str, ...] = ("flair",)) -> Layout:
+    return Layout(modalities, (0.0, *offsets_mm), pixel_mm=MM)
+
+
+def plain(modalities: tuple[str, ...] = ("flair",), **changes: Tensor) -> LesionDraws:
+    """One smooth hard-edged ball of 20 mm in the middle: no noise, no core, all contrast kept."""
+    drawn = draw_lesions(1, modalities, torch.Generator().manual_seed(0))
+    zero = torch.zeros(1, 2)
+    simple = replace(
+        drawn,
+        present=torch.tensor([[True, False]]),
+        place=torch.full((1, 2), MIDDLE),
+        radius_mm=torch.full((1, 2), 20.0),
+        below=zero,
+        aspect=torch.ones(1, 2, 3),
+        roughness=zero,
+        follow=zero,
+        softness=torch.full((1, 2), 1e-5),
+        flattened=zero,
+        reach=zero,
+        rim=zero,
+        oedema=torch.zeros_like(drawn.oedema),
+        core=torch.zeros_like(drawn.core),
     )
+    return replace(simple, **changes)
 
 
-def disc(size: int = 64, radius: int = 16) -> Tensor:
-    at = torch.arange(size) - size // 2
-    return (at[:, None] ** 2 + at**2 < radius**2).float()[None]
+def square(k: int = 1, m: int = 1, value: float = 0.4) -> tuple[Tensor, Tensor]:
+    inside = torch.zeros(1, k, SIZE, SIZE, dtype=torch.bool)
+    inside[..., 2:-2, 2:-2] = True
+    return torch.full((1, k, m, SIZE, SIZE), value) * inside[:, :, None], inside
+
+
+def test_a_lesion_is_solid_its_section_shrinks_as_a_balls_does() -> None:
+    stack, inside = square(4)
+    changed, cover = grow_lesions(plain(), stack, inside, layout(6.0, 12.0, -12.0))
+    areas = ((changed - stack).abs()[0, :, 0] > 1e-4).sum(dim=(1, 2)).float() * MM**2
+    expected = [np.pi * (20**2 - z**2) for z in (0, 6, 12, 12)]
+    np.testing.assert_allclose(areas, expected, rtol=0.03)
+    assert torch.equal(cover[0] > 0.5, (changed - stack).abs()[0, 0, 0] > 1e-4)
+    lower = plain(below=torch.full((1, 2), -0.6))  # 12 mm below: the slice there is the widest
+    changed, _ = grow_lesions(lower, stack, inside, layout(6.0, 12.0, -12.0))
+    areas = ((changed - stack).abs()[0, :, 0] > 1e-4).sum(dim=(1, 2)).float() * MM**2
+    np.testing.assert_allclose(areas, [np.pi * (20**2 - z**2) for z in (12, 6, 0, 20)], atol=40)
+
+
+def test_axes_turn_and_stretch() -> None:
+    stack, inside = square()
+    stretched = plain(
+        aspect=torch.tensor([[[1.5, 0.5, 1.0]] * 2]), turn=torch.full((1, 2), np.pi / 2)
+    )
+    changed, _ = grow_lesions(stretched, stack, inside, layout())
+    rows, columns = np.nonzero(((changed - stack).abs()[0, 0, 0] > 1e-4).numpy())
+    assert np.ptp(rows) * MM == pytest.approx(2 * 30, abs=2 * MM)  # the first axis has turned down
+    assert np.ptp(columns) * MM == pytest.approx(2 * 10, abs=2 * MM)
 
 
 def test_oedema_levels_contrast_and_raises_it() -> None:
-    images, alpha = 0.3 + 0.2 * torch.rand(1, 2, 64, 64), disc() * 0.8
-    noise = 2 * torch.rand(1, 1, 64, 64) - 1
-    found = make_lesion(draws(cored=False), images, alpha, noise)
-    for channel, shift in enumerate((0.2, -0.1)):
-        picture = images[0, channel].numpy()
-        mean = np.average(picture, weights=alpha[0].numpy())
-        expected = 0.3 * picture + 0.7 * mean + shift * (1 + 0.6 * noise[0, 0].numpy())
-        np.testing.assert_allclose(found[0, channel].numpy(), expected.clip(0, 1), atol=1e-5)
+    stack, inside = square(value=0.3)
+    stack[..., ::2] += 0.1
+    drawn = plain(flattened=torch.full((1, 2), 0.7), shift=torch.full((1, 2, 1), 0.2))
+    changed, cover = grow_lesions(drawn, stack, inside, layout())
+    within = cover[0] > 0.99
+    mean = stack[0, 0, 0][within].mean()
+    expected = 0.3 * stack[0, 0, 0] + 0.7 * mean + 0.2
+    torch.testing.assert_close(changed[0, 0, 0][within], expected[within], atol=2e-3, rtol=0)
 
 
-def test_the_core_lies_in_the_middle_and_its_size_follows_its_reach() -> None:
-    images, alpha, noise = torch.full((1, 2, 64, 64), 0.4), disc(), torch.zeros(1, 1, 64, 64)
-    plain = make_lesion(draws(cored=False), images, alpha, noise)
-    areas = []
-    for reach in (0.65, 0.8):
-        found = make_lesion(draws(cored=True, reach=reach), images, alpha, noise)
-        assert found[0, :, 32, 32].tolist() == pytest.approx([0.9, 0.05], abs=0.03)
-        assert found[0, 0, 32, 32 + 15] == pytest.approx(float(plain[0, 0, 32, 32 + 15]), abs=0.1)
-        areas.append(int(((found - plain).abs()[0, 0] > 0.1).sum()))
-    assert 0 < areas[1] < areas[0] < int(disc().sum())
+def test_the_core_lies_within_and_its_rim_shows_on_t1ce_alone() -> None:
+    names = ("flair", "t1ce")
+    stack, inside = square(m=2)
+    drawn = plain(
+        names,
+        reach=torch.full((1, 2), 0.5),
+        level=torch.tensor([[[0.9, 0.1]] * 2]),
+        shift=torch.full((1, 2, 2), 0.1),
+        rim=torch.full((1, 2), 0.5),
+    )
+    changed, cover = grow_lesions(drawn, stack, inside, layout(modalities=names))
+    flair, t1ce = changed[0, 0]
+    assert float(flair[48, 48]) == pytest.approx(0.9, abs=0.01)
+    assert float(t1ce[48, 48]) == pytest.approx(0.1, abs=0.01)
+    core = (flair > 0.7).sum() / (cover[0] > 0.5).sum()
+    assert float(core) == pytest.approx(0.25, abs=0.04)
+    edge = 48 + round(10 / MM)
+    assert float(t1ce[48, edge - 1 : edge + 2].max()) > 0.7
+    assert float(flair[48, 48 + 10]) == pytest.approx(0.5, abs=0.02)
 
 
-def test_most_lesions_are_bright_in_all_channels_alike_and_half_have_a_core() -> None:
-    drawn = draw_lesions(2000, 3, torch.Generator().manual_seed(0))
-    assert (drawn.shift > 0).all(dim=1).float().mean() == pytest.approx(0.8, abs=0.03)
-    assert ((drawn.shift > 0).all(dim=1) | (drawn.shift < 0).all(dim=1)).all()
-    assert drawn.shift.abs().min() > 0.06 * 0.6
-    assert drawn.shift.abs().max() < 0.45 * 1.2
-    assert drawn.cored.float().mean() == pytest.approx(0.5, abs=0.04)
+def test_an_edge_that_follows_tissue_leaves_out_what_is_dark() -> None:
+    stack, inside = square(value=0.5)
+    stack[..., 46:52] = 0.2  # a dark fissure through the middle
+    shares = []
+    for follow in (0.0, -0.25):
+        drawn = plain(follow=torch.full((1, 2), follow), radius_mm=torch.full((1, 2), 24.0))
+        _, cover = grow_lesions(drawn, stack, inside, layout())
+        fissure = cover[0, :, 46:52] > 0.5
+        shares.append(float(fissure.sum() / (cover[0] > 0.5).sum()))
+    assert shares[1] < 0.9 * shares[0]
+
+
+def test_noise_is_alike_in_slices_that_are_near_and_not_in_those_that_are_far() -> None:
+    drawn = draw_lesions(1, ("flair",), torch.Generator().manual_seed(3))
+    noisy = plain(
+        oedema=drawn.oedema,
+        shift=torch.full((1, 2, 1), 0.3),
+        radius_mm=torch.full((1, 2), 60.0),
+    )
+    stack, inside = square(3)
+    changed, _ = grow_lesions(noisy, stack, inside, layout(1.0, 9.0))
+    at = slice(20, 76)
+    here, near, far = (changed[0, k, 0, at, at].flatten() for k in range(3))
+    assert np.corrcoef(here, near)[0, 1] > 0.95
+    assert np.corrcoef(here, far)[0, 1] < 0.6
+
+
+def test_what_is_drawn() -> None:
+    drawn = draw_lesions(2000, ("flair", "t1"), torch.Generator().manual_seed(0))
+    assert drawn.present[:, 0].all()
+    assert drawn.present[:, 1].float().mean() == pytest.approx(0.35, abs=0.03)
+    bright = drawn.shift[..., 0] > 0
+    assert bright.float().mean() == pytest.approx(0.8, abs=0.03)
+    assert torch.equal(bright, drawn.shift[..., 1] < 0)  # T1 falls where FLAIR rises
+    assert float(drawn.shift[..., 0].abs().max()) < 0.45 * 1.2
+    assert (drawn.reach > 0).float().mean() == pytest.approx(0.5, abs=0.03)
+    assert float(drawn.radius_mm.log().mean()) == pytest.approx(np.log(4 * 38) / 2, abs=0.05)
+    np.testing.assert_allclose(drawn.aspect.prod(dim=2), 1, rtol=1e-5)

@@ -4,11 +4,13 @@ The resolved config is written into every run folder, so that a run can be read 
 file that it came from.
 """
 
+from medrd.config.layout import Layout
 from medrd.config.load import digest, load_config, make_config
 from medrd.config.models import IntensityConfig, RD4ADConfig, TeacherConfig
 from medrd.config.sections import (
     AnyDataConfig,
     AnyRecipeConfig,
+    AugmentConfig,
     CalibrationConfig,
     Config,
     DataConfig,
@@ -23,10 +25,12 @@ from medrd.config.sections import (
 __all__ = [
     "AnyDataConfig",
     "AnyRecipeConfig",
+    "AugmentConfig",
     "CalibrationConfig",
     "Config",
     "DataConfig",
     "IntensityConfig",
+    "Layout",
     "PictureDataConfig",
     "PictureRecipeConfig",
     "RD4ADConfig",

@@ -54,7 +54,22 @@ class DataSetConfig(Section):
     """Make it, where the user has none; instead of ``root``."""
     categories: Literal["each", "together"] = "each"
     """Of pictures: a model a category, or one model for them all."""
+    folds: int | tuple[tuple[str, ...], ...] | None = None
+    """Of scans: cross-validation, every subject tested once. How many folds, or the subjects of
+    each; what is not in a fold is dealt to training and calibration as ``data.split`` says."""
     config: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("folds")
+    @classmethod
+    def _check_folds(cls, value: Any) -> Any:
+        count = value if isinstance(value, int) else len(value or "ab")
+        if count < 2 or (not isinstance(value, int) and not all(value or "ab")):
+            raise ValueError("two folds or more, none of them empty")
+        if isinstance(value, tuple):
+            subjects = [subject for fold in value for subject in fold]
+            if len(set(subjects)) < len(subjects):
+                raise ValueError("each subject in one fold")
+        return value
 
 
 class ContenderConfig(Section):
@@ -98,12 +113,13 @@ class CompareConfig(Section):
 
 @dataclass(frozen=True)
 class Cell:
-    """One model on one data set (or category) with one seed."""
+    """One model on one data set (or one category or fold of it) with one seed."""
 
     model: str
     data_set: str
     domain: str
     category: str | None
+    """Or the fold."""
     seed: int
     config: Config
 
@@ -175,10 +191,15 @@ def cell_config(
     seed: int,
     *,
     root: Path,
-    category: str | None = None,
+    part: Mapping[str, Any] | None = None,
     where: str = "comparison",
 ) -> Config:
     """The resolved config of one cell.
+
+    Parameters
+    ----------
+    part
+        Of the section ``data``: what picks a category or a fold.
 
     Raises
     ------
@@ -187,18 +208,15 @@ def cell_config(
     """
     contender, data = config.models[model], config.data_sets[data_set]
     raw: dict[str, Any] = {}
-    for part in (
+    for layer in (
         config.base,
         data.config,
         contender.config,
         contender.where.get(data.domain, {}),
         contender.where.get(data_set, {}),
     ):
-        raw = merge(raw, part)
-    extra: dict[str, Any] = {"root": str(root)}
-    if category is not None:
-        extra["category"] = category
-    raw = merge(raw, {"seed": seed, "data": extra})
+        raw = merge(raw, layer)
+    raw = merge(raw, {"seed": seed, "data": {"root": str(root), **(part or {})}})
     return make_config(raw, where=f"{where}: {model} on {data_set}")
 
 

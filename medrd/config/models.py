@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -43,7 +43,8 @@ class SimulationConfig(Section):
         Field(("slice", "brighter", "darker", "texture", "deform"), min_length=1)
     )
     """What fills a mask: another slice, a shift of intensity, a procedural texture, a local
-    deformation (mass effect), or the look of a glioma. Each slice draws one."""
+    deformation (mass effect), or the look of a glioma, which brings its own shape, opacity and
+    border. Each slice draws one."""
     shapes: tuple[Literal["perlin", "simplex", "ellipsoid", "blob"], ...] = Field(
         ("perlin", "simplex", "ellipsoid", "blob"), min_length=1
     )
@@ -97,7 +98,14 @@ class SimplexBoxConfig(Section):
         return self
 
 
-class RD4ADConfig(Section):
+class ModelSection(Section):
+    """A detector's section."""
+
+    takes_stacks: ClassVar[bool] = False
+    """Whether it takes any :class:`medrd.config.layout.Layout`: modalities, neighbours, places."""
+
+
+class RD4ADConfig(ModelSection):
     """Reverse distillation, Deng & Li, CVPR 2022."""
 
     name: Literal["rd4ad"] = "rd4ad"
@@ -108,14 +116,14 @@ class RD4ADConfig(Section):
     betas: tuple[_Beta, _Beta] = (0.5, 0.999)
 
 
-class IntensityConfig(Section):
+class IntensityConfig(ModelSection):
     """The untrained baseline: the channel itself, rank-normalised by the recipe."""
 
     name: Literal["intensity"] = "intensity"
     channel: int = Field(0, ge=0, le=2)
 
 
-class STFPMConfig(Section):
+class STFPMConfig(ModelSection):
     """Student-teacher feature pyramid matching, Wang et al., BMVC 2021."""
 
     name: Literal["stfpm"] = "stfpm"
@@ -125,7 +133,7 @@ class STFPMConfig(Section):
     weight_decay: _Weight = 1e-4
 
 
-class RDExpertConfig(Section):
+class RDExpertConfig(ModelSection):
     """RD with Expert: expert, teacher and student, Liu et al., AAAI 2025."""
 
     name: Literal["rd_expert"] = "rd_expert"
@@ -141,7 +149,7 @@ class RDExpertConfig(Section):
     simulation: SimulationConfig = SimulationConfig()
 
 
-class BiKDConfig(Section):
+class BiKDConfig(ModelSection):
     """Bidirectional distillation: a reconstruction from the abstract of Wang et al., 2024."""
 
     name: Literal["bikd"] = "bikd"
@@ -157,7 +165,7 @@ class BiKDConfig(Section):
     simulation: SimulationConfig = SimulationConfig()
 
 
-class RDPPConfig(Section):
+class RDPPConfig(ModelSection):
     """RD++, Tien et al., CVPR 2023."""
 
     name: Literal["rdpp"] = "rdpp"
@@ -175,7 +183,7 @@ class RDPPConfig(Section):
     noise: SimplexBoxConfig = SimplexBoxConfig()
 
 
-class ReContrastConfig(Section):
+class ReContrastConfig(ModelSection):
     """ReContrast, Guo et al., NeurIPS 2023."""
 
     name: Literal["recontrast"] = "recontrast"
@@ -186,8 +194,10 @@ class ReContrastConfig(Section):
     encoder_batch_norm: Literal["train", "eval"] = "train"
 
 
-class RDSegConfig(Section):
+class RDSegConfig(ModelSection):
     """Reverse distillation with a segmentation head trained on simulated anomalies."""
+
+    takes_stacks: ClassVar[bool] = True
 
     name: Literal["rdseg"] = "rdseg"
     teacher: TeacherConfig = TeacherConfig()
@@ -203,7 +213,7 @@ class RDSegConfig(Section):
     simulation: SimulationConfig = SimulationConfig()
 
 
-class PatchCoreConfig(Section):
+class PatchCoreConfig(ModelSection):
     """PatchCore, Roth et al., CVPR 2022: a memory of healthy patches; nothing is optimised."""
 
     name: Literal["patchcore"] = "patchcore"
@@ -215,7 +225,7 @@ class PatchCoreConfig(Section):
     """For the image score's weight (scoring.image_score: model)."""
 
 
-class DAEConfig(Section):
+class DAEConfig(ModelSection):
     """Denoising autoencoder with coarse noise, Kascenas et al., MIDL 2022."""
 
     name: Literal["dae"] = "dae"

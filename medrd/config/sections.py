@@ -17,18 +17,22 @@ from pydantic import (
     model_validator,
 )
 
+from medrd.config.layout import Layout
 from medrd.config.models import ModelConfig, RD4ADConfig
 from medrd.config.section import Section
 
 SCHEMA_VERSION: Final = 1
+
+_Distance = Annotated[float, Field(gt=0, le=50)]
 
 
 class RecipeConfig(Section):
     """How a volume becomes slices; travels with the model, so prediction does the same."""
 
     kind: Literal["volumes"] = "volumes"
-    channels: tuple[str, ...] = ("flair",)
-    """Modalities: one (repeated to three channels) or three (one a channel)."""
+    channels: tuple[str, ...] = Field(("flair",), min_length=1, max_length=8)
+    """Modalities. Every model takes one (repeated to three channels) or three (one a channel);
+    rdseg takes any number."""
     axis: Literal["axial", "coronal", "sagittal"] = "axial"
     size: int = Field(256, ge=32, le=1024)
     """Side of a slice in pixels."""
@@ -42,13 +46,25 @@ class RecipeConfig(Section):
     """For ``percentile``: what is taken to 0 and to 1."""
     min_brain_mm2: float = Field(3000.0, gt=0)
     """Slices with less brain than this are neither trained on nor scored."""
+    neighbours_mm: tuple[_Distance, ...] = Field((), max_length=8)
+    """Show beside each slice the slices at these distances from it, on both sides (models that
+    take them: rdseg)."""
+    place: bool = False
+    """Show also where a pixel lies in the brain: its row, its distance from the middle column
+    and the slice's height between the lowest and the highest that hold enough brain (rdseg)."""
+
+    @property
+    def layout(self) -> Layout:
+        """What the channels of an image are."""
+        offsets = [side * each for each in self.neighbours_mm for side in (-1, 1)]
+        return Layout(self.channels, (0.0, *offsets), self.place, self.field_mm / self.size)
 
     @model_validator(mode="after")
     def _check(self) -> RecipeConfig:
-        if len(self.channels) not in (1, 3):
-            raise ValueError(f"channels must be one or three modalities, not {len(self.channels)}")
         if len(set(self.channels)) < len(self.channels):
             raise ValueError("channels must differ; a single one is repeated to three by itself")
+        if len(set(self.neighbours_mm)) < len(self.neighbours_mm):
+            raise ValueError("neighbours_mm must differ; each stands for both sides")
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise ValueError(f"percentiles must rise within 0..100, not {low}, {high}")
@@ -68,6 +84,12 @@ class PictureRecipeConfig(Section):
     value_range: tuple[float, float] | None = None
     """What becomes 0 and 1; default: the range of the file's integer type (for files of
     floating-point numbers 0 to 1)."""
+
+    @property
+    def layout(self) -> Layout:
+        """What the channels of an image are. Lengths are as if a picture were a head's slice."""
+        names = ("grey",) if self.colour == "grey" else ("red", "green", "blue")
+        return Layout(names, pixel_mm=240 / self.size)
 
     @model_validator(mode="after")
     def _check(self) -> PictureRecipeConfig:
@@ -178,6 +200,25 @@ class ScoringConfig(Section):
     """Gaussian across a scan's slices, in mm. 0: each slice stays by itself, as with pictures."""
 
 
+class AugmentConfig(Section):
+    """Random changes of the healthy slices before anything is put into them; none by default."""
+
+    flip: bool = False
+    """Mirror half of them: left and right in axial and coronal slices."""
+    gamma: float = Field(0.0, ge=0, le=2)
+    """Raise intensities to a power between exp(-gamma) and exp(gamma), one a modality; 0.4, the
+    median under recipe.normalise: median, stays."""
+    gain: float = Field(0.0, ge=0, le=2)
+    """Multiply them by a factor between exp(-gain) and exp(gain), one a modality."""
+    bias: float = Field(0.0, ge=0, le=2)
+    """Multiply them by a smooth field with a logarithm of up to this standard deviation."""
+
+    @property
+    def any(self) -> bool:
+        """Whether there is something to do."""
+        return self.flip or max(self.gamma, self.gain, self.bias) > 0
+
+
 class TrainConfig(Section):
     """The optimisation loop."""
 
@@ -186,6 +227,7 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
     compile: bool = False
+    augment: AugmentConfig = AugmentConfig()
 
 
 class CalibrationConfig(Section):
@@ -213,6 +255,12 @@ class Config(Section):
             raise ValueError(
                 f"data.kind is {self.data.kind} and recipe.kind is {self.recipe.kind}; "
                 "they must be alike"
+            )
+        layout = self.recipe.layout
+        if not (layout.plain or self.model.takes_stacks):
+            raise ValueError(
+                f"model {self.model.name} takes one or three channels of one slice; the recipe "
+                f"shows {layout.channels} (recipe.channels, neighbours_mm, place); rdseg takes them"
             )
         return self
 

@@ -19,6 +19,7 @@ from medrd.data.prepare import (
     scan_hash,
 )
 from medrd.data.split import Split, split_subjects
+from medrd.data.stacks import also_shown
 from medrd.errors import ConfigError, MissingInputError
 
 
@@ -71,6 +72,8 @@ class Brains:
             like = next(iter(volumes.values()))
             lesions = read_lesions(subject.label, like, max_voxels=budget)
             touched = lesion_positions(lesions, prepared.geometry)
+            # What shows a lesion beside it is no healthy example either.
+            touched = also_shown(touched, prepared.numbers, prepared.positions_mm, recipe.layout)
         return TrainingItem(prepared, touched, scan_hash(volumes, prepared.geometry))
 
     def test_item(self, subject: Subject, recipe: AnyRecipeConfig, *, budget: int) -> TestItem:
@@ -105,7 +108,14 @@ class Brains:
         """FLAIR, or else the first channel, by rank in its brain."""
         channels = _recipe(recipe).channels
         channel = "flair" if "flair" in channels else channels[0]
-        return _recipe(recipe).model_copy(update={"normalise": "rank", "channels": (channel,)})
+        return _recipe(recipe).model_copy(
+            update={
+                "normalise": "rank",
+                "channels": (channel,),
+                "neighbours_mm": (),
+                "place": False,
+            }
+        )
 
     def protocol(self, recipe: AnyRecipeConfig) -> dict[str, str]:
         """Inside the brain, on the scan's own grid."""

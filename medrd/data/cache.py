@@ -60,7 +60,8 @@ class CachedSubject:
     positions_mm
         (S,) place of each slice along the stack.
     touched
-        (L,) positions in the whole stack that hold a lesion at original resolution.
+        (L,) positions in the whole stack that hold a lesion at original resolution, or are shown
+        with a neighbour that does.
     has_label
         Whether the subject has a label; without one ``touched`` is empty.
     content

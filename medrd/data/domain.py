@@ -18,7 +18,7 @@ from medrd.config import AnyRecipeConfig, Config
 from medrd.data.layouts import Subject
 from medrd.data.split import Split
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 """Raise when the same file and recipe would give other slices: cached ones become stale,
 and predict does finished scans again."""
 
@@ -71,7 +71,8 @@ class TrainingItem:
     Attributes
     ----------
     touched
-        (L,) positions in the whole stack that hold an anomaly at original resolution.
+        (L,) positions in the whole stack that hold an anomaly at original resolution, or are
+        shown with a neighbour that does.
     content
         Hash of the voxels or pixels themselves, however they are stored.
     """

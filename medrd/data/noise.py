@@ -13,8 +13,9 @@ import math
 import torch
 from torch import Tensor
 
+from medrd.config import Layout
 from medrd.data.noise_fields import PERIOD, simplex
-from medrd.data.simulate import Simulated, like
+from medrd.data.simulate import GREY, Simulated, like
 from medrd.data.simulate_label import scaled_pixels
 from medrd.data.simulate_shapes import integers, places, uniform
 
@@ -28,22 +29,22 @@ class CoarseNoise:
         Of the noise, for intensities in [0, 1].
     grid
         Its points a side, whatever the size of the image.
-    tied
-        All channels get the same noise.
+    layout
+        What the channels are: one modality's noise is alike in all channels.
     """
 
-    def __init__(self, *, sigma: float = 0.2, grid: int = 16, tied: bool = True) -> None:
+    def __init__(self, *, sigma: float = 0.2, grid: int = 16, layout: Layout = GREY) -> None:
         if sigma < 0 or grid < 2:
             raise ValueError(f"expected sigma >= 0 and grid >= 2, found {sigma} and {grid}")
         self.sigma = sigma
         self.grid = grid
-        self.tied = tied
+        self.layout = layout
 
     @torch.no_grad()
     def __call__(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
         """Add noise to (B, C, H, W) in (B, H, W) bool; the mask is the region."""
         with torch.autocast(images.device.type, enabled=False):
-            healthy = images[:, :1] if self.tied else images
+            healthy = images[:, : len(self.layout.modalities)]
             count, channels, *size = healthy.shape
             device = images.device
             values = torch.randn(count, channels, self.grid, self.grid, generator=generator)
@@ -71,7 +72,7 @@ class SimplexBox:
 
     The released code puts the box anywhere in the picture; here its middle is in the region,
     and so is what it changes. Its channels differ by one pixel of depth in a three-dimensional
-    noise; here they are alike (``tied``) or independent.
+    noise; here they are alike or independent.
 
     Parameters
     ----------
@@ -83,8 +84,8 @@ class SimplexBox:
         Range of the box's sides, both included, at 256²; it scales with the image.
     cell_px
         Width of the first octave's cells, likewise.
-    tied
-        All channels get the same noise.
+    layout
+        What the channels are: one modality's noise is alike in all channels.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class SimplexBox:
         amplitude: float = 0.2,
         box_px: tuple[int, int] = (10, 31),
         cell_px: float = 32.0,
-        tied: bool = True,
+        layout: Layout = GREY,
     ) -> None:
         if octaves < 1 or not 1 <= box_px[0] <= box_px[1] <= 256:
             raise ValueError(f"expected an octave and a box in 256, found {octaves} and {box_px}")
@@ -104,13 +105,13 @@ class SimplexBox:
         self.amplitude = amplitude
         self.box_px = box_px
         self.cell_px = cell_px
-        self.tied = tied
+        self.layout = layout
 
     @torch.no_grad()
     def __call__(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
         """Add noise to (B, C, H, W); the mask is the box within (B, H, W) bool."""
         with torch.autocast(images.device.type, enabled=False):
-            healthy = images[:, :1] if self.tied else images
+            healthy = images[:, : len(self.layout.modalities)]
             count, channels, height, width = healthy.shape
             device = images.device
             least, most = (max(1, scaled_pixels(n, min(height, width))) for n in self.box_px)

@@ -15,6 +15,7 @@ from scipy import ndimage
 from medrd.config import RecipeConfig
 from medrd.data.geometry import SliceGeometry
 from medrd.data.layouts import Source, Subject
+from medrd.data.stacks import stacked
 from medrd.errors import AffineError, EmptyBrainError, TooLargeError
 from medrd.volumes import (
     DEFAULT_MAX_VOXELS,
@@ -36,7 +37,7 @@ class PreparedVolume:
     Attributes
     ----------
     images
-        (S, C, H, W) float32 in [0, 1], a channel for each of the recipe's.
+        (S, C, H, W) float32 in [0, 1], channels as :attr:`RecipeConfig.layout` says.
     region
         (S, H, W) bool: the brain.
     numbers
@@ -76,7 +77,7 @@ class PreparedVolume:
 
     def scored(self) -> NDArray[np.bool_]:
         """Where a map has values: the brain in the slices that hold enough of it."""
-        stack = np.zeros((self.depth, *self.images.shape[2:]), np.uint8)
+        stack = np.zeros((self.depth, *self.region.shape[1:]), np.uint8)
         stack[self.numbers] = 1
         return (self.geometry.to_volume(stack, nearest=True) > 0.5) & self.brain_volume
 
@@ -197,8 +198,9 @@ def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> PreparedVolu
             f"{100 * (1 - inside):.0f} % of the brain lies outside the field of "
             f"{recipe.field_mm:g} mm and gets no score"
         )
+    places_mm = numbers.astype(np.float64) * geometry.slice_distance_mm
     return PreparedVolume(
-        images=np.clip(np.stack(channels, axis=1), 0, 1),
+        images=stacked(np.clip(np.stack(channels, axis=1), 0, 1), places_mm, recipe.layout),
         region=brain_slices[numbers],
         numbers=numbers,
         depth=brain_slices.shape[0],

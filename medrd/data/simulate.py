@@ -9,19 +9,30 @@ mask, visible or not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from medrd.config import Layout
 from medrd.data.noise_fields import blur
-from medrd.data.simulate_contents import CONTENTS, UNLIKE, draw_contents, make_contents
+from medrd.data.simulate_contents import (
+    CONTENTS,
+    UNLIKE,
+    ContentDraws,
+    draw_contents,
+    make_contents,
+)
 from medrd.data.simulate_label import GAP_PX, scaled_area, scaled_pixels, visible_label
-from medrd.data.simulate_lesions import draw_lesions
+from medrd.data.simulate_lesions import OUTLINED, draw_lesions, grow_lesions
 from medrd.data.simulate_shapes import SHAPES, draw_shapes, groups, make_shapes, uniform
 
 __all__ = ["CONTENTS", "SHAPES", "UNLIKE", "AnomalySimulator", "Simulated"]
+
+
+GREY = Layout(("grey",), pixel_mm=1.0)
+"""One modality of one slice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +64,11 @@ class AnomalySimulator:
     Parameters
     ----------
     contents, shapes
-        Which of :data:`CONTENTS` and :data:`SHAPES` to draw from, evenly.
+        Which of :data:`CONTENTS` and :data:`SHAPES` to draw from, evenly. ``lesion`` brings its
+        own shape, opacity and border.
     beta
         Range of β, the share of the healthy image that still shows in the anomaly; 0 to 0.8
-        as published. ``deform`` moves the image itself and has none, nor has ``lesion``.
+        as published. ``deform`` moves the image itself and has none.
     softness_px
         Range of the width over which an anomaly fades in: two sigma of a Gaussian blur.
     probability
@@ -65,9 +77,10 @@ class AnomalySimulator:
         Parts of the label that are smaller are left out of it.
     min_change
         Least difference of intensity, in the channel that differs most, that counts as visible.
-    tied
-        The channels of an image are one modality repeated: only the first is read, and all get
-        the same change. Else every channel has a colour of its own.
+    layout
+        What the channels are. Of one modality that is repeated to three channels only the first
+        is read, and all get the same change; else every modality has a colour of its own. What
+        is put into a slice goes through its neighbours: as it is, but ``lesion`` is solid.
 
     Raises
     ------
@@ -85,7 +98,7 @@ class AnomalySimulator:
         probability: float = 1.0,
         min_pixels: int = 10,
         min_change: float = 0.02,
-        tied: bool = True,
+        layout: Layout = GREY,
     ) -> None:
         _check_names("contents", contents, CONTENTS)
         _check_names("shapes", shapes, SHAPES)
@@ -102,7 +115,7 @@ class AnomalySimulator:
         self.probability = probability
         self.min_pixels = min_pixels
         self.min_change = min_change
-        self.tied = tied
+        self.layout = layout
 
     @torch.no_grad()
     def __call__(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
@@ -121,55 +134,93 @@ class AnomalySimulator:
             return self._simulate(images, region, generator)
 
     def _simulate(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
-        healthy = images[:, :1] if self.tied else images
-        count, channels, height, width = healthy.shape
+        layout = self.layout
+        modalities = len(layout.modalities)
+        stack = images[:, : layout.intensities].unflatten(1, (-1, modalities))
+        count, _, _, height, width = stack.shape
         device = images.device
-        scale = min(height, width) / 256
         least = scaled_area(self.min_pixels, height, width)
 
         shapes = [draw_shapes(count, len(self.shapes), generator) for _ in range(2)]
-        contents = draw_contents(count, channels, len(self.contents), generator)
+        contents = draw_contents(count, modalities, len(self.contents), generator)
         beta = uniform(generator, count, low=self.beta[0], high=self.beta[1])
         softness = uniform(generator, count, low=self.softness_px[0], high=self.softness_px[1])
-        present = (uniform(generator, count) < self.probability).to(device)
-        # Last, so that all others are drawn as they were before there were lesions.
-        lesions = draw_lesions(count, channels, generator)
+        present = uniform(generator, count) < self.probability
 
-        shape = make_shapes(shapes[0], self.shapes, region)
-        missed = (shape.to(healthy.dtype).sum(dim=(1, 2)) < least).nonzero()[:, 0]
-        if len(missed):
-            again = shapes[1].of(missed.cpu(), torch.device("cpu"))
-            shape[missed] = make_shapes(again, self.shapes, region[missed])
-        shape &= present[:, None, None]
-
-        sigma_px = softness.to(device) * (scale / 2)
-        most_px = self.softness_px[1] * scale / 2
-        alpha = blur(shape.to(healthy.dtype), sigma_px, most_px=most_px).mul_(region)
-        content = make_contents(contents, lesions, self.contents, healthy, region, shape, alpha)
-        cover = alpha * (1 - beta).to(device)[:, None, None]
-        for name, samples in groups(contents.kind, self.contents):
-            where = samples.to(device)
-            if name == "deform":
-                # What has been moved is all there is: no ghost of what was there shows through.
-                cover[where] = (alpha[where] > 0).to(cover.dtype)
-            elif name == "lesion":
-                cover[where] = alpha[where]  # how faint it is it has drawn itself
-        changed = torch.lerp(healthy, content, cover.clamp_(0, 1)[:, None])
+        kinds = dict(groups(contents.kind, self.contents))
+        changed, within = stack, region
+        if set(self.contents) != {"lesion"}:
+            shape = make_shapes(shapes[0], self.shapes, region)
+            missed = (shape.to(stack.dtype).sum(dim=(1, 2)) < least).nonzero()[:, 0]
+            if len(missed):
+                again = shapes[1].of(missed.cpu(), torch.device("cpu"))
+                shape[missed] = make_shapes(again, self.shapes, region[missed])
+            shape &= present.to(device)[:, None, None]
+            changed = self._fill(contents, kinds, stack, region, shape, beta, softness)
+        if "lesion" in self.contents:
+            # Last, so that all others are drawn as they are without lesions.
+            lesions = draw_lesions(count, layout.modalities, generator)
+            drawn = kinds.get("lesion", contents.kind.new_zeros(0))
+            drawn = drawn[present[drawn]]
+            if len(drawn):
+                where = drawn.to(device)
+                inside = _inside(stack[where], region[where])
+                grown, cover = grow_lesions(lesions.of(drawn, device), stack[where], inside, layout)
+                changed = changed.index_copy(0, where, grown)
+                within = region.index_copy(0, where, inside[:, 0] & (cover > OUTLINED))
         mask = visible_label(
-            healthy,
-            changed,
-            region,
+            stack[:, 0],
+            changed[:, 0],
+            within,
             min_change=self.min_change,
             gap_px=scaled_pixels(GAP_PX, min(height, width)),
             min_pixels=least,
         )
-        return Simulated(like(images, changed), mask)
+        return Simulated(like(images, changed.flatten(1, 2)), mask)
+
+    def _fill(
+        self,
+        contents: ContentDraws,
+        kinds: Mapping[str, Tensor],
+        stack: Tensor,
+        region: Tensor,
+        shape: Tensor,
+        beta: Tensor,
+        softness: Tensor,
+    ) -> Tensor:
+        """The stack (B, K, M, H, W) with shapes (B, H, W) filled, those of lesions left alone."""
+        device = stack.device
+        scale = min(region.shape[1:]) / 256
+        sigma_px = softness.to(device) * (scale / 2)
+        soft = blur(shape.to(stack.dtype), sigma_px, most_px=self.softness_px[1] * scale / 2)
+        filled = []
+        for healthy, inside in zip(stack.unbind(1), _inside(stack, region).unbind(1), strict=True):
+            alpha = soft * inside
+            content = make_contents(contents, self.contents, healthy, inside, shape & inside, alpha)
+            cover = alpha * (1 - beta).to(device)[:, None, None]
+            if "deform" in kinds:
+                # What has been moved is all there is: no ghost of what was there shows through.
+                where = kinds["deform"].to(device)
+                cover[where] = (alpha[where] > 0).to(cover.dtype)
+            filled.append(torch.lerp(healthy, content, cover.clamp_(0, 1)[:, None]))
+        return torch.stack(filled, dim=1)
+
+
+def _inside(stack: Tensor, region: Tensor) -> Tensor:
+    """(B, K, H, W) bool: the region, in neighbours less their background, which is 0."""
+    inside = [region]
+    inside += [region & (each != 0).any(dim=1) for each in stack.unbind(1)[1:]]
+    return torch.stack(inside, dim=1)
 
 
 def like(images: Tensor, changed: Tensor) -> Tensor:
-    """``changed`` with the channels and the memory format of ``images``."""
+    """``changed`` (its first channels) with all channels and the memory format of ``images``."""
+    if changed.shape[1] == 1 and images.shape[1] == 3:  # one modality, repeated
+        changed = changed.expand_as(images)
+    else:
+        changed = torch.cat([changed, images[:, changed.shape[1] :]], dim=1)
     channels_last = images.is_contiguous(memory_format=torch.channels_last)
-    return changed.expand_as(images).contiguous(
+    return changed.contiguous(
         memory_format=torch.channels_last if channels_last else torch.contiguous_format
     )
 

@@ -3,7 +3,7 @@
 ``slice`` is another sample's image; ``brighter`` and ``darker`` are unevenly raised and lowered
 intensities with flattened contrast, as oedema, necrosis or a stain show; ``texture`` stands for
 the texture photographs of DRAEM's successors, made procedurally; ``deform`` pushes the image
-away from the anomaly's middle, as a mass does; ``lesion`` is made to look like a glioma, see
+away from the anomaly's middle, as a mass does. ``lesion`` is made elsewhere, shape and all:
 :mod:`medrd.data.simulate_lesions`.
 """
 
@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medrd.data.noise_fields import PERIOD, blur, fractal, turned_grid
-from medrd.data.simulate_lesions import LesionDraws, make_lesion
 from medrd.data.simulate_shapes import Draws, groups, integers, log_uniform, uniform
 
 UNLIKE = ("slice", "brighter", "darker", "texture", "deform")
@@ -108,7 +107,6 @@ def draw_contents(
 
 def make_contents(
     draws: ContentDraws,
-    lesions: LesionDraws,
     contents: Sequence[str],
     images: Tensor,
     region: Tensor,
@@ -117,6 +115,8 @@ def make_contents(
 ) -> Tensor:
     """(B, C, H, W): what each sample shows where its anomaly covers the image.
 
+    Samples with the content ``lesion`` stay as they are.
+
     Parameters
     ----------
     images, region
@@ -124,7 +124,7 @@ def make_contents(
     mask, alpha
         (B, H, W): the shape as bool, and its cover in [0, 1] with soft borders.
     """
-    made = torch.empty_like(images)
+    made = images.clone()
     for name, samples in groups(draws.kind, contents):
         part = draws.of(samples, images.device)
         where = samples.to(images.device)
@@ -132,11 +132,7 @@ def make_contents(
             made[where] = _slice(part, images, region, images[where])
         elif name == "deform":
             made[where] = _deform(part, images[where], region[where], mask[where], alpha[where])
-        elif name == "lesion":
-            noise = _noise(part, (images.shape[2], images.shape[3]))
-            look = lesions.of(samples, images.device)
-            made[where] = make_lesion(look, images[where], alpha[where], noise)
-        else:
+        elif name != "lesion":
             made[where] = _SHADERS[name](part, images[where])
     return made
 

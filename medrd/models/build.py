@@ -27,6 +27,8 @@ class Kind:
     make: Callable[..., Detector]
     source: str
     has_teacher: bool = True
+    takes_stacks: bool = False
+    """Whether it asks how many modalities and channels the images have; others have three."""
 
 
 DETECTORS: Final[dict[str, Kind]] = {
@@ -36,7 +38,9 @@ DETECTORS: Final[dict[str, Kind]] = {
     "bikd": Kind(BiKD, "reconstruction from the abstract of Wang et al., NCAA 2024"),
     "rdpp": Kind(RDPP, "Tien et al., CVPR 2023"),
     "recontrast": Kind(ReContrast, "Guo et al., NeurIPS 2023"),
-    "rdseg": Kind(RDSeg, "medrd, after DeSTSeg (Zhang et al., CVPR 2023) and RD4AD"),
+    "rdseg": Kind(
+        RDSeg, "medrd, after DeSTSeg (Zhang et al., CVPR 2023) and RD4AD", takes_stacks=True
+    ),
     "patchcore": Kind(PatchCore, "Roth et al., CVPR 2022"),
     "dae": Kind(DAE, "Kascenas et al., MIDL 2022", has_teacher=False),
     "intensity": Kind(Intensity, "untrained baseline; cf. Meissen et al. 2021", has_teacher=False),
@@ -74,11 +78,18 @@ def build_detector(name: str, *, teacher: str | None = None, **settings: Any) ->
     return kind.make(Teacher(teacher), **settings)
 
 
-def detector_from_config(model: Mapping[str, Any]) -> Detector:
-    """Build from the ``model`` section of a config (plain types), weights still random."""
+def detector_from_config(
+    model: Mapping[str, Any], *, modalities: int = 3, channels: int = 3
+) -> Detector:
+    """Build from the ``model`` section of a config (plain types), weights still random.
+
+    ``modalities`` and ``channels`` of the images are for the detectors that take any number.
+    """
     settings = {key: value for key, value in model.items() if key not in _DATA_SIDE}
     name = settings.pop("name")
     teacher = settings.pop("teacher", None)
     if "betas" in settings:
         settings["betas"] = tuple(settings["betas"])
+    if name in DETECTORS and DETECTORS[name].takes_stacks:
+        settings |= {"modalities": modalities, "channels": channels}
     return build_detector(name, teacher=teacher["name"] if teacher else None, **settings)

@@ -24,11 +24,11 @@ class Batch:
     Attributes
     ----------
     images
-        (B, 3, H, W) float32 in [0, 1], healthy.
+        (B, 3, H, W) float32 in [0, 1], healthy; other channels for detectors that take them.
     region
         (B, H, W) bool: the brain, or what there is of a picture.
     simulated
-        (B, 3, H, W) in [0, 1], the same slices changed as :attr:`Detector.simulation` asks;
+        As ``images``, the same slices changed as :attr:`Detector.simulation` asks;
         None for detectors that ask for nothing.
     mask
         (B, H, W) bool, where ``simulated`` visibly differs (of noise: where it was put).

@@ -38,7 +38,11 @@ class RDSeg(Detector):
     Parameters
     ----------
     teacher
-        Built and loaded; it is frozen here.
+        Built and loaded; it is frozen here. It is shown the slice's first three modalities.
+    modalities, channels
+        How many of the images' channels are the slice's own modalities, which come first, and
+        how many there are: neighbouring slices and places may follow. One modality may also
+        come repeated to three equal channels.
     width
         Channels of the head at full resolution.
     mirror
@@ -55,6 +59,8 @@ class RDSeg(Detector):
         self,
         teacher: Teacher,
         *,
+        modalities: int = 3,
+        channels: int = 3,
         width: int = 16,
         mirror: bool = True,
         intensity_weight: float = 16.0,
@@ -64,10 +70,13 @@ class RDSeg(Detector):
         super().__init__()
         self.teacher = teacher
         self.bottleneck, self.decoder = reverse_student(teacher)
+        self.modalities, self.channels, self.mirror = modalities, channels, mirror
         self.head = DiscrepancyHead(
-            teacher.channels, teacher.strides, image_channels=6 if mirror else 3, width=width
+            teacher.channels,
+            teacher.strides,
+            image_channels=channels + (modalities if mirror else 0),
+            width=width,
         )
-        self.mirror = mirror
         self.intensity_weight = intensity_weight
         self.lr, self.weight_decay = lr, weight_decay
         self.size_multiple = 2 * teacher.strides[-1]
@@ -75,13 +84,21 @@ class RDSeg(Detector):
 
     def log_odds(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Of each pixel being anomalous (B, H, W) float32, and the student's levels."""
-        with torch.no_grad():
-            features = self.teacher(images)
+        features = self._teach(images)
         outputs = self.decoder(self.bottleneck(features))
         # The student learns to be healthy, not to please the head.
         seen = [output.detach() for output in outputs]
-        shown = torch.cat([images, _mirrored(images)], dim=1) if self.mirror else images
+        shown = images[:, : self.channels]
+        if self.mirror:
+            shown = torch.cat([shown, _mirrored(images[:, : self.modalities])], dim=1)
         return self.head(shown, features, seen).float(), outputs
+
+    @torch.no_grad()
+    def _teach(self, images: Tensor) -> list[Tensor]:
+        """The teacher's levels of the slice itself."""
+        shown = images[:, [number % self.modalities for number in range(3)]]
+        features: list[Tensor] = self.teacher(shown)
+        return features
 
     def loss(self, batch: Batch) -> Tensor:
         """Distillation from the healthy image, and the outline of what was put into it.
@@ -91,8 +108,7 @@ class RDSeg(Detector):
         loss over the batch.
         """
         changed, mask = batch.changed()
-        with torch.no_grad():
-            healthy = self.teacher(batch.images)
+        healthy = self._teach(batch.images)
         log_odds, outputs = self.log_odds(changed)
         distances = [global_distance(a, b).mean() for a, b in zip(healthy, outputs, strict=True)]
         return torch.stack(distances).sum() + outline_loss(log_odds, mask, batch.region)

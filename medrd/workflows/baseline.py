@@ -10,12 +10,11 @@ from typing import Any
 from medrd.config import AnyRecipeConfig, Config, IntensityConfig, ScoringConfig
 from medrd.data.domain import domain_of
 from medrd.errors import ConfigError, InputError, MedrdError
-from medrd.models.build import detector_from_config
 from medrd.workflows.calibrate import Calibration, calibrate
 from medrd.workflows.cohort import Cohort, try_sides
 from medrd.workflows.device import choose_execution
 from medrd.workflows.infer import Predictor
-from medrd.workflows.model_folder import Model, make_scoring
+from medrd.workflows.model_folder import Model, make_detector, make_scoring
 from medrd.workflows.runs import scratch_folder
 
 logger = logging.getLogger("medrd.evaluate")
@@ -61,7 +60,7 @@ def intensity_baseline(
     """
     config = baseline_config(config)
     predictor = Predictor(
-        detector_from_config(config.to_dict()["model"]),
+        make_detector(config),
         make_scoring(config.scoring, size=config.recipe.size),
         choose_execution(device, "fp32"),
     )

@@ -15,6 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from medrd.config import Config
 from medrd.config.compare import (
     Cell,
     CompareConfig,
@@ -22,7 +23,9 @@ from medrd.config.compare import (
     TexturesConfig,
     cell_config,
 )
+from medrd.data.domain import domain_of
 from medrd.data.picture_layouts import find_pictures
+from medrd.data.split import seeded_order
 from medrd.data.textures import write_texture_set
 from medrd.errors import ConfigError
 from medrd.metrics import Units, bootstrap_intervals, count_units, paired_differences, ranks
@@ -104,24 +107,25 @@ def plan(config: CompareConfig, out: Path) -> list[Cell]:
         elif isinstance(data.generate, TexturesConfig):
             write_texture_set(roots[name], **data.generate.model_dump(exclude={"kind"}))
     cells = []
-    categories = {name: _categories(config, name, root) for name, root in roots.items()}
+    parts = {name: _parts(config, name, root) for name, root in roots.items()}
     for seed in config.seeds:
         for name, data in config.data_sets.items():
-            for category in categories[name]:
+            for category, part in parts[name].items():
                 for model, contender in config.models.items():
                     if name in contender.skip or data.domain in contender.skip:
                         continue
-                    resolved = cell_config(
-                        config, model, name, seed, root=roots[name], category=category
-                    )
+                    resolved = cell_config(config, model, name, seed, root=roots[name], part=part)
                     cells.append(Cell(model, name, data.domain, category, seed, resolved))
     return cells
 
 
-def _categories(config: CompareConfig, name: str, root: Path) -> list[str | None]:
-    """The categories that get a model each; [None] for one model on all there is."""
+def _parts(config: CompareConfig, name: str, root: Path) -> dict[str | None, dict[str, Any]]:
+    """The categories or folds that get a model each, with what picks them in ``data``.
+
+    One without a name where one model is trained on all there is.
+    """
     data = config.data_sets[name]
-    first = cell_config(config, next(iter(config.models)), name, config.seeds[0], root=root).data
+    first = cell_config(config, next(iter(config.models)), name, config.seeds[0], root=root)
     if not root.is_dir():
         raise ConfigError(
             root,
@@ -129,10 +133,40 @@ def _categories(config: CompareConfig, name: str, root: Path) -> list[str | None
             found="nothing there",
             remedy=f"Give it: --set data_sets.{name}.root=PATH.",
         )
-    if first.kind != "pictures" or data.categories == "together":
-        return [None]
-    pictures = find_pictures(root, layout=first.layout, category=first.category)
-    return [*sorted({picture.category for picture in pictures})]
+    if data.folds is not None:
+        return {
+            f"fold{number}": {"split": {"test": list(fold)}}
+            for number, fold in enumerate(_folds(data.folds, name, first), start=1)
+        }
+    if first.data.kind != "pictures" or data.categories == "together":
+        return {None: {}}
+    pictures = find_pictures(root, layout=first.data.layout, category=first.data.category)
+    return {category: {"category": category} for category in sorted({p.category for p in pictures})}
+
+
+def _folds(
+    wanted: int | tuple[tuple[str, ...], ...], name: str, config: Config
+) -> Sequence[Sequence[str]]:
+    """The test subjects of each fold: as listed, or dealt in an order that ids alone decide."""
+    if config.data.kind == "pictures":
+        raise ConfigError(
+            f"data_sets.{name}.folds",
+            expected="scans: what is for testing among pictures their folders say",
+            found="pictures",
+            remedy="Take folds out.",
+        )
+    if not isinstance(wanted, int):
+        return wanted
+    ids = [subject.id for subject in domain_of(config.recipe).find(config)]
+    if len(ids) < wanted + 2:
+        raise ConfigError(
+            f"data_sets.{name}.folds",
+            expected=f"two subjects more than folds ({wanted})",
+            found=f"{len(ids)} in {config.data.root}",
+            remedy="Ask for fewer folds.",
+        )
+    ordered = seeded_order(ids, seed=0)
+    return [sorted(ordered[number::wanted]) for number in range(wanted)]
 
 
 def _gather(config: CompareConfig, finished: Sequence[Finished]) -> Comparison:

@@ -16,7 +16,7 @@ from medrd.errors import ModelError
 from medrd.models import Batch, Detector, Step
 from medrd.workflows.checkpoint import Position
 from medrd.workflows.device import Execution
-from medrd.workflows.simulation import Simulator
+from medrd.workflows.simulation import Augment, Simulator
 
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
@@ -80,6 +80,8 @@ class Loop:
         Of the whole training; schedules follow the share of it that is done.
     simulator
         Makes what the detector needs beside healthy slices; None where it needs nothing.
+    augment
+        Changes the healthy slices first, leaving them healthy.
     compile
         Let torch.compile make the losses faster; the first iteration is slow.
     on_batch
@@ -98,6 +100,7 @@ class Loop:
         seed: int,
         epochs: int,
         simulator: Simulator | None = None,
+        augment: Augment | None = None,
         compile: bool = False,
         on_batch: Callable[[float, float], None] = lambda loss, rate: None,
         should_stop: Callable[[], bool] = lambda: False,
@@ -109,6 +112,7 @@ class Loop:
         self.seed = seed
         self.epochs = epochs
         self.simulator = simulator
+        self.augment = augment
         self.on_batch = on_batch
         self.should_stop = should_stop
         self.steps = list(detector.steps())
@@ -198,10 +202,13 @@ class Loop:
         images = self.execution.images(slices.images)
         region = torch.from_numpy(slices.region).to(self.execution.device)
         progress = (place.epoch + place.batch / place.batches) / self.epochs
+        # Of this place alone, so that a resumed run meets the same changes and anomalies.
+        generator = _generator(self.seed, place)
+        if self.augment is not None:
+            images, region = self.augment(images, region, generator)
         if self.simulator is None:
             return Batch(images, region, progress=progress)
-        # Of this place alone, so that a resumed run meets the same anomalies.
-        simulated = self.simulator(images, region, _generator(self.seed, place))
+        simulated = self.simulator(images, region, generator)
         return Batch(images, region, simulated.images, simulated.mask, progress)
 
 

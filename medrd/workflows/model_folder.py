@@ -58,6 +58,20 @@ class Model:
         return make_scoring(self.config.scoring, size=self.config.recipe.size)
 
 
+def make_detector(config: Config) -> Detector:
+    """The detector of a config with random weights, for images as its recipe makes them.
+
+    Raises
+    ------
+    ValueError
+        A teacher that is unknown or does not fit.
+    """
+    layout = config.recipe.layout
+    return detector_from_config(
+        config.to_dict()["model"], modalities=len(layout.modalities), channels=layout.channels
+    )
+
+
 def make_scoring(config: ScoringConfig, *, size: int) -> Scoring:
     """The scoring module of a config."""
     return Scoring(
@@ -150,7 +164,7 @@ def load_model(path: str | Path) -> Model:
     try:
         if file_hash(file) != weights:
             raise ValueError("other bytes than model.json was written for")
-        detector = detector_from_config(config.to_dict()["model"])
+        detector = make_detector(config)
         detector.keep_for_prediction()
         state = load_file(file)
         state.pop("untrained", None)

@@ -8,13 +8,17 @@ from typing import Any
 from torch import Generator, Tensor
 
 from medrd.config import AnyRecipeConfig, Config
+from medrd.data.augment import augment
 from medrd.data.foreground import foreground
 from medrd.data.noise import CoarseNoise, SimplexBox
 from medrd.data.simulate import AnomalySimulator, Simulated
 from medrd.models.detector import Detector, Simulation
 
 Simulator = Callable[[Tensor, Tensor, Generator], Simulated]
-"""(images (B, 3, H, W), region (B, H, W), generator on the CPU) -> changed images and mask."""
+"""(images (B, C, H, W), region (B, H, W), generator on the CPU) -> changed images and mask."""
+
+Augment = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
+"""(images (B, C, H, W), region (B, H, W), generator on the CPU) -> both, changed but healthy."""
 
 
 _MAKERS: dict[Simulation, tuple[Callable[..., Simulator], str]] = {
@@ -35,15 +39,21 @@ def simulator_for(config: Config, detector: Detector) -> Simulator | None:
     )
 
 
+def augment_for(config: Config) -> Augment | None:
+    """The random changes of healthy slices that a config asks for; None where it asks for none."""
+    wanted, layout = config.train.augment, config.recipe.layout
+    if not wanted.any:
+        return None
+    return lambda images, region, generator: augment(images, region, wanted, layout, generator)
+
+
 def make_simulator(
     kind: Simulation, settings: Mapping[str, Any], *, recipe: AnyRecipeConfig
 ) -> Simulator:
     """A simulator for slices of a recipe, with the settings of its section of a config."""
     settings = dict(settings)
     place = settings.pop("place", "anywhere")
-    # One modality, or grey, in three equal channels: what is put in must be equal too.
-    tied = len(recipe.channels) == 1 if recipe.kind == "volumes" else recipe.colour == "grey"
-    simulator = _MAKERS[kind][0](**settings, tied=tied)
+    simulator = _MAKERS[kind][0](**settings, layout=recipe.layout)
     if recipe.kind == "pictures" and place == "object":
         return lambda images, region, generator: simulator(
             images, foreground(images, region), generator

@@ -17,7 +17,6 @@ from medrd.data.margin import none_healthy
 from medrd.data.slices import HealthySlices
 from medrd.errors import ConfigError, MedrdError
 from medrd.models import Detector
-from medrd.models.build import detector_from_config
 from medrd.volumes import write_json, write_text
 from medrd.workflows.calibrate import Calibration, calibrate
 from medrd.workflows.checkpoint import Position, load_checkpoint, save_checkpoint
@@ -28,11 +27,11 @@ from medrd.workflows.infer import Predictor
 from medrd.workflows.interrupt import InterruptedRunError, StopRequest, stop_on_signals
 from medrd.workflows.loop import EpochReport, Loop
 from medrd.workflows.metrics_log import MetricsLog
-from medrd.workflows.model_folder import load_model, make_scoring, save_model
+from medrd.workflows.model_folder import load_model, make_detector, make_scoring, save_model
 from medrd.workflows.outputs import make_folder
 from medrd.workflows.progress import progress
 from medrd.workflows.runs import scratch_folder
-from medrd.workflows.simulation import Simulator, simulator_for
+from medrd.workflows.simulation import Simulator, augment_for, simulator_for
 from medrd.workflows.versions import git_revision, peak_memory_mib, versions
 from medrd.workflows.weights import load_teacher_weights
 
@@ -66,9 +65,8 @@ OnEpoch = Callable[[EpochDone], None]
 def build_detector_for(config: Config) -> Detector:
     """The config's detector with its teacher's weights, seeded."""
     torch.manual_seed(config.seed)
-    model = config.to_dict()["model"]
     try:
-        detector = detector_from_config(model)
+        detector = make_detector(config)
     except ValueError as error:
         raise ConfigError(
             "model",
@@ -250,6 +248,7 @@ def _fit(
         seed=config.seed,
         epochs=epochs,
         simulator=simulator,
+        augment=augment_for(config),
         compile=config.train.compile,
         on_batch=lambda loss, rate: advance(
             note=f"loss {loss:.4f}  {rate:.0f} slices/s  {notes.get('epoch', '')}"

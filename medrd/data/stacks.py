@@ -1,0 +1,58 @@
+"""Slices shown with their neighbours and with where their pixels lie (2.5D)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrd.config import Layout
+
+
+def neighbour_indices(
+    positions_mm: NDArray[np.float64], offsets_mm: tuple[float, ...]
+) -> NDArray[np.int64]:
+    """Which slice is nearest to each slice's place plus each offset: (S,), (K,) -> (S, K).
+
+    Beyond the ends it is the last one; of two as near, the one that is nearer to the slice.
+    """
+    wanted = positions_mm[:, None] + np.asarray(offsets_mm)
+    away = np.abs(wanted[:, :, None] - positions_mm)
+    # Slices that are thicker than an offset show themselves, whichever way it points.
+    ties = 1e-6 * np.abs(positions_mm[:, None, None] - positions_mm)
+    return np.asarray((away + ties).argmin(axis=2), np.int64)
+
+
+def stacked(
+    images: NDArray[np.float32], positions_mm: NDArray[np.float64], layout: Layout
+) -> NDArray[np.float32]:
+    """Slices (S, M, H, W) in the order of one stack -> (S, C, H, W) as the layout says."""
+    parts = [images]
+    if len(layout.offsets_mm) > 1:
+        beside = neighbour_indices(positions_mm, layout.offsets_mm[1:])
+        parts += [images[beside[:, k]] for k in range(beside.shape[1])]
+    if layout.place:
+        parts.append(_places(positions_mm, images.shape[2], images.shape[3]))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def also_shown(
+    touched: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+    positions_mm: NDArray[np.float64],
+    layout: Layout,
+) -> NDArray[np.int64]:
+    """``touched`` and the numbers of the slices that are shown with one of them: ascending."""
+    shown = numbers[neighbour_indices(positions_mm, layout.offsets_mm)]
+    return np.union1d(touched, numbers[np.isin(shown, touched).any(axis=1)])
+
+
+def _places(positions_mm: NDArray[np.float64], height: int, width: int) -> NDArray[np.float32]:
+    """(S, 3, H, W) in [0, 1]: row, distance from the middle column, height in the stack."""
+    depth = max(float(np.ptp(positions_mm)), 1e-6)
+    rows = np.linspace(0, 1, height)[None, :, None]
+    aside = np.abs(np.linspace(-1, 1, width))[None, None, :]
+    up = ((positions_mm - positions_mm.min()) / depth)[:, None, None]
+    shape = (len(positions_mm), height, width)
+    return np.stack([np.broadcast_to(each, shape) for each in (rows, aside, up)], 1).astype(
+        np.float32
+    )
