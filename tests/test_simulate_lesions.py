@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from medrd.config import Layout
@@ -74,15 +75,33 @@ def test_axes_turn_and_stretch() -> None:
     assert np.ptp(columns) * MM == pytest.approx(2 * 10, abs=2 * MM)
 
 
-def test_oedema_levels_contrast_and_raises_it() -> None:
+def test_oedema_levels_the_contrast_of_tissues_and_raises_it() -> None:
     stack, inside = square(value=0.3)
-    stack[..., ::2] += 0.1
+    stack[..., 48:] += 0.1
     drawn = plain(flattened=torch.full((1, 2), 0.7), shift=torch.full((1, 2, 1), 0.2))
     changed, cover = grow_lesions(drawn, stack, inside, layout())
     within = cover[0] > 0.99
     mean = stack[0, 0, 0][within].mean()
+    within[:, 47:49] = False  # at the edge between the two
     expected = 0.3 * stack[0, 0, 0] + 0.7 * mean + 0.2
     torch.testing.assert_close(changed[0, 0, 0][within], expected[within], atol=2e-3, rtol=0)
+
+
+def test_the_grain_of_the_image_stays_in_oedema_and_core() -> None:
+    stack, inside = square()
+    grain = 0.02 * torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    stack = stack + (grain * inside)[:, :, None]
+    drawn = plain(
+        flattened=torch.ones(1, 2), reach=torch.full((1, 2), 0.5), level=torch.full((1, 2, 1), 0.8)
+    )
+    changed, cover = grow_lesions(drawn, stack, inside, layout())
+    left = grain - F.avg_pool2d(grain[None], 3, 1, 1)[0]
+    away = MM * ((torch.arange(SIZE) - 48)[:, None] ** 2 + (torch.arange(SIZE) - 48) ** 2).sqrt()
+    for part in (away < 7, (away > 13) & (away < 18)):
+        assert (cover[0][part] > 0.99).all()
+        shown = changed[0, 0, 0][part] - changed[0, 0, 0][part].mean()
+        assert np.corrcoef(shown, left[part])[0, 1] > 0.8
+        assert float(shown.std()) < 2 * float(left[part].std())
 
 
 def test_the_core_lies_within_and_its_rim_shows_on_t1ce_alone() -> None:

@@ -44,6 +44,8 @@ _CORE_UNEVENNESS = 0.12
 _WITH_RIM = 0.7
 _RIM = (0.1, 0.6)
 _RIM_WIDTH = 0.08
+_GRAIN = 3  # pixels: what differs from a mean over this square is grain
+_MOST_GRAIN = 0.05  # what differs more is an edge of tissue
 
 # Noise: octaves on ever finer lattices, and how fast it changes from slice to slice.
 _LATTICES = (4, 8, 16, 32)
@@ -206,8 +208,11 @@ def _look(
     def of_part(values: Tensor) -> Tensor:
         return values[:, part].reshape(len(stack), 1, -1, 1, 1)
 
+    # The grain of the image stays: tissue is replaced, the scanner is not.
+    coarse = F.avg_pool2d(stack.flatten(0, 1), _GRAIN, 1, _GRAIN // 2).view_as(stack)
+    grain = (stack - coarse).clamp(-_MOST_GRAIN, _MOST_GRAIN)
     noise = _noise(draws.oedema[:, part], size, layout)[:, :, None]
-    look = torch.lerp(stack, mean, of_part(draws.flattened))
+    look = torch.lerp(coarse, mean, of_part(draws.flattened))
     look = look + of_part(draws.shift) * (1 + _UNEVENNESS * noise)
     reach = draws.reach[:, part, None, None, None]
     share = ((reach - radii) / _CORE_EDGE).sigmoid_() * (reach > 0)
@@ -217,7 +222,7 @@ def _look(
     for number, name in enumerate(layout.modalities):
         if name in _RIMMED:
             look[:, :, number] += rim * draws.rim[:, part, None, None, None]
-    return look.clamp_(0, 1)
+    return (look + grain).clamp_(0, 1)
 
 
 def _noise(lattices: Tensor, size: tuple[int, int], layout: Layout) -> Tensor:
