@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrd.data.prepare import MEDIAN_BECOMES
@@ -89,6 +90,35 @@ def test_the_map_adds_brightness_to_the_heads_log_odds() -> None:
     torch.testing.assert_close(detector.anomaly_map(images), expected)
     detector.intensity_weight = 0
     torch.testing.assert_close(detector.anomaly_map(images), torch.log1p(torch.exp(log_odds)))
+
+
+def test_the_discrepancy_adds_what_the_student_cannot_follow() -> None:
+    images, weight = torch.rand(2, 3, 64, 64), 0.7
+    plain, added = RDSeg(Teacher(SMALL)).eval(), RDSeg(Teacher(SMALL), discrepancy_weight=weight)
+    added.eval().load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        features = plain.teacher(images)
+        outputs = plain.decoder(plain.bottleneck(features))
+        expected = torch.zeros(2, 64, 64)
+        for a, b in zip(features, outputs, strict=True):
+            unlike = 1 - F.cosine_similarity(a, b, dim=1)[:, None]
+            enlarged = F.interpolate(unlike, (64, 64), mode="bilinear", align_corners=True)
+            expected += weight * enlarged[:, 0]
+        difference = added.anomaly_map(images) - plain.anomaly_map(images)
+    torch.testing.assert_close(difference, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_head_and_student_learn_at_their_own_rates() -> None:
+    detector = RDSeg(Teacher(SMALL), lr=1e-3, student_lr=2e-3)
+    (step,) = detector.steps()
+    rates = {
+        id(parameter): (group.settings | {}).get("lr", step.optimizer.settings["lr"])
+        for group in step.groups
+        for parameter in group.parameters
+    }
+    for name, parameter in detector.named_parameters():
+        expected = {"teacher": None, "head": 1e-3}.get(name.split(".")[0], 2e-3)
+        assert rates.get(id(parameter)) == expected, name
 
 
 def test_the_head_alone_decides_where_a_brain_is_as_bright_as_its_median() -> None:

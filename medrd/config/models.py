@@ -208,7 +208,11 @@ class RDSegConfig(ModelSection):
     intensity_weight: _Weight = 16.0
     """How much brightness (of the first channel, in [0, 1]) adds to the head's log-odds; 0 where
     bright is not suspicious. Made for recipe.normalise: median."""
+    discrepancy_weight: _Weight = 0.0
+    """How much the student's distance from the teacher adds to the map."""
     lr: _Rate = 1e-3
+    """Of the head."""
+    student_lr: _Rate = 1e-3
     weight_decay: _Weight = 1e-2
     simulation: SimulationConfig = SimulationConfig()
 

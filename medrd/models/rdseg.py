@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrd.models.blocks import unit
-from medrd.models.cosine import global_distance
+from medrd.models.cosine import global_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.student import reverse_student
 from medrd.models.teacher import Teacher
@@ -49,8 +49,12 @@ class RDSeg(Detector):
         Show the head the image's blurred mirror image (brains are nearly symmetric).
     intensity_weight
         How much brightness in [0, 1] adds to the head's log-odds; 0: nothing.
-    lr, weight_decay
-        AdamW's. The rate rises for a tenth of the training and falls to 0 by a cosine.
+    discrepancy_weight
+        How much the student's distance from the teacher, summed over the levels as in RD4AD, adds
+        to the map: what is unlike everything simulated shows there and not in the head.
+    lr, student_lr, weight_decay
+        AdamW's, for the head and for the student. The rates rise for a tenth of the training and
+        fall to 0 by a cosine.
     """
 
     simulation = "anomalies"
@@ -64,7 +68,9 @@ class RDSeg(Detector):
         width: int = 16,
         mirror: bool = True,
         intensity_weight: float = 16.0,
+        discrepancy_weight: float = 0.0,
         lr: float = 1e-3,
+        student_lr: float = 1e-3,
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__()
@@ -78,12 +84,18 @@ class RDSeg(Detector):
             width=width,
         )
         self.intensity_weight = intensity_weight
-        self.lr, self.weight_decay = lr, weight_decay
+        self.discrepancy_weight = discrepancy_weight
+        self.lr, self.student_lr, self.weight_decay = lr, student_lr, weight_decay
         self.size_multiple = 2 * teacher.strides[-1]
         self.freeze(teacher)
 
     def log_odds(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Of each pixel being anomalous (B, H, W) float32, and the student's levels."""
+        log_odds, _, outputs = self._read(images)
+        return log_odds, outputs
+
+    def _read(self, images: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The head's log-odds, and the teacher's and the student's levels."""
         features = self._teach(images)
         outputs = self.decoder(self.bottleneck(features))
         # The student learns to be healthy, not to please the head.
@@ -91,7 +103,7 @@ class RDSeg(Detector):
         shown = images[:, : self.channels]
         if self.mirror:
             shown = torch.cat([shown, _mirrored(images[:, : self.modalities])], dim=1)
-        return self.head(shown, features, seen).float(), outputs
+        return self.head(shown, features, seen).float(), features, outputs
 
     @torch.no_grad()
     def _teach(self, images: Tensor) -> list[Tensor]:
@@ -124,7 +136,10 @@ class RDSeg(Detector):
         return [
             Step(
                 name="distil and outline",
-                groups=[group(self.bottleneck, self.decoder, self.head)],
+                groups=[
+                    group(self.bottleneck, self.decoder, lr=self.student_lr),
+                    group(self.head),
+                ],
                 optimizer=OptimizerSpec(
                     "adamw", {"lr": self.lr, "weight_decay": self.weight_decay}, self.schedule
                 ),
@@ -133,13 +148,19 @@ class RDSeg(Detector):
         ]
 
     def anomaly_map(self, images: Tensor) -> Tensor:
-        """Log-odds of head and brightness together, softly cut at 0: (B, H, W) float32.
+        """Log-odds of head and brightness together, softly cut at 0, and the discrepancy.
 
-        ``log(1 + exp(log_odds + intensity_weight * (x - 0.4)))`` with the first channel x.
+        (B, C, H, W) -> (B, H, W) float32: ``log(1 + exp(log_odds + intensity_weight * (x - 0.4)))
+        + discrepancy_weight * d`` with the first channel x, and d in [0, 6] the levels' cosine
+        distances.
         """
-        log_odds, _ = self.log_odds(images)
+        log_odds, features, outputs = self._read(images)
         brightness = images[:, 0].float() - MEDIAN_BRIGHTNESS
-        return F.softplus(log_odds + self.intensity_weight * brightness)
+        result = F.softplus(log_odds + self.intensity_weight * brightness)
+        if self.discrepancy_weight > 0:
+            size = (images.shape[-2], images.shape[-1])
+            result = result + self.discrepancy_weight * summed_map(features, outputs, size)
+        return result
 
 
 def outline_loss(log_odds: Tensor, mask: Tensor, region: Tensor) -> Tensor:
