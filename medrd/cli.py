@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,18 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a config key; may be repeated."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+OnRay = Annotated[
+    bool, typer.Option("--ray", help="In processes of Ray's, on this machine or a cluster.")
+]
+Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; auto on one of its nodes.")]
+Actors = Annotated[
+    int | None, typer.Option(min=1, help="Ray's processes; default: as many as there is room.")
+]
+Cpus = Annotated[int | None, typer.Option(min=1, help="Cores of each of them; default: 1.")]
+Gpus = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="GPUs of each; 0.5: two share one. Default: 1 where there are."),
+]
 
 
 def _show_version(wanted: bool) -> None:
@@ -101,11 +114,20 @@ def predict(
         int | None, typer.Option(min=1, help="Refuse larger volumes or pictures unread.")
     ] = None,
     device: Device = "auto",
+    ray: OnRay = False,
+    address: Address = None,
+    actors: Actors = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
 ) -> None:
     """Write anomaly maps on the scans' or pictures' own grids."""
-    from medrd.workflows.predict import predict as run
+    from medrd.workflows.pool import Share
+    from medrd.workflows.predict import predict as run_here
+    from medrd.workflows.predict_on_ray import predict_on_ray
 
-    report = run(
+    on_ray = partial(predict_on_ray, share=Share(cpus or 1, gpus, actors), address=address)
+    wanted = ray or any(each is not None for each in (address, actors, cpus, gpus))
+    report = (on_ray if wanted else run_here)(
         model,
         inputs,
         out,

@@ -192,6 +192,16 @@ def tiny_run(medrd: Processes, tiny_yaml: Path, tmp_path_factory: pytest.TempPat
     return out
 
 
+@pytest.fixture(scope="module")
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where none is kept, each of Ray's processes would compile torch and MONAI anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+            patch.delenv("PYTHONDONTWRITEBYTECODE")
+            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
+        yield
+
+
 SPACED_2_MM = np.diag([2.0, 2.0, 2.0, 1.0])
 
 

@@ -73,16 +73,6 @@ def make_saboteur() -> Callable[[], None]:
 
 
 @pytest.fixture(scope="module")
-def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where none is kept, each of Ray's processes would compile torch and MONAI anew."""
-    with pytest.MonkeyPatch.context() as patch:
-        if os.environ.get("PYTHONDONTWRITEBYTECODE"):
-            patch.delenv("PYTHONDONTWRITEBYTECODE")
-            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
-        yield
-
-
-@pytest.fixture(scope="module")
 def cluster(bytecode: None) -> Iterator[str]:
     """Two nodes of one core each, and this process connected to them; their address."""
     settle_environment()

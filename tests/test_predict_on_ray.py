@@ -1,0 +1,163 @@
+"""``medrd predict --ray``: the files of the plain verb, and none lost with a node that dies."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import make_tiny_raw, write_tiny_subject
+from medrd.config import make_config
+from medrd.workflows.cluster import settle_environment
+from medrd.workflows.predict import predict
+from medrd.workflows.predict_on_ray import predict_on_ray
+from medrd.workflows.train import train
+
+STORE = 100 * 2**20
+SCANS = 24
+
+
+def make_saboteur(folder: str) -> Callable[[], None]:
+    """What a worker process does first. (Nested, so that it travels by value.)"""
+
+    def sabotage() -> None:
+        """On a node that is named in the folder, scans stall between their map and their mask."""
+        import time
+        from pathlib import Path
+
+        import ray
+
+        from medrd.workflows.scans import OpenedScan
+
+        write_mask = OpenedScan.write_mask
+
+        def patched(self: OpenedScan, path: Path, mask: Any) -> None:
+            node = ray.get_runtime_context().get_node_id()
+            if Path(folder, node).exists():
+                Path(folder, f"{node}.stalled").write_text(path.name)
+                time.sleep(600)
+            write_mask(self, path, mask)
+
+        OpenedScan.write_mask = patched  # type: ignore[method-assign]
+
+    return sabotage
+
+
+@pytest.fixture(scope="module")
+def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a file named like a node makes scans stall there."""
+    return tmp_path_factory.mktemp("orders")
+
+
+@pytest.fixture(scope="module")
+def nodes(bytecode: None, orders: Path) -> Iterator[Any]:
+    """Two nodes of one core each, and this process connected to them."""
+    settle_environment()
+    import ray
+    from ray.cluster_utils import Cluster as Nodes
+
+    node = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
+    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    nodes = Nodes(initialize_head=True, head_node_args=node | {"_system_config": quick})
+    nodes.add_node(num_cpus=1, object_store_memory=STORE)
+    ray.init(
+        nodes.address,
+        log_to_driver=False,
+        runtime_env={"worker_process_setup_hook": make_saboteur(str(orders))},
+    )
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def run(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The calibrated intensity baseline: nothing to wait for."""
+    raw = make_tiny_raw(tiny_root, tiny_cache)
+    raw["recipe"] |= {"size": 32, "normalise": "rank"}
+    raw |= {"model": {"name": "intensity"}, "scoring": {"sigma_px": 2}}
+    return train(make_config(raw), tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 tiny subjects, and a file that is none."""
+    root = tmp_path_factory.mktemp("scans")
+    for i in range(SCANS):
+        write_tiny_subject(root / f"tiny_{i:02}", f"tiny_{i:02}", seed=i)
+    (root / "tiny_99").mkdir()
+    (root / "tiny_99" / "tiny_99_flair.nii.gz").write_text("not a scan")
+    return root
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and not p.name.startswith(".")
+    }
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_node_that_dies_in_the_middle_costs_nothing(
+    nodes: Any,
+    run: Path,
+    scans: Path,
+    orders: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Every byte is that of the plain verb, which has no Ray."""
+    here = predict(run, [scans], tmp_path / "here")
+    assert len(here.done) == SCANS
+
+    victim = nodes.add_node(num_cpus=1, object_store_memory=STORE)
+    (orders / victim.node_id).touch()
+    stalled = orders / f"{victim.node_id}.stalled"
+    out = tmp_path / "there"
+    at_work: list[str] = []
+
+    def kill() -> None:
+        wait_for(lambda: stalled.exists() and len(list(out.rglob("*.json"))) > 3, seconds=300)
+        at_work.append(stalled.read_text().removesuffix("_mask.nii.gz"))
+        at_work.extend(p.name for p in out.rglob(f"{at_work[0]}*"))
+        nodes.remove_node(victim, allow_graceful=False)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with caplog.at_level(logging.WARNING, logger="medrd"):
+            there = predict_on_ray(run, [scans], out)
+    finally:
+        killer.join()
+    name, *half = at_work
+    assert half == [f"{name}_anomaly.nii.gz"]  # it was between two of its files
+    assert [r.message for r in caplog.records if "it is done again" in r.message] == [
+        f"{name}: its process has died (ActorDiedError: The actor died unexpectedly before "
+        "finishing this task.); it is done again"
+    ]
+    assert contents(out) == contents(tmp_path / "here")
+    assert [path.relative_to(out) for path in there.done] == [
+        path.relative_to(tmp_path / "here") for path in here.done
+    ]
+    assert [error.to_dict() for error in there.errors] == [e.to_dict() for e in here.errors]
+    assert len(json.loads((out / "errors.json").read_text())) == 1
+
+    # What is there is not done again, and what is missing is.
+    (out / there.done[0]).unlink()
+    again = predict_on_ray(run, [scans], out)
+    assert again.done == there.done[:1]
+    assert again.skipped == there.done[1:]
+    assert contents(out) == contents(tmp_path / "here")
