@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from medrd.data.noise_fields import blur
-from medrd.data.simulate_contents import CONTENTS, UNLIKE, draw_contents, make_contents
+from medrd.data.simulate_contents import CONTENTS, UNLIKE, Others, draw_contents, make_contents
 from medrd.data.simulate_label import GAP_PX, scaled_area, scaled_pixels, visible_label
 from medrd.data.simulate_lesions import draw_lesions
-from medrd.data.simulate_shapes import SHAPES, draw_shapes, groups, make_shapes, uniform
+from medrd.data.simulate_shapes import ALL, SHAPES, draw_shapes, groups, make_shapes, uniform
 
 __all__ = ["CONTENTS", "SHAPES", "UNLIKE", "AnomalySimulator", "Simulated"]
 
@@ -105,8 +105,14 @@ class AnomalySimulator:
         self.tied = tied
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
-        """Change a batch.
+    def __call__(
+        self,
+        images: Tensor,
+        region: Tensor,
+        generator: torch.Generator,
+        samples: slice = ALL,
+    ) -> Simulated:
+        """Change a batch, or some of its samples as they would be changed in it.
 
         Parameters
         ----------
@@ -115,14 +121,18 @@ class AnomalySimulator:
         region
             (B, H, W) bool on the same device: where anomalies may be.
         generator
-            On the CPU. It moves on by as much whatever the images hold.
+            On the CPU. It moves on by as much whatever the images hold and whoever is wanted.
+        samples
+            Which are wanted, of all B. Without them none of the others is computed.
         """
         with torch.autocast(images.device.type, enabled=False):
-            return self._simulate(images, region, generator)
+            return self._simulate(images, region, generator, samples)
 
-    def _simulate(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
-        healthy = images[:, :1] if self.tied else images
-        count, channels, height, width = healthy.shape
+    def _simulate(
+        self, images: Tensor, region: Tensor, generator: torch.Generator, samples: slice
+    ) -> Simulated:
+        everyone = images[:, :1] if self.tied else images
+        count, channels, height, width = everyone.shape
         device = images.device
         scale = min(height, width) / 256
         least = scaled_area(self.min_pixels, height, width)
@@ -135,6 +145,12 @@ class AnomalySimulator:
         # Last, so that all others are drawn as they were before there were lesions.
         lesions = draw_lesions(count, channels, generator)
 
+        others = Others(everyone, region)
+        images, healthy, region = images[samples], everyone[samples], region[samples]
+        shapes = [drawn.part(samples) for drawn in shapes]
+        contents, lesions = contents.part(samples), lesions.part(samples)
+        beta, softness, present = beta[samples], softness[samples], present[samples]
+
         shape = make_shapes(shapes[0], self.shapes, region)
         missed = (shape.to(healthy.dtype).sum(dim=(1, 2)) < least).nonzero()[:, 0]
         if len(missed):
@@ -145,10 +161,12 @@ class AnomalySimulator:
         sigma_px = softness.to(device) * (scale / 2)
         most_px = self.softness_px[1] * scale / 2
         alpha = blur(shape.to(healthy.dtype), sigma_px, most_px=most_px).mul_(region)
-        content = make_contents(contents, lesions, self.contents, healthy, region, shape, alpha)
+        content = make_contents(
+            contents, lesions, self.contents, healthy, region, shape, alpha, others
+        )
         cover = alpha * (1 - beta).to(device)[:, None, None]
-        for name, samples in groups(contents.kind, self.contents):
-            where = samples.to(device)
+        for name, drew in groups(contents.kind, self.contents):
+            where = drew.to(device)
             if name == "deform":
                 # What has been moved is all there is: no ghost of what was there shows through.
                 cover[where] = (alpha[where] > 0).to(cover.dtype)

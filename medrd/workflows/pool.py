@@ -37,7 +37,7 @@ class Share:
     Attributes
     ----------
     cpus
-        Cores, and threads of torch.
+        Cores.
     gpus
         A fraction shares one. None: a whole one where the cluster has any, else none.
     actors
@@ -104,7 +104,6 @@ class Pool(Generic[Item, Result]):
         self.actors = share.actors or _room(cluster, wanted)
         self._make = ray.put(make)  # once, however many actors there are
         self._kind: Any = ray.remote(num_cpus=share.cpus, num_gpus=gpus)(_Actor)
-        self._threads = share.cpus
         self._name_of = name_of
         self._should_stop = should_stop
 
@@ -124,16 +123,13 @@ class Pool(Generic[Item, Result]):
             round_.dismiss()
 
     def _begin(self) -> Any:
-        return self._kind.remote(self._make, self._threads)
+        return self._kind.remote(self._make)
 
 
 class _Actor:
     """What runs in an actor's process."""
 
-    def __init__(self, make: Callable[[], Callable[[Any], Any]], threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
+    def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
         self._make = make
         self._work: Callable[[Any], Any] | None = None
 

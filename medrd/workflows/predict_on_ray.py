@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from medrd.errors import ConfigError, InputError, ModelError
 from medrd.workflows.cluster import given_address, ray_cluster
 from medrd.workflows.inputs import Case
@@ -71,7 +73,7 @@ def _do(
         return
     with ray_cluster(address) as cluster:
         pool: Pool[Case, Outcome] = Pool(
-            partial(_make, path, model.hash, Path.cwd(), job),
+            partial(_make, path, model.hash, Path.cwd(), job, share.cpus),
             share,
             cluster,
             name_of=lambda case: case.subject.id,
@@ -82,7 +84,7 @@ def _do(
             yield case, _lost(case, outcome) if isinstance(outcome, LostItem) else outcome
 
 
-def _make(path: Path, wanted: str, folder: Path, job: Job) -> CasePredictor:
+def _make(path: Path, wanted: str, folder: Path, job: Job, threads: int) -> CasePredictor:
     """In an actor: the model, with paths meaning what they mean to the caller."""
     try:
         os.chdir(folder)
@@ -93,6 +95,7 @@ def _make(path: Path, wanted: str, folder: Path, job: Job) -> CasePredictor:
             found=error.strerror or str(error),
             remedy=_EVERYWHERE,
         ) from None
+    torch.set_num_threads(threads)
     model = load_model(path)
     if model.hash != wanted:
         raise ModelError(

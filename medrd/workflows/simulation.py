@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Generator, Tensor
 
@@ -11,10 +11,18 @@ from medrd.config import AnyRecipeConfig, Config
 from medrd.data.foreground import foreground
 from medrd.data.noise import CoarseNoise, SimplexBox
 from medrd.data.simulate import AnomalySimulator, Simulated
+from medrd.data.simulate_shapes import ALL
 from medrd.models.detector import Detector, Simulation
 
-Simulator = Callable[[Tensor, Tensor, Generator], Simulated]
-"""(images (B, 3, H, W), region (B, H, W), generator on the CPU) -> changed images and mask."""
+
+class Simulator(Protocol):
+    """Something that changes a batch; see :class:`medrd.data.simulate.AnomalySimulator`."""
+
+    def __call__(
+        self, images: Tensor, region: Tensor, generator: Generator, samples: slice = ALL
+    ) -> Simulated:
+        """(B, 3, H, W), (B, H, W) and a generator on the CPU -> changed images and mask."""
+        ...
 
 
 _MAKERS: dict[Simulation, tuple[Callable[..., Simulator], str]] = {
@@ -45,7 +53,7 @@ def make_simulator(
     tied = len(recipe.channels) == 1 if recipe.kind == "volumes" else recipe.colour == "grey"
     simulator = _MAKERS[kind][0](**settings, tied=tied)
     if recipe.kind == "pictures" and place == "object":
-        return lambda images, region, generator: simulator(
-            images, foreground(images, region), generator
+        return lambda images, region, generator, samples=ALL: simulator(
+            images, foreground(images, region), generator, samples
         )
     return simulator
