@@ -80,14 +80,24 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder.")],
     set_: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes of Ray's that share each batch.")
+    ] = 1,
+    address: Address = None,
 ) -> None:
     """Train on healthy slices and calibrate thresholds."""
     from medrd.config import load_config
 
     loaded = load_config(config, set_ or [])
-    from medrd.workflows.train import train as run
+    if workers > 1 or address is not None:
+        from medrd.workflows.train_on_ray import train_on_ray
 
-    typer.echo(run(loaded, out, resume=resume))
+        run = train_on_ray(loaded, out, workers=workers, address=address, resume=resume)
+    else:
+        from medrd.workflows.train import train as train_here
+
+        run = train_here(loaded, out, resume=resume)
+    typer.echo(run)
     if (out / "errors.json").exists():
         typer.echo(f"some inputs were left out: see {out / 'errors.json'}", err=True)
         raise typer.Exit(3)

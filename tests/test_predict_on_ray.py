@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_tiny_raw, write_tiny_subject
 from typer.testing import CliRunner
 
 from medrd.cli import app
@@ -29,6 +28,7 @@ from medrd.workflows.pool import LostItem, Pool, Share
 from medrd.workflows.predict import predict
 from medrd.workflows.predict_on_ray import predict_on_ray
 from medrd.workflows.train import train
+from tiny import make_tiny_raw, write_tiny_subject
 
 STORE = 100 * 2**20
 SCANS = 24

@@ -18,6 +18,7 @@ from medrd.errors import ConfigError
 
 logger = logging.getLogger("medrd.ray")
 
+EVERYWHERE = "Put what the command reads and writes on storage that all nodes see."
 _STORE_BYTES = 128 * 2**20
 """Of Ray's object store: hardly anything of ours passes through it."""
 
@@ -117,6 +118,25 @@ def _refuse_silence(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if colon and "/" not in host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def enter(folder: Path) -> None:
+    """In another process: let paths mean what they mean to the caller.
+
+    Raises
+    ------
+    ConfigError
+        The caller's folder is not there on this node.
+    """
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise ConfigError(
+            folder,
+            expected="the folder that the command was given in, on every node",
+            found=error.strerror or str(error),
+            remedy=EVERYWHERE,
+        ) from None
 
 
 def refuse_too_much(

@@ -8,7 +8,6 @@ comes last, and every file is whole or not there.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,14 +15,12 @@ from typing import Any
 
 import torch
 
-from medrd.errors import ConfigError, InputError, ModelError
-from medrd.workflows.cluster import given_address, ray_cluster
+from medrd.errors import InputError, ModelError
+from medrd.workflows.cluster import EVERYWHERE, enter, given_address, ray_cluster
 from medrd.workflows.inputs import Case
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.pool import A_CORE_EACH, LostItem, Pool, Share
 from medrd.workflows.predict import CasePredictor, Job, Outcome, PredictReport, predict
-
-_EVERYWHERE = "Put model, inputs and --out on storage that all nodes see."
 
 
 def predict_on_ray(
@@ -86,15 +83,7 @@ def _do(
 
 def _make(path: Path, wanted: str, folder: Path, job: Job, threads: int) -> CasePredictor:
     """In an actor: the model, with paths meaning what they mean to the caller."""
-    try:
-        os.chdir(folder)
-    except OSError as error:
-        raise ConfigError(
-            folder,
-            expected="the folder that the command was given in, on every node",
-            found=error.strerror or str(error),
-            remedy=_EVERYWHERE,
-        ) from None
+    enter(folder)
     torch.set_num_threads(threads)
     model = load_model(path)
     if model.hash != wanted:
@@ -102,7 +91,7 @@ def _make(path: Path, wanted: str, folder: Path, job: Job, threads: int) -> Case
             path,
             expected=f"the model {wanted[:12]} on every node",
             found=f"the model {model.hash[:12]} on one",
-            remedy=_EVERYWHERE,
+            remedy=EVERYWHERE,
         )
     return CasePredictor(model, job)
 
