@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -38,6 +39,11 @@ Gpus = Annotated[
     float | None,
     typer.Option(min=0.0, help="GPUs of each; 0.5: two share one. Default: 1 where there are."),
 ]
+
+
+def _wants_ray(ray: bool, *options: object) -> bool:
+    """Any of its options asks for it."""
+    return ray or any(option is not None for option in options)
 
 
 def _show_version(wanted: bool) -> None:
@@ -132,12 +138,16 @@ def predict(
 ) -> None:
     """Write anomaly maps on the scans' or pictures' own grids."""
     from medrd.workflows.pool import Share
-    from medrd.workflows.predict import predict as run_here
+    from medrd.workflows.predict import PredictReport
+    from medrd.workflows.predict import predict as predict_here
     from medrd.workflows.predict_on_ray import predict_on_ray
 
-    on_ray = partial(predict_on_ray, share=Share(cpus or 1, gpus, actors), address=address)
-    wanted = ray or any(each is not None for each in (address, actors, cpus, gpus))
-    report = (on_ray if wanted else run_here)(
+    if _wants_ray(ray, address, actors, cpus, gpus):
+        share = Share(cpus or 1, gpus, actors)
+        run: Callable[..., PredictReport] = partial(predict_on_ray, share=share, address=address)
+    else:
+        run = predict_here
+    report = run(
         model,
         inputs,
         out,
@@ -184,14 +194,27 @@ def compare(
     config: Annotated[Path, typer.Argument(help="YAML file; see configs/compare/.")],
     out: Annotated[Path, typer.Option(help="Folder for cells and results; goes on if there.")],
     set_: Set = None,
+    ray: OnRay = False,
+    address: Address = None,
+    actors: Actors = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
 ) -> None:
     """Models x data sets x seeds: train, evaluate, one table and one figure."""
     from medrd.config.compare import load_compare
 
     loaded = load_compare(config, set_ or [])
-    from medrd.workflows.compare import compare as run
+    if _wants_ray(ray, address, actors, cpus, gpus):
+        from medrd.workflows.compare_on_ray import compare_on_ray
+        from medrd.workflows.pool import Share
 
-    comparison = run(loaded, out)
+        comparison = compare_on_ray(
+            loaded, out, share=Share(cpus or 1, gpus, actors), address=address
+        )
+    else:
+        from medrd.workflows.compare import compare as compare_here
+
+        comparison = compare_here(loaded, out)
     typer.echo((out / "results.md").read_text(encoding="utf-8"))
     typer.echo(out / "results.md")
     if any(cell.error or not cell.complete for cell in comparison.cells):

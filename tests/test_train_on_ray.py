@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from medrd.config import make_config
-from medrd.workflows.cluster import settle_environment
+from medrd.workflows.cluster import Cluster, settle_environment
+from medrd.workflows.interrupt import InterruptedRunError, StopRequest
 from medrd.workflows.train import train
 from medrd.workflows.train_on_ray import train_on_ray
 
@@ -135,3 +137,64 @@ def test_a_killed_worker_costs_an_epoch_and_the_run_is_that_of_one_process(
     said = [r.message for r in caplog.records]
     assert said.count("a worker has died; all go on from the last checkpoint") == 1
     assert [m[:8] for m in said if m.startswith("epoch ")] == ["epoch 1:", "epoch 2:", "epoch 3:"]
+
+
+def test_a_stop_saves_and_one_process_goes_on(
+    ray_here: None, raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stop is asked for before anyone works: it is heard after the first batch."""
+    config, out = make_config(raw), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        asked = StopRequest()
+        asked.requested = True
+        patch.setattr("medrd.workflows.train.stop_on_signals", lambda: nullcontext(asked))
+        with pytest.raises(InterruptedRunError, match=r"in epoch 1 of 3; .* --workers 2$"):
+            train_on_ray(config, out, workers=2)
+    saved = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert (saved["epoch"], saved["batch"]) == (0, 1)
+    assert {path.name for path in out.iterdir() if path.name.startswith(".")} == set()
+    train(config, out, resume=True)
+    assert_same_run(out, train(config, tmp_path / "alone"))
+
+
+def test_what_goes_wrong_in_the_workers_is_the_callers_error(
+    ray_here: None, raw: dict[str, Any], tmp_path: Path
+) -> None:
+    raw["model"] = DAE | {"lr": 1e30}
+    with pytest.raises(ModelError, match=r"epoch 1, batch \d: expected a finite loss") as error:
+        train_on_ray(make_config(raw), tmp_path / "run", workers=2)
+    assert "Lower the model's learning rate" in error.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("change", "workers", "message"),
+    [
+        ({"train": {"compile": True}}, 2, r"train\.compile: expected false with --workers"),
+        ({"train": {"device": "cuda:1"}}, 2, r"train\.device: .* found cuda:1"),
+        ({"train": {"batch_size": 2}}, 3, r"train\.batch_size: .* each of 3 workers"),
+        ({"model": {"name": "intensity"}}, 2, "--workers: expected a model that is trained"),
+        ({"train": {"batch_size": 64}}, 27, r"--workers: .* healthy slices \(26\)"),
+    ],
+)
+def test_what_workers_cannot_do_is_said_before_ray_is_begun(
+    raw: dict[str, Any],
+    change: dict[str, Any],
+    workers: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "ray_cluster", lambda *a, **k: pytest.fail("Ray was begun"))
+    for section, content in change.items():
+        raw[section] = raw[section] | content if section == "train" else content
+    with pytest.raises(ConfigError, match=message):
+        train_on_ray(make_config(raw), tmp_path / "run", workers=workers)
+
+
+def test_each_worker_gets_a_gpu_where_there_are_any() -> None:
+    machine = Cluster({"CPU": 16.0, "GPU": 4.0}, grows=False)
+    assert module._share_of(machine, 4, "auto") == (4, True)
+    assert module._share_of(machine, 4, "cpu") == (4, False)
+    assert module._share_of(Cluster({"CPU": 16.0}, grows=True), 4, "auto") == (1, False)
+    with pytest.raises(ConfigError, match="--workers: expected at most the 4 of this machine"):
+        module._share_of(machine, 5, "cuda")

@@ -54,6 +54,8 @@ def settle_environment() -> None:
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     # Ray would take Ctrl-C for itself; here it ends the verb with a word.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    # Ray Train gives its workers a minute to import torch: too little on a busy disk.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     # `ray start` asks for the user's token where there is one; so who connects must show it.
     if (Path.home() / ".ray" / "auth_token").is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -1,4 +1,7 @@
-"""``medrd predict --ray``: the files of the plain verb, and none lost with a node that dies."""
+"""A pool of Ray's processes: ``medrd predict --ray`` and ``medrd compare --ray``.
+
+What comes out is what the plain verbs make, and nothing is lost with a node that dies.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,13 @@ from typer.testing import CliRunner
 
 from medrd.cli import app
 from medrd.config import make_config
+from medrd.config.compare import make_compare
 from medrd.data.layouts import Source, Subject
 from medrd.errors import ConfigError, ModelError
 from medrd.workflows import pool as pool_module
 from medrd.workflows import predict_on_ray as module
 from medrd.workflows.cluster import Cluster, settle_environment
+from medrd.workflows.compare import compare
 from medrd.workflows.inputs import Case
 from medrd.workflows.pool import LostItem, Pool, Share
 from medrd.workflows.predict import predict
@@ -254,3 +259,33 @@ def test_as_many_actors_as_there_is_room_for(
 def test_more_than_a_machine_has_is_an_error_and_not_waited_for(nodes: Any) -> None:
     with pytest.raises(ConfigError, match=r"--gpus: expected at most the 0 .* found 1"):
         Pool(make_deadly(), Share(gpus=1), Cluster({"CPU": 2.0}, grows=False))
+
+
+def test_cells_side_by_side_are_the_cells_of_the_plain_verb(
+    nodes: Any, tiny_root: Path, tiny_cache: Path, tmp_path: Path
+) -> None:
+    """One of them cannot work, and fails alone."""
+    part = make_tiny_raw(tiny_root, tiny_cache)
+    root = part["data"].pop("root")
+    part["recipe"] |= {"size": 32, "normalise": "rank"}
+    models = {
+        "intensity": {"model": {"name": "intensity"}},
+        "broken": {"model": {"name": "dae", "base": 4, "depth": 1, "lr": 1e30}},
+    }
+    raw = {
+        "name": "tiny",
+        "seeds": [0, 1],
+        "resamples": 100,
+        "data_sets": {"scans": {"domain": "brain", "root": root, "config": part}},
+        "models": {name: {"config": config} for name, config in models.items()},
+    }
+    here = compare(make_compare(raw), tmp_path / "here")
+    path, out = tmp_path / "tiny.yaml", tmp_path / "there"
+    path.write_text(yaml.safe_dump(raw))
+    done = CliRunner().invoke(app, ["compare", str(path), "--out", str(out), "--ray"])
+    assert done.exit_code == 3, done.output
+    there = compare(make_compare(raw), out)  # finds them done, and tries again what failed
+    assert [cell.metrics for cell in there.cells] == [cell.metrics for cell in here.cells]
+    assert [cell.error for cell in there.cells] == [cell.error for cell in here.cells]
+    assert sum(cell.error is None for cell in here.cells) == 2
+    assert there.intervals == here.intervals
