@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from medrd.config import make_config
+from medrd.errors import ConfigError, ModelError
+from medrd.workflows import train_on_ray as module
 from medrd.workflows.cluster import Cluster, settle_environment
 from medrd.workflows.interrupt import InterruptedRunError, StopRequest
 from medrd.workflows.train import train
