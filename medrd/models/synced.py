@@ -41,7 +41,7 @@ def batch_norm(norm: nn.BatchNorm2d, images: Tensor) -> Tensor:
 
     Processes may have different B. Moves the layer's running statistics.
     """
-    values = images.float()
+    values = images.to(torch.promote_types(images.dtype, torch.float32))
     variance, mean = torch.var_mean(values, dim=(0, 2, 3), correction=0)
     count = mean.new_full((1,), values.numel() / len(mean))
     # Everyone's in a row of their own: a sum of squares would lose small variances.
