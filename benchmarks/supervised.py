@@ -28,6 +28,7 @@ from medrd.config.compare import load_compare
 from medrd.data.layouts import Subject
 from medrd.data.prepare import prepare, read_channels, read_lesions
 from medrd.data.simulate import Simulated
+from medrd.data.simulate_shapes import ALL
 from medrd.data.slices import HealthySlices, SliceBatch
 from medrd.models import Batch
 from medrd.models.rdseg import RDSeg, outline_loss
@@ -72,8 +73,11 @@ class LabelledSlices(HealthySlices):
         )
 
 
-def as_simulated(images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
+def as_simulated(
+    images: Tensor, region: Tensor, generator: torch.Generator, samples: slice = ALL
+) -> Simulated:
     """The real lesion stands where a simulated one would."""
+    images, region = images[samples], region[samples]
     return Simulated(images[:, :-1], (images[:, -1] > 0.5) & region)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +27,23 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a config key; may be repeated."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+OnRay = Annotated[
+    bool, typer.Option("--ray", help="In processes of Ray's, on this machine or a cluster.")
+]
+Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; auto on one of its nodes.")]
+Actors = Annotated[
+    int | None, typer.Option(min=1, help="Ray's processes; default: as many as there is room.")
+]
+Cpus = Annotated[int | None, typer.Option(min=1, help="Cores of each of them; default: 1.")]
+Gpus = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="GPUs of each; 0.5: two share one. Default: 1 where there are."),
+]
+
+
+def _wants_ray(ray: bool, *options: object) -> bool:
+    """Any of its options asks for it."""
+    return ray or any(option is not None for option in options)
 
 
 def _show_version(wanted: bool) -> None:
@@ -67,14 +86,24 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder.")],
     set_: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes of Ray's that share each batch.")
+    ] = 1,
+    address: Address = None,
 ) -> None:
     """Train on healthy slices and calibrate thresholds."""
     from medrd.config import load_config
 
     loaded = load_config(config, set_ or [])
-    from medrd.workflows.train import train as run
+    if workers > 1 or address is not None:
+        from medrd.workflows.train_on_ray import train_on_ray
 
-    typer.echo(run(loaded, out, resume=resume))
+        run = train_on_ray(loaded, out, workers=workers, address=address, resume=resume)
+    else:
+        from medrd.workflows.train import train as train_here
+
+        run = train_here(loaded, out, resume=resume)
+    typer.echo(run)
     if (out / "errors.json").exists():
         typer.echo(f"some inputs were left out: see {out / 'errors.json'}", err=True)
         raise typer.Exit(3)
@@ -101,10 +130,23 @@ def predict(
         int | None, typer.Option(min=1, help="Refuse larger volumes or pictures unread.")
     ] = None,
     device: Device = "auto",
+    ray: OnRay = False,
+    address: Address = None,
+    actors: Actors = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
 ) -> None:
     """Write anomaly maps on the scans' or pictures' own grids."""
-    from medrd.workflows.predict import predict as run
+    from medrd.workflows.pool import Share
+    from medrd.workflows.predict import PredictReport
+    from medrd.workflows.predict import predict as predict_here
+    from medrd.workflows.predict_on_ray import predict_on_ray
 
+    if _wants_ray(ray, address, actors, cpus, gpus):
+        share = Share(cpus or 1, gpus, actors)
+        run: Callable[..., PredictReport] = partial(predict_on_ray, share=share, address=address)
+    else:
+        run = predict_here
     report = run(
         model,
         inputs,
@@ -152,14 +194,27 @@ def compare(
     config: Annotated[Path, typer.Argument(help="YAML file; see configs/compare/.")],
     out: Annotated[Path, typer.Option(help="Folder for cells and results; goes on if there.")],
     set_: Set = None,
+    ray: OnRay = False,
+    address: Address = None,
+    actors: Actors = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
 ) -> None:
     """Models x data sets x seeds: train, evaluate, one table and one figure."""
     from medrd.config.compare import load_compare
 
     loaded = load_compare(config, set_ or [])
-    from medrd.workflows.compare import compare as run
+    if _wants_ray(ray, address, actors, cpus, gpus):
+        from medrd.workflows.compare_on_ray import compare_on_ray
+        from medrd.workflows.pool import Share
 
-    comparison = run(loaded, out)
+        comparison = compare_on_ray(
+            loaded, out, share=Share(cpus or 1, gpus, actors), address=address
+        )
+    else:
+        from medrd.workflows.compare import compare as compare_here
+
+        comparison = compare_here(loaded, out)
     typer.echo((out / "results.md").read_text(encoding="utf-8"))
     typer.echo(out / "results.md")
     if any(cell.error or not cell.complete for cell in comparison.cells):

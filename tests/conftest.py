@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import yaml
 from numpy.typing import ArrayLike
-from scipy import ndimage
 
 from medrd.volumes import Volume, volume_from_array
+from tiny import make_tiny_raw, write_tiny_subject
 
 
 @pytest.fixture(scope="session")
@@ -31,26 +30,6 @@ def brats_root() -> Path:
 
 
 # --- A tiny cohort, a model trained on it, and medrd's command line in real processes ---
-
-
-def write_tiny_subject(folder: Path, name: str, seed: int) -> None:
-    """48 x 48 x 24 voxels of 4 mm in LPS: a smooth ellipsoid with a bright ball, and its label."""
-    rng = np.random.default_rng(seed)
-    shape = (48, 48, 24)
-    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).astype(float)
-    radii = np.array([18.0, 21.0, 10.5]) + rng.uniform(-1, 1, 3)
-    brain = (((grid - np.array([23.5, 23.5, 11.5])) / radii) ** 2).sum(-1) < 1
-    texture = ndimage.gaussian_filter(rng.normal(size=shape), 2)
-    image = 300 + 60 * texture / texture.std()
-    centre = np.array([rng.uniform(17, 30), rng.uniform(17, 30), rng.uniform(8, 11)])
-    lesion = (((grid - centre) / [4, 4, 2.2]) ** 2).sum(-1) < 1
-    image[lesion] += 350
-    image = np.where(brain, np.clip(image, 20, None), 0).astype(np.int16)
-    affine = np.diag([-4.0, -4.0, 4.0, 1.0])
-    affine[:3, 3] = [94, 110, -40]
-    folder.mkdir(parents=True, exist_ok=True)
-    for suffix, array in (("flair", image), ("seg", (lesion & brain).astype(np.uint8))):
-        nib.save(nib.Nifti1Image(array, affine), folder / f"{name}_{suffix}.nii.gz")
 
 
 @pytest.fixture(scope="session")
@@ -72,20 +51,6 @@ def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_raw(tiny_root: Path, tiny_cache: Path) -> dict[str, Any]:
     """A run on the tiny cohort as plain types, to be changed at will."""
     return make_tiny_raw(tiny_root, tiny_cache)
-
-
-def make_tiny_raw(root: Path, cache: Path) -> dict[str, Any]:
-    return {
-        "data": {
-            "root": str(root),
-            "cache": str(cache),
-            "healthy_margin": 1,
-            "split": {"train": 2, "calibration": 2, "test": 2},
-        },
-        "recipe": {"size": 64, "min_brain_mm2": 2000},
-        "scoring": {"image_score": "top"},
-        "train": {"epochs": 2, "batch_size": 4, "device": "cpu", "precision": "fp32"},
-    }
 
 
 @dataclass(frozen=True)
@@ -190,6 +155,16 @@ def tiny_run(medrd: Processes, tiny_yaml: Path, tmp_path_factory: pytest.TempPat
     done = medrd("train", tiny_yaml, "--out", out)
     assert done.code == 0, done.stderr
     return out
+
+
+@pytest.fixture(scope="module")
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where none is kept, each of Ray's processes would compile torch and MONAI anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+            patch.delenv("PYTHONDONTWRITEBYTECODE")
+            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
+        yield
 
 
 SPACED_2_MM = np.diag([2.0, 2.0, 2.0, 1.0])

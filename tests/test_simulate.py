@@ -11,6 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medrd.config import Layout
+from medrd.data.noise import CoarseNoise, SimplexBox
 from medrd.data.noise_fields import blur
 from medrd.data.simulate import CONTENTS, GREY, SHAPES, AnomalySimulator
 from medrd.data.simulate_label import _large_by_spreading, dilate, visible_label, without_specks
@@ -235,6 +236,22 @@ def test_a_sample_depends_on_no_other() -> None:
     assert torch.equal(whole.images[3], changed.images[3])
     assert torch.equal(whole.mask[3], changed.mask[3])
     assert not changed.mask[4].any()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", [AnomalySimulator, CoarseNoise, SimplexBox])
+def test_some_samples_are_as_in_the_whole_batch(kind: Any, tied: bool) -> None:
+    """Also those that show a slice which is not among them."""
+    images, region = slices(size=64, tied=tied)
+    simulator = kind(contents=CONTENTS, tied=tied) if kind is AnomalySimulator else kind(tied=tied)
+    generator = seeded(7)
+    whole = simulator(images, region, generator)
+    for samples in (slice(0, 3), slice(3, 8)):
+        again = seeded(7)
+        part = simulator(images, region, again, samples)
+        torch.testing.assert_close(part.images, whole.images[samples], rtol=0, atol=1e-5)
+        assert torch.equal(part.mask, whole.mask[samples])
+        assert torch.equal(again.get_state(), generator.get_state())
 
 
 def test_autocast_and_memory_format_change_nothing() -> None:

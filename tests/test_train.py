@@ -53,7 +53,7 @@ setattr(owner, {name!r}, patched)
 
 
 ITERATION = "medrd.workflows.loop:Loop.iteration"
-CHECKPOINT = "medrd.workflows.train.save_checkpoint"
+CHECKPOINT = "medrd.workflows.fit.save_checkpoint"
 
 
 def epochs_logged(run: Path) -> list[int]:

@@ -28,6 +28,7 @@ from medrd.config.tune import make_tune
 from medrd.errors import ConfigError
 from medrd.report.search import Trial
 from medrd.workflows import tune as tune_module
+from medrd.workflows.cluster import Cluster, settle_environment
 from medrd.workflows.search_plan import what_is_left
 from medrd.workflows.train import train
 from medrd.workflows.trial import read_trials, trial_folder
@@ -72,19 +73,9 @@ def make_saboteur() -> Callable[[], None]:
 
 
 @pytest.fixture(scope="module")
-def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where none is kept, each of Ray's processes would compile torch and MONAI anew."""
-    with pytest.MonkeyPatch.context() as patch:
-        if os.environ.get("PYTHONDONTWRITEBYTECODE"):
-            patch.delenv("PYTHONDONTWRITEBYTECODE")
-            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
-        yield
-
-
-@pytest.fixture(scope="module")
 def cluster(bytecode: None) -> Iterator[str]:
     """Two nodes of one core each, and this process connected to them; their address."""
-    tune_module._settle_environment()
+    settle_environment()
     import ray
     from ray.cluster_utils import Cluster
 
@@ -182,7 +173,7 @@ def test_optuna_searches_and_bad_trials_are_stopped_early(
     assert all((t.epochs == 3) == (t.status == "finished") for t in trials)
     assert len({trial.point["scoring.sigma_px"] for trial in trials}) == 4
     # Nothing is left to do: no Ray, and nothing changes.
-    monkeypatch.setattr(tune_module, "_ray", lambda *a, **k: pytest.fail("begun again"))
+    monkeypatch.setattr(tune_module, "ray_cluster", lambda *a, **k: pytest.fail("begun again"))
     assert tune(config, out, resume=True) == trials
 
 
@@ -299,14 +290,14 @@ def test_ray_takes_the_example_of_a_cluster_and_its_commands() -> None:
 def test_resources_that_are_not_there_are_an_error_and_not_waited_for(raw: dict[str, Any]) -> None:
     config = make_tune(raw | {"resources": {"cpus": 3, "gpus": 0.5}})
     with pytest.raises(ConfigError, match=r"resources\.cpus.*at most the 2"):
-        tune_module._refuse_too_much(config, {"CPU": 2.0, "GPU": 1.0}, final=True)
+        tune_module._refuse_too_much(config, Cluster({"CPU": 2.0, "GPU": 1.0}, grows=False))
     with pytest.raises(ConfigError, match=r"resources\.gpus"):
-        tune_module._refuse_too_much(config, {"CPU": 4.0}, final=True)
-    tune_module._refuse_too_much(config, {"CPU": 2.0}, final=False)  # a cluster may grow
+        tune_module._refuse_too_much(config, Cluster({"CPU": 4.0}, grows=False))
+    tune_module._refuse_too_much(config, Cluster({"CPU": 2.0}, grows=True))
 
 
 def test_no_usage_statistics_are_sent() -> None:
-    tune_module._settle_environment()
+    settle_environment()
     from ray._common.usage.usage_lib import usage_stats_enabled
 
     assert not usage_stats_enabled()

@@ -17,7 +17,7 @@ from medrd.config import Layout
 from medrd.data.noise_fields import PERIOD, simplex
 from medrd.data.simulate import GREY, Simulated, like
 from medrd.data.simulate_label import scaled_pixels
-from medrd.data.simulate_shapes import integers, places, uniform
+from medrd.data.simulate_shapes import ALL, integers, places, uniform
 
 
 class CoarseNoise:
@@ -41,19 +41,27 @@ class CoarseNoise:
         self.layout = layout
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
-        """Add noise to (B, C, H, W) in (B, H, W) bool; the mask is the region."""
+    def __call__(
+        self, images: Tensor, region: Tensor, generator: torch.Generator, samples: slice = ALL
+    ) -> Simulated:
+        """Add noise to (B, C, H, W) in (B, H, W) bool; the mask is the region.
+
+        Of ``samples`` alone, as they would be changed in the batch.
+        """
         with torch.autocast(images.device.type, enabled=False):
             healthy = images[:, : len(self.layout.modalities)]
             count, channels, *size = healthy.shape
             device = images.device
             values = torch.randn(count, channels, self.grid, self.grid, generator=generator)
-            rolls = [integers(generator, count, below=length).to(device) for length in size]
+            rolls = [
+                integers(generator, count, below=length)[samples].to(device) for length in size
+            ]
+            images, healthy, region = images[samples], healthy[samples], region[samples]
             down, across = (
                 _enlarging(self.grid, length, roll)
                 for length, roll in zip(size, rolls, strict=True)
             )
-            noise = down[:, None] @ (self.sigma * values).to(device) @ across.mT[:, None]
+            noise = down[:, None] @ (self.sigma * values[samples]).to(device) @ across.mT[:, None]
             changed = torch.where(region[:, None], (healthy + noise).clamp_(0, 1), healthy)
             return Simulated(like(images, changed), region.clone())
 
@@ -108,8 +116,13 @@ class SimplexBox:
         self.layout = layout
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
-        """Add noise to (B, C, H, W); the mask is the box within (B, H, W) bool."""
+    def __call__(
+        self, images: Tensor, region: Tensor, generator: torch.Generator, samples: slice = ALL
+    ) -> Simulated:
+        """Add noise to (B, C, H, W); the mask is the box within (B, H, W) bool.
+
+        Of ``samples`` alone, as they would be changed in the batch.
+        """
         with torch.autocast(images.device.type, enabled=False):
             healthy = images[:, : len(self.layout.modalities)]
             count, channels, height, width = healthy.shape
@@ -120,6 +133,10 @@ class SimplexBox:
             angles = uniform(
                 generator, count * channels, self.octaves, PERIOD, PERIOD, high=2 * math.pi
             ).to(device)
+
+            images, healthy, region = images[samples], healthy[samples], region[samples]
+            share, sides, count = share[samples], sides[samples], len(images)
+            angles = angles.unflatten(0, (-1, channels))[samples].flatten(0, 1)
 
             noise = self._octaves(angles, most, 256 / min(height, width))
             noise = noise.reshape(count, channels, most, most)

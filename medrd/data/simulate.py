@@ -21,12 +21,13 @@ from medrd.data.simulate_contents import (
     CONTENTS,
     UNLIKE,
     ContentDraws,
+    Others,
     draw_contents,
     make_contents,
 )
 from medrd.data.simulate_label import GAP_PX, scaled_area, scaled_pixels, visible_label
 from medrd.data.simulate_lesions import OUTLINED, draw_lesions, grow_lesions
-from medrd.data.simulate_shapes import SHAPES, draw_shapes, groups, make_shapes, uniform
+from medrd.data.simulate_shapes import ALL, SHAPES, draw_shapes, groups, make_shapes, uniform
 
 __all__ = ["CONTENTS", "SHAPES", "UNLIKE", "AnomalySimulator", "Simulated"]
 
@@ -118,8 +119,14 @@ class AnomalySimulator:
         self.layout = layout
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
-        """Change a batch.
+    def __call__(
+        self,
+        images: Tensor,
+        region: Tensor,
+        generator: torch.Generator,
+        samples: slice = ALL,
+    ) -> Simulated:
+        """Change a batch, or some of its samples as they would be changed in it.
 
         Parameters
         ----------
@@ -128,16 +135,20 @@ class AnomalySimulator:
         region
             (B, H, W) bool on the same device: where anomalies may be.
         generator
-            On the CPU. It moves on by as much whatever the images hold.
+            On the CPU. It moves on by as much whatever the images hold and whoever is wanted.
+        samples
+            Which are wanted, of all B. Without them none of the others is computed.
         """
         with torch.autocast(images.device.type, enabled=False):
-            return self._simulate(images, region, generator)
+            return self._simulate(images, region, generator, samples)
 
-    def _simulate(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
+    def _simulate(
+        self, images: Tensor, region: Tensor, generator: torch.Generator, samples: slice
+    ) -> Simulated:
         layout = self.layout
         modalities = len(layout.modalities)
-        stack = images[:, : layout.intensities].unflatten(1, (-1, modalities))
-        count, _, _, height, width = stack.shape
+        everyone = images[:, : layout.intensities].unflatten(1, (-1, modalities))
+        count, _, _, height, width = everyone.shape
         device = images.device
         least = scaled_area(self.min_pixels, height, width)
 
@@ -146,6 +157,17 @@ class AnomalySimulator:
         beta = uniform(generator, count, low=self.beta[0], high=self.beta[1])
         softness = uniform(generator, count, low=self.softness_px[0], high=self.softness_px[1])
         present = uniform(generator, count) < self.probability
+
+        # Last, and only where they may be drawn: all others are as they are without lesions.
+        lesions = None
+        if "lesion" in self.contents:
+            lesions = draw_lesions(count, layout.modalities, generator)
+
+        others = (everyone, region)
+        images, stack, region = images[samples], everyone[samples], region[samples]
+        shapes = [drawn.part(samples) for drawn in shapes]
+        contents, beta, softness = contents.part(samples), beta[samples], softness[samples]
+        present = present[samples]
 
         kinds = dict(groups(contents.kind, self.contents))
         changed, within = stack, region
@@ -156,16 +178,15 @@ class AnomalySimulator:
                 again = shapes[1].of(missed.cpu(), torch.device("cpu"))
                 shape[missed] = make_shapes(again, self.shapes, region[missed])
             shape &= present.to(device)[:, None, None]
-            changed = self._fill(contents, kinds, stack, region, shape, beta, softness)
-        if "lesion" in self.contents:
-            # Last, so that all others are drawn as they are without lesions.
-            lesions = draw_lesions(count, layout.modalities, generator)
-            drawn = kinds.get("lesion", contents.kind.new_zeros(0))
+            changed = self._fill(contents, kinds, stack, region, shape, beta, softness, others)
+        if lesions is not None and "lesion" in kinds:
+            drawn = kinds["lesion"]
             drawn = drawn[present[drawn]]
             if len(drawn):
                 where = drawn.to(device)
                 inside = _inside(stack[where], region[where])
-                grown, cover = grow_lesions(lesions.of(drawn, device), stack[where], inside, layout)
+                own = lesions.part(samples).of(drawn, device)
+                grown, cover = grow_lesions(own, stack[where], inside, layout)
                 changed = changed.index_copy(0, where, grown)
                 within = region.index_copy(0, where, inside[:, 0] & (cover > OUTLINED))
         mask = visible_label(
@@ -187,16 +208,23 @@ class AnomalySimulator:
         shape: Tensor,
         beta: Tensor,
         softness: Tensor,
+        others: tuple[Tensor, Tensor],
     ) -> Tensor:
         """The stack (B, K, M, H, W) with shapes (B, H, W) filled, those of lesions left alone."""
         device = stack.device
         scale = min(region.shape[1:]) / 256
         sigma_px = softness.to(device) * (scale / 2)
         soft = blur(shape.to(stack.dtype), sigma_px, most_px=self.softness_px[1] * scale / 2)
+        everyone, regions = others
+        shown = zip(everyone.unbind(1), _inside(everyone, regions).unbind(1), strict=True)
         filled = []
-        for healthy, inside in zip(stack.unbind(1), _inside(stack, region).unbind(1), strict=True):
+        for healthy, inside, other in zip(
+            stack.unbind(1), _inside(stack, region).unbind(1), shown, strict=True
+        ):
             alpha = soft * inside
-            content = make_contents(contents, self.contents, healthy, inside, shape & inside, alpha)
+            content = make_contents(
+                contents, self.contents, healthy, inside, shape & inside, alpha, Others(*other)
+            )
             cover = alpha * (1 - beta).to(device)[:, None, None]
             if "deform" in kinds:
                 # What has been moved is all there is: no ghost of what was there shows through.

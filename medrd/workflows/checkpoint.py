@@ -114,7 +114,8 @@ def load_checkpoint(
     detector.load_watch_state(content["watch"])
     torch.set_rng_state(content["rng"])
     if content["rng_cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(content["rng_cuda"])
+        # It may have been written where there were more of them.
+        torch.cuda.set_rng_state_all(content["rng_cuda"][: torch.cuda.device_count()])
     return Position(content["epoch"], content["batch"], content["losses"])
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,13 @@ from medrd.workflows.phantom import make_phantoms
 logger = logging.getLogger("medrd.compare")
 
 
-def compare(config: CompareConfig, out: str | Path) -> Comparison:
+Inputs = Mapping[tuple[str, str | None], Mapping[str, str]]
+"""Hashes of the files of each data set and category."""
+Run = Callable[[Sequence[Cell], Path, Inputs], list[Finished]]
+"""(cells, the comparison's folder, inputs) -> the cells' results in their order."""
+
+
+def compare(config: CompareConfig, out: str | Path, *, run: Run | None = None) -> Comparison:
     """Train and evaluate every cell, and write the results.
 
     Parameters
@@ -53,6 +59,9 @@ def compare(config: CompareConfig, out: str | Path) -> Comparison:
     out
         Gets ``cells/``, ``results.csv``, ``results.json``, ``results.md`` and
         ``results.png``. What another call of the same comparison has finished is kept.
+    run
+        Who runs the cells; default: this process, one after the other. See
+        :mod:`medrd.workflows.compare_on_ray`.
 
     Raises
     ------
@@ -68,13 +77,17 @@ def compare(config: CompareConfig, out: str | Path) -> Comparison:
     with alone_in(out, "comparison"):
         cells = plan(config, out)
         inputs = refuse_changes(cells, out)
-        finished: list[Finished] = []
-        for number, cell in enumerate(cells, start=1):
-            logger.info("[%d/%d] %s", number, len(cells), cell.name)
-            finished.append(run_cell(cell, out, inputs[cell.data_set, cell.category]))
-        comparison = _gather(config, finished)
+        comparison = _gather(config, (run or _run_here)(cells, out, inputs))
         _write(comparison, out)
     return comparison
+
+
+def _run_here(cells: Sequence[Cell], out: Path, inputs: Inputs) -> list[Finished]:
+    finished = []
+    for number, cell in enumerate(cells, start=1):
+        logger.info("[%d/%d] %s", number, len(cells), cell.name)
+        finished.append(run_cell(cell, out, inputs[cell.data_set, cell.category]))
+    return finished
 
 
 def _write(comparison: Comparison, out: Path) -> None:

@@ -61,13 +61,14 @@ def run_cell(cell: Cell, out: Path, inputs: Mapping[str, str]) -> Finished:
             f"stopped in {cell.name}; saved. Run the same comparison again to go on."
         ) from stopped
     except MedrdError as problem:
-        return _failed(cell, folder, str(problem), problem.to_dict())
+        return failed_cell(cell, folder, str(problem), problem.to_dict())
     except Exception as problem:
         text = f"{type(problem).__name__}: {problem}"
-        return _failed(cell, folder, text, {"error": text, "traceback": traceback.format_exc()})
+        return failed_cell(cell, folder, text, {"error": text, "traceback": traceback.format_exc()})
 
 
-def _failed(cell: Cell, folder: Path, text: str, problem: dict[str, Any]) -> Finished:
+def failed_cell(cell: Cell, folder: Path, text: str, problem: dict[str, Any]) -> Finished:
+    """Put on record what went wrong with a cell."""
     logger.error("%s failed: %s", cell.name, text)
     write_json(folder.parent / f"{folder.name}.error.json", {"cell": cell.name, **problem})
     return Finished(_result(cell, error=text), {})

@@ -13,8 +13,8 @@ from medrd.data.cache import file_hash
 from medrd.data.layouts import Subject
 from medrd.errors import ConfigError, InputError, MedrdError
 from medrd.workflows.cohort import load_cohort
+from medrd.workflows.fit import portable
 from medrd.workflows.progress import progress
-from medrd.workflows.train import portable
 
 INPUTS = "inputs.json"
 """In a finished cell's folder: the hash of each input's files."""

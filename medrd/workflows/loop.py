@@ -17,6 +17,7 @@ from medrd.models import Batch, Detector, Step
 from medrd.workflows.checkpoint import Position
 from medrd.workflows.device import Execution
 from medrd.workflows.simulation import Augment, Simulator
+from medrd.workflows.team import ALONE, Team
 
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
@@ -88,6 +89,8 @@ class Loop:
         Called after each batch with the loss and the running slices/s.
     should_stop
         Looked at after each batch; True ends :meth:`epoch` early.
+    team
+        The processes that share each batch.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Loop:
         compile: bool = False,
         on_batch: Callable[[float, float], None] = lambda loss, rate: None,
         should_stop: Callable[[], bool] = lambda: False,
+        team: Team = ALONE,
     ) -> None:
         self.detector = detector
         self.slices = slices
@@ -115,9 +119,11 @@ class Loop:
         self.augment = augment
         self.on_batch = on_batch
         self.should_stop = should_stop
+        self.team = team
         self.steps = list(detector.steps())
         self.losses = {
-            step.name: torch.compile(step.loss) if compile else step.loss for step in self.steps
+            step.name: team.join(step, torch.compile(step.loss) if compile else step.loss)
+            for step in self.steps
         }
         self.optimizers = make_optimizers(self.steps)
 
@@ -141,9 +147,11 @@ class Loop:
         sums = dict(position.losses)
         start, seen = time.perf_counter(), 0
         self.detector.train()
-        prefetcher = Prefetcher(self.slices, batches[position.batch :])
-        for number, batch in enumerate(prefetcher, start=position.batch):
-            losses = self.iteration(batch, Place(position.epoch, number, len(batches)))
+        left = batches[position.batch :]
+        prefetcher = Prefetcher(self.slices, [self._read_of(batch) for batch in left])
+        for number, read in enumerate(prefetcher, start=position.batch):
+            count = len(batches[number])
+            losses = self.iteration(read, Place(position.epoch, number, len(batches)), count)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value
             total = sum(losses.values())
@@ -154,11 +162,11 @@ class Loop:
                     found=str(total),
                     remedy="Lower the model's learning rate, or train with train.precision=fp32.",
                 )
-            seen += len(batch.images)
+            seen += count
             self.on_batch(total, seen / (time.perf_counter() - start))
-            if number + 1 < len(batches) and self.should_stop():
+            if number + 1 < len(batches) and self.team.any(self.should_stop()):
                 return Position(position.epoch, number + 1, sums), None
-        fault = self.detector.fault()
+        fault = self.team.first(self.detector.fault())
         if fault is not None:
             raise ModelError(
                 f"epoch {position.epoch + 1}",
@@ -167,20 +175,27 @@ class Loop:
                 remedy="Lower the model's learning rate, or take another seed.",
             )
         seconds = time.perf_counter() - start
+        waited = self.team.mean(torch.tensor(prefetcher.waited_s, dtype=torch.float64)).item()
         means = {name: value / len(batches) for name, value in sums.items()}
         report = EpochReport(
             epoch=position.epoch + 1,
             loss=sum(means.values()),
             losses=means,
             slices_per_s=seen / seconds,
-            wait_share=prefetcher.waited_s / seconds,
+            wait_share=waited / seconds,
             seconds=seconds,
         )
         return Position(position.epoch + 1, 0, {}), report
 
-    def iteration(self, slices: SliceBatch, place: Place) -> dict[str, float]:
-        """Every step once on one batch; the losses by step."""
-        batch = self._batch(slices, place)
+    def iteration(
+        self, slices: SliceBatch, place: Place, count: int | None = None
+    ) -> dict[str, float]:
+        """Every step once on one batch; the losses by step.
+
+        ``count`` is how many slices the batch has over all processes; default: those given.
+        """
+        count = len(slices.images) if count is None else count
+        batch, weight = self._batch(slices, place, count), self.team.weight(count)
         losses = []
         for step in self.steps:
             optimizer = self.optimizers[step.name]
@@ -189,27 +204,39 @@ class Loop:
                 for each in optimizer.param_groups:
                     each["lr"] = each["initial_lr"] * factor
             with self.execution.autocast():
-                loss = self.losses[step.name](batch)
+                loss = self.losses[step.name](batch) * weight
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             losses.append(loss.detach().float())
         # Read at the end: each reading makes a GPU wait for what is still to be launched.
-        values = torch.stack(losses).tolist()
+        values = self.team.mean(torch.stack(losses)).tolist()
         return {step.name: value for step, value in zip(self.steps, values, strict=True)}
 
-    def _batch(self, slices: SliceBatch, place: Place) -> Batch:
+    def _read_of(self, batch: list[int]) -> list[int]:
+        """What of a batch this process reads."""
+        return batch if self._whole else batch[self.team.share(len(batch))]
+
+    @property
+    def _whole(self) -> bool:
+        """Whether it needs the others' slices: an anomaly may show them, and draws are for all."""
+        return self.simulator is not None or self.augment is not None
+
+    def _batch(self, slices: SliceBatch, place: Place, count: int) -> Batch:
         images = self.execution.images(slices.images)
         region = torch.from_numpy(slices.region).to(self.execution.device)
         progress = (place.epoch + place.batch / place.batches) / self.epochs
-        # Of this place alone, so that a resumed run meets the same changes and anomalies.
-        generator = _generator(self.seed, place)
+        if not self._whole:
+            return Batch(images, region, progress=progress)
+        # Of this place alone, so that a resumed run meets the same changes and anomalies, and so
+        # do several processes: each draws for the whole batch, and makes what it has a share in.
+        generator, here = _generator(self.seed, place), self.team.share(count)
         if self.augment is not None:
             images, region = self.augment(images, region, generator)
         if self.simulator is None:
-            return Batch(images, region, progress=progress)
-        simulated = self.simulator(images, region, generator)
-        return Batch(images, region, simulated.images, simulated.mask, progress)
+            return Batch(images[here], region[here], progress=progress)
+        simulated = self.simulator(images, region, generator, here)
+        return Batch(images[here], region[here], simulated.images, simulated.mask, progress)
 
 
 def _generator(seed: int, place: Place) -> torch.Generator:

@@ -14,6 +14,26 @@ from medrd.workflows.loop import EpochReport
 
 logger = logging.getLogger("medrd.train")
 
+_NAME = "metrics.jsonl"
+
+
+def say(report: EpochReport) -> None:
+    """An epoch as a line for people."""
+    logger.info(
+        "epoch %d: loss %.4f, %.1f slices/s, %.1f %% of the time waiting for data",
+        report.epoch,
+        report.loss,
+        report.slices_per_s,
+        100 * report.wait_share,
+    )
+
+
+def read_reports(out: Path) -> list[EpochReport]:
+    """The epochs on record in a run folder."""
+    path = out / _NAME
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [EpochReport(**json.loads(line)) for line in lines]
+
 
 class MetricsLog:
     """``metrics.jsonl``: a line an epoch, whole lines only, none twice after a resume.
@@ -22,7 +42,7 @@ class MetricsLog:
     """
 
     def __init__(self, out: Path) -> None:
-        self.path = out / "metrics.jsonl"
+        self.path = out / _NAME
         self.lines: list[str] = []
         self.board: Any = None
         with suppress(ImportError):
@@ -38,13 +58,7 @@ class MetricsLog:
 
     def add(self, report: EpochReport) -> None:
         """Append an epoch."""
-        logger.info(
-            "epoch %d: loss %.4f, %.1f slices/s, %.1f %% of the time waiting for data",
-            report.epoch,
-            report.loss,
-            report.slices_per_s,
-            100 * report.wait_share,
-        )
+        say(report)
         self.lines.append(json.dumps(asdict(report)))
         self._write()
         if self.board is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from medrd.workflows.device import choose_execution
 from medrd.workflows.infer import Prediction, Predictor
 from medrd.workflows.inputs import Case
 from medrd.workflows.interrupt import InterruptedRunError, stop_on_signals
-from medrd.workflows.medium import Medium, Opened, medium_of
+from medrd.workflows.medium import Opened, medium_of
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.outputs import MAKER, check_targets, make_folder, remove, write_errors
 from medrd.workflows.progress import progress
@@ -50,26 +50,140 @@ class PredictReport:
     errors: list[InputError] = field(default_factory=list)
 
 
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """What is the same for all inputs of a call."""
+Outcome = float | InputError | None
+"""Of a case: its score, why it failed, or None if it was done before."""
 
-    model: Model
-    medium: Medium
-    predictor: Predictor
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for all inputs of a call, as it travels to other processes.
+
+    Attributes
+    ----------
+    inputs
+        Real paths of all that was given, which no output may replace.
+    """
+
     out: Path
-    identity: dict[str, str]
+    overwrite: bool
+    max_voxels: int | None
+    device: str
     picture: bool
-
-    def record(self, case: Case) -> Path:
-        return case.output(self.out, self.medium.files.record)
+    inputs: frozenset[Path]
 
 
 @dataclass(frozen=True, eq=False)
-class _Loaded:
+class Loaded:
+    """An input that has been read."""
+
     case: Case
     opened: Opened
     hashes: dict[str, str]
+
+
+class CasePredictor:
+    """A model at work on the inputs of a job, one at a time."""
+
+    def __init__(self, model: Model, job: Job) -> None:
+        self.job = job
+        self._model = model
+        self._medium = medium_of(model.recipe)
+        execution = choose_execution(job.device, model.config.train.precision)
+        self._predictor = Predictor(model.detector, model.scoring(), execution)
+        # Maps differ in their last bits between precisions and devices, so these belong to
+        # what a finished input is compared by.
+        self._identity = {
+            "model": model.hash,
+            "precision": execution.precision,
+            "device": execution.device.type,
+            "code": str(CODE_VERSION),
+        }
+
+    def read(self, case: Case) -> Loaded | None:
+        """The case's slices; None if it is done already. Raises InputError."""
+        hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
+        if not self.job.overwrite and _is_done(self._record(case), hashes, self._identity):
+            return None
+        check_targets(
+            case,
+            self.job.out,
+            self.job.inputs,
+            self._medium.files,
+            is_own_map=self._medium.is_own_map,
+        )
+        budget = self.job.max_voxels or self._model.config.data.budget
+        return Loaded(case, self._medium.read(case, budget=budget), hashes)
+
+    def finish(self, item: Loaded | InputError | None) -> Outcome:
+        """Predict and write what has been read."""
+        if item is None or isinstance(item, InputError):
+            return item
+        try:
+            return self._write(item)
+        except InputError as error:
+            return error
+
+    def __call__(self, case: Case) -> Outcome:
+        """Read, predict and write."""
+        try:
+            item = self.read(case)
+        except InputError as error:
+            return error
+        return self.finish(item)
+
+    def _record(self, case: Case) -> Path:
+        return case.output(self.job.out, self._medium.files.record)
+
+    def _write(self, item: Loaded) -> float:
+        """The JSON comes last, so its presence means finished. Returns the score."""
+        case, opened, files, out = item.case, item.opened, self._medium.files, self.job.out
+        prediction = self._predictor.on_grid(opened.prepared)
+        calibration = self._model.calibration
+        threshold = calibration.threshold if calibration else None
+        paths = {"map": case.output(out, files.map)}
+        make_folder(paths["map"].parent)
+        # What this model or call does not write must not stay behind from an earlier one.
+        for ending in (files.record, files.mask, files.overlay):
+            remove(case.output(out, ending))
+        opened.write_map(
+            paths["map"],
+            prediction.grid_map,
+            description=f"{MAKER} anomaly score, model {self._model.hash[:12]}",
+            threshold=threshold,
+        )
+        mask = None
+        if threshold is not None:
+            mask = anomaly_mask(prediction, opened.prepared.scored(), threshold)
+            paths["mask"] = case.output(out, files.mask)
+            opened.write_mask(paths["mask"], mask)
+        if self.job.picture:
+            paths["picture"] = case.output(out, files.overlay)
+            opened.write_overlay(
+                paths["picture"], prediction.grid_map, threshold=threshold, title=case.subject.id
+            )
+        outputs = {
+            name: {"file": path.name, "sha256": file_hash(path)} for name, path in paths.items()
+        }
+        write_json(
+            self._record(case),
+            {
+                "subject": case.subject.id,
+                "inputs": {c: str(s.path) for c, s in case.subject.images.items()},
+                **opened.describe(prediction, mask, calibration),
+                "warnings": list(opened.prepared.warnings),
+                "model": {"name": self._model.config.model.name, "hash": self._model.hash},
+                "versions": versions(),
+                "notice": self._medium.notice,
+                "outputs": outputs,
+                "identity": {**self._identity, "inputs": item.hashes},
+            },
+        )
+        return prediction.scan_score
+
+
+Do = Callable[[Model, Job, Sequence[Case], Callable[[], bool]], Iterable[tuple[Case, Outcome]]]
+"""(model, job, cases, should_stop) -> the cases in the order in which they are done. It ends before
+the last one where ``should_stop`` says so."""
 
 
 def predict(
@@ -82,6 +196,7 @@ def predict(
     max_voxels: int | None = None,
     device: str = "auto",
     picture: bool = True,
+    do: Do | None = None,
 ) -> PredictReport:
     """Predict scans or pictures one at a time, reading the next while one computes.
 
@@ -104,6 +219,8 @@ def predict(
         Budget of a volume or a picture; default: the model's config.
     picture
         Also write an overlay as PNG.
+    do
+        Who does the work; default: this process. See :mod:`medrd.workflows.predict_on_ray`.
 
     Raises
     ------
@@ -114,107 +231,51 @@ def predict(
     """
     loaded = model if isinstance(model, Model) else load_model(model)
     out = Path(out)
-    medium = medium_of(loaded.recipe)
-    noun = medium.files.noun
-    cases, errors = medium.find([Path(p) for p in inputs], frame=frame)
+    files = medium_of(loaded.recipe).files
+    cases, errors = medium_of(loaded.recipe).find([Path(p) for p in inputs], frame=frame)
     report = PredictReport(errors=errors)
     for problem in errors:
         logger.error("%s", problem)
-    execution = choose_execution(device, loaded.config.train.precision)
-    # Maps differ in their last bits between precisions and devices, so these belong to
-    # what a finished input is compared by.
-    identity = {
-        "model": loaded.hash,
-        "precision": execution.precision,
-        "device": execution.device.type,
-        "code": str(CODE_VERSION),
-    }
-    predictor = Predictor(loaded.detector, loaded.scoring(), execution)
-    task = _Task(loaded, medium, predictor, out, identity, picture)
-    budget = max_voxels or loaded.config.data.budget
-    inputs_given = {s.path.resolve() for case in cases for s in case.subject.images.values()}
-
-    def read(case: Case) -> _Loaded | None:
-        """The case's slices; None if it is done already."""
-        hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
-        if not overwrite and _is_done(task.record(case), hashes, identity):
-            return None
-        check_targets(case, out, inputs_given, medium.files, is_own_map=medium.is_own_map)
-        return _Loaded(case, medium.read(case, budget=budget), hashes)
-
+    given = {s.path.resolve() for case in cases for s in case.subject.images.values()}
+    job = Job(out, overwrite, max_voxels, device, picture, frozenset(given))
+    outcomes: dict[Path, Outcome] = {}
+    records = [case.output(out, files.record) for case in cases]
     try:
         with stop_on_signals() as stop, progress("predicting", len(cases)) as advance:
-            for number, (case, item) in enumerate(read_ahead(cases, read), start=1):
-                try:
-                    if isinstance(item, InputError):
-                        raise item
-                    if item is None:
-                        report.skipped.append(task.record(case))
-                        advance(note=f"{case.subject.id}: already there")
-                    else:
-                        score = _write_case(item, task)
-                        report.done.append(task.record(case))
-                        advance(note=f"{case.subject.id}: score {score:.3f}")
-                except InputError as error:
-                    logger.error("%s", error)
-                    report.errors.append(error)
+            for case, outcome in (do or _do_here)(loaded, job, cases, lambda: bool(stop)):
+                outcomes[case.output(out, files.record)] = outcome
+                if outcome is None:
+                    advance(note=f"{case.subject.id}: already there")
+                elif isinstance(outcome, InputError):
+                    logger.error("%s", outcome)
                     advance(note=f"{case.subject.id}: failed")
-                if stop and number < len(cases):
-                    raise InterruptedRunError(
-                        f"stopped after {case.subject.id}; finished {noun}s are kept. Run the "
-                        "same command again to go on."
-                    )
+                else:
+                    advance(note=f"{case.subject.id}: score {outcome:.3f}")
+        if len(outcomes) < len(cases):
+            raise InterruptedRunError(
+                f"stopped after {len(outcomes)} of {len(cases)} {files.noun}s; finished ones are "
+                "kept. Run the same command again to go on."
+            )
     finally:
+        # In the order of the inputs, whatever the order in which they were done.
+        for outcome in (outcomes[record] for record in records if record in outcomes):
+            if isinstance(outcome, InputError):
+                report.errors.append(outcome)
         write_errors(out, report.errors)
+    report.done += [record for record in records if isinstance(outcomes[record], float)]
+    report.skipped += [record for record in records if outcomes[record] is None]
     return report
 
 
-def _write_case(item: _Loaded, task: _Task) -> float:
-    """Predict and write one input; its JSON comes last, so its presence means finished.
-
-    Returns its score.
-    """
-    case, opened, files = item.case, item.opened, task.medium.files
-    prediction = task.predictor.on_grid(opened.prepared)
-    calibration = task.model.calibration
-    threshold = calibration.threshold if calibration else None
-    paths = {"map": case.output(task.out, files.map)}
-    make_folder(paths["map"].parent)
-    # What this model or call does not write must not stay behind from an earlier one.
-    for ending in (files.record, files.mask, files.overlay):
-        remove(case.output(task.out, ending))
-    opened.write_map(
-        paths["map"],
-        prediction.grid_map,
-        description=f"{MAKER} anomaly score, model {task.model.hash[:12]}",
-        threshold=threshold,
-    )
-    mask = None
-    if threshold is not None:
-        mask = anomaly_mask(prediction, opened.prepared.scored(), threshold)
-        paths["mask"] = case.output(task.out, files.mask)
-        opened.write_mask(paths["mask"], mask)
-    if task.picture:
-        paths["picture"] = case.output(task.out, files.overlay)
-        opened.write_overlay(
-            paths["picture"], prediction.grid_map, threshold=threshold, title=case.subject.id
-        )
-    outputs = {name: {"file": path.name, "sha256": file_hash(path)} for name, path in paths.items()}
-    write_json(
-        task.record(case),
-        {
-            "subject": case.subject.id,
-            "inputs": {c: str(s.path) for c, s in case.subject.images.items()},
-            **opened.describe(prediction, mask, calibration),
-            "warnings": list(opened.prepared.warnings),
-            "model": {"name": task.model.config.model.name, "hash": task.model.hash},
-            "versions": versions(),
-            "notice": task.medium.notice,
-            "outputs": outputs,
-            "identity": {**task.identity, "inputs": item.hashes},
-        },
-    )
-    return prediction.scan_score
+def _do_here(
+    model: Model, job: Job, cases: Sequence[Case], should_stop: Callable[[], bool]
+) -> Iterator[tuple[Case, Outcome]]:
+    """One at a time in this process, reading the next while one computes."""
+    worker = CasePredictor(model, job)
+    for case, item in read_ahead(cases, worker.read):
+        yield case, worker.finish(item)
+        if should_stop():
+            return
 
 
 def anomaly_mask(

@@ -16,7 +16,7 @@ from medrd.errors import ConfigError, LeakageError
 from medrd.volumes import write_json, write_text
 from medrd.workflows.cohort import Cohort, load_cohort, prepare_sides
 from medrd.workflows.compare_inputs import first_difference
-from medrd.workflows.train import portable
+from medrd.workflows.fit import portable
 from medrd.workflows.trial import SEARCH, SPLIT
 
 

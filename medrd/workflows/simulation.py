@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Generator, Tensor
 
@@ -12,13 +12,21 @@ from medrd.data.augment import augment
 from medrd.data.foreground import foreground
 from medrd.data.noise import CoarseNoise, SimplexBox
 from medrd.data.simulate import AnomalySimulator, Simulated
+from medrd.data.simulate_shapes import ALL
 from medrd.models.detector import Detector, Simulation
-
-Simulator = Callable[[Tensor, Tensor, Generator], Simulated]
-"""(images (B, C, H, W), region (B, H, W), generator on the CPU) -> changed images and mask."""
 
 Augment = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
 """(images (B, C, H, W), region (B, H, W), generator on the CPU) -> both, changed but healthy."""
+
+
+class Simulator(Protocol):
+    """Something that changes a batch; see :class:`medrd.data.simulate.AnomalySimulator`."""
+
+    def __call__(
+        self, images: Tensor, region: Tensor, generator: Generator, samples: slice = ALL
+    ) -> Simulated:
+        """(B, C, H, W), (B, H, W) and a generator on the CPU -> changed images and mask."""
+        ...
 
 
 _MAKERS: dict[Simulation, tuple[Callable[..., Simulator], str]] = {
@@ -55,7 +63,7 @@ def make_simulator(
     place = settings.pop("place", "anywhere")
     simulator = _MAKERS[kind][0](**settings, layout=recipe.layout)
     if recipe.kind == "pictures" and place == "object":
-        return lambda images, region, generator: simulator(
-            images, foreground(images, region), generator
+        return lambda images, region, generator, samples=ALL: simulator(
+            images, foreground(images, region), generator, samples
         )
     return simulator

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from medrd.config import Config, digest, load_config
+from medrd.config import Config, load_config
 from medrd.data.cache import CachedSubject
 from medrd.data.margin import none_healthy
 from medrd.data.slices import HealthySlices
@@ -19,19 +19,17 @@ from medrd.errors import ConfigError, MedrdError
 from medrd.models import Detector
 from medrd.volumes import write_json, write_text
 from medrd.workflows.calibrate import Calibration, calibrate
-from medrd.workflows.checkpoint import Position, load_checkpoint, save_checkpoint
 from medrd.workflows.cohort import load_cohort, prepare_sides, refuse_same_scan
 from medrd.workflows.collect import collect
-from medrd.workflows.device import Execution, choose_execution
+from medrd.workflows.device import choose_execution
+from medrd.workflows.fit import CHECKPOINT, data_hash_of, fit, portable
 from medrd.workflows.infer import Predictor
-from medrd.workflows.interrupt import InterruptedRunError, StopRequest, stop_on_signals
-from medrd.workflows.loop import EpochReport, Loop
-from medrd.workflows.metrics_log import MetricsLog
+from medrd.workflows.interrupt import stop_on_signals
+from medrd.workflows.loop import EpochReport
 from medrd.workflows.model_folder import load_model, make_detector, make_scoring, save_model
 from medrd.workflows.outputs import make_folder
-from medrd.workflows.progress import progress
 from medrd.workflows.runs import scratch_folder
-from medrd.workflows.simulation import Simulator, augment_for, simulator_for
+from medrd.workflows.simulation import simulator_for
 from medrd.workflows.versions import git_revision, peak_memory_mib, versions
 from medrd.workflows.weights import load_teacher_weights
 
@@ -108,8 +106,18 @@ def build_detector_for(config: Config) -> Detector:
     return detector
 
 
+Optimise = Callable[[Config, Path, HealthySlices, Callable[[], bool]], dict[str, Any]]
+"""(config, run folder, slices, should_stop) -> what to put on record of who did it. It leaves
+the checkpoint of the last epoch in the run folder."""
+
+
 def train(
-    config: Config, out: str | Path, *, resume: bool = False, on_epoch: OnEpoch | None = None
+    config: Config,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    on_epoch: OnEpoch | None = None,
+    optimise: Optimise | None = None,
 ) -> Path:
     """Train, calibrate and save.
 
@@ -125,6 +133,8 @@ def train(
         Called after every epoch once its checkpoint is saved, and again with the last one
         when a killed run goes on, so that none is missed. A detector that collects, or that
         has no epochs, has maps to show only at the end: it is called once.
+    optimise
+        Who runs the epochs; default: this process. See :mod:`medrd.workflows.train_on_ray`.
 
     Returns
     -------
@@ -147,6 +157,13 @@ def train(
     cohort = load_cohort(config)
     detector = build_detector_for(config)
     simulator = simulator_for(config, detector)
+    if optimise is not None and not detector.steps():
+        raise ConfigError(
+            "--workers",
+            expected="a model that is trained by gradients",
+            found=f"{config.model.name}, which looks at its slices once, in one process",
+            remedy="Leave --workers out.",
+        )
     make_folder(out)
     (training, held_out), left_out = prepare_sides(cohort, ("train", "calibration"), config, out)
     refuse_same_scan(training, held_out)
@@ -160,10 +177,9 @@ def train(
         "split_hash": cohort.split.hash,
         "slices": len(slices),
         "seed": config.seed,
-        # The same scans, not the same path: a data set that has moved is still the same.
-        "data_hash": digest(sorted(subject.content for subject in training)),
+        "data_hash": data_hash_of(slices),
     }
-    if not (out / "checkpoint.pt").is_file():  # else a wrong --resume would overwrite it
+    if not (out / CHECKPOINT).is_file():  # else a wrong --resume would overwrite it
         write_text(out / "config.yaml", config.to_yaml())
     execution.place(detector)
     scoring = make_scoring(config.scoring, size=config.recipe.size)
@@ -181,10 +197,19 @@ def train(
             tell(report.epoch, report.loss)
 
     with stop_on_signals() as stop:
-        training_seconds = 0.0
+        training_seconds, workers = 0.0, None
         if detector.steps():
-            training_seconds += _fit(
-                detector, simulator, slices, config, execution, out, seen, stop, after_epoch
+            if optimise is not None:
+                workers = optimise(config, out, slices, lambda: bool(stop))
+            training_seconds += fit(
+                detector,
+                simulator,
+                slices,
+                config,
+                execution,
+                out,
+                should_stop=lambda: bool(stop),
+                on_report=after_epoch,
             )
         if detector.collects:
             training_seconds += collect(
@@ -207,6 +232,7 @@ def train(
             "device": _device_name(execution.device),
             "precision": execution.precision,
             "threads": torch.get_num_threads(),
+            "workers": workers,
             "seed": config.seed,
             "slices": len(slices),
             "inputs_left_out": [error.where for error in left_out],
@@ -219,67 +245,8 @@ def train(
         },
     )
     with suppress(OSError):
-        (out / "checkpoint.pt").unlink(missing_ok=True)
+        (out / CHECKPOINT).unlink(missing_ok=True)
     return out
-
-
-def _fit(
-    detector: Detector,
-    simulator: Simulator | None,
-    slices: HealthySlices,
-    config: Config,
-    execution: Execution,
-    out: Path,
-    seen: dict[str, Any],
-    stop: StopRequest,
-    on_report: Callable[[EpochReport], None],
-) -> float:
-    """Run the epochs, from the checkpoint if there is one; seconds of them all."""
-    epochs = config.train.epochs
-    identity = _identity(config, seen)
-    checkpoint = out / "checkpoint.pt"
-    log = MetricsLog(out)
-    notes: dict[str, str] = {}
-    loop = Loop(
-        detector,
-        slices,
-        execution,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        epochs=epochs,
-        simulator=simulator,
-        augment=augment_for(config),
-        compile=config.train.compile,
-        on_batch=lambda loss, rate: advance(
-            note=f"loss {loss:.4f}  {rate:.0f} slices/s  {notes.get('epoch', '')}"
-        ),
-        should_stop=lambda: bool(stop),
-    )
-    position = Position(0, 0, {})
-    if checkpoint.is_file():
-        position = load_checkpoint(checkpoint, detector, loop.optimizers, identity=identity)
-        logger.info("going on at epoch %d, batch %d", position.epoch + 1, position.batch + 1)
-    log.keep(position.epoch)
-    if log.last is not None and position.batch == 0:
-        on_report(log.last)  # it may have been killed before it came to this
-    per_epoch = len(loop.batches(0))
-    done = position.epoch * per_epoch + position.batch
-    with progress("training", epochs * per_epoch, done=done) as advance:
-        while position.epoch < epochs:
-            notes["epoch"] = f"epoch {position.epoch + 1}/{epochs}"
-            position, report = loop.epoch(position)
-            # The line first: one too many is taken back on resuming, a lost one never comes.
-            if report is not None:
-                log.add(report)
-            save_checkpoint(checkpoint, detector, loop.optimizers, position, identity=identity)
-            if report is not None:
-                on_report(report)
-            if stop and position.epoch < epochs:
-                raise InterruptedRunError(
-                    f"stopped in epoch {position.epoch + 1} of {epochs}; saved. Go on with: "
-                    f"medrd train {out / 'config.yaml'} --out {out} --resume"
-                )
-    return log.seconds
 
 
 def _calibrate(
@@ -331,21 +298,6 @@ def _state_of(out: Path) -> Literal["a finished run", "an unfinished run", "file
         only_ours = all(p.name == "errors.json" or p.name.startswith(".") for p in out.iterdir())
         return "an unfinished run" if only_ours else "files"
     return "a finished run" if (out / "run.json").is_file() else "an unfinished run"
-
-
-def _identity(config: Config, seen: dict[str, Any]) -> str:
-    """What must be the same for a checkpoint to be gone on with."""
-    return digest([portable(config), seen["data_hash"], seen["slices"]])
-
-
-def portable(config: Config) -> dict[str, Any]:
-    """Without what may differ between two machines that go on with one run."""
-    content = config.to_dict()
-    content["data"] |= {"root": None, "cache": None}
-    content["train"] |= {"device": None}
-    if "teacher" in content["model"]:
-        content["model"]["teacher"] |= {"file": None}
-    return content
 
 
 def _device_name(device: torch.device) -> str:

@@ -2,7 +2,7 @@
 
 Ray decides what runs where and which trials stop early. What a search knows lies in its folder
 (:mod:`medrd.workflows.trial`), not in Ray's pickles: a killed search is a new session of Ray
-that is told what the folder holds. Ray is imported inside the functions, here alone.
+that is told what the folder holds. Ray is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import gc
 import logging
 import os
 import random
-import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from medrd.config.space import Point, Space
 from medrd.config.tune import TuneConfig
-from medrd.errors import ConfigError
 from medrd.report.search import Trial, trials_csv
 from medrd.volumes import write_text
 from medrd.workflows.alone import alone_in
+from medrd.workflows.cluster import Cluster, given_address, ray_cluster, refuse_too_much
 from medrd.workflows.interrupt import InterruptedRunError
 from medrd.workflows.outputs import make_folder
 from medrd.workflows.search import open_search, prepare_search
@@ -57,7 +55,6 @@ _METRIC, _TIME = "objective", "epoch"
 _WORST = 0.0
 """What a trial that has failed is to the search: as bad as can be."""
 _POINT = "point"
-_STORE_BYTES = 128 * 2**20  # nothing large passes through Ray's object store
 
 
 def tune(
@@ -106,14 +103,15 @@ def tune(
     make_folder(out)
     with alone_in(out, "search"):
         config = open_search(config, out, resume=resume)
-        address = address or os.environ.get("RAY_ADDRESS")
+        address = given_address(address)
         if address is None:
             prepare_search(config, out)
         before = read_trials(out)
         plan = what_is_left(config, before)
         if plan.trials > 0:
             try:
-                with _ray(config, address, dashboard=dashboard):
+                with ray_cluster(address, dashboard=dashboard) as cluster:
+                    _refuse_too_much(config, cluster)
                     _search(config, out, before, plan)
             except KeyboardInterrupt:
                 write_text(out / "trials.csv", trials_csv(read_trials(out)))
@@ -123,73 +121,11 @@ def tune(
         return write_results(config, out)
 
 
-def _settle_environment() -> None:
-    """What Ray reads when it is imported or started; what the user has set stays."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    # Ray would take Ctrl-C for itself; here it ends the search with a word.
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    # `ray start` asks for the user's token where there is one; so who connects must show it.
-    if (Path.home() / ".ray" / "auth_token").is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other one prints whatever verbose says
-
-
-@contextmanager
-def _ray(config: TuneConfig, address: str | None, *, dashboard: bool) -> Iterator[None]:
-    """A Ray that was there before stays; one that is begun here ends here."""
-    _settle_environment()
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address is None:
-            ray.init(
-                "local", include_dashboard=dashboard, object_store_memory=_STORE_BYTES, **quiet
-            )
-        else:
-            _refuse_silence(address)
-            ray.init(address, **quiet)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            "--address",
-            expected="a Ray cluster that answers",
-            found=f"none at {address} ({str(error).splitlines()[0]})",
-            remedy="Begin one with ray start --head, or leave --address out.",
-        ) from None
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    try:
-        _refuse_too_much(config, resources, final=address is None)
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _refuse_silence(address: str) -> None:
-    """Ray would try a host that does not answer for minutes. Raises OSError."""
-    host, colon, port = address.rpartition(":")
-    if colon and "/" not in host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=10).close()
-
-
-def _refuse_too_much(config: TuneConfig, there: dict[str, float], *, final: bool) -> None:
-    """More than there is would be waited for without end; a cluster may still grow."""
+def _refuse_too_much(config: TuneConfig, cluster: Cluster) -> None:
+    """Of one trial, more than there is."""
     wanted = {"CPU": config.resources.cpus, "GPU": config.resources.gpus}
-    for name, amount in wanted.items():
-        if amount <= there.get(name, 0.0):
-            continue
-        if final:
-            raise ConfigError(
-                f"resources.{name.lower()}s",
-                expected=f"at most the {there.get(name, 0.0):g} of this machine",
-                found=f"{amount:g}",
-                remedy=f"Lower resources.{name.lower()}s.",
-            )
-        logger.warning("no node has %g %ss a trial yet; waiting for one", amount, name)
-    if there.get("GPU") and not config.resources.gpus:
+    refuse_too_much(cluster, wanted, key="resources.{name}", remedy="Lower resources.{name}.")
+    if cluster.amount("GPU") and not config.resources.gpus:
         logger.warning("there are GPUs, and the trials use none: see resources.gpus")
 
 

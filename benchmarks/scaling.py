@@ -1,0 +1,352 @@
+"""What several processes gain, what Ray costs, and what a large cluster would wait for.
+
+Everything is measured in one run, in turns, on simulated brains; one process has one core here, so
+that two are compared with one of the same kind. What counts are the ratios. Needs as many idle
+cores as processes. docs/scaling.md says how the numbers are to be read.
+
+    python benchmarks/scaling.py
+    python benchmarks/scaling.py --only pieces --device cuda     # the network's piece on a GPU
+    python benchmarks/scaling.py --smoke                         # runs it; no numbers to keep
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medrd.config import make_config
+from medrd.config.tune import make_tune
+from medrd.data.phantom import write_cohort
+from medrd.report.table import markdown_table
+from medrd.workflows.cluster import Cluster, ray_cluster
+from medrd.workflows.infer import Prediction
+from medrd.workflows.inputs import Case
+from medrd.workflows.medium import Opened, medium_of
+from medrd.workflows.metrics_log import read_reports
+from medrd.workflows.model_folder import load_model
+from medrd.workflows.pool import Pool, Share
+from medrd.workflows.predict import CasePredictor, Job, predict
+from medrd.workflows.predict_on_ray import predict_on_ray
+from medrd.workflows.train import train
+from medrd.workflows.train_on_ray import train_on_ray
+from medrd.workflows.tune import tune
+
+PARTS = ("pieces", "predict", "train", "tune")
+
+
+# --- The pieces of one scan ---
+
+
+@dataclass
+class Pieces:
+    """Of one scan, in seconds and MB.
+
+    Attributes
+    ----------
+    hash_s, read_s
+        SHA-256 of the compressed files; unpacking, checking and preparing slices.
+    network_s
+        Maps of all slices, smoothed and put back on the grid.
+    write_s
+        Map, mask, picture and JSON.
+    in_mb, out_mb
+        As they lie on disk, compressed.
+    """
+
+    hash_s: float = 0.0
+    read_s: float = 0.0
+    network_s: float = 0.0
+    write_s: float = 0.0
+    in_mb: float = 0.0
+    out_mb: float = 0.0
+
+    @property
+    def core_s(self) -> float:
+        """All that no GPU does."""
+        return self.hash_s + self.read_s + self.write_s
+
+
+def measure_pieces(run: Path, brains: list[Path], out: Path, device: str) -> Pieces:
+    """The median of each piece over scans, after one that warms up; files are in the cache."""
+    model = load_model(run)
+    medium = medium_of(model.recipe)
+    cases, _ = medium.find(brains, frame=None)
+    job = Job(out, True, None, device, True, frozenset())
+    worker = _Timed(model, job)
+    found = [worker.pieces_of(case) for case in cases][1:]
+    names = [field.name for field in fields(Pieces)]
+    return Pieces(**{n: statistics.median(getattr(each, n) for each in found) for n in names})
+
+
+class _Timed(CasePredictor):
+    """The worker of ``medrd predict``, with a clock beside it."""
+
+    def pieces_of(self, case: Case) -> Pieces:
+        pieces = Pieces()
+        on_grid = self._predictor.on_grid
+
+        def timed(prepared: Any) -> Prediction:
+            with clock() as network:
+                prediction = on_grid(prepared)
+            pieces.network_s = network[0]
+            return prediction
+
+        with clock() as hashing:
+            for source in case.subject.images.values():
+                _hash(source.path)
+        with clock() as reading:
+            loaded = self.read(case)
+        assert loaded is not None
+        opened: Opened = loaded.opened
+        assert opened is not None
+        self._predictor.on_grid = timed  # type: ignore[method-assign]
+        with clock() as finishing:
+            self.finish(loaded)
+        self._predictor.on_grid = on_grid  # type: ignore[method-assign]
+        pieces.hash_s = hashing[0]
+        pieces.read_s = reading[0] - hashing[0]
+        pieces.write_s = finishing[0] - pieces.network_s
+        pieces.in_mb = sum(s.path.stat().st_size for s in case.subject.images.values()) / 1e6
+        endings = self._medium.files.endings
+        there = (case.output(self.job.out, ending) for ending in endings)
+        pieces.out_mb = sum(path.stat().st_size for path in there if path.is_file()) / 1e6
+        return pieces
+
+
+def _hash(path: Path) -> None:
+    import hashlib
+
+    with path.open("rb") as file:
+        hashlib.file_digest(file, "sha256")
+
+
+@contextmanager
+def clock() -> Iterator[list[float]]:
+    """Its seconds stand in the list when it has ended."""
+    seconds: list[float] = []
+    start = time.perf_counter()
+    yield seconds
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    seconds.append(time.perf_counter() - start)
+
+
+def print_pieces(pieces: Pieces, device: str) -> None:
+    rows = [
+        ["hash the input", f"{pieces.hash_s:.3f}"],
+        ["unpack, check, prepare", f"{pieces.read_s:.3f}"],
+        [f"network ({device})", f"{pieces.network_s:.3f}"],
+        ["write map, mask, picture, JSON", f"{pieces.write_s:.3f}"],
+    ]
+    print("\n## One scan\n\n" + markdown_table(["piece", "s"], rows))
+    print(f"\n{pieces.in_mb:.1f} MB in, {pieces.out_mb:.1f} MB out\n")
+
+
+# --- Ray's own cost ---
+
+
+def echo() -> Any:
+    """Work that is none."""
+    return lambda item: item
+
+
+def measure_ray(cluster: Cluster, items: int) -> tuple[float, float]:
+    """Seconds until a process has done its first item, and of each of the others."""
+    pool: Pool[int, int] = Pool(echo, Share(gpus=0, actors=1), cluster)
+    start = time.perf_counter()
+    times = [time.perf_counter() for _ in pool.map(range(items))]
+    return times[0] - start, (times[-1] - times[0]) / (items - 1)
+
+
+# --- One and two processes ---
+
+
+def print_predict(run: Path, brains: list[Path], folder: Path, processes: int) -> None:
+    """Scans a second: this process, one of Ray's, and several."""
+    with clock() as here:
+        predict(run, brains, folder / "here", device="cpu")
+    rates = {}
+    for actors in (1, processes):
+        out = folder / f"actors{actors}"
+        predict_on_ray(run, brains, out, share=Share(gpus=0, actors=actors))
+        times = finished_at(out, len(brains))
+        # From the first result on, so that beginnings do not count.
+        rates[actors] = (len(times) - actors) / (times[-1] - times[actors - 1])
+    local = len(brains) / here[0]
+    rows = [
+        ["this process", "1", f"{local:.3f}", "1"],
+        *(
+            [f"{n} of Ray's", str(n), f"{rate:.3f}", f"{rate / local / n:.2f}"]
+            for n, rate in rates.items()
+        ),
+    ]
+    header = ["predict", "cores", "scans/s", "efficiency"]
+    print("\n## medrd predict\n\n" + markdown_table(header, rows))
+    print(f"\nRay costs {1 / rates[1] - 1 / local:+.3f} s a scan beside reading ahead\n")
+
+
+def finished_at(out: Path, count: int) -> list[float]:
+    """When each record was written, by the file system."""
+    records = [path for path in out.rglob("*.json") if path.name != "errors.json"]
+    assert len(records) == count
+    return sorted(path.stat().st_mtime for path in records)
+
+
+def print_train(raw: dict[str, Any], folder: Path, processes: int) -> None:
+    """Slices a second of the last epoch, with the same batches."""
+    config = make_config(raw)
+    with clock() as one:
+        alone = train(config, folder / "alone")
+    with clock() as several:
+        team = train_on_ray(config, folder / "team", workers=processes)
+    speeds = [read_reports(run)[-1].slices_per_s for run in (alone, team)]
+    rows = [
+        ["1", f"{speeds[0]:.2f}", f"{one[0]:.0f}", "1"],
+        [
+            str(processes),
+            f"{speeds[1]:.2f}",
+            f"{several[0]:.0f}",
+            f"{speeds[1] / speeds[0] / processes:.2f}",
+        ],
+    ]
+    header = ["workers", "slices/s in the last epoch", "s in all", "efficiency"]
+    print("\n## medrd train\n\n" + markdown_table(header, rows))
+
+
+def print_tune(raw: dict[str, Any], folder: Path, processes: int, trials: int) -> None:
+    """Trials an hour, from the first one's beginning on."""
+    rows, first = [], 0.0
+    for concurrent in (1, processes):
+        out = folder / f"tune{concurrent}"
+        content = {
+            "config": raw,
+            "space": {"scoring.sigma_px": {"kind": "uniform", "low": 1, "high": 6}},
+            "search": {"algorithm": "random", "samples": trials, "concurrent": concurrent},
+            "stopping": {"kind": "none"},
+        }
+        done = tune(make_tune(content), out)
+        assert all(trial.status == "finished" for trial in done)
+        begun = [json.loads(p.read_text())["started"] for p in out.glob("trials/*/trial.json")]
+        ended = [p.stat().st_mtime for p in out.glob("trials/*/run/run.json")]
+        rate = 3600 * trials / (max(ended) - min(begun))
+        first = first or rate
+        rows.append([str(concurrent), f"{rate:.1f}", f"{rate / first / concurrent:.2f}"])
+    header = ["trials at a time", "trials/h", "efficiency"]
+    print("\n## medrd tune\n\n" + markdown_table(header, rows))
+
+
+# --- On paper ---
+
+
+@dataclass(frozen=True)
+class Site:
+    """A cluster that nobody has measured."""
+
+    gpus: int
+    cores: int
+    disk_mb_s: float
+
+
+def hours(pieces: Pieces, call_s: float, site: Site, scans: int) -> dict[str, float]:
+    """What each resource would need for all scans if it alone held them up."""
+    return {
+        "GPU": scans * pieces.network_s / site.gpus / 3600,
+        "cores (unpacking, writing)": scans * pieces.core_s / (site.gpus * site.cores) / 3600,
+        "disk": scans * (pieces.in_mb + pieces.out_mb) / site.disk_mb_s / 3600,
+        "the caller (Ray's calls)": scans * call_s / 3600,
+    }
+
+
+def print_paper(pieces: Pieces, call_s: float, site: Site, scans: int) -> None:
+    needed = hours(pieces, call_s, site, scans)
+    longest = max(needed, key=lambda name: needed[name])
+    rows = [
+        [name, f"{value:.2f}", f"{value / needed[longest]:.2f}"] for name, value in needed.items()
+    ]
+    print(
+        f"\n## {scans} scans on {site.gpus} GPUs, {site.cores} cores a GPU, "
+        f"{site.disk_mb_s:g} MB/s of disk in all\n\n"
+        + markdown_table(["resource", "h", "of the longest"], rows)
+    )
+    share = (pieces.core_s + pieces.network_s) / max(pieces.network_s, 1e-9)
+    print(
+        f"\n{longest} saturates first. A GPU is busy from {share:.1f} processes on that share it "
+        f"(--gpus {1 / share:.2f}), each with a core.\n"
+    )
+
+
+def base_config(root: Path, cache: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The model that all is measured with, on the phantoms."""
+    model: dict[str, Any] = {"name": args.model}
+    if args.smoke:
+        model = {"name": "dae", "base": 4, "depth": 2}
+    return {
+        "data": {
+            "root": str(root),
+            "cache": str(cache),
+            "split": {"train": 2, "calibration": 1, "test": 0},
+        },
+        "recipe": {"size": 64 if args.smoke else args.size},
+        "model": model,
+        "train": {"epochs": 2, "batch_size": args.batch_size, "device": "cpu", "precision": "fp32"},
+    }
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="rd4ad")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--scans", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=4)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="of the network's piece")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--smoke", action="store_true")
+    paper = parser.add_argument_group("on paper")
+    paper.add_argument("--paper-scans", type=int, default=10_000)
+    paper.add_argument("--paper-gpus", type=int, default=10)
+    paper.add_argument("--paper-cores", type=int, default=16, help="of each GPU")
+    paper.add_argument("--paper-disk", type=float, default=1000, help="MB/s of all nodes together")
+    args = parser.parse_args()
+    if args.smoke:
+        args.scans, args.trials = 4, 2
+    torch.set_num_threads(1)
+
+    with tempfile.TemporaryDirectory() as name, ray_cluster(None) as cluster:
+        folder = Path(name)
+        write_cohort(folder / "brains", 3, seed=0)
+        write_cohort(folder / "scans", args.scans, seed=1)
+        brains = sorted(p for p in (folder / "scans").iterdir() if p.is_dir())
+        raw = base_config(folder / "brains", folder / "cache", args)
+        run = train(make_config(raw), folder / "run")
+        print(f"{args.model if not args.smoke else 'dae'}, {os.cpu_count()} cores, one a process")
+        if "pieces" in args.only:
+            pieces = measure_pieces(run, brains, folder / "pieces", args.device)
+            begin_s, call_s = measure_ray(cluster, 20 if args.smoke else 200)
+            print_pieces(pieces, args.device)
+            print(f"Ray: {begin_s:.1f} s until a process works, {1000 * call_s:.1f} ms a call\n")
+            site = Site(args.paper_gpus, args.paper_cores, args.paper_disk)
+            print_paper(pieces, call_s, site, args.paper_scans)
+        if "predict" in args.only:
+            print_predict(run, brains, folder, args.processes)
+        if "train" in args.only:
+            print_train(raw, folder, args.processes)
+        if "tune" in args.only:
+            print_tune(raw, folder, args.processes, args.trials)
+
+
+if __name__ == "__main__":
+    main()

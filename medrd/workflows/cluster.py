@@ -1,0 +1,171 @@
+"""Ray, begun on this machine for one call or joined where it runs already.
+
+Ray is imported inside the functions, so that everything else works without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medrd.errors import ConfigError
+
+logger = logging.getLogger("medrd.ray")
+
+EVERYWHERE = "Put what the command reads and writes on storage that all nodes see."
+_STORE_BYTES = 128 * 2**20
+"""Of Ray's object store: hardly anything of ours passes through it."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray that answers.
+
+    Attributes
+    ----------
+    resources
+        What its nodes have in all, by Ray's names (``CPU``, ``GPU`` …).
+    grows
+        Whether nodes may still join; one of this machine alone stays as it is.
+    """
+
+    resources: Mapping[str, float]
+    grows: bool
+
+    def amount(self, name: str) -> float:
+        """Of a resource; 0 where there is none."""
+        return self.resources.get(name, 0.0)
+
+
+def given_address(address: str | None) -> str | None:
+    """The address of a cluster; ``RAY_ADDRESS`` where none is given."""
+    return address or os.environ.get("RAY_ADDRESS")
+
+
+def settle_environment() -> None:
+    """What Ray reads when it is imported or started; what the user has set stays."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    # Ray would take Ctrl-C for itself; here it ends the verb with a word.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    # Ray Train gives its workers a minute to import torch: too little on a busy disk.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    # `ray start` asks for the user's token where there is one; so who connects must show it.
+    if (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other one prints whatever verbose says
+
+
+@contextmanager
+def ray_cluster(
+    address: str | None, *, dashboard: bool = False, store_bytes: int = _STORE_BYTES
+) -> Iterator[Cluster]:
+    """A Ray that was there before stays; one that is begun here ends here.
+
+    Parameters
+    ----------
+    address
+        Of a cluster (``auto`` on one of its nodes); None begins one of this machine alone.
+    dashboard
+        Let a Ray that is begun here serve its dashboard.
+    store_bytes
+        Of the object store of a Ray that is begun here.
+
+    Raises
+    ------
+    ConfigError
+        Nobody answers at the address.
+    """
+    settle_environment()
+    import ray
+
+    joined = ray.is_initialized()
+    if not joined:
+        _begin(address, dashboard=dashboard, store_bytes=store_bytes)
+    try:
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        yield Cluster(resources, grows=joined or address is not None)
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def _begin(address: str | None, *, dashboard: bool, store_bytes: int) -> None:
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            ray.init("local", include_dashboard=dashboard, object_store_memory=store_bytes, **quiet)
+        else:
+            _refuse_silence(address)
+            ray.init(address, **quiet)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            "--address",
+            expected="a Ray cluster that answers",
+            found=f"none at {address} ({str(error).splitlines()[0]})",
+            remedy="Begin one with ray start --head, or leave --address out.",
+        ) from None
+
+
+def _refuse_silence(address: str) -> None:
+    """Ray would try a host that does not answer for minutes. Raises OSError."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def enter(folder: Path) -> None:
+    """In another process: let paths mean what they mean to the caller.
+
+    Raises
+    ------
+    ConfigError
+        The caller's folder is not there on this node.
+    """
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise ConfigError(
+            folder,
+            expected="the folder that the command was given in, on every node",
+            found=error.strerror or str(error),
+            remedy=EVERYWHERE,
+        ) from None
+
+
+def refuse_too_much(
+    cluster: Cluster, wanted: Mapping[str, float], *, key: str, remedy: str
+) -> None:
+    """More than there is would be waited for without end; a cluster may still grow.
+
+    Parameters
+    ----------
+    wanted
+        Amounts by Ray's names.
+    key, remedy
+        What asked for them, as it stands in a message with ``{name}`` for ``cpus`` or ``gpus``.
+
+    Raises
+    ------
+    ConfigError
+        More than a machine alone has.
+    """
+    for name, amount in wanted.items():
+        if amount <= cluster.amount(name):
+            continue
+        if not cluster.grows:
+            raise ConfigError(
+                key.format(name=f"{name.lower()}s"),
+                expected=f"at most the {cluster.amount(name):g} of this machine",
+                found=f"{amount:g}",
+                remedy=remedy.format(name=f"{name.lower()}s"),
+            )
+        logger.warning("the cluster does not have %g %ss yet; waiting for them", amount, name)

@@ -1,0 +1,105 @@
+"""``medrd compare --ray``: the cells of a comparison, several at a time.
+
+A cell is what it is in :mod:`medrd.workflows.compare_cells`; here each is run by one of a pool of
+processes. One whose process dies goes on from its last checkpoint in another. Speeds in the
+results are those of cells that ran beside others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from medrd.config.compare import Cell, CompareConfig
+from medrd.report.comparison import Comparison
+from medrd.workflows.alone import alone_in
+from medrd.workflows.cluster import enter, given_address, ray_cluster
+from medrd.workflows.compare import Inputs, compare
+from medrd.workflows.compare_cells import Finished, failed_cell, run_cell
+from medrd.workflows.interrupt import InterruptedRunError
+from medrd.workflows.outputs import make_folder
+from medrd.workflows.pool import A_CORE_EACH, LostItem, Pool, Share
+
+logger = logging.getLogger("medrd.compare")
+
+
+def compare_on_ray(
+    config: CompareConfig,
+    out: str | Path,
+    *,
+    share: Share = A_CORE_EACH,
+    address: str | None = None,
+) -> Comparison:
+    """Compare on all cores and GPUs of this machine, or of a cluster.
+
+    Parameters
+    ----------
+    config, out
+        As of :func:`medrd.workflows.compare.compare`; all nodes must see data, cache and ``out``.
+    share
+        What each process gets.
+    address
+        Of a Ray cluster (``auto`` on one of its nodes). Default: ``RAY_ADDRESS``, or a cluster
+        of this machine alone.
+
+    Raises
+    ------
+    ConfigError
+        As of :func:`medrd.workflows.compare.compare`; no cluster at the address, or more asked
+        for than this machine has.
+    InterruptedRunError
+        On SIGTERM or Ctrl-C; what the cells have saved is kept.
+    """
+    return compare(config, out, run=partial(_run, share, given_address(address)))
+
+
+def _run(
+    share: Share, address: str | None, cells: Sequence[Cell], out: Path, inputs: Inputs
+) -> list[Finished]:
+    finished: dict[int, Finished] = {}
+    try:
+        with ray_cluster(address) as cluster:
+            pool: Pool[Cell, Finished] = Pool(
+                partial(_make, Path.cwd(), out, inputs, share.cpus),
+                share,
+                cluster,
+                name_of=lambda cell: cell.name,
+            )
+            for index, result in pool.map(cells):
+                cell = cells[index]
+                if isinstance(result, LostItem):
+                    text = f"{result.attempts} processes died of it, the last: {result.reason}"
+                    result = failed_cell(cell, out / cell.folder, text, {"error": text})
+                finished[index] = result
+                logger.info("[%d/%d] %s", len(finished), len(cells), cell.name)
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            f"stopped after {len(finished)} of {len(cells)} cells; what they saved is kept. Run "
+            "the same comparison again to go on."
+        ) from None
+    return [finished[index] for index in range(len(cells))]
+
+
+class _Cells:
+    """Runs cells in an actor."""
+
+    def __init__(self, out: Path, inputs: Inputs) -> None:
+        self._out = out
+        self._inputs = inputs
+
+    def __call__(self, cell: Cell) -> Finished:
+        folder = self._out / cell.folder
+        make_folder(folder)
+        # A process that is taken for dead may take a moment to let go.
+        with alone_in(folder, "process", wait=True):
+            return run_cell(cell, self._out, self._inputs[cell.data_set, cell.category])
+
+
+def _make(folder: Path, out: Path, inputs: Inputs, threads: int) -> _Cells:
+    enter(folder)
+    torch.set_num_threads(threads)
+    return _Cells(out, inputs)

@@ -1,0 +1,106 @@
+"""``medrd predict --ray``: the cases of a call, by processes that load the model once each.
+
+All is as in :func:`medrd.workflows.predict.predict`, to the byte where an actor has as many
+threads, but for who does the work. A process that dies, or a whole node, takes with it what was
+under way there, and others do it again: what was half done is done over, since an input's JSON
+comes last, and every file is whole or not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medrd.errors import InputError, ModelError
+from medrd.workflows.cluster import EVERYWHERE, enter, given_address, ray_cluster
+from medrd.workflows.inputs import Case
+from medrd.workflows.model_folder import Model, load_model
+from medrd.workflows.pool import A_CORE_EACH, LostItem, Pool, Share
+from medrd.workflows.predict import CasePredictor, Job, Outcome, PredictReport, predict
+
+
+def predict_on_ray(
+    model: str | Path,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    share: Share = A_CORE_EACH,
+    address: str | None = None,
+    **options: Any,
+) -> PredictReport:
+    """Predict on all cores and GPUs of this machine, or of a cluster.
+
+    Parameters
+    ----------
+    model, inputs, out
+        As of :func:`medrd.workflows.predict.predict`, where all nodes see them.
+    share
+        What each process gets.
+    address
+        Of a Ray cluster (``auto`` on one of its nodes). Default: ``RAY_ADDRESS``, or a cluster
+        of this machine alone for the time of the call.
+    options
+        As of :func:`medrd.workflows.predict.predict`.
+
+    Raises
+    ------
+    ConfigError
+        No cluster at the address, or more asked for than this machine has.
+    MedrdError, InterruptedRunError
+        As of :func:`medrd.workflows.predict.predict`.
+    """
+    do = partial(_do, Path(model), share, given_address(address))
+    return predict(model, inputs, out, do=do, **options)
+
+
+def _do(
+    path: Path,
+    share: Share,
+    address: str | None,
+    model: Model,
+    job: Job,
+    cases: Sequence[Case],
+    should_stop: Callable[[], bool],
+) -> Iterator[tuple[Case, Outcome]]:
+    if not cases:
+        return
+    with ray_cluster(address) as cluster:
+        pool: Pool[Case, Outcome] = Pool(
+            partial(_make, path, model.hash, Path.cwd(), job, share.cpus),
+            share,
+            cluster,
+            name_of=lambda case: case.subject.id,
+            should_stop=should_stop,
+        )
+        for index, outcome in pool.map(cases):
+            case = cases[index]
+            yield case, _lost(case, outcome) if isinstance(outcome, LostItem) else outcome
+
+
+def _make(path: Path, wanted: str, folder: Path, job: Job, threads: int) -> CasePredictor:
+    """In an actor: the model, with paths meaning what they mean to the caller."""
+    enter(folder)
+    torch.set_num_threads(threads)
+    model = load_model(path)
+    if model.hash != wanted:
+        raise ModelError(
+            path,
+            expected=f"the model {wanted[:12]} on every node",
+            found=f"the model {model.hash[:12]} on one",
+            remedy=EVERYWHERE,
+        )
+    return CasePredictor(model, job)
+
+
+def _lost(case: Case, lost: LostItem) -> InputError:
+    return InputError(
+        case.first_file,
+        expected="an input that a process survives",
+        found=f"{lost.attempts} processes that died of it, the last one by {lost.reason}",
+        remedy="It may be too large for the memory that a process has: lower --max-voxels, or "
+        "begin fewer processes with --actors.",
+    )

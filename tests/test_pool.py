@@ -1,0 +1,292 @@
+"""A pool of Ray's processes: ``medrd predict --ray`` and ``medrd compare --ray``.
+
+What comes out is what the plain verbs make, and nothing is lost with a node that dies.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from medrd.cli import app
+from medrd.config import make_config
+from medrd.config.compare import make_compare
+from medrd.data.layouts import Source, Subject
+from medrd.errors import ConfigError, ModelError
+from medrd.workflows import pool as pool_module
+from medrd.workflows import predict_on_ray as module
+from medrd.workflows.cluster import Cluster, settle_environment
+from medrd.workflows.compare import compare
+from medrd.workflows.inputs import Case
+from medrd.workflows.pool import LostItem, Pool, Share
+from medrd.workflows.predict import predict
+from medrd.workflows.predict_on_ray import predict_on_ray
+from medrd.workflows.train import train
+from tiny import make_tiny_raw, write_tiny_subject
+
+STORE = 100 * 2**20
+SCANS = 24
+
+
+def make_saboteur(folder: str) -> Callable[[], None]:
+    """What a worker process does first. (Nested, so that it travels by value.)"""
+
+    def sabotage() -> None:
+        """On a node that is named in the folder, scans stall between their map and their mask."""
+        import time
+        from pathlib import Path
+
+        if not any(Path(folder).iterdir()):
+            return
+        import ray
+
+        from medrd.workflows.scans import OpenedScan
+
+        write_mask = OpenedScan.write_mask
+
+        def patched(self: OpenedScan, path: Path, mask: Any) -> None:
+            node = ray.get_runtime_context().get_node_id()
+            if Path(folder, node).exists():
+                Path(folder, f"{node}.stalled").write_text(path.name)
+                time.sleep(600)
+            write_mask(self, path, mask)
+
+        OpenedScan.write_mask = patched  # type: ignore[method-assign]
+
+    return sabotage
+
+
+@pytest.fixture(scope="module")
+def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a file named like a node makes scans stall there."""
+    return tmp_path_factory.mktemp("orders")
+
+
+@pytest.fixture(scope="module")
+def nodes(bytecode: None, orders: Path) -> Iterator[Any]:
+    """Two nodes of one core each, and this process connected to them."""
+    settle_environment()
+    import ray
+    from ray.cluster_utils import Cluster as Nodes
+
+    node = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
+    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    nodes = Nodes(initialize_head=True, head_node_args=node | {"_system_config": quick})
+    nodes.add_node(num_cpus=1, object_store_memory=STORE)
+    ray.init(
+        nodes.address,
+        log_to_driver=False,
+        runtime_env={"worker_process_setup_hook": make_saboteur(str(orders))},
+    )
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def run(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The calibrated intensity baseline: nothing to wait for."""
+    raw = make_tiny_raw(tiny_root, tiny_cache)
+    raw["recipe"] |= {"size": 32, "normalise": "rank"}
+    raw |= {"model": {"name": "intensity"}, "scoring": {"sigma_px": 2}}
+    return train(make_config(raw), tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 tiny subjects, and a file that is none."""
+    root = tmp_path_factory.mktemp("scans")
+    for i in range(SCANS):
+        write_tiny_subject(root / f"tiny_{i:02}", f"tiny_{i:02}", seed=i)
+    (root / "tiny_99").mkdir()
+    (root / "tiny_99" / "tiny_99_flair.nii.gz").write_text("not a scan")
+    return root
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and not p.name.startswith(".")
+    }
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_node_that_dies_in_the_middle_costs_nothing(
+    nodes: Any,
+    run: Path,
+    scans: Path,
+    orders: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Every byte is that of the plain verb, which has no Ray."""
+    here = predict(run, [scans], tmp_path / "here")
+    assert len(here.done) == SCANS
+
+    victim = nodes.add_node(num_cpus=1, object_store_memory=STORE)
+    (orders / victim.node_id).touch()
+    stalled = orders / f"{victim.node_id}.stalled"
+    out = tmp_path / "there"
+    at_work: list[str] = []
+
+    def kill() -> None:
+        wait_for(lambda: stalled.exists() and len(list(out.rglob("*.json"))) > 3, seconds=300)
+        at_work.append(stalled.read_text().removesuffix("_mask.nii.gz"))
+        at_work.extend(p.name for p in out.rglob(f"{at_work[0]}*"))
+        nodes.remove_node(victim, allow_graceful=False)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with caplog.at_level(logging.WARNING, logger="medrd"):
+            there = predict_on_ray(run, [scans], out)
+    finally:
+        killer.join()
+    name, *half = at_work
+    assert half == [f"{name}_anomaly.nii.gz"]  # it was between two of its files
+    (said,) = (r.message for r in caplog.records if "it is done again" in r.message)
+    assert re.fullmatch(rf"{name}: its process has died \(Actor\w+Error: .*\); .*", said)
+    assert contents(out) == contents(tmp_path / "here")
+    assert [path.relative_to(out) for path in there.done] == [
+        path.relative_to(tmp_path / "here") for path in here.done
+    ]
+    assert [error.to_dict() for error in there.errors] == [e.to_dict() for e in here.errors]
+    assert len(json.loads((out / "errors.json").read_text())) == 1
+
+    # What is there is not done again, and what is missing is; by the command line too.
+    (out / there.done[0]).unlink()
+    (orders / victim.node_id).unlink()
+    command = ["predict", run, scans, "--out", out, "--actors", 1]
+    again = CliRunner().invoke(app, [str(word) for word in command])
+    assert again.exit_code == 3
+    assert again.stdout.splitlines() == [str(there.done[0])]
+    assert f"1 predicted, {SCANS - 1} already there, 1 failed" in again.stderr
+    assert contents(out) == contents(tmp_path / "here")
+
+
+def test_a_model_that_is_another_on_a_node_is_an_error(
+    nodes: Any, run: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An actor's error arrives as it was raised there."""
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    described = json.loads((other / "model" / "model.json").read_text())
+    described["training"]["seed"] = 99
+    (other / "model" / "model.json").write_text(json.dumps(described))
+    do = partial(module._do, other, Share(actors=1), None)
+    with pytest.raises(ModelError, match=r"expected the model \w{12} on every node"):
+        predict(run, [scans], tmp_path / "out", do=do)
+
+
+def make_deadly() -> Callable[[], Callable[[str], str]]:
+    """Work that does not survive one of its items. (Nested, so that it travels by value.)"""
+
+    def make() -> Callable[[str], str]:
+        def work(item: str) -> str:
+            import os
+
+            if item == "deadly":
+                os._exit(1)
+            return item.upper()
+
+        return work
+
+    return make
+
+
+def test_an_item_that_kills_each_time_is_given_up_alone(
+    nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "ATTEMPTS", 2)
+    there = Cluster({"CPU": 2.0}, grows=True)
+    pool: Pool[str, str] = Pool(make_deadly(), Share(actors=1), there)
+    results = dict(pool.map(["a", "deadly", "b"]))
+    lost = results.pop(1)
+    assert results == {0: "A", 2: "B"}
+    assert isinstance(lost, LostItem)
+    assert lost.attempts == 2
+    assert "Actor" in lost.reason
+    error = module._lost(Case(Subject("s", {"flair": Source(Path("s.nii.gz"))}), Path()), lost)
+    assert "2 processes that died of it" in str(error)
+
+
+def test_a_request_to_stop_finishes_what_is_under_way(nodes: Any) -> None:
+    seen: list[int] = []
+    there = Cluster({"CPU": 2.0}, grows=True)
+    pool: Pool[str, str] = Pool(
+        make_deadly(), Share(actors=1), there, should_stop=lambda: bool(seen)
+    )
+    for index, _ in pool.map(["a", "b", "c"]):
+        seen.append(index)
+    assert seen == [0]
+
+
+@pytest.mark.parametrize(
+    ("share", "there", "actors"),
+    [
+        (Share(), {"CPU": 8.0}, 8),
+        (Share(cpus=3), {"CPU": 8.0}, 2),
+        (Share(), {"CPU": 8.0, "GPU": 2.0}, 2),
+        (Share(gpus=0.5), {"CPU": 8.0, "GPU": 2.0}, 4),
+        (Share(gpus=0.1), {"CPU": 8.0, "GPU": 1.0}, 8),
+        (Share(gpus=0), {"CPU": 8.0, "GPU": 2.0}, 8),
+        (Share(actors=5), {"CPU": 2.0}, 5),
+    ],
+)
+def test_as_many_actors_as_there_is_room_for(
+    nodes: Any, share: Share, there: dict[str, float], actors: int
+) -> None:
+    assert Pool(make_deadly(), share, Cluster(there, grows=False)).actors == actors
+
+
+def test_more_than_a_machine_has_is_an_error_and_not_waited_for(nodes: Any) -> None:
+    with pytest.raises(ConfigError, match=r"--gpus: expected at most the 0 .* found 1"):
+        Pool(make_deadly(), Share(gpus=1), Cluster({"CPU": 2.0}, grows=False))
+
+
+def test_cells_side_by_side_are_the_cells_of_the_plain_verb(
+    nodes: Any, tiny_root: Path, tiny_cache: Path, tmp_path: Path
+) -> None:
+    """One of them cannot work, and fails alone."""
+    part = make_tiny_raw(tiny_root, tiny_cache)
+    root = part["data"].pop("root")
+    part["recipe"] |= {"size": 32, "normalise": "rank"}
+    models = {
+        "intensity": {"model": {"name": "intensity"}},
+        "broken": {"model": {"name": "dae", "base": 4, "depth": 1, "lr": 1e30}},
+    }
+    raw = {
+        "name": "tiny",
+        "seeds": [0, 1],
+        "resamples": 100,
+        "data_sets": {"scans": {"domain": "brain", "root": root, "config": part}},
+        "models": {name: {"config": config} for name, config in models.items()},
+    }
+    here = compare(make_compare(raw), tmp_path / "here")
+    path, out = tmp_path / "tiny.yaml", tmp_path / "there"
+    path.write_text(yaml.safe_dump(raw))
+    done = CliRunner().invoke(app, ["compare", str(path), "--out", str(out), "--ray"])
+    assert done.exit_code == 3, done.output
+    there = compare(make_compare(raw), out)  # finds them done, and tries again what failed
+    assert [cell.metrics for cell in there.cells] == [cell.metrics for cell in here.cells]
+    assert [cell.error for cell in there.cells] == [cell.error for cell in here.cells]
+    assert sum(cell.error is None for cell in here.cells) == 2
+    assert there.intervals == here.intervals

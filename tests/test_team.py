@@ -1,0 +1,242 @@
+"""Several processes on one batch: the gradient, the statistics and the anomalies of one process."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medrd.config import make_config
+from medrd.data.slices import SliceBatch
+from medrd.errors import ModelError
+from medrd.models import Detector
+from medrd.models.synced import synchronise
+from medrd.workflows.checkpoint import Position
+from medrd.workflows.device import Execution
+from medrd.workflows.loop import Loop
+from medrd.workflows.simulation import simulator_for
+from medrd.workflows.team import ALONE, Workers
+from medrd.workflows.train import build_detector_for
+from training import phantoms
+
+
+def in_processes(size: int, folder: Path, work: Callable[[], Any]) -> list[Any]:
+    """What ``work`` returns in each process of a group, in the order of their ranks.
+
+    Forked, so that none of them imports torch anew; with one thread, since a pool of threads
+    does not survive a fork.
+    """
+    children = []
+    for rank in range(size):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                torch.set_num_threads(1)
+                meeting = f"file://{folder}/meeting"
+                dist.init_process_group("gloo", meeting, rank=rank, world_size=size)
+                torch.save(work(), folder / f"{rank}.pt")
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            os._exit(code)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [0] * size
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
+
+
+class Double(Execution):
+    """In float64, where no ReLU at its kink falls to another side for a rounding."""
+
+    def images(self, images: NDArray[np.float32]) -> Tensor:
+        return super().images(images).double()
+
+
+class Slices:
+    """Stands for HealthySlices: phantoms in memory, and which of them were read."""
+
+    def __init__(self, count: int) -> None:
+        torch.manual_seed(7)
+        self.images = phantoms(count, 64)[:, :1].numpy()
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, which: Sequence[int]) -> SliceBatch:
+        self.read += which
+        images = self.images[list(which)]
+        return SliceBatch(images, images[:, 0] > 0)
+
+
+RESNET = {"name": "resnet18", "weights": "random"}
+MODELS: dict[str, dict[str, Any]] = {
+    "rd4ad": {"name": "rd4ad", "teacher": RESNET},
+    "stfpm": {"name": "stfpm", "teacher": RESNET},
+    # Two steps, each with an optimiser of its own; anomalies of which some show another slice.
+    "rd_expert": {"name": "rd_expert", "teacher": RESNET, "teacher_batch_norm": "train"},
+    "dae": {"name": "dae", "base": 4, "depth": 2},
+    # BatchNorm and activation in one layer, while the network learns.
+    "fused": {"name": "stfpm", "teacher": {"name": "efficientnet_lite0", "weights": "random"}},
+}
+
+
+def detector_of(model: dict[str, Any]) -> tuple[Detector, Any]:
+    config = make_config({"model": model, "recipe": {"size": 64}, "train": {"batch_size": 6}})
+    detector = build_detector_for(config)
+    torch.manual_seed(1)
+    for module in detector.modules():  # not all alike, and no gradient stopped by a weight of 0
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return detector, simulator_for(config, detector)
+
+
+def loop_of(model: dict[str, Any], team: type[Workers] | None, count: int) -> Loop:
+    detector, simulator = detector_of(model)
+    detector.double().train()
+    return Loop(
+        detector,
+        Slices(count),  # type: ignore[arg-type]
+        Double(torch.device("cpu"), bf16=False),
+        batch_size=count,
+        seed=3,
+        epochs=2,
+        simulator=simulator,
+        team=team(detector) if team else ALONE,
+    )
+
+
+def one_epoch(model: dict[str, Any], team: type[Workers] | None, count: int) -> dict[str, Any]:
+    """One batch: its gradients, what BatchNorm remembers, and the line of metrics."""
+    loop = loop_of(model, team, count)
+    _, report = loop.epoch(Position(0, 0, {}))
+    assert report is not None
+    return {
+        "gradients": {n: p.grad for n, p in loop.detector.named_parameters() if p.requires_grad},
+        "buffers": dict(loop.detector.named_buffers()),
+        "losses": report.losses,
+        "slices_per_s": report.slices_per_s * report.seconds,
+        "read": loop.slices.read,  # type: ignore[attr-defined]
+    }
+
+
+def apart(found: Tensor, wanted: Tensor) -> float:
+    """Relative distance of two tensors."""
+    return float((found - wanted).norm() / wanted.norm().clamp(min=1e-12))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("count", [6, 5], ids=["even", "uneven"])
+def test_two_processes_have_the_gradient_of_one(name: str, count: int, tmp_path: Path) -> None:
+    model = MODELS[name]
+    one = one_epoch(model, None, count)
+    two = in_processes(2, tmp_path, lambda: one_epoch(model, Workers, count))
+    for found in two:
+        assert found["gradients"].keys() == one["gradients"].keys()
+        whole = torch.cat([g.flatten() for g in one["gradients"].values()])
+        theirs = torch.cat([g.flatten() for g in found["gradients"].values()])
+        assert apart(theirs, whole) < 1e-6
+        for key, wanted in one["buffers"].items():
+            torch.testing.assert_close(found["buffers"][key], wanted, rtol=1e-6, atol=1e-9)
+        assert found["losses"] == pytest.approx(one["losses"], rel=1e-6)
+        assert found["slices_per_s"] == pytest.approx(count)
+    reads = [found["read"] for found in two]
+    if model["name"] in ("rd_expert", "dae"):  # whoever simulates reads all
+        assert reads == [one["read"]] * 2
+    else:
+        assert [*reads[0], *reads[1]] == one["read"]
+
+
+def normed(team: bool, images: list[Tensor]) -> list[Tensor]:
+    """Outputs, gradients and running statistics of a BatchNorm that sees small variances."""
+    norm = nn.BatchNorm2d(3).double()
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([0.5, 1.0, 2.0]))
+    if team:
+        synchronise(norm)
+    here = images[dist.get_rank()] if team else torch.cat(images)
+    here = here.clone().requires_grad_()
+    outputs = [norm(here), norm(here * 2)]
+    sum((out * here.detach().roll(1, -1)).square().sum() for out in outputs).backward()
+    assert here.grad is not None
+    assert norm.weight.grad is not None
+    norm.eval()
+    tensors = [
+        *outputs,
+        here.grad,
+        norm.weight.grad,
+        norm.running_mean,
+        norm.running_var,
+        norm(here),
+    ]
+    return [tensor.detach() for tensor in tensors if tensor is not None]
+
+
+def test_batch_norm_is_that_of_all_processes_images(tmp_path: Path) -> None:
+    """With parts of unequal size, and a mean that is large beside the deviation."""
+    torch.manual_seed(0)
+    images = [
+        torch.randn(count, 3, 4, 4).double() + torch.tensor([0.0, 50.0, -3.0])[:, None, None]
+        for count in (3, 1)
+    ]
+    one = normed(False, images)
+    two = in_processes(2, tmp_path, lambda: normed(True, images))
+    for index, wanted in enumerate(one):
+        found = [each[index] for each in two]
+        if wanted.ndim == 4:  # of images: in parts
+            torch.testing.assert_close(torch.cat(found), wanted)
+        elif index == 3:  # gradients of parameters: to be summed
+            torch.testing.assert_close(found[0] + found[1], wanted)
+        else:
+            torch.testing.assert_close(found[0], wanted)
+            assert torch.equal(found[0], found[1])
+
+
+def test_all_processes_end_alike(tmp_path: Path) -> None:
+    """A stop that one was asked for, a fault that one has seen, and a loss that is no number."""
+
+    def work() -> list[Any]:
+        loop = loop_of(MODELS["dae"], Workers, 4)
+        last = dist.get_rank() == 1
+        team = loop.team
+        said = [team.any(last), team.any(False), team.first("dead" if last else None)]
+        said.append(team.first(None))
+        loop.batch_size, loop.should_stop = 2, lambda: last
+        position, report = loop.epoch(Position(0, 0, {}))
+        said += [(position.epoch, position.batch), report]
+        if last:
+            with torch.no_grad():
+                next(iter(loop.detector.parameters())).fill_(float("nan"))
+        try:
+            loop.epoch(position)
+        except ModelError as error:
+            said.append(error.where)
+        return said
+
+    both = in_processes(2, tmp_path, work)
+    assert both[0] == both[1]
+    assert both[0] == [True, False, "dead", None, (0, 1), None, "epoch 1, batch 2"]
+
+
+@pytest.mark.parametrize(("count", "size"), [(16, 1), (16, 2), (17, 4), (4, 4)])
+def test_shares_are_the_batch(count: int, size: int) -> None:
+    shares, weights = [], []
+    for rank in range(size):
+        team = Workers.__new__(Workers)
+        team.rank, team.size = rank, size
+        shares.append(range(count)[team.share(count)])
+        weights.append(team.weight(count))
+    assert [i for share in shares for i in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert np.mean(weights) == pytest.approx(1)
+    assert ALONE.share(count) == slice(0, count)
