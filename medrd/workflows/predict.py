@@ -132,7 +132,7 @@ def predict(
     predictor = Predictor(loaded.detector, loaded.scoring(), execution)
     task = _Task(loaded, medium, predictor, out, identity, picture)
     budget = max_voxels or loaded.config.data.budget
-    inputs_given = {s.path.resolve() for case in cases for s in case.subject.images.values()}
+    inputs_given = {path.resolve() for case in cases for path in case.subject.files}
 
     def read(case: Case) -> _Loaded | None:
         """The case's slices; None if it is done already."""
@@ -205,6 +205,8 @@ def _write_case(item: _Loaded, task: _Task) -> float:
         {
             "subject": case.subject.id,
             "inputs": {c: str(s.path) for c, s in case.subject.images.items()},
+            "frame": next(iter(case.subject.images.values())).frame,
+            "label": str(case.subject.label.path) if case.subject.label else None,
             **opened.describe(prediction, mask, calibration),
             "warnings": list(opened.prepared.warnings),
             "model": {"name": task.model.config.model.name, "hash": task.model.hash},
