@@ -101,11 +101,14 @@ def predict(
         int | None, typer.Option(min=1, help="Refuse larger volumes or pictures unread.")
     ] = None,
     device: Device = "auto",
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write report.html to look at the maps.")
+    ] = False,
 ) -> None:
     """Write anomaly maps on the scans' or pictures' own grids."""
     from medrd.workflows.predict import predict as run
 
-    report = run(
+    result = run(
         model,
         inputs,
         out,
@@ -113,12 +116,15 @@ def predict(
         frame=frame,
         max_voxels=max_voxels,
         device=device,
+        report=report,
     )
-    for path in report.done:
+    for path in result.done:
         typer.echo(path)
-    done, skipped, failed = len(report.done), len(report.skipped), len(report.errors)
+    if result.page:
+        typer.echo(result.page.path)
+    done, skipped, failed = len(result.done), len(result.skipped), len(result.errors)
     typer.echo(f"{done} predicted, {skipped} already there, {failed} failed", err=True)
-    if report.errors:
+    if result.errors or (result.page and result.page.errors):
         typer.echo(f"see {out / 'errors.json'}", err=True)
         raise typer.Exit(3)
 
@@ -195,6 +201,20 @@ def tune(
         typer.echo(out / "best.yaml")
     if any(trial.status == "failed" for trial in trials):
         typer.echo(f"some trials failed: see {out / 'trials.csv'}", err=True)
+        raise typer.Exit(3)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="What medrd predict wrote.")],
+) -> None:
+    """Write report.html: a page to open by double click, without a network."""
+    from medrd.workflows.report import write_report as run
+
+    result = run(folder)
+    typer.echo(result.path)
+    if result.errors:
+        typer.echo(f"{result.pages} shown, {len(result.errors)} could not be", err=True)
         raise typer.Exit(3)
 
 

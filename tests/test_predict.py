@@ -17,14 +17,12 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from medrd.config import make_config
 from medrd.data.domain import Prepared
 from medrd.errors import ConfigError, OutputError, WrongKindError
 from medrd.workflows import predict as predict_module
 from medrd.workflows import scans as scans_module
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.predict import predict
-from medrd.workflows.train import train
 
 Medrd = Callable[..., Any]
 ENDINGS = {"_anomaly.nii.gz", "_mask.nii.gz", ".json", ".png"}
@@ -41,24 +39,6 @@ def scan(tiny_root: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def model(tiny_run: Path) -> Model:
     return load_model(tiny_run)
-
-
-@pytest.fixture(scope="module")
-def quick(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """The calibrated intensity baseline: nothing to wait for, and a sharp map."""
-    raw = {
-        "data": {
-            "root": str(tiny_root),
-            "cache": str(tiny_cache),
-            "healthy_margin": 1,
-            "split": {"train": 2, "calibration": 2, "test": 2},
-        },
-        "recipe": {"size": 64, "min_brain_mm2": 2000, "normalise": "rank"},
-        "model": {"name": "intensity"},
-        "scoring": {"sigma_px": 2},
-    }
-    out = tmp_path_factory.mktemp("quick") / "run"
-    return load_model(train(make_config(raw), out))
 
 
 def names(folder: Path) -> set[str]:

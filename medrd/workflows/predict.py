@@ -28,6 +28,7 @@ from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.outputs import MAKER, check_targets, make_folder, remove, write_errors
 from medrd.workflows.progress import progress
 from medrd.workflows.read_ahead import read_ahead
+from medrd.workflows.report import Report, write_report
 from medrd.workflows.versions import versions
 
 logger = logging.getLogger("medrd.predict")
@@ -43,11 +44,14 @@ class PredictReport:
         Paths of the ``<stem>.json`` files: written now, or valid from an earlier run.
     errors
         Inputs that failed.
+    page
+        The report, if one was asked for.
     """
 
     done: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     errors: list[InputError] = field(default_factory=list)
+    page: Report | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +86,7 @@ def predict(
     max_voxels: int | None = None,
     device: str = "auto",
     picture: bool = True,
+    report: bool = False,
 ) -> PredictReport:
     """Predict scans or pictures one at a time, reading the next while one computes.
 
@@ -104,6 +109,8 @@ def predict(
         Budget of a volume or a picture; default: the model's config.
     picture
         Also write an overlay as PNG.
+    report
+        Also write ``report.html``, of all that lies in ``out``; see :func:`medrd.write_report`.
 
     Raises
     ------
@@ -117,7 +124,7 @@ def predict(
     medium = medium_of(loaded.recipe)
     noun = medium.files.noun
     cases, errors = medium.find([Path(p) for p in inputs], frame=frame)
-    report = PredictReport(errors=errors)
+    result = PredictReport(errors=errors)
     for problem in errors:
         logger.error("%s", problem)
     execution = choose_execution(device, loaded.config.train.precision)
@@ -149,15 +156,15 @@ def predict(
                     if isinstance(item, InputError):
                         raise item
                     if item is None:
-                        report.skipped.append(task.record(case))
+                        result.skipped.append(task.record(case))
                         advance(note=f"{case.subject.id}: already there")
                     else:
                         score = _write_case(item, task)
-                        report.done.append(task.record(case))
+                        result.done.append(task.record(case))
                         advance(note=f"{case.subject.id}: score {score:.3f}")
                 except InputError as error:
                     logger.error("%s", error)
-                    report.errors.append(error)
+                    result.errors.append(error)
                     advance(note=f"{case.subject.id}: failed")
                 if stop and number < len(cases):
                     raise InterruptedRunError(
@@ -165,8 +172,10 @@ def predict(
                         "same command again to go on."
                     )
     finally:
-        write_errors(out, report.errors)
-    return report
+        write_errors(out, result.errors)
+    if report and (result.done or result.skipped):
+        result.page = write_report(out)
+    return result
 
 
 def _write_case(item: _Loaded, task: _Task) -> float:
