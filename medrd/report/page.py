@@ -21,13 +21,14 @@ _GENERATOR = '<meta name="generator" content="medrd '
 
 def render(template: str, **values: Any) -> str:
     """A template of ``report/templates`` as text; every value is escaped."""
-    return (
-        _environment().get_template(template).render(version=version("medrd"), notice=NOTICE, **values)
-    )
+    values = {"version": version("medrd"), "notice": NOTICE, **values}
+    return _environment().get_template(template).render(values)
 
 
 def write_page(path: Path, html: str) -> None:
     """Write a page, atomically, over nothing but an earlier page of medrd's.
+
+    One that says the same already is left alone.
 
     Raises
     ------
@@ -41,7 +42,8 @@ def write_page(path: Path, html: str) -> None:
             found="a file that medrd did not write",
             remedy="Move the file away.",
         )
-    write_text(path, html)
+    if not path.exists() or path.read_text(encoding="utf-8") != html:
+        write_text(path, html)
 
 
 def as_base64(content: bytes) -> str:
