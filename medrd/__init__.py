@@ -29,6 +29,7 @@ _WHERE = {
     "predict": "medrd.workflows.predict",
     "load_tune": "medrd.config.tune",
     "tune": "medrd.workflows.tune",
+    "write_report": "medrd.workflows.report",
 }
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "read",
     "train",
     "tune",
+    "write_report",
 ]
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from medrd.workflows.compare import compare
     from medrd.workflows.evaluate import evaluate
     from medrd.workflows.predict import predict
+    from medrd.workflows.report import write_report
     from medrd.workflows.train import train
     from medrd.workflows.tune import tune
 

@@ -135,6 +135,9 @@ def predict(
     actors: Actors = None,
     cpus: Cpus = None,
     gpus: Gpus = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write report.html to look at the maps.")
+    ] = False,
 ) -> None:
     """Write anomaly maps on the scans' or pictures' own grids."""
     from medrd.workflows.pool import Share
@@ -147,7 +150,7 @@ def predict(
         run: Callable[..., PredictReport] = partial(predict_on_ray, share=share, address=address)
     else:
         run = predict_here
-    report = run(
+    result = run(
         model,
         inputs,
         out,
@@ -155,12 +158,15 @@ def predict(
         frame=frame,
         max_voxels=max_voxels,
         device=device,
+        report=report,
     )
-    for path in report.done:
+    for path in result.done:
         typer.echo(path)
-    done, skipped, failed = len(report.done), len(report.skipped), len(report.errors)
+    if result.page:
+        typer.echo(result.page.path)
+    done, skipped, failed = len(result.done), len(result.skipped), len(result.errors)
     typer.echo(f"{done} predicted, {skipped} already there, {failed} failed", err=True)
-    if report.errors:
+    if result.errors or (result.page and result.page.errors):
         typer.echo(f"see {out / 'errors.json'}", err=True)
         raise typer.Exit(3)
 
@@ -250,6 +256,20 @@ def tune(
         typer.echo(out / "best.yaml")
     if any(trial.status == "failed" for trial in trials):
         typer.echo(f"some trials failed: see {out / 'trials.csv'}", err=True)
+        raise typer.Exit(3)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="What medrd predict wrote.")],
+) -> None:
+    """Write report.html: a page to open by double click, without a network."""
+    from medrd.workflows.report import write_report as run
+
+    result = run(folder)
+    typer.echo(result.path)
+    if result.errors:
+        typer.echo(f"{result.pages} shown, {len(result.errors)} could not be", err=True)
         raise typer.Exit(3)
 
 

@@ -112,6 +112,10 @@ class GridMismatchError(InputError):
     """Images of one subject on different grids."""
 
 
+class WrongKindError(InputError):
+    """A readable image of another kind: a label, a map, a modality the model does not take."""
+
+
 class EmptyBrainError(InputError):
     """No brain found: nothing but background, or nothing that varies."""
 

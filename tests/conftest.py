@@ -167,6 +167,22 @@ def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def quick(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A Model: the calibrated intensity baseline, for which there is nothing to wait."""
+    from medrd.config import make_config
+    from medrd.workflows.model_folder import load_model
+    from medrd.workflows.train import train
+
+    raw = make_tiny_raw(tiny_root, tiny_cache) | {
+        "recipe": {"size": 64, "min_brain_mm2": 2000, "normalise": "rank"},
+        "model": {"name": "intensity"},
+        "scoring": {"sigma_px": 2},
+    }
+    del raw["train"]
+    return load_model(train(make_config(raw), tmp_path_factory.mktemp("quick") / "run"))
+
+
 SPACED_2_MM = np.diag([2.0, 2.0, 2.0, 1.0])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medrd.config import RecipeConfig
-from medrd.errors import ConfigError, MissingInputError
+from medrd.errors import ConfigError, MissingInputError, WrongKindError
 from medrd.workflows.scan_inputs import find_scans
 
 ONE = RecipeConfig()
@@ -41,7 +41,8 @@ def test_the_channels_of_the_model_are_picked_in_its_order(tmp_path: Path) -> No
     ((case,), errors) = find_scans([tmp_path / "s"], THREE)
     assert errors == []
     assert list(case.subject.images) == ["flair", "t1", "t2"]
-    assert case.subject.label is None
+    assert case.subject.label is not None
+    assert case.subject.label.path.name == "s_seg.nii.gz"
 
 
 def test_a_subject_without_a_modality_is_an_error_and_the_other_is_a_case(tmp_path: Path) -> None:
@@ -58,6 +59,26 @@ def test_labels_outputs_and_hidden_files_of_a_folder_are_passed_over(tmp_path: P
     assert outputs([tmp_path]) == ["a"]
     # asked for by name it is predicted all the same
     assert outputs([tmp_path / "a_anomaly.nii.gz"]) == ["a_anomaly"]
+
+
+def test_another_file_of_a_brats_subject_is_refused_and_the_right_one_named(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"s/s_{m}.nii.gz" for m in ("flair", "t1", "seg")), "plain/p_t1.nii.gz")
+    for kind, said in (("t1", "t1"), ("seg", "label")):
+        cases, (error,) = find_scans([tmp_path / "s" / f"s_{kind}.nii.gz"], ONE)
+        assert cases == []
+        assert isinstance(error, WrongKindError)
+        assert said in error.found
+        assert "s_flair.nii.gz" in error.remedy
+    # By itself it may be what the model was trained on, under another channel's name.
+    assert outputs([tmp_path / "plain" / "p_t1.nii.gz"]) == ["p_t1"]
+
+
+def test_a_scan_that_is_given_as_a_file_knows_its_label(tmp_path: Path) -> None:
+    touch(tmp_path, "s/s_flair.nii.gz", "s/s_seg.nii.gz", "x.nii.gz", "x_seg.nii.gz", "y.nii.gz")
+    touch(tmp_path, "y_mask.nii.gz")  # which may be medrd's own
+    given = [tmp_path / "s" / "s_flair.nii.gz", tmp_path / "x.nii.gz", tmp_path / "y.nii.gz"]
+    labels = [case.subject.label for case in find_scans(given, ONE)[0]]
+    assert [label and label.path.name for label in labels] == ["s_seg.nii.gz", "x_seg.nii.gz", None]
 
 
 def test_one_bad_folder_spares_its_neighbours(tmp_path: Path) -> None:

@@ -17,14 +17,12 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
-from medrd.config import make_config
 from medrd.data.domain import Prepared
-from medrd.errors import ConfigError, OutputError
+from medrd.errors import ConfigError, OutputError, WrongKindError
 from medrd.workflows import predict as predict_module
 from medrd.workflows import scans as scans_module
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.predict import predict
-from medrd.workflows.train import train
 
 Medrd = Callable[..., Any]
 ENDINGS = {"_anomaly.nii.gz", "_mask.nii.gz", ".json", ".png"}
@@ -41,24 +39,6 @@ def scan(tiny_root: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def model(tiny_run: Path) -> Model:
     return load_model(tiny_run)
-
-
-@pytest.fixture(scope="module")
-def quick(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """The calibrated intensity baseline: nothing to wait for, and a sharp map."""
-    raw = {
-        "data": {
-            "root": str(tiny_root),
-            "cache": str(tiny_cache),
-            "healthy_margin": 1,
-            "split": {"train": 2, "calibration": 2, "test": 2},
-        },
-        "recipe": {"size": 64, "min_brain_mm2": 2000, "normalise": "rank"},
-        "model": {"name": "intensity"},
-        "scoring": {"sigma_px": 2},
-    }
-    out = tmp_path_factory.mktemp("quick") / "run"
-    return load_model(train(make_config(raw), out))
 
 
 def names(folder: Path) -> set[str]:
@@ -191,7 +171,7 @@ def test_a_scan_stored_in_another_orientation_gets_the_same_map_in_the_world(
     np.testing.assert_allclose(mine, theirs, atol=1e-5)
     records = [json.loads((tmp_path / "out" / f"{n}.json").read_text()) for n in ("scan", "other")]
     assert records[0]["scan_score"] == pytest.approx(records[1]["scan_score"], abs=1e-5)
-    for a, b in zip(records[0]["lesions"], records[1]["lesions"], strict=True):
+    for a, b in zip(records[0]["findings"], records[1]["findings"], strict=True):
         assert a["centroid_mm"] == pytest.approx(b["centroid_mm"], abs=0.5)
 
 
@@ -206,17 +186,31 @@ def test_the_record_agrees_with_the_files(quick: Model, scan: Path, tmp_path: Pa
     assert np.array_equal(mask > 0, scores >= np.float32(calibration.threshold))
     volume_mm3 = abs(np.linalg.det(nib.load(scan).affine[:3, :3]))
     assert volume_mm3 == pytest.approx(64)
-    assert record["lesion_volume_mm3"] == pytest.approx(mask.sum() * volume_mm3)
-    assert record["lesions"]
-    lesion = record["lesions"][0]
+    assert record["findings_volume_mm3"] == pytest.approx(mask.sum() * volume_mm3)
+    assert record["findings"]
+    lesion = record["findings"][0]
     assert lesion["volume_mm3"] == pytest.approx(lesion["voxels"] * volume_mm3)
-    assert sum(row["voxels"] for row in record["lesions"]) <= mask.sum()
+    assert sum(row["voxels"] for row in record["findings"]) <= mask.sum()
     at = np.linalg.inv(nib.load(scan).affine) @ [*lesion["peak_mm"], 1]
     assert scores[tuple(np.round(at[:3]).astype(int))] == pytest.approx(lesion["peak_score"])
     assert record["p_value"] is None  # the calibration scans have lesions
     assert record["healthy_percentile"] == calibration.percentile(record["scan_score"])
     assert record["slices_scored"] < record["slices"] == 24
     assert "not a medical device" in record["notice"].lower()
+
+
+def test_a_label_or_a_map_is_no_scan(
+    quick: Model, tiny_root: Path, scan: Path, tmp_path: Path
+) -> None:
+    label = shutil.copy(tiny_root / "tiny_0" / "tiny_0_seg.nii.gz", tmp_path / "innocent.nii.gz")
+    array = np.asarray(nib.load(label).dataobj).copy()
+    array[::2] *= 4  # one number for the edema, one for the core
+    nib.save(nib.Nifti1Image(array, nib.load(label).affine), label)
+    predict(quick, [scan], tmp_path / "out", picture=False)
+    given = [label, tmp_path / "out" / "scan_anomaly.nii.gz", tmp_path / "out" / "scan_mask.nii.gz"]
+    report = predict(quick, given, tmp_path / "again")
+    assert [type(error) for error in report.errors] == [WrongKindError] * 3
+    assert ["medrd wrote" in error.found for error in report.errors] == [False, True, True]
 
 
 def test_a_model_calibrated_on_whole_healthy_scans_gives_a_p_value(
@@ -238,7 +232,7 @@ def test_a_model_without_threshold_leaves_no_mask_of_another_behind(
     assert len(report.done) == 1
     assert not (tmp_path / "scan_mask.nii.gz").exists()
     record = json.loads((tmp_path / "scan.json").read_text())
-    assert record["threshold"] is record["p_value"] is record["lesion_volume_mm3"] is None
+    assert record["threshold"] is record["p_value"] is record["findings_volume_mm3"] is None
 
 
 @pytest.mark.parametrize("shape", ["one slice", "two slices"])

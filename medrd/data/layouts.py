@@ -161,6 +161,29 @@ def _brats_subjects(folder: Path, endings: Mapping[str, str]) -> list[Subject]:
     ]
 
 
+def label_beside(path: Path) -> Source | None:
+    """The label of a scan that is given as a file: its BraTS subject's, or ``<stem>_seg`` …
+
+    Not ``<stem>_mask``, which medrd itself may have written there.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        return None
+    try:
+        subjects = brats_subjects(folder)
+    except InputError:  # another subject's twin files: not this scan's concern
+        subjects = []
+    for subject in subjects:
+        if any(source.path.name == path.name for source in subject.images.values()):
+            return subject.label
+    candidates = (
+        folder / f"{stem(path)}_{word}{ending}"
+        for word in ("seg", "label", "dseg")
+        for ending in (".nii.gz", ".nii")
+    )
+    return next((Source(candidate) for candidate in candidates if candidate.is_file()), None)
+
+
 def is_label_name(path: Path) -> bool:
     """A segmentation, mask or one of medrd's own outputs, to judge by its name."""
     name = stem(path)

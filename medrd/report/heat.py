@@ -42,21 +42,37 @@ class HeatScale:
         """For a map of any shape."""
         return cls(threshold, 2 * threshold if threshold else max(float(heat.max()), 1e-6))
 
+    @property
+    def unit(self) -> float:
+        """The score that is called 1: the threshold, else the top."""
+        return self.threshold or self.top
+
+    @property
+    def sign(self) -> str:
+        """Of the unit, after a number."""
+        return "× threshold" if self.threshold else "of the highest"
+
+    def describe(self, noun: str) -> str:
+        """The unit in words; ``noun`` is what has a maximum of its own."""
+        if self.threshold:
+            return "× threshold"
+        return f"of this {noun}'s maximum (not calibrated)"
+
+    def alpha(self, scores: NDArray[Any]) -> NDArray[Any]:
+        """How opaque each score is shown: nothing is hidden, little glows."""
+        return np.clip(scores / (self.threshold or self.top / 2), 0, 1) ** 8 * 0.8
+
     def show(self, ax: Any, plane: NDArray[Any], *, aspect: float = 1.0) -> Any:
         """Lay a plane (rows, columns) over what ``ax`` shows; returns what a bar is made from."""
-        # Faint below the threshold, plain above: nothing is hidden, little glows.
-        alpha = np.clip(plane / (self.threshold or self.top / 2), 0, 1) ** 8 * 0.8
-        return ax.imshow(
-            plane, cmap=COLOUR_MAP, norm=Normalize(0, self.top), alpha=alpha, aspect=aspect
-        )
+        norm, alpha = Normalize(0, self.top), self.alpha(plane)
+        return ax.imshow(plane, cmap=COLOUR_MAP, norm=norm, alpha=alpha, aspect=aspect)
 
     def add_bar(self, figure: Figure, shown: Any, axes: Any, *, noun: str) -> None:
         """The colour bar, in units of the threshold; ``noun`` is what has a maximum of its own."""
-        unit = "× threshold" if self.threshold else f"of this {noun}'s maximum (not calibrated)"
         bar = figure.colorbar(shown, ax=axes, shrink=0.6, pad=0.01)
         ticks = [self.top * i / 4 for i in range(5)]
-        bar.set_ticks(ticks, labels=[f"{t / (self.threshold or self.top):.2g}" for t in ticks])
-        bar.set_label(f"anomaly score, {unit}", color="white", fontsize=8)
+        bar.set_ticks(ticks, labels=[f"{tick / self.unit:.2g}" for tick in ticks])
+        bar.set_label(f"anomaly score, {self.describe(noun)}", color="white", fontsize=8)
         bar.ax.tick_params(colors="white", labelsize=8)
 
     @property

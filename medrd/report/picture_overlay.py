@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from medrd.report.heat import HeatScale, dark_figure, outline, save_figure
 
 _WIDTH_INCHES = 9.6
-_LARGEST_SIDE_PX = 1024
+LARGEST_SIDE_PX = 1024
 """Twice what a panel shows; matplotlib would make a dozen copies of a picture of any size."""
 
 
@@ -37,13 +37,13 @@ def save_picture_overlay(
     label
         (H, W) bool, outlined where given.
     """
-    factor = -(-max(score_map.shape) // _LARGEST_SIDE_PX)
+    factor = -(-max(score_map.shape) // LARGEST_SIDE_PX)
     scale = HeatScale.of(score_map, threshold)
     # The mean of the picture, as every viewer shows it; the highest score, so that a small
     # finding does not fade below the threshold.
-    picture = np.clip(_blocks(image, factor).mean(axis=(1, 3)), 0, 1)
-    heat = _blocks(score_map, factor).max(axis=(1, 3))
-    truth = _blocks(label, factor).max(axis=(1, 3)) if label is not None else None
+    picture = np.clip(blocks(image, factor).mean(axis=(1, 3)), 0, 1)
+    heat = blocks(score_map, factor).max(axis=(1, 3))
+    truth = blocks(label, factor).max(axis=(1, 3)) if label is not None else None
 
     height, width = heat.shape
     tall = _WIDTH_INCHES * 0.45 * height / width
@@ -72,7 +72,7 @@ def save_picture_overlay(
     save_figure(figure, path)
 
 
-def _blocks(array: NDArray, factor: int) -> NDArray:
+def blocks(array: NDArray, factor: int) -> NDArray:
     """(H, W, ...) as (h, factor, w, factor, ...), the edges repeated to whole blocks."""
     height, width = array.shape[:2]
     missing = [(0, -height % factor), (0, -width % factor)]

@@ -54,12 +54,11 @@ def run_demo(out: str | Path, *, subjects: int = 8, epochs: int = 25) -> str:
     run = train(config, out / "run", resume=True)
     test = load_cohort(config).side("test")
     folders = [next(iter(subject.images.values())).path.parent for subject in test]
-    report = predict(run, folders, out / "maps")
+    report = predict(run, folders, out / "maps", report=True)
     metrics = evaluate(run, config, out / "evaluation")
     if report.errors:
         raise report.errors[0]
     maps = sorted((out / "maps").glob("*_anomaly.nii.gz"))
-    pictures = sorted((out / "maps").glob("*.png"))
     return "\n".join(
         [
             "",
@@ -71,10 +70,9 @@ def run_demo(out: str | Path, *, subjects: int = 8, epochs: int = 25) -> str:
             "Dice is at the calibrated threshold, best Dice at the best one in hindsight; of false",
             "positives a scan (FP/scan) fewer is better.",
             "",
+            f"to look at, by double click: {out / 'maps' / 'report.html'}",
             "anomaly maps, on the scans' own grids:",
             *(f"  {path}" for path in maps),
-            "heat maps to look at:",
-            *(f"  {path}" for path in pictures),
             f"model: {run / 'model'}",
             "",
             "Your own scans: medrd predict " + str(run) + " SCAN.nii.gz --out maps",

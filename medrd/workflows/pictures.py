@@ -13,7 +13,7 @@ from PIL import Image
 
 from medrd.config import PictureRecipeConfig
 from medrd.data.picture_domain import PreparedPicture, prepare_picture
-from medrd.errors import ConfigError, InputError, ModelError
+from medrd.errors import ConfigError, FileFormatError, InputError, ModelError
 from medrd.metrics import lesion_table
 from medrd.pictures import Picture, read_picture
 from medrd.report.picture_overlay import save_picture_overlay
@@ -105,6 +105,21 @@ def find_parts(score_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> list[
         )
         for row in table
     ]
+
+
+def read_map(path: Path) -> NDArray[np.float32]:
+    """An anomaly map that :meth:`OpenedPicture.write_map` wrote: (H, W). Raises FileFormatError."""
+    import tifffile
+
+    try:
+        return np.asarray(tifffile.imread(path), np.float32)
+    except Exception as error:  # tifffile raises whatever it stumbles over
+        raise FileFormatError(
+            path,
+            expected="an anomaly map that medrd wrote",
+            found=str(error) or type(error).__name__,
+            remedy="Predict the picture again.",
+        ) from error
 
 
 class PictureFiles:

@@ -28,6 +28,7 @@ from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.outputs import MAKER, check_targets, make_folder, remove, write_errors
 from medrd.workflows.progress import progress
 from medrd.workflows.read_ahead import read_ahead
+from medrd.workflows.report import Report, write_report
 from medrd.workflows.versions import versions
 
 logger = logging.getLogger("medrd.predict")
@@ -43,11 +44,14 @@ class PredictReport:
         Paths of the ``<stem>.json`` files: written now, or valid from an earlier run.
     errors
         Inputs that failed.
+    page
+        The report, if one was asked for.
     """
 
     done: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     errors: list[InputError] = field(default_factory=list)
+    page: Report | None = None
 
 
 Outcome = float | InputError | None
@@ -169,6 +173,8 @@ class CasePredictor:
             {
                 "subject": case.subject.id,
                 "inputs": {c: str(s.path) for c, s in case.subject.images.items()},
+                "frame": next(iter(case.subject.images.values())).frame,
+                "label": str(case.subject.label.path) if case.subject.label else None,
                 **opened.describe(prediction, mask, calibration),
                 "warnings": list(opened.prepared.warnings),
                 "model": {"name": self._model.config.model.name, "hash": self._model.hash},
@@ -197,6 +203,7 @@ def predict(
     device: str = "auto",
     picture: bool = True,
     do: Do | None = None,
+    report: bool = False,
 ) -> PredictReport:
     """Predict scans or pictures one at a time, reading the next while one computes.
 
@@ -221,6 +228,8 @@ def predict(
         Also write an overlay as PNG.
     do
         Who does the work; default: this process. See :mod:`medrd.workflows.predict_on_ray`.
+    report
+        Also write ``report.html``, of all that lies in ``out``; see :func:`medrd.write_report`.
 
     Raises
     ------
@@ -233,10 +242,10 @@ def predict(
     out = Path(out)
     files = medium_of(loaded.recipe).files
     cases, errors = medium_of(loaded.recipe).find([Path(p) for p in inputs], frame=frame)
-    report = PredictReport(errors=errors)
+    result = PredictReport(errors=errors)
     for problem in errors:
         logger.error("%s", problem)
-    given = {s.path.resolve() for case in cases for s in case.subject.images.values()}
+    given = {path.resolve() for case in cases for path in case.subject.files}
     job = Job(out, overwrite, max_voxels, device, picture, frozenset(given))
     outcomes: dict[Path, Outcome] = {}
     records = [case.output(out, files.record) for case in cases]
@@ -260,11 +269,13 @@ def predict(
         # In the order of the inputs, whatever the order in which they were done.
         for outcome in (outcomes[record] for record in records if record in outcomes):
             if isinstance(outcome, InputError):
-                report.errors.append(outcome)
-        write_errors(out, report.errors)
-    report.done += [record for record in records if isinstance(outcomes[record], float)]
-    report.skipped += [record for record in records if outcomes[record] is None]
-    return report
+                result.errors.append(outcome)
+        write_errors(out, result.errors)
+    result.done += [record for record in records if isinstance(outcomes[record], float)]
+    result.skipped += [record for record in records if outcomes[record] is None]
+    if report and (result.done or result.skipped):
+        result.page = write_report(out)
+    return result
 
 
 def _do_here(

@@ -14,10 +14,11 @@ from medrd.data.layouts import (
     folders_below,
     is_label_name,
     is_nifti,
+    label_beside,
     stem,
 )
 from medrd.data.picture_files import is_picture
-from medrd.errors import ConfigError, InputError, MissingInputError
+from medrd.errors import ConfigError, InputError, MissingInputError, WrongKindError
 from medrd.workflows.inputs import Case, expand_all, holds, refuse_collisions
 from medrd.workflows.outputs import SCAN_FILES
 
@@ -84,8 +85,33 @@ def _expand(
             found=f"a {'picture' if is_picture(path) else 'file'} named {path.name}",
             remedy="Convert the scan to NIfTI first; for pictures, train a model on pictures.",
         )
+    _refuse_other_modality(path, recipe)
     # A missing file becomes a case too: reading it says what is wrong.
     return [_file(path, Path(), recipe, frame)]
+
+
+def _refuse_other_modality(path: Path, recipe: RecipeConfig) -> None:
+    """Raise InputError for a file of a BraTS subject that is not what the model takes.
+
+    Only where the subject's folder shows so: a plain folder's images may end in ``_t1`` and
+    be what the model was trained on, under whatever name its channel has.
+    """
+    if not path.is_file():
+        return
+    for subject in brats_subjects(path.parent):
+        files = {s.path.name: c for c, s in subject.images.items()}
+        if subject.label is not None:
+            files[subject.label.path.name] = "label"
+        kind = files.get(path.name)
+        if kind is None or kind in recipe.channels or recipe.channels[0] not in subject.images:
+            continue
+        right = ", ".join(s.path.name for c, s in subject.images.items() if c in recipe.channels)
+        raise WrongKindError(
+            path,
+            expected=f"{', '.join(recipe.channels)}, which the model was trained on",
+            found=f"the {kind} of subject {subject.id}",
+            remedy=f"Give {right}, or the folder.",
+        )
 
 
 def _folder(
@@ -110,7 +136,8 @@ def _folder(
 
 
 def _file(path: Path, place: Path, recipe: RecipeConfig, frame: int | None) -> Case:
-    return Case(Subject(stem(path), {recipe.channels[0]: Source(path, frame)}), place)
+    images = {recipe.channels[0]: Source(path, frame)}
+    return Case(Subject(stem(path), images, label_beside(path)), place)
 
 
 def _with_channels(case: Case, recipe: RecipeConfig) -> Case:
@@ -124,4 +151,4 @@ def _with_channels(case: Case, recipe: RecipeConfig) -> Case:
             remedy="Give a subject's folder with all of them.",
         )
     chosen = {channel: images[channel] for channel in recipe.channels}
-    return replace(case, subject=Subject(case.subject.id, chosen))
+    return replace(case, subject=replace(case.subject, images=chosen))

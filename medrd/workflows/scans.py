@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medrd.config import RecipeConfig
 from medrd.data.prepare import PreparedVolume, prepare, read_channels
-from medrd.errors import InputError, ModelError
+from medrd.errors import InputError, ModelError, WrongKindError
 from medrd.metrics import lesion_table
 from medrd.pictures import Picture
 from medrd.report.overlay import save_overlay
@@ -27,6 +27,8 @@ from medrd.workflows.outputs import MAKER, SCAN_FILES
 from medrd.workflows.scan_inputs import find_scans
 
 _NIFTI2_HEADER_BYTES = 540
+_MOST_LABELS = 16
+"""Different values that a label may have; an MRI scan has hundreds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,18 +81,34 @@ class OpenedScan:
     ) -> dict[str, Any]:
         """Findings in mm³ and in mm of the affine's world."""
         first, score = self._first, prediction.scan_score
-        volume_mm3, lesions = None, []
+        volume_mm3, findings = None, []
         if mask is not None:
             volume_mm3 = float(mask.sum() * first.voxel_volume_mm3)
-            lesions = lesion_table(prediction.grid_map, mask, first.affine)
+            findings = lesion_table(prediction.grid_map, mask, first.affine)
         return {
             "scan_score": score,
             **standing(score, calibration, normal="healthy", noun="scan"),
-            "lesion_volume_mm3": volume_mm3,
-            "lesions": lesions,
+            "findings_volume_mm3": volume_mm3,
+            "findings": findings,
             "slices_scored": len(prediction.image_scores),
             "slices": self.prepared.depth,
         }
+
+
+def _refuse_label(volume: Volume) -> None:
+    """Raise WrongKindError where a "scan" holds a handful of whole numbers and nothing else."""
+    values = volume.array[volume.array != 0]
+    # A part of them first: a scan shows within it that it is none.
+    for part in (values[:: max(1, values.size // 10_000)], values):
+        levels = np.unique(part)
+        if not 1 < levels.size <= _MOST_LABELS or (levels != np.round(levels)).any():
+            return
+    raise WrongKindError(
+        volume.path or "volume",
+        expected="a scan",
+        found=f"whole numbers of {levels.size} kinds only, as in a label",
+        remedy="Give the image, not its segmentation.",
+    )
 
 
 class ScanFiles:
@@ -109,8 +127,18 @@ class ScanFiles:
         return find_scans(inputs, self._recipe, frame=frame)
 
     def read(self, case: Case, *, budget: int) -> OpenedScan:
-        """All channels of the recipe, on one grid."""
+        """All channels of the recipe, on one grid. Raises WrongKindError for a label or a map."""
+        for source in case.subject.images.values():
+            if self.is_own_map(source.path):
+                raise WrongKindError(
+                    source.path,
+                    expected="a scan",
+                    found="a map or mask that medrd wrote",
+                    remedy="Give the scan that it was made from.",
+                )
         volumes = read_channels(case.subject, self._recipe, max_voxels=budget)
+        for volume in volumes.values():
+            _refuse_label(volume)
         return OpenedScan(volumes, prepare(volumes, self._recipe))
 
     def prepare(self, given: Volume | Mapping[str, Volume] | Picture) -> PreparedVolume:

@@ -1,0 +1,251 @@
+"""``medrd report`` on a folder of predictions: a page a scan or picture, and an index."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrd.data.cache import source_hash
+from medrd.data.layouts import Source
+from medrd.errors import FileFormatError, InputError, WrongKindError
+from medrd.pictures import read_picture
+from medrd.report.embed import embed_scan
+from medrd.report.heat import HeatScale
+from medrd.report.index_page import IndexEntry, index_page
+from medrd.report.page import is_own_page, write_page
+from medrd.report.picture_page import picture_page
+from medrd.report.scan_page import ScanView, scan_page
+from medrd.volumes import Volume, read_mask, read_nifti
+from medrd.workflows.inputs import ERRORS_NAME
+from medrd.workflows.pictures import read_map
+from medrd.workflows.progress import progress
+
+logger = logging.getLogger("medrd.report")
+
+REPORT_NAME = "report.html"
+PAGES_NAME = "report"
+"""Folder of the pages of more scans than one."""
+
+
+@dataclass
+class Report:
+    """What was written.
+
+    Attributes
+    ----------
+    path
+        The page to open.
+    pages
+        Scans or pictures shown.
+    errors
+        Those that could not be.
+    """
+
+    path: Path
+    pages: int = 0
+    errors: list[InputError] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """A record, and the folder that its outputs lie in."""
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def is_scan(self) -> bool:
+        return "scan_score" in self.content
+
+    def output(self, name: str) -> Path | None:
+        """The map, mask or picture; None if there is none."""
+        entry = self.content["outputs"].get(name)
+        return self.path.parent / entry["file"] if entry else None
+
+
+def find_records(folder: Path) -> list[Path]:
+    """The JSON files of predictions in a folder and below, in order."""
+    visible = (
+        path
+        for path in folder.rglob("*.json")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    return sorted(path for path in visible if _is_record(path))
+
+
+def report_predictions(folder: Path, records: Sequence[Path]) -> Report:
+    """Write ``report.html`` and, of several scans, ``report/<place>/<stem>.html``.
+
+    One at a time, so that memory does not grow with their number. Pages of an earlier report
+    whose scans are gone are removed.
+    """
+    report = Report(folder / REPORT_NAME)
+    predicted = [_Predicted(path, json.loads(path.read_text("utf-8"))) for path in records]
+    scale = _uncalibrated_scale(predicted)
+    entries: list[IndexEntry] = []
+    written: set[Path] = set()
+    with progress("report", len(predicted)) as advance:
+        for item in predicted:
+            place = item.path.relative_to(folder).with_suffix(".html")
+            page = report.path if len(predicted) == 1 else folder / PAGES_NAME / place
+            index = None if len(predicted) == 1 else "../" * len(place.parts) + REPORT_NAME
+            try:
+                html, entry = _page(item, scale, index, href=f"{PAGES_NAME}/{place.as_posix()}")
+                write_page(page, html)
+                entries.append(entry)
+                written.add(page)
+            except InputError as error:
+                logger.error("%s", error)
+                report.errors.append(error)
+            advance(note=item.path.stem)
+    report.pages = len(entries)
+    if report.path not in written:
+        failed = [*_failed(folder), *(str(error) for error in report.errors)]
+        write_page(report.path, index_page(entries, title=folder.resolve().name, failed=failed))
+    _remove_others(folder / PAGES_NAME, written)
+    return report
+
+
+def _page(
+    item: _Predicted, uncalibrated: HeatScale | None, index: str | None, *, href: str
+) -> tuple[str, IndexEntry]:
+    """A page as HTML, and its row. Raises InputError."""
+    _check_fields(item)
+    threshold = item.content["threshold"]
+    scale = HeatScale(threshold, 2 * threshold) if threshold else uncalibrated
+    assert scale is not None
+    still_path = item.output("picture")
+    still = still_path.read_bytes() if still_path and still_path.is_file() else None
+    if not item.is_scan:
+        html = _picture_page(item, scale, index)
+        return html, IndexEntry(item.content, href, None, still)
+    volume, scores = _read_scan(item)
+    record = item.content
+    truth, problem = _read_truth(record, volume)
+    if problem:
+        record = record | {"warnings": [*record["warnings"], problem]}
+    dice = _dice(item, truth) if truth is not None else None
+    embedded = embed_scan(volume.array, scores.array, volume.affine, unit=scale.unit, truth=truth)
+    view = ScanView(record, scale, embedded, dice=dice, still=still)
+    return scan_page(view, index=index), IndexEntry(record, href, dice, still)
+
+
+def _picture_page(item: _Predicted, scale: HeatScale, index: str | None) -> str:
+    path_of_map = item.output("map")
+    assert path_of_map is not None
+    return picture_page(
+        item.content,
+        scale,
+        image=read_picture(_source(item).path).array,
+        score_map=_scores(item, path_of_map),
+        index=index,
+    )
+
+
+def _scores(item: _Predicted, path: Path) -> NDArray[np.float32]:
+    """A map as an array. Raises InputError."""
+    return read_nifti(path).array if item.is_scan else read_map(path)
+
+
+def _read_scan(item: _Predicted) -> tuple[Volume, Volume]:
+    """The scan that was predicted, and its map."""
+    source, path_of_map = _source(item), item.output("map")
+    assert path_of_map is not None
+    return read_nifti(source.path, frame=source.frame), read_nifti(path_of_map)
+
+
+def _source(item: _Predicted) -> Source:
+    """The first input. Raises InputError if it is no longer what was predicted."""
+    record = item.content
+    channel, path = next(iter(record["inputs"].items()))
+    source = Source(Path(path), record["frame"])
+    if source_hash(source) != record["identity"]["inputs"][channel]:
+        raise WrongKindError(
+            source.path,
+            expected=f"the input that {item.path} is about",
+            found="other content under its name",
+            remedy="Predict it again.",
+        )
+    return source
+
+
+def _read_truth(
+    record: dict[str, Any], volume: Volume
+) -> tuple[NDArray[np.bool_] | None, str | None]:
+    """The label on the scan's grid; or why there is none although one was there."""
+    if not record["label"]:
+        return None, None
+    try:
+        return read_mask(record["label"], like=volume), None
+    except InputError as error:
+        return None, f"The label is not shown: {error}"
+
+
+def _dice(item: _Predicted, truth: NDArray[np.bool_]) -> float | None:
+    """Of the written mask and the label; None without either."""
+    path = item.output("mask")
+    if path is None or not truth.any():
+        return None
+    mask = read_nifti(path).array > 0
+    return float(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
+
+
+def _uncalibrated_scale(predicted: Sequence[_Predicted]) -> HeatScale | None:
+    """One scale for all maps without a threshold: up to the highest score of any of them."""
+    top = 0.0
+    for item in predicted:
+        path = item.output("map")
+        if item.content.get("threshold") is None and path is not None:
+            try:
+                top = max(top, float(_scores(item, path).max()))
+            except InputError:
+                continue  # said when its page is made
+    return HeatScale(None, max(top, 1e-6))
+
+
+def _check_fields(item: _Predicted) -> None:
+    needed = {"subject", "inputs", "frame", "warnings", "findings", "model", "threshold"}
+    if item.is_scan:
+        needed |= {"label", "findings_volume_mm3", "slices_scored"}
+    missing = sorted(needed - item.content.keys())
+    if missing:
+        raise FileFormatError(
+            item.path,
+            expected="a record of this version of medrd",
+            found=f"none of {', '.join(missing)} in it",
+            remedy="Predict the scan again with --overwrite.",
+        )
+
+
+def _failed(folder: Path) -> list[str]:
+    """What the prediction itself could not do."""
+    try:
+        listed = json.loads((folder / ERRORS_NAME).read_text(encoding="utf-8"))
+        return [
+            f"{e['where']}: expected {e['expected']}; found {e['found']}. {e['remedy']}"
+            for e in listed
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"identity", "outputs"} <= content.keys()
+
+
+def _remove_others(folder: Path, written: set[Path]) -> None:
+    """Pages of ours that are no longer part of the report."""
+    for path in folder.rglob("*.html") if folder.is_dir() else ():
+        if path not in written and is_own_page(path):
+            path.unlink(missing_ok=True)

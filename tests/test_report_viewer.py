@@ -1,0 +1,276 @@
+"""A scan's page in a real browser: nothing is fetched, and what is moved moves."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from chromium import Looked, look_at, open_browser
+from medrd.report.embed import embed_scan
+from medrd.report.heat import HeatScale
+from medrd.report.index_page import IndexEntry, index_page
+from medrd.report.page import write_page
+from medrd.report.scan_page import ScanView, scan_page
+
+THRESHOLD = 0.4
+SHAPE = (52, 60, 44)
+AFFINE = np.diag([-3.0, -3.0, 3.0, 1.0])  # LPS, as BraTS has it
+AFFINE[:3, 3] = [78, 88, -63]
+FIRST, SECOND = (16, 30, 22), (33, 39, 29)  # voxels of two findings that share no plane
+SUBJECT = "<b>A & B</b>"
+
+
+def make_record(**changes: Any) -> dict[str, Any]:
+    def finding(at: tuple[int, int, int], volume_mm3: float, peak: float) -> dict[str, Any]:
+        mm = (AFFINE @ [*at, 1])[:3].tolist()
+        return {
+            "voxels": 100,
+            "volume_mm3": volume_mm3,
+            "peak_score": peak,
+            "centroid_mm": mm,
+            "peak_mm": mm,
+        }
+
+    return {
+        "subject": SUBJECT,
+        "inputs": {"flair": "a.nii.gz"},
+        "label": "seg.nii.gz",
+        "frame": None,
+        "scan_score": 0.9,
+        "healthy_scans": 4,
+        "healthy_percentile": 75.0,
+        "p_value": 0.4,
+        "threshold": THRESHOLD,
+        "threshold_target_fpr": 0.02,
+        "findings_volume_mm3": 3000.0,
+        "findings": [finding(FIRST, 2500.0, 0.7), finding(SECOND, 50.0, 0.5)],
+        "slices_scored": 20,
+        "slices": 32,
+        "warnings": ["a </script> warning"],
+        "model": {"name": "rd4ad", "hash": "0" * 64},
+        "versions": {"medrd": "0"},
+        "identity": {"device": "cpu", "precision": "fp32", "inputs": {"flair": "1" * 64}},
+        **changes,
+    }
+
+
+def make_arrays() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """A grey ellipsoid, a map with two findings in it, and a label around the first."""
+    place = np.indices(SHAPE).T - (np.array(SHAPE) - 1) / 2
+    inside = (((place / [17, 21, 14]) ** 2).sum(-1) < 1).T
+    image = np.where(inside, 100 + 3 * np.indices(SHAPE)[2], 0).astype(np.float32)
+    heat = np.where(inside, np.float32(0.1), 0).astype(np.float32)
+    truth = np.zeros(SHAPE, bool)
+    for at, score in ((FIRST, 0.7), (SECOND, 0.5)):
+        heat[tuple(slice(i - 4, i + 4) for i in at)] = score
+    truth[tuple(slice(i - 6, i + 6) for i in FIRST)] = True
+    return image, heat * inside, truth & inside
+
+
+def make_page(path: Path, **changes: Any) -> Path:
+    image, heat, truth = make_arrays()
+    embedded = embed_scan(image, heat, AFFINE, unit=THRESHOLD, truth=truth)
+    view = ScanView(make_record(**changes), HeatScale(THRESHOLD, 2 * THRESHOLD), embedded)
+    write_page(path, scan_page(view))
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with open_browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Looked:
+    """One page for all tests of this module: opening it costs the most."""
+    looked = look_at(browser, make_page(tmp_path_factory.mktemp("page") / "scan.html"))
+    looked.page.wait_for_selector("html[data-ready]", state="attached")
+    return looked
+
+
+@pytest.fixture
+def seen(shared: Looked) -> Iterator[Looked]:
+    """The page as it was when it opened."""
+    yield shared
+    shared.page.evaluate(
+        """() => {
+            for (const [id, value] of [["threshold", 1], ["opacity", 0.7]]) {
+                document.getElementById(id).value = value;
+                document.getElementById(id).dispatchEvent(new Event("input"));
+            }
+            document.getElementsByName("convention")[0].click();
+            document.querySelector("#findings tbody tr").click();
+        }"""
+    )
+    settle(shared)
+
+
+def settle(looked: Looked) -> None:
+    """Until what was asked for is drawn."""
+    looked.page.evaluate(
+        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
+
+
+def set_slider(looked: Looked, name: str, value: float) -> None:
+    looked.page.locator(f"#{name}").fill(str(value))
+    settle(looked)
+
+
+def hot(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels in the upper half of the colour map: orange and yellow, with the scan beneath."""
+    red, _, blue = (picture[..., i].astype(int) for i in range(3))
+    return red - blue > 90
+
+
+def lime(picture: NDArray[np.uint8]) -> int:
+    red, green, blue = (picture[..., i].astype(int) for i in range(3))
+    return int(((green > 200) & (red < 120) & (blue < 120)).sum())
+
+
+def test_it_opens_without_a_word_and_asks_for_nothing(shared: Looked) -> None:
+    assert shared.complaints == []
+    assert [url.split(":")[0] for url in shared.requests if not url.startswith("data:")] == ["file"]
+    assert shared.page.locator("h1").inner_text() == SUBJECT
+    assert "a </script> warning" in shared.page.locator(".warning").inner_text()
+    assert "Research use only" in shared.page.locator(".notice").inner_text()
+
+
+def test_the_planes_are_not_blank_and_show_the_map_and_the_label(seen: Looked) -> None:
+    picture = seen.pixels("#view")
+    assert picture.std() > 20
+    assert hot(picture).sum() > 500
+    assert lime(picture) > 50
+    set_slider(seen, "opacity", 0)
+    assert hot(seen.pixels("#view")).sum() < 50
+    seen.page.locator("#show-truth").uncheck()
+    settle(seen)
+    assert lime(seen.pixels("#view")) < 10
+    seen.page.locator("#show-truth").check()
+
+
+def test_a_slider_changes_the_slice(seen: Looked) -> None:
+    before, place = seen.pixels("#view"), seen.page.locator("#slice-z-value").inner_text()
+    set_slider(seen, "slice-z", 4)
+    assert seen.page.locator("#slice-z-value").inner_text() != place
+    after = seen.pixels("#view")
+    assert (np.abs(before.astype(int) - after).max(-1) > 20).mean() > 0.02
+
+
+def test_a_row_jumps_to_its_finding(seen: Looked) -> None:
+    rows = seen.page.locator("#findings tbody tr")
+    for number, (at, peak) in enumerate(((FIRST, 0.7), (SECOND, 0.5))):
+        rows.nth(number).click()
+        settle(seen)
+        world = (AFFINE @ [*at, 1])[:3]
+        for axis, low, high, mm in zip("xyz", "LPI", "RAS", world, strict=True):
+            expected = f"{high if mm >= 0 else low} {abs(mm):.1f} mm"
+            assert seen.page.locator(f"#slice-{axis}-value").inner_text() == expected
+        score = float(seen.page.locator("#readout").inner_text().split()[1])
+        assert score == pytest.approx(peak / THRESHOLD, abs=0.01)
+    rows.nth(0).focus()
+    seen.page.keyboard.press("Enter")
+    assert rows.nth(0).get_attribute("aria-selected") == "true"
+
+
+def test_the_threshold_hides_and_never_recolours(seen: Looked) -> None:
+    """The first finding is at 1.75, the second at 1.25 of the threshold."""
+    first = hot(seen.pixels("#view")).sum()
+    colour = np.median(seen.pixels("#view")[hot(seen.pixels("#view"))], axis=0)
+    set_slider(seen, "threshold", 1.5)
+    picture = seen.pixels("#view")
+    assert hot(picture).sum() == pytest.approx(first, rel=0.1)
+    assert np.abs(np.median(picture[hot(picture)], axis=0) - colour).max() < 8
+    seen.page.locator("#findings tbody tr").nth(1).click()
+    settle(seen)
+    assert hot(seen.pixels("#view")).sum() < 0.2 * first
+    set_slider(seen, "threshold", 2)
+    seen.page.locator("#findings tbody tr").nth(0).click()
+    settle(seen)
+    assert hot(seen.pixels("#view")).sum() < first
+
+
+def test_the_switch_puts_left_on_the_other_side(seen: Looked) -> None:
+    """The first finding is on the patient's right: left in radiological convention."""
+
+    def column() -> float:
+        planes = seen.page.evaluate(
+            "() => medrd.nv.screenSlices.map((s) => [s.axCorSag, ...s.leftTopWidthHeight])"
+        )
+        _, left, top, width, height = next(plane for plane in planes if plane[0] == 0)
+        scale = seen.page.evaluate("() => medrd.nv.canvas.width / medrd.nv.canvas.clientWidth")
+        part = [round(v / scale) for v in (top, top + height, left, left + width)]
+        axial = seen.pixels("#canvas")[part[0] : part[1], part[2] : part[3]]
+        return float(np.nonzero(hot(axial))[1].mean() / axial.shape[1])
+
+    assert column() < 0.45
+    seen.page.get_by_label("neurological").check()
+    settle(seen)
+    assert column() > 0.55
+
+
+@pytest.mark.parametrize("size", [(1600, 900), (390, 800)])
+def test_nothing_sticks_out_of_a_wide_or_narrow_window(
+    shared: Looked, size: tuple[int, int]
+) -> None:
+    shared.page.set_viewport_size({"width": size[0], "height": size[1]})
+    settle(shared)
+    width = shared.page.evaluate("() => document.documentElement.scrollWidth")
+    view = shared.page.locator("#view").bounding_box()
+    shared.page.set_viewport_size({"width": 1280, "height": 800})
+    settle(shared)
+    assert width <= size[0]
+    assert view["width"] >= min(0.6 * size[0], 350)
+    assert view["height"] >= 330
+
+
+def test_without_webgl_the_page_says_so(browser: Any, tmp_path: Path) -> None:
+    path = make_page(tmp_path / "scan.html")
+    text = path.read_text().replace(
+        "<body>", "<body><script>delete window.DecompressionStream</script>"
+    )
+    path.write_text(text)
+    looked = look_at(browser, path)
+    looked.page.wait_for_function(
+        "document.getElementById('message').textContent.includes('WebGL')"
+    )
+
+
+def test_the_viewer_is_the_one_whose_hash_is_written_beside_it() -> None:
+    folder = files("medrd.report") / "static" / "niivue"
+    described = re.search(r"file, sha256 \| `(\w+)`", (folder / "README.md").read_text())
+    assert described is not None
+    found = hashlib.sha256((folder / "niivue.umd.js").read_bytes()).hexdigest()
+    assert found == described[1]
+    assert "Redistributions in binary form" in (folder / "LICENSE.txt").read_text()
+
+
+def test_a_heading_sorts_the_index(browser: Any, tmp_path: Path) -> None:
+    scores = {"b": 10.0, "a": 9.0, "c": 100.0}
+    entries = [
+        IndexEntry(make_record(subject=name, scan_score=score), f"{name}.html", dice, None)
+        for (name, score), dice in zip(scores.items(), (0.5, None, 0.25), strict=True)
+    ]
+    write_page(tmp_path / "report.html", index_page(entries, title="maps", failed=[]))
+    looked = look_at(browser, tmp_path / "report.html")
+
+    def names() -> str:
+        return "".join(looked.page.locator("#index tbody tr td:first-child").all_inner_texts())
+
+    for heading, once, twice in (("score", "cba", "abc"), ("name", "abc", "cba")):
+        for expected in (once, twice):
+            looked.page.get_by_role("button", name=heading, exact=True).click()
+            assert names() == expected
+    looked.page.get_by_role("button", name="Dice").click()
+    assert names() == "bca"  # what has none comes last
+    assert looked.complaints == []
+    assert len(looked.requests) == 1

@@ -1,0 +1,134 @@
+"""``medrd report`` and ``predict(report=True)`` on what predict writes."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medrd.config import make_config
+from medrd.errors import ConfigError, OutputError, WrongKindError
+from medrd.workflows.model_folder import Model, load_model
+from medrd.workflows.predict import predict
+from medrd.workflows.report import write_report
+from medrd.workflows.train import train
+
+
+def embedded(page: Path, name: str) -> np.ndarray:
+    """A volume that a page holds."""
+    found = re.search(rf'id="{name}">([^<]*)<', page.read_text())
+    assert found is not None
+    return np.asarray(
+        nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(found[1]))).dataobj
+    )
+
+
+def test_scans_get_a_page_each_and_an_index(quick: Model, tiny_root: Path, tmp_path: Path) -> None:
+    given = [tiny_root / "tiny_0", tiny_root / "tiny_4", tmp_path / "missing.nii.gz"]
+    result = predict(quick, given, tmp_path / "out", report=True)
+    assert result.page is not None
+    assert (result.page.pages, result.page.errors) == (2, [])
+    index = (tmp_path / "out" / "report.html").read_text()
+    pages = [tmp_path / "out" / "report" / f"tiny_{i}.html" for i in (0, 4)]
+    for page in pages:
+        assert f'href="report/{page.name}"' in index
+        record = json.loads((tmp_path / "out" / f"{page.stem}.json").read_text())
+        assert len(re.findall(r"<tr tabindex", page.read_text())) == len(record["findings"])
+        # the finding is where the label is; both are on the page
+        heat, truth = embedded(page, "heat"), embedded(page, "truth") > 0
+        assert heat[truth].mean() > 1.5 * heat[heat > 0].mean()
+        mask = np.asarray(nib.load(tmp_path / "out" / f"{page.stem}_mask.nii.gz").dataobj) > 0
+        label = np.asarray(nib.load(record["label"]).dataobj) > 0
+        dice = 2 * (mask & label).sum() / (mask.sum() + label.sum())
+        assert f"{dice:.3f}" in index
+        assert f"{dice:.3f}" in page.read_text()
+    assert "missing.nii.gz" in index  # what failed is said
+    assert "data:image/jpeg" in index
+
+    # What is gone goes from the report as well; a page that medrd did not write stays.
+    (pages[0].parent / "mine.html").write_text("mine")
+    (tmp_path / "out" / "tiny_0.json").unlink()
+    again = write_report(tmp_path / "out")
+    assert again.pages == 1
+    assert not pages[0].exists()
+    assert not pages[1].exists()  # the only scan is on report.html itself
+    assert embedded(again.path, "heat").max() > 1
+    assert (pages[0].parent / "mine.html").read_text() == "mine"
+
+
+def test_a_scan_that_is_no_longer_the_one_predicted_is_not_shown(
+    quick: Model, tiny_root: Path, tmp_path: Path
+) -> None:
+    scans = [tmp_path / f"{name}.nii.gz" for name in "ab"]
+    for i, scan in enumerate(scans):
+        shutil.copy(tiny_root / f"tiny_{i}" / f"tiny_{i}_flair.nii.gz", scan)
+    predict(quick, scans, tmp_path / "out", picture=False)
+    shutil.copy(scans[1], scans[0])
+    report = write_report(tmp_path / "out")
+    assert [type(error) for error in report.errors] == [WrongKindError]
+    index = report.path.read_text()
+    assert 'href="report/b.html"' in index
+    assert "other content under its name" in index
+
+
+def test_a_label_that_does_not_fit_is_a_warning(
+    quick: Model, tiny_root: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_root / "tiny_0", tmp_path / "tiny_0"))
+    label = folder / "tiny_0_seg.nii.gz"
+    nib.save(nib.load(label).slicer[:-1], label)
+    result = predict(quick, [folder], tmp_path / "out", report=True)
+    assert result.page is not None
+    assert "The label is not shown" in result.page.path.read_text()
+
+
+def test_without_calibration_all_scans_share_one_scale(
+    quick: Model, tiny_root: Path, tmp_path: Path
+) -> None:
+    bare = Model(quick.detector, quick.config, None, quick.training, "another")
+    folders = [tiny_root / "tiny_0", tiny_root / "tiny_4"]
+    predict(bare, folders, tmp_path, picture=False, report=True)
+    maps = [np.asarray(nib.load(tmp_path / f"tiny_{i}_anomaly.nii.gz").dataobj) for i in (0, 4)]
+    shown = [embedded(tmp_path / "report" / f"tiny_{i}.html", "heat") for i in (0, 4)]
+    top = max(m.max() for m in maps)
+    assert [s.max() for s in shown] == pytest.approx([m.max() / top for m in maps], abs=0.01)
+
+
+def test_pictures_get_pages_too(picture_raw: dict[str, Any], tmp_path: Path) -> None:
+    raw = picture_raw | {"model": {"name": "intensity"}}
+    del raw["train"]
+    model = load_model(train(make_config(raw), tmp_path / "run"))
+    tests = Path(raw["data"]["root"]) / "weave" / "test"
+    result = predict(model, [tests], tmp_path / "out", report=True)
+    assert result.page is not None
+    assert result.page.pages == len(result.done) > 2
+    record = json.loads(result.done[0].read_text())
+    page = tmp_path / "out" / "report" / result.done[0].relative_to(tmp_path / "out")
+    text = page.with_suffix(".html").read_text()
+    assert text.count("<tr tabindex") == len(record["findings"])
+    assert text.count("data:image/png") == 2
+    assert 'href="../../report.html"' in text
+
+
+def test_what_is_no_folder_of_medrds_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text("{}")
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(ConfigError, match="medrd predict"):
+            write_report(folder)
+
+
+def test_a_report_of_somebody_elses_is_not_replaced(
+    quick: Model, tiny_root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(OutputError):
+        predict(quick, [tiny_root / "tiny_0", tiny_root / "tiny_1"], tmp_path, report=True)
+    assert (tmp_path / "report.html").read_text() == "mine"
