@@ -86,8 +86,8 @@ def predict(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            help="NIfTI files, BraTS subject folders, folders of those; for a model of "
-            "pictures, pictures and folders of those."
+            help="NIfTI files, BraTS subject folders, DICOM series, folders of those; for a "
+            "model of pictures, pictures and folders of those."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for maps, masks, JSON and overlays.")],
@@ -96,6 +96,9 @@ def predict(
     ] = False,
     frame: Annotated[
         int | None, typer.Option(min=0, help="Which frame of 4D scans, from 0.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Series Instance UID, where a DICOM folder has several.")
     ] = None,
     max_voxels: Annotated[
         int | None, typer.Option(min=1, help="Refuse larger volumes or pictures unread.")
@@ -111,6 +114,7 @@ def predict(
         out,
         overwrite=overwrite,
         frame=frame,
+        series=series,
         max_voxels=max_voxels,
         device=device,
     )

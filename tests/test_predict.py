@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
+from dicoms import write_series
 from medrd.config import make_config
 from medrd.data.domain import Prepared
-from medrd.errors import ConfigError, OutputError
+from medrd.errors import ConfigError, OutputError, SeriesError
 from medrd.workflows import predict as predict_module
 from medrd.workflows import scans as scans_module
 from medrd.workflows.model_folder import Model, load_model
@@ -478,3 +479,35 @@ def test_no_input_is_a_config_error(quick: Model, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         predict(quick, [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# --- DICOM in ---
+
+
+def test_a_dicom_series_is_predicted_like_the_nifti_file_of_the_same_scan(
+    quick: Model, scan: Path, tmp_path: Path
+) -> None:
+    image = nib.load(scan)  # LPS: rows and columns run as DICOM's, slices upwards
+    array, affine = np.asarray(image.dataobj), image.affine
+    study = tmp_path / "study"
+    write_series(
+        study / "flair",
+        array.transpose(2, 1, 0),
+        spacing_mm=(4, 4, 4),
+        origin_mm=affine[:3, 3] * [-1, -1, 1],
+    )
+    uid = write_series(study / "both", array.transpose(2, 1, 0), spacing_mm=(4, 4, 4), prefix="a")
+    write_series(study / "both", array.transpose(2, 1, 0), spacing_mm=(4, 4, 4), prefix="b")
+    out = tmp_path / "out"
+    report = predict(quick, [study, scan], out)
+    (error,) = report.errors  # of two series in one folder none was chosen
+    assert isinstance(error, SeriesError)
+    ours, theirs = nib.load(out / "flair_anomaly.nii.gz"), nib.load(out / "scan_anomaly.nii.gz")
+    # dcm2niix's grid, which counts rows from the last.
+    np.testing.assert_allclose(ours.get_fdata()[:, ::-1], theirs.get_fdata(), atol=1e-4)
+    records = [json.loads((out / f"{name}.json").read_text()) for name in ("flair", "scan")]
+    assert records[0]["scan_score"] == pytest.approx(records[1]["scan_score"], abs=1e-4)
+
+    chosen = predict(quick, [study], out, series=uid)
+    assert chosen.done == [out / "both.json"]
+    assert predict(quick, [study / "both"], out, series=uid).skipped == [out / "both.json"]

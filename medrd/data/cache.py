@@ -29,7 +29,7 @@ from medrd.config import AnyRecipeConfig, digest
 from medrd.data.domain import CODE_VERSION, domain_of
 from medrd.data.layouts import Source, Subject
 from medrd.errors import InputError, MissingInputError, OutputError
-from medrd.volumes import write_json
+from medrd.volumes import choose_series, write_json
 
 _ARRAYS = ("images", "region", "numbers", "positions_mm", "touched")
 _INDEX = "entry.json"
@@ -212,8 +212,11 @@ def cache_subject(
 
 
 def source_hash(source: Source) -> str:
-    """Of the file's bytes, and which frame of them is taken."""
+    """Of the bytes of the file, or of a series' files in order; and which frame is taken."""
     frame = "" if source.frame is None else f":{source.frame}"
+    if source.path.is_dir():
+        files = choose_series(source.path, source.series).files
+        return digest([file_hash(path) for path in files]) + frame
     return file_hash(source.path) + frame
 
 

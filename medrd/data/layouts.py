@@ -32,10 +32,14 @@ _OWN_OUTPUT = re.compile(r"_(anomaly|mask)$")
 
 @dataclass(frozen=True)
 class Source:
-    """A three-dimensional image: a file, and which frame of it if it is 4D."""
+    """A three-dimensional image: a file, and which frame of it if it is 4D.
+
+    Or a DICOM series: the folder of its files, and its UID where there are several.
+    """
 
     path: Path
     frame: int | None = None
+    series: str | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from medrd.volumes import (
     Volume,
     check_same_grid,
     read_mask,
-    read_nifti,
+    read_volume,
 )
 
 SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 0.05, 50
@@ -86,7 +86,9 @@ def read_channels(subject: Subject, recipe: RecipeConfig, *, max_voxels: int) ->
     volumes: dict[str, Volume] = {}
     for channel in recipe.channels:
         source = subject.images[channel]
-        volumes[channel] = read_nifti(source.path, frame=source.frame, max_voxels=max_voxels)
+        volumes[channel] = read_volume(
+            source.path, frame=source.frame, series=source.series, max_voxels=max_voxels
+        )
     if len(volumes) > 1:
         check_same_grid(volumes)
     return volumes

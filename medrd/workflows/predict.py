@@ -79,6 +79,7 @@ def predict(
     *,
     overwrite: bool = False,
     frame: int | None = None,
+    series: str | None = None,
     max_voxels: int | None = None,
     device: str = "auto",
     picture: bool = True,
@@ -93,13 +94,15 @@ def predict(
     model
         A run folder, its ``model/``, or a loaded model.
     inputs
-        NIfTI files, BraTS subject folders, folders of those; of a model of pictures, picture
-        files and folders of those.
+        NIfTI files, BraTS subject folders, DICOM series (a folder, or one of its files),
+        folders of those; of a model of pictures, picture files and folders of those.
     overwrite
         Predict again what is already there; else an input is skipped if the hashes of its
         files, of the model and of its outputs are those on record.
     frame
         Of 4D scans, from 0.
+    series
+        Series Instance UID, for DICOM folders that hold several.
     max_voxels
         Budget of a volume or a picture; default: the model's config.
     picture
@@ -116,7 +119,7 @@ def predict(
     out = Path(out)
     medium = medium_of(loaded.recipe)
     noun = medium.files.noun
-    cases, errors = medium.find([Path(p) for p in inputs], frame=frame)
+    cases, errors = medium.find([Path(p) for p in inputs], frame=frame, series=series)
     report = PredictReport(errors=errors)
     for problem in errors:
         logger.error("%s", problem)
