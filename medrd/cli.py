@@ -103,6 +103,9 @@ def predict(
     max_voxels: Annotated[
         int | None, typer.Option(min=1, help="Refuse larger volumes or pictures unread.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail scans unlike those that the model knows.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Write anomaly maps on the scans' or pictures' own grids."""
@@ -116,6 +119,7 @@ def predict(
         frame=frame,
         series=series,
         max_voxels=max_voxels,
+        strict=strict,
         device=device,
     )
     for path in report.done:

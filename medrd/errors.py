@@ -121,6 +121,10 @@ class EmptyBrainError(InputError):
     """No brain found: nothing but background, or nothing that varies."""
 
 
+class UnlikeTrainingError(InputError):
+    """A scan unlike those that its model was trained on, where that is forbidden (``--strict``)."""
+
+
 class EmptyMaskError(InputError):
     """A picture that is said to be anomalous has masks that outline nothing."""
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from medrd.config import AnyRecipeConfig, digest
 from medrd.data.domain import CODE_VERSION, domain_of
 from medrd.data.layouts import Source, Subject
+from medrd.data.traits import ScanTraits
 from medrd.errors import InputError, MissingInputError, OutputError
 from medrd.volumes import choose_series, write_json
 
@@ -77,6 +78,8 @@ class CachedSubject:
     has_label: bool
     content: str
     warnings: tuple[str, ...]
+    traits: ScanTraits | None = None
+    """What the scan looks like; None for a picture."""
 
 
 def default_cache() -> Path:
@@ -242,6 +245,7 @@ def _build(entry: Path, subject: Subject, recipe: AnyRecipeConfig, *, budget: in
             "content": item.content,
             "has_label": subject.label is not None,
             "warnings": list(prepared.warnings),
+            "traits": prepared.traits.to_dict() if prepared.traits else None,
             "checksums": {name: _checksum(temporary / f"{name}.npy") for name in arrays},
         }
         write_json(temporary / _INDEX, index)
@@ -285,6 +289,7 @@ def _open(entry: Path, subject_id: str) -> CachedSubject | None:
             has_label=bool(index["has_label"]),
             content=str(index["content"]),
             warnings=tuple(index["warnings"]),
+            traits=ScanTraits.from_dict(index["traits"]) if index["traits"] else None,
             **arrays,
         )
     except (OSError, ValueError, KeyError, TypeError):

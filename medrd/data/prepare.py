@@ -15,6 +15,7 @@ from scipy import ndimage
 from medrd.config import RecipeConfig
 from medrd.data.geometry import SliceGeometry
 from medrd.data.layouts import Source, Subject
+from medrd.data.traits import ScanTraits, scan_traits
 from medrd.errors import AffineError, EmptyBrainError, TooLargeError
 from medrd.volumes import (
     DEFAULT_MAX_VOXELS,
@@ -49,6 +50,8 @@ class PreparedVolume:
         (X, Y, Z) bool on the volume's grid.
     warnings
         What was odd but could be gone on with.
+    traits
+        What the scan looks like, to be held against a model's profile.
     """
 
     images: NDArray[np.float32]
@@ -58,6 +61,7 @@ class PreparedVolume:
     geometry: SliceGeometry
     brain_volume: NDArray[np.bool_]
     warnings: tuple[str, ...]
+    traits: ScanTraits | None = None
 
     @property
     def positions_mm(self) -> NDArray[np.float64]:
@@ -207,6 +211,7 @@ def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> PreparedVolu
         geometry=geometry,
         brain_volume=brain,
         warnings=tuple(dict.fromkeys(warnings)),
+        traits=scan_traits(volumes, brain),
     )
 
 

@@ -14,6 +14,7 @@ from medrd.errors import ConfigError
 from medrd.pictures import DEFAULT_MAX_PIXELS, Picture, read_picture
 from medrd.volumes import DEFAULT_MAX_VOXELS, Volume, read_volume
 from medrd.workflows.device import choose_execution
+from medrd.workflows.guard import oddities
 from medrd.workflows.infer import Predictor
 from medrd.workflows.medium import medium_of
 from medrd.workflows.model_folder import Model, load_model
@@ -36,12 +37,15 @@ class AnomalyMap:
         The highest score of a slice; of a picture its score.
     slice_scores
         (S,) float32, of the slices that hold enough brain; of a picture (1,).
+    warnings
+        What was odd about the input, and in what it is unlike the model's training scans.
     """
 
     scores: NDArray[np.float32]
     mask: NDArray[np.bool_] | None
     scan_score: float
     slice_scores: NDArray[np.float32]
+    warnings: tuple[str, ...] = ()
 
 
 class LoadedModel:
@@ -88,6 +92,7 @@ class LoadedModel:
             mask=mask,
             scan_score=prediction.scan_score,
             slice_scores=prediction.image_scores,
+            warnings=(*prepared.warnings, *oddities(prepared, self.model)),
         )
 
 

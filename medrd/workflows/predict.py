@@ -20,6 +20,7 @@ from medrd.data.domain import CODE_VERSION
 from medrd.errors import InputError
 from medrd.volumes import write_json
 from medrd.workflows.device import choose_execution
+from medrd.workflows.guard import oddities, refuse
 from medrd.workflows.infer import Prediction, Predictor
 from medrd.workflows.inputs import Case
 from medrd.workflows.interrupt import InterruptedRunError, stop_on_signals
@@ -70,6 +71,7 @@ class _Loaded:
     case: Case
     opened: Opened
     hashes: dict[str, str]
+    odd: tuple[str, ...]
 
 
 def predict(
@@ -82,6 +84,7 @@ def predict(
     series: str | None = None,
     max_voxels: int | None = None,
     device: str = "auto",
+    strict: bool = False,
     picture: bool = True,
 ) -> PredictReport:
     """Predict scans or pictures one at a time, reading the next while one computes.
@@ -105,6 +108,9 @@ def predict(
         Series Instance UID, for DICOM folders that hold several.
     max_voxels
         Budget of a volume or a picture; default: the model's config.
+    strict
+        An input unlike the model's training scans fails; else it is warned of, in the log and
+        in its JSON (``unlike_training``).
     picture
         Also write an overlay as PNG.
 
@@ -140,10 +146,14 @@ def predict(
     def read(case: Case) -> _Loaded | None:
         """The case's slices; None if it is done already."""
         hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
-        if not overwrite and _is_done(task.record(case), hashes, identity):
+        if not overwrite and _is_done(task.record(case), hashes, identity, strict=strict):
             return None
         check_targets(case, out, inputs_given, medium.files, is_own_map=medium.is_own_map)
-        return _Loaded(case, medium.read(case, budget=budget), hashes)
+        opened = medium.read(case, budget=budget)
+        odd = oddities(opened.prepared, loaded, case.subject)
+        if strict:
+            refuse(case.first_file, odd)
+        return _Loaded(case, opened, hashes, odd)
 
     try:
         with stop_on_signals() as stop, progress("predicting", len(cases)) as advance:
@@ -155,6 +165,10 @@ def predict(
                         report.skipped.append(task.record(case))
                         advance(note=f"{case.subject.id}: already there")
                     else:
+                        for text in item.odd:
+                            logger.warning(
+                                "%s is unlike the training scans: %s", case.first_file, text
+                            )
                         score = _write_case(item, task)
                         report.done.append(task.record(case))
                         advance(note=f"{case.subject.id}: score {score:.3f}")
@@ -210,6 +224,7 @@ def _write_case(item: _Loaded, task: _Task) -> float:
             "inputs": {c: str(s.path) for c, s in case.subject.images.items()},
             **opened.describe(prediction, mask, calibration),
             "warnings": list(opened.prepared.warnings),
+            "unlike_training": list(item.odd),
             "model": {"name": task.model.config.model.name, "hash": task.model.hash},
             "versions": versions(),
             "notice": task.medium.notice,
@@ -227,10 +242,15 @@ def anomaly_mask(
     return (prediction.grid_map >= threshold) & region
 
 
-def _is_done(path: Path, hashes: dict[str, str], identity: dict[str, str]) -> bool:
-    """Whether the JSON on record is of these inputs and this model, and its files are whole."""
+def _is_done(path: Path, hashes: dict[str, str], identity: dict[str, str], *, strict: bool) -> bool:
+    """Whether the JSON on record is of these inputs and this model, and its files are whole.
+
+    Where what is unlike the training scans is to fail, a result of such a scan does not count.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        if strict and record["unlike_training"]:
+            return False
         return record["identity"] == {**identity, "inputs": hashes} and all(
             file_hash(path.parent / entry["file"]) == entry["sha256"]
             for entry in record["outputs"].values()
