@@ -81,8 +81,16 @@ def measure_pieces(run: Path, brains: list[Path], out: Path, device: str) -> Pie
     """The median of each piece over scans, after one that warms up; files are in the cache."""
     model = load_model(run)
     medium = medium_of(model.recipe)
-    cases, _ = medium.find(brains, frame=None)
-    job = Job(out, True, None, device, True, frozenset())
+    cases, _ = medium.find(brains, frame=None, series=None)
+    job = Job(
+        out,
+        overwrite=True,
+        max_voxels=None,
+        device=device,
+        strict=False,
+        picture=True,
+        inputs=frozenset(),
+    )
     worker = _Timed(model, job)
     found = [worker.pieces_of(case) for case in cases][1:]
     names = [field.name for field in fields(Pieces)]

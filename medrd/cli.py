@@ -115,8 +115,8 @@ def predict(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            help="NIfTI files, BraTS subject folders, folders of those; for a model of "
-            "pictures, pictures and folders of those."
+            help="NIfTI files, BraTS subject folders, DICOM series, folders of those; for a "
+            "model of pictures, pictures and folders of those."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for maps, masks, JSON and overlays.")],
@@ -126,9 +126,15 @@ def predict(
     frame: Annotated[
         int | None, typer.Option(min=0, help="Which frame of 4D scans, from 0.")
     ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Series Instance UID, where a DICOM folder has several.")
+    ] = None,
     max_voxels: Annotated[
         int | None, typer.Option(min=1, help="Refuse larger volumes or pictures unread.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail scans unlike those that the model knows.")
+    ] = False,
     device: Device = "auto",
     ray: OnRay = False,
     address: Address = None,
@@ -156,7 +162,9 @@ def predict(
         out,
         overwrite=overwrite,
         frame=frame,
+        series=series,
         max_voxels=max_voxels,
+        strict=strict,
         device=device,
         report=report,
     )

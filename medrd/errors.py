@@ -92,6 +92,11 @@ class ShapeError(InputError):
     """Dimensions that are not those of one three-dimensional image."""
 
 
+class SeriesError(InputError):
+    """DICOM files that are not the slices of one volume: several series, missing, doubled or
+    uneven slices, a tilted gantry."""
+
+
 class TooLargeError(InputError):
     """More voxels than the budget allows."""
 
@@ -118,6 +123,10 @@ class WrongKindError(InputError):
 
 class EmptyBrainError(InputError):
     """No brain found: nothing but background, or nothing that varies."""
+
+
+class UnlikeTrainingError(InputError):
+    """A scan unlike those that its model was trained on, where that is forbidden (``--strict``)."""
 
 
 class EmptyMaskError(InputError):

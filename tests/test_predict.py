@@ -17,10 +17,18 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
+from dicoms import write_series
 from medrd.data.domain import Prepared
-from medrd.errors import ConfigError, OutputError, WrongKindError
+from medrd.errors import (
+    ConfigError,
+    OutputError,
+    SeriesError,
+    UnlikeTrainingError,
+    WrongKindError,
+)
 from medrd.workflows import predict as predict_module
 from medrd.workflows import scans as scans_module
+from medrd.workflows.api import LoadedModel, read
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.predict import predict
 
@@ -472,3 +480,74 @@ def test_no_input_is_a_config_error(quick: Model, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         predict(quick, [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# --- DICOM in ---
+
+
+def test_a_dicom_series_is_predicted_like_the_nifti_file_of_the_same_scan(
+    quick: Model, scan: Path, tmp_path: Path
+) -> None:
+    image = nib.load(scan)  # LPS: rows and columns run as DICOM's, slices upwards
+    array, affine = np.asarray(image.dataobj), image.affine
+    study = tmp_path / "study"
+    write_series(
+        study / "flair",
+        array.transpose(2, 1, 0),
+        spacing_mm=(4, 4, 4),
+        origin_mm=affine[:3, 3] * [-1, -1, 1],
+    )
+    uid = write_series(study / "both", array.transpose(2, 1, 0), spacing_mm=(4, 4, 4), prefix="a")
+    write_series(study / "both", array.transpose(2, 1, 0), spacing_mm=(4, 4, 4), prefix="b")
+    out = tmp_path / "out"
+    report = predict(quick, [study, scan], out)
+    (error,) = report.errors  # of two series in one folder none was chosen
+    assert isinstance(error, SeriesError)
+    ours, theirs = nib.load(out / "flair_anomaly.nii.gz"), nib.load(out / "scan_anomaly.nii.gz")
+    # dcm2niix's grid, which counts rows from the last.
+    np.testing.assert_allclose(ours.get_fdata()[:, ::-1], theirs.get_fdata(), atol=1e-4)
+    records = [json.loads((out / f"{name}.json").read_text()) for name in ("flair", "scan")]
+    assert records[0]["scan_score"] == pytest.approx(records[1]["scan_score"], abs=1e-4)
+
+    chosen = predict(quick, [study], out, series=uid)
+    assert chosen.done == [out / "both.json"]
+    assert predict(quick, [study / "both"], out, series=uid).skipped == [out / "both.json"]
+
+
+# --- The guard ---
+
+
+def test_a_scan_unlike_the_training_scans_is_warned_of_and_with_strict_refused(
+    quick: Model, scan: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = nib.load(scan)
+    array = np.asarray(image.dataobj)
+    hounsfield = np.where(array, 20 + array // 30, -1000).astype(np.int16)
+    ct = scan.with_name("ct.nii.gz")
+    nib.save(nib.Nifti1Image(hounsfield, image.affine), ct)
+    named = Path(shutil.copy(scan, scan.with_name("other_t1.nii.gz")))
+    out = tmp_path / "out"
+
+    assert len(predict(quick, [scan, ct, named], out).done) == 3
+    odd = {
+        name: json.loads((out / f"{name}.json").read_text())["unlike_training"]
+        for name in ("scan", "ct", "other_t1")
+    }
+    assert odd["scan"] == []
+    assert any("below 0" in text for text in odd["ct"])
+    assert odd["other_t1"] == ["flair: by its name, other_t1.nii.gz is a t1"]
+    warned = [record.getMessage() for record in caplog.records]
+    for path, texts in ((ct, odd["ct"]), (named, odd["other_t1"])):
+        assert [m for m in warned if str(path) in m] == [
+            f"{path} is unlike the training scans: {text}" for text in texts
+        ]
+
+    # What was predicted without --strict does not pass with it.
+    report = predict(quick, [scan, ct, named], out, strict=True)
+    assert report.skipped == [out / "scan.json"]
+    assert {type(error) for error in report.errors} == {UnlikeTrainingError}
+    assert [Path(error.where).name for error in report.errors] == ["ct.nii.gz", "other_t1.nii.gz"]
+    assert LoadedModel(quick).predict(read(ct)).warnings == (
+        *json.loads((out / "ct.json").read_text())["warnings"],
+        *odd["ct"],
+    )

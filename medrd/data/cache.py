@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from medrd.config import AnyRecipeConfig, digest
 from medrd.data.domain import CODE_VERSION, domain_of
 from medrd.data.layouts import Source, Subject
+from medrd.data.traits import ScanTraits
 from medrd.errors import InputError, MissingInputError, OutputError
-from medrd.volumes import write_json
+from medrd.volumes import choose_series, write_json
 
 _ARRAYS = ("images", "region", "numbers", "positions_mm", "touched")
 _INDEX = "entry.json"
@@ -78,6 +79,8 @@ class CachedSubject:
     has_label: bool
     content: str
     warnings: tuple[str, ...]
+    traits: ScanTraits | None = None
+    """What the scan looks like; None for a picture."""
 
 
 def default_cache() -> Path:
@@ -213,8 +216,11 @@ def cache_subject(
 
 
 def source_hash(source: Source) -> str:
-    """Of the file's bytes, and which frame of them is taken."""
+    """Of the bytes of the file, or of a series' files in order; and which frame is taken."""
     frame = "" if source.frame is None else f":{source.frame}"
+    if source.path.is_dir():
+        files = choose_series(source.path, source.series).files
+        return digest([file_hash(path) for path in files]) + frame
     return file_hash(source.path) + frame
 
 
@@ -240,6 +246,7 @@ def _build(entry: Path, subject: Subject, recipe: AnyRecipeConfig, *, budget: in
             "content": item.content,
             "has_label": subject.label is not None,
             "warnings": list(prepared.warnings),
+            "traits": prepared.traits.to_dict() if prepared.traits else None,
             "checksums": {name: _checksum(temporary / f"{name}.npy") for name in arrays},
         }
         write_json(temporary / _INDEX, index)
@@ -283,6 +290,7 @@ def _open(entry: Path, subject_id: str) -> CachedSubject | None:
             has_label=bool(index["has_label"]),
             content=str(index["content"]),
             warnings=tuple(index["warnings"]),
+            traits=ScanTraits.from_dict(index["traits"]) if index["traits"] else None,
             **arrays,
         )
     except (OSError, ValueError, KeyError, TypeError):

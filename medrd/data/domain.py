@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from medrd.config import AnyRecipeConfig, Config
 from medrd.data.layouts import Subject
 from medrd.data.split import Split
+from medrd.data.traits import ScanTraits
 
 CODE_VERSION = 5
 """Raise when the same file and recipe would give other slices: cached ones become stale,
@@ -49,6 +50,11 @@ class Prepared(Protocol):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What was odd but could be gone on with."""
+        ...
+
+    @property
+    def traits(self) -> ScanTraits | None:
+        """What a scan looks like; None for a picture."""
         ...
 
     def to_grid(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:

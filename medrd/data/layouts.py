@@ -22,6 +22,7 @@ MODALITIES = ("flair", "t1", "t1ce", "t2")
 
 _BRATS = {"flair": "_flair", "t1": "_t1", "t1ce": "_t1ce", "t2": "_t2", "seg": "_seg"}
 _BRATS_2023 = {"flair": "-t2f", "t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w", "seg": "-seg"}
+_BIDS = {"flair": "_FLAIR", "t1": "_T1w", "t2": "_T2w"}
 _MSD_NAMES = {"flair": "flair", "t1w": "t1", "t1gd": "t1ce", "t2w": "t2"}
 _MSD_ORDER = ("flair", "t1", "t1ce", "t2")  # of Task01_BrainTumour's dataset.json
 _NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
@@ -32,10 +33,14 @@ _OWN_OUTPUT = re.compile(r"_(anomaly|mask)$")
 
 @dataclass(frozen=True)
 class Source:
-    """A three-dimensional image: a file, and which frame of it if it is 4D."""
+    """A three-dimensional image: a file, and which frame of it if it is 4D.
+
+    Or a DICOM series: the folder of its files, and its UID where there are several.
+    """
 
     path: Path
     frame: int | None = None
+    series: str | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +193,24 @@ def is_label_name(path: Path) -> bool:
     """A segmentation, mask or one of medrd's own outputs, to judge by its name."""
     name = stem(path)
     return bool(_MASK.search(name) or _OWN_OUTPUT.search(name))
+
+
+def named_kind(path: Path, channel: str) -> str | None:
+    """What a file's name says it is, in BraTS's or BIDS's way, where that is not ``channel``.
+
+    None where the name says nothing, or the channel is none of :data:`MODALITIES`.
+    """
+    if channel not in MODALITIES or not is_nifti(path):
+        return None
+    if is_label_name(path):
+        return "label"
+    name = stem(path)
+    for endings in (_BRATS, _BRATS_2023, _BIDS):
+        for kind, ending in endings.items():
+            if name.endswith(ending):
+                enhanced = kind == "t1" and channel == "t1ce" and "_ce-" in name  # BIDS
+                return None if kind == channel or enhanced else kind
+    return None
 
 
 def _brats(root: Path) -> Iterator[Subject]:

@@ -46,6 +46,10 @@ class PreparedPicture:
         """(1,) 0: it has no neighbours."""
         return np.zeros(1)
 
+    @property
+    def traits(self) -> None:
+        """A picture has none."""
+
     def to_grid(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
         """The map (1, size, size) at the picture's own resolution (H, W)."""
         return self.frame.to_picture(maps[0])

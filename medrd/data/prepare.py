@@ -16,13 +16,14 @@ from medrd.config import RecipeConfig
 from medrd.data.geometry import SliceGeometry
 from medrd.data.layouts import Source, Subject
 from medrd.data.stacks import stacked
+from medrd.data.traits import ScanTraits, scan_traits
 from medrd.errors import AffineError, EmptyBrainError, TooLargeError
 from medrd.volumes import (
     DEFAULT_MAX_VOXELS,
     Volume,
     check_same_grid,
     read_mask,
-    read_nifti,
+    read_volume,
 )
 
 SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 0.05, 50
@@ -50,6 +51,8 @@ class PreparedVolume:
         (X, Y, Z) bool on the volume's grid.
     warnings
         What was odd but could be gone on with.
+    traits
+        What the scan looks like, to be held against a model's profile.
     """
 
     images: NDArray[np.float32]
@@ -59,6 +62,7 @@ class PreparedVolume:
     geometry: SliceGeometry
     brain_volume: NDArray[np.bool_]
     warnings: tuple[str, ...]
+    traits: ScanTraits | None = None
 
     @property
     def positions_mm(self) -> NDArray[np.float64]:
@@ -87,7 +91,9 @@ def read_channels(subject: Subject, recipe: RecipeConfig, *, max_voxels: int) ->
     volumes: dict[str, Volume] = {}
     for channel in recipe.channels:
         source = subject.images[channel]
-        volumes[channel] = read_nifti(source.path, frame=source.frame, max_voxels=max_voxels)
+        volumes[channel] = read_volume(
+            source.path, frame=source.frame, series=source.series, max_voxels=max_voxels
+        )
     if len(volumes) > 1:
         check_same_grid(volumes)
     return volumes
@@ -207,6 +213,7 @@ def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> PreparedVolu
         geometry=geometry,
         brain_volume=brain,
         warnings=tuple(dict.fromkeys(warnings)),
+        traits=scan_traits(volumes, brain),
     )
 
 

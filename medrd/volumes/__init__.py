@@ -1,8 +1,17 @@
-"""Files <-> :class:`Volume`: NIfTI in and out, atomic writes, a bridge to SimpleITK."""
+"""Files <-> :class:`Volume`: NIfTI and DICOM in, NIfTI out; a bridge to SimpleITK."""
 
 from medrd.volumes.atomic import atomic_path, write_json, write_text
+from medrd.volumes.dicom import (
+    choose_series,
+    find_series,
+    holds_dicom,
+    is_dicom,
+    read_dicom,
+    series_of,
+)
 from medrd.volumes.header import DEFAULT_MAX_VOXELS, NiftiHeader, inspect_nifti
 from medrd.volumes.nifti import read_mask, read_nifti, write_nifti
+from medrd.volumes.read import read_volume
 from medrd.volumes.sitk import to_sitk
 from medrd.volumes.volume import Grid, Volume, check_same_grid, volume_from_array
 
@@ -13,9 +22,16 @@ __all__ = [
     "Volume",
     "atomic_path",
     "check_same_grid",
+    "choose_series",
+    "find_series",
+    "holds_dicom",
     "inspect_nifti",
+    "is_dicom",
+    "read_dicom",
     "read_mask",
     "read_nifti",
+    "read_volume",
+    "series_of",
     "to_sitk",
     "volume_from_array",
     "write_json",

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from medrd.data.picture_files import PICTURE_ENDINGS
 from medrd.errors import ConfigError
 from medrd.pictures import DEFAULT_MAX_PIXELS, Picture, read_picture
-from medrd.volumes import DEFAULT_MAX_VOXELS, Volume, read_nifti
+from medrd.volumes import DEFAULT_MAX_VOXELS, Volume, read_volume
 from medrd.workflows.device import choose_execution
+from medrd.workflows.guard import oddities
 from medrd.workflows.infer import Predictor
 from medrd.workflows.medium import medium_of
 from medrd.workflows.model_folder import Model, load_model
-from medrd.workflows.pictures import refuse_frame
+from medrd.workflows.pictures import refuse_frame, refuse_series
 from medrd.workflows.predict import anomaly_mask
 
 
@@ -36,12 +37,15 @@ class AnomalyMap:
         The highest score of a slice; of a picture its score.
     slice_scores
         (S,) float32, of the slices that hold enough brain; of a picture (1,).
+    warnings
+        What was odd about the input, and in what it is unlike the model's training scans.
     """
 
     scores: NDArray[np.float32]
     mask: NDArray[np.bool_] | None
     scan_score: float
     slice_scores: NDArray[np.float32]
+    warnings: tuple[str, ...] = ()
 
 
 class LoadedModel:
@@ -88,6 +92,7 @@ class LoadedModel:
             mask=mask,
             scan_score=prediction.scan_score,
             slice_scores=prediction.image_scores,
+            warnings=(*prepared.warnings, *oddities(prepared, self.model)),
         )
 
 
@@ -100,15 +105,18 @@ def read(
     path: str | Path,
     *,
     frame: int | None = None,
+    series: str | None = None,
     max_voxels: int | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Volume | Picture:
-    """Read a picture if the name ends like one (``.png``, ``.tif`` …), else a NIfTI file.
+    """Read a picture (``.png``, ``.tif`` …), a DICOM series by its folder, or a NIfTI file.
 
     Parameters
     ----------
     frame
-        Of a 4D NIfTI file, from 0.
+        Of a 4D NIfTI file or series, from 0.
+    series
+        Series Instance UID, for a folder that holds several.
     max_voxels
         Budget of voxels or pixels; default: 512³ and 100 million.
     value_range
@@ -117,12 +125,13 @@ def read(
     Raises
     ------
     InputError
-        See :func:`medrd.volumes.read_nifti` and :func:`medrd.pictures.read_picture`.
+        See :func:`medrd.volumes.read_volume` and :func:`medrd.pictures.read_picture`.
     ConfigError
-        A frame of a picture, or a value range for a NIfTI file.
+        A frame or series of a picture, or a value range for a NIfTI file.
     """
     if Path(path).suffix.lower() in PICTURE_ENDINGS:
         refuse_frame(path, frame)
+        refuse_series(path, series)
         return read_picture(
             path, max_pixels=max_voxels or DEFAULT_MAX_PIXELS, value_range=value_range
         )
@@ -133,4 +142,6 @@ def read(
             found=str(value_range),
             remedy="Leave value_range out.",
         )
-    return read_nifti(path, frame=frame, max_voxels=max_voxels or DEFAULT_MAX_VOXELS)
+    return read_volume(
+        path, frame=frame, series=series, max_voxels=max_voxels or DEFAULT_MAX_VOXELS
+    )

@@ -74,7 +74,7 @@ class Medium(Protocol):
     notice: str
 
     def find(
-        self, inputs: Sequence[Path], *, frame: int | None
+        self, inputs: Sequence[Path], *, frame: int | None, series: str | None
     ) -> tuple[list[Case], list[InputError]]:
         """The cases below what was given, and what cannot be used."""
         ...

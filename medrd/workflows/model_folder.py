@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 
 from medrd.config import AnyRecipeConfig, Config, ScoringConfig, digest, make_config
 from medrd.data.cache import file_hash
+from medrd.data.profile import Profile
 from medrd.errors import MedrdError, ModelError
 from medrd.models import Detector, Scoring
 from medrd.models.build import detector_from_config
@@ -40,6 +41,8 @@ class Model:
         What it has seen: subject ids, content hashes, split hash.
     hash
         SHA-256 over weights, config, calibration and training data.
+    profile
+        What its training scans looked like; None for pictures, and for models from before.
     """
 
     detector: Detector
@@ -47,6 +50,7 @@ class Model:
     calibration: Calibration | None
     training: dict[str, Any]
     hash: str
+    profile: Profile | None = None
 
     @property
     def recipe(self) -> AnyRecipeConfig:
@@ -90,6 +94,7 @@ def save_model(
     *,
     calibration: Calibration | None,
     training: dict[str, Any],
+    profile: Profile | None = None,
 ) -> None:
     """Write ``model.safetensors``, then ``model.json``, each atomically."""
     unread = tuple(f"{name}." for name in detector.training_only)
@@ -118,6 +123,7 @@ def save_model(
             "teacher": config.to_dict()["model"].get("teacher"),
             "calibration": calibration.to_dict() if calibration else None,
             "training": training,
+            "profile": profile.to_dict() if profile else None,
             "weights_sha256": file_hash(folder / "model.safetensors"),
             "versions": versions(),
         },
@@ -152,6 +158,7 @@ def load_model(path: str | Path) -> Model:
         calibration = (
             Calibration.from_dict(content["calibration"]) if content["calibration"] else None
         )
+        profile = Profile.from_dict(content["profile"]) if content.get("profile") else None
         weights, training = content["weights_sha256"], content["training"]
     except (OSError, ValueError, KeyError, TypeError, ValidationError, MedrdError) as error:
         raise ModelError(
@@ -179,4 +186,4 @@ def load_model(path: str | Path) -> Model:
     detector.eval()
     # The calibration too: an untrained baseline has no weights to tell two thresholds apart.
     identity = digest([weights, content["config"], content["calibration"], training])
-    return Model(detector, config, calibration, training, identity)
+    return Model(detector, config, calibration, training, identity, profile)

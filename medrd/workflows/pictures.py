@@ -132,10 +132,11 @@ class PictureFiles:
         self._recipe = recipe
 
     def find(
-        self, inputs: Sequence[Path], *, frame: int | None
+        self, inputs: Sequence[Path], *, frame: int | None, series: str | None
     ) -> tuple[list[Case], list[InputError]]:
         """Picture files, folders of those."""
         refuse_frame("--frame", frame)
+        refuse_series("--series", series)
         return find_pictures(inputs)
 
     def read(self, case: Case, *, budget: int) -> OpenedPicture:
@@ -178,4 +179,15 @@ def refuse_frame(where: str | Path, frame: int | None) -> None:
             expected="none: frames are of 4D scans; of a picture the first is read",
             found=str(frame),
             remedy="Leave it out, or save that frame as a picture of its own.",
+        )
+
+
+def refuse_series(where: str | Path, series: str | None) -> None:
+    """Raise ConfigError if a DICOM series is asked for where there are pictures."""
+    if series is not None:
+        raise ConfigError(
+            where,
+            expected="none: series are of DICOM scans",
+            found=series,
+            remedy="Leave it out.",
         )

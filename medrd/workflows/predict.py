@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from medrd.data.domain import CODE_VERSION
 from medrd.errors import InputError
 from medrd.volumes import write_json
 from medrd.workflows.device import choose_execution
+from medrd.workflows.guard import oddities, refuse
 from medrd.workflows.infer import Prediction, Predictor
 from medrd.workflows.inputs import Case
 from medrd.workflows.interrupt import InterruptedRunError, stop_on_signals
@@ -54,8 +56,15 @@ class PredictReport:
     page: Report | None = None
 
 
-Outcome = float | InputError | None
-"""Of a case: its score, why it failed, or None if it was done before."""
+class Done(NamedTuple):
+    """A case that has been predicted: its score, and how it is unlike the training scans."""
+
+    score: float
+    odd: tuple[str, ...]
+
+
+Outcome = Done | InputError | None
+"""Of a case: None if it was done before."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,7 @@ class Job:
     overwrite: bool
     max_voxels: int | None
     device: str
+    strict: bool
     picture: bool
     inputs: frozenset[Path]
 
@@ -83,6 +93,7 @@ class Loaded:
     case: Case
     opened: Opened
     hashes: dict[str, str]
+    odd: tuple[str, ...]
 
 
 class CasePredictor:
@@ -106,7 +117,9 @@ class CasePredictor:
     def read(self, case: Case) -> Loaded | None:
         """The case's slices; None if it is done already. Raises InputError."""
         hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
-        if not self.job.overwrite and _is_done(self._record(case), hashes, self._identity):
+        if not self.job.overwrite and _is_done(
+            self._record(case), hashes, self._identity, strict=self.job.strict
+        ):
             return None
         check_targets(
             case,
@@ -116,7 +129,11 @@ class CasePredictor:
             is_own_map=self._medium.is_own_map,
         )
         budget = self.job.max_voxels or self._model.config.data.budget
-        return Loaded(case, self._medium.read(case, budget=budget), hashes)
+        opened = self._medium.read(case, budget=budget)
+        odd = oddities(opened.prepared, self._model, case.subject)
+        if self.job.strict:
+            refuse(case.first_file, odd)
+        return Loaded(case, opened, hashes, odd)
 
     def finish(self, item: Loaded | InputError | None) -> Outcome:
         """Predict and write what has been read."""
@@ -138,8 +155,8 @@ class CasePredictor:
     def _record(self, case: Case) -> Path:
         return case.output(self.job.out, self._medium.files.record)
 
-    def _write(self, item: Loaded) -> float:
-        """The JSON comes last, so its presence means finished. Returns the score."""
+    def _write(self, item: Loaded) -> Done:
+        """The JSON comes last, so its presence means finished."""
         case, opened, files, out = item.case, item.opened, self._medium.files, self.job.out
         prediction = self._predictor.on_grid(opened.prepared)
         calibration = self._model.calibration
@@ -177,6 +194,7 @@ class CasePredictor:
                 "label": str(case.subject.label.path) if case.subject.label else None,
                 **opened.describe(prediction, mask, calibration),
                 "warnings": list(opened.prepared.warnings),
+                "unlike_training": list(item.odd),
                 "model": {"name": self._model.config.model.name, "hash": self._model.hash},
                 "versions": versions(),
                 "notice": self._medium.notice,
@@ -184,7 +202,7 @@ class CasePredictor:
                 "identity": {**self._identity, "inputs": item.hashes},
             },
         )
-        return prediction.scan_score
+        return Done(prediction.scan_score, item.odd)
 
 
 Do = Callable[[Model, Job, Sequence[Case], Callable[[], bool]], Iterable[tuple[Case, Outcome]]]
@@ -199,8 +217,10 @@ def predict(
     *,
     overwrite: bool = False,
     frame: int | None = None,
+    series: str | None = None,
     max_voxels: int | None = None,
     device: str = "auto",
+    strict: bool = False,
     picture: bool = True,
     do: Do | None = None,
     report: bool = False,
@@ -215,15 +235,20 @@ def predict(
     model
         A run folder, its ``model/``, or a loaded model.
     inputs
-        NIfTI files, BraTS subject folders, folders of those; of a model of pictures, picture
-        files and folders of those.
+        NIfTI files, BraTS subject folders, DICOM series (a folder, or one of its files),
+        folders of those; of a model of pictures, picture files and folders of those.
     overwrite
         Predict again what is already there; else an input is skipped if the hashes of its
         files, of the model and of its outputs are those on record.
     frame
         Of 4D scans, from 0.
+    series
+        Series Instance UID, for DICOM folders that hold several.
     max_voxels
         Budget of a volume or a picture; default: the model's config.
+    strict
+        An input unlike the model's training scans fails; else it is warned of, in the log and
+        in its JSON (``unlike_training``).
     picture
         Also write an overlay as PNG.
     do
@@ -241,12 +266,14 @@ def predict(
     loaded = model if isinstance(model, Model) else load_model(model)
     out = Path(out)
     files = medium_of(loaded.recipe).files
-    cases, errors = medium_of(loaded.recipe).find([Path(p) for p in inputs], frame=frame)
+    cases, errors = medium_of(loaded.recipe).find(
+        [Path(p) for p in inputs], frame=frame, series=series
+    )
     result = PredictReport(errors=errors)
     for problem in errors:
         logger.error("%s", problem)
     given = {path.resolve() for case in cases for path in case.subject.files}
-    job = Job(out, overwrite, max_voxels, device, picture, frozenset(given))
+    job = Job(out, overwrite, max_voxels, device, strict, picture, frozenset(given))
     outcomes: dict[Path, Outcome] = {}
     records = [case.output(out, files.record) for case in cases]
     try:
@@ -259,7 +286,9 @@ def predict(
                     logger.error("%s", outcome)
                     advance(note=f"{case.subject.id}: failed")
                 else:
-                    advance(note=f"{case.subject.id}: score {outcome:.3f}")
+                    for text in outcome.odd:
+                        logger.warning("%s is unlike the training scans: %s", case.first_file, text)
+                    advance(note=f"{case.subject.id}: score {outcome.score:.3f}")
         if len(outcomes) < len(cases):
             raise InterruptedRunError(
                 f"stopped after {len(outcomes)} of {len(cases)} {files.noun}s; finished ones are "
@@ -271,7 +300,7 @@ def predict(
             if isinstance(outcome, InputError):
                 result.errors.append(outcome)
         write_errors(out, result.errors)
-    result.done += [record for record in records if isinstance(outcomes[record], float)]
+    result.done += [record for record in records if isinstance(outcomes[record], Done)]
     result.skipped += [record for record in records if outcomes[record] is None]
     if report and (result.done or result.skipped):
         result.page = write_report(out)
@@ -296,10 +325,15 @@ def anomaly_mask(
     return (prediction.grid_map >= threshold) & region
 
 
-def _is_done(path: Path, hashes: dict[str, str], identity: dict[str, str]) -> bool:
-    """Whether the JSON on record is of these inputs and this model, and its files are whole."""
+def _is_done(path: Path, hashes: dict[str, str], identity: dict[str, str], *, strict: bool) -> bool:
+    """Whether the JSON on record is of these inputs and this model, and its files are whole.
+
+    Where what is unlike the training scans is to fail, a result of such a scan does not count.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        if strict and record["unlike_training"]:
+            return False
         return record["identity"] == {**identity, "inputs": hashes} and all(
             file_hash(path.parent / entry["file"]) == entry["sha256"]
             for entry in record["outputs"].values()

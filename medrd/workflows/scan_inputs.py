@@ -1,9 +1,9 @@
-"""What ``medrd predict`` finds for a model of scans: NIfTI files and BraTS subjects."""
+"""What ``medrd predict`` finds for a model of scans: NIfTI files, BraTS subjects, DICOM series."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medrd.config import RecipeConfig
@@ -19,12 +19,26 @@ from medrd.data.layouts import (
 )
 from medrd.data.picture_files import is_picture
 from medrd.errors import ConfigError, InputError, MissingInputError, WrongKindError
+from medrd.volumes import find_series, holds_dicom, is_dicom, series_of
 from medrd.workflows.inputs import Case, expand_all, holds, refuse_collisions
 from medrd.workflows.outputs import SCAN_FILES
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What the model takes, and what the caller chose."""
+
+    recipe: RecipeConfig
+    frame: int | None
+    series: str | None
+
+
 def find_scans(
-    inputs: Sequence[Path], recipe: RecipeConfig, *, frame: int | None = None
+    inputs: Sequence[Path],
+    recipe: RecipeConfig,
+    *,
+    frame: int | None = None,
+    series: str | None = None,
 ) -> tuple[list[Case], list[InputError]]:
     """Expand files, subject folders and folders of those.
 
@@ -35,13 +49,16 @@ def find_scans(
     ----------
     frame
         Which frame of 4D files to take, from 0.
+    series
+        Series Instance UID; folders of DICOM files without it are passed over.
 
     Raises
     ------
     ConfigError
         Two inputs that would write the same output, or nothing to do at all.
     """
-    cases, errors = expand_all(inputs, lambda path, bad: _expand(path, recipe, frame, bad))
+    wanted = _Wanted(recipe, frame, series)
+    cases, errors = expand_all(inputs, lambda path, bad: _expand(path, wanted, bad))
     complete = []
     for case in cases:
         try:
@@ -51,7 +68,7 @@ def find_scans(
     if not complete and not errors:
         raise ConfigError(
             ", ".join(map(str, inputs)) or "INPUT",
-            expected="NIfTI files, BraTS subject folders or folders of those",
+            expected="NIfTI files, BraTS subject folders, DICOM series or folders of those",
             found="no scan",
             remedy="Give the path of a scan.",
         )
@@ -59,35 +76,34 @@ def find_scans(
     return complete, errors
 
 
-def _expand(
-    path: Path, recipe: RecipeConfig, frame: int | None, errors: list[InputError]
-) -> list[Case]:
+def _expand(path: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]:
     if path.is_dir():
         failed = len(errors)
         cases = [
-            case
-            for folder in folders_below(path)
-            for case in _folder(folder, path, recipe, frame, errors)
+            case for folder in folders_below(path) for case in _folder(folder, path, wanted, errors)
         ]
         if not cases and len(errors) == failed:
             raise MissingInputError(
                 path,
-                expected="a scan (.nii, .nii.gz) in this folder or below: the model was "
+                expected="a scan (.nii, .nii.gz, DICOM) in this folder or below: the model was "
                 "trained on scans",
                 found="pictures" if holds(path, is_picture) else "none",
                 remedy="Give the folder of a subject, or of subjects.",
             )
         return cases
+    if is_dicom(path):
+        return [_series(path.parent, Path(), wanted, wanted.series or series_of(path))]
     if path.is_file() and not is_nifti(path):
         raise MissingInputError(
             path,
-            expected="a NIfTI file (.nii, .nii.gz) or a folder: the model was trained on scans",
+            expected="a NIfTI file (.nii, .nii.gz), a DICOM file or a folder: the model was "
+            "trained on scans",
             found=f"a {'picture' if is_picture(path) else 'file'} named {path.name}",
             remedy="Convert the scan to NIfTI first; for pictures, train a model on pictures.",
         )
-    _refuse_other_modality(path, recipe)
+    _refuse_other_modality(path, wanted.recipe)
     # A missing file becomes a case too: reading it says what is wrong.
-    return [_file(path, Path(), recipe, frame)]
+    return [_file(path, Path(), wanted)]
 
 
 def _refuse_other_modality(path: Path, recipe: RecipeConfig) -> None:
@@ -114,29 +130,44 @@ def _refuse_other_modality(path: Path, recipe: RecipeConfig) -> None:
         )
 
 
-def _folder(
-    folder: Path, root: Path, recipe: RecipeConfig, frame: int | None, errors: list[InputError]
-) -> list[Case]:
+def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]:
     """Cases whose files lie in this very folder. What is wrong with it spares the others."""
     try:
         subjects = brats_subjects(folder)
+        if subjects:
+            # A subject's own folder is no part of the outputs' tree; one that several share is.
+            own = len(subjects) == 1 and folder != root
+            place = (folder.parent if own else folder).relative_to(root)
+            return [Case(subject, place) for subject in subjects]
+        files = [
+            _file(path, folder.relative_to(root), wanted)
+            for path in sorted(folder.iterdir())
+            if is_nifti(path) and not is_label_name(path)
+        ]
+        return files + _dicom(folder, root, wanted)
     except InputError as error:
         errors.append(error)
         return []
-    if subjects:
-        # A subject's own folder is no part of the outputs' tree; one that several share is.
-        own = len(subjects) == 1 and folder != root
-        place = (folder.parent if own else folder).relative_to(root)
-        return [Case(subject, place) for subject in subjects]
-    return [
-        _file(path, folder.relative_to(root), recipe, frame)
-        for path in sorted(folder.iterdir())
-        if is_nifti(path) and not is_label_name(path)
-    ]
 
 
-def _file(path: Path, place: Path, recipe: RecipeConfig, frame: int | None) -> Case:
-    images = {recipe.channels[0]: Source(path, frame)}
+def _dicom(folder: Path, root: Path, wanted: _Wanted) -> list[Case]:
+    """The folder's series, if it has one: which of several is asked only when it is read."""
+    if not holds_dicom(folder):
+        return []
+    if wanted.series and all(found.uid != wanted.series for found in find_series(folder)):
+        return []
+    place = Path() if folder == root else folder.parent.relative_to(root)
+    return [_series(folder, place, wanted, wanted.series)]
+
+
+def _series(folder: Path, place: Path, wanted: _Wanted, uid: str | None) -> Case:
+    """Named after its folder: what DICOM files call a patient is nobody's business."""
+    source = Source(folder, wanted.frame, uid)
+    return Case(Subject(folder.resolve().name, {wanted.recipe.channels[0]: source}), place)
+
+
+def _file(path: Path, place: Path, wanted: _Wanted) -> Case:
+    images = {wanted.recipe.channels[0]: Source(path, wanted.frame)}
     return Case(Subject(stem(path), images, label_beside(path)), place)
 
 

@@ -1,4 +1,4 @@
-"""Scans for ``medrd predict``: NIfTI in, NIfTI on the same grid out."""
+"""Scans for ``medrd predict``: NIfTI or DICOM in, NIfTI on the same grid out."""
 
 from __future__ import annotations
 
@@ -121,10 +121,10 @@ class ScanFiles:
         self._recipe = recipe
 
     def find(
-        self, inputs: Sequence[Path], *, frame: int | None
+        self, inputs: Sequence[Path], *, frame: int | None, series: str | None
     ) -> tuple[list[Case], list[InputError]]:
-        """NIfTI files, BraTS subject folders, folders of those."""
-        return find_scans(inputs, self._recipe, frame=frame)
+        """NIfTI files, BraTS subject folders, DICOM series, folders of those."""
+        return find_scans(inputs, self._recipe, frame=frame, series=series)
 
     def read(self, case: Case, *, budget: int) -> OpenedScan:
         """All channels of the recipe, on one grid. Raises WrongKindError for a label or a map."""

@@ -14,6 +14,7 @@ import torch
 from medrd.config import Config, load_config
 from medrd.data.cache import CachedSubject
 from medrd.data.margin import none_healthy
+from medrd.data.profile import make_profile
 from medrd.data.slices import HealthySlices
 from medrd.errors import ConfigError, MedrdError
 from medrd.models import Detector
@@ -223,7 +224,15 @@ def train(
     if not maps_each_epoch:
         tell(epochs, None)
     calibration = _calibrate(Predictor(detector, scoring, execution), held_out, config, out)
-    save_model(out / "model", detector, config, calibration=calibration, training=seen)
+    looks = [s.traits for s in (*training, *held_out) if s.traits is not None]
+    save_model(
+        out / "model",
+        detector,
+        config,
+        calibration=calibration,
+        training=seen,
+        profile=make_profile(looks) if looks else None,
+    )
     write_json(
         out / "run.json",
         {

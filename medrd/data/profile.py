@@ -1,0 +1,311 @@
+"""What a model's training scans looked like, and in what a new scan is unlike them.
+
+The profile travels in the model file. Its limits come from the training scans alone: each is
+held against the others, and a new scan may be somewhat further off than the worst of them. It
+warns; it cannot vouch: a scan that passes may still be one that the model misjudges.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from medrd.data.traits import (
+    CELLS,
+    TONES,
+    ChannelTraits,
+    ScanTraits,
+    pack_cells,
+    unpack_cells,
+)
+
+_SPACING_FACTOR, _VOLUME_FACTOR = 1.5, 1.4
+"""How far beyond the training scans' range is still like them."""
+_NEGATIVE_MARGIN = 1e-3
+_FEW_LEVELS, _MANY_LEVELS = 20, 100
+_TURNED_MARGIN = 0.02
+"""By how much another orientation must fit better. On 12 BraTS scans the right one was 0.05 to
+0.08 ahead of all others."""
+_TONE_FLOOR, _TONE_LIMIT, _TONE_FACTOR = 0.05, 3.0, 1.5
+_PATTERN_MARGIN = 0.25
+_ENOUGH_SCANS = 4
+"""From fewer, nobody can say how unlike two scans of a kind may be."""
+_BRAIN = 0.5
+"""Cells with less brain than this have no say in the pattern."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelProfile:
+    """One modality of the training scans.
+
+    Attributes
+    ----------
+    negative_share, levels
+        The highest, and the fewest.
+    tone, tone_spread
+        (13,) mean and standard deviation; see :class:`ChannelTraits`.
+    tone_limit, pattern_limit
+        A scan's distance from the tone above which, and likeness to the pattern below which, it
+        is unlike; None where there were too few scans to say.
+    pattern
+        (12, 12, 12) median over the scans.
+    """
+
+    negative_share: float
+    levels: int
+    tone: NDArray[np.float32]
+    tone_spread: NDArray[np.float32]
+    tone_limit: float | None
+    pattern: NDArray[np.float32]
+    pattern_limit: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """All training scans.
+
+    Attributes
+    ----------
+    scans
+        How many.
+    spacing_mm, brain_ml
+        (3, 2) and (2,): lowest and highest.
+    occupancy
+        (12, 12, 12) mean share of brain.
+    """
+
+    scans: int
+    spacing_mm: NDArray[np.float32]
+    brain_ml: NDArray[np.float32]
+    occupancy: NDArray[np.float32]
+    channels: Mapping[str, ChannelProfile]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types for JSON; the coarse pictures as base64 of bytes (value × 255)."""
+        return {
+            "scans": self.scans,
+            "spacing_mm": self.spacing_mm.tolist(),
+            "brain_ml": self.brain_ml.tolist(),
+            "occupancy": pack_cells(self.occupancy),
+            "channels": {
+                name: {
+                    "negative_share": channel.negative_share,
+                    "levels": channel.levels,
+                    "tone": channel.tone.tolist(),
+                    "tone_spread": channel.tone_spread.tolist(),
+                    "tone_limit": channel.tone_limit,
+                    "pattern": pack_cells(channel.pattern),
+                    "pattern_limit": channel.pattern_limit,
+                }
+                for name, channel in self.channels.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Profile:
+        """The inverse of :meth:`to_dict`, but for rounding.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            Not what :meth:`to_dict` gives.
+        """
+        channels = {
+            name: ChannelProfile(
+                negative_share=float(channel["negative_share"]),
+                levels=int(channel["levels"]),
+                tone=_vector(channel["tone"], (TONES,)),
+                tone_spread=_vector(channel["tone_spread"], (TONES,)),
+                tone_limit=channel["tone_limit"],
+                pattern=unpack_cells(channel["pattern"]),
+                pattern_limit=channel["pattern_limit"],
+            )
+            for name, channel in content["channels"].items()
+        }
+        return cls(
+            scans=int(content["scans"]),
+            spacing_mm=_vector(content["spacing_mm"], (3, 2)),
+            brain_ml=_vector(content["brain_ml"], (2,)),
+            occupancy=unpack_cells(content["occupancy"]),
+            channels=channels,
+        )
+
+
+def make_profile(scans: Sequence[ScanTraits]) -> Profile:
+    """Sum up the training scans, one or more, with the same modalities."""
+    spacings = np.array([scan.spacing_mm for scan in scans])
+    volumes = np.array([scan.brain_ml for scan in scans], np.float32)
+    occupancies = np.array([scan.occupancy for scan in scans])
+    return Profile(
+        scans=len(scans),
+        spacing_mm=np.stack([spacings.min(0), spacings.max(0)], axis=1),
+        brain_ml=np.array([volumes.min(), volumes.max()]),
+        occupancy=occupancies.mean(0),
+        channels={
+            name: _channel([scan.channels[name] for scan in scans], occupancies)
+            for name in scans[0].channels
+        },
+    )
+
+
+def unlike(scan: ScanTraits, profile: Profile) -> list[str]:
+    """In what a scan is unlike the training scans: a sentence each, none if it is like them."""
+    found: list[str] = []
+    for axis, edge, (low, high) in zip(
+        ("left-right", "front-back", "up-down"), scan.spacing_mm, profile.spacing_mm, strict=True
+    ):
+        if not low / _SPACING_FACTOR <= edge <= high * _SPACING_FACTOR:
+            found.append(
+                f"its voxels are {edge:.3g} mm {axis}, those of the training scans "
+                f"{_range(low, high)} mm: resample it"
+            )
+    low, high = profile.brain_ml
+    if scan.brain_ml > high * _VOLUME_FACTOR:
+        found.append(
+            f"what is not 0 fills {scan.brain_ml:.0f} ml, the training brains {_range(low, high)} "
+            "ml: a head with its skull, or noise around the brain? Strip it first"
+        )
+    elif scan.brain_ml < low / _VOLUME_FACTOR:
+        found.append(
+            f"what is not 0 fills {scan.brain_ml:.0f} ml, the training brains {_range(low, high)} "
+            "ml: part of the brain is missing, or the unit of length is not mm"
+        )
+    turn = _better_turn(scan.occupancy, profile.occupancy)
+    if turn:
+        found.append(
+            f"its shape fits the training brains better {turn}: the header's orientation "
+            "may be wrong"
+        )
+    for name, channel in scan.channels.items():
+        known = profile.channels[name]
+        found += [f"{name}: {text}" for text in _unlike_channel(channel, known, scan, profile)]
+    return found
+
+
+def _unlike_channel(
+    channel: ChannelTraits, known: ChannelProfile, scan: ScanTraits, profile: Profile
+) -> list[str]:
+    if channel.negative_share > known.negative_share + _NEGATIVE_MARGIN:
+        return [
+            f"{channel.negative_share:.0%} of its values are below 0, of the training scans' "
+            f"at most {known.negative_share:.1%}: a CT (HU), or normalised by another program?"
+        ]
+    if channel.levels < _FEW_LEVELS and known.levels > _MANY_LEVELS:
+        return [f"it has only {channel.levels} different values in the brain: a label?"]
+    far = _distance(channel.tone, known.tone, known.tone_spread)
+    if known.tone_limit is not None and far > known.tone_limit:
+        return [
+            f"its contrast is {far:.1f} spreads from the training scans' (they stay within "
+            f"{known.tone_limit:.1f}): another sequence, or another normalisation?"
+        ]
+    near = _likeness(channel.pattern, known.pattern, scan.occupancy, profile.occupancy)
+    if known.pattern_limit is not None and near < known.pattern_limit:
+        return [
+            f"what is bright and dark in it is like the training scans by {near:.2f} only "
+            f"(they are by {known.pattern_limit:.2f} and more): another sequence?"
+        ]
+    return []
+
+
+def _channel(channels: Sequence[ChannelTraits], occupancies: NDArray[np.float32]) -> ChannelProfile:
+    tones = np.array([channel.tone for channel in channels])
+    patterns = np.array([channel.pattern for channel in channels])
+    tone_limit = pattern_limit = None
+    if len(channels) >= _ENOUGH_SCANS:
+        far, near = [], []
+        for i in range(len(channels)):
+            others = [j for j in range(len(channels)) if j != i]
+            far.append(_distance(tones[i], tones[others].mean(0), _spread(tones[others])))
+            median = np.median(patterns[others], axis=0)
+            near.append(_likeness(patterns[i], median, occupancies[i], occupancies[others].mean(0)))
+        tone_limit = max(_TONE_LIMIT, _TONE_FACTOR * max(far))
+        pattern_limit = min(near) - _PATTERN_MARGIN
+    return ChannelProfile(
+        negative_share=max(channel.negative_share for channel in channels),
+        levels=min(channel.levels for channel in channels),
+        tone=tones.mean(0),
+        tone_spread=_spread(tones),
+        tone_limit=tone_limit,
+        pattern=np.median(patterns, axis=0),
+        pattern_limit=pattern_limit,
+    )
+
+
+def _spread(tones: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Standard deviation, never so small that a handful of like scans rule out all others."""
+    variance = tones.var(0, ddof=1) if len(tones) > 1 else np.zeros(tones.shape[1])
+    spread: NDArray[np.float32] = np.sqrt(variance + _TONE_FLOOR**2).astype(np.float32)
+    return spread
+
+
+def _distance(
+    tone: NDArray[np.float32], mean: NDArray[np.float32], spread: NDArray[np.float32]
+) -> float:
+    return float(np.sqrt(np.mean(((tone - mean) / spread) ** 2)))
+
+
+def _likeness(
+    pattern: NDArray[np.float32],
+    known: NDArray[np.float32],
+    occupancy: NDArray[np.float32],
+    known_occupancy: NDArray[np.float32],
+) -> float:
+    """Spearman's correlation over the cells of the hemisphere that fits better.
+
+    Of the better one, because a large lesion spoils the side that it is on.
+    """
+    brain = (occupancy > _BRAIN) & (known_occupancy > _BRAIN)
+    best = -1.0
+    for half in (slice(0, CELLS // 2), slice(CELLS // 2, CELLS)):
+        here = brain[half]
+        if np.count_nonzero(here) > CELLS:
+            best = max(best, _correlation(*(rankdata(p[half][here]) for p in (pattern, known))))
+    return best
+
+
+def _better_turn(occupancy: NDArray[np.float32], known: NDArray[np.float32]) -> str:
+    """The orientation, in words, in which the brain fits clearly better; "" if its own does.
+
+    Left and right are too alike to be told apart.
+    """
+    own = _correlation(occupancy, known)
+    best, words = own + _TURNED_MARGIN, ""
+    for axes in itertools.permutations(range(3)):
+        for back, down in itertools.product((1, -1), repeat=2):
+            turned = occupancy.transpose(axes)[:, ::back, ::down]
+            fit = _correlation(turned, known)
+            if fit > best:
+                best, words = fit, _turn_words(axes, back=back < 0, down=down < 0)
+    return words
+
+
+def _turn_words(axes: tuple[int, ...], *, back: bool, down: bool) -> str:
+    if axes != (0, 1, 2):
+        return "with its axes exchanged"
+    if back and down:
+        return "turned by 180 degrees (upside down and back to front)"
+    return "upside down" if down else "back to front"
+
+
+def _correlation(first: NDArray, second: NDArray) -> float:
+    a, b = (x.ravel() - x.mean() for x in (first, second))
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if norms > 0 else 0.0
+
+
+def _range(low: float, high: float) -> str:
+    first, last = f"{low:.4g}", f"{high:.4g}"
+    return first if first == last else f"{first} to {last}"
+
+
+def _vector(values: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    array = np.asarray(values, np.float32)
+    if array.shape != shape:
+        raise ValueError(f"a profile's array of {array.shape} instead of {shape}")
+    return array
