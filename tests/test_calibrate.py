@@ -127,6 +127,30 @@ def test_of_more_than_ten_scans_a_tenth_at_a_time_is_left_out(predictor: Predict
     assert found.left_out_fpr_by_scan == pytest.approx(expected, abs=1e-12)
 
 
+def test_training_scans_move_the_threshold_and_nothing_else(predictor: Predictor) -> None:
+    held_out, known = subject(0), [subject(1, scale=1.5), subject(2, lesions=tuple(range(8)))]
+    with tempfile.TemporaryDirectory() as scratch:
+        found = calibrate(
+            predictor,
+            [held_out],
+            margin=MARGIN,
+            target_fpr=0.05,
+            scratch=Path(scratch),
+            known=known,
+        )
+    alone = calibrated(predictor, [held_out], 0.05)
+    values = [healthy_values(s)[0] for s in (held_out, known[0])]
+    assert found.threshold == calibrated(predictor, [held_out, known[0]], 0.05).threshold
+    assert found.threshold > alone.threshold
+    rate = float((values[0] >= np.float32(found.threshold)).mean())
+    assert (found.held_fpr, found.held_fpr_by_scan) == (rate, (rate,))
+    assert found.left_out_fpr_by_scan == pytest.approx((left_out_rate(values, 0, [1], 0.05),))
+    assert found.known_subjects == ("s1",)  # the other has no healthy slice
+    for field in ("scan_scores", "whole", "scans", "slices", "voxels", "subjects"):
+        assert getattr(found, field) == getattr(alone, field), field
+    assert Calibration.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
 @pytest.mark.parametrize(("lesions", "whole"), [((), True), ((7,), False), ((1, 4, 7), False)])
 def test_one_slice_left_out_takes_the_p_value_away(
     predictor: Predictor, lesions: tuple[int, ...], whole: bool

@@ -235,6 +235,10 @@ class CalibrationConfig(Section):
 
     voxel_fpr: float = Field(0.02, gt=0, lt=1)
     """Share of healthy brain voxels that may lie above the threshold."""
+    with_training: bool = False
+    """Set the threshold on the training subjects' healthy slices too. They look a little too
+    healthy to the model; but where one or two subjects are held out, how scans differ matters
+    more. Scores of scans are compared with held-out ones alone."""
 
 
 class Config(Section):

@@ -67,9 +67,12 @@ def intensity_baseline(
     calibration = None
     errors: list[MedrdError] = []
     try:
-        cached, failed = try_sides(cohort, ("calibration",), config)
+        sides = ["calibration", *(["train"] if model.config.calibration.with_training else [])]
+        cached, failed = try_sides(cohort, sides, config)
         errors.extend(failed)
-        held_out = [cached[s.id] for s in cohort.side("calibration") if s.id in cached]
+        held_out, *known = (
+            [cached[s.id] for s in cohort.side(side) if s.id in cached] for side in sides
+        )
         if held_out and (not failed or domain_of(config.recipe).spares_damaged):
             with scratch_folder(out) as scratch:
                 calibration = calibrate(
@@ -78,6 +81,7 @@ def intensity_baseline(
                     margin=model.config.data.healthy_margin,
                     target_fpr=model.config.calibration.voxel_fpr,
                     scratch=scratch,
+                    known=known[0] if known else (),
                 )
     except (InputError, ConfigError) as error:  # a label is missing, or no slice is healthy
         errors.append(error)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,8 @@ class Calibration:
         How many the numbers stand on.
     subjects
         Ids of the scans.
+    known_subjects
+        Training scans whose healthy slices the threshold stands on too; nothing else does.
     """
 
     threshold: float
@@ -58,6 +60,7 @@ class Calibration:
     slices: int
     voxels: int
     subjects: tuple[str, ...]
+    known_subjects: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON."""
@@ -96,6 +99,7 @@ def calibrate(
     margin: int,
     target_fpr: float,
     scratch: Path,
+    known: Sequence[CachedSubject] = (),
 ) -> Calibration:
     """Run a model on the healthy slices of held-out subjects.
 
@@ -105,63 +109,85 @@ def calibrate(
         See :func:`medrd.data.margin.away_from`.
     scratch
         An empty folder for scores, so that memory does not grow with the number of scans.
+    known
+        Subjects that the model was trained on, for the threshold alone: their slices look a
+        little too healthy to the model, but where one or two subjects are held out, how scans
+        differ matters more.
 
     Raises
     ------
     ConfigError
         No subject has a healthy slice.
     """
-    runs: list[Run] = []
-    scores: list[float] = []
-    ids: list[str] = []
-    slices, voxels, whole = 0, 0, True
-    for subject in subjects:
-        healthy = np.flatnonzero(away_from(subject.numbers, subject.touched, margin=margin))
-        whole = whole and healthy.size == subject.numbers.size
-        if healthy.size == 0:
-            continue
-        region = subject.region[healthy]
-        maps, image_scores = predictor.maps(
-            subject.images[healthy], region, subject.positions_mm[healthy]
-        )
-        values = maps[region]
-        place = scratch / str(len(runs))
-        runs.append(run_on_disk(place, values, np.zeros(values.size, bool)))
-        scores.append(scan_score(image_scores))
-        ids.append(subject.id)
-        slices += healthy.size
-        voxels += values.size
-    if not runs:
+    parts = [_of_subject(predictor, s, margin, scratch / str(i)) for i, s in enumerate(subjects)]
+    held_out = [part for part in parts if part is not None]
+    if not held_out:
         raise none_healthy(
             "calibration",
             len(subjects),
             wanted="held-out subjects with healthy slices to set a threshold on",
         )
-    threshold = threshold_at_fpr(runs, target_fpr)
+    parts = [_of_subject(predictor, s, margin, scratch / f"known{i}") for i, s in enumerate(known)]
+    beside = [part for part in parts if part is not None]
+    runs, more = [part.run for part in held_out], [part.run for part in beside]
+    threshold = threshold_at_fpr([*runs, *more], target_fpr)
+    slices = sum(part.slices for part in held_out)
     return Calibration(
         threshold=threshold,
         target_fpr=target_fpr,
         held_fpr=_fpr(runs, threshold),
         held_fpr_by_scan=tuple(_fpr([run], threshold) for run in runs),
-        left_out_fpr_by_scan=_left_out(runs, target_fpr),
-        scan_scores=tuple(sorted(scores)),
-        whole=whole,
+        left_out_fpr_by_scan=_left_out(runs, more, target_fpr),
+        scan_scores=tuple(sorted(part.score for part in held_out)),
+        whole=slices == sum(subject.numbers.size for subject in subjects),
         scans=len(runs),
         slices=slices,
-        voxels=voxels,
-        subjects=tuple(ids),
+        voxels=sum(part.voxels for part in held_out),
+        subjects=tuple(part.id for part in held_out),
+        known_subjects=tuple(part.id for part in beside),
     )
 
 
-def _left_out(runs: Sequence[Run], target_fpr: float, folds: int = 10) -> tuple[float, ...]:
-    """Rates by scan under thresholds from the scans of the other folds, in the scans' order."""
-    if len(runs) < 2:
+class _Part(NamedTuple):
+    """A subject's healthy slices under the model."""
+
+    id: str
+    run: Run
+    score: float
+    slices: int
+    voxels: int
+
+
+def _of_subject(
+    predictor: Predictor, subject: CachedSubject, margin: int, place: Path
+) -> _Part | None:
+    """Its scores on disk at ``place``; None where no slice is healthy."""
+    healthy = np.flatnonzero(away_from(subject.numbers, subject.touched, margin=margin))
+    if healthy.size == 0:
+        return None
+    region = subject.region[healthy]
+    maps, image_scores = predictor.maps(
+        subject.images[healthy], region, subject.positions_mm[healthy]
+    )
+    values = maps[region]
+    run = run_on_disk(place, values, np.zeros(values.size, bool))
+    return _Part(subject.id, run, scan_score(image_scores), healthy.size, values.size)
+
+
+def _left_out(
+    runs: Sequence[Run], always: Sequence[Run], target_fpr: float, folds: int = 10
+) -> tuple[float, ...]:
+    """Rates by scan under thresholds from the scans of the other folds, in the scans' order.
+
+    ``always`` are in every threshold.
+    """
+    if len(runs) + len(always) < 2:
         return ()
     folds = min(folds, len(runs))
     rates = [0.0] * len(runs)
     for fold in range(folds):
         others = [run for i, run in enumerate(runs) if i % folds != fold]
-        threshold = threshold_at_fpr(others, target_fpr)
+        threshold = threshold_at_fpr([*others, *always], target_fpr)
         for i in range(fold, len(runs), folds):
             rates[i] = _fpr([runs[i]], threshold)
     return tuple(rates)

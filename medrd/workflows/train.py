@@ -223,7 +223,9 @@ def train(
             )
     if not maps_each_epoch:
         tell(epochs, None)
-    calibration = _calibrate(Predictor(detector, scoring, execution), held_out, config, out)
+    known = training if config.calibration.with_training else []
+    predictor = Predictor(detector, scoring, execution)
+    calibration = _calibrate(predictor, held_out, known, config, out)
     looks = [s.traits for s in (*training, *held_out) if s.traits is not None]
     save_model(
         out / "model",
@@ -259,7 +261,11 @@ def train(
 
 
 def _calibrate(
-    predictor: Predictor, held_out: Sequence[CachedSubject], config: Config, out: Path
+    predictor: Predictor,
+    held_out: Sequence[CachedSubject],
+    known: Sequence[CachedSubject],
+    config: Config,
+    out: Path,
 ) -> Calibration | None:
     if not held_out:
         logger.warning("no held-out subjects: the model gets no threshold")
@@ -271,6 +277,7 @@ def _calibrate(
             margin=config.data.healthy_margin,
             target_fpr=config.calibration.voxel_fpr,
             scratch=scratch,
+            known=known,
         )
 
 

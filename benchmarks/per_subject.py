@@ -1,0 +1,82 @@
+"""What each test subject of a comparison comes to by itself: a figure and a table.
+
+    python benchmarks/per_subject.py flagship --data-set brats2018 \
+        --models rdseg_all rdseg brightness intensity --picture docs/figures/subjects.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from medrd.metrics.weighted import weighted_metrics
+from medrd.report.table import markdown_table
+from medrd.volumes import atomic_path
+from medrd.workflows.evaluate import load_units
+
+METRICS = {"pixel_ap": "pixel AP", "pixel_dice_best": "best Dice", "pixel_dice": "Dice"}
+
+Values = dict[str, dict[str, float]]
+"""Metric -> subject -> mean over seeds."""
+
+
+def per_subject(folder: Path, model: str) -> Values:
+    """Of all seeds and folds below a data set's folder of cells."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(folder.glob(f"**/{model}/seed*/evaluation/units/*.npz")):
+        units = load_units(path)
+        alone = weighted_metrics(units, np.eye(len(units.ids), dtype=np.int64))
+        for metric in METRICS:
+            for subject, value in zip(units.ids, alone[metric], strict=True):
+                found[metric][subject].append(float(value))
+    return {
+        metric: {subject: float(np.mean(seeds)) for subject, seeds in subjects.items()}
+        for metric, subjects in found.items()
+    }
+
+
+def draw(values: dict[str, Values], path: Path) -> None:
+    """A panel a metric, a row a subject, a mark a model; subjects in order of the first model's."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    panels = figure.subplots(1, len(METRICS), sharey=True)
+    first = next(iter(values.values()))["pixel_ap"]
+    order = sorted(first, key=lambda subject: first[subject])
+    for panel, (metric, title) in zip(panels, METRICS.items(), strict=True):
+        for (model, found), mark in zip(values.items(), "osD^vP", strict=False):
+            row = [found[metric][subject] for subject in order]
+            panel.plot(row, range(len(order)), mark, label=model, alpha=0.8, markersize=6)
+        panel.set(title=title, xlim=(0, 1), yticks=range(len(order)))
+        panel.set_yticklabels([f"subject {number + 1}" for number in range(len(order))])
+        panel.grid(alpha=0.3)
+    panels[0].legend(loc="lower left", fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+
+
+def main() -> None:
+    """Print the table, draw the figure."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("comparison", type=Path, help="folder that medrd compare has written")
+    parser.add_argument("--data-set", required=True)
+    parser.add_argument("--models", nargs="+", required=True)
+    parser.add_argument("--picture", type=Path)
+    args = parser.parse_args()
+    cells = args.comparison / "cells" / args.data_set
+    values = {model: per_subject(cells, model) for model in args.models}
+    subjects = sorted(next(iter(values.values()))["pixel_ap"])
+    body = [
+        [subject, *(f"{values[m][k][subject]:.3f}" for k in METRICS for m in args.models)]
+        for subject in subjects
+    ]
+    header = [f"{METRICS[k]}, {m}" for k in METRICS for m in args.models]
+    print(markdown_table(["subject", *header], body))
+    if args.picture:
+        draw(values, args.picture)
+
+
+if __name__ == "__main__":
+    main()
