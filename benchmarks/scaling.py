@@ -27,12 +27,13 @@ import torch
 
 from medrd.config import make_config
 from medrd.config.tune import make_tune
+from medrd.data.cache import source_hash
 from medrd.data.phantom import write_cohort
 from medrd.report.table import markdown_table
 from medrd.workflows.cluster import Cluster, ray_cluster
 from medrd.workflows.infer import Prediction
 from medrd.workflows.inputs import Case
-from medrd.workflows.medium import Opened, medium_of
+from medrd.workflows.medium import medium_of
 from medrd.workflows.metrics_log import read_reports
 from medrd.workflows.model_folder import load_model
 from medrd.workflows.pool import Pool, Share
@@ -112,12 +113,10 @@ class _Timed(CasePredictor):
 
         with clock() as hashing:
             for source in case.subject.images.values():
-                _hash(source.path)
+                source_hash(source)
         with clock() as reading:
             loaded = self.read(case)
         assert loaded is not None
-        opened: Opened = loaded.opened
-        assert opened is not None
         self._predictor.on_grid = timed  # type: ignore[method-assign]
         with clock() as finishing:
             self.finish(loaded)
@@ -130,13 +129,6 @@ class _Timed(CasePredictor):
         there = (case.output(self.job.out, ending) for ending in endings)
         pieces.out_mb = sum(path.stat().st_size for path in there if path.is_file()) / 1e6
         return pieces
-
-
-def _hash(path: Path) -> None:
-    import hashlib
-
-    with path.open("rb") as file:
-        hashlib.file_digest(file, "sha256")
 
 
 @contextmanager
