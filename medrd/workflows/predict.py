@@ -120,13 +120,38 @@ def predict(
         On SIGTERM or Ctrl-C, after the input under way.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
-    out = Path(out)
-    medium = medium_of(loaded.recipe)
-    noun = medium.files.noun
-    cases, errors = medium.find([Path(p) for p in inputs], frame=frame)
-    result = PredictReport(errors=errors)
+    cases, errors = medium_of(loaded.recipe).find([Path(p) for p in inputs], frame=frame)
     for problem in errors:
         logger.error("%s", problem)
+    return predict_cases(
+        loaded,
+        cases,
+        Path(out),
+        errors=errors,
+        overwrite=overwrite,
+        max_voxels=max_voxels,
+        device=device,
+        picture=picture,
+        report=report,
+    )
+
+
+def predict_cases(
+    loaded: Model,
+    cases: Sequence[Case],
+    out: Path,
+    *,
+    errors: Sequence[InputError] = (),
+    overwrite: bool = False,
+    max_voxels: int | None = None,
+    device: str = "auto",
+    picture: bool = True,
+    report: bool = False,
+) -> PredictReport:
+    """:func:`predict` on what is found already; ``errors`` are those of the search."""
+    result = PredictReport(errors=list(errors))
+    medium = medium_of(loaded.recipe)
+    noun = medium.files.noun
     execution = choose_execution(device, loaded.config.train.precision)
     # Maps differ in their last bits between precisions and devices, so these belong to
     # what a finished input is compared by.
