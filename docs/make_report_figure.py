@@ -1,6 +1,6 @@
 """Draw docs/figures/report.png: a page of the demo's report, as Chromium shows it.
 
-Usage, after make demo: python docs/make_report_figure.py demo/maps/report/Phantom_006.html
+Usage, after make demo: python docs/make_report_figure.py demo/maps/report/Phantom_007.html
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ def main(page_path: Path) -> None:
             args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
         )
         page = browser.new_page(viewport=SIZE)
+        page.set_default_timeout(600_000)  # software WebGL, and maybe a busy machine
         page.goto(page_path.resolve().as_uri())
-        page.wait_for_selector("html[data-ready]", state="attached", timeout=120_000)
-        page.wait_for_timeout(1000)
+        page.wait_for_selector("html[data-ready]", state="attached")
+        page.wait_for_timeout(3000)
         page.screenshot(path=FIGURE)
         browser.close()
 

@@ -187,6 +187,9 @@ def evaluate(
     set_: Set = None,
     device: Device = "auto",
     baseline: Annotated[bool, typer.Option(help="Also evaluate the intensity baseline.")] = True,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write report.html: curves, best and worst cases.")
+    ] = False,
 ) -> None:
     """Measure a model on test subjects it has never seen."""
     from medrd.config import load_config
@@ -195,7 +198,7 @@ def evaluate(
     from medrd.report.table import metrics_table
     from medrd.workflows.evaluate import evaluate as run
 
-    path = run(model, loaded, out, device=device, baseline=baseline)
+    path = run(model, loaded, out, device=device, baseline=baseline, report=report)
     typer.echo(metrics_table(path))
     typer.echo(path)
     if (out / "errors.json").exists():
@@ -269,7 +272,7 @@ def tune(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="What medrd predict wrote.")],
+    folder: Annotated[Path, typer.Argument(help="What medrd predict, train or evaluate wrote.")],
 ) -> None:
     """Write report.html: a page to open by double click, without a network."""
     from medrd.workflows.report import write_report as run

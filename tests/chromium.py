@@ -60,7 +60,7 @@ def look_at(browser: Any, path: Path, *, size: tuple[int, int] = (1280, 800)) ->
     """Open a file as a double click does, and wait until it says that it is ready."""
     width, height = size
     page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(60_000)  # software WebGL on a busy machine
+    page.set_default_timeout(120_000)  # software WebGL on a busy machine
     looked = Looked(page)
     page.on("request", lambda request: looked.requests.append(request.url))
     page.on("pageerror", lambda error: looked.complaints.append(str(error)))

@@ -19,7 +19,8 @@ from medrd.config import make_config
 from medrd.data.picture_split import split_pictures
 from medrd.errors import ConfigError, LeakageError, MedrdError
 from medrd.workflows.cohort import load_cohort, prepare_sides
-from medrd.workflows.evaluate import evaluate, load_units
+from medrd.workflows.evaluate import evaluate
+from medrd.workflows.evaluation_files import load_units
 from medrd.workflows.model_folder import load_model
 from medrd.workflows.predict import predict
 from medrd.workflows.tally import KEYS

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from medrd.config import make_config
-from medrd.errors import ConfigError, OutputError, WrongKindError
+from medrd.errors import ConfigError, FileFormatError, OutputError, WrongKindError
+from medrd.workflows.evaluate import evaluate
+from medrd.workflows.evaluation_cases import choose_cases
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.predict import predict
 from medrd.workflows.report import write_report
@@ -116,6 +118,81 @@ def test_pictures_get_pages_too(picture_raw: dict[str, Any], tmp_path: Path) -> 
     assert text.count("<tr tabindex") == len(record["findings"])
     assert text.count("data:image/png") == 2
     assert 'href="../../report.html"' in text
+
+
+# --- Training runs and evaluations ---
+
+
+@pytest.fixture(scope="module")
+def evaluation(quick: Model, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the baseline on its two test subjects, with a report; read only."""
+    raw = quick.config.to_dict()
+    raw["data"]["root"] = str(tiny_root)
+    out = tmp_path_factory.mktemp("evaluated") / "evaluation"
+    evaluate(quick, make_config(raw), out, report=True)
+    return out
+
+
+def test_an_evaluation_shows_metrics_curves_and_cases(evaluation: Path) -> None:
+    page = (evaluation / "report.html").read_text()
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    for key in ("pixel_ap", "image_auroc", "subject_dice"):
+        assert f"{metrics[key]:.3f}" in page
+    for name in ("Images: ROC", "Voxels or pixels: precision", "Per-region overlap", "FROC"):
+        assert name in page
+    assert page.count("<svg") == 6
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))  # figures do not borrow each other's parts
+    for row in json.loads((evaluation / "subjects.json").read_text()):
+        assert f'href="cases/report/{row["subject"]}.html"' in page
+        case = evaluation / "cases" / "report" / f"{row['subject']}.html"
+        assert f"{row['dice']:.3f}" in case.read_text()
+        assert embedded(case, "truth").any()
+
+
+def test_froc_is_the_counts_of_the_metrics_at_the_threshold(evaluation: Path) -> None:
+    points = json.loads((evaluation / "froc.json").read_text())
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    factors = [point["factor"] for point in points]
+    assert factors == sorted(factors)
+    at = points[factors.index(1.0)]
+    for key in ("lesion_sensitivity", "false_positives_per_scan"):
+        assert at[key] == metrics[key]
+    assert points[-1]["lesion_sensitivity"] < at["lesion_sensitivity"]
+
+
+def test_a_run_shows_its_loss_and_its_evaluation(
+    tiny_run: Path, evaluation: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    alone = write_report(run).path.read_text()
+    assert alone.count("<svg") == 1
+    assert "Loss by epoch" in alone
+    assert "FROC" not in alone
+    shutil.copytree(evaluation, run / "evaluation")
+    both = write_report(run).path.read_text()
+    assert both.count("<svg") == 7
+    case = re.search(r'href="(evaluation/cases/report/[^"]+)"', both)
+    assert case is not None
+    assert (run / case[1]).is_file()
+
+
+def test_a_damaged_run_is_an_error(evaluation: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(evaluation, tmp_path / "evaluation"))
+    for damaged in ("[]", "{", '{"protocol": {}}'):
+        (out / "metrics.json").write_text(damaged)
+        with pytest.raises(FileFormatError, match="medrd"):
+            write_report(out)
+
+
+def test_cases_are_the_best_and_the_worst_once_each() -> None:
+    rows = [{"subject": str(i), "dice": i / 10, "scan_score": 1.0} for i in range(8)]
+    assert choose_cases(rows) == ["7", "6", "5", "2", "1", "0"]
+    assert choose_cases(rows[:4]) == ["3", "2", "1", "0"]
+    pictures = [
+        {"subject": f"{i}", "scan_score": float(i), "lesion_voxels": int(i % 2)} for i in range(10)
+    ]
+    assert choose_cases(pictures) == ["1", "3", "5", "4", "6", "8"]
 
 
 def test_what_is_no_folder_of_medrds_is_an_error(tmp_path: Path) -> None:

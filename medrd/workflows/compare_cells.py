@@ -17,7 +17,8 @@ from medrd.metrics import Units
 from medrd.report.comparison import CellResult
 from medrd.volumes import write_json
 from medrd.workflows.compare_inputs import INPUTS
-from medrd.workflows.evaluate import evaluate, load_units
+from medrd.workflows.evaluate import evaluate
+from medrd.workflows.evaluation_files import load_units
 from medrd.workflows.interrupt import InterruptedRunError
 from medrd.workflows.outputs import remove
 from medrd.workflows.tally import KEYS

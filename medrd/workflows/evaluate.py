@@ -15,24 +15,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medrd.config import AnyRecipeConfig, Config, make_config
 from medrd.data.domain import TestItem, domain_of
 from medrd.data.layouts import Subject
 from medrd.errors import ConfigError, InputError, LeakageError, MedrdError
 from medrd.metrics import Units, bootstrap_intervals, count_units
-from medrd.volumes import atomic_path, write_json
+from medrd.volumes import write_json
 from medrd.workflows.baseline import intensity_baseline
 from medrd.workflows.calibrate import Calibration
 from medrd.workflows.cohort import Cohort, load_cohort
 from medrd.workflows.device import choose_execution
+from medrd.workflows.evaluation_cases import predict_some
+from medrd.workflows.evaluation_files import CASES_NAME, FROC_NAME, save_units
 from medrd.workflows.infer import Predictor
 from medrd.workflows.interrupt import InterruptedRunError, StopRequest, stop_on_signals
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.outputs import make_folder, remove, write_errors
 from medrd.workflows.progress import progress
 from medrd.workflows.read_ahead import read_ahead
+from medrd.workflows.report import write_report
 from medrd.workflows.tally import KEYS, MAX_FPR, Tally
 from medrd.workflows.versions import versions
 
@@ -40,6 +41,9 @@ logger = logging.getLogger("medrd.evaluate")
 
 RESAMPLES = 1000
 """Of the bootstrap behind the intervals."""
+
+FROC_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+"""Multiples of the calibrated threshold at which a report counts lesions."""
 
 
 @dataclass
@@ -62,6 +66,8 @@ class Evaluation:
         By category, what a bootstrap needs.
     images_per_s
         How fast maps were made, without reading and judging.
+    froc
+        See :meth:`medrd.workflows.tally.Tally.froc`; empty unless asked for.
     errors
         Subjects that failed; they are in no number.
     """
@@ -73,6 +79,7 @@ class Evaluation:
     counts: dict[str, int]
     units: dict[str, Units]
     images_per_s: float | None
+    froc: list[dict[str, float | None]] = field(default_factory=list)
     errors: list[InputError] = field(default_factory=list)
 
 
@@ -93,6 +100,7 @@ def evaluate(
     *,
     device: str = "auto",
     baseline: bool = True,
+    report: bool = False,
 ) -> Path:
     """Evaluate a model on the test side of a config's split.
 
@@ -107,6 +115,9 @@ def evaluate(
         needs) and, if subjects failed, ``errors.json``.
     baseline
         Evaluate the intensity baseline on the same subjects beside it.
+    report
+        Also count lesions at other thresholds (``froc.json``), predict the best and the worst
+        subjects into ``cases/``, and write ``report.html``.
 
     Returns
     -------
@@ -137,7 +148,9 @@ def evaluate(
     _refuse_seen_names(subjects, loaded)
     make_folder(out)
     # What an earlier evaluation left must not stand beside a failure.
-    for stale in ("metrics.json", "subjects.json", "errors.json"):
+    if (out / "metrics.json").is_file():
+        shutil.rmtree(out / CASES_NAME, ignore_errors=True)
+    for stale in ("metrics.json", "subjects.json", "errors.json", FROC_NAME):
         remove(out / stale)
     shutil.rmtree(out / "units", ignore_errors=True)
     execution = choose_execution(device, loaded.config.train.precision)
@@ -148,7 +161,10 @@ def evaluate(
     beside, baseline_protocol = None, None
     uncalibrated: list[MedrdError] = []
     with stop_on_signals() as stop:
-        result = evaluate_subjects(contender, subjects, config, stop, unseen_by=loaded)
+        factors = FROC_FACTORS if report else ()
+        result = evaluate_subjects(
+            contender, subjects, config, stop, unseen_by=loaded, froc_factors=factors
+        )
         if baseline and contender.name != "intensity":
             intensity = intensity_baseline(cohort, loaded, config, device, out)
             baseline_protocol = intensity.protocol
@@ -178,7 +194,12 @@ def evaluate(
     for category, units in result.units.items():
         save_units(out / "units" / f"{category}.npz", units)
     write_json(out / "subjects.json", result.subjects)
+    if result.froc:
+        write_json(out / FROC_NAME, result.froc)
     write_json(out / "metrics.json", metrics)
+    if report:
+        predict_some(loaded, subjects, result.subjects, out / CASES_NAME, device)
+        write_report(out)
     return out / "metrics.json"
 
 
@@ -189,6 +210,7 @@ def evaluate_subjects(
     stop: StopRequest,
     *,
     unseen_by: Model | None = None,
+    froc_factors: Sequence[float] = (),
 ) -> Evaluation:
     """Predict subjects one at a time and gather what the metrics need.
 
@@ -196,6 +218,8 @@ def evaluate_subjects(
     ----------
     unseen_by
         A model whose training and calibration scans must not be among them.
+    froc_factors
+        Multiples of the calibrated threshold at which lesions are counted too.
 
     Raises
     ------
@@ -227,7 +251,7 @@ def evaluate_subjects(
     seconds = 0.0
     with progress(f"evaluating {contender.name}", len(subjects)) as advance:
         for category, members in groups.items():
-            tally = Tally(threshold=threshold, expected=len(members))
+            tally = Tally(threshold=threshold, expected=len(members), froc_factors=froc_factors)
             for subject, item in read_ahead(members, read):
                 if stop:
                     raise InterruptedRunError("stopped; nothing was written. Run it again.")
@@ -248,6 +272,7 @@ def evaluate_subjects(
             if gathered is not None:
                 units[category or "all"] = gathered
             counts.update(tally.counts())
+            froc = tally.froc()
     several = len(groups) > 1
     return Evaluation(
         metrics=_mean(list(by_category.values())),
@@ -257,21 +282,9 @@ def evaluate_subjects(
         counts={**counts, "subjects_failed": len(errors)},
         units=units,
         images_per_s=round(counts["images"] / seconds, 3) if seconds else None,
+        froc=[] if several else froc,
         errors=errors,
     )
-
-
-def save_units(path: Path, units: Units) -> None:
-    """Write a category's units, atomically; plain arrays without pickles."""
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        arrays: dict[str, Any] = units.to_arrays()
-        np.savez_compressed(file, **arrays)
-
-
-def load_units(path: Path) -> Units:
-    """The inverse of :func:`save_units`."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return Units.from_arrays(dict(arrays))
 
 
 def _mean(categories: Sequence[dict[str, float | None]]) -> dict[str, float | None]:

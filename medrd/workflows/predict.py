@@ -264,14 +264,43 @@ def predict(
         On SIGTERM or Ctrl-C, after the input under way.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
-    out = Path(out)
-    files = medium_of(loaded.recipe).files
     cases, errors = medium_of(loaded.recipe).find(
         [Path(p) for p in inputs], frame=frame, series=series
     )
-    result = PredictReport(errors=errors)
     for problem in errors:
         logger.error("%s", problem)
+    return predict_cases(
+        loaded,
+        cases,
+        Path(out),
+        errors=errors,
+        overwrite=overwrite,
+        max_voxels=max_voxels,
+        device=device,
+        strict=strict,
+        picture=picture,
+        do=do,
+        report=report,
+    )
+
+
+def predict_cases(
+    loaded: Model,
+    cases: Sequence[Case],
+    out: Path,
+    *,
+    errors: Sequence[InputError] = (),
+    overwrite: bool = False,
+    max_voxels: int | None = None,
+    device: str = "auto",
+    strict: bool = False,
+    picture: bool = True,
+    do: Do | None = None,
+    report: bool = False,
+) -> PredictReport:
+    """:func:`predict` on what is found already; ``errors`` are those of the search."""
+    result = PredictReport(errors=list(errors))
+    files = medium_of(loaded.recipe).files
     given = {path.resolve() for case in cases for path in case.subject.files}
     job = Job(out, overwrite, max_voxels, device, strict, picture, frozenset(given))
     outcomes: dict[Path, Outcome] = {}

@@ -5,28 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 
 from medrd.errors import ConfigError
+from medrd.workflows.report_run import is_evaluation, is_run, report_run
 from medrd.workflows.report_scans import Report, find_records, report_predictions
 
 __all__ = ["Report", "write_report"]
 
 
 def write_report(folder: str | Path) -> Report:
-    """Write ``report.html`` into a folder of predictions.
+    """Write ``report.html`` into what ``medrd predict``, ``train`` or ``evaluate`` wrote.
 
     Raises
     ------
     ConfigError
         Nothing in the folder that medrd wrote.
+    FileFormatError
+        A run or an evaluation with a file that is not medrd's.
     OutputError
         The page cannot be written.
     """
     folder = Path(folder)
+    if is_run(folder) or is_evaluation(folder):
+        return report_run(folder)
     records = find_records(folder) if folder.is_dir() else []
     if records:
         return report_predictions(folder, records)
     raise ConfigError(
         folder,
-        expected="a folder that medrd predict wrote",
+        expected="a folder that medrd predict, train or evaluate wrote",
         found="none of their files" if folder.is_dir() else "no such folder",
         remedy="Give the folder that was --out.",
     )

@@ -7,10 +7,12 @@ stays beside it, for confidence intervals over subjects.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from medrd.data.domain import TestItem
 from medrd.metrics import (
@@ -61,10 +63,15 @@ class Tally:
         The calibrated one; None if there is none.
     expected
         How many subjects are to come, by which their share of the memory is set.
+    froc_factors
+        Multiples of the threshold at which a volume's lesions are counted too.
     """
 
-    def __init__(self, *, threshold: float | None, expected: int) -> None:
+    def __init__(
+        self, *, threshold: float | None, expected: int, froc_factors: Sequence[float] = ()
+    ) -> None:
         self.threshold = threshold
+        self._froc: dict[float, list[LesionCounts]] = {factor: [] for factor in froc_factors}
         self.rows: list[dict[str, Any]] = []
         self._unit_entries = min(
             max(_ALL_UNITS_ENTRIES // max(expected, 1), _SMALLEST_UNIT), _LARGEST_UNIT
@@ -134,6 +141,19 @@ class Tally:
             flagged=np.array(self._flagged, np.int64) if calibrated else None,
         )
 
+    def froc(self) -> list[dict[str, float | None]]:
+        """Lesion sensitivity and false positives a scan at multiples of the threshold.
+
+        Free-response ROC (Bunch et al. 1978) over volumes, lesions as in
+        :func:`medrd.metrics.lesion_counts`. Empty without lesions or threshold.
+        """
+        found = [(factor, summarise(counts)) for factor, counts in self._froc.items() if counts]
+        return [
+            {"factor": factor, **{k: v for k, v in numbers.items() if k != "subject_dice"}}
+            for factor, numbers in found
+            if numbers["lesion_sensitivity"] is not None
+        ]
+
     def counts(self) -> dict[str, int]:
         """Of subjects, images and voxels (or pixels) that the numbers stand on."""
         return {
@@ -181,6 +201,10 @@ class Tally:
         if truth.ndim == 3:
             lesions = lesion_counts(mask, truth)
             self._lesions.append(lesions)
+            box = _box(region | truth)  # components are found faster where there is little else
+            for factor, counts in self._froc.items():
+                higher = (judged_map[box] >= factor * self.threshold) & region[box]
+                counts.append(lesion_counts(higher, truth[box]))
             row |= {
                 "dice": lesions.dice,
                 "lesions": lesions.lesions,
@@ -188,3 +212,9 @@ class Tally:
                 "false_positives": lesions.false_positives,
             }
         return row
+
+
+def _box(shown: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The bounding box of what is True; everything where nothing is."""
+    (found,) = ndimage.find_objects(shown.astype(np.uint8)) or [None]
+    return found or tuple(slice(None) for _ in shown.shape)
