@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from medrd.metrics.weighted import weighted_metrics
 from medrd.report.table import markdown_table
 from medrd.volumes import atomic_path
-from medrd.workflows.evaluate import load_units
+from medrd.workflows.evaluation_files import load_units
 
 METRICS = {"pixel_ap": "pixel AP", "pixel_dice_best": "best Dice", "pixel_dice": "Dice"}
 
