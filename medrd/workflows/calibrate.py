@@ -15,6 +15,7 @@ from medrd.data.margin import away_from
 from medrd.errors import ConfigError
 from medrd.metrics import Run, rates_at, threshold_at_fpr
 from medrd.workflows.infer import Predictor, scan_score
+from medrd.workflows.progress import progress
 from medrd.workflows.runs import run_on_disk
 
 
@@ -116,22 +117,24 @@ def calibrate(
     scores: list[float] = []
     ids: list[str] = []
     slices, voxels, whole = 0, 0, True
-    for subject in subjects:
-        healthy = np.flatnonzero(away_from(subject.numbers, subject.touched, margin=margin))
-        whole = whole and healthy.size == subject.numbers.size
-        if healthy.size == 0:
-            continue
-        region = subject.region[healthy]
-        maps, image_scores = predictor.maps(
-            subject.images[healthy], region, subject.positions_mm[healthy]
-        )
-        values = maps[region]
-        place = scratch / str(len(runs))
-        runs.append(run_on_disk(place, values, np.zeros(values.size, bool)))
-        scores.append(scan_score(image_scores))
-        ids.append(subject.id)
-        slices += healthy.size
-        voxels += values.size
+    with progress("calibrating", len(subjects)) as advance:
+        for subject in subjects:
+            healthy = np.flatnonzero(away_from(subject.numbers, subject.touched, margin=margin))
+            whole = whole and healthy.size == subject.numbers.size
+            advance(note=subject.id)
+            if healthy.size == 0:
+                continue
+            region = subject.region[healthy]
+            maps, image_scores = predictor.maps(
+                subject.images[healthy], region, subject.positions_mm[healthy]
+            )
+            values = maps[region]
+            place = scratch / str(len(runs))
+            runs.append(run_on_disk(place, values, np.zeros(values.size, bool)))
+            scores.append(scan_score(image_scores))
+            ids.append(subject.id)
+            slices += healthy.size
+            voxels += values.size
     if not runs:
         raise ConfigError(
             "data.split.calibration",
