@@ -21,6 +21,7 @@ _WHERE = {
     "load_config": "medrd.config",
     "MedrdError": "medrd.errors",
     "read": "medrd.workflows.api",
+    "plot": "medrd.workflows.api",
     "load": "medrd.workflows.api",
     "train": "medrd.workflows.train",
     "evaluate": "medrd.workflows.evaluate",
@@ -42,6 +43,7 @@ __all__ = [
     "load_compare",
     "load_config",
     "load_tune",
+    "plot",
     "predict",
     "read",
     "train",
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
     from medrd.config.compare import load_compare
     from medrd.config.tune import load_tune
     from medrd.errors import MedrdError
-    from medrd.workflows.api import load, read
+    from medrd.workflows.api import load, plot, read
     from medrd.workflows.compare import compare
     from medrd.workflows.evaluate import evaluate
     from medrd.workflows.predict import predict

@@ -13,6 +13,8 @@ import pytest
 
 import medrd
 from medrd.errors import EmptyBrainError, GridMismatchError, ModelError, TooLargeError
+from medrd.pictures import Picture
+from medrd.report.heat import save_figure
 from medrd.volumes import Volume, volume_from_array
 from medrd.workflows.api import LoadedModel
 from medrd.workflows.predict import predict
@@ -49,6 +51,24 @@ def test_every_name_that_it_lists_can_be_had() -> None:
     assert medrd.predict is predict
     with pytest.raises(AttributeError, match="no attribute 'teach'"):
         medrd.teach  # noqa: B018
+
+
+def test_a_plot_has_the_colours_and_units_of_the_pictures(
+    model: LoadedModel, tiny_run: Path, scan: Path, tmp_path: Path
+) -> None:
+    volume = medrd.read(scan)
+    assert isinstance(volume, Volume)
+    result = model.predict(volume)
+    medrd.predict(tiny_run, [scan], tmp_path, device="cpu")
+    figure = medrd.plot(volume, result, title="tiny_0_flair")
+    save_figure(figure, tmp_path / "mine.png")
+    assert (tmp_path / "mine.png").read_bytes() == (tmp_path / "tiny_0_flair.png").read_bytes()
+    bare = medrd.plot(volume, result.scores)
+    assert "not calibrated" in bare.axes[-1].get_ylabel()
+    with pytest.raises(GridMismatchError, match="label"):
+        medrd.plot(volume, result, label=np.zeros((2, 2, 2), bool))
+    picture = Picture(np.full((8, 9, 3), 0.5, np.float32), None, ())
+    assert medrd.plot(picture, np.zeros((8, 9), np.float32)) is not None
 
 
 def test_a_volume_in_memory_gets_the_map_that_the_command_line_writes(

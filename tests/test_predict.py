@@ -323,9 +323,7 @@ def test_another_frame_of_the_same_file_is_another_scan(
     assert not np.array_equal(maps[0], maps[1])
 
 
-@pytest.mark.parametrize(
-    "moment", ["predict.write_json", "scans.save_overlay", "scans.write_nifti"]
-)
+@pytest.mark.parametrize("moment", ["predict.write_json", "scans.save_figure", "scans.write_nifti"])
 def test_killed_while_writing_a_scan_it_is_done_again(
     medrd: Medrd, tiny_run: Path, scan: Path, tmp_path: Path, moment: str
 ) -> None:
@@ -352,11 +350,11 @@ def test_sigterm_ends_after_the_scan_under_way_and_the_rest_is_done_later(
     stop = """
 import os, signal
 import medrd.workflows.scans as module
-original = module.save_overlay
+original = module.save_figure
 def patched(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGTERM)
     original(*args, **kwargs)
-module.save_overlay = patched
+module.save_figure = patched
 """
     stopped = medrd("predict", tiny_run, *scans, "--out", out, prelude=stop)
     assert stopped.code == 130

@@ -254,7 +254,7 @@ def test_what_is_as_on_record_is_skipped_and_all_else_done_again(
     assert bool(set(times(out).items()) & set(before.items())) == (change == "nothing")
 
 
-@pytest.mark.parametrize("moment", ["imwrite", "save_picture_overlay", "write_json"])
+@pytest.mark.parametrize("moment", ["imwrite", "save_figure", "write_json"])
 def test_killed_while_writing_nothing_half_is_there_and_it_goes_on(
     medrd: Medrd, picture_run: Path, tmp_path: Path, moment: str
 ) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medrd.report.overlay import save_overlay
-from medrd.report.picture_overlay import save_picture_overlay
+from medrd.report.heat import save_figure
+from medrd.report.overlay import draw_overlay
+from medrd.report.picture_overlay import draw_picture_overlay
 from medrd.report.table import cell, markdown_table, metrics_table, spread_cell, spread_table
 
 RAS = np.diag([3.0, 3.0, 3.0, 1.0])
@@ -45,8 +46,7 @@ def draw(
 ) -> NDArray[np.float32]:
     """The picture as (rows, columns, 3) in [0, 1]."""
     scan = brain() if image is None else image
-    save_overlay(
-        path,
+    figure = draw_overlay(
         image=scan,
         score_map=heat,
         affine=affine,
@@ -54,6 +54,7 @@ def draw(
         title="a scan",
         label=label,
     )
+    save_figure(figure, path)
     return np.asarray(matplotlib.image.imread(path))[..., :3]
 
 
@@ -173,14 +174,14 @@ def draw_picture(
     label: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """On a grey picture, as (rows, columns, 3) in [0, 1]."""
-    save_picture_overlay(
-        path,
+    figure = draw_picture_overlay(
         image=np.full((*heat.shape, channels), 0.4, np.float32),
         score_map=heat,
         threshold=threshold,
         title="a picture",
         label=label,
     )
+    save_figure(figure, path)
     return np.asarray(matplotlib.image.imread(path))[..., :3]
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medrd.report.heat import HeatScale, dark_figure, outline, save_figure
+from medrd.report.heat import HeatScale, dark_figure, outline
 
 _PLANES = (
     # name, axis that is cut, letters at left, right, top, bottom (radiological convention)
@@ -20,8 +20,7 @@ _PLANES = (
 )
 
 
-def save_overlay(
-    path: Path,
+def draw_overlay(
     *,
     image: NDArray[np.float32],
     score_map: NDArray[np.float32],
@@ -29,8 +28,8 @@ def save_overlay(
     threshold: float | None,
     title: str,
     label: NDArray[np.bool_] | None = None,
-) -> None:
-    """Write a PNG with the scan above and the heat map over it below.
+) -> Figure:
+    """The scan above and the heat map over it below, in three planes through the peak.
 
     Colours are those of :mod:`medrd.report.heat`: in units of the calibrated threshold.
 
@@ -82,7 +81,7 @@ def save_overlay(
         color="white",
         fontsize=9,
     )
-    save_figure(figure, path)
+    return figure
 
 
 def _centre(heat: NDArray[np.float32], threshold: float | None) -> tuple[int, ...]:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from medrd.report.heat import HeatScale, dark_figure, outline, save_figure
+from medrd.report.heat import HeatScale, dark_figure, outline
 
 _WIDTH_INCHES = 9.6
 LARGEST_SIDE_PX = 1024
 """Twice what a panel shows; matplotlib would make a dozen copies of a picture of any size."""
 
 
-def save_picture_overlay(
-    path: Path,
+def draw_picture_overlay(
     *,
     image: NDArray[np.float32],
     score_map: NDArray[np.float32],
     threshold: float | None,
     title: str,
     label: NDArray[np.bool_] | None = None,
-) -> None:
-    """Write a PNG with the picture at the left and the heat map over it at the right.
+) -> Figure:
+    """The picture at the left and the heat map over it at the right.
 
     Colours are those of :mod:`medrd.report.heat`: in units of the calibrated threshold. The
     picture keeps its own brightness, 0 black and 1 white.
@@ -69,7 +67,7 @@ def save_picture_overlay(
         color="white",
         fontsize=9,
     )
-    save_figure(figure, path)
+    return figure
 
 
 def blocks(array: NDArray, factor: int) -> NDArray:

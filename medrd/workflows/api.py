@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from medrd.data.picture_files import PICTURE_ENDINGS
-from medrd.errors import ConfigError
+from medrd.errors import ConfigError, GridMismatchError
 from medrd.pictures import DEFAULT_MAX_PIXELS, Picture, read_picture
+from medrd.report.overlay import draw_overlay
+from medrd.report.picture_overlay import draw_picture_overlay
 from medrd.volumes import DEFAULT_MAX_VOXELS, Volume, read_volume
 from medrd.workflows.device import choose_execution
 from medrd.workflows.guard import oddities
@@ -39,6 +43,8 @@ class AnomalyMap:
         (S,) float32, of the slices that hold enough brain; of a picture (1,).
     warnings
         What was odd about the input, and in what it is unlike the model's training scans.
+    threshold
+        The calibrated one, which the mask is at.
     """
 
     scores: NDArray[np.float32]
@@ -46,6 +52,7 @@ class AnomalyMap:
     scan_score: float
     slice_scores: NDArray[np.float32]
     warnings: tuple[str, ...] = ()
+    threshold: float | None = None
 
 
 class LoadedModel:
@@ -93,12 +100,67 @@ class LoadedModel:
             scan_score=prediction.scan_score,
             slice_scores=prediction.image_scores,
             warnings=(*prepared.warnings, *oddities(prepared, self.model)),
+            threshold=calibration.threshold if calibration else None,
         )
 
 
 def load(path: str | Path, *, device: str = "auto") -> LoadedModel:
     """Open a run folder or its ``model/`` for prediction. Raises ModelError."""
     return LoadedModel(load_model(path), device=device)
+
+
+def plot(
+    given: Volume | Picture,
+    result: AnomalyMap | NDArray[np.float32],
+    *,
+    label: NDArray[np.bool_] | None = None,
+    threshold: float | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw a scan or picture with its map, in the colours and units of the reports.
+
+    Parameters
+    ----------
+    given
+        What was predicted.
+    result
+        What :meth:`LoadedModel.predict` returned, or a map on the input's grid.
+    label
+        bool on that grid, outlined.
+    threshold
+        For a bare map: the score that is called 1 in the colour bar. Without one the colours
+        reach to the map's own maximum, and the bar says so.
+
+    Raises
+    ------
+    GridMismatchError
+        A map or a label of another shape.
+    """
+    if isinstance(result, AnomalyMap):
+        scores, threshold = result.scores, threshold or result.threshold
+    else:
+        scores = np.asarray(result, np.float32)
+    shape = given.shape if isinstance(given, Volume) else given.array.shape[:2]
+    for noun, array in (("map", scores), ("label", label)):
+        if array is not None and array.shape != shape:
+            raise GridMismatchError(
+                noun,
+                expected=f"the shape of what was predicted, {shape}",
+                found=str(array.shape),
+                remedy="Give the map and the label on the input's own grid.",
+            )
+    if title is None:
+        title = given.path.name if given.path else ""
+    content: dict[str, Any] = {
+        "image": given.array,
+        "score_map": scores,
+        "threshold": threshold,
+        "title": title,
+        "label": label,
+    }
+    if isinstance(given, Picture):
+        return draw_picture_overlay(**content)
+    return draw_overlay(affine=given.affine, **content)
 
 
 def read(

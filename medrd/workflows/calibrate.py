@@ -14,6 +14,7 @@ from medrd.data.cache import CachedSubject
 from medrd.data.margin import away_from, none_healthy
 from medrd.metrics import Run, rates_at, threshold_at_fpr
 from medrd.workflows.infer import Predictor, scan_score
+from medrd.workflows.progress import progress
 from medrd.workflows.runs import run_on_disk
 
 
@@ -119,16 +120,23 @@ def calibrate(
     ConfigError
         No subject has a healthy slice.
     """
-    parts = [_of_subject(predictor, s, margin, scratch / str(i)) for i, s in enumerate(subjects)]
-    held_out = [part for part in parts if part is not None]
+    with progress("calibrating", len(subjects) + len(known)) as advance:
+
+        def scored(each: Sequence[CachedSubject], name: str) -> list[_Part]:
+            parts = []
+            for number, subject in enumerate(each):
+                part = _of_subject(predictor, subject, margin, scratch / f"{name}{number}")
+                parts += [part] if part is not None else []
+                advance(note=subject.id)
+            return parts
+
+        held_out, beside = scored(subjects, "held_out"), scored(known, "known")
     if not held_out:
         raise none_healthy(
             "calibration",
             len(subjects),
             wanted="held-out subjects with healthy slices to set a threshold on",
         )
-    parts = [_of_subject(predictor, s, margin, scratch / f"known{i}") for i, s in enumerate(known)]
-    beside = [part for part in parts if part is not None]
     runs, more = [part.run for part in held_out], [part.run for part in beside]
     threshold = threshold_at_fpr([*runs, *more], target_fpr)
     slices = sum(part.slices for part in held_out)

@@ -16,7 +16,8 @@ from medrd.data.picture_domain import PreparedPicture, prepare_picture
 from medrd.errors import ConfigError, FileFormatError, InputError, ModelError
 from medrd.metrics import lesion_table
 from medrd.pictures import Picture, read_picture
-from medrd.report.picture_overlay import save_picture_overlay
+from medrd.report.heat import save_figure
+from medrd.report.picture_overlay import draw_picture_overlay
 from medrd.volumes import Volume, atomic_path
 from medrd.workflows.calibrate import Calibration
 from medrd.workflows.infer import Prediction
@@ -67,9 +68,10 @@ class OpenedPicture:
         self, path: Path, scores: NDArray[np.float32], *, threshold: float | None, title: str
     ) -> None:
         """The picture without and with the map."""
-        save_picture_overlay(
-            path, image=self.picture.array, score_map=scores, threshold=threshold, title=title
+        figure = draw_picture_overlay(
+            image=self.picture.array, score_map=scores, threshold=threshold, title=title
         )
+        save_figure(figure, path)
 
     def describe(
         self,

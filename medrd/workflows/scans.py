@@ -17,7 +17,8 @@ from medrd.data.prepare import PreparedVolume, prepare, read_channels
 from medrd.errors import InputError, ModelError, WrongKindError
 from medrd.metrics import lesion_table
 from medrd.pictures import Picture
-from medrd.report.overlay import save_overlay
+from medrd.report.heat import save_figure
+from medrd.report.overlay import draw_overlay
 from medrd.volumes import Volume, check_same_grid, write_nifti
 from medrd.workflows.calibrate import Calibration
 from medrd.workflows.infer import Prediction
@@ -64,14 +65,14 @@ class OpenedScan:
         self, path: Path, scores: NDArray[np.float32], *, threshold: float | None, title: str
     ) -> None:
         """Three planes of the first channel."""
-        save_overlay(
-            path,
+        figure = draw_overlay(
             image=self._first.array,
             score_map=scores,
             affine=self._first.affine,
             threshold=threshold,
             title=title,
         )
+        save_figure(figure, path)
 
     def describe(
         self,

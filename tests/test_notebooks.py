@@ -1,0 +1,75 @@
+"""The notebooks run from top to bottom, and are stored without outputs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+NAMES = sorted(path.name for path in FOLDER.glob("*.ipynb"))
+SMALL = """
+    data_sets.phantoms.generate.subjects=3
+    data_sets.phantoms.config.data.split.train=1
+    data_sets.phantoms.config.data.split.test=1
+    data_sets.phantoms.config.recipe.size=64
+    data_sets.phantoms.config.train.epochs=1
+    data_sets.textures.config.recipe.size=64
+    data_sets.textures.config.train.epochs=1
+"""
+
+
+def run(name: str, monkeypatch: pytest.MonkeyPatch, **environment: object) -> nbformat.NotebookNode:
+    """Execute a notebook where it lies, as Jupyter does."""
+    for key, value in environment.items():
+        monkeypatch.setenv(key, str(value))
+    notebook = nbformat.read(FOLDER / name, as_version=4)
+    client = NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}
+    )
+    client.execute()
+    return notebook
+
+
+def shown(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
+    """What its cells display of a MIME type."""
+    outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
+    return [output["data"][kind] for output in outputs if kind in output.get("data", {})]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_stored_without_outputs(name: str) -> None:
+    notebook = nbformat.read(FOLDER / name, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+def test_lesion_heatmaps(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(4):
+        shutil.copytree(tiny_root / f"tiny_{i}", tmp_path / "brains" / f"tiny_{i}")
+    notebook = run("lesion_heatmaps.ipynb", monkeypatch, MEDRD_NOTEBOOK_OUT=tmp_path)
+    assert len(shown(notebook, "image/png")) == 3
+    assert len(shown(notebook, "application/vnd.jupyter.widget-view+json")) == 1
+    table, dices = shown(notebook, "text/markdown")
+    assert "| 1 " in table
+    assert all(f"| {name} " in dices for name in ("intensity", "patchcore"))
+    assert (tmp_path / "maps" / "report.html").is_file()
+
+
+def test_cross_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = run(
+        "cross_domain.ipynb",
+        monkeypatch,
+        MEDRD_NOTEBOOK_OUT=tmp_path,
+        MEDRD_NOTEBOOK_SET=" ".join(SMALL.split()),
+        MEDRD_CACHE=tmp_path / "cache",
+    )
+    assert len(shown(notebook, "image/png")) == 2
+    results, table = shown(notebook, "text/markdown")
+    assert "mine" not in results
+    assert table.count("| mine ") == 2  # a brain and an industrial row of one's own
