@@ -27,6 +27,7 @@ _WHERE = {
     "compare": "medrd.workflows.compare",
     "load_compare": "medrd.config.compare",
     "predict": "medrd.workflows.predict",
+    "export": "medrd.workflows.export",
     "load_tune": "medrd.config.tune",
     "tune": "medrd.workflows.tune",
 }
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "export",
     "load",
     "load_compare",
     "load_config",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from medrd.workflows.api import load, read
     from medrd.workflows.compare import compare
     from medrd.workflows.evaluate import evaluate
+    from medrd.workflows.export import export
     from medrd.workflows.predict import predict
     from medrd.workflows.train import train
     from medrd.workflows.tune import tune

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,16 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a config key; may be repeated."),
 ]
+
+
+class ExportFormat(StrEnum):
+    """What ``medrd export`` writes."""
+
+    onnx = "onnx"
+    pt2 = "pt2"
+    bundle = "bundle"
+
+
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -221,11 +232,32 @@ def phantom(
 
 
 @app.command()
-def doctor() -> None:
-    """Versions, devices, teacher weights and models."""
-    from medrd.workflows.doctor import examine
+def export(
+    model: Annotated[Path, typer.Argument(help="Run folder, or its model/.")],
+    out: Annotated[Path, typer.Option(help="Folder for the graph, or the bundle.")],
+    format_: Annotated[
+        ExportFormat, typer.Option("--format", help="ONNX, torch.export, or a MONAI bundle.")
+    ] = ExportFormat.onnx,
+) -> None:
+    """Write a model as a graph for other programs, checked against the model itself."""
+    from medrd.workflows.export import export as run
 
-    typer.echo(examine())
+    typer.echo(run(model, out, format=format_.value))
+
+
+@app.command()
+def doctor(
+    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Versions, devices, teacher weights and models."""
+    from medrd.workflows.doctor import examine, findings
+
+    if not json_:
+        typer.echo(examine())
+        return
+    import json
+
+    typer.echo(json.dumps(findings(), indent=2))
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ from medrd.data.domain import TestItem, domain_of
 from medrd.data.layouts import Subject
 from medrd.errors import ConfigError, InputError, LeakageError, MedrdError
 from medrd.metrics import Units, bootstrap_intervals, count_units
-from medrd.volumes import atomic_path, write_json
+from medrd.report.card import CARD_NAME, model_card
+from medrd.volumes import atomic_path, write_json, write_text
 from medrd.workflows.baseline import intensity_baseline
 from medrd.workflows.calibrate import Calibration
 from medrd.workflows.cohort import Cohort, load_cohort
@@ -103,8 +104,8 @@ def evaluate(
     config
         Names the data and the split; recipe, scoring and calibration are the model's own.
     out
-        Gets ``metrics.json``, ``subjects.json``, ``units/`` (what a bootstrap over subjects
-        needs) and, if subjects failed, ``errors.json``.
+        Gets ``metrics.json``, ``subjects.json``, a model card with the metrics, ``units/`` (what
+        a bootstrap over subjects needs) and, if subjects failed, ``errors.json``.
     baseline
         Evaluate the intensity baseline on the same subjects beside it.
 
@@ -137,7 +138,7 @@ def evaluate(
     _refuse_seen_names(subjects, loaded)
     make_folder(out)
     # What an earlier evaluation left must not stand beside a failure.
-    for stale in ("metrics.json", "subjects.json", "errors.json"):
+    for stale in ("metrics.json", "subjects.json", "errors.json", CARD_NAME):
         remove(out / stale)
     shutil.rmtree(out / "units", ignore_errors=True)
     execution = choose_execution(device, loaded.config.train.precision)
@@ -179,6 +180,7 @@ def evaluate(
         save_units(out / "units" / f"{category}.npz", units)
     write_json(out / "subjects.json", result.subjects)
     write_json(out / "metrics.json", metrics)
+    write_text(out / CARD_NAME, model_card(loaded.description, loaded.hash, metrics))
     return out / "metrics.json"
 
 
