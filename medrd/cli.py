@@ -97,8 +97,8 @@ def predict(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            help="NIfTI files, BraTS subject folders, DICOM series, folders of those; for a "
-            "model of pictures, pictures and folders of those."
+            help="NIfTI files, BraTS subject folders, BIDS datasets, DICOM series, folders of "
+            "those; for a model of pictures, pictures and folders of those."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for maps, masks, JSON and overlays.")],

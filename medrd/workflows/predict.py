@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medrd.data.bids import map_sidecar, mask_sidecar
 from medrd.data.cache import file_hash, source_hash
 from medrd.data.domain import CODE_VERSION
 from medrd.errors import InputError
 from medrd.volumes import write_json
+from medrd.workflows.bids_out import describe_derivative
 from medrd.workflows.device import choose_execution
 from medrd.workflows.guard import oddities, refuse
 from medrd.workflows.infer import Prediction, Predictor
@@ -26,7 +28,15 @@ from medrd.workflows.inputs import Case
 from medrd.workflows.interrupt import InterruptedRunError, stop_on_signals
 from medrd.workflows.medium import Medium, Opened, medium_of
 from medrd.workflows.model_folder import Model, load_model
-from medrd.workflows.outputs import MAKER, check_targets, make_folder, remove, write_errors
+from medrd.workflows.outputs import (
+    BIDS_MASK_SIDECAR,
+    MAKER,
+    check_targets,
+    files_of,
+    make_folder,
+    remove,
+    write_errors,
+)
 from medrd.workflows.progress import progress
 from medrd.workflows.read_ahead import read_ahead
 from medrd.workflows.versions import versions
@@ -63,7 +73,7 @@ class _Task:
     picture: bool
 
     def record(self, case: Case) -> Path:
-        return case.output(self.out, self.medium.files.record)
+        return case.output(self.out, files_of(case, self.medium.files).record)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +107,8 @@ def predict(
     model
         A run folder, its ``model/``, or a loaded model.
     inputs
-        NIfTI files, BraTS subject folders, DICOM series (a folder, or one of its files),
-        folders of those; of a model of pictures, picture files and folders of those.
+        NIfTI files, BraTS subject folders, BIDS datasets (the results are then a BIDS
+        derivative), DICOM series (a folder, or one of its files), folders of those; of a model of pictures, picture files and folders of those.
     overwrite
         Predict again what is already there; else an input is skipped if the hashes of its
         files, of the model and of its outputs are those on record.
@@ -129,6 +139,7 @@ def predict(
     report = PredictReport(errors=errors)
     for problem in errors:
         logger.error("%s", problem)
+    describe_derivative(cases, out)
     execution = choose_execution(device, loaded.config.train.precision)
     # Maps differ in their last bits between precisions and devices, so these belong to
     # what a finished input is compared by.
@@ -148,7 +159,8 @@ def predict(
         hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
         if not overwrite and _is_done(task.record(case), hashes, identity, strict=strict):
             return None
-        check_targets(case, out, inputs_given, medium.files, is_own_map=medium.is_own_map)
+        files = files_of(case, medium.files)
+        check_targets(case, out, inputs_given, files, is_own_map=medium.is_own_map)
         opened = medium.read(case, budget=budget)
         odd = oddities(opened.prepared, loaded, case.subject)
         if strict:
@@ -191,14 +203,16 @@ def _write_case(item: _Loaded, task: _Task) -> float:
 
     Returns its score.
     """
-    case, opened, files = item.case, item.opened, task.medium.files
+    case, opened, origin = item.case, item.opened, item.case.origin
+    files = files_of(case, task.medium.files)
     prediction = task.predictor.on_grid(opened.prepared)
     calibration = task.model.calibration
     threshold = calibration.threshold if calibration else None
     paths = {"map": case.output(task.out, files.map)}
     make_folder(paths["map"].parent)
     # What this model or call does not write must not stay behind from an earlier one.
-    for ending in (files.record, files.mask, files.overlay):
+    stale = (files.record, files.mask, files.overlay, *([BIDS_MASK_SIDECAR] if origin else []))
+    for ending in stale:
         remove(case.output(task.out, ending))
     opened.write_map(
         paths["map"],
@@ -211,6 +225,9 @@ def _write_case(item: _Loaded, task: _Task) -> float:
         mask = anomaly_mask(prediction, opened.prepared.scored(), threshold)
         paths["mask"] = case.output(task.out, files.mask)
         opened.write_mask(paths["mask"], mask)
+        if origin:
+            sidecar = case.output(task.out, BIDS_MASK_SIDECAR)
+            write_json(sidecar, mask_sidecar(origin, threshold))
     if task.picture:
         paths["picture"] = case.output(task.out, files.overlay)
         opened.write_overlay(
@@ -220,6 +237,7 @@ def _write_case(item: _Loaded, task: _Task) -> float:
     write_json(
         task.record(case),
         {
+            **(map_sidecar(origin) if origin else {}),
             "subject": case.subject.id,
             "inputs": {c: str(s.path) for c, s in case.subject.images.items()},
             **opened.describe(prediction, mask, calibration),
