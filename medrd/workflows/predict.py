@@ -108,7 +108,8 @@ def predict(
         A run folder, its ``model/``, or a loaded model.
     inputs
         NIfTI files, BraTS subject folders, BIDS datasets (the results are then a BIDS
-        derivative), DICOM series (a folder, or one of its files), folders of those; of a model of pictures, picture files and folders of those.
+        derivative), DICOM series (a folder, or one of its files), folders of those; of a model
+        of pictures, picture files and folders of those.
     overwrite
         Predict again what is already there; else an input is skipped if the hashes of its
         files, of the model and of its outputs are those on record.
