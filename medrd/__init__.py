@@ -28,6 +28,7 @@ _WHERE = {
     "compare": "medrd.workflows.compare",
     "load_compare": "medrd.config.compare",
     "predict": "medrd.workflows.predict",
+    "export": "medrd.workflows.export",
     "load_tune": "medrd.config.tune",
     "tune": "medrd.workflows.tune",
     "write_report": "medrd.workflows.report",
@@ -39,6 +40,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "export",
     "load",
     "load_compare",
     "load_config",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from medrd.workflows.api import load, plot, read
     from medrd.workflows.compare import compare
     from medrd.workflows.evaluate import evaluate
+    from medrd.workflows.export import export
     from medrd.workflows.predict import predict
     from medrd.workflows.report import write_report
     from medrd.workflows.train import train

@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,16 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a config key; may be repeated."),
 ]
+
+
+class ExportFormat(StrEnum):
+    """What ``medrd export`` writes."""
+
+    onnx = "onnx"
+    pt2 = "pt2"
+    bundle = "bundle"
+
+
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 OnRay = Annotated[
     bool, typer.Option("--ray", help="In processes of Ray's, on this machine or a cluster.")
@@ -115,8 +126,8 @@ def predict(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            help="NIfTI files, BraTS subject folders, DICOM series, folders of those; for a "
-            "model of pictures, pictures and folders of those."
+            help="NIfTI files, BraTS subject folders, BIDS datasets, DICOM series, folders of "
+            "those; for a model of pictures, pictures and folders of those."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for maps, masks, JSON and overlays.")],
@@ -299,11 +310,32 @@ def phantom(
 
 
 @app.command()
-def doctor() -> None:
-    """Versions, devices, teacher weights and models."""
-    from medrd.workflows.doctor import examine
+def export(
+    model: Annotated[Path, typer.Argument(help="Run folder, or its model/.")],
+    out: Annotated[Path, typer.Option(help="Folder for the graph, or the bundle.")],
+    format_: Annotated[
+        ExportFormat, typer.Option("--format", help="ONNX, torch.export, or a MONAI bundle.")
+    ] = ExportFormat.onnx,
+) -> None:
+    """Write a model as a graph for other programs, checked against the model itself."""
+    from medrd.workflows.export import export as run
 
-    typer.echo(examine())
+    typer.echo(run(model, out, format=format_.value))
+
+
+@app.command()
+def doctor(
+    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Versions, devices, teacher weights and models."""
+    from medrd.workflows.doctor import examine, findings
+
+    if not json_:
+        typer.echo(examine())
+        return
+    import json
+
+    typer.echo(json.dumps(findings(), indent=2))
 
 
 def main() -> None:

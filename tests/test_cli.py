@@ -16,7 +16,7 @@ from medrd.cli import app
 
 Medrd = Callable[..., Any]
 
-VERBS = ("demo", "train", "predict", "evaluate", "compare", "tune", "phantom", "doctor")
+VERBS = ("demo", "train", "predict", "evaluate", "compare", "tune", "phantom", "export", "doctor")
 
 
 def test_help_needs_no_heavy_import_and_names_every_verb() -> None:
@@ -145,6 +145,16 @@ def test_doctor_knows_versions_models_and_the_embedded_teacher(medrd: Medrd) -> 
     assert "embedded EfficientNet-Lite0 weights load" in done.stdout
     assert "83.8 M" in done.stdout  # Wide-ResNet-50-2's student
     assert "intensity" in done.stdout
+
+
+def test_doctor_tells_programs_the_same(medrd: Medrd) -> None:
+    done = medrd("doctor", "--json")
+    found = json.loads(done.stdout)
+    assert found["versions"]["medrd"] == __version__
+    models = {model["name"]: model for model in found["models"]}
+    assert models["intensity"]["parameters"]["all"] == 0
+    assert models["rd4ad"]["exports"]
+    assert not models["patchcore"]["exports"]
 
 
 def test_phantom_writes_what_train_can_read(medrd: Medrd, tmp_path: Path) -> None:

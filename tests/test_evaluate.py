@@ -131,6 +131,9 @@ def test_metrics_json_is_complete(evaluated: Path, tiny_run: Path) -> None:
     baseline = protocol["baseline"]
     assert baseline["recipe"]["channels"] == ["flair"]
     assert baseline["calibrated_on_the_models_subjects"] is True
+    card = (evaluated / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert f"{metrics['pixel_ap']:.3f}" in card
+    assert "2 test inputs" in card
     for key in ("subjects", "target_fpr", "slices", "voxels"):  # the same slices, then
         assert baseline["calibration"][key] == trained["calibration"][key], key
     rows = json.loads((evaluated / "subjects.json").read_text())

@@ -117,6 +117,8 @@ class Detector(nn.Module):
     """True where :meth:`map_and_score` gives an image score of the method's own."""
     watch: Watch | None = None
     """Sees features during training, for detectors that could collapse."""
+    exports: bool = True
+    """False where :meth:`map_and_score` takes paths that depend on its images: no graph for all."""
     training_only: tuple[str, ...] = ()
     """Direct submodules that no prediction reads: a saved model is without them."""
 

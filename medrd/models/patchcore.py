@@ -73,6 +73,7 @@ class PatchCore(Detector):
     bank: Tensor
     collects = True
     scores_images = True
+    exports = False
 
     def __init__(
         self,

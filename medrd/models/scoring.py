@@ -5,6 +5,7 @@ One scoring serves every detector, so that a table compares detectors and not fi
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Literal
 
@@ -43,11 +44,16 @@ def smooth_across(maps: Tensor, positions_mm: Tensor, sigma_mm: float) -> Tensor
     Each slice becomes the mean of all, weighted by their distance from it. Slices may be missing
     and unevenly spaced: the weights of those that are there sum to one.
     """
-    apart = (positions_mm[:, None] - positions_mm[None]).double() / sigma_mm
-    weights = torch.exp(-0.5 * apart**2) * (apart.abs() <= TRUNCATE)
-    weights = (weights / weights.sum(1, keepdim=True)).float().to(maps.device)
+    weights = across_weights(positions_mm, sigma_mm).to(maps.device)
     with torch.autocast(maps.device.type, enabled=False):
         return (weights @ maps.float().flatten(1)).view_as(maps)
+
+
+def across_weights(positions_mm: Tensor, sigma_mm: float) -> Tensor:
+    """What each slice (column) gives to each other (row): (S,) -> (S, S) float32, rows sum to 1."""
+    apart = (positions_mm[:, None] - positions_mm[None]).double() / sigma_mm
+    weights = torch.exp(-0.5 * apart**2) * (apart.abs() <= TRUNCATE)
+    return (weights / weights.sum(1, keepdim=True)).float()
 
 
 class Scoring(nn.Module):
@@ -107,7 +113,10 @@ class Scoring(nn.Module):
             best = low.amax(1)
         else:
             wanted = (counts * self.top_fraction).ceil().long().clamp(min=1)
-            ordered = low.topk(int(wanted.max()), dim=1).values
+            # As many as there can be: how many there are is data, and an exported graph's shapes
+            # must not depend on it.
+            most = max(1, math.ceil(low.shape[1] * self.top_fraction))
+            ordered = low.topk(most, dim=1).values
             take = torch.arange(ordered.shape[1], device=maps.device) < wanted[:, None]
             best = ordered.masked_fill(~take, 0).sum(1) / wanted
         return torch.where(counts > 0, best, torch.zeros_like(best))

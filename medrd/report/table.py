@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 COLUMNS = {
     "image_auroc": "image AUROC",
@@ -26,7 +27,11 @@ def metrics_table(path: Path) -> str:
 
     Columns in which no row has a value are left out. Test inputs that failed are said below.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    return table_of(json.loads(path.read_text(encoding="utf-8")))
+
+
+def table_of(content: Mapping[str, Any]) -> str:
+    """As :func:`metrics_table`, of what such a file holds."""
     model = content["protocol"]["model"]
     rows: dict[str, Mapping[str, float | None]] = {}
     for category, row in content.get("categories", {}).items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from medrd.config import TeacherConfig
@@ -17,32 +19,61 @@ from medrd.workflows.weights import load_teacher_weights
 _TEACHERS = ("tf_efficientnet_lite0", "wide_resnet50_2")
 
 
+def findings() -> dict[str, Any]:
+    """All that is found, as plain types for JSON."""
+    execution = choose_execution()
+    return {
+        "versions": versions(),
+        "git": git_revision(),
+        "device": {
+            "type": execution.device.type,
+            "name": _device(),
+            "precision": execution.precision,
+        },
+        "cache": str(default_cache()),
+        "teacher": _embedded_teacher(),
+        "models": [model for name in DETECTORS for model in _models(name)],
+    }
+
+
 def examine() -> str:
     """A report for people."""
-    execution = choose_execution()
-    lines = [f"{name:12} {version}" for name, version in versions().items()]
-    lines.append(f"{'git':12} {git_revision() or 'not a checkout'}")
-    lines.append(f"{'device':12} {_device()}, computes in {execution.precision}")
-    lines.append(f"{'cache':12} {default_cache()}")
-    lines.append(f"{'teacher':12} {_embedded_teacher()}")
-    rows = [row for name in DETECTORS for row in _rows(name)]
-    table = markdown_table(
-        ["model", "teacher", "trained", "frozen", "kept to predict", "source"], rows
-    )
+    found = findings()
+    lines = [f"{name:12} {version}" for name, version in found["versions"].items()]
+    lines.append(f"{'git':12} {found['git'] or 'not a checkout'}")
+    device = found["device"]
+    lines.append(f"{'device':12} {device['name']}, computes in {device['precision']}")
+    lines.append(f"{'cache':12} {found['cache']}")
+    lines.append(f"{'teacher':12} {found['teacher']}")
+    header = ["model", "teacher", "trained", "frozen", "kept to predict", "source"]
+    table = markdown_table(header, [_row(model) for model in found["models"]])
     return "\n".join([*lines, "", table])
 
 
-def _rows(name: str) -> list[list[str]]:
-    """Parameters of a detector, with each teacher."""
+def _row(model: dict[str, Any]) -> list[str]:
+    counts = model["parameters"]
+    shown = (counts["trained"], counts["all"] - counts["trained"], counts["kept"])
+    parameters = [f"{n / 1e6:.1f} M" for n in shown]
+    return [model["name"], model["teacher"] or "–", *parameters, model["source"]]
+
+
+def _models(name: str) -> list[dict[str, Any]]:
+    """A detector with each teacher, and how many parameters there are."""
     kind = DETECTORS[name]
-    rows = []
+    models = []
     for teacher in _TEACHERS if kind.has_teacher else (None,):
         with torch.device("meta"):  # nothing is computed, so nothing need be filled
             detector = build_detector(name, teacher=teacher)
-        counts = detector.parameter_counts()
-        shown = (counts["trained"], counts["all"] - counts["trained"], counts["kept"])
-        rows.append([name, teacher or "–", *(f"{n / 1e6:.1f} M" for n in shown), kind.source])
-    return rows
+        models.append(
+            {
+                "name": name,
+                "teacher": teacher,
+                "parameters": detector.parameter_counts(),
+                "exports": detector.exports,
+                "source": kind.source,
+            }
+        )
+    return models
 
 
 def _device() -> str:

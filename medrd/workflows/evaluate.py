@@ -20,7 +20,8 @@ from medrd.data.domain import TestItem, domain_of
 from medrd.data.layouts import Subject
 from medrd.errors import ConfigError, InputError, LeakageError, MedrdError
 from medrd.metrics import Units, bootstrap_intervals, count_units
-from medrd.volumes import write_json
+from medrd.report.card import CARD_NAME, model_card
+from medrd.volumes import write_json, write_text
 from medrd.workflows.baseline import intensity_baseline
 from medrd.workflows.calibrate import Calibration
 from medrd.workflows.cohort import Cohort, load_cohort
@@ -111,8 +112,8 @@ def evaluate(
     config
         Names the data and the split; recipe, scoring and calibration are the model's own.
     out
-        Gets ``metrics.json``, ``subjects.json``, ``units/`` (what a bootstrap over subjects
-        needs) and, if subjects failed, ``errors.json``.
+        Gets ``metrics.json``, ``subjects.json``, a model card with the metrics, ``units/`` (what
+        a bootstrap over subjects needs) and, if subjects failed, ``errors.json``.
     baseline
         Evaluate the intensity baseline on the same subjects beside it.
     report
@@ -150,7 +151,7 @@ def evaluate(
     # What an earlier evaluation left must not stand beside a failure.
     if (out / "metrics.json").is_file():
         shutil.rmtree(out / CASES_NAME, ignore_errors=True)
-    for stale in ("metrics.json", "subjects.json", "errors.json", FROC_NAME):
+    for stale in ("metrics.json", "subjects.json", "errors.json", FROC_NAME, CARD_NAME):
         remove(out / stale)
     shutil.rmtree(out / "units", ignore_errors=True)
     execution = choose_execution(device, loaded.config.train.precision)
@@ -197,6 +198,7 @@ def evaluate(
     if result.froc:
         write_json(out / FROC_NAME, result.froc)
     write_json(out / "metrics.json", metrics)
+    write_text(out / CARD_NAME, model_card(loaded.description, loaded.hash, metrics))
     if report:
         predict_some(loaded, subjects, result.subjects, out / CASES_NAME, device)
         write_report(out)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medrd.data.bids import BidsOrigin
 from medrd.data.layouts import Subject, folders_below
 from medrd.errors import ConfigError, InputError
 
@@ -30,10 +31,13 @@ class Case:
         Its id is the stem of the output names.
     place
         Folder of its outputs, relative to ``--out``.
+    origin
+        Of a scan in a BIDS dataset: its outputs are a BIDS derivative.
     """
 
     subject: Subject
     place: Path
+    origin: BidsOrigin | None = None
 
     def output(self, out: Path, ending: str) -> Path:
         """``<out>/<place>/<stem><ending>``."""
@@ -62,7 +66,9 @@ def holds(folder: Path, is_kind: Callable[[Path], bool]) -> bool:
     return any(is_kind(path) for inner in folders_below(folder) for path in inner.iterdir())
 
 
-def refuse_collisions(cases: Sequence[Case], endings: Sequence[str], noun: str) -> None:
+def refuse_collisions(
+    cases: Sequence[Case], endings: Callable[[Case], Sequence[str]], noun: str
+) -> None:
     """Raise ConfigError where two inputs would write the same output.
 
     Parameters
@@ -74,7 +80,7 @@ def refuse_collisions(cases: Sequence[Case], endings: Sequence[str], noun: str) 
     """
     seen: dict[Path, Case] = {}
     for case in cases:
-        for target in (case.output(Path(), ending) for ending in endings):
+        for target in (case.output(Path(), ending) for ending in endings(case)):
             if target == Path(ERRORS_NAME):
                 raise ConfigError(
                     case.first_file,

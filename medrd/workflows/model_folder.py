@@ -7,7 +7,7 @@ package that the teacher came from.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from medrd.data.profile import Profile
 from medrd.errors import MedrdError, ModelError
 from medrd.models import Detector, Scoring
 from medrd.models.build import detector_from_config
-from medrd.volumes import atomic_path, write_json
+from medrd.report.card import CARD_NAME, model_card
+from medrd.volumes import atomic_path, write_json, write_text
 from medrd.workflows.calibrate import Calibration
 from medrd.workflows.versions import versions
 
@@ -43,6 +44,8 @@ class Model:
         SHA-256 over weights, config, calibration and training data.
     profile
         What its training scans looked like; None for pictures, and for models from before.
+    description
+        All that ``model.json`` holds.
     """
 
     detector: Detector
@@ -51,6 +54,7 @@ class Model:
     training: dict[str, Any]
     hash: str
     profile: Profile | None = None
+    description: dict[str, Any] = field(default_factory=dict)
 
     @property
     def recipe(self) -> AnyRecipeConfig:
@@ -96,7 +100,7 @@ def save_model(
     training: dict[str, Any],
     profile: Profile | None = None,
 ) -> None:
-    """Write ``model.safetensors``, then ``model.json``, each atomically."""
+    """Write ``model.safetensors``, ``model.json`` and the model card, each atomically."""
     unread = tuple(f"{name}." for name in detector.training_only)
     # A copy each: safetensors refuses tensors that share memory.
     tensors = {
@@ -108,26 +112,25 @@ def save_model(
         tensors = {"untrained": torch.zeros(1)}
     # As bytes: save_file would leave a file that only its owner can read. One entry of metadata:
     # safetensors writes several in random order, and equal models would have unequal hashes.
-    content = save(tensors, metadata={"format": "pt"})
+    weights = save(tensors, metadata={"format": "pt"})
     with atomic_path(folder / "model.safetensors") as path:
-        path.write_bytes(content)
+        path.write_bytes(weights)
     described = config.to_dict()
     described["data"] |= {"root": None, "cache": None}
     if "teacher" in described["model"]:
         described["model"]["teacher"] |= {"file": None, "weights": "random"}
-    write_json(
-        folder / "model.json",
-        {
-            "format": FORMAT,
-            "config": described,
-            "teacher": config.to_dict()["model"].get("teacher"),
-            "calibration": calibration.to_dict() if calibration else None,
-            "training": training,
-            "profile": profile.to_dict() if profile else None,
-            "weights_sha256": file_hash(folder / "model.safetensors"),
-            "versions": versions(),
-        },
-    )
+    content = {
+        "format": FORMAT,
+        "config": described,
+        "teacher": config.to_dict()["model"].get("teacher"),
+        "calibration": calibration.to_dict() if calibration else None,
+        "training": training,
+        "profile": profile.to_dict() if profile else None,
+        "weights_sha256": file_hash(folder / "model.safetensors"),
+        "versions": versions(),
+    }
+    write_json(folder / "model.json", content)
+    write_text(folder / CARD_NAME, model_card(content, _identity(content)))
 
 
 def load_model(path: str | Path) -> Model:
@@ -184,6 +187,11 @@ def load_model(path: str | Path) -> Model:
             remedy="Copy the whole model folder again.",
         ) from None
     detector.eval()
+    identity = _identity(content)
+    return Model(detector, config, calibration, training, identity, profile, content)
+
+
+def _identity(content: dict[str, Any]) -> str:
     # The calibration too: an untrained baseline has no weights to tell two thresholds apart.
-    identity = digest([weights, content["config"], content["calibration"], training])
-    return Model(detector, config, calibration, training, identity, profile)
+    parts = ("weights_sha256", "config", "calibration", "training")
+    return digest([content[part] for part in parts])

@@ -40,7 +40,21 @@ class OutputFiles:
 
 
 SCAN_FILES = OutputFiles("scan", map="_anomaly.nii.gz", mask="_mask.nii.gz")
+BIDS_FILES = OutputFiles(
+    "scan",
+    map="_desc-medrd_anomalymap.nii.gz",
+    mask="_label-L_desc-medrd_mask.nii.gz",
+    overlay="_desc-medrd_anomalymap.png",
+    record="_desc-medrd_anomalymap.json",
+)
+"""``anomalymap`` is no suffix of BIDS yet; ``.bidsignore`` says so to its validator."""
+BIDS_MASK_SIDECAR = "_label-L_desc-medrd_mask.json"
 PICTURE_FILES = OutputFiles("picture", map="_anomaly.tiff", mask="_mask.png")
+
+
+def files_of(case: Case, usual: OutputFiles) -> OutputFiles:
+    """What the outputs of this very case are called."""
+    return BIDS_FILES if case.origin else usual
 
 
 def make_folder(path: Path) -> None:

@@ -36,7 +36,7 @@ def find_pictures(inputs: Sequence[Path]) -> tuple[list[Case], list[InputError]]
             found="no picture",
             remedy="Give the path of a picture.",
         )
-    refuse_collisions(cases, PICTURE_FILES.endings, PICTURE_FILES.noun)
+    refuse_collisions(cases, lambda _: PICTURE_FILES.endings, PICTURE_FILES.noun)
     return cases, errors
 
 

@@ -16,10 +16,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medrd.data.bids import map_sidecar, mask_sidecar
 from medrd.data.cache import file_hash, source_hash
 from medrd.data.domain import CODE_VERSION
 from medrd.errors import InputError
 from medrd.volumes import write_json
+from medrd.workflows.bids_out import describe_derivative
 from medrd.workflows.device import choose_execution
 from medrd.workflows.guard import oddities, refuse
 from medrd.workflows.infer import Prediction, Predictor
@@ -27,7 +29,15 @@ from medrd.workflows.inputs import Case
 from medrd.workflows.interrupt import InterruptedRunError, stop_on_signals
 from medrd.workflows.medium import Opened, medium_of
 from medrd.workflows.model_folder import Model, load_model
-from medrd.workflows.outputs import MAKER, check_targets, make_folder, remove, write_errors
+from medrd.workflows.outputs import (
+    BIDS_MASK_SIDECAR,
+    MAKER,
+    check_targets,
+    files_of,
+    make_folder,
+    remove,
+    write_errors,
+)
 from medrd.workflows.progress import progress
 from medrd.workflows.read_ahead import read_ahead
 from medrd.workflows.report import Report, write_report
@@ -125,7 +135,7 @@ class CasePredictor:
             case,
             self.job.out,
             self.job.inputs,
-            self._medium.files,
+            files_of(case, self._medium.files),
             is_own_map=self._medium.is_own_map,
         )
         budget = self.job.max_voxels or self._model.config.data.budget
@@ -153,18 +163,20 @@ class CasePredictor:
         return self.finish(item)
 
     def _record(self, case: Case) -> Path:
-        return case.output(self.job.out, self._medium.files.record)
+        return case.output(self.job.out, files_of(case, self._medium.files).record)
 
     def _write(self, item: Loaded) -> Done:
         """The JSON comes last, so its presence means finished."""
-        case, opened, files, out = item.case, item.opened, self._medium.files, self.job.out
+        case, opened, origin, out = item.case, item.opened, item.case.origin, self.job.out
+        files = files_of(case, self._medium.files)
         prediction = self._predictor.on_grid(opened.prepared)
         calibration = self._model.calibration
         threshold = calibration.threshold if calibration else None
         paths = {"map": case.output(out, files.map)}
         make_folder(paths["map"].parent)
         # What this model or call does not write must not stay behind from an earlier one.
-        for ending in (files.record, files.mask, files.overlay):
+        stale = (files.record, files.mask, files.overlay, *([BIDS_MASK_SIDECAR] if origin else []))
+        for ending in stale:
             remove(case.output(out, ending))
         opened.write_map(
             paths["map"],
@@ -177,6 +189,9 @@ class CasePredictor:
             mask = anomaly_mask(prediction, opened.prepared.scored(), threshold)
             paths["mask"] = case.output(out, files.mask)
             opened.write_mask(paths["mask"], mask)
+            if origin:
+                sidecar = case.output(out, BIDS_MASK_SIDECAR)
+                write_json(sidecar, mask_sidecar(origin, threshold))
         if self.job.picture:
             paths["picture"] = case.output(out, files.overlay)
             opened.write_overlay(
@@ -188,6 +203,7 @@ class CasePredictor:
         write_json(
             self._record(case),
             {
+                **(map_sidecar(origin) if origin else {}),
                 "subject": case.subject.id,
                 "inputs": {c: str(s.path) for c, s in case.subject.images.items()},
                 "frame": next(iter(case.subject.images.values())).frame,
@@ -235,8 +251,9 @@ def predict(
     model
         A run folder, its ``model/``, or a loaded model.
     inputs
-        NIfTI files, BraTS subject folders, DICOM series (a folder, or one of its files),
-        folders of those; of a model of pictures, picture files and folders of those.
+        NIfTI files, BraTS subject folders, BIDS datasets (the results are then a BIDS
+        derivative), DICOM series (a folder, or one of its files), folders of those; of a model
+        of pictures, picture files and folders of those.
     overwrite
         Predict again what is already there; else an input is skipped if the hashes of its
         files, of the model and of its outputs are those on record.
@@ -269,6 +286,7 @@ def predict(
     )
     for problem in errors:
         logger.error("%s", problem)
+    describe_derivative(cases, Path(out))
     return predict_cases(
         loaded,
         cases,
@@ -304,11 +322,15 @@ def predict_cases(
     given = {path.resolve() for case in cases for path in case.subject.files}
     job = Job(out, overwrite, max_voxels, device, strict, picture, frozenset(given))
     outcomes: dict[Path, Outcome] = {}
-    records = [case.output(out, files.record) for case in cases]
+
+    def record_of(case: Case) -> Path:
+        return case.output(out, files_of(case, files).record)
+
+    records = [record_of(case) for case in cases]
     try:
         with stop_on_signals() as stop, progress("predicting", len(cases)) as advance:
             for case, outcome in (do or _do_here)(loaded, job, cases, lambda: bool(stop)):
-                outcomes[case.output(out, files.record)] = outcome
+                outcomes[record_of(case)] = outcome
                 if outcome is None:
                     advance(note=f"{case.subject.id}: already there")
                 elif isinstance(outcome, InputError):

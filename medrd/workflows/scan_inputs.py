@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medrd.config import RecipeConfig
+from medrd.data.bids import bids_root, bids_subjects
 from medrd.data.layouts import (
     Source,
     Subject,
@@ -21,7 +22,7 @@ from medrd.data.picture_files import is_picture
 from medrd.errors import ConfigError, InputError, MissingInputError, WrongKindError
 from medrd.volumes import find_series, holds_dicom, is_dicom, series_of
 from medrd.workflows.inputs import Case, expand_all, holds, refuse_collisions
-from medrd.workflows.outputs import SCAN_FILES
+from medrd.workflows.outputs import SCAN_FILES, files_of
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,26 @@ def find_scans(
             found="no scan",
             remedy="Give the path of a scan.",
         )
-    refuse_collisions(complete, SCAN_FILES.endings, SCAN_FILES.noun)
+    refuse_collisions(complete, lambda case: files_of(case, SCAN_FILES).endings, SCAN_FILES.noun)
     return complete, errors
 
 
 def _expand(path: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]:
+    if path.is_dir() and (root := bids_root(path)):
+        failed = len(errors)
+        cases = [
+            Case(subject, place, origin)
+            for subject, place, origin in bids_subjects(root, path, wanted.recipe.channels, errors)
+        ]
+        if not cases and len(errors) == failed:
+            raise MissingInputError(
+                path,
+                expected=f"images of {', '.join(wanted.recipe.channels)} in this BIDS dataset "
+                "(sub-*/anat/sub-*_FLAIR.nii.gz and so on)",
+                found="none",
+                remedy="Give the dataset that holds them, or a model for what there is.",
+            )
+        return [_in_frame(case, wanted.frame) for case in cases]
     if path.is_dir():
         failed = len(errors)
         cases = [
@@ -158,6 +174,11 @@ def _dicom(folder: Path, root: Path, wanted: _Wanted) -> list[Case]:
         return []
     place = Path() if folder == root else folder.parent.relative_to(root)
     return [_series(folder, place, wanted, wanted.series)]
+
+
+def _in_frame(case: Case, frame: int | None) -> Case:
+    images = {c: replace(s, frame=frame) for c, s in case.subject.images.items()}
+    return replace(case, subject=replace(case.subject, images=images))
 
 
 def _series(folder: Path, place: Path, wanted: _Wanted, uid: str | None) -> Case:

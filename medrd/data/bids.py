@@ -1,0 +1,181 @@
+"""BIDS datasets: which files are a subject's modalities, and what the names of results are.
+
+Only names are looked at. A dataset is recognised by its ``dataset_description.json``, raw or
+derivative alike: models expect scans without skull, which are derivatives.
+
+Source: Brain Imaging Data Structure 1.10, https://bids-specification.readthedocs.io.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medrd.data.layouts import Source, Subject, is_nifti, stem
+from medrd.errors import InputError, MissingInputError
+
+VERSION = "1.10.0"
+DESCRIPTION_NAME = "dataset_description.json"
+_SUFFIXES = {"flair": "FLAIR", "t1": "T1w", "t1ce": "T1w", "t2": "T2w"}
+_ENTITY = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9+]+)")
+_FOLDER = re.compile(r"sub-[a-zA-Z0-9+]+(/ses-[a-zA-Z0-9+]+)?/anat")
+
+
+@dataclass(frozen=True)
+class BidsOrigin:
+    """Where in a dataset a subject's images come from.
+
+    Attributes
+    ----------
+    root
+        The dataset's folder.
+    sources
+        Of the images, in the order of the channels, relative to the root.
+    """
+
+    root: Path
+    sources: tuple[str, ...]
+
+    @property
+    def uris(self) -> list[str]:
+        """BIDS URIs; the dataset is called ``source`` in the derivative's ``DatasetLinks``."""
+        return [f"bids:source:{source}" for source in self.sources]
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    place: str
+    entities: Mapping[str, str]
+    suffix: str
+
+    def is_a(self, channel: str) -> bool:
+        """By suffix; a T1w with a contrast agent (``ce-``) is a t1ce."""
+        if self.suffix != _SUFFIXES.get(channel, channel):
+            return False
+        return channel not in ("t1", "t1ce") or ("ce" in self.entities) == (channel == "t1ce")
+
+    def name(self, *, keep: Sequence[str] = ()) -> str:
+        """Its entities, of which ``desc`` gives way to that of the result; or only some."""
+        kept = keep or [key for key in self.entities if key != "desc"]
+        return "_".join(f"{k}-{v}" for k, v in self.entities.items() if k in kept)
+
+
+def bids_root(folder: Path) -> Path | None:
+    """The dataset that a folder is, or lies in; None if there is none."""
+    folder = folder.absolute()
+    for candidate in (folder, *folder.parents[:4]):
+        if "BIDSVersion" in read_description(candidate):
+            return candidate
+    return None
+
+
+def read_description(root: Path) -> dict[str, Any]:
+    """What ``dataset_description.json`` holds; empty where there is none, or no such thing."""
+    try:
+        content = json.loads((root / DESCRIPTION_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def bids_subjects(
+    root: Path, below: Path, channels: Sequence[str], errors: list[InputError]
+) -> list[tuple[Subject, Path, BidsOrigin]]:
+    """Scans of a dataset: with the folder of their results, and where they come from.
+
+    With one channel every image of that modality is a scan; with several, a session has one of
+    each. The subject's id is what the names of results begin with.
+
+    Parameters
+    ----------
+    root, below
+        The dataset, and the part of it that is wanted.
+    errors
+        Sessions that cannot be used are added to it.
+    """
+    found = sorted(_files(root, below.absolute()), key=lambda file: file.path)
+    single = len(channels) == 1
+    groups: dict[tuple[str, str], list[_File]] = defaultdict(list)
+    for file in found:
+        if any(file.is_a(channel) for channel in channels):
+            stem_ = file.name() if single else file.name(keep=("sub", "ses"))
+            groups[file.place, stem_].append(file)
+    scans = []
+    for (place, name), files in groups.items():
+        try:
+            images = {channel: _only(channel, files, root / place) for channel in channels}
+        except InputError as error:
+            errors.append(error)
+            continue
+        sources = tuple(file.path.relative_to(root).as_posix() for file in images.values())
+        subject = Subject(name, {channel: Source(file.path) for channel, file in images.items()})
+        scans.append((subject, Path(place), BidsOrigin(root, sources)))
+    return scans
+
+
+def derivative_description(origin: BidsOrigin, out: Path, version: str) -> dict[str, Any]:
+    """``dataset_description.json`` of the results in ``out``."""
+    named = read_description(origin.root).get("Name")
+    source = os.path.relpath(origin.root, out.absolute())
+    return {
+        "Name": f"Anomaly maps of {named or origin.root.name}",
+        "BIDSVersion": VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "medrd", "Version": version}],
+        "SourceDatasets": [{"URL": source}],
+        "DatasetLinks": {"source": source},
+    }
+
+
+def map_sidecar(origin: BidsOrigin) -> dict[str, Any]:
+    """What BIDS asks of the JSON beside a map."""
+    return {
+        "Description": "Anomaly score of each voxel, no probability; 0 outside the brain",
+        "Sources": origin.uris,
+        "SpatialReference": origin.uris[0],
+    }
+
+
+def mask_sidecar(origin: BidsOrigin, threshold: float) -> dict[str, Any]:
+    """The JSON beside a mask."""
+    return {
+        "Type": "Lesion",
+        "Description": "Voxels whose anomaly score reaches the calibrated threshold",
+        "Threshold": threshold,
+        "Sources": origin.uris,
+        "SpatialReference": origin.uris[0],
+    }
+
+
+def _files(root: Path, below: Path) -> Iterator[_File]:
+    """Anatomical images with well-formed names, in the subjects' own folders."""
+    for path in root.glob("sub-*/**/anat/sub-*"):
+        place = path.parent.relative_to(root).as_posix()
+        if not path.is_relative_to(below) or not is_nifti(path) or not _FOLDER.fullmatch(place):
+            continue
+        *parts, suffix = stem(path).split("_")
+        entities = {m[1]: m[2] for part in parts if (m := _ENTITY.fullmatch(part))}
+        if len(entities) == len(parts):
+            yield _File(path, place, entities, suffix)
+
+
+def _only(channel: str, files: Sequence[_File], folder: Path) -> _File:
+    chosen = [file for file in files if file.is_a(channel)]
+    if len(chosen) == 1:
+        return chosen[0]
+    raise MissingInputError(
+        folder,
+        expected=f"one {channel} image ({_SUFFIXES.get(channel, channel)}"
+        f"{' with ce-' if channel == 't1ce' else ''})",
+        found=", ".join(file.path.name for file in chosen) or "none",
+        remedy="Give the folder or file that you mean by itself."
+        if chosen
+        else "Add it, or take a model for the modalities that there are.",
+    )

@@ -1,0 +1,70 @@
+"""A detector and its scoring as one graph: what is exported."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medrd.models.detector import Detector
+from medrd.models.scoring import Scoring, across_weights, smoothing_matrix
+
+
+class Exportable(nn.Module):
+    """Slices in, smoothed maps and scores out, for any number of slices.
+
+    The same sums as :class:`Scoring` makes, without what a graph cannot hold: autocast, and
+    tensors that are made on the way.
+
+    Parameters
+    ----------
+    detector
+        Trained; set to eval mode.
+    size
+        Side of the slices in pixels.
+    """
+
+    smoothing: Tensor | None
+
+    def __init__(self, detector: Detector, scoring: Scoring, *, size: int) -> None:
+        super().__init__()
+        self.detector = detector.eval()
+        self.scoring = scoring.eval()
+        matrix = smoothing_matrix(size, scoring.sigma) if scoring.sigma else None
+        self.register_buffer("smoothing", matrix)
+        self.requires_grad_(False)
+
+    @property
+    def reads_positions(self) -> bool:
+        """Whether the slices' places matter: they are smoothed across."""
+        return self.scoring.sigma_across_mm > 0
+
+    def forward(
+        self, images: Tensor, region: Tensor, positions_mm: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Maps (N, H, W) and scores (N,), float32.
+
+        Parameters
+        ----------
+        images
+            (N, C, H, W) float32 in [0, 1], C one or three.
+        region
+            (N, H, W) bool: the brain, or what there is of a picture.
+        positions_mm
+            (N,) float32 places along the stack, where :attr:`reads_positions`; the slices are
+            then those of one scan.
+        """
+        if images.shape[1] == 1:
+            images = images.expand(-1, 3, -1, -1)
+        maps, own = self.detector.map_and_score(images, region)
+        maps = maps.float()
+        if self.smoothing is not None:
+            maps = self.smoothing @ maps @ self.smoothing.T
+        if self.reads_positions:
+            if positions_mm is None:
+                raise ValueError("this model smooths across slices: say where they lie")
+            weights = across_weights(positions_mm, self.scoring.sigma_across_mm)
+            maps = torch.einsum("st,thw->shw", weights, maps)
+        if self.scoring.image_score == "model":
+            assert own is not None  # checked when the model was trained
+            return maps, own.float()
+        return maps, self.scoring.score(maps, region)

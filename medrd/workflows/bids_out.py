@@ -1,0 +1,57 @@
+"""Results of a BIDS dataset as a BIDS derivative: what stands at its top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import medrd
+from medrd.data.bids import DESCRIPTION_NAME, derivative_description, read_description
+from medrd.errors import ConfigError, OutputError
+from medrd.volumes import write_json, write_text
+from medrd.workflows.inputs import ERRORS_NAME, Case
+
+_IGNORED = f"*_anomalymap.*\n{ERRORS_NAME}\n"
+_README = """Anomaly maps by medrd. Research use only; not a medical device.
+
+`*_anomalymap.nii.gz` is the score of each voxel on the grid of its source, `.json` beside it what
+was found, `*_label-L_*_mask.nii.gz` where the score reaches the calibrated threshold.
+"""
+
+
+def describe_derivative(cases: Sequence[Case], out: Path) -> None:
+    """Write ``dataset_description.json``, ``README`` and ``.bidsignore`` if the inputs are BIDS.
+
+    Raises
+    ------
+    ConfigError
+        Scans of two datasets, or of none among those of one.
+    OutputError
+        ``out`` is another dataset.
+    """
+    origins = {case.origin.root if case.origin else None: case for case in cases}
+    if set(origins) <= {None}:
+        return
+    if len(origins) > 1:
+        first, second = list(origins.values())[:2]
+        raise ConfigError(
+            second.first_file,
+            expected="scans of one BIDS dataset in one call",
+            found=f"another input besides {first.first_file}",
+            remedy="Run medrd predict once for each, with another --out.",
+        )
+    (case,) = origins.values()
+    assert case.origin is not None
+    there = read_description(out)
+    makers = there.get("GeneratedBy") or [{}]
+    if (out / DESCRIPTION_NAME).exists() and makers[0].get("Name") != "medrd":
+        raise OutputError(
+            out,
+            expected="a folder of its own for the results",
+            found="a BIDS dataset that medrd did not make",
+            remedy="Give another --out, for instance derivatives/medrd in the dataset.",
+        )
+    description = derivative_description(case.origin, out, medrd.__version__)
+    write_json(out / DESCRIPTION_NAME, description)
+    write_text(out / "README", _README)
+    write_text(out / ".bidsignore", _IGNORED)

@@ -1,0 +1,277 @@
+"""``medrd export``: a model as ONNX, as a torch.export archive, or as a MONAI bundle.
+
+The graph holds all between slices and scores: repeating a single channel, the teacher's own
+normalisation, the networks, smoothing and the image score. What is before it (brain, normalisation
+over the whole scan, slices) and after it (back onto the scan's grid) is in the interface file, in
+words and numbers. A graph that does not say what the model says is not written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medrd.errors import ModelError, OutputError
+from medrd.models.exportable import Exportable
+from medrd.report.card import CARD_NAME, model_card
+from medrd.volumes import atomic_path, write_json, write_text
+from medrd.workflows.device import choose_execution
+from medrd.workflows.infer import Predictor
+from medrd.workflows.model_folder import Model, load_model
+from medrd.workflows.outputs import make_folder
+from medrd.workflows.versions import versions
+
+logger = logging.getLogger("medrd.export")
+
+Format = Literal["onnx", "pt2", "bundle"]
+Run = Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+INTERFACE_NAME = "interface.json"
+TOLERANCE = 1e-4
+"""Largest difference from the native path, of maps and scores; relative where these are above 1."""
+_OPSET = 20
+_TRACED, _CHECKED = 2, (1, 5)
+"""Slices that the graph is made with, and that it is checked with: never the same number."""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The graph's inputs: names, types and shapes, the first axis being any number of slices."""
+
+    channels: int
+    size: int
+    positions: bool
+
+    @property
+    def names(self) -> list[str]:
+        """In their order."""
+        return ["images", "region", *(["positions_mm"] if self.positions else [])]
+
+    def example(self, slices: int, *, seed: int = 0) -> tuple[Tensor, ...]:
+        """Random inputs; the region is a disc."""
+        generator = torch.Generator().manual_seed(seed)
+        side = self.size
+        axis = torch.linspace(-1, 1, side)
+        disc = (axis[:, None] ** 2 + axis[None] ** 2 < 0.6).expand(slices, side, side).contiguous()
+        images = torch.rand(slices, self.channels, side, side, generator=generator)
+        given = (images * disc[:, None], disc)
+        return (*given, 1.5 * torch.arange(slices).float()) if self.positions else given
+
+    def to_dict(self) -> dict[str, Any]:
+        """For people and programs that call the graph."""
+        inputs = {
+            "images": {
+                "dtype": "float32",
+                "shape": ["slices", self.channels, self.size, self.size],
+                "is": "slices in [0, 1], 0 outside the region, as the recipe makes them",
+            },
+            "region": {
+                "dtype": "bool",
+                "shape": ["slices", self.size, self.size],
+                "is": "the brain, or what there is of a picture",
+            },
+        }
+        if self.positions:
+            inputs["positions_mm"] = {
+                "dtype": "float32",
+                "shape": ["slices"],
+                "is": "place of each slice along the stack; the slices are one scan's",
+            }
+        outputs = {
+            "map": {
+                "dtype": "float32",
+                "shape": ["slices", self.size, self.size],
+                "is": "smoothed anomaly map, not masked: mask it on the scan's own grid",
+            },
+            "score": {"dtype": "float32", "shape": ["slices"], "is": "score of each slice"},
+        }
+        return {"inputs": inputs, "outputs": outputs}
+
+
+def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx") -> Path:
+    """Write a trained model for use without medrd's own code (a bundle: with it).
+
+    Parameters
+    ----------
+    model
+        A run folder, its ``model/``, or a loaded model (a bundle needs the folder).
+    out
+        Gets ``model.onnx`` or ``model.pt2`` with ``interface.json`` and the model card; or a
+        bundle's ``configs/``, ``models/`` and ``docs/``.
+
+    Returns
+    -------
+    The graph's file, or the bundle's folder.
+
+    Raises
+    ------
+    ModelError
+        Unusable model, one whose method makes no graph (``patchcore``), or a graph that differs
+        from the native path by more than :data:`TOLERANCE`.
+    OutputError
+        ``out`` holds something else.
+    """
+    out = Path(out)
+    if format == "bundle":
+        from medrd.workflows.bundle import write_bundle
+
+        return write_bundle(model, out)
+    loaded = model if isinstance(model, Model) else load_model(model)
+    _check_place(out)
+    network, interface = exportable(loaded)
+    with _quiet():
+        program = _traced(network, interface)
+        file = out / f"model.{format}"
+        make_folder(out)
+        # Checked under its hidden name: what differs never gets the name of a result.
+        with atomic_path(file) as temporary:
+            run = (_save_onnx if format == "onnx" else _save_pt2)(program, interface, temporary)
+            apart = _largest_difference(run, loaded, interface)
+            if not apart <= TOLERANCE:
+                raise ModelError(
+                    file,
+                    expected=f"a graph that is within {TOLERANCE:g} of the model",
+                    found=f"a difference of {apart:.2g}",
+                    remedy="Report it, with the model's config; the other format may do.",
+                )
+    logger.info("%s differs from the native path by %.2g at most", file, apart)
+    described = {
+        "format": format,
+        "model": {"name": loaded.config.model.name, "hash": loaded.hash},
+        **interface.to_dict(),
+        "largest_difference": apart,
+        "recipe": loaded.recipe.model_dump(mode="json"),
+        "scoring": loaded.config.scoring.model_dump(mode="json"),
+        "threshold": loaded.calibration.threshold if loaded.calibration else None,
+        "versions": versions(),
+        "notice": "Research use only; not a medical device.",
+    }
+    write_json(out / INTERFACE_NAME, described)
+    write_text(out / CARD_NAME, model_card(loaded.description, loaded.hash))
+    return file
+
+
+def exportable(model: Model, *, across: bool = True) -> tuple[Exportable, Interface]:
+    """The module to export, on the CPU in float32, and what it takes.
+
+    ``across=False`` leaves the smoothing across slices out.
+
+    Raises
+    ------
+    ModelError
+        A method that makes no graph.
+    """
+    if not model.detector.exports:
+        raise ModelError(
+            model.config.model.name,
+            expected="a method whose sums are the same for all images",
+            found="one that searches a bank of patches, by what it finds in each image",
+            remedy="Use it through medrd.load(...).predict(...).",
+        )
+    recipe, scoring = model.recipe, model.scoring()
+    if not across:
+        scoring.sigma_across_mm = 0.0
+    network = Exportable(model.detector.cpu(), scoring.cpu(), size=recipe.size).eval()
+    channels = len(recipe.channels) if recipe.kind == "volumes" else 3
+    return network, Interface(channels, recipe.size, network.reads_positions)
+
+
+def _traced(network: Exportable, interface: Interface) -> torch.export.ExportedProgram:
+    slices = torch.export.Dim("slices", min=1)
+    with torch.no_grad():
+        return torch.export.export(
+            network,
+            interface.example(_TRACED),
+            dynamic_shapes={name: {0: slices} for name in interface.names},
+            strict=False,
+        )
+
+
+def _save_pt2(program: torch.export.ExportedProgram, interface: Interface, path: Path) -> Run:
+    with path.open("wb") as written:
+        torch.export.save(program, written)
+    with path.open("rb") as read:
+        module = torch.export.load(read).module()
+
+    def run(*given: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        with torch.no_grad():
+            maps, scores = module(*given)
+        return maps.numpy(), scores.numpy()
+
+    return run
+
+
+def _save_onnx(program: torch.export.ExportedProgram, interface: Interface, path: Path) -> Run:
+    import onnxruntime
+
+    made = torch.onnx.export(
+        program,
+        dynamo=True,
+        opset_version=_OPSET,
+        input_names=interface.names,
+        output_names=["map", "score"],
+        verbose=False,
+    )
+    assert made is not None
+    made.model.metadata_props["medrd"] = json.dumps(interface.to_dict())
+    made.save(path, external_data=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(*given: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        feed = {name: x.numpy() for name, x in zip(interface.names, given, strict=True)}
+        maps, scores = session.run(None, feed)
+        return maps, scores
+
+    return run
+
+
+def _largest_difference(run: Run, model: Model, interface: Interface) -> float:
+    """From what prediction itself would say of the same slices."""
+    predictor = Predictor(model.detector, model.scoring(), choose_execution("cpu", "fp32"))
+    worst = 0.0
+    for slices in _CHECKED:
+        given = interface.example(slices, seed=slices)
+        images, region, *places = (x.numpy() for x in given)
+        native = predictor.maps(images, region, places[0].astype(np.float64) if places else None)
+        for ours, theirs in zip(run(*given), native, strict=True):
+            worst = max(worst, float((np.abs(ours - theirs) / np.maximum(1, abs(theirs))).max()))
+    return worst
+
+
+def _check_place(out: Path) -> None:
+    if out.is_dir() and any(out.iterdir()) and not (out / INTERFACE_NAME).is_file():
+        raise OutputError(
+            out,
+            expected="a new or empty folder, or an earlier export",
+            found="a folder with other files",
+            remedy="Give another --out.",
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' talk of their own insides."""
+    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx")
+    before = {name: logging.getLogger(name).level for name in names}
+    try:
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,188 @@
+"""``medrd export``: graphs that say what the model says, for any number of slices."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from medrd.cli import app
+from medrd.config import RecipeConfig, make_config
+from medrd.data.prepare import prepare
+from medrd.errors import ModelError, OutputError
+from medrd.models import Scoring, build_detector
+from medrd.models.exportable import Exportable
+from medrd.volumes import read_nifti
+from medrd.workflows import export as export_module
+from medrd.workflows.device import choose_execution
+from medrd.workflows.export import export
+from medrd.workflows.infer import Predictor
+from medrd.workflows.model_folder import Model, load_model, save_model
+
+TRAINING: dict[str, Any] = {
+    "subjects": {"a": "1", "b": "2"},
+    "calibration_subjects": {},
+    "split_hash": "abc",
+    "seed": 0,
+}
+
+
+def saved(folder: Path, model: dict[str, Any], **raw: Any) -> Path:
+    """A model folder with random weights."""
+    torch.manual_seed(0)
+    config = make_config({"recipe": {"size": 64, "min_brain_mm2": 2000}, "model": model, **raw})
+    settings = config.to_dict()["model"]
+    teacher = settings.get("teacher")
+    detector = build_detector(settings["name"], teacher=teacher["name"] if teacher else None)
+    save_model(folder, detector, config, calibration=None, training=TRAINING)
+    return folder
+
+
+def native(model: Model) -> Predictor:
+    return Predictor(model.detector, model.scoring(), choose_execution("cpu", "fp32"))
+
+
+# --- The module that becomes a graph ---
+
+
+@pytest.mark.parametrize("score", ["max", "top", "mean"])
+@pytest.mark.parametrize("across_mm", [0.0, 2.0])
+def test_the_module_says_what_prediction_says(score: Any, across_mm: float) -> None:
+    torch.manual_seed(1)
+    detector = build_detector("intensity")
+    scoring = Scoring(size=32, image_score=score, sigma_across_mm=across_mm)
+    network = Exportable(detector, scoring, size=32)
+    images = torch.rand(7, 1, 32, 32)
+    region = torch.rand(7, 32, 32) > 0.4
+    region[3] = False  # an empty one has score 0
+    places = torch.tensor([0.0, 1, 2, 5, 6, 7, 9])
+    given = (images, region, places) if across_mm else (images, region)
+    maps, scores = network(*given)
+    predictor = Predictor(detector, scoring, choose_execution("cpu", "fp32"), batch_size=2)
+    expected = predictor.maps(images.numpy(), region.numpy(), places.double().numpy())
+    np.testing.assert_allclose(maps.numpy(), expected[0], atol=1e-6)
+    np.testing.assert_allclose(scores.numpy(), expected[1], atol=1e-6)
+    assert scores[3] == 0
+
+
+# --- Files ---
+
+
+def test_onnx_agrees_with_the_model_on_a_scans_slices_in_batches_of_any_size(
+    tiny_root: Path, tmp_path: Path
+) -> None:
+    import onnxruntime
+
+    teacher = {"name": "resnet18", "weights": "random"}
+    folder = saved(tmp_path / "m", {"name": "rd4ad", "teacher": teacher})
+    done = CliRunner().invoke(app, ["export", str(folder), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.split() == [str(tmp_path / "out" / "model.onnx")]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"model.onnx", "interface.json", "MODEL_CARD.md"}
+    interface = json.loads((tmp_path / "out" / "interface.json").read_text())
+    assert interface["largest_difference"] <= 1e-4
+    assert list(interface["inputs"]) == ["images", "region"]
+
+    model = load_model(folder)
+    scan = read_nifti(tiny_root / "tiny_0" / "tiny_0_flair.nii.gz")
+    assert isinstance(model.recipe, RecipeConfig)
+    prepared = prepare({"flair": scan}, model.recipe)
+    maps, scores = native(model).maps(prepared.images, prepared.region)
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    for here in (slice(0, 1), slice(1, 4), slice(None)):
+        given = {"images": prepared.images[here], "region": prepared.region[here]}
+        ours = session.run(None, given)
+        np.testing.assert_allclose(ours[0], maps[here], atol=1e-4)
+        np.testing.assert_allclose(ours[1], scores[here], atol=1e-4)
+
+
+def test_pt2_holds_all_inputs_of_a_model_that_smooths_across_slices(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", {"name": "intensity"}, scoring={"sigma_across_mm": 2.0})
+    file = export(folder, tmp_path / "out", format="pt2")
+    module = torch.export.load(file).module()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(4, 1, 64, 64, generator=generator)
+    region, places = torch.ones(4, 64, 64, dtype=torch.bool), torch.tensor([0.0, 1, 2, 4])
+    with torch.no_grad():
+        maps, scores = module(images, region, places)
+    expected = native(load_model(folder)).maps(
+        images.numpy(), region.numpy(), places.double().numpy()
+    )
+    np.testing.assert_allclose(maps.numpy(), expected[0], atol=1e-5)
+    np.testing.assert_allclose(scores.numpy(), expected[1], atol=1e-5)
+
+
+def test_a_graph_that_differs_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = saved(tmp_path / "m", {"name": "intensity"}), tmp_path / "out"
+    monkeypatch.setattr(export_module, "TOLERANCE", -1.0)
+    with pytest.raises(ModelError, match="a difference of"):
+        export(folder, out, format="pt2")
+    assert list(out.iterdir()) == []
+
+
+def test_what_makes_no_graph_and_a_folder_with_other_files_are_refused(tmp_path: Path) -> None:
+    teacher = {"name": "resnet18", "weights": "random"}
+    bank = saved(tmp_path / "bank", {"name": "patchcore", "teacher": teacher})
+    with pytest.raises(ModelError, match="searches a bank"):
+        export(bank, tmp_path / "new")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.docx").touch()
+    folder = saved(tmp_path / "m", {"name": "intensity"})
+    for format in ("onnx", "bundle"):
+        with pytest.raises(OutputError, match="other files"):
+            export(folder, tmp_path / "full", format=format)  # type: ignore[arg-type]
+
+
+# --- A MONAI bundle ---
+
+
+def test_monai_verifies_the_bundle_and_runs_it_to_the_same_map(
+    tiny_root: Path, tmp_path: Path
+) -> None:
+    from monai.bundle import run, verify_net_in_out
+
+    teacher = {"name": "resnet18", "weights": "random"}
+    folder = saved(tmp_path / "m", {"name": "rd4ad", "teacher": teacher})
+    bundle = export(folder, tmp_path / "bundle", format="bundle")
+    meta, config = bundle / "configs" / "metadata.json", bundle / "configs" / "inference.json"
+    required = {"version", "changelog", "monai_version", "pytorch_version", "numpy_version"}
+    required |= {"task", "description", "authors", "copyright", "network_data_format"}
+    assert required <= json.loads(meta.read_text()).keys()
+    assert torch.load(bundle / "models" / "model.pt", weights_only=True)
+    common = {"meta_file": str(meta), "config_file": str(config), "bundle_root": str(bundle)}
+    verify_net_in_out(net_id="network_def", device="cpu", **common)  # type: ignore[arg-type]
+    run(
+        run_id="run",
+        device="cpu",
+        dataset_dir=str(tiny_root / "tiny_0"),
+        output_dir=str(tmp_path / "maps"),
+        **common,  # type: ignore[arg-type]
+    )
+    from medrd.workflows.predict import predict
+
+    predict(folder, [tiny_root / "tiny_0"], tmp_path / "direct", device="cpu")
+    ours, theirs = (
+        read_nifti(tmp_path / folder / "tiny_0_anomaly.nii.gz").array
+        for folder in ("maps", "direct")
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+# --- The card ---
+
+
+def test_every_model_has_a_card_with_its_data_and_limits(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", {"name": "intensity"})
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert load_model(folder).hash in card
+    for fact in ("`intensity`", "trained on: 2 inputs", "split: `abc`, seed 0", "Not evaluated"):
+        assert fact in card
+    assert "not a medical device" in card
