@@ -113,8 +113,8 @@ def _begin(address: str | None, *, dashboard: bool, store_bytes: int) -> None:
                 "Ray",
                 expected="a machine on which Ray begins",
                 found=reason,
-                remedy="Look into /tmp/ray/session_latest/logs; on a machine that is very busy, "
-                "give it more time: RAY_raylet_start_wait_time_s=300.",
+                remedy="Run it again when the machine is less busy (Ray gives its node 30 s to "
+                "begin), or look into /tmp/ray/session_latest/logs.",
             ) from None
         raise ConfigError(
             "--address",
