@@ -106,11 +106,20 @@ def _begin(address: str | None, *, dashboard: bool, store_bytes: int) -> None:
         else:
             _refuse_silence(address)
             ray.init(address, **quiet)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a machine that is too busy is a bare Exception to Ray
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if address is None:
+            raise ConfigError(
+                "Ray",
+                expected="a machine on which Ray begins",
+                found=reason,
+                remedy="Run it again when the machine is less busy (Ray gives its node 30 s to "
+                "begin), or look into /tmp/ray/session_latest/logs.",
+            ) from None
         raise ConfigError(
             "--address",
             expected="a Ray cluster that answers",
-            found=f"none at {address} ({str(error).splitlines()[0]})",
+            found=f"none at {address} ({reason})",
             remedy="Begin one with ray start --head, or leave --address out.",
         ) from None
 
