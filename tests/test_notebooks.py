@@ -12,8 +12,8 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NAMES = sorted(path.name for path in FOLDER.glob("*.ipynb"))
 SMALL = """
-    data_sets.phantoms.generate.subjects=3
-    data_sets.phantoms.config.data.split.train=1
+    data_sets.phantoms.generate.subjects=4
+    data_sets.phantoms.config.data.split.train=2
     data_sets.phantoms.config.data.split.test=1
     data_sets.phantoms.config.recipe.size=64
     data_sets.phantoms.config.train.epochs=1

@@ -141,6 +141,7 @@ def test_an_evaluation_shows_metrics_curves_and_cases(evaluation: Path) -> None:
     for name in ("Images: ROC", "Voxels or pixels: precision", "Per-region overlap", "FROC"):
         assert name in page
     assert page.count("<svg") == 6
+    assert "<h1>intensity on cohort</h1>" in page
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))  # figures do not borrow each other's parts
     for row in json.loads((evaluation / "subjects.json").read_text()):

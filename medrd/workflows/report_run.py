@@ -40,9 +40,12 @@ def report_run(folder: Path) -> Report:
     evaluation = folder if is_evaluation(folder) else folder / "evaluation"
     sections: list[Section] = []
     warnings: list[str] = []
+    title = folder.resolve().name
     try:
         if is_evaluation(evaluation):
             sections, warnings = _evaluation(evaluation, base=folder)
+            protocol = _read(evaluation / "metrics.json")["protocol"]
+            title = f"{protocol['model']} on {protocol['data_set']}"
         if is_run(folder):
             sections += _training(folder)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -53,7 +56,7 @@ def report_run(folder: Path) -> Report:
             remedy="Run it again with this version of medrd.",
         ) from error
     path = folder / REPORT_NAME
-    write_page(path, run_page(folder.resolve().name, sections, warnings=warnings))
+    write_page(path, run_page(title, sections, warnings=warnings))
     return Report(path, pages=1)
 
 
