@@ -22,7 +22,7 @@ from medrd.workflows import export as export_module
 from medrd.workflows.device import choose_execution
 from medrd.workflows.export import export
 from medrd.workflows.infer import Predictor
-from medrd.workflows.model_folder import Model, load_model, save_model
+from medrd.workflows.model_folder import Model, load_model, make_detector, save_model
 
 TRAINING: dict[str, Any] = {
     "subjects": {"a": "1", "b": "2"},
@@ -36,10 +36,7 @@ def saved(folder: Path, model: dict[str, Any], **raw: Any) -> Path:
     """A model folder with random weights."""
     torch.manual_seed(0)
     config = make_config({"recipe": {"size": 64, "min_brain_mm2": 2000}, "model": model, **raw})
-    settings = config.to_dict()["model"]
-    teacher = settings.get("teacher")
-    detector = build_detector(settings["name"], teacher=teacher["name"] if teacher else None)
-    save_model(folder, detector, config, calibration=None, training=TRAINING)
+    save_model(folder, make_detector(config), config, calibration=None, training=TRAINING)
     return folder
 
 
@@ -116,6 +113,15 @@ def test_pt2_holds_all_inputs_of_a_model_that_smooths_across_slices(tmp_path: Pa
     )
     np.testing.assert_allclose(maps.numpy(), expected[0], atol=1e-5)
     np.testing.assert_allclose(scores.numpy(), expected[1], atol=1e-5)
+
+
+def test_a_model_of_stacks_takes_all_their_channels(tmp_path: Path) -> None:
+    recipe = {"size": 64, "channels": ["flair", "t2"], "neighbours_mm": [1], "place": True}
+    model = {"name": "rdseg", "teacher": {"name": "resnet18", "weights": "random"}}
+    export(saved(tmp_path / "m", model, recipe=recipe), tmp_path / "out")
+    interface = json.loads((tmp_path / "out" / "interface.json").read_text())
+    assert interface["inputs"]["images"]["shape"] == ["slices", 2 * 3 + 3, 64, 64]
+    assert interface["largest_difference"] <= 1e-4
 
 
 def test_a_graph_that_differs_is_not_written(

@@ -46,7 +46,7 @@ class Exportable(nn.Module):
         Parameters
         ----------
         images
-            (N, C, H, W) float32 in [0, 1], C one or three.
+            (N, C, H, W) float32 in [0, 1], channels as the recipe lays them out.
         region
             (N, H, W) bool: the brain, or what there is of a picture.
         positions_mm

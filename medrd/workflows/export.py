@@ -183,8 +183,7 @@ def exportable(model: Model, *, across: bool = True) -> tuple[Exportable, Interf
     if not across:
         scoring.sigma_across_mm = 0.0
     network = Exportable(model.detector.cpu(), scoring.cpu(), size=recipe.size).eval()
-    channels = len(recipe.channels) if recipe.kind == "volumes" else 3
-    return network, Interface(channels, recipe.size, network.reads_positions)
+    return network, Interface(recipe.layout.channels, recipe.size, network.reads_positions)
 
 
 def _traced(network: Exportable, interface: Interface) -> torch.export.ExportedProgram:
