@@ -243,7 +243,8 @@ def test_a_sample_depends_on_no_other() -> None:
 def test_some_samples_are_as_in_the_whole_batch(kind: Any, tied: bool) -> None:
     """Also those that show a slice which is not among them."""
     images, region = slices(size=64, tied=tied)
-    simulator = kind(contents=CONTENTS, tied=tied) if kind is AnomalySimulator else kind(tied=tied)
+    settings = {"contents": CONTENTS} if kind is AnomalySimulator else {}
+    simulator = kind(**settings, layout=GREY if tied else COLOUR)
     generator = seeded(7)
     whole = simulator(images, region, generator)
     for samples in (slice(0, 3), slice(3, 8)):
