@@ -16,7 +16,18 @@ from medrd.cli import app
 
 Medrd = Callable[..., Any]
 
-VERBS = ("demo", "train", "predict", "evaluate", "compare", "tune", "phantom", "export", "doctor")
+VERBS = (
+    "demo",
+    "train",
+    "predict",
+    "evaluate",
+    "compare",
+    "tune",
+    "report",
+    "phantom",
+    "export",
+    "doctor",
+)
 
 
 def test_help_needs_no_heavy_import_and_names_every_verb() -> None:
