@@ -138,7 +138,12 @@ def test_metrics_json_is_complete(evaluated: Path, tiny_run: Path) -> None:
         assert baseline["calibration"][key] == trained["calibration"][key], key
     rows = json.loads((evaluated / "subjects.json").read_text())
     assert [row["subject"] for row in rows] == list(TEST)
-    assert sorted(p.name for p in evaluated.iterdir()) == ["metrics.json", "subjects.json", "units"]
+    assert sorted(p.name for p in evaluated.iterdir()) == [
+        "MODEL_CARD.md",
+        "metrics.json",
+        "subjects.json",
+        "units",
+    ]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
