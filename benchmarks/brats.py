@@ -37,8 +37,8 @@ def main() -> None:
         metrics = args.out / f"seed{seed}-evaluation" / "metrics.json"
         if not metrics.is_file():
             evaluate(run, config, metrics.parent)
-        content = json.loads(metrics.read_text())
-        record = json.loads((run / "run.json").read_text())
+        content = json.loads(metrics.read_text(encoding="utf-8"))
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
         protocol = content["protocol"]
         print(
             f"seed {seed}: {record['slices']} healthy slices, {record['epochs']} epochs, "

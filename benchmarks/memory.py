@@ -33,7 +33,7 @@ if verb == "predict":
     predict(run, [Path(brains) / name for name in names], out)
 else:
     from medrd.workflows.evaluate import evaluate
-    raw = json.loads(Path(run, "config.json").read_text())
+    raw = json.loads(Path(run, "config.json").read_text(encoding="utf-8"))
     raw["data"]["split"]["test"] = names
     evaluate(run, make_config(raw), out)
 from medrd.workflows.versions import peak_memory_mib

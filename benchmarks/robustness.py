@@ -169,7 +169,7 @@ def main() -> None:
     args = parser.parse_args()
     config = load_compare(args.comparison, args.overrides)
     found: dict[str, dict[str, float | None]] = (
-        json.loads(args.out.read_text()) if args.out.is_file() else {}
+        json.loads(args.out.read_text(encoding="utf-8")) if args.out.is_file() else {}
     )
     body = []
     for name in args.models:

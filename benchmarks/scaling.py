@@ -237,7 +237,10 @@ def print_tune(raw: dict[str, Any], folder: Path, processes: int, trials: int) -
         }
         done = tune(make_tune(content), out)
         assert all(trial.status == "finished" for trial in done)
-        begun = [json.loads(p.read_text())["started"] for p in out.glob("trials/*/trial.json")]
+        begun = [
+            json.loads(p.read_text(encoding="utf-8"))["started"]
+            for p in out.glob("trials/*/trial.json")
+        ]
         ended = [p.stat().st_mtime for p in out.glob("trials/*/run/run.json")]
         rate = 3600 * trials / (max(ended) - min(begun))
         first = first or rate

@@ -163,7 +163,7 @@ def main() -> None:
     for cell in cells:
         metrics = args.out / cell.folder / "evaluation" / "metrics.json"
         if metrics.is_file():
-            by_seed[cell.seed].append(json.loads(metrics.read_text()))
+            by_seed[cell.seed].append(json.loads(metrics.read_text(encoding="utf-8")))
     rows = [
         {
             key: mean(fold[key] for fold in folds)

@@ -122,7 +122,7 @@ for line in sys.stdin:
         self._server.stdin.write(json.dumps(order) + "\n")
         self._server.stdin.flush()
         code = json.loads(self._server.stdout.readline())
-        return Finished(code, out.read_text(), err.read_text())
+        return Finished(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
 
     def close(self) -> None:
         assert self._server.stdin is not None

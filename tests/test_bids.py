@@ -142,9 +142,11 @@ def test_results_are_a_derivative_that_the_bids_validator_passes(
     top = ["dataset_description.json", "README", ".bidsignore"]
     written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert written == {stem + ending for stem in stems for ending in endings} | set(top)
-    record = json.loads((out / f"{stems[0]}_desc-medrd_anomalymap.json").read_text())
+    record = json.loads(
+        (out / f"{stems[0]}_desc-medrd_anomalymap.json").read_text(encoding="utf-8")
+    )
     assert record["Sources"] == ["bids:source:sub-01/anat/sub-01_FLAIR.nii.gz"]
-    link = json.loads((out / top[0]).read_text())["DatasetLinks"]["source"]
+    link = json.loads((out / top[0]).read_text(encoding="utf-8"))["DatasetLinks"]["source"]
     assert (out / link).resolve() == brains.resolve()
     assert predict(model, [brains], out).skipped == report.done
 
@@ -161,10 +163,10 @@ def test_results_are_a_derivative_that_the_bids_validator_passes(
 def test_a_dataset_is_never_written_into_and_comes_alone(
     model: Model, brains: Path, tmp_path: Path
 ) -> None:
-    before = (brains / "dataset_description.json").read_text()
+    before = (brains / "dataset_description.json").read_text(encoding="utf-8")
     with pytest.raises(OutputError, match="medrd did not make"):
         predict(model, [brains], brains)
-    assert (brains / "dataset_description.json").read_text() == before
+    assert (brains / "dataset_description.json").read_text(encoding="utf-8") == before
     lone = Path(shutil.copy(brains / ANAT / "sub-01_FLAIR.nii.gz", tmp_path / "lone.nii.gz"))
     with pytest.raises(ConfigError, match="one BIDS dataset"):
         predict(model, [brains, lone], tmp_path / "out")

@@ -384,7 +384,7 @@ def test_a_file_in_the_caches_place_is_an_error(subject: Subject, folder: Path) 
     folder.write_text("mine")
     with pytest.raises(OutputError, match=r"MEDRD_CACHE"):
         cache_subjects([subject], RECIPE, folder=folder, budget=MAX_VOXELS)
-    assert folder.read_text() == "mine"
+    assert folder.read_text(encoding="utf-8") == "mine"
 
 
 def test_a_file_in_an_entrys_place_is_an_error(subject: Subject, folder: Path) -> None:
@@ -394,7 +394,7 @@ def test_a_file_in_an_entrys_place_is_an_error(subject: Subject, folder: Path) -
     entry.write_text("mine")
     with pytest.raises(OutputError):
         get(subject, folder)
-    assert entry.read_text() == "mine"
+    assert entry.read_text(encoding="utf-8") == "mine"
 
 
 def test_a_cache_that_cannot_be_written_is_an_error(subject: Subject, folder: Path) -> None:

@@ -27,7 +27,9 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "compare"
 
 def make_raw(tiny_yaml: Path, picture_yaml: Path) -> dict[str, Any]:
     """Two domains, one epoch, the intensity baseline and RD4AD."""
-    scans, pictures = (yaml.safe_load(path.read_text()) for path in (tiny_yaml, picture_yaml))
+    scans, pictures = (
+        yaml.safe_load(path.read_text(encoding="utf-8")) for path in (tiny_yaml, picture_yaml)
+    )
     roots = [part["data"].pop("root") for part in (scans, pictures)]
     for part in (scans, pictures):
         part["train"]["epochs"] = 1
@@ -62,7 +64,7 @@ def raw(tiny_yaml: Path, picture_yaml: Path) -> dict[str, Any]:
 def test_the_configs_are_valid_once_data_are_named(path: Path, tmp_path: Path) -> None:
     from medrd.config.compare import cell_config
 
-    content = yaml.safe_load(path.read_text())
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     overrides = [
         f"data_sets.{name}.root={tmp_path}"
         for name, data in content["data_sets"].items()
@@ -253,23 +255,23 @@ def test_a_failed_cell_is_reported_and_costs_no_other(story: Story) -> None:
     for key, row in rows(story.out).items():
         assert ("gone.pth" in row["error"]) is (key[0] == "broken")
         assert bool(row["image_auroc"]) is (key[0] != "broken")
-    assert "gone.pth" in (story.out / "results.md").read_text()
+    assert "gone.pth" in (story.out / "results.md").read_text(encoding="utf-8")
     reports = list((story.out / "cells").rglob("seed*.error.json"))
     assert len(reports) == 4
-    assert json.loads(reports[0].read_text())["error"] == "ModelError"
+    assert json.loads(reports[0].read_text(encoding="utf-8"))["error"] == "ModelError"
 
 
 def test_a_cell_is_an_ordinary_run(story: Story, medrd: Any, tiny_root: Path) -> None:
     run = story.out / "cells" / "scans" / "rd4ad" / "seed0"
     predicted = medrd("predict", run, tiny_root / "tiny_0", "--out", story.out / "maps")
     assert predicted.code == 0, predicted.stderr
-    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     row = rows(story.out)["rd4ad", "scans", "", "0"]
     assert float(row["pixel_ap"]) == metrics["pixel_ap"]
 
 
 def test_results_put_seeds_and_categories_together(story: Story) -> None:
-    document = json.loads((story.out / "results.json").read_text())
+    document = json.loads((story.out / "results.json").read_text(encoding="utf-8"))
     found = rows(story.out)
     means = [
         np.mean([float(found["rd4ad", "pictures", c, s]["pixel_ap"]) for c in ("grain", "weave")])
@@ -290,7 +292,7 @@ def test_results_put_seeds_and_categories_together(story: Story) -> None:
         for data_set in ("scans", "pictures")
         for metric in ("image_auroc", "pixel_ap", "aupro")
     }
-    page = (story.out / "results.md").read_text()
+    page = (story.out / "results.md").read_text(encoding="utf-8")
     assert "| intensity" in page
     assert (story.out / "results.png").stat().st_size > 10_000
 
@@ -317,7 +319,7 @@ def test_a_bug_in_a_model_is_kept_with_its_traceback(
     result = compare_cells.run_cell(cell, tmp_path, {}).result
     assert result.error == "ZeroDivisionError: oh"
     [report] = tmp_path.rglob("seed*.error.json")
-    assert "in buggy" in json.loads(report.read_text())["traceback"]
+    assert "in buggy" in json.loads(report.read_text(encoding="utf-8"))["traceback"]
 
 
 def small(raw: dict[str, Any], root: Path) -> dict[str, Any]:
@@ -359,7 +361,7 @@ def test_test_pictures_that_were_mended_are_evaluated_again(
     picture.write_bytes(content[:99])
     [cell] = compare(config, tmp_path / "out").cells
     assert (cell.status, cell.facts["test_units"]) == ("incomplete", 11)
-    assert "†" in (tmp_path / "out" / "results.md").read_text()
+    assert "†" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     picture.write_bytes(content)
     [cell] = compare(config, tmp_path / "out").cells
     assert (cell.status, cell.facts["test_units"]) == ("done", 12)

@@ -62,7 +62,7 @@ def test_every_detector_has_a_config_for_scans_and_one_for_pictures(domain: str,
 
 @pytest.mark.parametrize("name", ["brats_mvtec", "models", "paper", "smoke"])
 def test_every_cell_of_the_comparisons_is_a_config_whose_detector_can_be_built(name: str) -> None:
-    raw = yaml.safe_load((CONFIGS / "compare" / f"{name}.yaml").read_text())
+    raw = yaml.safe_load((CONFIGS / "compare" / f"{name}.yaml").read_text(encoding="utf-8"))
     roots = [f"data_sets.{k}.root=/x" for k, v in raw["data_sets"].items() if "generate" not in v]
     comparison = load_compare(CONFIGS / "compare" / f"{name}.yaml", roots)
     for model in comparison.models:
@@ -277,7 +277,7 @@ def test_a_pass_of_remembering_can_be_stopped_and_begun_again(
             train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "run.json").exists()
     train(config, tmp_path / "run", resume=True)
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert record["parameters"]["trained"] == 0
     assert record["parameters"]["remembered"] > 0
 
@@ -300,7 +300,7 @@ def test_patchcore_scores_images_in_its_own_way_and_others_cannot(
 ) -> None:
     tiny_raw["scoring"] = {"image_score": "model"}
     run = train(make_config(tiny(tiny_raw, "patchcore")), tmp_path / "run")
-    content = json.loads((run / "model" / "model.json").read_text())
+    content = json.loads((run / "model" / "model.json").read_text(encoding="utf-8"))
     assert content["calibration"]["scan_scores"]
     with pytest.raises(ConfigError, match=r"no image score of its own"):
         train(make_config(tiny(tiny_raw, "rd4ad")), tmp_path / "other")

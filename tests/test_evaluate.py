@@ -37,7 +37,7 @@ def read(path: Path) -> dict[str, Any]:
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} in {path}")
 
-    content: dict[str, Any] = json.loads(path.read_text(), parse_constant=refuse)
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     return content
 
 
@@ -136,7 +136,7 @@ def test_metrics_json_is_complete(evaluated: Path, tiny_run: Path) -> None:
     assert "2 test inputs" in card
     for key in ("subjects", "target_fpr", "slices", "voxels"):  # the same slices, then
         assert baseline["calibration"][key] == trained["calibration"][key], key
-    rows = json.loads((evaluated / "subjects.json").read_text())
+    rows = json.loads((evaluated / "subjects.json").read_text(encoding="utf-8"))
     assert [row["subject"] for row in rows] == list(TEST)
     assert sorted(p.name for p in evaluated.iterdir()) == [
         "MODEL_CARD.md",
@@ -196,7 +196,7 @@ def test_a_subject_that_fails_is_listed_and_the_other_evaluated(
     done = medrd("evaluate", tiny_run, tiny_yaml, "--out", out, *settings)
     assert done.code == 3
     assert "Traceback" not in done.stderr
-    (error,) = json.loads((out / "errors.json").read_text())
+    (error,) = json.loads((out / "errors.json").read_text(encoding="utf-8"))
     assert "tiny_0" in error["where"]
     metrics = read(out / "metrics.json")
     assert metrics["protocol"]["subjects"] == ["tiny_4"]
@@ -212,7 +212,7 @@ def test_if_all_subjects_fail_each_is_listed(
     out = tmp_path / "out"
     done = medrd("evaluate", tiny_run, tiny_yaml, "--out", out, "--set", f"data.root={cohort}")
     assert done.code == 3
-    assert len(json.loads((out / "errors.json").read_text())) == 2
+    assert len(json.loads((out / "errors.json").read_text(encoding="utf-8"))) == 2
     assert not (out / "metrics.json").exists()
 
 
@@ -263,7 +263,7 @@ def test_a_bad_calibration_subject_costs_the_baselines_threshold_alone(
         "calibration": None,
         "calibrated_on_the_models_subjects": False,
     }
-    errors = json.loads((tmp_path / "out" / "errors.json").read_text())
+    errors = json.loads((tmp_path / "out" / "errors.json").read_text(encoding="utf-8"))
     assert [error["where"] for error in errors] == bad
 
 
@@ -367,7 +367,7 @@ def test_the_models_own_protocol_holds_whatever_the_config_says(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """For the baseline beside it too: the same slices, the same target rate."""
-    raw = yaml.safe_load(tiny_yaml.read_text())
+    raw = yaml.safe_load(tiny_yaml.read_text(encoding="utf-8"))
     raw["recipe"] = {"size": 128, "normalise": "rank"}
     raw["scoring"] = {"sigma_px": 0, "image_score": "mean"}
     raw["calibration"] = {"voxel_fpr": 0.3}

@@ -82,7 +82,7 @@ def test_onnx_agrees_with_the_model_on_a_scans_slices_in_batches_of_any_size(
     assert done.stdout.split() == [str(tmp_path / "out" / "model.onnx")]
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"model.onnx", "interface.json", "MODEL_CARD.md"}
-    interface = json.loads((tmp_path / "out" / "interface.json").read_text())
+    interface = json.loads((tmp_path / "out" / "interface.json").read_text(encoding="utf-8"))
     assert interface["largest_difference"] <= 1e-4
     assert list(interface["inputs"]) == ["images", "region"]
 
@@ -119,7 +119,7 @@ def test_a_model_of_stacks_takes_all_their_channels(tmp_path: Path) -> None:
     recipe = {"size": 64, "channels": ["flair", "t2"], "neighbours_mm": [1], "place": True}
     model = {"name": "rdseg", "teacher": {"name": "resnet18", "weights": "random"}}
     export(saved(tmp_path / "m", model, recipe=recipe), tmp_path / "out")
-    interface = json.loads((tmp_path / "out" / "interface.json").read_text())
+    interface = json.loads((tmp_path / "out" / "interface.json").read_text(encoding="utf-8"))
     assert interface["inputs"]["images"]["shape"] == ["slices", 2 * 3 + 3, 64, 64]
     assert interface["largest_difference"] <= 1e-4
 
@@ -161,7 +161,7 @@ def test_monai_verifies_the_bundle_and_runs_it_to_the_same_map(
     meta, config = bundle / "configs" / "metadata.json", bundle / "configs" / "inference.json"
     required = {"version", "changelog", "monai_version", "pytorch_version", "numpy_version"}
     required |= {"task", "description", "authors", "copyright", "network_data_format"}
-    assert required <= json.loads(meta.read_text()).keys()
+    assert required <= json.loads(meta.read_text(encoding="utf-8")).keys()
     assert torch.load(bundle / "models" / "model.pt", weights_only=True)
     common = {"meta_file": str(meta), "config_file": str(config), "bundle_root": str(bundle)}
     verify_net_in_out(net_id="network_def", device="cpu", **common)  # type: ignore[arg-type]
@@ -187,7 +187,7 @@ def test_monai_verifies_the_bundle_and_runs_it_to_the_same_map(
 
 def test_every_model_has_a_card_with_its_data_and_limits(tmp_path: Path) -> None:
     folder = saved(tmp_path / "m", {"name": "intensity"})
-    card = (folder / "MODEL_CARD.md").read_text()
+    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert load_model(folder).hash in card
     for fact in ("`intensity`", "trained on: 2 inputs", "split: `abc`, seed 0", "Not evaluated"):
         assert fact in card

@@ -102,7 +102,7 @@ def test_a_run_folder_and_its_model_folder_are_one_model(tiny_run: Path, copy: P
 def test_the_description_names_no_path_of_the_training_machine(
     tiny_run: Path, tiny_root: Path
 ) -> None:
-    text = (tiny_run / "model" / "model.json").read_text()
+    text = (tiny_run / "model" / "model.json").read_text(encoding="utf-8")
     assert str(tiny_root.parent) not in text
     content = json.loads(text)
     assert content["teacher"]["weights"] == "embedded"
@@ -151,7 +151,7 @@ def test_what_is_no_model_is_a_model_error(tmp_path: Path, there: bool) -> None:
 )
 def test_a_damaged_model_is_a_model_error(copy: Path, tmp_path: Path, damage: str) -> None:
     weights, description = copy / "model.safetensors", copy / "model.json"
-    content = json.loads(description.read_text())
+    content = json.loads(description.read_text(encoding="utf-8"))
     if damage == "no weights":
         weights.unlink()
     elif damage == "cut":
@@ -182,7 +182,7 @@ def test_a_damaged_model_is_a_model_error(copy: Path, tmp_path: Path, damage: st
 
 
 def test_weights_of_another_network_are_refused_though_the_checksum_fits(copy: Path) -> None:
-    content = json.loads((copy / "model.json").read_text())
+    content = json.loads((copy / "model.json").read_text(encoding="utf-8"))
     content["config"]["model"]["teacher"]["name"] = "resnet18"
     (copy / "model.json").write_text(json.dumps(content))
     with pytest.raises(ModelError, match=r"model\.safetensors"):

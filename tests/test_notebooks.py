@@ -12,11 +12,15 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NAMES = sorted(path.name for path in FOLDER.glob("*.ipynb"))
 SMALL = """
-    data_sets.phantoms.generate.subjects=4
+    data_sets.phantoms.root={brains}
+    data_sets.phantoms.generate=null
     data_sets.phantoms.config.data.split.train=2
-    data_sets.phantoms.config.data.split.test=1
+    data_sets.phantoms.config.data.healthy_margin=1
     data_sets.phantoms.config.recipe.size=64
     data_sets.phantoms.config.train.epochs=1
+    data_sets.textures.root={textures}
+    data_sets.textures.generate=null
+    data_sets.textures.config.data.category=weave
     data_sets.textures.config.recipe.size=64
     data_sets.textures.config.train.epochs=1
 """
@@ -61,12 +65,16 @@ def test_lesion_heatmaps(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "maps" / "report.html").is_file()
 
 
-def test_cross_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cross_domain(
+    tiny_root: Path, texture_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the tests' own small data: generating full brains takes longer than all the rest."""
+    settings = SMALL.format(brains=tiny_root, textures=texture_root)
     notebook = run(
         "cross_domain.ipynb",
         monkeypatch,
         MEDRD_NOTEBOOK_OUT=tmp_path,
-        MEDRD_NOTEBOOK_SET=" ".join(SMALL.split()),
+        MEDRD_NOTEBOOK_SET=" ".join(settings.split()),
         MEDRD_CACHE=tmp_path / "cache",
     )
     assert len(shown(notebook, "image/png")) == 2

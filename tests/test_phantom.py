@@ -375,7 +375,7 @@ def test_other_seed_replaces_the_cohort(tmp_path: Path, quick: list[int]) -> Non
     write_cohort(tmp_path, 1, seed=1)
     (folder,) = write_cohort(tmp_path, 1, seed=2)
     assert quick == [0, 0]
-    assert json.loads((folder / "phantom.json").read_text())["seed"] == 2
+    assert json.loads((folder / "phantom.json").read_text(encoding="utf-8"))["seed"] == 2
 
 
 def test_interrupted_write_leaves_no_folder_and_the_next_run_finishes(
@@ -408,7 +408,7 @@ def test_folder_with_somebody_elses_files_is_not_touched(tmp_path: Path, quick: 
     precious.write_text("mine")
     with pytest.raises(OutputError, match=r"notes\.txt"):
         write_cohort(tmp_path, 1)
-    assert precious.read_text() == "mine"
+    assert precious.read_text(encoding="utf-8") == "mine"
 
 
 def test_out_that_is_a_file_is_an_output_error(tmp_path: Path, quick: list[int]) -> None:

@@ -28,7 +28,7 @@ from medrd.workflows.train import train
 
 
 def read(path: Path) -> Any:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def images(root: Path, *parts: str) -> list[Path]:
@@ -47,7 +47,7 @@ def evaluated(
     picture_run: Path, texture_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     out = tmp_path_factory.mktemp("evaluated") / "out"
-    raw = yaml.safe_load((picture_run / "config.yaml").read_text())
+    raw = yaml.safe_load((picture_run / "config.yaml").read_text(encoding="utf-8"))
     evaluate(picture_run, make_config(raw), out)
     return out
 
@@ -344,7 +344,10 @@ def test_models_of_pictures_and_of_scans_are_not_mixed_up(
 def weights_and_choices(run: Path) -> dict[str, Any]:
     """All that a run has learned or chosen; the hash of the whole split names the test side."""
     model = read(run / "model" / "model.json")
-    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    epochs = [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return {
         "weights": model["weights_sha256"],
         "calibration": model["calibration"],

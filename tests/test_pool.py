@@ -150,7 +150,7 @@ def test_a_node_that_dies_in_the_middle_costs_nothing(
 
     def kill() -> None:
         wait_for(lambda: stalled.exists() and len(list(out.rglob("*.json"))) > 3, seconds=300)
-        at_work.append(stalled.read_text().removesuffix("_mask.nii.gz"))
+        at_work.append(stalled.read_text(encoding="utf-8").removesuffix("_mask.nii.gz"))
         at_work.extend(p.name for p in out.rglob(f"{at_work[0]}*"))
         nodes.remove_node(victim, allow_graceful=False)
 
@@ -170,7 +170,7 @@ def test_a_node_that_dies_in_the_middle_costs_nothing(
         path.relative_to(tmp_path / "here") for path in here.done
     ]
     assert [error.to_dict() for error in there.errors] == [e.to_dict() for e in here.errors]
-    assert len(json.loads((out / "errors.json").read_text())) == 1
+    assert len(json.loads((out / "errors.json").read_text(encoding="utf-8"))) == 1
 
     # What is there is not done again, and what is missing is; by the command line too.
     (out / there.done[0]).unlink()
@@ -188,7 +188,7 @@ def test_a_model_that_is_another_on_a_node_is_an_error(
 ) -> None:
     """An actor's error arrives as it was raised there."""
     other = Path(shutil.copytree(run, tmp_path / "other"))
-    described = json.loads((other / "model" / "model.json").read_text())
+    described = json.loads((other / "model" / "model.json").read_text(encoding="utf-8"))
     described["training"]["seed"] = 99
     (other / "model" / "model.json").write_text(json.dumps(described))
     do = partial(module._do, other, Share(actors=1), None)

@@ -98,7 +98,7 @@ def test_a_good_scan_among_bad_ones_is_done_and_each_bad_one_explained(
     done = medrd("predict", tiny_run, *paths[:4], scan, *paths[4:], "--out", out)
     assert done.code == 3, done.stderr
     assert "Traceback" not in done.stderr
-    errors = json.loads((out / "errors.json").read_text())
+    errors = json.loads((out / "errors.json").read_text(encoding="utf-8"))
     assert sorted(Path(error["where"]).name for error in errors) == sorted(p.name for p in paths)
     for error in errors:
         assert all(error[key] for key in ("expected", "found", "remedy")), error
@@ -177,7 +177,10 @@ def test_a_scan_stored_in_another_orientation_gets_the_same_map_in_the_world(
     mine, theirs = (np.asarray(nib.as_closest_canonical(m).dataobj) for m in maps)
     assert mine.max() > 0
     np.testing.assert_allclose(mine, theirs, atol=1e-5)
-    records = [json.loads((tmp_path / "out" / f"{n}.json").read_text()) for n in ("scan", "other")]
+    records = [
+        json.loads((tmp_path / "out" / f"{n}.json").read_text(encoding="utf-8"))
+        for n in ("scan", "other")
+    ]
     assert records[0]["scan_score"] == pytest.approx(records[1]["scan_score"], abs=1e-5)
     for a, b in zip(records[0]["findings"], records[1]["findings"], strict=True):
         assert a["centroid_mm"] == pytest.approx(b["centroid_mm"], abs=0.5)
@@ -185,7 +188,7 @@ def test_a_scan_stored_in_another_orientation_gets_the_same_map_in_the_world(
 
 def test_the_record_agrees_with_the_files(quick: Model, scan: Path, tmp_path: Path) -> None:
     predict(quick, [scan], tmp_path)
-    record = json.loads((tmp_path / "scan.json").read_text())
+    record = json.loads((tmp_path / "scan.json").read_text(encoding="utf-8"))
     scores = np.asarray(nib.load(tmp_path / "scan_anomaly.nii.gz").dataobj)
     mask = np.asarray(nib.load(tmp_path / "scan_mask.nii.gz").dataobj)
     calibration = quick.calibration
@@ -228,7 +231,9 @@ def test_a_model_calibrated_on_whole_healthy_scans_gives_a_p_value(
     scores = (0.0, 0.1, 99.0)
     whole = replace(quick, calibration=replace(quick.calibration, whole=True, scan_scores=scores))
     predict(whole, [scan], tmp_path, picture=False)
-    assert json.loads((tmp_path / "scan.json").read_text())["p_value"] == (1 + 1) / (1 + 3)
+    assert json.loads((tmp_path / "scan.json").read_text(encoding="utf-8"))["p_value"] == (
+        1 + 1
+    ) / (1 + 3)
 
 
 def test_a_model_without_threshold_leaves_no_mask_of_another_behind(
@@ -239,7 +244,7 @@ def test_a_model_without_threshold_leaves_no_mask_of_another_behind(
     report = predict(bare, [scan], tmp_path)
     assert len(report.done) == 1
     assert not (tmp_path / "scan_mask.nii.gz").exists()
-    record = json.loads((tmp_path / "scan.json").read_text())
+    record = json.loads((tmp_path / "scan.json").read_text(encoding="utf-8"))
     assert record["threshold"] is record["p_value"] is record["findings_volume_mm3"] is None
 
 
@@ -362,7 +367,7 @@ module.save_figure = patched
     assert "Traceback" not in stopped.stderr
     # What failed before the stop is not forgotten.
     assert names(out) == {f"copy_0{ending}" for ending in ENDINGS} | {"errors.json"}
-    (error,) = json.loads((out / "errors.json").read_text())
+    (error,) = json.loads((out / "errors.json").read_text(encoding="utf-8"))
     assert Path(error["where"]).name == "missing.nii.gz"
     before = times(out)
     del before[str(out / "errors.json")]
@@ -431,7 +436,7 @@ def test_an_out_that_cannot_be_a_folder_is_exit_3(
     assert failed.code == 3
     assert "Traceback" not in failed.stderr
     assert str(tmp_path / "file") in failed.stderr
-    assert (tmp_path / "file").read_text() == "x"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "x"
 
 
 def test_a_folder_in_the_place_of_a_result_fails_that_scan_alone(
@@ -504,7 +509,9 @@ def test_a_dicom_series_is_predicted_like_the_nifti_file_of_the_same_scan(
     ours, theirs = nib.load(out / "flair_anomaly.nii.gz"), nib.load(out / "scan_anomaly.nii.gz")
     # dcm2niix's grid, which counts rows from the last.
     np.testing.assert_allclose(ours.get_fdata()[:, ::-1], theirs.get_fdata(), atol=1e-4)
-    records = [json.loads((out / f"{name}.json").read_text()) for name in ("flair", "scan")]
+    records = [
+        json.loads((out / f"{name}.json").read_text(encoding="utf-8")) for name in ("flair", "scan")
+    ]
     assert records[0]["scan_score"] == pytest.approx(records[1]["scan_score"], abs=1e-4)
 
     chosen = predict(quick, [study], out, series=uid)
@@ -528,7 +535,7 @@ def test_a_scan_unlike_the_training_scans_is_warned_of_and_with_strict_refused(
 
     assert len(predict(quick, [scan, ct, named], out).done) == 3
     odd = {
-        name: json.loads((out / f"{name}.json").read_text())["unlike_training"]
+        name: json.loads((out / f"{name}.json").read_text(encoding="utf-8"))["unlike_training"]
         for name in ("scan", "ct", "other_t1")
     }
     assert odd["scan"] == []
@@ -546,6 +553,6 @@ def test_a_scan_unlike_the_training_scans_is_warned_of_and_with_strict_refused(
     assert {type(error) for error in report.errors} == {UnlikeTrainingError}
     assert [Path(error.where).name for error in report.errors] == ["ct.nii.gz", "other_t1.nii.gz"]
     assert LoadedModel(quick).predict(read(ct)).warnings == (
-        *json.loads((out / "ct.json").read_text())["warnings"],
+        *json.loads((out / "ct.json").read_text(encoding="utf-8"))["warnings"],
         *odd["ct"],
     )

@@ -84,7 +84,7 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def record(path: Path) -> Any:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 # --- What is written ---

@@ -108,7 +108,9 @@ def test_a_page_of_a_large_scan_stays_under_15_mb(tmp_path: Path) -> None:
 
 
 def test_a_page_holds_no_address_and_no_markup_of_the_users(tmp_path: Path) -> None:
-    text = make_page(tmp_path / "a.html", subject="<script>alert(1)</script>").read_text()
+    text = make_page(tmp_path / "a.html", subject="<script>alert(1)</script>").read_text(
+        encoding="utf-8"
+    )
     assert "<script>alert(1)" not in text
     assert not re.search(r"(src|href)=\"(?!data:)[^\"]*\"", text)
     assert "default-src 'none'" in text
@@ -120,7 +122,7 @@ def test_only_own_pages_are_replaced(tmp_path: Path) -> None:
     path.write_text("<p>my own notes</p>")
     with pytest.raises(OutputError, match="did not write"):
         make_page(path)
-    assert path.read_text() == "<p>my own notes</p>"
+    assert path.read_text(encoding="utf-8") == "<p>my own notes</p>"
 
 
 def test_an_index_has_a_row_a_scan_and_says_what_is_not_there(tmp_path: Path) -> None:

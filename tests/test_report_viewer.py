@@ -235,7 +235,7 @@ def test_nothing_sticks_out_of_a_wide_or_narrow_window(
 
 def test_without_webgl_the_page_says_so(browser: Any, tmp_path: Path) -> None:
     path = make_page(tmp_path / "scan.html")
-    text = path.read_text().replace(
+    text = path.read_text(encoding="utf-8").replace(
         "<body>", "<body><script>delete window.DecompressionStream</script>"
     )
     path.write_text(text)
@@ -247,11 +247,13 @@ def test_without_webgl_the_page_says_so(browser: Any, tmp_path: Path) -> None:
 
 def test_the_viewer_is_the_one_whose_hash_is_written_beside_it() -> None:
     folder = files("medrd.report") / "static" / "niivue"
-    described = re.search(r"file, sha256 \| `(\w+)`", (folder / "README.md").read_text())
+    described = re.search(
+        r"file, sha256 \| `(\w+)`", (folder / "README.md").read_text(encoding="utf-8")
+    )
     assert described is not None
     found = hashlib.sha256((folder / "niivue.umd.js").read_bytes()).hexdigest()
     assert found == described[1]
-    assert "Redistributions in binary form" in (folder / "LICENSE.txt").read_text()
+    assert "Redistributions in binary form" in (folder / "LICENSE.txt").read_text(encoding="utf-8")
 
 
 def test_a_heading_sorts_the_index(browser: Any, tmp_path: Path) -> None:

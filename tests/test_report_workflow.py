@@ -26,7 +26,7 @@ from medrd.workflows.train import train
 
 def embedded(page: Path, name: str) -> np.ndarray:
     """A volume that a page holds."""
-    found = re.search(rf'id="{name}">([^<]*)<', page.read_text())
+    found = re.search(rf'id="{name}">([^<]*)<', page.read_text(encoding="utf-8"))
     assert found is not None
     return np.asarray(
         nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(found[1]))).dataobj
@@ -38,12 +38,14 @@ def test_scans_get_a_page_each_and_an_index(quick: Model, tiny_root: Path, tmp_p
     result = predict(quick, given, tmp_path / "out", report=True)
     assert result.page is not None
     assert (result.page.pages, result.page.errors) == (2, [])
-    index = (tmp_path / "out" / "report.html").read_text()
+    index = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     pages = [tmp_path / "out" / "report" / f"tiny_{i}.html" for i in (0, 4)]
     for page in pages:
         assert f'href="report/{page.name}"' in index
-        record = json.loads((tmp_path / "out" / f"{page.stem}.json").read_text())
-        assert len(re.findall(r"<tr tabindex", page.read_text())) == len(record["findings"])
+        record = json.loads((tmp_path / "out" / f"{page.stem}.json").read_text(encoding="utf-8"))
+        assert len(re.findall(r"<tr tabindex", page.read_text(encoding="utf-8"))) == len(
+            record["findings"]
+        )
         # the finding is where the label is; both are on the page
         heat, truth = embedded(page, "heat"), embedded(page, "truth") > 0
         assert heat[truth].mean() > 1.5 * heat[heat > 0].mean()
@@ -51,7 +53,7 @@ def test_scans_get_a_page_each_and_an_index(quick: Model, tiny_root: Path, tmp_p
         label = np.asarray(nib.load(record["label"]).dataobj) > 0
         dice = 2 * (mask & label).sum() / (mask.sum() + label.sum())
         assert f"{dice:.3f}" in index
-        assert f"{dice:.3f}" in page.read_text()
+        assert f"{dice:.3f}" in page.read_text(encoding="utf-8")
     assert "missing.nii.gz" in index  # what failed is said
     assert "data:image/jpeg" in index
 
@@ -63,7 +65,7 @@ def test_scans_get_a_page_each_and_an_index(quick: Model, tiny_root: Path, tmp_p
     assert not pages[0].exists()
     assert not pages[1].exists()  # the only scan is on report.html itself
     assert embedded(again.path, "heat").max() > 1
-    assert (pages[0].parent / "mine.html").read_text() == "mine"
+    assert (pages[0].parent / "mine.html").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_scan_that_is_no_longer_the_one_predicted_is_not_shown(
@@ -76,7 +78,7 @@ def test_a_scan_that_is_no_longer_the_one_predicted_is_not_shown(
     shutil.copy(scans[1], scans[0])
     report = write_report(tmp_path / "out")
     assert [type(error) for error in report.errors] == [WrongKindError]
-    index = report.path.read_text()
+    index = report.path.read_text(encoding="utf-8")
     assert 'href="report/b.html"' in index
     assert "other content under its name" in index
 
@@ -89,7 +91,7 @@ def test_a_label_that_does_not_fit_is_a_warning(
     nib.save(nib.load(label).slicer[:-1], label)
     result = predict(quick, [folder], tmp_path / "out", report=True)
     assert result.page is not None
-    assert "The label is not shown" in result.page.path.read_text()
+    assert "The label is not shown" in result.page.path.read_text(encoding="utf-8")
 
 
 def test_without_calibration_all_scans_share_one_scale(
@@ -112,9 +114,9 @@ def test_pictures_get_pages_too(picture_raw: dict[str, Any], tmp_path: Path) -> 
     result = predict(model, [tests], tmp_path / "out", report=True)
     assert result.page is not None
     assert result.page.pages == len(result.done) > 2
-    record = json.loads(result.done[0].read_text())
+    record = json.loads(result.done[0].read_text(encoding="utf-8"))
     page = tmp_path / "out" / "report" / result.done[0].relative_to(tmp_path / "out")
-    text = page.with_suffix(".html").read_text()
+    text = page.with_suffix(".html").read_text(encoding="utf-8")
     assert text.count("<tr tabindex") == len(record["findings"])
     assert text.count("data:image/png") == 2
     assert 'href="../../report.html"' in text
@@ -134,8 +136,8 @@ def evaluation(quick: Model, tiny_root: Path, tmp_path_factory: pytest.TempPathF
 
 
 def test_an_evaluation_shows_metrics_curves_and_cases(evaluation: Path) -> None:
-    page = (evaluation / "report.html").read_text()
-    metrics = json.loads((evaluation / "metrics.json").read_text())
+    page = (evaluation / "report.html").read_text(encoding="utf-8")
+    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
     for key in ("pixel_ap", "image_auroc", "subject_dice"):
         assert f"{metrics[key]:.3f}" in page
     for name in ("Images: ROC", "Voxels or pixels: precision", "Per-region overlap", "FROC"):
@@ -144,16 +146,16 @@ def test_an_evaluation_shows_metrics_curves_and_cases(evaluation: Path) -> None:
     assert "<h1>intensity on cohort</h1>" in page
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))  # figures do not borrow each other's parts
-    for row in json.loads((evaluation / "subjects.json").read_text()):
+    for row in json.loads((evaluation / "subjects.json").read_text(encoding="utf-8")):
         assert f'href="cases/report/{row["subject"]}.html"' in page
         case = evaluation / "cases" / "report" / f"{row['subject']}.html"
-        assert f"{row['dice']:.3f}" in case.read_text()
+        assert f"{row['dice']:.3f}" in case.read_text(encoding="utf-8")
         assert embedded(case, "truth").any()
 
 
 def test_froc_is_the_counts_of_the_metrics_at_the_threshold(evaluation: Path) -> None:
-    points = json.loads((evaluation / "froc.json").read_text())
-    metrics = json.loads((evaluation / "metrics.json").read_text())
+    points = json.loads((evaluation / "froc.json").read_text(encoding="utf-8"))
+    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
     factors = [point["factor"] for point in points]
     assert factors == sorted(factors)
     at = points[factors.index(1.0)]
@@ -166,12 +168,12 @@ def test_a_run_shows_its_loss_and_its_evaluation(
     tiny_run: Path, evaluation: Path, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    alone = write_report(run).path.read_text()
+    alone = write_report(run).path.read_text(encoding="utf-8")
     assert alone.count("<svg") == 1
     assert "Loss by epoch" in alone
     assert "FROC" not in alone
     shutil.copytree(evaluation, run / "evaluation")
-    both = write_report(run).path.read_text()
+    both = write_report(run).path.read_text(encoding="utf-8")
     assert both.count("<svg") == 7
     case = re.search(r'href="(evaluation/cases/report/[^"]+)"', both)
     assert case is not None
@@ -209,4 +211,4 @@ def test_a_report_of_somebody_elses_is_not_replaced(
     (tmp_path / "report.html").write_text("mine")
     with pytest.raises(OutputError):
         predict(quick, [tiny_root / "tiny_0", tiny_root / "tiny_1"], tmp_path, report=True)
-    assert (tmp_path / "report.html").read_text() == "mine"
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == "mine"

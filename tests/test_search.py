@@ -65,7 +65,7 @@ POINT = {"model.lr": 0.002, "model.median": 1}
 def finished(tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search with one finished trial; read only."""
     out = tmp_path_factory.mktemp("search") / "out"
-    begin(make_search_raw(yaml.safe_load(tiny_yaml.read_text())), out)
+    begin(make_search_raw(yaml.safe_load(tiny_yaml.read_text(encoding="utf-8"))), out)
     run_trial(out, POINT, lambda report: None)
     return out
 
@@ -79,7 +79,10 @@ def test_a_trial_is_an_ordinary_run_that_reports_each_epoch(finished: Path) -> N
     assert trial.objective is not None
     assert 0 < trial.objective < 1
     run = trial_folder(finished, POINT) / "run"
-    losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [
+        json.loads(line)["loss"]
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert trial.loss == losses[-1]
     assert load_config(run / "config.yaml").model.lr == 0.002  # type: ignore[union-attr]
 
@@ -220,16 +223,18 @@ def test_test_subjects_cannot_be_asked_for(raw: dict[str, Any], tmp_path: Path) 
 
 
 def test_validation_subjects_are_trained_on_no_longer(raw: dict[str, Any], tmp_path: Path) -> None:
-    before = json.loads((begin(raw, tmp_path / "a"), tmp_path / "a" / "split.json")[1].read_text())
+    before = json.loads(
+        (begin(raw, tmp_path / "a"), tmp_path / "a" / "split.json")[1].read_text(encoding="utf-8")
+    )
     raw["objective"] = {"kind": "labelled", "validation": ["tiny_1"]}
     begin(raw, tmp_path / "b")
-    split = json.loads((tmp_path / "b" / "split.json").read_text())
+    split = json.loads((tmp_path / "b" / "split.json").read_text(encoding="utf-8"))
     assert "tiny_1" in before["train"]
     assert split["train"] == [id for id in before["train"] if id != "tiny_1"]
     assert split["test"] == before["test"]
     run_trial(tmp_path / "b", POINT, lambda report: None)
     run = trial_folder(tmp_path / "b", POINT) / "run"
-    seen = json.loads((run / "model" / "model.json").read_text())["training"]
+    seen = json.loads((run / "model" / "model.json").read_text(encoding="utf-8"))["training"]
     assert "tiny_1" not in {**seen["subjects"], **seen["calibration_subjects"]}
     assert load_config(run / "config.yaml").data.split.train == tuple(split["train"])  # type: ignore[union-attr]
 
@@ -374,7 +379,7 @@ def test_results_are_written_and_name_the_best(finished: Path, tmp_path: Path) -
 
     assert load_model(out / "best").config.model.name == "dae"
     assert (out / "search.png").read_bytes().startswith(b"\x89PNG")
-    assert len((out / "trials.csv").read_text().splitlines()) == 3
+    assert len((out / "trials.csv").read_text(encoding="utf-8").splitlines()) == 3
 
 
 SPACE = make_tune(

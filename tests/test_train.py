@@ -57,11 +57,17 @@ CHECKPOINT = "medrd.workflows.fit.save_checkpoint"
 
 
 def epochs_logged(run: Path) -> list[int]:
-    return [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["epoch"]
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def losses_logged(run: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["loss"]
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def assert_same_result(run: Path, reference: Path) -> None:
@@ -69,13 +75,16 @@ def assert_same_result(run: Path, reference: Path) -> None:
     assert (run / WEIGHTS).read_bytes() == (reference / WEIGHTS).read_bytes()
     assert epochs_logged(run) == [1, 2]
     assert losses_logged(run) == losses_logged(reference)
-    described = [json.loads((r / "model" / "model.json").read_text()) for r in (run, reference)]
+    described = [
+        json.loads((r / "model" / "model.json").read_text(encoding="utf-8"))
+        for r in (run, reference)
+    ]
     assert described[0] == described[1]
 
 
 def assert_seconds_are_those_of_all_epochs(run: Path) -> None:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    record = json.loads((run / "run.json").read_text())
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     seconds = sum(json.loads(line)["seconds"] for line in lines)
     assert record["training_seconds"] == pytest.approx(seconds, abs=1e-3)
     assert record["training_seconds"] > 0
@@ -249,7 +258,7 @@ def test_an_out_that_cannot_be_a_folder_is_a_typed_error_before_any_work(
     )
     with pytest.raises(OutputError):
         train(make_config(tiny_raw), tmp_path / "file" / below)
-    assert (tmp_path / "file").read_text() == "x"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "x"
 
 
 # --- The checkpoint itself ---
@@ -336,7 +345,7 @@ def test_test_labels_change_neither_weights_nor_thresholds(
     for subject in ("tiny_0", "tiny_4"):
         relabel(root, subject, fill=1)
         (root / subject / f"{subject}_flair.nii.gz").write_text("not even a scan")
-    seen = json.loads((tiny_run / "model" / "model.json").read_text())["training"]
+    seen = json.loads((tiny_run / "model" / "model.json").read_text(encoding="utf-8"))["training"]
     assert not {"tiny_0", "tiny_4"} & {*seen["subjects"], *seen["calibration_subjects"]}
     out = tmp_path / "run"
     done = medrd("train", tiny_yaml, "--out", out, "--set", f"data.root={root}")
@@ -383,7 +392,9 @@ def test_a_missing_label_is_an_error_unless_all_are_declared_healthy(
         train(make_config(tiny_raw), tmp_path / "run")
     tiny_raw["data"]["healthy"] = True
     run = train(make_config(tiny_raw), tmp_path / "healthy")
-    slices = [json.loads((r / "run.json").read_text())["slices"] for r in (run, tiny_run)]
+    slices = [
+        json.loads((r / "run.json").read_text(encoding="utf-8"))["slices"] for r in (run, tiny_run)
+    ]
     assert slices[0] > slices[1]  # all of tiny_3's, not those away from its lesion alone
 
 
@@ -399,7 +410,7 @@ def test_all_subjects_that_fail_are_listed_and_mended_in_one_go(
     config = make_config(tiny_raw)
     with pytest.raises(InputError, match=r"errors\.json.*2 that cannot"):
         train(config, out)
-    listed = json.loads((out / "errors.json").read_text())
+    listed = json.loads((out / "errors.json").read_text(encoding="utf-8"))
     assert [error["where"] for error in listed] == [str(scan) for scan in scans]
 
     shutil.copy(tiny_root / "tiny_1" / "tiny_1_flair.nii.gz", scans[0])
@@ -455,9 +466,9 @@ def test_a_config_that_cannot_be_run_is_a_config_error(
 
 def test_a_run_folder_is_complete(tiny_run: Path, tiny_yaml: Path) -> None:
     assert load_config(tiny_run / "config.yaml") == load_config(tiny_yaml)
-    resolved = yaml.safe_load((tiny_run / "config.yaml").read_text())
+    resolved = yaml.safe_load((tiny_run / "config.yaml").read_text(encoding="utf-8"))
     assert resolved["model"]["lr"] == 0.005  # defaults are written out
-    content = json.loads((tiny_run / "run.json").read_text())
+    content = json.loads((tiny_run / "run.json").read_text(encoding="utf-8"))
     assert content["seed"] == 0
     assert content["device"] == "cpu"
     assert content["precision"] == "fp32"
@@ -474,7 +485,7 @@ def test_a_run_folder_is_complete(tiny_run: Path, tiny_yaml: Path) -> None:
         if not k.startswith("teacher.") and v.is_floating_point()
     )
     assert trained > content["parameters"]["trained"]  # and BatchNorm statistics
-    for line in (tiny_run / "metrics.jsonl").read_text().splitlines():
+    for line in (tiny_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         report = json.loads(line)
         assert report["losses"] == {"distil": report["loss"]}
         assert 0 <= report["wait_share"] < 1
@@ -492,7 +503,10 @@ def test_another_seed_gives_another_split_and_other_weights(
     tiny_raw["seed"] = 5
     tiny_raw["train"]["epochs"] = 1
     run = train(make_config(tiny_raw), tmp_path / "run")
-    seen = [json.loads((r / "model" / "model.json").read_text()) for r in (run, tiny_run)]
+    seen = [
+        json.loads((r / "model" / "model.json").read_text(encoding="utf-8"))
+        for r in (run, tiny_run)
+    ]
     assert seen[0]["training"]["split_hash"] != seen[1]["training"]["split_hash"]
     assert seen[0]["training"]["seed"] == 5
 
@@ -504,4 +518,7 @@ def test_without_calibration_subjects_there_is_a_model_without_threshold(
     tiny_raw["data"]["split"]["calibration"] = 0
     run = train(make_config(tiny_raw), tmp_path / "run")
     assert "no threshold" in caplog.text
-    assert json.loads((run / "model" / "model.json").read_text())["calibration"] is None
+    assert (
+        json.loads((run / "model" / "model.json").read_text(encoding="utf-8"))["calibration"]
+        is None
+    )

@@ -92,7 +92,10 @@ def names(run: Path) -> set[str]:
 
 
 def reports(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def assert_same_run(run: Path, reference: Path) -> None:
@@ -106,7 +109,8 @@ def assert_same_run(run: Path, reference: Path) -> None:
         assert found["epoch"] == line["epoch"]
         assert found["losses"] == pytest.approx(line["losses"], rel=1e-4)
     told, described = (
-        json.loads((r / "model" / "model.json").read_text()) for r in (run, reference)
+        json.loads((r / "model" / "model.json").read_text(encoding="utf-8"))
+        for r in (run, reference)
     )
     assert told["training"] == described["training"]
     assert told["calibration"]["threshold"] == pytest.approx(
@@ -124,11 +128,12 @@ def test_a_killed_worker_costs_an_epoch_and_the_run_is_that_of_one_process(
     config = make_config(raw)
     alone = train(config, tmp_path / "alone")
     (orders / "die").touch()
+    caplog.clear()  # of what the training alone has said
     with caplog.at_level(logging.INFO, logger="medrd"):
         run = train_on_ray(config, tmp_path / "run", workers=2)
     assert (orders / "dead").exists()
     assert_same_run(run, alone)
-    record = json.loads((run / "run.json").read_text())["workers"]
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))["workers"]
     assert record == {
         "count": 2,
         "device": "cpu",

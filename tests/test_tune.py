@@ -135,7 +135,7 @@ def test_a_trial_fails_alone_and_a_process_that_dies_goes_on(
     assert trials["does not fit"].reason.startswith("RuntimeError: ")
     rows = {
         names[row["name"]]: row
-        for row in csv.DictReader((out / "trials.csv").read_text().splitlines())
+        for row in csv.DictReader((out / "trials.csv").read_text(encoding="utf-8").splitlines())
     }
     assert {name: row["reason"] for name, row in rows.items()} == {
         name: trial.reason for name, trial in trials.items()
@@ -226,7 +226,9 @@ def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     assert any("raylet" in command for command in processes.values())
     dashboards = [command for command in processes.values() if "dashboard.py" in command]
     assert all("--disable-frontend" in command for command in dashboards)
-    wait_for(lambda: len(reports_of(out)[0].read_text().splitlines()) >= 3, seconds=30)
+    wait_for(
+        lambda: len(reports_of(out)[0].read_text(encoding="utf-8").splitlines()) >= 3, seconds=30
+    )
     os.kill(killed.pid, signal.SIGKILL)
     assert killed.wait() == -9
     # Ray's own agents take their time to see that all is over; they hold nothing of ours.
@@ -234,7 +236,7 @@ def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
         lambda: not [p for p, (_, c) in running().items() if p in processes and "Agent" not in c],
         seconds=30,
     )
-    before = reports_of(out)[0].read_text().splitlines()
+    before = reports_of(out)[0].read_text(encoding="utf-8").splitlines()
     assert 3 <= len(before) < 12
     assert [trial.status for trial in read_trials(out)] == ["unfinished"]
 
@@ -243,8 +245,10 @@ def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     assert done.returncode == 0, done.stderr
     assert "2 finished" in done.stdout
     assert done.stdout.splitlines()[-1] == str(out / "best.yaml")
-    after = next(path for path in reports_of(out) if path.read_text().startswith(before[0]))
-    lines = after.read_text().splitlines()
+    after = next(
+        path for path in reports_of(out) if path.read_text(encoding="utf-8").startswith(before[0])
+    )
+    lines = after.read_text(encoding="utf-8").splitlines()
     assert lines[: len(before)] == before  # seconds and all: those epochs were not done again
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 13))
     run = after.parent / "run"
@@ -278,7 +282,7 @@ def test_ray_takes_the_example_of_a_cluster_and_its_commands() -> None:
     from ray.scripts.scripts import cli
 
     path = Path(__file__).parents[1] / "configs" / "cluster" / "ssh.yaml"
-    content = yaml.safe_load(path.read_text())
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert "docker" not in content
     validate_config(prepare_config(content))
     for command in content["head_start_ray_commands"] + content["worker_start_ray_commands"]:

@@ -34,7 +34,7 @@ def test_two_writers_of_one_target_do_not_share_a_temporary(tmp_path: Path) -> N
     with atomic_path(tmp_path / "a") as first, atomic_path(tmp_path / "a") as second:
         first.write_text("first")
         second.write_text("second")
-    assert (tmp_path / "a").read_text() == "first"  # the outer block ends last
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "first"  # the outer block ends last
 
 
 @pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt])
@@ -51,7 +51,7 @@ def test_a_failed_block_leaves_the_old_file(
 
     with pytest.raises(interruption):
         interrupted()
-    assert target.read_text() == "old"
+    assert target.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -79,7 +79,7 @@ def test_what_the_system_says_is_typed_and_the_old_file_stays(
         write_text(target, "new")
     assert str(target) in str(caught.value)
     assert caught.value.remedy
-    assert target.read_text() == "old"
+    assert target.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -94,7 +94,7 @@ def test_targets_that_cannot_be(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(OutputError, match=words):
             write_text(tmp_path / name, "new")
-    assert (tmp_path / "file").read_text() == "old"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 

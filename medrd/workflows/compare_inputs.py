@@ -93,7 +93,9 @@ def _refuse_other_config(cell: Cell, folder: Path) -> None:
 def _refuse_other_data(cell: Cell, folder: Path, now: Mapping[str, str]) -> None:
     try:
         was = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
-        failed = not json.loads((folder / "evaluation" / "metrics.json").read_text())["complete"]
+        failed = not json.loads(
+            (folder / "evaluation" / "metrics.json").read_text(encoding="utf-8")
+        )["complete"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     changed = sorted(id for id in was.keys() | now.keys() if was.get(id) != now.get(id))

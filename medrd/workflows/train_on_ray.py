@@ -171,7 +171,9 @@ def _optimise(
             )
         if done < config.train.epochs:
             raise stopped(done, config, out, options=f" --workers {workers}")
-        first: dict[str, Any] = json.loads((scratch / _STARTS).read_text().splitlines()[-1])
+        first: dict[str, Any] = json.loads(
+            (scratch / _STARTS).read_text(encoding="utf-8").splitlines()[-1]
+        )
         return {"count": workers, **first, "restarts": _starts(order) - 1}
 
 
@@ -249,7 +251,7 @@ def _follow(
 def _starts(order: _Order) -> int:
     """How often the workers have begun."""
     path = order.scratch / _STARTS
-    return len(path.read_text().splitlines()) if path.is_file() else 0
+    return len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else 0
 
 
 def _error_from(content: dict[str, str]) -> MedrdError:

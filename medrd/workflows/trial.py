@@ -136,7 +136,7 @@ def _go_on(search: Path, folder: Path, point: Point, report: Callable[[Report], 
             report(each)
     if not _is_finished(folder):
         cohort = load_cohort(config)
-        if cohort.split.hash != json.loads((search / SPLIT).read_text())["hash"]:
+        if cohort.split.hash != json.loads((search / SPLIT).read_text(encoding="utf-8"))["hash"]:
             raise LeakageError(
                 folder,
                 expected="a trial with the test subjects of all others",
@@ -166,7 +166,9 @@ def _go_on(search: Path, folder: Path, point: Point, report: Callable[[Report], 
 def read_trials(search: Path) -> list[Trial]:
     """All trials of a search's folder in the order in which they began."""
     folders = [path.parent for path in (search / TRIALS).glob(f"*/{_TRIAL}")]
-    started = {path: json.loads((path / _TRIAL).read_text())["started"] for path in folders}
+    started = {
+        path: json.loads((path / _TRIAL).read_text(encoding="utf-8"))["started"] for path in folders
+    }
     return [read_trial(path) for path in sorted(folders, key=lambda path: (started[path], path))]
 
 
