@@ -32,7 +32,7 @@ _FILES = ("model.json", "model.safetensors", CARD_NAME)
 class BundleNetwork(nn.Module):
     """Slices (N, C, H, W) in [0, 1] -> maps (N, 1, H, W), smoothed in the plane.
 
-    MONAI's networks take one tensor and give one: where an image is not 0 counts as brain.
+    MONAI's networks take one tensor and give one: where a slice is not 0 counts as brain.
 
     Parameters
     ----------
@@ -42,11 +42,12 @@ class BundleNetwork(nn.Module):
 
     def __init__(self, folder: str) -> None:
         super().__init__()
-        self.network, _ = exportable(load_model(folder), across=False)
+        self.network, interface = exportable(load_model(folder), across=False)
+        self.modalities = len(interface.layout.modalities)
 
     def forward(self, images: Tensor) -> Tensor:
         """The maps."""
-        maps: Tensor = self.network(images, images.amax(1) > 0)[0]
+        maps: Tensor = self.network(images, images[:, : self.modalities].amax(1) > 0)[0]
         return maps[:, None]
 
 
@@ -68,7 +69,7 @@ def write_bundle(model: str | Path | Model, out: Path) -> Path:
             remedy="A bundle holds the folder's files: give its path.",
         )
     loaded = load_model(model)
-    network, _ = exportable(loaded, across=False)
+    network, interface = exportable(loaded, across=False)
     metadata = out / "configs" / "metadata.json"
     if out.is_dir() and any(out.iterdir()) and not metadata.is_file():
         raise OutputError(
@@ -90,7 +91,7 @@ def write_bundle(model: str | Path | Model, out: Path) -> Path:
         with atomic_path(out / "docs" / "README.md") as temporary:
             shutil.copyfile(source / CARD_NAME, temporary)
     write_json(out / "configs" / "inference.json", _inference())
-    write_json(metadata, _metadata(loaded))  # last: its presence means finished
+    write_json(metadata, _metadata(loaded, interface.channels))  # last: its presence means finished
     return out
 
 
@@ -110,10 +111,9 @@ def _inference() -> dict[str, Any]:
     }
 
 
-def _metadata(model: Model) -> dict[str, Any]:
+def _metadata(model: Model, channels: list[str]) -> dict[str, Any]:
     recipe = model.recipe
     volumes = recipe.kind == "volumes"
-    names = list(recipe.channels) if recipe.kind == "volumes" else ["red", "green", "blue"]
     size = [recipe.size, recipe.size]
     return {
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/"
@@ -137,12 +137,12 @@ def _metadata(model: Model) -> dict[str, Any]:
                     "type": "image",
                     "format": "magnitude" if volumes else "RGB",
                     "modality": "MR" if volumes else "n/a",
-                    "num_channels": len(names),
+                    "num_channels": len(channels),
                     "spatial_shape": size,
                     "dtype": "float32",
                     "value_range": [0, 1],
                     "is_patch_data": False,
-                    "channel_def": {str(i): name for i, name in enumerate(names)},
+                    "channel_def": {str(i): name for i, name in enumerate(channels)},
                 }
             },
             "outputs": {

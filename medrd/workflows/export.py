@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medrd.config.layout import Layout
 from medrd.errors import ModelError, OutputError
 from medrd.models.exportable import Exportable
 from medrd.report.card import CARD_NAME, model_card
@@ -49,9 +50,18 @@ _TRACED, _CHECKED = 2, (1, 5)
 class Interface:
     """The graph's inputs: names, types and shapes, the first axis being any number of slices."""
 
-    channels: int
+    layout: Layout
     size: int
     positions: bool
+
+    @property
+    def channels(self) -> list[str]:
+        """What the channels of an image are, in words."""
+        layout = self.layout
+        shown = [
+            f"{m} {o:+g} mm off" if o else m for o in layout.offsets_mm for m in layout.modalities
+        ]
+        return shown + (["row", "distance from the middle", "height"] if layout.place else [])
 
     @property
     def names(self) -> list[str]:
@@ -64,7 +74,7 @@ class Interface:
         side = self.size
         axis = torch.linspace(-1, 1, side)
         disc = (axis[:, None] ** 2 + axis[None] ** 2 < 0.6).expand(slices, side, side).contiguous()
-        images = torch.rand(slices, self.channels, side, side, generator=generator)
+        images = torch.rand(slices, len(self.channels), side, side, generator=generator)
         given = (images * disc[:, None], disc)
         return (*given, 1.5 * torch.arange(slices).float()) if self.positions else given
 
@@ -73,7 +83,8 @@ class Interface:
         inputs = {
             "images": {
                 "dtype": "float32",
-                "shape": ["slices", self.channels, self.size, self.size],
+                "shape": ["slices", len(self.channels), self.size, self.size],
+                "channels": self.channels,
                 "is": "slices in [0, 1], 0 outside the region, as the recipe makes them",
             },
             "region": {
@@ -183,7 +194,7 @@ def exportable(model: Model, *, across: bool = True) -> tuple[Exportable, Interf
     if not across:
         scoring.sigma_across_mm = 0.0
     network = Exportable(model.detector.cpu(), scoring.cpu(), size=recipe.size).eval()
-    return network, Interface(recipe.layout.channels, recipe.size, network.reads_positions)
+    return network, Interface(recipe.layout, recipe.size, network.reads_positions)
 
 
 def _traced(network: Exportable, interface: Interface) -> torch.export.ExportedProgram:
