@@ -82,8 +82,7 @@ def nodes(bytecode: None, orders: Path) -> Iterator[Any]:
     from ray.cluster_utils import Cluster as Nodes
 
     node = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
-    quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
-    nodes = Nodes(initialize_head=True, head_node_args=node | {"_system_config": quick})
+    nodes = Nodes(initialize_head=True, head_node_args=node)
     nodes.add_node(num_cpus=1, object_store_memory=STORE)
     ray.init(
         nodes.address,
