@@ -33,7 +33,7 @@ BRATS_AFFINE: Affine = np.array(
 """Voxels of 1 mm that run left, posterior and superior."""
 
 # How BraTS's brains lie on their grid, seen from MNI152: the mean of six of its subjects (their
-# standard deviations: 0.5, 1.9 and 2.6 mm, 1.1 and 1.0 degrees).
+# standard deviations: 0.5, 2.1 and 2.9 mm, 1.2 and 1.0 degrees).
 _BRATS_CENTRE_MM = np.array([-118.3, 103.6, 72.8])
 _BRATS_PITCH, _BRATS_YAW = 14.9, 1.7
 
