@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def judge_head(scan: Volume, brain: NDArray[np.bool_], template: Template, count
         if number:
             pose = random_pose(rng, points.mean(0), degrees=20, shift_mm=40)
         there = moved(scan, pose)
-        head, seconds = timed(lambda there=there: prepare_head({"t1": there}, template, Options()))
+        head, seconds = timed(partial(prepare_head, {"t1": there}, template, Options()))
         to_prepared = np.linalg.inv(head.to_raw["t1"])
         mask = to_sitk(volume_from_array(head.brain, template.affine))
         back = resample(mask, scan.shape, there.affine, to_prepared).array > 0.5
@@ -104,7 +105,7 @@ def judge_brats(root: Path, template: Template, channels: list[str], numbers: li
         poses = {c: random_pose(rng, points.mean(0), degrees=8, shift_mm=10) for c in volumes}
         poses = {c: session @ pose for c, pose in poses.items()}
         there = {c: moved(volume, poses[c]) for c, volume in volumes.items()}
-        head, seconds = timed(lambda there=there: prepare_head(there, template, Options()))
+        head, seconds = timed(partial(prepare_head, there, template, Options()))
         # Prepared world -> BraTS's own: the same for all modalities if they were found rightly.
         own = {c: np.linalg.inv(poses[c]) @ head.to_raw[c] for c in volumes}
         reference = head.quality.reference

@@ -18,6 +18,7 @@ from medrd.errors import ConfigError, InputError, MissingInputError, OutputError
 from medrd.heads.head import Options
 from medrd.heads.linear import apply, read_transform, rotation, translation
 from medrd.volumes import volume_from_array
+from medrd.workflows import prepare as prepare_module
 from medrd.workflows.model_folder import Model
 from medrd.workflows.predict import predict
 from medrd.workflows.prepare import prepare
@@ -34,7 +35,7 @@ NODDED = translation([3, 2, -4]) @ rotation(2, 3, -2) @ MOVED
 class Prepared:
     """One call of the verb: a good subject, one of noise, and one whose file is cut short."""
 
-    argv: tuple[object, ...]
+    options: dict[str, Any]
     raw: Path
     out: Path
     code: int
@@ -56,13 +57,13 @@ def prepared(medrd: Medrd, tmp_path_factory: pytest.TempPathFactory) -> Prepared
     )
     save(t1, raw / "good" / "good_T1w.nii.gz")
     save(flair, raw / "good" / "good_FLAIR.nii.gz")
-    noise = np.random.default_rng(0).uniform(1, 100, (40, 40, 40))
-    save(volume_from_array(noise, np.diag([5, 5, 5, 1])), raw / "noise" / "noise_T1w.nii.gz")
+    noise = np.random.default_rng(0).uniform(1, 100, (24, 24, 24))
+    save(volume_from_array(noise, np.diag([8, 8, 8, 1])), raw / "noise" / "noise_T1w.nii.gz")
     cut = save(t1, raw / "cut" / "cut_T1w.nii.gz")
     cut.write_bytes(cut.read_bytes()[:5000])
-    argv = ("prepare", raw, "--out", out, "--template", template, "--no-bias")
-    done = medrd(*argv)
-    return Prepared(argv, raw, out, done.code, done.stderr)
+    done = medrd("prepare", raw, "--out", out, "--template", template, "--no-bias")
+    options = {"template": template, "options": Options(bias=False)}
+    return Prepared(options, raw, out, done.code, done.stderr)
 
 
 def test_a_good_subject_is_prepared_and_bad_ones_are_named(prepared: Prepared) -> None:
@@ -100,8 +101,8 @@ def test_a_prepared_subject_is_a_brats_subject_with_its_transforms(prepared: Pre
     assert record["quality"]["brain"] == "template"
     assert 1200 < record["quality"]["brain_ml"] < 1700
     page = (prepared.out / "prepared.html").read_text()
-    assert "good" in page
-    assert "TruncatedFileError" in page or "ends before" in page
+    assert "good/good_prepare.png" in page
+    assert "cut_T1w.nii.gz: expected" in page
 
 
 def test_transforms_lead_from_the_template_to_where_the_head_was(prepared: Prepared) -> None:
@@ -125,22 +126,33 @@ def test_transforms_lead_from_the_template_to_where_the_head_was(prepared: Prepa
         assert np.linalg.norm(found - expected, axis=1).max() < 3.0
 
 
-def test_what_is_done_is_not_done_again(prepared: Prepared, medrd: Medrd, tmp_path: Path) -> None:
+def test_what_is_done_is_not_done_again(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = Path(shutil.copytree(prepared.out, tmp_path / "out"))
     times = {p: p.stat().st_mtime_ns for p in (out / "good").rglob("*")}
-    argv = [out if part == prepared.out else part for part in prepared.argv]
-    done = medrd(*argv, prelude="import medrd.workflows.prepare as p; p._write = None")
-    assert "0 prepared, 1 already there, 2 failed" in done.stderr
+    work: list[object] = []
+    monkeypatch.setattr(prepare_module, "prepare_head", lambda *given: work.append(given))
+    report = prepare([prepared.raw / "good"], out, **prepared.options)
+    assert (report.skipped, report.done, report.errors) == (
+        [out / "good" / "good_prepare.json"],
+        [],
+        [],
+    )
     assert {p: p.stat().st_mtime_ns for p in (out / "good").rglob("*")} == times
+    # A damaged output, another option: done again.
+    (out / "good" / "good_t1.nii.gz").write_bytes(b"damaged")
+    for options in (prepared.options, prepared.options | {"options": Options(stretch=True)}):
+        with pytest.raises(AttributeError):  # of the None that stands for the head
+            prepare([prepared.raw / "good"], out, **options)
+    assert len(work) == 2
 
 
 def test_other_files_in_a_subject_s_folder_are_safe(prepared: Prepared, tmp_path: Path) -> None:
     out = Path(shutil.copytree(prepared.out, tmp_path / "out"))
     (out / "good" / "notes.txt").write_text("mine")
-    template = prepared.argv[prepared.argv.index("--template") + 1]
-    report = prepare(
-        [prepared.raw / "good"], out, template=str(template), options=Options(bias=True)
-    )
+    again = prepared.options | {"options": Options(stretch=True)}
+    report = prepare([prepared.raw / "good"], out, **again)
     assert [type(error) for error in report.errors] == [OutputError]
     assert (out / "good" / "good_t1.nii.gz").exists()
     assert (out / "good" / "notes.txt").read_text() == "mine"
@@ -227,6 +239,11 @@ def test_files_whose_names_differ_in_their_modality_are_one_subject(tmp_path: Pa
     )
     files = [tmp_path / "flat" / "b_T1w.nii.gz", tmp_path / "flat" / "c_FLAIR.nii.gz"]
     assert found(*files)[0] == {"b": ["t1"], "c": ["flair"]}
+
+
+def test_what_was_prepared_among_raw_scans_is_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, "a_t1.nii.gz", "out/a/a_t1.nii.gz", "out/a/a_prepare.json")
+    assert found(tmp_path) == ({"a": ["t1"]}, [])
 
 
 def test_a_name_that_says_nothing_needs_the_modality(tmp_path: Path) -> None:

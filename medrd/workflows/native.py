@@ -16,12 +16,10 @@ from medrd.data.cache import file_hash
 from medrd.errors import FileFormatError, MissingInputError, OutputError
 from medrd.heads.record import Origin
 from medrd.metrics import lesion_table
-from medrd.volumes import Volume, read_nifti, write_nifti
+from medrd.volumes import Volume, inspect_nifti, write_nifti
 from medrd.workflows.inputs import Case
-from medrd.workflows.outputs import MAKER
+from medrd.workflows.outputs import MAKER, PREPARED_ENDING
 
-RECORD_ENDING = "_prepare.json"
-"""Beside prepared scans."""
 NATIVE_ENDINGS = ("_native_anomaly.nii.gz", "_native_mask.nii.gz")
 
 
@@ -61,7 +59,7 @@ def way_back(prepared: Path) -> WayBack:
     FileFormatError
         A record that is damaged.
     """
-    for path in sorted(prepared.parent.glob(f"*{RECORD_ENDING}")):
+    for path in sorted(prepared.parent.glob(f"*{PREPARED_ENDING}")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             for name, output in record["outputs"].items():
@@ -86,7 +84,7 @@ def way_back(prepared: Path) -> WayBack:
     raise MissingInputError(
         prepared,
         expected="a scan that medrd prepare wrote, with its record beside it",
-        found=f"no *{RECORD_ENDING} that names it",
+        found=f"no *{PREPARED_ENDING} that names it",
         remedy="Give the folder that medrd prepare wrote, or leave --native out: the map is then "
         "on this scan's own grid already.",
     )
@@ -119,7 +117,7 @@ def write_native(
     scores, mask
         (X, Y, Z) on the prepared grid.
     """
-    affine = read_nifti(case.first_file).affine
+    affine = inspect_nifti(case.first_file).affine
     raw_scores = back.scores(scores, affine)
     paths["native_map"], mask_path = (case.output(out, ending) for ending in NATIVE_ENDINGS)
     write_nifti(

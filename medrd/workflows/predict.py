@@ -211,7 +211,7 @@ class CasePredictor:
             if origin:
                 sidecar = case.output(out, BIDS_MASK_SIDECAR)
                 write_json(sidecar, mask_sidecar(origin, threshold))
-        native = {}
+        native: dict[str, object] = {}
         if item.back is not None:
             native = write_native(item.back, case, out, prediction.grid_map, mask, paths)
         if self.job.picture:

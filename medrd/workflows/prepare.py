@@ -30,8 +30,7 @@ from medrd.report.prepared import draw_prepared
 from medrd.volumes import DEFAULT_MAX_VOXELS, Volume, read_volume, write_json, write_nifti
 from medrd.workflows.inputs import Case
 from medrd.workflows.interrupt import InterruptedRunError, stop_on_signals
-from medrd.workflows.native import RECORD_ENDING
-from medrd.workflows.outputs import make_folder, write_errors
+from medrd.workflows.outputs import PREPARED_ENDING, make_folder, write_errors
 from medrd.workflows.prepare_inputs import find_raw
 from medrd.workflows.progress import progress
 from medrd.workflows.report_prepared import write_prepared_page
@@ -87,7 +86,7 @@ class _Job:
         return self.out / case.place / case.subject.id
 
     def record(self, case: Case) -> Path:
-        return self.folder(case) / f"{case.subject.id}{RECORD_ENDING}"
+        return self.folder(case) / f"{case.subject.id}{PREPARED_ENDING}"
 
 
 def prepare(
@@ -245,7 +244,7 @@ def _write(
         f"{channel}: {text}" for channel, volume in volumes.items() for text in volume.warnings
     ]
     write_json(
-        folder / f"{name}{RECORD_ENDING}",
+        folder / f"{name}{PREPARED_ENDING}",
         {
             "subject": name,
             "inputs": {channel: str(source.path) for channel, source in images.items()},
@@ -298,11 +297,11 @@ def _refuse_foreign(folder: Path, name: str) -> None:
         return
     if folder.is_dir():
         try:
-            record = json.loads((folder / f"{name}{RECORD_ENDING}").read_text(encoding="utf-8"))
+            record = json.loads((folder / f"{name}{PREPARED_ENDING}").read_text(encoding="utf-8"))
             ours = {entry["file"] for entry in record["outputs"].values()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             ours = set()
-        ours |= {f"{name}{RECORD_ENDING}", f"{name}{FAILED_ENDING}"}
+        ours |= {f"{name}{PREPARED_ENDING}", f"{name}{FAILED_ENDING}"}
         there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
         others = sorted(there - ours)
         if not others:

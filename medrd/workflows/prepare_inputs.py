@@ -20,6 +20,7 @@ from medrd.data.layouts import (
 from medrd.errors import ConfigError, InputError, MissingInputError
 from medrd.volumes import find_series, holds_dicom, is_dicom, series_of
 from medrd.workflows.inputs import Case, expand_all
+from medrd.workflows.outputs import PREPARED_ENDING
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,9 @@ def _expand(
 
 
 def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError]) -> list[_Found]:
-    """Scans whose files lie in this very folder."""
+    """Scans whose files lie in this very folder; what was prepared is raw no more."""
+    if any(folder.glob(f"*{PREPARED_ENDING}")):
+        return []
     found = []
     files = [p for p in sorted(folder.iterdir()) if is_nifti(p) and not is_label_name(p)]
     # A subject's own folder is no part of the outputs' tree; one that several share is.

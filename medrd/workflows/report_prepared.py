@@ -10,7 +10,7 @@ from medrd.data.layouts import folders_below
 from medrd.errors import FileFormatError, MedrdError
 from medrd.report.page import write_page
 from medrd.report.prepared_page import PreparedEntry, prepared_page
-from medrd.workflows.native import RECORD_ENDING
+from medrd.workflows.outputs import PREPARED_ENDING
 
 PAGE_NAME = "prepared.html"
 
@@ -27,7 +27,7 @@ def write_prepared_page(out: Path, failed: Sequence[MedrdError]) -> Path:
     """
     entries = []
     for folder in folders_below(out):
-        for path in sorted(folder.glob(f"*{RECORD_ENDING}")):
+        for path in sorted(folder.glob(f"*{PREPARED_ENDING}")):
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
                 picture = folder / record["outputs"]["picture"]["file"]
