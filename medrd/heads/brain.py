@@ -88,6 +88,17 @@ def refine(
     return result
 
 
+def require_deepbet() -> None:
+    """Raise ConfigError where deepbet is not installed."""
+    if importlib.util.find_spec("deepbet") is None:
+        raise ConfigError(
+            "--brain deepbet",
+            expected="the package deepbet",
+            found="not installed",
+            remedy="Install it (pip install 'medrd[brain]'), or leave --brain out.",
+        )
+
+
 def deepbet_mask(volume: Volume) -> NDArray[np.bool_]:
     """The brain of a T1-weighted head by deepbet: (X, Y, Z) bool on its grid.
 
@@ -100,13 +111,7 @@ def deepbet_mask(volume: Volume) -> NDArray[np.bool_]:
     EmptyBrainError
         It finds no brain.
     """
-    if importlib.util.find_spec("deepbet") is None:
-        raise ConfigError(
-            "--brain deepbet",
-            expected="the package deepbet",
-            found="not installed",
-            remedy="Install it (pip install 'medrd[brain]'), or leave --brain out.",
-        )
+    require_deepbet()
     try:
         _, mask, _ = _deepbet().run(nib.Nifti1Image(volume.array, volume.affine))
         inside: NDArray[np.bool_] = np.asarray(mask.dataobj) > 0

@@ -136,6 +136,8 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 
 def _affine_failures(alignment: Alignment) -> list[str]:
     found = _rigid_failures(alignment)
+    if found:
+        return found
     low, high = min(alignment.scales), max(alignment.scales)
     if not SCALES[0] <= low <= high <= SCALES[1]:
         found.append(f"{_LOST}: lengths change by factors of {low:.2f} to {high:.2f}")

@@ -44,7 +44,7 @@ def draw_overlay(
     scan, heat = stacks[0][0], stacks[1][0]
     spacing = np.linalg.norm(stacks[0][1][:3, :3], axis=0)
     truth = canonical(label.astype(np.float32), affine)[0] > 0 if label is not None else None
-    box = _box(scan != 0)
+    box = box_around(scan != 0)
     scan, heat = scan[box], heat[box]
     truth = truth[box] if truth is not None else None
     centre = _centre(heat, threshold)
@@ -96,7 +96,7 @@ def _centre(heat: NDArray[np.float32], threshold: float | None) -> tuple[int, ..
     return tuple(int(i) for i in np.unravel_index(int(heat.argmax()), heat.shape))
 
 
-def _box(brain: NDArray[np.bool_], margin: int = 4) -> tuple[slice, ...]:
+def box_around(brain: NDArray[np.bool_], margin: int = 4) -> tuple[slice, ...]:
     """The brain's bounding box, a little wider (voxels)."""
     found = ndimage.find_objects(brain.astype(np.uint8))
     if not found or found[0] is None:

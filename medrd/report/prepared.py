@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from medrd.report.heat import dark_figure, outline
-from medrd.report.overlay import PLANES, canonical, cut, write_letters
+from medrd.report.overlay import PLANES, box_around, canonical, cut, write_letters
 
 _TEMPLATE, _BRAIN = "deepskyblue", "lime"
 
@@ -22,7 +22,7 @@ def draw_prepared(
     template: NDArray[np.bool_],
     title: str,
 ) -> Figure:
-    """A row a modality, three planes through the template's centre, with two outlines.
+    """A row a modality, three planes through the middle, with two outlines.
 
     Parameters
     ----------
@@ -34,12 +34,14 @@ def draw_prepared(
         (X, Y, Z): the brain that was found, and where the template has its own.
     """
     found, expected = (canonical(mask.astype(np.float32), affine)[0] for mask in (brain, template))
-    inside = expected if expected.any() else np.ones_like(expected)
-    centre = [round(float(axis.mean())) for axis in np.nonzero(inside)]
-    figure = dark_figure((9.6, 3.2 * len(images) + 0.6))
+    inside = (found + expected) > 0
+    box = box_around(inside if inside.any() else ~inside)
+    found, expected = found[box], expected[box]
+    centre = [n // 2 for n in found.shape]
+    figure = dark_figure((9.6, 3.4 * len(images) + 0.6))
     axes = figure.subplots(len(images), len(PLANES), squeeze=False)
     for row, (channel, array) in zip(axes, images.items(), strict=True):
-        scan = canonical(array, affine)[0]
+        scan = canonical(array, affine)[0][box]
         positive = scan[scan > 0]
         low, high = np.percentile(positive, (1, 99.5)) if positive.size else (0.0, 1.0)
         for ax, (name, axis, letters) in zip(row, PLANES, strict=True):

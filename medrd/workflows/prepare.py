@@ -20,6 +20,7 @@ import numpy as np
 from medrd.data.cache import file_hash, source_hash
 from medrd.data.prepare import refuse_label
 from medrd.errors import InputError, OutputError, RegistrationError
+from medrd.heads.brain import Extraction, require_deepbet
 from medrd.heads.head import Options, PreparedHead, prepare_head
 from medrd.heads.linear import write_transform
 from medrd.heads.record import Origin
@@ -128,6 +129,9 @@ def prepare(
     InterruptedRunError
         On SIGTERM or Ctrl-C, after the subject under way.
     """
+    options = options or Options()
+    if options.extraction is Extraction.deepbet:
+        require_deepbet()
     cases, errors = find_raw(
         [Path(p) for p in inputs], modality=modality, frame=frame, series=series
     )
@@ -137,7 +141,7 @@ def prepare(
     job = _Job(
         Path(out),
         load_template(_path(template), _path(template_mask)),
-        options or Options(),
+        options,
         overwrite,
         max_voxels,
     )
