@@ -25,12 +25,21 @@ def small_phantom(index: int, *, seed: int = 0) -> Phantom:
 
 
 def write_brats(root: Path) -> None:
-    """Eight subjects in BraTS's layout."""
+    """Eight subjects in the layout of BraTS up to 2021."""
     for number in range(8):
         name = f"Subject_{number + 1:03d}"
         phantom = small_phantom(number, seed=1)
         for kind, array in {**phantom.modalities, "seg": phantom.labels}.items():
             _save(root / name / f"{name}_{kind}.nii.gz", array, phantom.affine)
+
+
+def write_brats2023(root: Path) -> None:
+    """Three subjects in the layout of BraTS from 2023, FLAIR and label."""
+    for number in range(3):
+        name = f"BraTS-GLI-{number:05d}-000"
+        image, lesion, affine = tiny_brain(5000 + number)
+        _save(root / name / f"{name}-t2f.nii.gz", image, affine)
+        _save(root / name / f"{name}-seg.nii.gz", lesion, affine)
 
 
 def write_healthy(root: Path) -> None:
@@ -68,6 +77,7 @@ def write_mvtec(root: Path) -> None:
 
 STAND_INS: dict[str, Callable[[Path], None]] = {
     "brats": write_brats,
+    "brats2023": write_brats2023,
     "healthy": write_healthy,
     "bids": write_bids,
     "dicom": write_dicom,
