@@ -241,4 +241,3 @@ def _run(words: Sequence[str], folder: Path, place: str) -> tuple[int, str]:
     assert words[0] in _HARMLESS, f"{place}: is not run by the tests; say why above the block"
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
     return done.returncode, done.stderr
-

@@ -31,7 +31,8 @@ class Screen(io.StringIO):
     @property
     def lines(self) -> list[str]:
         """What was written, without the codes that move the cursor and set colours."""
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue()).replace("\r", "\n").split("\n")
+        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue())
+        return plain.replace("\r", "\n").split("\n")
 
 
 @pytest.fixture

@@ -12,7 +12,10 @@ from scipy import ndimage
 
 
 def tiny_brain(seed: int) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float64]]:
-    """48 x 48 x 24 voxels of 4 mm in LPS: a smooth ellipsoid with a bright ball, its label, affine."""
+    """A smooth ellipsoid with a bright ball, its label, and the affine.
+
+    48 x 48 x 24 voxels of 4 mm, LPS.
+    """
     rng = np.random.default_rng(seed)
     shape = (48, 48, 24)
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).astype(float)
