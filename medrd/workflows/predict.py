@@ -211,6 +211,7 @@ class CasePredictor:
                 "subject": case.subject.id,
                 "inputs": {c: str(s.path) for c, s in case.subject.images.items()},
                 "frame": next(iter(case.subject.images.values())).frame,
+                "series": next(iter(case.subject.images.values())).series,
                 "label": str(case.subject.label.path) if case.subject.label else None,
                 **opened.describe(prediction, mask, calibration),
                 "warnings": list(opened.prepared.warnings),
