@@ -6,13 +6,13 @@ import io
 import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medrd.workflows import logs
-from medrd.workflows.logs import set_up_logging
+from medrd.workflows.logs import StandardError, set_up_logging
 from medrd.workflows.progress import progress
 
 Medrd = Callable[..., Any]
@@ -35,16 +35,18 @@ class Screen(io.StringIO):
         return plain.replace("\r", "\n").split("\n")
 
 
-@pytest.fixture
-def own_logging() -> Iterator[None]:
-    """As in a process of medrd's own, where nobody else has set up logging."""
+@contextmanager
+def own_logging() -> Iterator[logging.Logger]:
+    """As in a process of medrd's own; in a test's body, where pytest's handlers are there."""
     root, medrd = logging.getLogger(), logging.getLogger("medrd")
-    before = root.handlers[:], root.level, medrd.level
-    root.handlers.clear()
-    yield
-    root.handlers[:], level, medrd_level = before
-    root.setLevel(level)
-    medrd.setLevel(medrd_level)
+    before, level, medrd_level = root.handlers[:], root.level, medrd.level
+    root.handlers[:] = []
+    try:
+        yield root
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+        medrd.setLevel(medrd_level)
 
 
 def screen(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> Screen:
@@ -57,21 +59,20 @@ def screen(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> Screen:
     return shown
 
 
-@pytest.mark.usefixtures("own_logging")
 def test_a_terminal_gets_a_bar_and_log_lines_stay_whole_above_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    set_up_logging(verbose=False, quiet=False)  # before the screen is there, as a notebook has it
-    shown = screen(monkeypatch, terminal=True)
-    with progress("counting sheep", 3) as advance:
-        logging.getLogger("medrd.test").warning("a wolf")
-        advance(2, note="so far")
-        advance()
+    with own_logging():
+        set_up_logging(verbose=False, quiet=False)  # before the screen is there: it may change
+        shown = screen(monkeypatch, terminal=True)
+        with progress("counting sheep", 3) as advance:
+            logging.getLogger("medrd.test").warning("a wolf")
+            advance(2, note="so far")
+            advance()
     assert "a wolf" in [line.strip() for line in shown.lines]
     assert any("counting sheep" in line and "3/3" in line for line in shown.lines)
 
 
-@pytest.mark.usefixtures("own_logging")
 @pytest.mark.parametrize(
     ("terminal", "quiet", "said"),
     [(True, True, ""), (False, True, ""), (False, False, "counting sheep (3)\n")],
@@ -79,30 +80,25 @@ def test_a_terminal_gets_a_bar_and_log_lines_stay_whole_above_it(
 def test_without_a_terminal_there_is_one_line_and_when_quiet_none(
     monkeypatch: pytest.MonkeyPatch, *, terminal: bool, quiet: bool, said: str
 ) -> None:
-    shown = screen(monkeypatch, terminal=terminal)
-    set_up_logging(verbose=False, quiet=quiet)
-    with progress("counting sheep", 3) as advance:
-        advance(3, note="done")
+    with own_logging():
+        shown = screen(monkeypatch, terminal=terminal)
+        set_up_logging(verbose=False, quiet=quiet)
+        with progress("counting sheep", 3) as advance:
+            advance(3, note="done")
     assert shown.getvalue() == said
 
 
-@pytest.mark.usefixtures("own_logging")
-def test_somebody_elses_logging_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = logging.NullHandler()
-    logging.getLogger().addHandler(theirs)
-    shown = screen(monkeypatch, terminal=False)
-    set_up_logging(verbose=True, quiet=False)
-    logging.getLogger("medrd.test").warning("a wolf")
-    assert logging.getLogger().handlers == [theirs]
-    assert shown.getvalue() == ""
+def test_it_may_be_set_up_again_and_leaves_somebody_elses_logging_alone() -> None:
+    with own_logging() as root:
+        for verbose in (True, False):
+            set_up_logging(verbose=verbose, quiet=False)
+        (handler,) = root.handlers
+        assert isinstance(handler, StandardError)
 
-
-@pytest.mark.usefixtures("own_logging")
-def test_only_one_handler_however_often_it_is_set_up() -> None:
-    for verbose in (True, False):
-        set_up_logging(verbose=verbose, quiet=False)
-    (handler,) = logging.getLogger().handlers
-    assert isinstance(handler, logs.StandardError)
+        theirs = logging.NullHandler()
+        root.handlers[:] = [theirs]
+        set_up_logging(verbose=True, quiet=False)
+        assert root.handlers == [theirs]
 
 
 def test_verbose_says_what_was_found_and_chosen_with_the_time(
@@ -114,7 +110,7 @@ def test_verbose_says_what_was_found_and_chosen_with_the_time(
     for said in ("model rd4ad", "computing on cpu", "slices in", "wrote "):
         assert re.search(rf"(?m)^\d\d:\d\d:\d\d medrd\.\w+: .*{said}", verbose.stderr)
         assert said not in plain.stderr
-    assert verbose.stdout.replace("verbose", "plain") == plain.stdout
+    assert verbose.stdout == f"{tmp_path / 'verbose' / 'tiny_4.json'}\n"
 
 
 def test_quiet_says_warnings_and_errors_only(
