@@ -2,8 +2,9 @@
 
 For every cell of a comparison that runs rdseg it trains the same network on all slices of the
 same training subjects with their labels (the outline alone: there is no healthy image to distil
-from), calibrates and evaluates it as the cell is, and prints both. Supervised: it is what the
-unsupervised model is measured against, never a result of the project.
+from), calibrates and evaluates it as the cell is, with brightness added to its verdict as the
+model does and without, and prints both. Supervised: it is what the unsupervised model is measured
+against, never a result of the project.
 
     python benchmarks/supervised.py configs/compare/flagship.yaml --model rdseg \
         --set data_sets.brats2018.root=/path/to/brats --out results
@@ -24,7 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medrd.config import Config, RecipeConfig
-from medrd.config.compare import load_compare
+from medrd.config.compare import Cell, load_compare
+from medrd.config.models import RDSegConfig
 from medrd.data.layouts import Subject
 from medrd.data.prepare import prepare, read_channels, read_lesions
 from medrd.data.simulate import Simulated
@@ -37,7 +39,7 @@ from medrd.workflows.calibrate import calibrate
 from medrd.workflows.checkpoint import Position
 from medrd.workflows.cohort import load_cohort, try_sides
 from medrd.workflows.compare import plan
-from medrd.workflows.device import choose_execution
+from medrd.workflows.device import Execution, choose_execution
 from medrd.workflows.evaluate import evaluate
 from medrd.workflows.infer import Predictor
 from medrd.workflows.loop import Loop
@@ -45,6 +47,9 @@ from medrd.workflows.model_folder import make_scoring, save_model
 from medrd.workflows.runs import scratch_folder
 from medrd.workflows.simulation import augment_for
 from medrd.workflows.train import build_detector_for
+
+KINDS = {"supervised": 0, "supervised, and brightness": 1}
+"""Share of the model's ``intensity_weight`` that is added."""
 
 
 class LabelledSlices(HealthySlices):
@@ -92,8 +97,8 @@ class Supervised:
         return outline_loss(self.detector.log_odds(images)[0], mask, batch.region)
 
 
-def run(config: Config, out: Path, epochs: int) -> None:
-    """Train, calibrate and evaluate one."""
+def train_supervised(config: Config, epochs: int) -> tuple[RDSeg, Execution]:
+    """On all slices of the training subjects."""
     recipe = config.recipe
     assert isinstance(recipe, RecipeConfig)
     cohort = load_cohort(config)
@@ -119,12 +124,19 @@ def run(config: Config, out: Path, epochs: int) -> None:
         position, report = loop.epoch(position)
         assert report is not None
         print(f"epoch {report.epoch}: loss {report.loss:.4f}", flush=True)
+    return detector, execution
+
+
+def judge(detector: RDSeg, config: Config, execution: Execution, out: Path) -> None:
+    """Calibrate and evaluate as ``config`` says."""
+    cohort = load_cohort(config)
+    assert isinstance(config.recipe, RecipeConfig)
     cached, errors = try_sides(cohort, ("calibration",), config)
     if errors:
         raise errors[0]
     with scratch_folder(out) as scratch:
         calibration = calibrate(
-            Predictor(detector, make_scoring(config.scoring, size=recipe.size), execution),
+            Predictor(detector, make_scoring(config.scoring, size=config.recipe.size), execution),
             [cached[id] for id in cohort.split.calibration],
             margin=config.data.healthy_margin,
             target_fpr=config.calibration.voxel_fpr,
@@ -138,6 +150,28 @@ def run(config: Config, out: Path, epochs: int) -> None:
     }
     save_model(out / "model", detector, config, calibration=calibration, training=training)
     evaluate(out, config, out / "evaluation", baseline=False)
+
+
+def metrics_file(out: Path, cell: Cell, kind: str) -> Path:
+    """Where a cell's numbers lie."""
+    return out / cell.folder / kind.replace(", and ", "_") / "evaluation" / "metrics.json"
+
+
+def rows(out: Path, cells: Sequence[Cell], kind: str) -> list[dict[str, float]]:
+    """A seed's metrics each, mean over the folds that are there."""
+    by_seed = defaultdict(list)
+    for cell in cells:
+        metrics = metrics_file(out, cell, kind)
+        if metrics.is_file():
+            by_seed[cell.seed].append(json.loads(metrics.read_text(encoding="utf-8")))
+    return [
+        {
+            key: mean(fold[key] for fold in folds)
+            for key, value in folds[0].items()
+            if isinstance(value, float)
+        }
+        for folds in by_seed.values()
+    ]
 
 
 def main() -> None:
@@ -154,25 +188,21 @@ def main() -> None:
     config = load_compare(args.comparison, args.overrides)
     cells = [c for c in plan(config, args.out) if c.model == args.model and c.domain == "brain"]
     for cell in cells[first::step]:
-        folder = args.out / cell.folder
-        if not (folder / "evaluation" / "metrics.json").is_file():
+        if not all(metrics_file(args.out, cell, kind).is_file() for kind in KINDS):
             print(cell.name, flush=True)
-            folder.mkdir(parents=True, exist_ok=True)
-            run(cell.config, folder, args.epochs)
-    by_seed = defaultdict(list)
-    for cell in cells:
-        metrics = args.out / cell.folder / "evaluation" / "metrics.json"
-        if metrics.is_file():
-            by_seed[cell.seed].append(json.loads(metrics.read_text(encoding="utf-8")))
-    rows = [
-        {
-            key: mean(fold[key] for fold in folds)
-            for key, value in folds[0].items()
-            if isinstance(value, float)
-        }
-        for folds in by_seed.values()
-    ]
-    print(spread_table({f"{args.model}, supervised": rows}))
+            detector, execution = train_supervised(cell.config, args.epochs)
+            model = cell.config.model
+            assert isinstance(model, RDSegConfig)
+            for kind, share in KINDS.items():
+                weight = share * model.intensity_weight
+                detector.intensity_weight = weight
+                weighted = cell.config.model_copy(
+                    update={"model": model.model_copy(update={"intensity_weight": weight})}
+                )
+                folder = metrics_file(args.out, cell, kind).parent.parent
+                folder.mkdir(parents=True, exist_ok=True)
+                judge(detector, weighted, execution, folder)
+    print(spread_table({f"{args.model}, {kind}": rows(args.out, cells, kind) for kind in KINDS}))
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def common(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("demo"),
     subjects: Annotated[int, typer.Option(min=4, help="Simulated brains.")] = 8,
-    epochs: Annotated[int, typer.Option(min=1, help="Of training.")] = 25,
+    epochs: Annotated[int, typer.Option(min=1, help="Of training.")] = 12,
 ) -> None:
     """Simulated brains: make, train, predict, evaluate; no data needed."""
     from medrd.workflows.demo import run_demo

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medrd.config import Config, RecipeConfig
+from medrd.config import Config
 from medrd.workflows import demo
 from medrd.workflows.demo import demo_config, run_demo
 
@@ -33,7 +33,8 @@ def test_the_smallest_demo_ends_with_maps_and_numbers_and_can_be_run_again(
 
     def small_config(out: Path, *, subjects: int, epochs: int) -> Config:
         config = demo_config(out, subjects=subjects, epochs=epochs)
-        return config.model_copy(update={"recipe": RecipeConfig(size=64)})
+        recipe = config.recipe.model_copy(update={"size": 64})
+        return config.model_copy(update={"recipe": recipe})
 
     monkeypatch.setattr(demo, "make_phantoms", copy_cohort)
     monkeypatch.setattr(demo, "demo_config", small_config)
@@ -42,7 +43,7 @@ def test_the_smallest_demo_ends_with_maps_and_numbers_and_can_be_run_again(
     said = run_demo(out, subjects=SMALLEST, epochs=1)
 
     assert "1 simulated brains" in said
-    assert "| rd4ad " in said
+    assert "| rdseg " in said
     assert "| intensity " in said
     (map_path,) = (out / "maps").glob("*_anomaly.nii.gz")
     for path in (map_path, out / "maps" / "report.html", out / "run" / "model"):

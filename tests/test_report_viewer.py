@@ -238,7 +238,7 @@ def test_without_webgl_the_page_says_so(browser: Any, tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8").replace(
         "<body>", "<body><script>delete window.DecompressionStream</script>"
     )
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     looked = look_at(browser, path)
     looked.page.wait_for_function(
         "document.getElementById('message').textContent.includes('WebGL')"

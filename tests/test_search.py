@@ -13,12 +13,11 @@ import yaml
 
 from medrd.config import load_config
 from medrd.config.space import draw_point
-from medrd.config.tune import TuneConfig, load_tune, make_tune
-from medrd.errors import ConfigError, LeakageError
+from medrd.config.tune import load_tune, make_tune
+from medrd.errors import ConfigError
 from medrd.report.search import Trial, best_of, trials_csv, trials_table
 from medrd.report.search_figure import draw_search, height
 from medrd.workflows import trial as trial_module
-from medrd.workflows.search import open_search
 from medrd.workflows.search_results import importances, write_results
 from medrd.workflows.search_space import decode, distributions, encode
 from medrd.workflows.trial import (
@@ -30,35 +29,14 @@ from medrd.workflows.trial import (
     stop_trial,
     trial_folder,
 )
+from searches import POINT, begin, make_search_raw
 
 WEIGHTS = Path("model") / "model.safetensors"
-
-
-def make_search_raw(tiny_raw: dict[str, Any]) -> dict[str, Any]:
-    """A search over a denoising autoencoder that trains within a second."""
-    model = {"name": "dae", "base": 4, "depth": 1}
-    small = tiny_raw["recipe"] | {"size": 32}
-    return {
-        "config": tiny_raw | {"model": model, "recipe": small},
-        "space": {
-            "model.lr": {"kind": "log_uniform", "low": 1e-4, "high": 1e-2},
-            "model.median": {"kind": "choice", "values": [1, 5], "unit": "px"},
-        },
-        "objective": {"copies": 1, "max_slices": 8},
-    }
 
 
 @pytest.fixture
 def raw(tiny_raw: dict[str, Any]) -> dict[str, Any]:
     return make_search_raw(tiny_raw)
-
-
-def begin(raw: dict[str, Any], out: Path, *, resume: bool = False) -> TuneConfig:
-    out.mkdir(parents=True, exist_ok=True)
-    return open_search(make_tune(raw), out, resume=resume)
-
-
-POINT = {"model.lr": 0.002, "model.median": 1}
 
 
 @pytest.fixture(scope="module")
@@ -208,119 +186,6 @@ def test_a_detector_without_epochs_is_judged_once(raw: dict[str, Any], tmp_path:
 def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="every node"):
         run_trial(tmp_path / "elsewhere", POINT, lambda report: None)
-
-
-# --- The folder ---
-
-
-def test_test_subjects_cannot_be_asked_for(raw: dict[str, Any], tmp_path: Path) -> None:
-    raw["objective"] = {"kind": "labelled", "validation": ["tiny_1", "tiny_4"]}
-    with pytest.raises(LeakageError, match="test subject tiny_4"):
-        begin(raw, tmp_path / "out")
-    raw["objective"]["validation"] = ["tiny_9"]
-    with pytest.raises(ConfigError, match="tiny_9, which is not there"):
-        begin(raw, tmp_path / "out")
-
-
-def test_validation_subjects_are_trained_on_no_longer(raw: dict[str, Any], tmp_path: Path) -> None:
-    before = json.loads(
-        (begin(raw, tmp_path / "a"), tmp_path / "a" / "split.json")[1].read_text(encoding="utf-8")
-    )
-    raw["objective"] = {"kind": "labelled", "validation": ["tiny_1"]}
-    begin(raw, tmp_path / "b")
-    split = json.loads((tmp_path / "b" / "split.json").read_text(encoding="utf-8"))
-    assert "tiny_1" in before["train"]
-    assert split["train"] == [id for id in before["train"] if id != "tiny_1"]
-    assert split["test"] == before["test"]
-    run_trial(tmp_path / "b", POINT, lambda report: None)
-    run = trial_folder(tmp_path / "b", POINT) / "run"
-    seen = json.loads((run / "model" / "model.json").read_text(encoding="utf-8"))["training"]
-    assert "tiny_1" not in {**seen["subjects"], **seen["calibration_subjects"]}
-    assert load_config(run / "config.yaml").data.split.train == tuple(split["train"])  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("key", ["seed", "data.split.train"])
-def test_a_key_that_changes_the_test_subjects_cannot_be_searched(
-    raw: dict[str, Any], tmp_path: Path, key: str
-) -> None:
-    raw["space"][key] = {"kind": "choice", "values": [1, 2]}
-    with pytest.raises(LeakageError, match=f"space.{key}.*same test subjects"):
-        begin(raw, tmp_path / "out")
-
-
-def test_seeds_can_be_searched_where_the_split_is_listed(
-    raw: dict[str, Any], tmp_path: Path
-) -> None:
-    raw["config"]["data"]["split"] = {
-        "train": ["tiny_1", "tiny_3"],
-        "calibration": ["tiny_2"],
-        "test": ["tiny_0"],
-    }
-    raw["space"]["seed"] = {"kind": "integer", "low": 0, "high": 3}
-    begin(raw, tmp_path / "out")
-
-
-def test_nothing_held_out_is_nothing_to_judge_by(raw: dict[str, Any], tmp_path: Path) -> None:
-    raw["config"]["data"]["split"]["calibration"] = 0
-    with pytest.raises(ConfigError, match="held-out subjects"):
-        begin(raw, tmp_path / "out")
-
-
-def test_pictures_have_no_labelled_validation(picture_raw: dict[str, Any], tmp_path: Path) -> None:
-    raw = make_search_raw(picture_raw)
-    raw["objective"] = {"kind": "labelled", "validation": ["weave/train/good/000"]}
-    with pytest.raises(ConfigError, match="simulated for pictures"):
-        begin(raw, tmp_path / "out")
-
-
-def test_a_folder_is_one_search_for_good(
-    finished: Path, raw: dict[str, Any], tmp_path: Path
-) -> None:
-    out = Path(shutil.copytree(finished, tmp_path / "out"))
-    with pytest.raises(ConfigError, match="--resume"):
-        begin(raw, out)
-    more = raw | {"search": {"samples": 99, "time_budget_s": 5}, "resources": {"cpus": 2}}
-    begin(more, out, resume=True)  # how much, and on what, may change
-    for change, key in (
-        ({"space": raw["space"] | {"model.lr": raw["space"]["model.median"]}}, r"space\.model\.lr"),
-        ({"objective": {"seed": 1}}, r"objective\.copies"),
-        ({"config": raw["config"] | {"train": {"epochs": 9}}}, r"config\.train\.batch_size"),
-        ({"search": {"algorithm": "grid"}}, r"search\.algorithm"),
-    ):
-        with pytest.raises(ConfigError, match=key):
-            begin(raw | change, out, resume=True)
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.tex").write_text("x")
-    with pytest.raises(ConfigError, match="found files"):
-        begin(raw, tmp_path / "thesis", resume=True)
-
-
-def test_subjects_that_have_changed_sides_end_a_search(
-    finished: Path, raw: dict[str, Any], tiny_root: Path, tmp_path: Path
-) -> None:
-    out = Path(shutil.copytree(finished, tmp_path / "out"))
-    root = Path(shutil.copytree(tiny_root, tmp_path / "cohort"))
-    shutil.rmtree(root / "tiny_1")
-    raw["config"]["data"] = raw["config"]["data"] | {
-        "root": str(root),
-        "split": raw["config"]["data"]["split"] | {"train": 1},
-    }
-    with pytest.raises(ConfigError, match=r"config\.data\.split"):
-        begin(raw, out, resume=True)
-    raw["config"]["data"]["split"]["train"] = 2
-    raw["config"]["data"]["split"]["test"] = 2
-    with pytest.raises(ConfigError):
-        begin(raw, out, resume=True)
-
-
-def test_paths_of_the_command_line_become_absolute(
-    raw: dict[str, Any], tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tiny_root.parent)
-    raw["config"]["data"] = raw["config"]["data"] | {"root": tiny_root.name}
-    begin(raw, tmp_path / "out")
-    _, trial = load_tune(tmp_path / "out" / "search.yaml").corners()[0]
-    assert trial.data.root == tiny_root
 
 
 # --- What comes out ---

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medrd.config import make_config
+from medrd.config import Config, make_config
 from medrd.data.simulate import Simulated
 from medrd.data.slices import SliceBatch
 from medrd.errors import ModelError
@@ -24,7 +24,7 @@ from medrd.models.synced import synchronise
 from medrd.workflows.checkpoint import Position
 from medrd.workflows.device import Execution
 from medrd.workflows.loop import Loop
-from medrd.workflows.simulation import simulator_for
+from medrd.workflows.simulation import augment_for, simulator_for
 from medrd.workflows.team import ALONE, Workers
 from medrd.workflows.train import build_detector_for
 from training import phantoms
@@ -92,19 +92,29 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def detector_of(model: dict[str, Any]) -> tuple[Detector, Any]:
-    config = make_config({"model": model, "recipe": {"size": 32}, "train": {"batch_size": 6}})
+def config_of(model: dict[str, Any], *, augmented: bool = False) -> Config:
+    augment = {"flip": True, "gamma": 0.3, "gain": 0.3, "bias": 0.3} if augmented else {}
+    train = {"batch_size": 6, "augment": augment}
+    return make_config({"model": model, "recipe": {"size": 32}, "train": train})
+
+
+def detector_of(config: Config) -> Detector:
     detector = build_detector_for(config)
     torch.manual_seed(1)
     for module in detector.modules():  # not all alike, and no gradient stopped by a weight of 0
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
-    return detector, simulator_for(config, detector)
+    return detector
 
 
-def loop_of(model: dict[str, Any], team: type[Workers] | None, count: int) -> Loop:
-    detector, simulator = detector_of(model)
+def loop_of(config: Config, team: type[Workers] | None, count: int) -> Loop:
+    detector, augment = detector_of(config), augment_for(config)
+    simulator = simulator_for(config, detector)
     detector.double().train()
+
+    def change(images: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        images, region = augment(images.float(), *rest)
+        return images.double(), region
 
     def simulate(images: Tensor, *rest: Any) -> Simulated:
         made = simulator(images.float(), *rest)
@@ -118,13 +128,14 @@ def loop_of(model: dict[str, Any], team: type[Workers] | None, count: int) -> Lo
         seed=3,
         epochs=2,
         simulator=simulate if simulator else None,
+        augment=change if augment else None,
         team=team(detector) if team else ALONE,
     )
 
 
-def one_epoch(model: dict[str, Any], team: type[Workers] | None, count: int) -> dict[str, Any]:
+def one_epoch(config: Config, team: type[Workers] | None, count: int) -> dict[str, Any]:
     """One batch: its gradients, what BatchNorm remembers, and the line of metrics."""
-    loop = loop_of(model, team, count)
+    loop = loop_of(config, team, count)
     _, report = loop.epoch(Position(0, 0, {}))
     assert report is not None
     return {
@@ -142,12 +153,22 @@ def apart(found: Tensor, wanted: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("rd4ad", 6), ("rd_expert", 4), ("fused", 4), ("stfpm", 5), ("dae", 5)]
+    ("name", "count", "augmented"),
+    [
+        ("rd4ad", 6, False),
+        ("rd4ad", 4, True),
+        ("rd_expert", 4, False),
+        ("fused", 4, False),
+        ("stfpm", 5, False),
+        ("dae", 5, True),
+    ],
 )
-def test_two_processes_have_the_gradient_of_one(name: str, count: int, tmp_path: Path) -> None:
-    model = MODELS[name]
-    one = one_epoch(model, None, count)
-    two = in_processes(2, tmp_path, lambda: one_epoch(model, Workers, count))
+def test_two_processes_have_the_gradient_of_one(
+    name: str, count: int, augmented: bool, tmp_path: Path
+) -> None:
+    config = config_of(MODELS[name], augmented=augmented)
+    one = one_epoch(config, None, count)
+    two = in_processes(2, tmp_path, lambda: one_epoch(config, Workers, count))
     for found in two:
         assert found["gradients"].keys() == one["gradients"].keys()
         whole = torch.cat([g.flatten() for g in one["gradients"].values()])
@@ -158,7 +179,7 @@ def test_two_processes_have_the_gradient_of_one(name: str, count: int, tmp_path:
         assert found["losses"] == pytest.approx(one["losses"], rel=1e-6)
         assert found["slices_per_s"] == pytest.approx(count)
     reads = [found["read"] for found in two]
-    if model["name"] in ("rd_expert", "dae"):  # whoever simulates reads all
+    if name in ("rd_expert", "dae") or augmented:  # what is drawn is drawn for all
         assert reads == [one["read"]] * 2
     else:
         assert [*reads[0], *reads[1]] == one["read"]
@@ -213,7 +234,7 @@ def test_all_processes_end_alike(tmp_path: Path) -> None:
     """A stop that one was asked for, a fault that one has seen, and a loss that is no number."""
 
     def work() -> list[Any]:
-        loop = loop_of(MODELS["dae"], Workers, 4)
+        loop = loop_of(config_of(MODELS["dae"]), Workers, 4)
         last = dist.get_rank() == 1
         team = loop.team
         said = [team.any(last), team.any(False), team.first("dead" if last else None)]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def ray_cluster(
 ) -> Iterator[Cluster]:
     """A Ray that was there before stays; one that is begun here ends here.
 
+    What Ray prints meanwhile (of a node that died, say) goes to stderr: stdout is the results'.
+
     Parameters
     ----------
     address
@@ -86,14 +89,15 @@ def ray_cluster(
     import ray
 
     joined = ray.is_initialized()
-    if not joined:
-        _begin(address, dashboard=dashboard, store_bytes=store_bytes)
-    try:
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        yield Cluster(resources, grows=joined or address is not None)
-    finally:
+    with redirect_stdout(sys.stderr):
         if not joined:
-            ray.shutdown()
+            _begin(address, dashboard=dashboard, store_bytes=store_bytes)
+        try:
+            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            yield Cluster(resources, grows=joined or address is not None)
+        finally:
+            if not joined:
+                ray.shutdown()
 
 
 def _begin(address: str | None, *, dashboard: bool, store_bytes: int) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from medrd.config import Config, digest, load_config
 from medrd.config.compare import Cell
+from medrd.config.difference import first_difference
 from medrd.data.cache import file_hash
 from medrd.data.layouts import Subject
 from medrd.errors import ConfigError, InputError, MedrdError
@@ -112,15 +112,3 @@ def _refuse_other_data(cell: Cell, folder: Path, now: Mapping[str, str]) -> None
 
 def _test_ids(config: Config) -> set[str]:
     return set(load_cohort(config).split.test)
-
-
-def first_difference(was: Any, now: Any, key: str = "") -> tuple[str, Any, Any]:
-    """The first key of two nested mappings whose values differ; "" if none does."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        for name in sorted(was.keys() | now.keys()):
-            inner = f"{key}.{name}" if key else name
-            found = first_difference(was.get(name), now.get(name), inner)
-            if found[0]:
-                return found
-        return "", None, None
-    return (key, was, now) if was != now else ("", None, None)

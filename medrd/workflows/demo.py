@@ -34,16 +34,33 @@ def demo_config(out: Path, *, subjects: int, epochs: int) -> Config:
                     "test": subjects - training - calibration,
                 },
             },
-            "recipe": {"size": 224},
-            "scoring": {"image_score": "top"},
-            "train": {"epochs": epochs},
+            # As configs/brats/rdseg.yaml.
+            "recipe": {"size": 128, "field_mm": 192, "normalise": "median", "place": True},
+            "model": {
+                "name": "rdseg",
+                "mirror": True,
+                "intensity_weight": 32,
+                "simulation": {"contents": ["lesion"], "probability": 0.8, "min_change": 0.04},
+            },
+            "scoring": {
+                "sigma_px": 2,
+                "sigma_across_mm": 2,
+                "image_score": "top",
+                "top_fraction": 0.01,
+            },
+            "train": {
+                "epochs": epochs,
+                "batch_size": 16,
+                "augment": {"flip": True, "gamma": 0.25, "gain": 0.25},
+            },
+            "calibration": {"voxel_fpr": 0.001, "with_training": True},
         },
         where="demo",
     )
 
 
-def run_demo(out: str | Path, *, subjects: int = 8, epochs: int = 25) -> str:
-    """Simulate, train RD4AD, predict, evaluate; what is done already is kept.
+def run_demo(out: str | Path, *, subjects: int = 8, epochs: int = 12) -> str:
+    """Simulate, train RDSeg, predict, evaluate; what is done already is kept.
 
     Returns the metrics with the intensity baseline beside them, and where things are.
     """

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from medrd.config import Config
+from medrd.config.difference import first_difference
 from medrd.config.load import read_yaml
 from medrd.config.tune import LabelledObjective, TuneConfig, make_tune
 from medrd.data.split import SIDES, Split
 from medrd.errors import ConfigError, LeakageError
 from medrd.volumes import write_json, write_text
 from medrd.workflows.cohort import Cohort, load_cohort, prepare_sides
-from medrd.workflows.compare_inputs import first_difference
 from medrd.workflows.fit import portable
 from medrd.workflows.trial import SEARCH, SPLIT
 

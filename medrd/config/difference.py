@@ -1,0 +1,17 @@
+"""Where two configs differ, for messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def first_difference(was: Any, now: Any, key: str = "") -> tuple[str, Any, Any]:
+    """The first key of two nested mappings whose values differ; "" if none does."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for name in sorted(was.keys() | now.keys()):
+            inner = f"{key}.{name}" if key else name
+            found = first_difference(was.get(name), now.get(name), inner)
+            if found[0]:
+                return found
+        return "", None, None
+    return (key, was, now) if was != now else ("", None, None)
