@@ -68,7 +68,7 @@ def read_snippets(page: Path) -> list[Snippet]:
     Raises
     ------
     ValueError
-        A comment about snippets that means nothing here.
+        A comment about snippets that means nothing where it stands.
     """
     of_page: dict[str, str] = {}
     of_block: dict[str, str] = {}
@@ -84,8 +84,13 @@ def read_snippets(page: Path) -> list[Snippet]:
             assert token.map is not None
             marks = of_page | of_block
             text = token.content
-            for replacements in (of_block.get("with"), of_page.get("with")):
-                text = _replaced(text, replacements, f"{page.name}:{token.map[0] + 1}")
+            place = f"{page.name}:{token.map[0] + 1}"
+            for old, new in _pairs(of_block.get("with"), place):
+                if old not in text:  # else what was replaced runs as it stands, for hours
+                    raise ValueError(f"{place}: {old} is not in the block")
+                text = text.replace(old, new)
+            for old, new in _pairs(of_page.get("with"), place):
+                text = text.replace(old, new)
             snippets.append(
                 Snippet(
                     page,
@@ -103,13 +108,10 @@ def read_snippets(page: Path) -> list[Snippet]:
     return snippets
 
 
-def _replaced(text: str, replacements: str | None, place: str) -> str:
+def _pairs(replacements: str | None, place: str) -> Iterator[tuple[str, str]]:
     """``a => b; c => d``."""
-    for pair in (replacements or "").split(";"):
-        if not pair.strip():
-            continue
+    for pair in filter(str.strip, (replacements or "").split(";")):
         old, arrow, new = (part.strip() for part in pair.partition("=>"))
         if not arrow:
             raise ValueError(f"{place}: expected OLD => NEW, found {pair}")
-        text = text.replace(old, new)
-    return text
+        yield old, new

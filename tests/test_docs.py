@@ -97,3 +97,19 @@ def test_what_cannot_be_done_is_noticed(snippet: Snippet, reader: Reader) -> Non
     (reader.folder / "configs" / "x.json").write_text('{"format": 1}')
     with pytest.raises((AssertionError, MedrdError)):
         reader.follow(snippet)
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "<!-- snippet with: 20 epochs => 1 epoch -->",  # not in the block
+        "<!-- snippet with: phantom, demo -->",
+        "<!-- snippet not run; no colon -->",
+        "<!-- snippet shows: x.json -->\n\nText before the block.",
+    ],
+)
+def test_a_comment_that_means_nothing_is_noticed(comment: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{comment}\n```sh\nmedrd phantom --out brains\n```\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"page\.md"):
+        read_snippets(page)
