@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,7 +186,10 @@ class CasePredictor:
         """The JSON comes last, so its presence means finished."""
         case, opened, origin, out = item.case, item.opened, item.case.origin, self.job.out
         files = files_of(case, self._medium.files)
+        start = time.perf_counter()
         prediction = self._predictor.on_grid(opened.prepared)
+        scored, seconds = len(prediction.image_scores), time.perf_counter() - start
+        logger.debug("%s: %d %s in %.2f s", case.subject.id, scored, files.pieces, seconds)
         calibration = self._model.calibration
         threshold = calibration.threshold if calibration else None
         paths = {"map": case.output(out, files.map)}
@@ -229,6 +233,7 @@ class CasePredictor:
                 "subject": case.subject.id,
                 "inputs": {c: str(s.path) for c, s in case.subject.images.items()},
                 "frame": next(iter(case.subject.images.values())).frame,
+                "series": next(iter(case.subject.images.values())).series,
                 "label": str(case.subject.label.path) if case.subject.label else None,
                 **opened.describe(prediction, mask, calibration),
                 **native,
