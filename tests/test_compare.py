@@ -21,6 +21,7 @@ from medrd.workflows import compare_cells
 from medrd.workflows.alone import alone_in
 from medrd.workflows.cohort import load_cohort
 from medrd.workflows.compare import compare, plan
+from medrd.workflows.compare_inputs import refuse_changes
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "compare"
 
@@ -350,6 +351,31 @@ def test_results_of_other_data_are_refused(raw: dict[str, Any], copy: Path, tmp_
     (copy / "weave" / "train" / "good" / "009.png").unlink()
     with pytest.raises(ConfigError, match="weave/train/good/009"):
         compare(config, tmp_path / "out")
+
+
+def test_a_cell_is_held_against_the_files_that_its_own_model_reads(
+    raw: dict[str, Any], tiny_root: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(tiny_root, tmp_path / "scans"))
+    for flair in root.rglob("*_flair.nii.gz"):
+        shutil.copy(flair, flair.with_name(flair.name.replace("flair", "t1")))
+    del raw["data_sets"]["pictures"]
+    raw["data_sets"]["scans"]["root"] = str(root)
+    rdseg = {"config": {"model": {"name": "rdseg"}, "recipe": {"channels": ["flair"]}}}
+    both = {"config": {"model": {"name": "rdseg"}, "recipe": {"channels": ["flair", "t1"]}}}
+    raw |= {"models": {"flair": rdseg, "both": both}, "seeds": [0]}
+    cells = plan(make_compare(raw), tmp_path)
+    before = refuse_changes(cells, tmp_path)
+    assert refuse_changes(cells[::-1], tmp_path) == before
+
+    (root / "tiny_1" / "tiny_1_t1.nii.gz").write_bytes(b"another scan")
+    changed = {
+        (folder.parent.name, subject)
+        for folder, hashes in refuse_changes(cells, tmp_path).items()
+        for subject in hashes
+        if hashes[subject] != before[folder][subject]
+    }
+    assert changed == {("both", "tiny_1")}
 
 
 def test_test_pictures_that_were_mended_are_evaluated_again(

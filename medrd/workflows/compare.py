@@ -44,8 +44,8 @@ from medrd.workflows.progress import progress
 logger = logging.getLogger("medrd.compare")
 
 
-Inputs = Mapping[tuple[str, str | None], Mapping[str, str]]
-"""Hashes of the files of each data set and category."""
+Inputs = Mapping[Path, Mapping[str, str]]
+"""By a cell's folder: hashes of the files that it reads, by subject or picture."""
 Run = Callable[[Sequence[Cell], Path, Inputs], list[Finished]]
 """(cells, the comparison's folder, inputs) -> the cells' results in their order."""
 
@@ -87,7 +87,7 @@ def _run_here(cells: Sequence[Cell], out: Path, inputs: Inputs) -> list[Finished
     finished = []
     for number, cell in enumerate(cells, start=1):
         logger.info("[%d/%d] %s", number, len(cells), cell.name)
-        finished.append(run_cell(cell, out, inputs[cell.data_set, cell.category]))
+        finished.append(run_cell(cell, out, inputs[cell.folder]))
     return finished
 
 

@@ -20,15 +20,13 @@ INPUTS = "inputs.json"
 """In a finished cell's folder: the hash of each input's files."""
 
 
-def refuse_changes(
-    cells: Sequence[Cell], out: Path
-) -> dict[tuple[str, str | None], dict[str, str]]:
+def refuse_changes(cells: Sequence[Cell], out: Path) -> dict[Path, dict[str, str]]:
     """See that what is there already was made with these very configs and data.
 
     Returns
     -------
     dict
-        By data set and category: the hash of each input's files, by its id.
+        By a cell's folder: the hash of each of its inputs' files, by the input's id.
 
     Raises
     ------
@@ -36,14 +34,17 @@ def refuse_changes(
         A run there has another config, or results of other data. (Test inputs that have failed
         and were mended since are no such change: their cells are evaluated again.)
     """
-    inputs: dict[tuple[str, str | None], dict[str, str]] = {}
+    inputs: dict[Path, dict[str, str]] = {}
+    known: dict[object, dict[str, str]] = {}
     for cell in cells:
-        place = (cell.data_set, cell.category)
-        if place not in inputs:
-            inputs[place] = _hashes(cell)
+        # One model may read modalities that another does not.
+        read = (cell.data_set, cell.category, cell.config.recipe.layout.modalities)
+        if read not in known:
+            known[read] = _hashes(cell)
+        inputs[cell.folder] = known[read]
         folder = out / cell.folder
         _refuse_other_config(cell, folder)
-        _refuse_other_data(cell, folder, inputs[place])
+        _refuse_other_data(cell, folder, known[read])
     return inputs
 
 

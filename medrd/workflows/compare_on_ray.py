@@ -98,7 +98,7 @@ class _Cells:
         make_folder(folder)
         # A process that is taken for dead may take a moment to let go.
         with alone_in(folder, "process", wait=True):
-            return run_cell(cell, self._out, self._inputs[cell.data_set, cell.category])
+            return run_cell(cell, self._out, self._inputs[cell.folder])
 
 
 def _make(folder: Path, out: Path, inputs: Inputs, threads: int) -> _Cells:

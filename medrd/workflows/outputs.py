@@ -51,6 +51,8 @@ BIDS_FILES = OutputFiles(
 )
 """``anomalymap`` is no suffix of BIDS yet; ``.bidsignore`` says so to its validator."""
 BIDS_MASK_SIDECAR = "_label-L_desc-medrd_mask.json"
+PREPARED_ENDING = "_prepare.json"
+"""Of the record beside scans that ``medrd prepare`` wrote."""
 PICTURE_FILES = OutputFiles("picture", "picture", map="_anomaly.tiff", mask="_mask.png")
 
 
