@@ -16,7 +16,7 @@ ifdef PIP_INDEX_URL
 export UV_INDEX_URL ?= $(value PIP_INDEX_URL)
 endif
 
-.PHONY: help setup demo test lint check-tree lock clean
+.PHONY: help setup demo test lint docs check-tree lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,11 @@ lint: $(READY) ## ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# A link that leads nowhere, or a page that no contents name, is an error. The tests build it too.
+docs: $(READY) ## the documentation as a site, into site/
+	$(BIN)/sphinx-build -W --keep-going -q -b html -d site/.doctrees docs site
+	@echo 'site/index.html'
+
 # Scans, weights and the addresses of package mirrors must never be committed.
 check-tree: ## look for data and registry addresses among the files that git tracks
 	@git rev-parse --is-inside-work-tree >/dev/null
@@ -51,7 +56,7 @@ lock: $(READY) ## resolve requirements.lock again; ARGS=--upgrade takes the newe
 		pyproject.toml --group dev --no-header -o requirements.lock $(ARGS)
 
 clean: ## remove .venv and what the tools and the demo leave behind
-	rm -rf .venv demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv demo site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment without a stamp is one whose installation was interrupted, or not ours: it is

@@ -28,6 +28,7 @@ _WHERE = {
     "compare": "medrd.workflows.compare",
     "load_compare": "medrd.config.compare",
     "predict": "medrd.workflows.predict",
+    "prepare": "medrd.workflows.prepare",
     "export": "medrd.workflows.export",
     "load_tune": "medrd.config.tune",
     "tune": "medrd.workflows.tune",
@@ -47,6 +48,7 @@ __all__ = [
     "load_tune",
     "plot",
     "predict",
+    "prepare",
     "read",
     "train",
     "tune",
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from medrd.workflows.evaluate import evaluate
     from medrd.workflows.export import export
     from medrd.workflows.predict import predict
+    from medrd.workflows.prepare import prepare
     from medrd.workflows.report import write_report
     from medrd.workflows.train import train
     from medrd.workflows.tune import tune

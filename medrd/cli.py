@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -37,6 +36,13 @@ class ExportFormat(StrEnum):
     bundle = "bundle"
 
 
+class Brain(StrEnum):
+    """How ``medrd prepare`` finds the brain."""
+
+    template = "template"
+    deepbet = "deepbet"
+
+
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 OnRay = Annotated[
     bool, typer.Option("--ray", help="In processes of Ray's, on this machine or a cluster.")
@@ -67,16 +73,20 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say what is found and chosen.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say it.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
 ) -> None:
     """Options of every verb."""
-    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("medrd").setLevel(level)
+    from medrd.workflows.logs import set_up_logging
+
+    if verbose and quiet:
+        raise typer.BadParameter("--verbose and --quiet exclude each other")
+    set_up_logging(verbose=verbose, quiet=quiet)
 
 
 @app.command()
@@ -152,6 +162,10 @@ def predict(
     actors: Actors = None,
     cpus: Cpus = None,
     gpus: Gpus = None,
+    native: Annotated[
+        bool,
+        typer.Option("--native", help="Of scans from medrd prepare: maps on the raw grid too."),
+    ] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Also write report.html to look at the maps.")
     ] = False,
@@ -177,6 +191,7 @@ def predict(
         max_voxels=max_voxels,
         strict=strict,
         device=device,
+        native=native,
         report=report,
     )
     for path in result.done:
@@ -186,6 +201,66 @@ def predict(
     done, skipped, failed = len(result.done), len(result.skipped), len(result.errors)
     typer.echo(f"{done} predicted, {skipped} already there, {failed} failed", err=True)
     if result.errors or (result.page and result.page.errors):
+        typer.echo(f"see {out / 'errors.json'}", err=True)
+        raise typer.Exit(3)
+
+
+@app.command()
+def prepare(
+    scans: Annotated[
+        list[Path],
+        typer.Argument(help="Raw heads: NIfTI files, BIDS datasets, DICOM series, folders."),
+    ],
+    out: Annotated[Path, typer.Option(help="Gets a folder a subject, in BraTS's layout.")],
+    modality: Annotated[
+        str | None, typer.Option(help="flair, t1, t1ce or t2, where names do not say it.")
+    ] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="T1-weighted NIfTI; default: MNI152, which is installed.")
+    ] = None,
+    template_mask: Annotated[
+        Path | None, typer.Option(help="Of its brain; none: it is without skull.")
+    ] = None,
+    brain: Annotated[
+        Brain, typer.Option(help="Brain extraction: the template's mask, refined, or deepbet.")
+    ] = Brain.template,
+    bias: Annotated[bool, typer.Option(help="Correct the bias field (N4).")] = True,
+    stretch: Annotated[
+        bool, typer.Option("--stretch", help="Also bring heads to the template's size.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Also subjects that are done.")
+    ] = False,
+    frame: Annotated[
+        int | None, typer.Option(min=0, help="Which frame of 4D scans, from 0.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Series Instance UID, where a DICOM folder has several.")
+    ] = None,
+) -> None:
+    """Bring raw heads to what models were trained on: bias, registration, 1 mm, brain alone."""
+    from medrd.heads.brain import Extraction
+    from medrd.heads.head import Options
+    from medrd.workflows.prepare import prepare as run
+
+    result = run(
+        scans,
+        out,
+        template=template,
+        template_mask=template_mask,
+        options=Options(bias=bias, stretch=stretch, extraction=Extraction(brain.value)),
+        modality=modality,
+        frame=frame,
+        series=series,
+        overwrite=overwrite,
+    )
+    for path in result.done:
+        typer.echo(path.parent)
+    if result.page:
+        typer.echo(result.page)
+    done, skipped, failed = len(result.done), len(result.skipped), len(result.errors)
+    typer.echo(f"{done} prepared, {skipped} already there, {failed} failed", err=True)
+    if result.errors:
         typer.echo(f"see {out / 'errors.json'}", err=True)
         raise typer.Exit(3)
 

@@ -125,6 +125,10 @@ class EmptyBrainError(InputError):
     """No brain found: nothing but background, or nothing that varies."""
 
 
+class RegistrationError(InputError):
+    """A head that could not be brought to the template, or two scans of it to each other."""
+
+
 class UnlikeTrainingError(InputError):
     """A scan unlike those that its model was trained on, where that is forbidden (``--strict``)."""
 

@@ -20,6 +20,7 @@ VERBS = (
     "demo",
     "train",
     "predict",
+    "prepare",
     "evaluate",
     "compare",
     "tune",

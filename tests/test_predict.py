@@ -516,7 +516,10 @@ def test_a_dicom_series_is_predicted_like_the_nifti_file_of_the_same_scan(
 
     chosen = predict(quick, [study], out, series=uid)
     assert chosen.done == [out / "both.json"]
-    assert predict(quick, [study / "both"], out, series=uid).skipped == [out / "both.json"]
+    again = predict(quick, [study / "both"], out, series=uid, report=True)
+    assert again.skipped == [out / "both.json"]
+    assert again.page is not None
+    assert (again.page.pages, again.page.errors) == (3, [])  # flair, scan, and the chosen one
 
 
 # --- The guard ---

@@ -7,11 +7,15 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 
-def write_tiny_subject(folder: Path, name: str, seed: int) -> None:
-    """48 x 48 x 24 voxels of 4 mm in LPS: a smooth ellipsoid with a bright ball, and its label."""
+def tiny_brain(seed: int) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float64]]:
+    """A smooth ellipsoid with a bright ball, its label, and the affine.
+
+    48 x 48 x 24 voxels of 4 mm, LPS.
+    """
     rng = np.random.default_rng(seed)
     shape = (48, 48, 24)
     grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).astype(float)
@@ -22,11 +26,17 @@ def write_tiny_subject(folder: Path, name: str, seed: int) -> None:
     centre = np.array([rng.uniform(17, 30), rng.uniform(17, 30), rng.uniform(8, 11)])
     lesion = (((grid - centre) / [4, 4, 2.2]) ** 2).sum(-1) < 1
     image[lesion] += 350
-    image = np.where(brain, np.clip(image, 20, None), 0).astype(np.int16)
     affine = np.diag([-4.0, -4.0, 4.0, 1.0])
     affine[:3, 3] = [94, 110, -40]
+    scan = np.where(brain, np.clip(image, 20, None), 0).astype(np.int16)
+    return scan, (lesion & brain).astype(np.uint8), affine
+
+
+def write_tiny_subject(folder: Path, name: str, seed: int) -> None:
+    """FLAIR and label of :func:`tiny_brain` in BraTS's layout."""
+    image, label, affine = tiny_brain(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    for suffix, array in (("flair", image), ("seg", (lesion & brain).astype(np.uint8))):
+    for suffix, array in (("flair", image), ("seg", label)):
         nib.save(nib.Nifti1Image(array, affine), folder / f"{name}_{suffix}.nii.gz")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import threading
@@ -31,6 +32,8 @@ from medrd.data.layouts import Source, Subject
 from medrd.data.traits import ScanTraits
 from medrd.errors import InputError, MissingInputError, OutputError
 from medrd.volumes import choose_series, write_json
+
+logger = logging.getLogger("medrd.data")
 
 _ARRAYS = ("images", "region", "numbers", "positions_mm", "touched")
 _INDEX = "entry.json"
@@ -200,6 +203,7 @@ def cache_subject(
     )
     entry = folder / key[:2] / key
     cached = _open(entry, subject.id)
+    logger.debug("%s: %s", subject.id, "prepared before" if cached else "preparing")
     attempts = 0
     while cached is None and attempts < _ATTEMPTS:
         _build(entry, subject, recipe, budget=budget)

@@ -25,6 +25,7 @@ _BRATS_2023 = {"flair": "-t2f", "t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w", "seg
 _BIDS = {"flair": "_FLAIR", "t1": "_T1w", "t2": "_T2w"}
 _MSD_NAMES = {"flair": "flair", "t1w": "t1", "t1gd": "t1ce", "t2w": "t2"}
 _MSD_ORDER = ("flair", "t1", "t1ce", "t2")  # of Task01_BrainTumour's dataset.json
+_CONTRAST = re.compile(r"_ce-[a-zA-Z0-9]+")  # BIDS: a T1w with a contrast agent
 _NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _MASK = re.compile(r"[_-](seg|mask|label|dseg)$")
 # What medrd itself writes; a folder of results must not become input.
@@ -204,13 +205,25 @@ def named_kind(path: Path, channel: str) -> str | None:
         return None
     if is_label_name(path):
         return "label"
+    _, kind = name_and_modality(path)
+    return None if kind == channel else kind
+
+
+def name_and_modality(path: Path) -> tuple[str, str | None]:
+    """What a file's name, in BraTS's or BIDS's way, says of whose it is and what it is.
+
+    >>> name_and_modality(Path("a_flair.nii.gz")), name_and_modality(Path("x.nii"))
+    (('a', 'flair'), ('x', None))
+    """
     name = stem(path)
     for endings in (_BRATS, _BRATS_2023, _BIDS):
         for kind, ending in endings.items():
             if name.endswith(ending):
-                enhanced = kind == "t1" and channel == "t1ce" and "_ce-" in name  # BIDS
-                return None if kind == channel or enhanced else kind
-    return None
+                own = name.removesuffix(ending)
+                if kind == "t1" and _CONTRAST.search(own):
+                    return _CONTRAST.sub("", own), "t1ce"
+                return own, kind
+    return name, None
 
 
 def _brats(root: Path) -> Iterator[Subject]:

@@ -17,7 +17,7 @@ from medrd.data.geometry import SliceGeometry
 from medrd.data.layouts import Source, Subject
 from medrd.data.stacks import stacked
 from medrd.data.traits import ScanTraits, scan_traits
-from medrd.errors import AffineError, EmptyBrainError, TooLargeError
+from medrd.errors import AffineError, EmptyBrainError, TooLargeError, WrongKindError
 from medrd.volumes import (
     DEFAULT_MAX_VOXELS,
     Volume,
@@ -27,6 +27,8 @@ from medrd.volumes import (
 )
 
 SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 0.05, 50
+_MOST_LABELS = 16
+"""Different values that a label may have; an MRI scan has hundreds."""
 MEDIAN_BECOMES = 0.4
 """Room for what is up to 2.5 times as bright as the median brain."""
 
@@ -97,6 +99,22 @@ def read_channels(subject: Subject, recipe: RecipeConfig, *, max_voxels: int) ->
     if len(volumes) > 1:
         check_same_grid(volumes)
     return volumes
+
+
+def refuse_label(volume: Volume) -> None:
+    """Raise WrongKindError where a "scan" holds a handful of whole numbers and nothing else."""
+    values = volume.array[volume.array != 0]
+    # A part of them first: a scan shows within it that it is none.
+    for part in (values[:: max(1, values.size // 10_000)], values):
+        levels = np.unique(part)
+        if not 1 < levels.size <= _MOST_LABELS or (levels != np.round(levels)).any():
+            return
+    raise WrongKindError(
+        volume.path or "volume",
+        expected="a scan",
+        found=f"whole numbers of {levels.size} kinds only, as in a label",
+        remedy="Give the image, not its segmentation.",
+    )
 
 
 def read_lesions(label: Source, like: Volume, *, max_voxels: int) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +126,7 @@ def write_texture_set(
     size: int = 192,
     seed: int = 0,
     workers: int = 2,
+    on_done: Callable[[str], None] | None = None,
 ) -> Path:
     """Write textured pictures in MVTec AD's layout; files that are there are kept.
 
@@ -144,6 +145,8 @@ def write_texture_set(
         Which set.
     workers
         Threads.
+    on_done
+        Called with each picture's category when it is there.
 
     Returns
     -------
@@ -176,8 +179,10 @@ def write_texture_set(
     # Threads: NumPy, SciPy and the PNG encoder work outside Python's lock, and each file
     # waits for the disk.
     with ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(lambda job: _write(root, *job, seed=seed, size=size), jobs):
-            pass
+        written = pool.map(lambda job: _write(root, *job, seed=seed, size=size), jobs)
+        for (category, _, _), _ in zip(jobs, written, strict=True):
+            if on_done is not None:
+                on_done(category)
     return root
 
 

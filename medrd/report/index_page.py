@@ -101,7 +101,7 @@ def index_page(entries: Sequence[IndexEntry], *, title: str, failed: Sequence[st
             "name": entry.record["subject"],
             "href": entry.href,
             "cells": [_cell(column, entry) for column in columns],
-            "thumbnail": _thumbnail(entry.still) if entry.still else None,
+            "thumbnail": thumbnail(entry.still) if entry.still else None,
         }
         for entry in entries
     ]
@@ -131,11 +131,11 @@ def _cell(column: _Column, entry: IndexEntry) -> dict[str, str]:
     return {"value": repr(float(value)), "text": column.text(value)}
 
 
-def _thumbnail(still: bytes) -> str:
+def thumbnail(still: bytes, *, side_px: int = _THUMBNAIL_PX) -> str:
     """A small JPEG of a PNG, as base64."""
     with Image.open(io.BytesIO(still)) as picture:
         small = picture.convert("RGB")
-    small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+    small.thumbnail((side_px, side_px))
     target = io.BytesIO()
     small.save(target, format="JPEG", quality=80)
     return base64.b64encode(target.getvalue()).decode("ascii")

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from medrd.report.heat import HeatScale, dark_figure, outline
 
-_PLANES = (
+PLANES = (
     # name, axis that is cut, letters at left, right, top, bottom (radiological convention)
     ("axial", 2, "RLAP"),
     ("coronal", 1, "RLSI"),
@@ -40,11 +40,11 @@ def draw_overlay(
     label
         (X, Y, Z) bool, outlined where given.
     """
-    stacks = [_canonical(array, affine) for array in (image, score_map)]
+    stacks = [canonical(array, affine) for array in (image, score_map)]
     scan, heat = stacks[0][0], stacks[1][0]
     spacing = np.linalg.norm(stacks[0][1][:3, :3], axis=0)
-    truth = _canonical(label.astype(np.float32), affine)[0] > 0 if label is not None else None
-    box = _box(scan != 0)
+    truth = canonical(label.astype(np.float32), affine)[0] > 0 if label is not None else None
+    box = box_around(scan != 0)
     scan, heat = scan[box], heat[box]
     truth = truth[box] if truth is not None else None
     centre = _centre(heat, threshold)
@@ -54,10 +54,10 @@ def draw_overlay(
     figure = dark_figure((9.6, 6.6))
     axes = figure.subplots(2, 3)
     shown = None
-    for column, (name, axis, letters) in enumerate(_PLANES):
+    for column, (name, axis, letters) in enumerate(PLANES):
         position = int(centre[axis])
-        plane = _plane(scan, axis, position)
-        heat_plane = _plane(heat, axis, position)
+        plane = cut(scan, axis, position)
+        heat_plane = cut(heat, axis, position)
         rows, columns = (d for d in (2, 1, 0) if d != axis)
         aspect = float(spacing[rows] / spacing[columns])
         for row in (0, 1):
@@ -69,11 +69,11 @@ def draw_overlay(
                 if threshold:
                     outline(ax, heat_plane, threshold, colour="white", width=0.6)
             if truth is not None:
-                lesion = _plane(truth, axis, position).astype(np.float32)
+                lesion = cut(truth, axis, position).astype(np.float32)
                 outline(ax, lesion, 0.5, colour="lime", width=0.8)
             if row == 0:
                 ax.set_title(name, color="white", fontsize=9)
-            _letters(ax, letters)
+            write_letters(ax, letters)
     if shown is not None:
         scale.add_bar(figure, shown, axes, noun="scan")
     figure.suptitle(
@@ -96,7 +96,7 @@ def _centre(heat: NDArray[np.float32], threshold: float | None) -> tuple[int, ..
     return tuple(int(i) for i in np.unravel_index(int(heat.argmax()), heat.shape))
 
 
-def _box(brain: NDArray[np.bool_], margin: int = 4) -> tuple[slice, ...]:
+def box_around(brain: NDArray[np.bool_], margin: int = 4) -> tuple[slice, ...]:
     """The brain's bounding box, a little wider (voxels)."""
     found = ndimage.find_objects(brain.astype(np.uint8))
     if not found or found[0] is None:
@@ -107,20 +107,22 @@ def _box(brain: NDArray[np.bool_], margin: int = 4) -> tuple[slice, ...]:
     )
 
 
-def _canonical(
+def canonical(
     array: NDArray[np.float32], affine: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """(X, Y, Z) and its affine with axes to the right, front and head."""
     image = nib.as_closest_canonical(nib.Nifti1Image(array, affine))
     return np.asarray(image.dataobj), np.asarray(image.affine)
 
 
-def _plane(array: NDArray[Any], axis: int, position: int) -> NDArray[Any]:
+def cut(array: NDArray[Any], axis: int, position: int) -> NDArray[Any]:
     """A cut of an RAS+ array as a picture: rows downwards, the patient's left on the right."""
-    cut = np.take(array, position, axis=axis).T  # rows: the higher of the two axes
-    return cut[::-1, ::-1]
+    plane = np.take(array, position, axis=axis).T  # rows: the higher of the two axes
+    return plane[::-1, ::-1]
 
 
-def _letters(ax: Any, letters: str) -> None:
+def write_letters(ax: Any, letters: str) -> None:
+    """Directions at left, right, top and bottom, as in :data:`PLANES`."""
     places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02))
     for letter, (x, y) in zip(letters, places, strict=True):
         ax.text(

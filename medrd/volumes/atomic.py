@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medrd.errors import OutputError
+
+logger = logging.getLogger("medrd.volumes")
 
 _ELSEWHERE = "Choose another output folder, or get write permission for this one."
 _NOT_A_FOLDER = ("a file where a folder should be", "Choose another output folder.")
@@ -63,6 +66,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _flush(temporary)
         os.replace(temporary, path)
         _flush_folder(path.parent)
+        logger.debug("wrote %s", path)
     except OSError as error:
         if error.errno is None:  # raised by a library, not by the operating system
             raise

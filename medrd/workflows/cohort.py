@@ -43,7 +43,17 @@ def load_cohort(config: Config) -> Cohort:
         )
     domain = domain_of(config.recipe)
     found = domain.find(config)
-    return Cohort({subject.id: subject for subject in found}, domain.split(found, config))
+    split = domain.split(found, config)
+    logger.debug(
+        "%s: %d to train, %d to calibrate, %d to test, of %d; split %s",
+        config.data.root,
+        len(split.train),
+        len(split.calibration),
+        len(split.test),
+        len(found),
+        split.hash[:12],
+    )
+    return Cohort({subject.id: subject for subject in found}, split)
 
 
 def try_sides(

@@ -11,7 +11,7 @@ import csv
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from medrd.workflows.compare_cells import Finished, run_cell
 from medrd.workflows.compare_inputs import refuse_changes
 from medrd.workflows.outputs import make_folder
 from medrd.workflows.phantom import make_phantoms
+from medrd.workflows.progress import progress
 
 logger = logging.getLogger("medrd.compare")
 
@@ -118,7 +119,7 @@ def plan(config: CompareConfig, out: Path) -> list[Cell]:
         if isinstance(data.generate, PhantomConfig):
             make_phantoms(roots[name], data.generate.subjects, seed=data.generate.seed)
         elif isinstance(data.generate, TexturesConfig):
-            write_texture_set(roots[name], **data.generate.model_dump(exclude={"kind"}))
+            _make_textures(roots[name], data.generate)
     cells = []
     parts = {name: _parts(config, name, root) for name, root in roots.items()}
     for seed in config.seeds:
@@ -130,6 +131,16 @@ def plan(config: CompareConfig, out: Path) -> list[Cell]:
                     resolved = cell_config(config, model, name, seed, root=roots[name], part=part)
                     cells.append(Cell(model, name, data.domain, category, seed, resolved))
     return cells
+
+
+def _make_textures(root: Path, config: TexturesConfig) -> None:
+    pictures = len(config.categories) * (config.train + config.test_good + config.test_bad)
+    with progress("making pictures", pictures) as advance:
+        write_texture_set(
+            root,
+            **config.model_dump(exclude={"kind"}),
+            on_done=lambda category: advance(note=category),
+        )
 
 
 def _parts(config: CompareConfig, name: str, root: Path) -> dict[str | None, dict[str, Any]]:
@@ -193,13 +204,16 @@ def _gather(config: CompareConfig, finished: Sequence[Finished]) -> Comparison:
             if (*place, cell.result.seed) not in broken:
                 groups.setdefault(place, {})[cell.result.seed, part] = units
     intervals: dict[tuple[str, str], dict[str, Interval]] = {}
-    for place, parts in groups.items():
-        limits = bootstrap_intervals(list(parts.values()), resamples=config.resamples)
-        intervals[place] = {key: Interval(low, high) for key, (low, high) in limits.items()}
     differences = []
-    for data_set in config.data_sets:
-        for first, second in combinations(config.models, 2):
+    pairs = list(product(config.data_sets, combinations(config.models, 2)))
+    with progress("intervals and differences", len(groups) + len(pairs)) as advance:
+        for place, parts in groups.items():
+            limits = bootstrap_intervals(list(parts.values()), resamples=config.resamples)
+            intervals[place] = {key: Interval(low, high) for key, (low, high) in limits.items()}
+            advance(note=" on ".join(place))
+        for data_set, (first, second) in pairs:
             differences += _differences(groups, data_set, first, second, config.resamples)
+            advance(note=f"{first} and {second} on {data_set}")
     return Comparison(
         name=config.name,
         note=config.note,

@@ -23,6 +23,7 @@ from medrd.workflows.compare_cells import Finished, failed_cell, run_cell
 from medrd.workflows.interrupt import InterruptedRunError
 from medrd.workflows.outputs import make_folder
 from medrd.workflows.pool import A_CORE_EACH, LostItem, Pool, Share
+from medrd.workflows.progress import progress
 
 logger = logging.getLogger("medrd.compare")
 
@@ -62,7 +63,7 @@ def _run(
 ) -> list[Finished]:
     finished: dict[int, Finished] = {}
     try:
-        with ray_cluster(address) as cluster:
+        with ray_cluster(address) as cluster, progress("comparing", len(cells)) as advance:
             pool: Pool[Cell, Finished] = Pool(
                 partial(_make, Path.cwd(), out, inputs, share.cpus),
                 share,
@@ -76,6 +77,7 @@ def _run(
                     result = failed_cell(cell, out / cell.folder, text, {"error": text})
                 finished[index] = result
                 logger.info("[%d/%d] %s", len(finished), len(cells), cell.name)
+                advance(note=cell.name)
     except KeyboardInterrupt:
         raise InterruptedRunError(
             f"stopped after {len(finished)} of {len(cells)} cells; what they saved is kept. Run "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medrd.errors import ConfigError
+
+logger = logging.getLogger("medrd.device")
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -76,7 +79,9 @@ def choose_execution(
             remedy="Use auto.",
         ) from None
     bf16 = precision == "bf16" or (precision == "auto" and _computes_bf16(chosen))
-    return Execution(chosen, bf16)
+    execution = Execution(chosen, bf16)
+    logger.debug("computing on %s in %s", chosen, execution.precision)
+    return execution
 
 
 def _computes_bf16(device: torch.device) -> bool:

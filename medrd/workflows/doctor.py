@@ -13,6 +13,7 @@ from medrd.models import Teacher
 from medrd.models.build import DETECTORS, build_detector
 from medrd.report.table import markdown_table
 from medrd.workflows.device import choose_execution
+from medrd.workflows.progress import progress
 from medrd.workflows.versions import git_revision, versions
 from medrd.workflows.weights import load_teacher_weights
 
@@ -32,7 +33,7 @@ def findings() -> dict[str, Any]:
         },
         "cache": str(default_cache()),
         "teacher": _embedded_teacher(),
-        "models": [model for name in DETECTORS for model in _models(name)],
+        "models": _models(),
     }
 
 
@@ -57,22 +58,28 @@ def _row(model: dict[str, Any]) -> list[str]:
     return [model["name"], model["teacher"] or "–", *parameters, model["source"]]
 
 
-def _models(name: str) -> list[dict[str, Any]]:
-    """A detector with each teacher, and how many parameters there are."""
-    kind = DETECTORS[name]
+def _models() -> list[dict[str, Any]]:
+    """Each detector with each teacher, and how many parameters there are."""
+    wanted = [
+        (name, teacher)
+        for name, kind in DETECTORS.items()
+        for teacher in (_TEACHERS if kind.has_teacher else (None,))
+    ]
     models = []
-    for teacher in _TEACHERS if kind.has_teacher else (None,):
-        with torch.device("meta"):  # nothing is computed, so nothing need be filled
-            detector = build_detector(name, teacher=teacher)
-        models.append(
-            {
-                "name": name,
-                "teacher": teacher,
-                "parameters": detector.parameter_counts(),
-                "exports": detector.exports,
-                "source": kind.source,
-            }
-        )
+    with progress("looking at models", len(wanted)) as advance:
+        for name, teacher in wanted:
+            with torch.device("meta"):  # nothing is computed, so nothing need be filled
+                detector = build_detector(name, teacher=teacher)
+            models.append(
+                {
+                    "name": name,
+                    "teacher": teacher,
+                    "parameters": detector.parameter_counts(),
+                    "exports": detector.exports,
+                    "source": DETECTORS[name].source,
+                }
+            )
+            advance(note=name)
     return models
 
 

@@ -31,6 +31,7 @@ from medrd.workflows.device import choose_execution
 from medrd.workflows.infer import Predictor
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.outputs import make_folder
+from medrd.workflows.progress import progress
 from medrd.workflows.versions import versions
 
 logger = logging.getLogger("medrd.export")
@@ -141,13 +142,15 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
     loaded = model if isinstance(model, Model) else load_model(model)
     _check_place(out)
     network, interface = exportable(loaded)
-    with _quiet():
+    with _quiet(), progress("exporting", 3) as advance:
         program = _traced(network, interface)
+        advance(note="traced")
         file = out / f"model.{format}"
         make_folder(out)
         # Checked under its hidden name: what differs never gets the name of a result.
         with atomic_path(file) as temporary:
             run = (_save_onnx if format == "onnx" else _save_pt2)(program, interface, temporary)
+            advance(note="written")
             apart = _largest_difference(run, loaded, interface)
             if not apart <= TOLERANCE:
                 raise ModelError(
@@ -156,6 +159,7 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
                     found=f"a difference of {apart:.2g}",
                     remedy="Report it, with the model's config; the other format may do.",
                 )
+        advance(note="checked")
     logger.info("%s differs from the native path by %.2g at most", file, apart)
     described = {
         "format": format,

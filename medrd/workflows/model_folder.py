@@ -7,6 +7,7 @@ package that the teacher came from.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from medrd.report.card import CARD_NAME, model_card
 from medrd.volumes import atomic_path, write_json, write_text
 from medrd.workflows.calibrate import Calibration
 from medrd.workflows.versions import versions
+
+logger = logging.getLogger("medrd.model")
 
 FORMAT = 1
 
@@ -188,6 +191,7 @@ def load_model(path: str | Path) -> Model:
         ) from None
     detector.eval()
     identity = _identity(content)
+    logger.debug("%s: model %s, %s", folder, config.model.name, identity[:12])
     return Model(detector, config, calibration, training, identity, profile, content)
 
 

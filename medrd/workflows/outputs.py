@@ -21,13 +21,14 @@ class OutputFiles:
 
     Attributes
     ----------
-    noun
-        What an input is called in messages.
+    noun, pieces
+        What an input, and what a network is shown of it, are called in messages.
     map, mask, overlay, record
         Endings. The map is written first and the record (JSON) last.
     """
 
     noun: str
+    pieces: str
     map: str
     mask: str
     overlay: str = ".png"
@@ -39,9 +40,10 @@ class OutputFiles:
         return (self.map, self.mask, self.record, self.overlay)
 
 
-SCAN_FILES = OutputFiles("scan", map="_anomaly.nii.gz", mask="_mask.nii.gz")
+SCAN_FILES = OutputFiles("scan", "slices", map="_anomaly.nii.gz", mask="_mask.nii.gz")
 BIDS_FILES = OutputFiles(
     "scan",
+    "slices",
     map="_desc-medrd_anomalymap.nii.gz",
     mask="_label-L_desc-medrd_mask.nii.gz",
     overlay="_desc-medrd_anomalymap.png",
@@ -49,7 +51,9 @@ BIDS_FILES = OutputFiles(
 )
 """``anomalymap`` is no suffix of BIDS yet; ``.bidsignore`` says so to its validator."""
 BIDS_MASK_SIDECAR = "_label-L_desc-medrd_mask.json"
-PICTURE_FILES = OutputFiles("picture", map="_anomaly.tiff", mask="_mask.png")
+PREPARED_ENDING = "_prepare.json"
+"""Of the record beside scans that ``medrd prepare`` wrote."""
+PICTURE_FILES = OutputFiles("picture", "picture", map="_anomaly.tiff", mask="_mask.png")
 
 
 def files_of(case: Case, usual: OutputFiles) -> OutputFiles:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from medrd.data.bids import map_sidecar, mask_sidecar
 from medrd.data.cache import file_hash, source_hash
 from medrd.data.domain import CODE_VERSION
-from medrd.errors import InputError
+from medrd.errors import ConfigError, InputError
 from medrd.volumes import write_json
 from medrd.workflows.bids_out import describe_derivative
 from medrd.workflows.device import choose_execution
@@ -29,6 +30,13 @@ from medrd.workflows.inputs import Case
 from medrd.workflows.interrupt import InterruptedRunError, stop_on_signals
 from medrd.workflows.medium import Opened, medium_of
 from medrd.workflows.model_folder import Model, load_model
+from medrd.workflows.native import (
+    NATIVE_ENDINGS,
+    WayBack,
+    check_native_targets,
+    way_back,
+    write_native,
+)
 from medrd.workflows.outputs import (
     BIDS_MASK_SIDECAR,
     MAKER,
@@ -94,6 +102,7 @@ class Job:
     strict: bool
     picture: bool
     inputs: frozenset[Path]
+    native: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +113,7 @@ class Loaded:
     opened: Opened
     hashes: dict[str, str]
     odd: tuple[str, ...]
+    back: WayBack | None = None
 
 
 class CasePredictor:
@@ -128,9 +138,14 @@ class CasePredictor:
         """The case's slices; None if it is done already. Raises InputError."""
         hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
         if not self.job.overwrite and _is_done(
-            self._record(case), hashes, self._identity, strict=self.job.strict
+            self._record(case),
+            hashes,
+            self._identity,
+            strict=self.job.strict,
+            native=self.job.native,
         ):
             return None
+        back = way_back(case.first_file) if self.job.native else None
         check_targets(
             case,
             self.job.out,
@@ -138,12 +153,14 @@ class CasePredictor:
             files_of(case, self._medium.files),
             is_own_map=self._medium.is_own_map,
         )
+        if back is not None:
+            check_native_targets(case, self.job.out, is_own_map=self._medium.is_own_map)
         budget = self.job.max_voxels or self._model.config.data.budget
         opened = self._medium.read(case, budget=budget)
         odd = oddities(opened.prepared, self._model, case.subject)
         if self.job.strict:
             refuse(case.first_file, odd)
-        return Loaded(case, opened, hashes, odd)
+        return Loaded(case, opened, hashes, odd, back)
 
     def finish(self, item: Loaded | InputError | None) -> Outcome:
         """Predict and write what has been read."""
@@ -169,7 +186,10 @@ class CasePredictor:
         """The JSON comes last, so its presence means finished."""
         case, opened, origin, out = item.case, item.opened, item.case.origin, self.job.out
         files = files_of(case, self._medium.files)
+        start = time.perf_counter()
         prediction = self._predictor.on_grid(opened.prepared)
+        scored, seconds = len(prediction.image_scores), time.perf_counter() - start
+        logger.debug("%s: %d %s in %.2f s", case.subject.id, scored, files.pieces, seconds)
         calibration = self._model.calibration
         threshold = calibration.threshold if calibration else None
         paths = {"map": case.output(out, files.map)}
@@ -178,6 +198,9 @@ class CasePredictor:
         stale = (files.record, files.mask, files.overlay, *([BIDS_MASK_SIDECAR] if origin else []))
         for ending in stale:
             remove(case.output(out, ending))
+        for path in (case.output(out, ending) for ending in NATIVE_ENDINGS):
+            if self._medium.is_own_map(path):
+                remove(path)
         opened.write_map(
             paths["map"],
             prediction.grid_map,
@@ -192,6 +215,9 @@ class CasePredictor:
             if origin:
                 sidecar = case.output(out, BIDS_MASK_SIDECAR)
                 write_json(sidecar, mask_sidecar(origin, threshold))
+        native: dict[str, object] = {}
+        if item.back is not None:
+            native = write_native(item.back, case, out, prediction.grid_map, mask, paths)
         if self.job.picture:
             paths["picture"] = case.output(out, files.overlay)
             opened.write_overlay(
@@ -207,8 +233,10 @@ class CasePredictor:
                 "subject": case.subject.id,
                 "inputs": {c: str(s.path) for c, s in case.subject.images.items()},
                 "frame": next(iter(case.subject.images.values())).frame,
+                "series": next(iter(case.subject.images.values())).series,
                 "label": str(case.subject.label.path) if case.subject.label else None,
                 **opened.describe(prediction, mask, calibration),
+                **native,
                 "warnings": list(opened.prepared.warnings),
                 "unlike_training": list(item.odd),
                 "model": {"name": self._model.config.model.name, "hash": self._model.hash},
@@ -238,6 +266,7 @@ def predict(
     device: str = "auto",
     strict: bool = False,
     picture: bool = True,
+    native: bool = False,
     do: Do | None = None,
     report: bool = False,
 ) -> PredictReport:
@@ -268,6 +297,8 @@ def predict(
         in its JSON (``unlike_training``).
     picture
         Also write an overlay as PNG.
+    native
+        Of scans that ``medrd prepare`` wrote: also write map and mask on the raw scan's grid.
     do
         Who does the work; default: this process. See :mod:`medrd.workflows.predict_on_ray`.
     report
@@ -281,6 +312,13 @@ def predict(
         On SIGTERM or Ctrl-C, after the input under way.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
+    if native and loaded.recipe.kind == "pictures":
+        raise ConfigError(
+            "--native",
+            expected="a model of scans, which medrd prepare can write",
+            found="one of pictures",
+            remedy="Leave --native out: maps are on the picture's own grid.",
+        )
     cases, errors = medium_of(loaded.recipe).find(
         [Path(p) for p in inputs], frame=frame, series=series
     )
@@ -297,6 +335,7 @@ def predict(
         device=device,
         strict=strict,
         picture=picture,
+        native=native,
         do=do,
         report=report,
     )
@@ -313,6 +352,7 @@ def predict_cases(
     device: str = "auto",
     strict: bool = False,
     picture: bool = True,
+    native: bool = False,
     do: Do | None = None,
     report: bool = False,
 ) -> PredictReport:
@@ -320,7 +360,7 @@ def predict_cases(
     result = PredictReport(errors=list(errors))
     files = medium_of(loaded.recipe).files
     given = {path.resolve() for case in cases for path in case.subject.files}
-    job = Job(out, overwrite, max_voxels, device, strict, picture, frozenset(given))
+    job = Job(out, overwrite, max_voxels, device, strict, picture, frozenset(given), native)
     outcomes: dict[Path, Outcome] = {}
 
     def record_of(case: Case) -> Path:
@@ -376,14 +416,19 @@ def anomaly_mask(
     return (prediction.grid_map >= threshold) & region
 
 
-def _is_done(path: Path, hashes: dict[str, str], identity: dict[str, str], *, strict: bool) -> bool:
+def _is_done(
+    path: Path, hashes: dict[str, str], identity: dict[str, str], *, strict: bool, native: bool
+) -> bool:
     """Whether the JSON on record is of these inputs and this model, and its files are whole.
 
-    Where what is unlike the training scans is to fail, a result of such a scan does not count.
+    Where what is unlike the training scans is to fail, a result of such a scan does not count;
+    nor does one without a map on the raw grid where that is wanted.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if strict and record["unlike_training"]:
+            return False
+        if native and "native_map" not in record["outputs"]:
             return False
         return record["identity"] == {**identity, "inputs": hashes} and all(
             file_hash(path.parent / entry["file"]) == entry["sha256"]

@@ -21,7 +21,9 @@ _PAGE_CURVES = 12
 
 def is_run(folder: Path) -> bool:
     """Whether ``medrd train`` wrote it."""
-    return (folder / "metrics.jsonl").is_file() and (folder / "config.yaml").is_file()
+    # metrics.jsonl while it is trained; a model without epochs has none, but a run.json.
+    wrote = ("metrics.jsonl", "run.json")
+    return (folder / "config.yaml").is_file() and any((folder / n).is_file() for n in wrote)
 
 
 def is_evaluation(folder: Path) -> bool:
@@ -61,7 +63,8 @@ def report_run(folder: Path) -> Report:
 
 
 def _training(folder: Path) -> list[Section]:
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    log = folder / "metrics.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
     epochs = [json.loads(line) for line in lines]
     run, model = (_read(folder / name) for name in ("run.json", "model/model.json"))
     config = (folder / "config.yaml").read_text(encoding="utf-8")

@@ -22,7 +22,7 @@ from medrd.report.index_page import IndexEntry, index_page
 from medrd.report.page import is_own_page, write_page
 from medrd.report.picture_page import picture_page
 from medrd.report.scan_page import ScanView, scan_page
-from medrd.volumes import Volume, read_mask, read_nifti
+from medrd.volumes import Volume, read_mask, read_nifti, read_volume
 from medrd.workflows.inputs import ERRORS_NAME
 from medrd.workflows.pictures import read_map
 from medrd.workflows.progress import progress
@@ -158,14 +158,16 @@ def _read_scan(item: _Predicted) -> tuple[Volume, Volume]:
     """The scan that was predicted, and its map."""
     source, path_of_map = _source(item), item.output("map")
     assert path_of_map is not None
-    return read_nifti(source.path, frame=source.frame), read_nifti(path_of_map)
+    volume = read_volume(source.path, frame=source.frame, series=source.series)
+    return volume, read_nifti(path_of_map)
 
 
 def _source(item: _Predicted) -> Source:
     """The first input. Raises InputError if it is no longer what was predicted."""
     record = item.content
     channel, path = next(iter(record["inputs"].items()))
-    source = Source(Path(path), record["frame"])
+    # Earlier records do not say which series of a folder was chosen.
+    source = Source(Path(path), record["frame"], record.get("series"))
     if source_hash(source) != record["identity"]["inputs"][channel]:
         raise WrongKindError(
             source.path,

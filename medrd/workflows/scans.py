@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.config import RecipeConfig
-from medrd.data.prepare import PreparedVolume, prepare, read_channels
+from medrd.data.prepare import PreparedVolume, prepare, read_channels, refuse_label
 from medrd.errors import InputError, ModelError, WrongKindError
 from medrd.metrics import lesion_table
 from medrd.pictures import Picture
@@ -28,8 +28,6 @@ from medrd.workflows.outputs import MAKER, SCAN_FILES
 from medrd.workflows.scan_inputs import find_scans
 
 _NIFTI2_HEADER_BYTES = 540
-_MOST_LABELS = 16
-"""Different values that a label may have; an MRI scan has hundreds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,22 +94,6 @@ class OpenedScan:
         }
 
 
-def _refuse_label(volume: Volume) -> None:
-    """Raise WrongKindError where a "scan" holds a handful of whole numbers and nothing else."""
-    values = volume.array[volume.array != 0]
-    # A part of them first: a scan shows within it that it is none.
-    for part in (values[:: max(1, values.size // 10_000)], values):
-        levels = np.unique(part)
-        if not 1 < levels.size <= _MOST_LABELS or (levels != np.round(levels)).any():
-            return
-    raise WrongKindError(
-        volume.path or "volume",
-        expected="a scan",
-        found=f"whole numbers of {levels.size} kinds only, as in a label",
-        remedy="Give the image, not its segmentation.",
-    )
-
-
 class ScanFiles:
     """See :class:`medrd.workflows.medium.Medium`."""
 
@@ -139,7 +121,7 @@ class ScanFiles:
                 )
         volumes = read_channels(case.subject, self._recipe, max_voxels=budget)
         for volume in volumes.values():
-            _refuse_label(volume)
+            refuse_label(volume)
         return OpenedScan(volumes, prepare(volumes, self._recipe))
 
     def prepare(self, given: Volume | Mapping[str, Volume] | Picture) -> PreparedVolume:

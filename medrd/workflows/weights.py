@@ -6,6 +6,7 @@ model is trained: a trained model carries its teacher.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import timm
@@ -17,6 +18,8 @@ from torch import Tensor
 from medrd.config import TeacherConfig
 from medrd.errors import ModelError
 from medrd.models import Teacher
+
+logger = logging.getLogger("medrd.model")
 
 
 def load_teacher_weights(teacher: Teacher, config: TeacherConfig) -> None:
@@ -58,6 +61,7 @@ def load_teacher_weights(teacher: Teacher, config: TeacherConfig) -> None:
             remedy="Check model.teacher.name against the file; both must be the same network.",
         )
     teacher.backbone.load_state_dict(found)
+    logger.debug("teacher %s with the weights of %s", config.name, where)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,140 @@
+"""Maps of prepared scans, back on the grid of the scanner."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medrd.data.cache import file_hash
+from medrd.errors import FileFormatError, MissingInputError, OutputError
+from medrd.heads.record import Origin
+from medrd.metrics import lesion_table
+from medrd.volumes import Volume, inspect_nifti, write_nifti
+from medrd.workflows.inputs import Case
+from medrd.workflows.outputs import MAKER, PREPARED_ENDING
+
+NATIVE_ENDINGS = ("_native_anomaly.nii.gz", "_native_mask.nii.gz")
+
+
+@dataclass(frozen=True, eq=False)
+class WayBack:
+    """From a prepared scan's grid to its raw scan's."""
+
+    origin: Origin
+    blank: Volume
+
+    def scores(
+        self, array: NDArray[np.float32], affine: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """A map (X, Y, Z) on the raw grid, linearly interpolated, 0 outside the prepared one."""
+        result: NDArray[np.float32] = self._sampled(array, affine, order=1).astype(np.float32)
+        return result
+
+    def mask(self, array: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """A mask (X, Y, Z) on the raw grid, by nearest neighbours."""
+        result: NDArray[np.bool_] = self._sampled(array.astype(np.uint8), affine, order=0) > 0
+        return result
+
+    def _sampled(self, array: NDArray, affine: NDArray[np.float64], *, order: int) -> NDArray:
+        onto = np.linalg.inv(affine) @ np.linalg.inv(self.origin.to_raw) @ self.origin.affine
+        return ndimage.affine_transform(
+            array, onto[:3, :3], onto[:3, 3], output_shape=self.blank.shape, order=order
+        )
+
+
+def way_back(prepared: Path) -> WayBack:
+    """Where a scan that ``medrd prepare`` wrote came from.
+
+    Raises
+    ------
+    MissingInputError
+        No record beside it that knows this file, with the voxels that it has.
+    FileFormatError
+        A record that is damaged.
+    """
+    for path in sorted(prepared.parent.glob(f"*{PREPARED_ENDING}")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            for name, output in record["outputs"].items():
+                if output["file"] != prepared.name:
+                    continue
+                if output["sha256"] != file_hash(prepared):
+                    raise MissingInputError(
+                        prepared,
+                        expected="the scan as medrd prepare wrote it, to find the way back",
+                        found="other content than its record says",
+                        remedy="Prepare the raw scan again, or leave --native out.",
+                    )
+                origin = Origin.from_dict(record["origins"][name])
+                return WayBack(origin, origin.blank())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FileFormatError(
+                path,
+                expected="the record of medrd prepare",
+                found=f"something else ({error})",
+                remedy="Prepare the raw scan again, or leave --native out.",
+            ) from None
+    raise MissingInputError(
+        prepared,
+        expected="a scan that medrd prepare wrote, with its record beside it",
+        found=f"no *{PREPARED_ENDING} that names it",
+        remedy="Give the folder that medrd prepare wrote, or leave --native out: the map is then "
+        "on this scan's own grid already.",
+    )
+
+
+def check_native_targets(case: Case, out: Path, *, is_own_map: Callable[[Path], bool]) -> None:
+    """Raise OutputError where a name that is wanted is that of a file medrd did not write."""
+    for path in (case.output(out, ending) for ending in NATIVE_ENDINGS):
+        if path.exists() and not is_own_map(path):
+            raise OutputError(
+                path,
+                expected="a free name, or an earlier result of medrd",
+                found="a file that medrd did not write",
+                remedy="Give another --out, or move the file away.",
+            )
+
+
+def write_native(
+    back: WayBack,
+    case: Case,
+    out: Path,
+    scores: NDArray[np.float32],
+    mask: NDArray[np.bool_] | None,
+    paths: dict[str, Path],
+) -> dict[str, Any]:
+    """Write map and mask on the raw grid, enter them into ``paths``, and say what they hold.
+
+    Parameters
+    ----------
+    scores, mask
+        (X, Y, Z) on the prepared grid.
+    """
+    affine = inspect_nifti(case.first_file).affine
+    raw_scores = back.scores(scores, affine)
+    paths["native_map"], mask_path = (case.output(out, ending) for ending in NATIVE_ENDINGS)
+    write_nifti(
+        paths["native_map"],
+        raw_scores,
+        back.blank,
+        dtype="float32",
+        description=f"{MAKER} anomaly score, on the raw grid",
+        intent_name="anomaly score",
+    )
+    found: dict[str, Any] = {"source": back.origin.path}
+    if mask is not None:
+        raw_mask = back.mask(mask, affine)
+        paths["native_mask"] = mask_path
+        write_nifti(
+            mask_path, raw_mask, back.blank, dtype="uint8", description=f"{MAKER} calibrated mask"
+        )
+        found["findings_volume_mm3"] = float(raw_mask.sum() * back.blank.voxel_volume_mm3)
+        found["findings"] = lesion_table(raw_scores, raw_mask, back.blank.affine)
+    return {"native": found}

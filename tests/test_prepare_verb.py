@@ -1,0 +1,290 @@
+"""``medrd prepare``: subjects in, a folder each out, and maps back on the raw grid."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dicoms import write_series
+from medrd.errors import ConfigError, InputError, MissingInputError, OutputError
+from medrd.heads.head import Options
+from medrd.heads.linear import apply, read_transform, rotation, translation
+from medrd.volumes import volume_from_array
+from medrd.workflows import prepare as prepare_module
+from medrd.workflows.model_folder import Model
+from medrd.workflows.predict import predict
+from medrd.workflows.prepare import prepare
+from medrd.workflows.prepare_inputs import find_raw
+from phantom_heads import LESION_MM, LESION_RADIUS_MM, make_head, points_of, save
+
+Medrd = Callable[..., Any]
+
+MOVED = translation([12, -8, 15]) @ rotation(8, -5, 6)
+NODDED = translation([3, 2, -4]) @ rotation(2, 3, -2) @ MOVED
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One call of the verb: a good subject, one of noise, and one whose file is cut short."""
+
+    options: dict[str, Any]
+    raw: Path
+    out: Path
+    code: int
+    stderr: str
+
+    @property
+    def good(self) -> Path:
+        return self.out / "good"
+
+
+@pytest.fixture(scope="module")
+def prepared(medrd: Medrd, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    root = tmp_path_factory.mktemp("prepare")
+    raw, out = root / "raw", root / "out"
+    template = save(make_head("t1", skull=False, seed=9), root / "template.nii.gz")
+    t1 = make_head("t1", to_head=MOVED, lesion=True, seed=1)
+    flair = make_head(
+        "flair", to_head=NODDED, spacing_mm=(3, 3, 6), shape=(80, 90, 44), lesion=True, seed=2
+    )
+    save(t1, raw / "good" / "good_T1w.nii.gz")
+    save(flair, raw / "good" / "good_FLAIR.nii.gz")
+    noise = np.random.default_rng(0).uniform(1, 100, (24, 24, 24))
+    save(volume_from_array(noise, np.diag([8, 8, 8, 1])), raw / "noise" / "noise_T1w.nii.gz")
+    cut = save(t1, raw / "cut" / "cut_T1w.nii.gz")
+    cut.write_bytes(cut.read_bytes()[:5000])
+    done = medrd("prepare", raw, "--out", out, "--template", template, "--no-bias")
+    options = {"template": template, "options": Options(bias=False)}
+    return Prepared(options, raw, out, done.code, done.stderr)
+
+
+def test_a_good_subject_is_prepared_and_bad_ones_are_named(prepared: Prepared) -> None:
+    assert prepared.code == 3
+    assert "1 prepared, 0 already there, 2 failed" in prepared.stderr
+    errors = json.loads((prepared.out / "errors.json").read_text())
+    by_kind = {error["error"]: error for error in errors}
+    assert by_kind.keys() == {"RegistrationError", "TruncatedFileError"}
+    assert "noise" in by_kind["RegistrationError"]["where"]
+    assert "lost" in by_kind["RegistrationError"]["found"]
+    # Of what failed there is a picture to look at, and nothing that could be used.
+    assert {p.name for p in (prepared.out / "noise").iterdir()} == {"noise_failed.png"}
+    assert not (prepared.out / "cut").exists()
+
+
+def test_a_prepared_subject_is_a_brats_subject_with_its_transforms(prepared: Prepared) -> None:
+    names = {p.relative_to(prepared.good).as_posix() for p in prepared.good.rglob("*.*")}
+    transforms = {f"transforms/good_from-{c}_to-prepared_mode-image_xfm.tfm" for c in (
+        "t1", "flair", "template"
+    )}  # fmt: skip
+    assert names == transforms | {
+        "good_t1.nii.gz",
+        "good_flair.nii.gz",
+        "good_brain_mask.nii.gz",
+        "good_prepare.json",
+        "good_prepare.png",
+    }
+    images = {c: nib.load(prepared.good / f"good_{c}.nii.gz") for c in ("t1", "flair")}
+    brain = np.asarray(nib.load(prepared.good / "good_brain_mask.nii.gz").dataobj) > 0
+    for image in images.values():
+        assert (image.shape, nib.aff2axcodes(image.affine)) == ((240, 240, 155), ("L", "P", "S"))
+        array = np.asarray(image.dataobj)
+        np.testing.assert_array_equal(array > 0, brain)
+    record = json.loads((prepared.good / "good_prepare.json").read_text())
+    assert record["quality"]["brain"] == "template"
+    assert 1200 < record["quality"]["brain_ml"] < 1700
+    page = (prepared.out / "prepared.html").read_text()
+    assert "good/good_prepare.png" in page
+    assert "cut_T1w.nii.gz: expected" in page
+
+
+def test_transforms_lead_from_the_template_to_where_the_head_was(prepared: Prepared) -> None:
+    record = json.loads((prepared.good / "good_prepare.json").read_text())
+    centre = np.argwhere(
+        np.asarray(nib.load(prepared.good / "good_brain_mask.nii.gz").dataobj)
+    ).mean(0)
+    corners = np.array([[x, y, z] for x in (-45, 45) for y in (-55, 55) for z in (-35, 35)])
+    head = nib.load(prepared.good / "good_t1.nii.gz").affine
+    brain_mm = apply(head, centre[None] + corners)
+    folder = prepared.good / "transforms"
+    for channel, to_head in (("t1", MOVED), ("flair", NODDED)):
+        file = folder / f"good_from-{channel}_to-prepared_mode-image_xfm.tfm"
+        to_raw = read_transform(file)
+        np.testing.assert_allclose(to_raw, record["origins"][channel]["prepared_to_raw_mm"])
+        # Prepared -> raw -> the head's own world is what prepared -> template is, for a head of
+        # the template's own shape.
+        found = apply(to_head @ to_raw, brain_mm)
+        template = folder / "good_from-template_to-prepared_mode-image_xfm.tfm"
+        expected = apply(read_transform(template), brain_mm)
+        assert np.linalg.norm(found - expected, axis=1).max() < 3.0
+
+
+def test_what_is_done_is_not_done_again(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(prepared.out, tmp_path / "out"))
+    times = {p: p.stat().st_mtime_ns for p in (out / "good").rglob("*")}
+    work: list[object] = []
+    monkeypatch.setattr(prepare_module, "prepare_head", lambda *given: work.append(given))
+    report = prepare([prepared.raw / "good"], out, **prepared.options)
+    assert (report.skipped, report.done, report.errors) == (
+        [out / "good" / "good_prepare.json"],
+        [],
+        [],
+    )
+    assert {p: p.stat().st_mtime_ns for p in (out / "good").rglob("*")} == times
+    # A damaged output, another option: done again.
+    (out / "good" / "good_t1.nii.gz").write_bytes(b"damaged")
+    for options in (prepared.options, prepared.options | {"options": Options(stretch=True)}):
+        with pytest.raises(AttributeError):  # of the None that stands for the head
+            prepare([prepared.raw / "good"], out, **options)
+    assert len(work) == 2
+
+
+def test_other_files_in_a_subject_s_folder_are_safe(prepared: Prepared, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(prepared.out, tmp_path / "out"))
+    (out / "good" / "notes.txt").write_text("mine")
+    again = prepared.options | {"options": Options(stretch=True)}
+    report = prepare([prepared.raw / "good"], out, **again)
+    assert [type(error) for error in report.errors] == [OutputError]
+    assert (out / "good" / "good_t1.nii.gz").exists()
+    assert (out / "good" / "notes.txt").read_text() == "mine"
+
+
+# --- The way back ---
+
+
+@pytest.fixture(scope="module")
+def predicted(prepared: Prepared, quick: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("native") / "maps"
+    report = predict(quick, [prepared.good], out, native=True, picture=False)
+    assert report.errors == []
+    return out
+
+
+def test_a_map_comes_back_to_the_raw_scan_voxel_on_voxel(
+    predicted: Path, prepared: Prepared
+) -> None:
+    raw = nib.load(prepared.raw / "good" / "good_FLAIR.nii.gz")
+    image = nib.load(predicted / "good_native_anomaly.nii.gz")
+    for field in ("dim", "pixdim", "srow_x", "srow_y", "srow_z", "sform_code", "qform_code"):
+        np.testing.assert_array_equal(image.header[field], raw.header[field])
+    scores = np.asarray(image.dataobj)
+    points = points_of(raw.shape, NODDED @ raw.affine)
+    distance = np.linalg.norm(points - LESION_MM, axis=-1)
+    assert distance[np.unravel_index(scores.argmax(), scores.shape)] < LESION_RADIUS_MM
+    mask = np.asarray(nib.load(predicted / "good_native_mask.nii.gz").dataobj) > 0
+    assert mask[distance < LESION_RADIUS_MM / 2].all()
+    record = json.loads((predicted / "good.json").read_text())
+    assert record["native"]["source"].endswith("good_FLAIR.nii.gz")
+    first = record["native"]["findings"][0]
+    assert set(first) == set(record["findings"][0])
+
+
+def test_what_was_predicted_without_the_way_back_is_done_again_with_it(
+    predicted: Path, prepared: Prepared, quick: Model, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(predicted, tmp_path / "maps"))
+    assert predict(quick, [prepared.good], out, native=True, picture=False).done == []
+    record = json.loads((out / "good.json").read_text())
+    del record["outputs"]["native_map"]
+    (out / "good.json").write_text(json.dumps(record))
+    assert len(predict(quick, [prepared.good], out, native=True, picture=False).done) == 1
+
+
+def test_a_scan_that_was_not_prepared_has_no_way_back(
+    prepared: Prepared, quick: Model, tmp_path: Path
+) -> None:
+    alone = Path(shutil.copy(prepared.good / "good_flair.nii.gz", tmp_path / "a_flair.nii.gz"))
+    (error,) = predict(quick, [alone], tmp_path / "maps", native=True).errors
+    assert isinstance(error, MissingInputError)
+    assert "leave --native out" in error.remedy
+    changed = Path(shutil.copytree(prepared.good, tmp_path / "good"))
+    shutil.copy(changed / "good_t1.nii.gz", changed / "good_flair.nii.gz")
+    (error,) = predict(quick, [changed], tmp_path / "maps", native=True).errors
+    assert "other content" in error.found
+
+
+# --- What is found ---
+
+
+def found(*paths: Path, **options: Any) -> tuple[dict[str, list[str]], list[InputError]]:
+    cases, errors = find_raw(paths, **options)
+    subjects = {
+        (case.place / case.subject.id).as_posix(): sorted(case.subject.images) for case in cases
+    }
+    return subjects, errors
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def test_files_whose_names_differ_in_their_modality_are_one_subject(tmp_path: Path) -> None:
+    touch(tmp_path, "site/a/a_flair.nii.gz", "site/a/a_t1.nii", "site/a/a_seg.nii.gz")
+    touch(tmp_path, "flat/b_T1w.nii.gz", "flat/b_ce-gad_T1w.nii.gz", "flat/c_FLAIR.nii.gz")
+    assert found(tmp_path) == (
+        {"site/a": ["flair", "t1"], "flat/b": ["t1", "t1ce"], "flat/c": ["flair"]},
+        [],
+    )
+    files = [tmp_path / "flat" / "b_T1w.nii.gz", tmp_path / "flat" / "c_FLAIR.nii.gz"]
+    assert found(*files)[0] == {"b": ["t1"], "c": ["flair"]}
+
+
+def test_what_was_prepared_among_raw_scans_is_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, "a_t1.nii.gz", "out/a/a_t1.nii.gz", "out/a/a_prepare.json")
+    assert found(tmp_path) == ({"a": ["t1"]}, [])
+
+
+def test_a_name_that_says_nothing_needs_the_modality(tmp_path: Path) -> None:
+    touch(tmp_path, "scan.nii.gz", "b_t1.nii.gz")
+    subjects, (error,) = found(tmp_path)
+    assert subjects == {"b": ["t1"]}
+    assert "--modality" in error.remedy
+    assert found(tmp_path, modality="flair")[0] == {"scan": ["flair"], "b": ["t1"]}
+    with pytest.raises(ConfigError, match="one of flair"):
+        find_raw([tmp_path], modality="ct")
+
+
+def test_a_session_of_a_bids_dataset_is_a_subject(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        *(f"sub-01/ses-a/anat/sub-01_ses-a_{kind}.nii.gz" for kind in ("T1w", "FLAIR")),
+        "sub-02/anat/sub-02_acq-x_T1w.nii.gz",
+        "sub-03/anat/sub-03_run-1_T1w.nii.gz",
+        "sub-03/anat/sub-03_run-2_T1w.nii.gz",
+        "sub-03/anat/sub-03_T2w.nii.gz",
+    )
+    (tmp_path / "dataset_description.json").write_text('{"BIDSVersion": "1.10.0"}')
+    subjects, (error,) = found(tmp_path)
+    assert subjects == {
+        "sub-01/ses-a/sub-01_ses-a": ["flair", "t1"],
+        "sub-02/sub-02": ["t1"],
+        "sub-03/sub-03": ["t2"],
+    }
+    assert "one t1 scan" in error.expected
+
+
+def test_dicom_folders_called_as_modalities_are_one_subject(tmp_path: Path) -> None:
+    for name in ("pat/t1", "pat/FLAIR", "plain"):
+        write_series(tmp_path / name, np.ones((3, 4, 4)))
+    subjects, (error,) = found(tmp_path)
+    assert subjects == {"pat": ["flair", "t1"]}
+    assert error.where.endswith("plain")
+    assert found(tmp_path / "plain", modality="t2")[0] == {"plain": ["t2"]}
+
+
+def test_two_subjects_of_one_name_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "x/a_t1.nii.gz", "y/a_t1.nii.gz")
+    with pytest.raises(ConfigError, match="a name of its own"):
+        find_raw([tmp_path / "x" / "a_t1.nii.gz", tmp_path / "y" / "a_t1.nii.gz"])
