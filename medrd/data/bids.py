@@ -68,11 +68,18 @@ class _File:
 
 
 def bids_root(folder: Path) -> Path | None:
-    """The dataset that a folder is, or lies in; None if there is none."""
+    """The dataset that a folder is, or lies in; None if there is none.
+
+    Nor is one for ``sourcedata``, which holds what the dataset was made from, in any order and
+    often as DICOM; nor for other folders in it without NIfTI files.
+    """
     folder = folder.absolute()
     for candidate in (folder, *folder.parents[:4]):
         if "BIDSVersion" in read_description(candidate):
-            return candidate
+            inside = folder.relative_to(candidate).parts
+            source = inside[:1] == ("sourcedata",)
+            bare = bool(inside) and not any(is_nifti(path) for path in folder.rglob("*"))
+            return None if source or bare else candidate
     return None
 
 
@@ -120,17 +127,30 @@ def bids_subjects(
     return scans
 
 
+def makers(description: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """``GeneratedBy`` as a list, whatever somebody wrote there."""
+    given = description.get("GeneratedBy")
+    return [each for each in (given if isinstance(given, list) else [given]) if _is_maker(each)]
+
+
 def derivative_description(origin: BidsOrigin, out: Path, version: str) -> dict[str, Any]:
-    """``dataset_description.json`` of the results in ``out``."""
+    """``dataset_description.json`` of the results in ``out``.
+
+    What was added to an earlier one (authors, a licence, another name) stays.
+    """
+    there = read_description(out)
     named = read_description(origin.root).get("Name")
     source = os.path.relpath(origin.root, out.absolute())
+    links = there.get("DatasetLinks")
+    others = [maker for maker in makers(there) if maker["Name"] != "medrd"]
     return {
         "Name": f"Anomaly maps of {named or origin.root.name}",
+        **there,
         "BIDSVersion": VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "medrd", "Version": version}],
+        "GeneratedBy": [{"Name": "medrd", "Version": version}, *others],
         "SourceDatasets": [{"URL": source}],
-        "DatasetLinks": {"source": source},
+        "DatasetLinks": {**(links if isinstance(links, dict) else {}), "source": source},
     }
 
 
@@ -152,6 +172,10 @@ def mask_sidecar(origin: BidsOrigin, threshold: float) -> dict[str, Any]:
         "Sources": origin.uris,
         "SpatialReference": origin.uris[0],
     }
+
+
+def _is_maker(value: object) -> bool:
+    return isinstance(value, dict) and "Name" in value
 
 
 def _files(root: Path, below: Path) -> Iterator[_File]:
