@@ -124,7 +124,7 @@ def _evaluation(folder: Path, *, base: Path) -> tuple[list[Section], list[str], 
     ]
     cases = folder / CASES_NAME
     records = find_records(cases) if cases.is_dir() else []
-    errors = []
+    errors: list[InputError] = []
     if records:
         errors = report_predictions(cases, records).errors
         sections.append(_cases(cases, records, subjects, base=base))
