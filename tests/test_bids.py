@@ -11,14 +11,12 @@ from typing import Any
 
 import pytest
 
-from dicoms import write_series
 from medrd.config import make_config
 from medrd.data.bids import bids_root, bids_subjects
 from medrd.errors import ConfigError, InputError, MissingInputError, OutputError
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.predict import predict
 from medrd.workflows.train import train
-from tiny import tiny_brain
 
 ANAT = "sub-01/anat"
 
@@ -185,19 +183,6 @@ def test_what_somebody_added_to_a_derivative_stays(
     assert (out / "README").read_text(encoding="utf-8") == "mine"
     ignored = (out / ".bidsignore").read_text(encoding="utf-8").splitlines()
     assert ignored == ["*_anomalymap.*", "mine/", "errors.json", "report.html", "report/"]
-
-
-def test_sourcedata_is_a_plain_folder(model: Model, brains: Path, tmp_path: Path) -> None:
-    source = brains / "sourcedata" / "sub-01" / "scan"
-    brain = tiny_brain(0)[0].transpose(2, 1, 0)
-    write_series(source, brain, spacing_mm=(4.0, 4.0, 4.0))
-    (done,) = predict(model, [source], tmp_path / "out").done
-    assert done == tmp_path / "out" / "scan.json"
-    assert bids_root(brains / "sourcedata") is None
-    beside = brains / "sub-01" / "dicom"
-    shutil.copytree(source, beside)
-    assert bids_root(beside) is None
-    assert bids_root(brains / "sub-01") == brains
 
 
 def test_a_dataset_is_never_written_into_and_comes_alone(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NAMES = sorted(path.name for path in FOLDER.glob("*.ipynb"))
 SMALL = """
-    seeds=[0,1]
     data_sets.phantoms.root={brains}
     data_sets.phantoms.generate=null
     data_sets.phantoms.config.data.split.train=2
@@ -82,5 +80,4 @@ def test_cross_domain(
     assert len(shown(notebook, "image/png")) == 2
     results, table = shown(notebook, "text/markdown")
     assert "mine" not in results
-    assert table.count("| mine ") == 4  # a brain and an industrial row of one's own, twice
-    assert all(re.fullmatch(r"–|[01]\.\d{4}", cell) for cell in re.findall(r"\d\.\d+", table))
+    assert table.count("| mine ") == 2  # a brain and an industrial row of one's own

@@ -68,18 +68,11 @@ class _File:
 
 
 def bids_root(folder: Path) -> Path | None:
-    """The dataset that a folder is, or lies in; None if there is none.
-
-    Nor is one for ``sourcedata``, which holds what the dataset was made from, in any order and
-    often as DICOM; nor for other folders in it without NIfTI files.
-    """
+    """The dataset that a folder is, or lies in; None if there is none."""
     folder = folder.absolute()
     for candidate in (folder, *folder.parents[:4]):
         if "BIDSVersion" in read_description(candidate):
-            inside = folder.relative_to(candidate).parts
-            source = inside[:1] == ("sourcedata",)
-            bare = bool(inside) and not any(is_nifti(path) for path in folder.rglob("*"))
-            return None if source or bare else candidate
+            return candidate
     return None
 
 
