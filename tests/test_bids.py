@@ -134,14 +134,18 @@ def test_results_are_a_derivative_that_the_bids_validator_passes(
     model: Model, brains: Path
 ) -> None:
     out = brains / "derivatives" / "medrd"
-    report = predict(model, [brains], out)
+    out.mkdir(parents=True)
+    (out / ".bidsignore").write_text("mine/\n")
+    report = predict(model, [brains], out, report=True)
     assert report.errors == []
     stems = ["sub-01/anat/sub-01", "sub-02/ses-a/anat/sub-02_ses-a"]
     endings = ["_desc-medrd_anomalymap" + e for e in (".nii.gz", ".json", ".png")]
     endings += ["_label-L_desc-medrd_mask" + e for e in (".nii.gz", ".json")]
-    top = ["dataset_description.json", "README", ".bidsignore"]
+    top = ["dataset_description.json", "README", ".bidsignore", "report.html"]
+    top += [f"report/{stem}_desc-medrd_anomalymap.html" for stem in stems]
     written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert written == {stem + ending for stem in stems for ending in endings} | set(top)
+    assert (out / ".bidsignore").read_text(encoding="utf-8").startswith("mine/\n*_anomalymap.*\n")
     record = json.loads(
         (out / f"{stems[0]}_desc-medrd_anomalymap.json").read_text(encoding="utf-8")
     )
@@ -158,6 +162,27 @@ def test_results_are_a_derivative_that_the_bids_validator_passes(
         issues = json.loads(done.stdout)["issues"]["issues"]
         assert [issue for issue in issues if issue["severity"] == "error"] == []
         assert done.returncode == 0
+
+
+def test_what_somebody_added_to_a_derivative_stays(
+    model: Model, brains: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    predict(model, [brains], out)
+    description = json.loads((out / "dataset_description.json").read_text(encoding="utf-8"))
+    added = {"Authors": ["Ada"], "License": "CC0", "Name": "Ours"}
+    maker = {"Name": "medrd", "Version": "0.0"}  # no list, as some write it
+    (out / "dataset_description.json").write_text(
+        json.dumps(description | added | {"GeneratedBy": maker})
+    )
+    (out / "README").write_text("mine")
+    (out / ".bidsignore").write_text("*_anomalymap.*\nmine/")
+    predict(model, [brains], out)
+    again = json.loads((out / "dataset_description.json").read_text(encoding="utf-8"))
+    assert again == description | added
+    assert (out / "README").read_text(encoding="utf-8") == "mine"
+    ignored = (out / ".bidsignore").read_text(encoding="utf-8").splitlines()
+    assert ignored == ["*_anomalymap.*", "mine/", "errors.json", "report.html", "report/"]
 
 
 def test_a_dataset_is_never_written_into_and_comes_alone(

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from typer.testing import CliRunner
 
 from medrd.cli import app
 from medrd.config import RecipeConfig, make_config
+from medrd.config.layout import Layout
 from medrd.data.prepare import prepare
 from medrd.errors import ModelError, OutputError
 from medrd.models import Scoring, build_detector
+from medrd.models.build import DETECTORS
 from medrd.models.exportable import Exportable
 from medrd.volumes import read_nifti
 from medrd.workflows import export as export_module
+from medrd.workflows.bundle import BundleNetwork
 from medrd.workflows.device import choose_execution
 from medrd.workflows.export import export
 from medrd.workflows.infer import Predictor
+from medrd.workflows.interface_words import words_before
 from medrd.workflows.model_folder import Model, load_model, make_detector, save_model
 
 TRAINING: dict[str, Any] = {
@@ -66,6 +73,21 @@ def test_the_module_says_what_prediction_says(score: Any, across_mm: float) -> N
     np.testing.assert_allclose(maps.numpy(), expected[0], atol=1e-6)
     np.testing.assert_allclose(scores.numpy(), expected[1], atol=1e-6)
     assert scores[3] == 0
+
+
+@pytest.mark.parametrize("name", [n for n in DETECTORS if n != "patchcore"])
+def test_every_method_makes_a_graph_for_any_number_of_slices(name: str) -> None:
+    torch.manual_seed(0)
+    teacher = "resnet18" if DETECTORS[name].has_teacher else None
+    more = {"modalities": 3, "channels": 3} if DETECTORS[name].takes_stacks else {}
+    detector = build_detector(name, teacher=teacher, **more)
+    network = Exportable(detector, Scoring(size=64), size=64)
+    interface = export_module.Interface(Layout(("a", "b", "c")), 64, positions=False)
+    module = export_module._traced(network, interface).module()
+    given = interface.example(3)
+    with torch.no_grad():
+        for ours, native in zip(module(*given), network(*given), strict=True):
+            torch.testing.assert_close(ours, native, atol=1e-5, rtol=1e-5)
 
 
 # --- Files ---
@@ -136,6 +158,102 @@ def test_a_graph_that_differs_is_not_written(
     assert list(out.iterdir()) == []
 
 
+def test_a_graph_that_says_nan_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = export_module._save_pt2
+
+    def spoilt(*given: Any) -> Any:
+        run = save(*given)
+        return lambda *x: (run(*x)[0] * np.float32("nan"), run(*x)[1])
+
+    monkeypatch.setattr(export_module, "_save_pt2", spoilt)
+    with pytest.raises(ModelError, match="a difference of inf"):
+        export(saved(tmp_path / "m", {"name": "intensity"}), tmp_path / "out", format="pt2")
+
+
+def test_what_the_exporter_cannot_do_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise torch._dynamo.exc.UserError(
+            torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION, "Constraints violated (slices)!"
+        )
+
+    monkeypatch.setattr(torch.export, "export", refuse)
+    with pytest.raises(ModelError, match="UserError: Constraints violated"):
+        export(saved(tmp_path / "m", {"name": "intensity"}), tmp_path / "out")
+
+
+def test_graphs_of_two_models_never_share_a_folder(tmp_path: Path) -> None:
+    first = saved(tmp_path / "a", {"name": "intensity"})
+    second = saved(tmp_path / "b", {"name": "intensity"}, scoring={"sigma_px": 1})
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".model.onnx.left").touch()  # of a killed export
+    for format in ("onnx", "pt2"):
+        export(first, out, format=format)  # type: ignore[arg-type]
+    assert {"model.onnx", "model.pt2"} <= {path.name for path in out.iterdir()}
+    export(second, out, format="pt2")
+    assert not (out / "model.onnx").exists()
+    interface = json.loads((out / "interface.json").read_text(encoding="utf-8"))
+    assert interface["model"]["hash"] == load_model(second).hash
+    (out / "model.pt2").unlink()  # killed between the two files
+    assert export(second, out, format="onnx").is_file()
+
+
+def test_a_graph_agrees_on_real_slices(brats_root: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    teacher = {"name": "resnet18", "weights": "random"}
+    folder = saved(tmp_path / "m", {"name": "rd4ad", "teacher": teacher}, recipe={"size": 128})
+    export(folder, tmp_path / "out")
+    model = load_model(folder)
+    scan = next(path for path in sorted(brats_root.rglob("*_flair.nii*")))
+    assert isinstance(model.recipe, RecipeConfig)
+    prepared = prepare({"flair": read_nifti(scan)}, model.recipe)
+    images, region = prepared.images[::8], prepared.region[::8]
+    maps, scores = native(model).maps(images, region)
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    ours = session.run(None, {"images": images, "region": region})
+    assert np.abs(ours[0] - maps).max() <= 1e-4 * np.ptp(maps)
+    assert np.abs(ours[1] - scores).max() <= 1e-4 * np.ptp(maps)
+
+
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+def test_the_interfaces_words_make_the_slices_that_prediction_makes(
+    tiny_root: Path, axis: Any
+) -> None:
+    """Done by hand, from nothing but what interface.json says."""
+    recipe = RecipeConfig(size=64, field_mm=256, axis=axis, min_brain_mm2=500)
+    words = words_before(recipe)
+    scan = read_nifti(tiny_root / "tiny_0" / "tiny_0_flair.nii.gz")
+    prepared = prepare({"flair": scan}, recipe)
+
+    # "Axial slices from the feet up; rows from front to back, columns … (axes S, P, L)": R, A, S
+    # of an array in RAS+ become these.
+    image = nib.as_closest_canonical(nib.Nifti1Image(scan.array, scan.affine))
+    array = np.asarray(image.dataobj)
+    (codes,) = re.findall(r"\(axes (\w), (\w), (\w)\)", " ".join(words))
+    place = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
+    stack = array.transpose([place[code] for code in codes])
+    stack = stack[tuple(slice(None, None, 1 if code in "RAS" else -1) for code in codes)]
+    brain = ndimage.binary_fill_holes(stack != 0)
+    (found,) = re.findall(r"percentiles ([\d.]+) and ([\d.]+)", " ".join(words))
+    low, high = np.percentile(stack[brain], [float(each) for each in found])
+    normal = np.clip((stack - low) / (high - low), 0, 1) * brain
+    # Its voxels have 4 mm: 64 of them fill the field, so that nothing is resized.
+    for dim in (1, 2):
+        where = np.flatnonzero(brain.any(axis=tuple(d for d in range(3) if d != dim)))
+        start = int(np.floor((where[0] + where[-1] + 1) / 2 - 32 + 0.5))
+        pad = [(0, 0)] * 3
+        pad[dim] = (64, 64)
+        normal = np.pad(normal, pad).take(range(start + 64, start + 128), axis=dim)
+    np.testing.assert_allclose(normal[prepared.numbers], prepared.images[:, 0], atol=1e-6)
+    areas = brain.sum(axis=(1, 2)) * 16
+    assert list(prepared.numbers) == list(np.flatnonzero(areas >= 500))
+
+
 def test_what_makes_no_graph_and_a_folder_with_other_files_are_refused(tmp_path: Path) -> None:
     teacher = {"name": "resnet18", "weights": "random"}
     bank = saved(tmp_path / "bank", {"name": "patchcore", "teacher": teacher})
@@ -164,7 +282,8 @@ def test_monai_verifies_the_bundle_and_runs_it_to_the_same_map(
     required = {"version", "changelog", "monai_version", "pytorch_version", "numpy_version"}
     required |= {"task", "description", "authors", "copyright", "network_data_format"}
     assert required <= json.loads(meta.read_text(encoding="utf-8")).keys()
-    assert torch.load(bundle / "models" / "model.pt", weights_only=True)
+    weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    BundleNetwork(str(bundle / "models" / "medrd")).load_state_dict(weights)  # strict
     common = {"meta_file": str(meta), "config_file": str(config), "bundle_root": str(bundle)}
     verify_net_in_out(net_id="network_def", device="cpu", **common)  # type: ignore[arg-type]
     run(
@@ -182,6 +301,30 @@ def test_monai_verifies_the_bundle_and_runs_it_to_the_same_map(
         for folder in ("maps", "direct")
     )
     np.testing.assert_array_equal(ours, theirs)
+
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.nii.gz").write_text("no scan")
+    with pytest.raises(RuntimeError) as failed:
+        run(
+            run_id="run",
+            device="cpu",
+            dataset_dir=str(tmp_path / "bad"),
+            output_dir=str(tmp_path / "none"),
+            **common,  # type: ignore[arg-type]
+        )
+    assert "1 that cannot be" in str(failed.value.__cause__)
+
+
+def test_somebody_elses_bundle_is_not_written_into(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", {"name": "intensity"})
+    configs = tmp_path / "theirs" / "configs"
+    configs.mkdir(parents=True)
+    (configs / "metadata.json").write_text('{"required_packages_version": {"nibabel": "5"}}')
+    with pytest.raises(OutputError, match="other files"):
+        export(folder, tmp_path / "theirs", format="bundle")
+    out = export(folder, tmp_path / "mine", format="bundle")
+    (out / "configs" / "metadata.json").unlink()  # killed before the last file
+    assert (export(folder, out, format="bundle") / "configs" / "metadata.json").is_file()
 
 
 def test_a_bundle_of_a_model_of_stacks_takes_all_their_channels(tmp_path: Path) -> None:

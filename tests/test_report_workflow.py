@@ -7,15 +7,23 @@ import gzip
 import json
 import re
 import shutil
+from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from medrd.config import make_config
-from medrd.errors import ConfigError, FileFormatError, OutputError, WrongKindError
+from medrd.errors import (
+    ConfigError,
+    FileFormatError,
+    MissingInputError,
+    OutputError,
+    WrongKindError,
+)
 from medrd.workflows.evaluate import evaluate
 from medrd.workflows.evaluation_cases import choose_cases
 from medrd.workflows.model_folder import Model, load_model
@@ -66,6 +74,71 @@ def test_scans_get_a_page_each_and_an_index(quick: Model, tiny_root: Path, tmp_p
     assert not pages[1].exists()  # the only scan is on report.html itself
     assert embedded(again.path, "heat").max() > 1
     assert (pages[0].parent / "mine.html").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_scan_unlike_the_training_scans_is_shown_with_that_warning(
+    quick: Model, tiny_root: Path, tmp_path: Path
+) -> None:
+    scan = nib.load(tiny_root / "tiny_0" / "tiny_0_flair.nii.gz")
+    upside_down = np.asarray(scan.dataobj).max() - np.asarray(scan.dataobj)
+    upside_down[np.asarray(scan.dataobj) == 0] = 0
+    nib.save(nib.Nifti1Image(upside_down, scan.affine), tmp_path / "a_T1w.nii.gz")
+    result = predict(quick, [tmp_path / "a_T1w.nii.gz"], tmp_path / "out", report=True)
+    record = json.loads(result.done[0].read_text(encoding="utf-8"))
+    assert record["unlike_training"]
+    assert result.page is not None
+    page = result.page.path.read_text(encoding="utf-8")
+    for text in record["unlike_training"]:
+        assert escape(f"Unlike the training scans: {text}") in page
+
+    more = predict(quick, [tiny_root / "tiny_0"], tmp_path / "out", report=True)
+    assert more.page is not None
+    rows = more.page.path.read_text(encoding="utf-8").split("<tr>")
+    (row,) = (row for row in rows if ">a_T1w<" in row)
+    count = len(record["warnings"]) + len(record["unlike_training"])
+    assert re.search(rf'data-value="{count}.0">{count}<', row)
+
+
+def test_pages_stay_where_scans_cannot_be_found_again(
+    quick: Model, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a#1", "b?x 50%"):  # links must lead to these as well
+        shutil.copy(tiny_root / "tiny_0" / "tiny_0_flair.nii.gz", tmp_path / f"{name}.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    predict(quick, [Path("a#1.nii.gz"), Path("b?x 50%.nii.gz")], tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out")
+    first = write_report(tmp_path / "out")
+    assert (first.pages, first.errors) == (2, [])  # paths on record do not depend on the folder
+
+    (tmp_path / "a#1.nii.gz").rename(tmp_path / "moved.nii.gz")
+    again = write_report(tmp_path / "out")
+    assert (again.pages, [type(e) for e in again.errors]) == (1, [MissingInputError])
+    index = again.path.read_text(encoding="utf-8")
+    assert "a#1.nii.gz: expected" in index
+    links = re.findall(r'<a href="(report/[^"]+)"', index)
+    assert len(links) == 2
+    for link in links:
+        assert not set("#?") & set(link)
+        assert "tabindex" in (tmp_path / "out" / unquote(link)).read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_shown_is_in_errors_json_until_it_can(
+    quick: Model, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(tiny_root / "tiny_0" / "tiny_0_flair.nii.gz", tmp_path / "a.nii.gz")
+    record = json.loads(
+        predict(quick, [tmp_path / "a.nii.gz"], tmp_path / "out").done[0].read_text("utf-8")
+    )
+    del record["frame"]  # as an earlier version wrote it
+    (tmp_path / "out" / "a.json").write_text(json.dumps(record))
+    result = predict(quick, [tmp_path / "a.nii.gz"], tmp_path / "out", report=True)
+    assert (len(result.skipped), result.errors) == (1, [])
+    assert result.page is not None
+    (error,) = result.page.errors
+    (listed,) = json.loads((tmp_path / "out" / "errors.json").read_text(encoding="utf-8"))
+    assert listed == {**error.to_dict(), "step": "report"}
+    (tmp_path / "out" / "a.json").write_text(json.dumps(record | {"frame": None}))
+    assert write_report(tmp_path / "out").errors == []
 
 
 def test_a_scan_that_is_no_longer_the_one_predicted_is_not_shown(
@@ -178,6 +251,25 @@ def test_a_run_shows_its_loss_and_its_evaluation(
     case = re.search(r'href="(evaluation/cases/report/[^"]+)"', both)
     assert case is not None
     assert (run / case[1]).is_file()
+
+
+def test_cases_whose_scans_have_moved_keep_their_pages(
+    quick: Model, tiny_root: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(tiny_root, tmp_path / "data"))
+    raw = quick.config.to_dict()
+    raw["data"]["root"] = str(data)
+    evaluate(quick, make_config(raw), tmp_path / "ev", report=True)
+    data.rename(tmp_path / "elsewhere")
+    pages = sorted((tmp_path / "ev" / "cases" / "report").glob("*.html"))
+    pages[0].unlink()
+    again = write_report(tmp_path / "ev")
+    assert len(again.errors) == len(pages) == 2
+    page = again.path.read_text(encoding="utf-8")
+    links = re.findall(r'href="(cases/[^"]+)"', page)
+    assert links == [f"cases/report/{pages[1].name}"]  # none leads to nothing
+    assert pages[1].is_file()
+    assert "A case is not shown anew" in page
 
 
 def test_a_damaged_run_is_an_error(evaluation: Path, tmp_path: Path) -> None:

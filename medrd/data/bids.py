@@ -120,17 +120,30 @@ def bids_subjects(
     return scans
 
 
+def makers(description: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """``GeneratedBy`` as a list, whatever somebody wrote there."""
+    given = description.get("GeneratedBy")
+    return [each for each in (given if isinstance(given, list) else [given]) if _is_maker(each)]
+
+
 def derivative_description(origin: BidsOrigin, out: Path, version: str) -> dict[str, Any]:
-    """``dataset_description.json`` of the results in ``out``."""
+    """``dataset_description.json`` of the results in ``out``.
+
+    What was added to an earlier one (authors, a licence, another name) stays.
+    """
+    there = read_description(out)
     named = read_description(origin.root).get("Name")
     source = os.path.relpath(origin.root, out.absolute())
+    links = there.get("DatasetLinks")
+    others = [maker for maker in makers(there) if maker["Name"] != "medrd"]
     return {
         "Name": f"Anomaly maps of {named or origin.root.name}",
+        **there,
         "BIDSVersion": VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "medrd", "Version": version}],
+        "GeneratedBy": [{"Name": "medrd", "Version": version}, *others],
         "SourceDatasets": [{"URL": source}],
-        "DatasetLinks": {"source": source},
+        "DatasetLinks": {**(links if isinstance(links, dict) else {}), "source": source},
     }
 
 
@@ -152,6 +165,10 @@ def mask_sidecar(origin: BidsOrigin, threshold: float) -> dict[str, Any]:
         "Sources": origin.uris,
         "SpatialReference": origin.uris[0],
     }
+
+
+def _is_maker(value: object) -> bool:
+    return isinstance(value, dict) and "Name" in value
 
 
 def _files(root: Path, below: Path) -> Iterator[_File]:

@@ -95,7 +95,9 @@ class ReContrast(Detector):
             frozen = self.teacher(images)
         adapted = self.encoder(images)
         both = [torch.cat(pair) for pair in zip(adapted, frozen, strict=True)]
-        halves = [level.chunk(2) for level in self.decoder(self.bottleneck(both))]
+        count = len(images)  # chunk(2) would tie an exported graph to the batch it was traced with
+        levels = self.decoder(self.bottleneck(both))
+        halves = [(level[:count], level[count:]) for level in levels]
         outputs = [
             head(half[view])
             for view, heads in enumerate(self.heads)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import medrd
-from medrd.data.bids import DESCRIPTION_NAME, derivative_description, read_description
+from medrd.data.bids import DESCRIPTION_NAME, derivative_description, makers, read_description
 from medrd.errors import ConfigError, OutputError
 from medrd.volumes import write_json, write_text
 from medrd.workflows.inputs import ERRORS_NAME, Case
+from medrd.workflows.report_scans import PAGES_NAME, REPORT_NAME
 
-_IGNORED = f"*_anomalymap.*\n{ERRORS_NAME}\n"
+_IGNORED = ("*_anomalymap.*", ERRORS_NAME, REPORT_NAME, f"{PAGES_NAME}/")
 _README = """Anomaly maps by medrd. Research use only; not a medical device.
 
 `*_anomalymap.nii.gz` is the score of each voxel on the grid of its source, `.json` beside it what
@@ -21,6 +22,8 @@ was found, `*_label-L_*_mask.nii.gz` where the score reaches the calibrated thre
 
 def describe_derivative(cases: Sequence[Case], out: Path) -> None:
     """Write ``dataset_description.json``, ``README`` and ``.bidsignore`` if the inputs are BIDS.
+
+    What somebody added to them, or wrote in their place, stays.
 
     Raises
     ------
@@ -42,9 +45,8 @@ def describe_derivative(cases: Sequence[Case], out: Path) -> None:
         )
     (case,) = origins.values()
     assert case.origin is not None
-    there = read_description(out)
-    makers = there.get("GeneratedBy") or [{}]
-    if (out / DESCRIPTION_NAME).exists() and makers[0].get("Name") != "medrd":
+    first_maker = next(iter(makers(read_description(out))), {})
+    if (out / DESCRIPTION_NAME).exists() and first_maker.get("Name") != "medrd":
         raise OutputError(
             out,
             expected="a folder of its own for the results",
@@ -53,5 +55,22 @@ def describe_derivative(cases: Sequence[Case], out: Path) -> None:
         )
     description = derivative_description(case.origin, out, medrd.__version__)
     write_json(out / DESCRIPTION_NAME, description)
-    write_text(out / "README", _README)
-    write_text(out / ".bidsignore", _IGNORED)
+    if not any(out.glob("README*")):
+        write_text(out / "README", _README)
+    _ignore(out / ".bidsignore")
+
+
+def _ignore(path: Path) -> None:
+    """Add what the validator must pass over to what is ignored already."""
+    try:
+        there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            path,
+            expected="a text file, or none",
+            found=str(error),
+            remedy="Move it away, or give another --out.",
+        ) from None
+    missing = [line for line in _IGNORED if line not in there]
+    if missing:
+        write_text(path, "\n".join([*there, *missing]) + "\n")

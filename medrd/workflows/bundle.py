@@ -8,7 +8,9 @@ Source: MONAI Bundle Specification, https://docs.monai.io/en/stable/mb_specifica
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,15 @@ import torch
 from torch import Tensor, nn
 
 import medrd
-from medrd.errors import ModelError, OutputError
+from medrd.errors import InputError, ModelError, OutputError
 from medrd.report.card import CARD_NAME
 from medrd.volumes import atomic_path, write_json
 from medrd.workflows.export import exportable
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.outputs import make_folder
+from medrd.workflows.predict import predict
 
-_MODEL = "models/medrd"
+_MODEL, _METADATA = "models/medrd", "configs/metadata.json"
 _FILES = ("model.json", "model.safetensors", CARD_NAME)
 
 
@@ -69,9 +72,9 @@ def write_bundle(model: str | Path | Model, out: Path) -> Path:
             remedy="A bundle holds the folder's files: give its path.",
         )
     loaded = load_model(model)
-    network, interface = exportable(loaded, across=False)
-    metadata = out / "configs" / "metadata.json"
-    if out.is_dir() and any(out.iterdir()) and not metadata.is_file():
+    _, interface = exportable(loaded, across=False)
+    metadata = out / _METADATA
+    if out.is_dir() and any(out.iterdir()) and not _is_own(out):
         raise OutputError(
             out,
             expected="a new or empty folder, or an earlier bundle",
@@ -84,9 +87,9 @@ def write_bundle(model: str | Path | Model, out: Path) -> Path:
         if (source / name).is_file():
             with atomic_path(out / _MODEL / name) as temporary:
                 shutil.copyfile(source / name, temporary)
-    # The specification wants the weights under this name too.
+    # The specification wants the weights under this name too, as those of its network_def.
     with atomic_path(out / "models" / "model.pt") as temporary:
-        torch.save(network.detector.state_dict(), temporary)
+        torch.save(BundleNetwork(str(out / _MODEL)).state_dict(), temporary)
     if (source / CARD_NAME).is_file():
         with atomic_path(out / "docs" / "README.md") as temporary:
             shutil.copyfile(source / CARD_NAME, temporary)
@@ -95,9 +98,38 @@ def write_bundle(model: str | Path | Model, out: Path) -> Path:
     return out
 
 
+def predict_all(model: str, inputs: Sequence[str], out: str, device: str) -> None:
+    """``medrd predict`` as the bundle's ``run``.
+
+    Raises
+    ------
+    InputError
+        An input that failed: ``monai.bundle run`` knows of success and exceptions only.
+    """
+    errors = predict(model, [Path(path) for path in inputs], out, device=device).errors
+    if errors:
+        raise InputError(
+            ", ".join(inputs),
+            expected="inputs that can be predicted",
+            found=f"{len(errors)} that cannot be, the first: {errors[0]}",
+            remedy=f"See errors.json in {out}; the others are done.",
+        )
+
+
+def _is_own(out: Path) -> bool:
+    """Whether an earlier export made the folder, or began to."""
+    if not (out / _METADATA).exists():
+        return (out / _MODEL / "model.json").is_file()
+    try:
+        content = json.loads((out / _METADATA).read_text(encoding="utf-8"))
+        return "medrd" in content["required_packages_version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def _inference() -> dict[str, Any]:
     return {
-        "imports": ["$import medrd"],
+        "imports": ["$from medrd.workflows.bundle import predict_all"],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/input'",
         "output_dir": "$@bundle_root + '/eval'",
@@ -107,7 +139,7 @@ def _inference() -> dict[str, Any]:
             "_target_": "medrd.workflows.bundle.BundleNetwork",
             "folder": "@model_dir",
         },
-        "run": ["$medrd.predict(@model_dir, [@dataset_dir], @output_dir, device=@device)"],
+        "run": ["$predict_all(@model_dir, [@dataset_dir], @output_dir, @device)"],
     }
 
 

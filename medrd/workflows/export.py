@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,8 +30,9 @@ from medrd.report.card import CARD_NAME, model_card
 from medrd.volumes import atomic_path, write_json, write_text
 from medrd.workflows.device import choose_execution
 from medrd.workflows.infer import Predictor
+from medrd.workflows.interface_words import words_after, words_before
 from medrd.workflows.model_folder import Model, load_model
-from medrd.workflows.outputs import make_folder
+from medrd.workflows.outputs import make_folder, remove
 from medrd.workflows.progress import progress
 from medrd.workflows.versions import versions
 
@@ -41,8 +43,9 @@ Run = Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 INTERFACE_NAME = "interface.json"
 TOLERANCE = 1e-4
-"""Largest difference from the native path, of maps and scores; relative where these are above 1."""
+"""Largest difference from the native path, as a share of the range of the native maps."""
 _OPSET = 20
+_FORMATS: tuple[Format, ...] = ("onnx", "pt2")
 _TRACED, _CHECKED = 2, (1, 5)
 """Slices that the graph is made with, and that it is checked with: never the same number."""
 
@@ -70,13 +73,21 @@ class Interface:
         return ["images", "region", *(["positions_mm"] if self.positions else [])]
 
     def example(self, slices: int, *, seed: int = 0) -> tuple[Tensor, ...]:
-        """Random inputs; the region is a disc."""
+        """Random inputs: blobs with noise on them, in discs that shrink from slice to slice.
+
+        Of more slices than two the last is empty.
+        """
         generator = torch.Generator().manual_seed(seed)
-        side = self.size
+        side, channels = self.size, len(self.channels)
         axis = torch.linspace(-1, 1, side)
-        disc = (axis[:, None] ** 2 + axis[None] ** 2 < 0.6).expand(slices, side, side).contiguous()
-        images = torch.rand(slices, len(self.channels), side, side, generator=generator)
-        given = (images * disc[:, None], disc)
+        radii = torch.linspace(0.8, 0.3, slices)
+        if slices > 2:
+            radii[-1] = 0
+        disc = (axis[:, None] ** 2 + axis[None] ** 2) < radii[:, None, None] ** 2
+        coarse = torch.rand(slices, channels, 8, 8, generator=generator)
+        blobs = F.interpolate(coarse, size=(side, side), mode="bilinear", align_corners=False)
+        noise = torch.rand(slices, channels, side, side, generator=generator)
+        given = ((0.8 * blobs + 0.2 * noise) * disc[:, None], disc)
         return (*given, 1.5 * torch.arange(slices).float()) if self.positions else given
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,16 +151,18 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
 
         return write_bundle(model, out)
     loaded = model if isinstance(model, Model) else load_model(model)
-    _check_place(out)
+    earlier = _earlier_export(out)
     network, interface = exportable(loaded)
     with _quiet(), progress("exporting", 3) as advance:
-        program = _traced(network, interface)
+        with _as_model_error(loaded.config.model.name):
+            program = _traced(network, interface)
         advance(note="traced")
         file = out / f"model.{format}"
         make_folder(out)
         # Checked under its hidden name: what differs never gets the name of a result.
         with atomic_path(file) as temporary:
-            run = (_save_onnx if format == "onnx" else _save_pt2)(program, interface, temporary)
+            with _as_model_error(loaded.config.model.name):
+                run = (_save_onnx if format == "onnx" else _save_pt2)(program, interface, temporary)
             advance(note="written")
             apart = _largest_difference(run, loaded, interface)
             if not apart <= TOLERANCE:
@@ -159,22 +172,33 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
                     found=f"a difference of {apart:.2g}",
                     remedy="Report it, with the model's config; the other format may do.",
                 )
+            # Another model's graph never lies beside this one's interface; and a folder with an
+            # interface is known for an export, so that a killed one can be run again.
+            if earlier is not None and earlier != loaded.hash:
+                for each in _FORMATS:
+                    remove(out / f"model.{each}")
+            write_json(out / INTERFACE_NAME, _described(loaded, interface, format, apart))
+            write_text(out / CARD_NAME, model_card(loaded.description, loaded.hash))
         advance(note="checked")
     logger.info("%s differs from the native path by %.2g at most", file, apart)
-    described = {
+    return file
+
+
+def _described(model: Model, interface: Interface, format: Format, apart: float) -> dict[str, Any]:
+    threshold = model.calibration.threshold if model.calibration else None
+    return {
         "format": format,
-        "model": {"name": loaded.config.model.name, "hash": loaded.hash},
+        "model": {"name": model.config.model.name, "hash": model.hash},
+        "before": words_before(model.recipe),
         **interface.to_dict(),
+        "after": words_after(model.recipe, threshold),
         "largest_difference": apart,
-        "recipe": loaded.recipe.model_dump(mode="json"),
-        "scoring": loaded.config.scoring.model_dump(mode="json"),
-        "threshold": loaded.calibration.threshold if loaded.calibration else None,
+        "recipe": model.recipe.model_dump(mode="json"),
+        "scoring": model.config.scoring.model_dump(mode="json"),
+        "threshold": threshold,
         "versions": versions(),
         "notice": "Research use only; not a medical device.",
     }
-    write_json(out / INTERFACE_NAME, described)
-    write_text(out / CARD_NAME, model_card(loaded.description, loaded.hash))
-    return file
 
 
 def exportable(model: Model, *, across: bool = True) -> tuple[Exportable, Interface]:
@@ -253,7 +277,10 @@ def _save_onnx(program: torch.export.ExportedProgram, interface: Interface, path
 
 
 def _largest_difference(run: Run, model: Model, interface: Interface) -> float:
-    """From what prediction itself would say of the same slices."""
+    """From what prediction itself would say of the same slices, as a share of its maps' range.
+
+    Infinite where either says what is no number.
+    """
     predictor = Predictor(model.detector, model.scoring(), choose_execution("cpu", "fp32"))
     worst = 0.0
     for slices in _CHECKED:
@@ -261,18 +288,49 @@ def _largest_difference(run: Run, model: Model, interface: Interface) -> float:
         images, region, *places = (x.numpy() for x in given)
         native = predictor.maps(images, region, places[0].astype(np.float64) if places else None)
         for ours, theirs in zip(run(*given), native, strict=True):
-            worst = max(worst, float((np.abs(ours - theirs) / np.maximum(1, abs(theirs))).max()))
+            if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+                return float("inf")
+            # Scores have no range of their own where there is one slice; a map that is all but
+            # constant has rounding errors alone.
+            unit = max(float(np.ptp(native[0])), 0.01 * float(np.abs(theirs).max()), 1e-12)
+            worst = max(worst, float(np.abs(ours - theirs).max()) / unit)
     return worst
 
 
-def _check_place(out: Path) -> None:
-    if out.is_dir() and any(out.iterdir()) and not (out / INTERFACE_NAME).is_file():
+def _earlier_export(out: Path) -> str | None:
+    """Hash of the model that a folder holds an export of; None for a new or empty folder.
+
+    Hidden files do not count: a killed export leaves one.
+    """
+    if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
+        return None
+    try:
+        content = json.loads((out / INTERFACE_NAME).read_text(encoding="utf-8"))
+        return str(content["model"]["hash"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise OutputError(
             out,
             expected="a new or empty folder, or an earlier export",
             found="a folder with other files",
             remedy="Give another --out.",
-        )
+        ) from None
+
+
+@contextmanager
+def _as_model_error(name: str) -> Iterator[None]:
+    """What the exporters raise is of many kinds, none of which a user can tell from a bug."""
+    try:
+        yield
+    except (OSError, ModelError):
+        raise
+    except Exception as error:
+        said = next(iter(str(error).strip().splitlines()), "")
+        raise ModelError(
+            name,
+            expected="a model that PyTorch's exporter can make a graph of",
+            found=f"{type(error).__name__}: {said}",
+            remedy="Try the other --format; or use it through medrd.load(...).predict(...).",
+        ) from error
 
 
 @contextmanager

@@ -51,6 +51,8 @@ BIDS_FILES = OutputFiles(
 )
 """``anomalymap`` is no suffix of BIDS yet; ``.bidsignore`` says so to its validator."""
 BIDS_MASK_SIDECAR = "_label-L_desc-medrd_mask.json"
+REPORT_STEP = "report"
+"""In ``errors.json``: what could not be shown, though it was predicted."""
 PREPARED_ENDING = "_prepare.json"
 """Of the record beside scans that ``medrd prepare`` wrote."""
 PICTURE_FILES = OutputFiles("picture", "picture", map="_anomaly.tiff", mask="_mask.png")
@@ -77,11 +79,18 @@ def remove(path: Path) -> None:
         raise _no_place(path, error) from None
 
 
-def write_errors(out: Path, errors: Sequence[MedrdError]) -> None:
-    """``errors.json``: a list of what failed; removed when nothing did."""
+def write_errors(
+    out: Path, errors: Sequence[MedrdError], of_report: Sequence[MedrdError] = ()
+) -> None:
+    """``errors.json``: a list of what failed; removed when nothing did.
+
+    ``of_report`` are results that were written, but not shown.
+    """
     path = out / ERRORS_NAME
-    if errors:
-        write_json(path, [error.to_dict() for error in errors])
+    if errors or of_report:
+        listed = [error.to_dict() for error in errors]
+        listed += [{**error.to_dict(), "step": REPORT_STEP} for error in of_report]
+        write_json(path, listed)
     else:
         remove(path)
 

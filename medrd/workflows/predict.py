@@ -231,10 +231,11 @@ class CasePredictor:
             {
                 **(map_sidecar(origin) if origin else {}),
                 "subject": case.subject.id,
-                "inputs": {c: str(s.path) for c, s in case.subject.images.items()},
+                # Absolute: who reads them again may stand elsewhere.
+                "inputs": {c: str(s.path.absolute()) for c, s in case.subject.images.items()},
                 "frame": next(iter(case.subject.images.values())).frame,
                 "series": next(iter(case.subject.images.values())).series,
-                "label": str(case.subject.label.path) if case.subject.label else None,
+                "label": str(label.path.absolute()) if (label := case.subject.label) else None,
                 **opened.describe(prediction, mask, calibration),
                 **native,
                 "warnings": list(opened.prepared.warnings),
@@ -395,6 +396,7 @@ def predict_cases(
     result.skipped += [record for record in records if outcomes[record] is None]
     if report and (result.done or result.skipped):
         result.page = write_report(out)
+        write_errors(out, result.errors, of_report=result.page.errors)
     return result
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from medrd.data.layouts import folders_below
 from medrd.errors import FileFormatError, MedrdError
@@ -31,7 +32,7 @@ def write_prepared_page(out: Path, failed: Sequence[MedrdError]) -> Path:
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
                 picture = folder / record["outputs"]["picture"]["file"]
-                href = picture.relative_to(out).as_posix()
+                href = quote(picture.relative_to(out).as_posix())
                 entries.append(PreparedEntry(record, href, picture.read_bytes()))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise FileFormatError(

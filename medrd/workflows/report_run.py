@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from medrd.errors import FileFormatError
+from medrd.errors import FileFormatError, InputError
 from medrd.metrics.curves import Curve, image_curves, pixel_curves
 from medrd.report.line_chart import Line, line_chart
 from medrd.report.page import write_page
@@ -42,10 +43,11 @@ def report_run(folder: Path) -> Report:
     evaluation = folder if is_evaluation(folder) else folder / "evaluation"
     sections: list[Section] = []
     warnings: list[str] = []
+    errors: list[InputError] = []
     title = folder.resolve().name
     try:
         if is_evaluation(evaluation):
-            sections, warnings = _evaluation(evaluation, base=folder)
+            sections, warnings, errors = _evaluation(evaluation, base=folder)
             protocol = _read(evaluation / "metrics.json")["protocol"]
             title = f"{protocol['model']} on {protocol['data_set']}"
         if is_run(folder):
@@ -59,7 +61,7 @@ def report_run(folder: Path) -> Report:
         ) from error
     path = folder / REPORT_NAME
     write_page(path, run_page(title, sections, warnings=warnings))
-    return Report(path, pages=1)
+    return Report(path, pages=1, errors=errors)
 
 
 def _training(folder: Path) -> list[Section]:
@@ -99,8 +101,11 @@ def _calibration(found: dict[str, Any]) -> Section:
     return Section("Calibration", facts=facts)
 
 
-def _evaluation(folder: Path, *, base: Path) -> tuple[list[Section], list[str]]:
-    """``base`` is the folder that the page lies in."""
+def _evaluation(folder: Path, *, base: Path) -> tuple[list[Section], list[str], list[InputError]]:
+    """Sections, warnings, and the cases that could not be shown.
+
+    ``base`` is the folder that the page lies in.
+    """
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     subjects = _read(folder / "subjects.json") or []
     counts = metrics["counts"]
@@ -119,13 +124,15 @@ def _evaluation(folder: Path, *, base: Path) -> tuple[list[Section], list[str]]:
     ]
     cases = folder / CASES_NAME
     records = find_records(cases) if cases.is_dir() else []
+    errors: list[InputError] = []
     if records:
-        report_predictions(cases, records)
+        errors = report_predictions(cases, records).errors
         sections.append(_cases(cases, records, subjects, base=base))
     if subjects:
         sections.append(Section("Subjects", table=_table(subjects), folded=True))
     sections.append(Section("Protocol", facts=_facts(metrics["protocol"]), folded=True))
-    return sections, warnings
+    warnings += [f"A case is not shown anew: {error}" for error in errors]
+    return sections, warnings, errors
 
 
 def _curves(folder: Path) -> list[Picture]:
@@ -207,7 +214,7 @@ def _cases(
                 Picture(
                     f"{record['subject']}: {said}",
                     png=(path.parent / still["file"]).read_bytes(),
-                    href=page.relative_to(base).as_posix(),
+                    href=quote(page.relative_to(base).as_posix()) if page.is_file() else None,
                 ),
             )
         )

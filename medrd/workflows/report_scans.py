@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from medrd.report.picture_page import picture_page
 from medrd.report.scan_page import ScanView, scan_page
 from medrd.volumes import Volume, read_mask, read_nifti, read_volume
 from medrd.workflows.inputs import ERRORS_NAME
+from medrd.workflows.outputs import REPORT_STEP
 from medrd.workflows.pictures import read_map
 from medrd.workflows.progress import progress
 
@@ -43,9 +45,9 @@ class Report:
     path
         The page to open.
     pages
-        Scans or pictures shown.
+        Pages of scans or pictures that were made.
     errors
-        Those that could not be.
+        What could not be shown. An earlier page of the same result is kept.
     """
 
     path: Path
@@ -84,32 +86,38 @@ def report_predictions(folder: Path, records: Sequence[Path]) -> Report:
     """Write ``report.html`` and, of several scans, ``report/<place>/<stem>.html``.
 
     One at a time, so that memory does not grow with their number. Pages of an earlier report
-    whose scans are gone are removed.
+    whose results are gone are removed. One that cannot be made again, as where the scans have
+    moved, is kept.
     """
     report = Report(folder / REPORT_NAME)
     predicted = [_Predicted(path, json.loads(path.read_text("utf-8"))) for path in records]
     scale = _uncalibrated_scale(predicted)
     entries: list[IndexEntry] = []
-    written: set[Path] = set()
+    shown: set[Path] = set()
     with progress("report", len(predicted)) as advance:
         for item in predicted:
             place = item.path.relative_to(folder).with_suffix(".html")
             page = report.path if len(predicted) == 1 else folder / PAGES_NAME / place
             index = None if len(predicted) == 1 else "../" * len(place.parts) + REPORT_NAME
+            href = f"{PAGES_NAME}/{quote(place.as_posix())}"
             try:
-                html, entry = _page(item, scale, index, href=f"{PAGES_NAME}/{place.as_posix()}")
+                html, entry = _page(item, scale, index, href=href)
                 write_page(page, html)
-                entries.append(entry)
-                written.add(page)
+                report.pages += 1
             except InputError as error:
                 logger.error("%s", error)
                 report.errors.append(error)
-            advance(note=item.path.stem)
-    report.pages = len(entries)
-    if report.path not in written:
+                if not _is_page_of(item, page):
+                    continue
+                entry = IndexEntry(_with_warnings(item.content), href, None, _still(item))
+            finally:
+                advance(note=item.path.stem)
+            entries.append(entry)
+            shown.add(page)
+    if report.path not in shown:
         failed = [*_failed(folder), *(str(error) for error in report.errors)]
         write_page(report.path, index_page(entries, title=folder.resolve().name, failed=failed))
-    _remove_others(folder / PAGES_NAME, written)
+    _remove_others(folder / PAGES_NAME, shown)
     return report
 
 
@@ -121,27 +129,47 @@ def _page(
     threshold = item.content["threshold"]
     scale = HeatScale(threshold, 2 * threshold) if threshold else uncalibrated
     assert scale is not None
-    still_path = item.output("picture")
-    still = still_path.read_bytes() if still_path and still_path.is_file() else None
+    still = _still(item)
     if not item.is_scan:
-        html = _picture_page(item, scale, index)
-        return html, IndexEntry(item.content, href, None, still)
+        record = _with_warnings(item.content)
+        return _picture_page(item, record, scale, index), IndexEntry(record, href, None, still)
     volume, scores = _read_scan(item)
-    record = item.content
-    truth, problem = _read_truth(record, volume)
-    if problem:
-        record = record | {"warnings": [*record["warnings"], problem]}
+    truth, problem = _read_truth(item.content, volume)
+    record = _with_warnings(item.content, problem)
     dice = _dice(item, truth) if truth is not None else None
     embedded = embed_scan(volume.array, scores.array, volume.affine, unit=scale.unit, truth=truth)
     view = ScanView(record, scale, embedded, dice=dice, still=still)
     return scan_page(view, index=index), IndexEntry(record, href, dice, still)
 
 
-def _picture_page(item: _Predicted, scale: HeatScale, index: str | None) -> str:
+def _with_warnings(record: dict[str, Any], *more: str | None) -> dict[str, Any]:
+    """The record with all that a reader is to be warned of in one list."""
+    odd = [f"Unlike the training scans: {text}" for text in record.get("unlike_training", [])]
+    warnings = [*record.get("warnings", []), *odd, *(text for text in more if text)]
+    return record | {"warnings": warnings}
+
+
+def _still(item: _Predicted) -> bytes | None:
+    path = item.output("picture")
+    return path.read_bytes() if path and path.is_file() else None
+
+
+def _is_page_of(item: _Predicted, page: Path) -> bool:
+    """Whether an earlier page shows this very result: the same inputs, by the same model."""
+    if _missing_fields(item) or not is_own_page(page):
+        return False
+    record, text = item.content, page.read_text(encoding="utf-8", errors="replace")
+    hashes = [record["model"]["hash"], *record["identity"]["inputs"].values()]
+    return all(digest in text for digest in hashes)
+
+
+def _picture_page(
+    item: _Predicted, record: dict[str, Any], scale: HeatScale, index: str | None
+) -> str:
     path_of_map = item.output("map")
     assert path_of_map is not None
     return picture_page(
-        item.content,
+        record,
         scale,
         image=read_picture(_source(item).path).array,
         score_map=_scores(item, path_of_map),
@@ -212,12 +240,17 @@ def _uncalibrated_scale(predicted: Sequence[_Predicted]) -> HeatScale | None:
     return HeatScale(None, max(top, 1e-6))
 
 
-def _check_fields(item: _Predicted) -> None:
-    needed = {"subject", "inputs", "frame", "warnings", "findings", "model", "threshold"}
+def _missing_fields(item: _Predicted) -> list[str]:
+    """Of what pages show: records of earlier versions lack some."""
+    needed = {"subject", "inputs", "frame", "warnings", "unlike_training"}
+    needed |= {"findings", "model", "threshold"}
     if item.is_scan:
         needed |= {"label", "findings_volume_mm3", "slices_scored"}
-    missing = sorted(needed - item.content.keys())
-    if missing:
+    return sorted(needed - item.content.keys())
+
+
+def _check_fields(item: _Predicted) -> None:
+    if missing := _missing_fields(item):
         raise FileFormatError(
             item.path,
             expected="a record of this version of medrd",
@@ -227,14 +260,15 @@ def _check_fields(item: _Predicted) -> None:
 
 
 def _failed(folder: Path) -> list[str]:
-    """What the prediction itself could not do."""
+    """What the prediction itself could not do. What the report could not is found out anew."""
     try:
         listed = json.loads((folder / ERRORS_NAME).read_text(encoding="utf-8"))
         return [
             f"{e['where']}: expected {e['expected']}; found {e['found']}. {e['remedy']}"
             for e in listed
+            if e.get("step") != REPORT_STEP
         ]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
 
@@ -246,8 +280,8 @@ def _is_record(path: Path) -> bool:
     return isinstance(content, dict) and {"identity", "outputs"} <= content.keys()
 
 
-def _remove_others(folder: Path, written: set[Path]) -> None:
+def _remove_others(folder: Path, shown: set[Path]) -> None:
     """Pages of ours that are no longer part of the report."""
     for path in folder.rglob("*.html") if folder.is_dir() else ():
-        if path not in written and is_own_page(path):
+        if path not in shown and is_own_page(path):
             path.unlink(missing_ok=True)
