@@ -23,7 +23,7 @@ from scipy import ndimage
 from medrd.data.layouts import find_subjects
 from medrd.heads.brain import Extraction, deepbet_mask
 from medrd.heads.head import Options, PreparedHead, prepare_head
-from medrd.heads.linear import Matrix, about, apply, rotation, translation
+from medrd.heads.linear import Matrix, about, apply, inverse, rotation, translation
 from medrd.heads.quality import dice
 from medrd.heads.record import Origin
 from medrd.heads.sample import centres_mm, resample
@@ -71,17 +71,17 @@ def judge_head(scan: Volume, brain: NDArray[np.bool_], template: Template, count
             pose = random_pose(rng, points.mean(0), degrees=20, shift_mm=40)
         there = moved(scan, pose)
         head, seconds = timed(partial(prepare_head, {"t1": there}, template, Options()))
-        to_prepared = np.linalg.inv(head.to_raw["t1"])
+        to_prepared = inverse(head.to_raw["t1"])
         mask = to_sitk(volume_from_array(head.brain, template.affine))
         back = resample(mask, scan.shape, there.affine, to_prepared).array > 0.5
-        found = np.linalg.inv(to_prepared @ pose)
+        found = inverse(to_prepared @ pose)
         first = found if first is None else first
         rows.append(
             [
                 "as it is" if number == 0 else f"moved, {number}",
                 f"{dice(back, brain):.3f}",
                 f"{head.quality.brain_ml:.0f}",
-                apart(np.linalg.inv(found), np.linalg.inv(first), points),
+                apart(inverse(found), inverse(first), points),
                 f"{head.quality.to_template.contrast:.2f}",
                 "; ".join(head.quality.failures()) or "–",
                 f"{seconds:.0f}",
@@ -107,9 +107,9 @@ def judge_brats(root: Path, template: Template, channels: list[str], numbers: li
         there = {c: moved(volume, poses[c]) for c, volume in volumes.items()}
         head, seconds = timed(partial(prepare_head, there, template, Options()))
         # Prepared world -> BraTS's own: the same for all modalities if they were found rightly.
-        own = {c: np.linalg.inv(poses[c]) @ head.to_raw[c] for c in volumes}
+        own = {c: inverse(poses[c]) @ head.to_raw[c] for c in volumes}
         reference = head.quality.reference
-        at = apply(np.linalg.inv(own[reference]), points)
+        at = apply(inverse(own[reference]), points)
         errors = [f"{c} {apart(own[c], own[reference], at)}" for c in own if c != reference]
         assert subject.label is not None
         label = read_mask(subject.label.path, first)

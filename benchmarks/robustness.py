@@ -33,6 +33,7 @@ from medrd.workflows.cohort import load_cohort
 from medrd.workflows.compare import plan
 from medrd.workflows.device import choose_execution
 from medrd.workflows.infer import Predictor
+from medrd.workflows.judge import judge, unit_entries
 from medrd.workflows.model_folder import load_model
 from medrd.workflows.tally import Tally
 
@@ -142,10 +143,11 @@ def measure(cell: Cell, folder: Path, change: str) -> dict[str, float | None]:
     predictor = Predictor(model.detector, model.scoring(), execution)
     subjects = load_cohort(cell.config).side("test")
     threshold = model.calibration.threshold if model.calibration else None
-    tally = Tally(threshold=threshold, expected=len(subjects))
+    tally, entries = Tally(), unit_entries(len(subjects))
     for subject in subjects:
         item = changed_item(subject, recipe, change, cell.config.data.budget)
-        tally.add(subject.id, item, predictor.on_grid(item.prepared))
+        prediction = predictor.on_grid(item.prepared)
+        tally.add(judge(subject.id, item, prediction, threshold=threshold, entries=entries))
     return {key: tally.metrics()[0][key] for key in METRICS}
 
 

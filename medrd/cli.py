@@ -272,6 +272,11 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for metrics.json.")],
     set_: Set = None,
     device: Device = "auto",
+    ray: OnRay = False,
+    address: Address = None,
+    actors: Actors = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
     baseline: Annotated[bool, typer.Option(help="Also evaluate the intensity baseline.")] = True,
     report: Annotated[
         bool, typer.Option("--report", help="Also write report.html: curves, best and worst cases.")
@@ -282,8 +287,14 @@ def evaluate(
 
     loaded = load_config(config, set_ or [])
     from medrd.report.table import metrics_table
-    from medrd.workflows.evaluate import evaluate as run
+    from medrd.workflows.evaluate import evaluate as evaluate_here
+    from medrd.workflows.evaluate_on_ray import evaluate_on_ray
+    from medrd.workflows.pool import Share
 
+    run: Callable[..., Path] = evaluate_here
+    if _wants_ray(ray, address, actors, cpus, gpus):
+        share = Share(cpus or 1, gpus, actors)
+        run = partial(evaluate_on_ray, share=share, address=address)
     path = run(model, loaded, out, device=device, baseline=baseline, report=report)
     typer.echo(metrics_table(path))
     typer.echo(path)

@@ -22,10 +22,11 @@ from medrd.config import load_config, make_config
 from medrd.data import brains
 from medrd.data.prepare import PreparedVolume
 from medrd.errors import ConfigError, LeakageError, OutputError
-from medrd.workflows import tally
+from medrd.workflows import judge, tally
 from medrd.workflows.baseline import baseline_config
-from medrd.workflows.evaluate import KEYS, evaluate
+from medrd.workflows.evaluate import evaluate
 from medrd.workflows.predict import predict
+from medrd.workflows.tally import KEYS
 
 Medrd = Callable[..., Any]
 TEST = ("tiny_0", "tiny_4")
@@ -332,7 +333,7 @@ def test_neither_scans_nor_scores_pile_up_in_memory(
 
     monkeypatch.setattr(brains, "prepare", counting)
     monkeypatch.setattr(tally, "make_units", looking)
-    monkeypatch.setattr(tally, "_LARGEST_UNIT", 100)
+    monkeypatch.setattr(judge, "_LARGEST_UNIT", 100)
     evaluate(tiny_run, make_config(tiny_raw), tmp_path / "out", baseline=False)
     assert len(counts) == 6
     assert max(counts) <= 3

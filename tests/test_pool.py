@@ -1,4 +1,4 @@
-"""A pool of Ray's processes: ``medrd predict --ray`` and ``medrd compare --ray``.
+"""A pool of Ray's processes: ``medrd predict --ray``, ``evaluate --ray`` and ``compare --ray``.
 
 What comes out is what the plain verbs make, and nothing is lost with a node that dies.
 """
@@ -23,13 +23,14 @@ from typer.testing import CliRunner
 from medrd.cli import app
 from medrd.config import make_config
 from medrd.config.compare import make_compare
-from medrd.data.layouts import Source, Subject
-from medrd.errors import ConfigError, ModelError
+from medrd.errors import ConfigError, LeakageError, ModelError
 from medrd.workflows import pool as pool_module
 from medrd.workflows import predict_on_ray as module
+from medrd.workflows.actor import lost_input
 from medrd.workflows.cluster import Cluster, ray_cluster, settle_environment
 from medrd.workflows.compare import compare
-from medrd.workflows.inputs import Case
+from medrd.workflows.evaluate import evaluate
+from medrd.workflows.evaluate_on_ray import evaluate_on_ray
 from medrd.workflows.pool import LostItem, Pool, Share
 from medrd.workflows.predict import predict
 from medrd.workflows.predict_on_ray import predict_on_ray
@@ -44,7 +45,8 @@ def make_saboteur(folder: str) -> Callable[[], None]:
     """What a worker process does first. (Nested, so that it travels by value.)"""
 
     def sabotage() -> None:
-        """On a node that is named in the folder, scans stall between their map and their mask."""
+        """On a node that is named in the folder, scans stall between their map and their mask, or
+        between their map and their judgement."""
         import time
         from pathlib import Path
 
@@ -52,18 +54,27 @@ def make_saboteur(folder: str) -> Callable[[], None]:
             return
         import ray
 
+        from medrd.workflows import examine
         from medrd.workflows.scans import OpenedScan
 
-        write_mask = OpenedScan.write_mask
+        write_mask, judge = OpenedScan.write_mask, examine.judge
 
-        def patched(self: OpenedScan, path: Path, mask: Any) -> None:
+        def stall(name: str) -> None:
             node = ray.get_runtime_context().get_node_id()
             if Path(folder, node).exists():
-                Path(folder, f"{node}.stalled").write_text(path.name)
+                Path(folder, f"{node}.stalled").write_text(name)
                 time.sleep(600)
+
+        def write_mask_later(self: OpenedScan, path: Path, mask: Any) -> None:
+            stall(path.name)
             write_mask(self, path, mask)
 
-        OpenedScan.write_mask = patched  # type: ignore[method-assign]
+        def judge_later(name: str, *args: Any, **rest: Any) -> Any:
+            stall(name)
+            return judge(name, *args, **rest)
+
+        OpenedScan.write_mask = write_mask_later  # type: ignore[method-assign]
+        examine.judge = judge_later
 
     return sabotage
 
@@ -185,6 +196,92 @@ def test_a_node_that_dies_in_the_middle_costs_nothing(
     assert contents(out) == contents(tmp_path / "here")
 
 
+def numbers(folder: Path) -> dict[str, Any]:
+    """An evaluation's files, without what depends on the clock: speed, and pages that name it."""
+    found: dict[str, Any] = {n: c for n, c in contents(folder).items() if not n.endswith(".md")}
+    found["metrics.json"] = json.loads(found["metrics.json"])
+    assert found["metrics.json"].pop("images_per_s") > 0
+    return found
+
+
+def test_an_evaluation_is_that_of_the_plain_verb_though_a_node_dies(
+    nodes: Any,
+    scans: Path,
+    orders: Path,
+    tiny_cache: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of a network and of the baseline beside it; one subject cannot be read."""
+    raw = make_tiny_raw(scans, tiny_cache)
+    sides = {"train": [0, 1], "calibration": [2, 3], "test": [*range(10, 20), 99]}
+    raw["data"]["split"] = {side: [f"tiny_{i:02}" for i in those] for side, those in sides.items()}
+    raw["recipe"] |= {"size": 32}
+    raw["model"] = {"name": "dae", "base": 4, "depth": 1}
+    raw["train"]["epochs"] = 1
+    config = make_config(raw)
+    run = train(config, tmp_path / "run")
+    evaluate(run, config, tmp_path / "here")
+
+    victim = nodes.add_node(num_cpus=1, object_store_memory=STORE)
+    (orders / victim.node_id).touch()
+    stalled = orders / f"{victim.node_id}.stalled"
+    at_work: list[str] = []
+
+    def kill() -> None:
+        wait_for(stalled.exists, seconds=300)
+        at_work.append(stalled.read_text(encoding="utf-8"))
+        nodes.remove_node(victim, allow_graceful=False)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with caplog.at_level(logging.WARNING, logger="medrd.ray"):
+            evaluate_on_ray(run, config, tmp_path / "there")
+    finally:
+        killer.join()
+        (orders / victim.node_id).unlink()
+    said = [r.message for r in caplog.records if "it is done again" in r.message]
+    assert [text.split(":")[0] for text in said] == at_work
+    here = numbers(tmp_path / "here")
+    assert {"subjects.json", "units/all.npz", "errors.json"} <= set(here)
+    assert here["metrics.json"]["counts"]["subjects"] == 10
+    assert numbers(tmp_path / "there") == here
+
+    twin = config.to_dict()
+    twin["data"]["split"]["test"] = ["tiny_04", "tiny_05"]
+    shutil.copytree(scans, tmp_path / "twins")
+    for kind in ("flair", "seg"):
+        copied = scans / "tiny_00" / f"tiny_00_{kind}.nii.gz"
+        shutil.copy(copied, tmp_path / "twins" / "tiny_05" / f"tiny_05_{kind}.nii.gz")
+    twin["data"]["root"] = str(tmp_path / "twins")
+    with pytest.raises(LeakageError, match=r"tiny_05: .*as tiny_00"):
+        evaluate_on_ray(run, make_config(twin), tmp_path / "twin", share=Share(actors=1))
+
+
+def test_pictures_are_evaluated_so_too_and_reported(
+    nodes: Any, picture_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    """By the command line."""
+    picture_raw |= {"model": {"name": "intensity"}, "scoring": {"sigma_px": 2}}
+    del picture_raw["train"]
+    config = make_config(picture_raw)
+    run = train(config, tmp_path / "run")
+    evaluate(run, config, tmp_path / "here", report=True)
+    path = tmp_path / "weave.yaml"
+    path.write_text(yaml.safe_dump(picture_raw))
+    command = ["evaluate", run, path, "--out", tmp_path / "there", "--actors", 2, "--report"]
+    done = CliRunner().invoke(app, [str(word) for word in command])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "there" / "report.html").is_file()
+    here, there = (
+        {name: content for name, content in numbers(tmp_path / side).items() if ".html" not in name}
+        for side in ("here", "there")
+    )
+    assert {name for name in here if name.startswith("cases/")}
+    assert there == here
+
+
 def test_what_ray_prints_does_not_stand_among_results(
     nodes: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -235,7 +332,7 @@ def test_an_item_that_kills_each_time_is_given_up_alone(
     assert isinstance(lost, LostItem)
     assert lost.attempts == 2
     assert "Actor" in lost.reason
-    error = module._lost(Case(Subject("s", {"flair": Source(Path("s.nii.gz"))}), Path()), lost)
+    error = lost_input(Path("s.nii.gz"), lost, limit="--max-voxels")
     assert "2 processes that died of it" in str(error)
 
 
@@ -248,6 +345,43 @@ def test_a_request_to_stop_finishes_what_is_under_way(nodes: Any) -> None:
     for index, _ in pool.map(["a", "b", "c"]):
         seen.append(index)
     assert seen == [0]
+
+
+def make_patient(folder: str) -> Callable[[], Callable[[int], int]]:
+    """Work whose first item waits for a sign, and which leaves a trace of what was begun."""
+
+    def make() -> Callable[[int], int]:
+        def work(item: int) -> int:
+            import time
+            from pathlib import Path
+
+            Path(folder, str(item)).touch()
+            while item == 0 and not Path(folder, "go").exists():
+                time.sleep(0.01)
+            return item
+
+        return work
+
+    return make
+
+
+def test_in_order_few_results_wait_for_a_slow_one(nodes: Any, tmp_path: Path) -> None:
+    there = Cluster({"CPU": 2.0}, grows=True)
+    pool: Pool[int, int] = Pool(make_patient(str(tmp_path)), Share(), there)
+    begun: set[str] = set()
+
+    def watch() -> None:
+        wait_for(lambda: {p.name for p in tmp_path.iterdir()} >= set("0123"), seconds=300)
+        time.sleep(0.5)
+        begun.update(p.name for p in tmp_path.iterdir())
+        (tmp_path / "go").touch()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    results = list(pool.map_in_order(range(9)))
+    watcher.join()
+    assert results == list(range(9))
+    assert begun == set("0123")  # twice as many as there are processes
 
 
 @pytest.mark.parametrize(

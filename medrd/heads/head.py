@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medrd.errors import EmptyBrainError, WrongKindError
 from medrd.heads.bias import around_head, correct_bias
 from medrd.heads.brain import Extraction, box_of, deepbet_mask, filled, is_stripped, refine
-from medrd.heads.linear import Matrix, apply, closest_rigid, translation
+from medrd.heads.linear import Matrix, apply, closest_rigid, inverse, translation
 from medrd.heads.quality import Alignment, Quality, dice
 from medrd.heads.register import Registration, register
 from medrd.heads.sample import centres_mm, resample
@@ -144,7 +144,7 @@ def prepare_head(
     if not options.stretch:
         onto = closest_rigid(onto, template.centre_mm)
     to_reference = onto @ template.pose
-    to_template = np.linalg.inv(placed.matrix) @ to_reference
+    to_template = inverse(placed.matrix) @ to_reference
     to_raw = {
         channel: (coregistered[channel].matrix if channel in coregistered else np.eye(4))
         @ to_reference
@@ -259,7 +259,7 @@ def _cut(
     """The brain of one modality on the template's grid, and the share of it that the scan shows."""
     import SimpleITK
 
-    at = apply(np.linalg.inv(raw.affine) @ to_raw, centres_mm(brain, template.affine))
+    at = apply(inverse(raw.affine) @ to_raw, centres_mm(brain, template.affine))
     seen = np.all((at > -0.5) & (at < np.array(raw.shape) - 0.5), axis=1)
     result = np.zeros(template.shape, np.float32)
     if seen.any():
@@ -270,7 +270,8 @@ def _cut(
         # Splines overshoot at edges.
         most = float(SimpleITK.GetArrayViewFromImage(image).max())
         faintest = _FAINTEST * float(np.percentile(values[seen], 99))
-        values = np.clip(values, max(faintest, np.finfo(np.float32).tiny), max(most, faintest))
+        faintest = max(faintest, float(np.finfo(np.float32).tiny))
+        values = np.clip(values, faintest, max(most, faintest))
         result[brain] = np.where(seen, values, 0)
     share = round(float(seen.mean()), 4) if seen.size else 0.0
     return volume_from_array(result, template.affine, code=2), share

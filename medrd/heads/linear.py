@@ -57,8 +57,12 @@ def about(centre_mm: ArrayLike, linear: Matrix) -> Matrix:
 
 def apply(matrix: Matrix, points_mm: NDArray) -> NDArray[np.float64]:
     """Map points (N, 3)."""
-    moved: NDArray[np.float64] = points_mm @ matrix[:3, :3].T + matrix[:3, 3]
-    return moved
+    return np.asarray(points_mm @ matrix[:3, :3].T + matrix[:3, 3], np.float64)
+
+
+def inverse(matrix: Matrix) -> Matrix:
+    """The way back."""
+    return np.asarray(np.linalg.inv(matrix), np.float64)
 
 
 def closest_rigid(matrix: Matrix, centre_mm: ArrayLike) -> Matrix:
@@ -78,8 +82,7 @@ def closest_rigid(matrix: Matrix, centre_mm: ArrayLike) -> Matrix:
 
 def scales(matrix: Matrix) -> NDArray[np.float64]:
     """(3,) factors by which lengths change, largest first; 1 for a rigid map."""
-    found: NDArray[np.float64] = np.linalg.svd(matrix[:3, :3], compute_uv=False)
-    return found
+    return np.asarray(np.linalg.svd(matrix[:3, :3], compute_uv=False), np.float64)
 
 
 def angle_degrees(matrix: Matrix) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,7 +141,7 @@ def _optimise(
     method.SetOptimizerScalesFromPhysicalShift()
     # The optimiser moves away from the start, about the centre of the region: rotations and
     # shifts are then as independent as they can be.
-    move: SimpleITK.Transform = (
+    move: Any = (  # SimpleITK's own annotations end at the constructors
         SimpleITK.Euler3DTransform() if freedom == "rigid" else SimpleITK.AffineTransform(3)
     )
     move.SetCenter(centre)

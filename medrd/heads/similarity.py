@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
-from medrd.heads.linear import Matrix, about, apply, rotation, translation
+from medrd.heads.linear import Matrix, about, apply, inverse, rotation, translation
 from medrd.volumes.geometry import Affine
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def make_fit(fixed: SimpleITK.Image, region: NDArray[np.bool_], moving: SimpleIT
         points_mm=indices @ affine[:3, :3].T + affine[:3, 3],
         fixed=np.rint(_binned(chosen, chosen)).astype(np.int64),
         moving=_binned(moving_values, inside if inside.size else moving_values),
-        world_to_voxel=np.linalg.inv(affine_of(moving)),
+        world_to_voxel=inverse(affine_of(moving)),
     )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medrd.errors import ConfigError, EmptyBrainError
-from medrd.heads.linear import Matrix, about, rotation, translation
+from medrd.heads.linear import Matrix, about, inverse, rotation, translation
 from medrd.heads.sample import centres_mm
 from medrd.volumes import Volume, check_same_grid, read_nifti, to_sitk, volume_from_array
 from medrd.volumes.geometry import Affine, Shape3
@@ -153,6 +153,6 @@ def _installed() -> Template:
     volume = volume_from_array(np.asarray(image.dataobj), image.affine)
     brain = np.asarray(mask.dataobj) > 0
     centre_mm = centres_mm(brain, volume.affine).mean(0)
-    turn = np.linalg.inv(rotation(_BRATS_PITCH, 0, _BRATS_YAW))
+    turn = inverse(rotation(_BRATS_PITCH, 0, _BRATS_YAW))
     pose = about(centre_mm, turn) @ translation(centre_mm - _BRATS_CENTRE_MM)
     return Template("MNI152 (ICBM 2009a symmetric)", volume, brain, BRATS_SHAPE, BRATS_AFFINE, pose)

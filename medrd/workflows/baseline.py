@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medrd.config import AnyRecipeConfig, Config, IntensityConfig, ScoringConfig
+from medrd.config import Config, IntensityConfig, ScoringConfig
 from medrd.data.domain import domain_of
 from medrd.errors import ConfigError, InputError, MedrdError
 from medrd.workflows.calibrate import Calibration, calibrate
@@ -22,19 +22,20 @@ logger = logging.getLogger("medrd.evaluate")
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """The intensity baseline at work.
+    """The intensity baseline, calibrated.
 
     Attributes
     ----------
+    config
+        See :func:`baseline_config`; :func:`baseline_predictor` makes a predictor of it.
     protocol
         What it is shown, and what it was calibrated on.
     errors
         Why it has no threshold: calibration subjects that cannot be used.
     """
 
-    predictor: Predictor
+    config: Config
     calibration: Calibration | None
-    recipe: AnyRecipeConfig
     protocol: dict[str, Any]
     errors: list[MedrdError]
 
@@ -50,6 +51,15 @@ def baseline_config(config: Config) -> Config:
     )
 
 
+def baseline_predictor(config: Config, device: str) -> Predictor:
+    """The baseline at work; the config is that of :func:`baseline_config`."""
+    return Predictor(
+        make_detector(config),
+        make_scoring(config.scoring, size=config.recipe.size),
+        choose_execution(device, "fp32"),
+    )
+
+
 def intensity_baseline(
     cohort: Cohort, model: Model, config: Config, device: str, out: Path
 ) -> Baseline:
@@ -59,11 +69,7 @@ def intensity_baseline(
     on others (another data set), the protocol says so.
     """
     config = baseline_config(config)
-    predictor = Predictor(
-        make_detector(config),
-        make_scoring(config.scoring, size=config.recipe.size),
-        choose_execution(device, "fp32"),
-    )
+    predictor = baseline_predictor(config, device)
     calibration = None
     errors: list[MedrdError] = []
     try:
@@ -94,4 +100,4 @@ def intensity_baseline(
         "calibration": calibration.to_dict() if calibration else None,
         "calibrated_on_the_models_subjects": bool(subjects) and subjects == models,
     }
-    return Baseline(predictor, calibration, config.recipe, protocol, errors)
+    return Baseline(config, calibration, protocol, errors)

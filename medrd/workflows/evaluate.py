@@ -8,34 +8,36 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from medrd.config import AnyRecipeConfig, Config, make_config
-from medrd.data.domain import TestItem, domain_of
+from medrd.config import Config, make_config
+from medrd.data.domain import domain_of
 from medrd.data.layouts import Subject
-from medrd.errors import ConfigError, InputError, LeakageError, MedrdError
+from medrd.errors import ConfigError
 from medrd.metrics import Units, bootstrap_intervals, count_units
 from medrd.report.card import CARD_NAME, model_card
 from medrd.volumes import write_json, write_text
-from medrd.workflows.baseline import intensity_baseline
-from medrd.workflows.calibrate import Calibration
+from medrd.workflows.baseline import Baseline, intensity_baseline
 from medrd.workflows.cohort import Cohort, load_cohort
-from medrd.workflows.device import choose_execution
+from medrd.workflows.evaluation import Evaluation, gather
 from medrd.workflows.evaluation_cases import predict_some
 from medrd.workflows.evaluation_files import CASES_NAME, FROC_NAME, save_units
-from medrd.workflows.infer import Predictor
-from medrd.workflows.interrupt import InterruptedRunError, StopRequest, stop_on_signals
+from medrd.workflows.examine import (
+    Contender,
+    Examine,
+    by_category,
+    entries_of,
+    examine_here,
+    leakage,
+)
+from medrd.workflows.interrupt import stop_on_signals
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.outputs import make_folder, remove, write_errors
-from medrd.workflows.progress import progress
-from medrd.workflows.read_ahead import read_ahead
 from medrd.workflows.report import write_report
-from medrd.workflows.tally import KEYS, MAX_FPR, Tally
+from medrd.workflows.tally import MAX_FPR
 from medrd.workflows.versions import versions
 
 logger = logging.getLogger("medrd.evaluate")
@@ -47,53 +49,6 @@ FROC_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.
 """Multiples of the calibrated threshold at which a report counts lesions."""
 
 
-@dataclass
-class Evaluation:
-    """Numbers of a model on test subjects.
-
-    Attributes
-    ----------
-    metrics
-        By the names of :data:`medrd.workflows.tally.KEYS`. Of several categories their mean.
-    bounds
-        Between which the exact values of those metrics lie that were not computed exactly.
-    categories
-        The metrics of each category, where there are several.
-    subjects
-        A row a subject: its score, Dice and lesions.
-    counts
-        Of subjects, images and voxels that the numbers stand on.
-    units
-        By category, what a bootstrap needs.
-    images_per_s
-        How fast maps were made, without reading and judging.
-    froc
-        See :meth:`medrd.workflows.tally.Tally.froc`; empty unless asked for.
-    errors
-        Subjects that failed; they are in no number.
-    """
-
-    metrics: dict[str, float | None]
-    bounds: dict[str, list[float]]
-    categories: dict[str, dict[str, float | None]]
-    subjects: list[dict[str, Any]]
-    counts: dict[str, int]
-    units: dict[str, Units]
-    images_per_s: float | None
-    froc: list[dict[str, float | None]] = field(default_factory=list)
-    errors: list[InputError] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class Contender:
-    """What is evaluated: a detector at work, with its calibration and recipe."""
-
-    name: str
-    predictor: Predictor
-    calibration: Calibration | None
-    recipe: AnyRecipeConfig
-
-
 def evaluate(
     model: str | Path | Model,
     config: Config,
@@ -102,6 +57,7 @@ def evaluate(
     device: str = "auto",
     baseline: bool = True,
     report: bool = False,
+    examine: Examine = examine_here,
 ) -> Path:
     """Evaluate a model on the test side of a config's split.
 
@@ -119,6 +75,9 @@ def evaluate(
     report
         Also count lesions at other thresholds (``froc.json``), predict the best and the worst
         subjects into ``cases/``, and write ``report.html``.
+    examine
+        Who predicts and judges; default: this process. See
+        :mod:`medrd.workflows.evaluate_on_ray`.
 
     Returns
     -------
@@ -138,7 +97,7 @@ def evaluate(
     out = Path(out)
     config = _with_models_own(config, loaded)
     cohort = load_cohort(config)
-    subjects = cohort.side("test")
+    subjects = by_category(cohort.side("test"))
     if not subjects:
         raise ConfigError(
             "data.split.test",
@@ -154,27 +113,15 @@ def evaluate(
     for stale in ("metrics.json", "subjects.json", "errors.json", FROC_NAME, CARD_NAME):
         remove(out / stale)
     shutil.rmtree(out / "units", ignore_errors=True)
-    execution = choose_execution(device, loaded.config.train.precision)
-    predictor = Predictor(loaded.detector, loaded.scoring(), execution)
-    contender = Contender(
-        loaded.config.model.name, predictor, loaded.calibration, loaded.config.recipe
-    )
-    beside, baseline_protocol = None, None
-    uncalibrated: list[MedrdError] = []
+    contenders = [_contender(loaded, config, subjects, FROC_FACTORS if report else ())]
+    intensity: Baseline | None = None
     with stop_on_signals() as stop:
-        factors = FROC_FACTORS if report else ()
-        result = evaluate_subjects(
-            contender, subjects, config, stop, unseen_by=loaded, froc_factors=factors
-        )
-        if baseline and contender.name != "intensity":
+        if baseline and contenders[0].name != "intensity":
             intensity = intensity_baseline(cohort, loaded, config, device, out)
-            baseline_protocol = intensity.protocol
-            rival = Contender(
-                "intensity", intensity.predictor, intensity.calibration, intensity.recipe
-            )
-            beside = evaluate_subjects(rival, subjects, config, stop)
-            uncalibrated = intensity.errors
-    write_errors(out, [*result.errors, *uncalibrated])
+            contenders.append(_rival(intensity, subjects))
+        with closing(examine(loaded, device, contenders, subjects, lambda: bool(stop))) as outcomes:
+            result, *beside = (gather(each.name, subjects, outcomes) for each in contenders)
+    write_errors(out, [*result.errors, *(intensity.errors if intensity else ())])
     if not result.subjects:
         raise result.errors[0]
     metrics: dict[str, Any] = dict(result.metrics)
@@ -184,14 +131,14 @@ def evaluate(
     metrics["intervals"] = _intervals(result.units, result.categories)
     if result.categories:
         metrics["categories"] = result.categories
-    if beside is not None:
-        metrics["baseline"] = {"intensity": beside.metrics}
-        if beside.categories:
-            metrics["baseline_categories"] = {"intensity": beside.categories}
+    for rival in beside:
+        metrics["baseline"] = {"intensity": rival.metrics}
+        if rival.categories:
+            metrics["baseline_categories"] = {"intensity": rival.categories}
     metrics["counts"] = result.counts
     metrics["images_per_s"] = result.images_per_s
-    metrics["protocol"] = _protocol(cohort, loaded, config, result, execution.precision)
-    metrics["protocol"]["baseline"] = baseline_protocol
+    metrics["protocol"] = _protocol(cohort, loaded, config, result)
+    metrics["protocol"]["baseline"] = intensity.protocol if intensity else None
     for category, units in result.units.items():
         save_units(out / "units" / f"{category}.npz", units)
     write_json(out / "subjects.json", result.subjects)
@@ -203,100 +150,6 @@ def evaluate(
         predict_some(loaded, subjects, result.subjects, out / CASES_NAME, device)
         write_report(out)
     return out / "metrics.json"
-
-
-def evaluate_subjects(
-    contender: Contender,
-    subjects: Sequence[Subject],
-    config: Config,
-    stop: StopRequest,
-    *,
-    unseen_by: Model | None = None,
-    froc_factors: Sequence[float] = (),
-) -> Evaluation:
-    """Predict subjects one at a time and gather what the metrics need.
-
-    Parameters
-    ----------
-    unseen_by
-        A model whose training and calibration scans must not be among them.
-    froc_factors
-        Multiples of the calibrated threshold at which lesions are counted too.
-
-    Raises
-    ------
-    LeakageError
-        A subject's scan is one that the model has seen, under whatever name.
-    InterruptedRunError
-        On a requested stop, between subjects.
-    """
-    threshold = contender.calibration.threshold if contender.calibration else None
-    groups: dict[str, list[Subject]] = {}
-    for subject in subjects:
-        groups.setdefault(subject.category, []).append(subject)
-    domain = domain_of(contender.recipe)
-    names = {content: name for name, content in _seen(unseen_by).items()} if unseen_by else {}
-
-    def read(subject: Subject) -> TestItem:
-        item = domain.test_item(subject, contender.recipe, budget=config.data.budget)
-        same = names.get(item.content)
-        if unseen_by and same is not None:
-            raise _leakage(subject.id, same, unseen_by)
-        return item
-
-    rows: list[dict[str, Any]] = []
-    errors: list[InputError] = []
-    by_category: dict[str, dict[str, float | None]] = {}
-    bounds: dict[str, list[float]] = {}
-    units: dict[str, Units] = {}
-    counts: Counter[str] = Counter()
-    seconds = 0.0
-    with progress(f"evaluating {contender.name}", len(subjects)) as advance:
-        for category, members in groups.items():
-            tally = Tally(threshold=threshold, expected=len(members), froc_factors=froc_factors)
-            for subject, item in read_ahead(members, read):
-                if stop:
-                    raise InterruptedRunError("stopped; nothing was written. Run it again.")
-                if isinstance(item, InputError):
-                    logger.error("%s", item)
-                    errors.append(item)
-                    advance(note=f"{subject.id}: failed")
-                    continue
-                start = time.perf_counter()
-                prediction = contender.predictor.on_grid(item.prepared)
-                seconds += time.perf_counter() - start
-                tally.add(subject.id, item, prediction)
-                advance(note=subject.id)
-            rows += tally.rows
-            by_category[category], found = tally.metrics()
-            bounds |= {f"{category}.{k}" if len(groups) > 1 else k: v for k, v in found.items()}
-            gathered = tally.units()
-            if gathered is not None:
-                units[category or "all"] = gathered
-            counts.update(tally.counts())
-            froc = tally.froc()
-    several = len(groups) > 1
-    return Evaluation(
-        metrics=_mean(list(by_category.values())),
-        bounds=bounds,
-        categories=by_category if several else {},
-        subjects=rows,
-        counts={**counts, "subjects_failed": len(errors)},
-        units=units,
-        images_per_s=round(counts["images"] / seconds, 3) if seconds else None,
-        froc=[] if several else froc,
-        errors=errors,
-    )
-
-
-def _mean(categories: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
-    """Over the categories; a metric that one of them lacks is undefined."""
-    result: dict[str, float | None] = {}
-    for key in KEYS:
-        values = [metrics[key] for metrics in categories]
-        known = [value for value in values if value is not None]
-        result[key] = sum(known) / len(known) if known and len(known) == len(values) else None
-    return result
 
 
 def _intervals(units: Mapping[str, Units], categories: Mapping[str, Any]) -> dict[str, Any]:
@@ -335,24 +188,35 @@ def _seen(model: Model) -> Mapping[str, str]:
 def _refuse_seen_names(subjects: Sequence[Subject], model: Model) -> None:
     for subject in subjects:
         if subject.id in _seen(model):
-            raise _leakage(subject.id, subject.id, model)
+            seed = model.training["seed"]
+            remedy = f"Use the split that it was trained with: its seed was {seed}."
+            raise leakage(subject.id, subject.id, remedy=remedy)
 
 
-def _leakage(subject: str, same: str, model: Model) -> LeakageError:
-    seed = model.training["seed"]
-    return LeakageError(
-        subject,
-        expected="test subjects that the model has never seen",
-        found=f"one that it was trained or calibrated on (as {same})",
-        remedy=f"Use the split that it was trained with: its seed was {seed}."
-        if subject == same
-        else "The data set holds it twice: remove one of the two.",
+def _contender(
+    model: Model, config: Config, subjects: Sequence[Subject], froc_factors: Sequence[float]
+) -> Contender:
+    return Contender(
+        model.config.model.name,
+        config,
+        threshold=model.calibration.threshold if model.calibration else None,
+        entries=entries_of(subjects),
+        froc_factors=tuple(froc_factors),
+        seen={content: name for name, content in _seen(model).items()},
     )
 
 
-def _protocol(
-    cohort: Cohort, model: Model, config: Config, result: Evaluation, precision: str
-) -> dict[str, Any]:
+def _rival(baseline: Baseline, subjects: Sequence[Subject]) -> Contender:
+    return Contender(
+        "intensity",
+        baseline.config,
+        threshold=baseline.calibration.threshold if baseline.calibration else None,
+        entries=entries_of(subjects),
+        is_baseline=True,
+    )
+
+
+def _protocol(cohort: Cohort, model: Model, config: Config, result: Evaluation) -> dict[str, Any]:
     return {
         "data_set": config.data.root.name if config.data.root else None,
         "subjects": [row["subject"] for row in result.subjects],
@@ -372,6 +236,6 @@ def _protocol(
         "model_hash": model.hash,
         "scoring": model.config.scoring.model_dump(mode="json"),
         "calibration": model.calibration.to_dict() if model.calibration else None,
-        "precision": precision,
+        "precision": result.precision,
         "versions": versions(),
     }

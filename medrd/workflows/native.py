@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from medrd.data.cache import file_hash
 from medrd.errors import FileFormatError, MissingInputError, OutputError
+from medrd.heads.linear import inverse
 from medrd.heads.record import Origin
 from medrd.metrics import lesion_table
 from medrd.volumes import Volume, inspect_nifti, write_nifti
@@ -43,7 +44,7 @@ class WayBack:
         return result
 
     def _sampled(self, array: NDArray, affine: NDArray[np.float64], *, order: int) -> NDArray:
-        onto = np.linalg.inv(affine) @ np.linalg.inv(self.origin.to_raw) @ self.origin.affine
+        onto = inverse(affine) @ inverse(self.origin.to_raw) @ self.origin.affine
         return ndimage.affine_transform(
             array, onto[:3, :3], onto[:3, 3], output_shape=self.blank.shape, order=order
         )

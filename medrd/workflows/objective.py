@@ -23,9 +23,15 @@ from medrd.data.slices import HealthySlices
 from medrd.errors import ConfigError, ModelError
 from medrd.metrics import make_run, pixel_metrics
 from medrd.workflows.cohort import Cohort, try_sides
-from medrd.workflows.evaluate import Contender, evaluate_subjects
+from medrd.workflows.evaluation import gather
+from medrd.workflows.examine import (
+    Contender,
+    Examiner,
+    by_category,
+    entries_of,
+    examine_in_turn,
+)
 from medrd.workflows.infer import Predictor
-from medrd.workflows.interrupt import StopRequest
 from medrd.workflows.simulation import Simulator, make_simulator
 
 Objective = Callable[[Predictor], float]
@@ -160,8 +166,10 @@ def _with_anomalies(
 
 
 def _labelled_ap(predictor: Predictor, subjects: Sequence[Subject], config: Config) -> float:
-    contender = Contender(config.model.name, predictor, None, config.recipe)
-    result = evaluate_subjects(contender, subjects, config, StopRequest())
+    subjects = by_category(subjects)
+    contender = Contender(config.model.name, config, threshold=None, entries=entries_of(subjects))
+    outcomes = examine_in_turn(Examiner(contender, predictor), subjects, lambda: False)
+    result = gather(contender.name, subjects, outcomes)
     if result.errors:
         raise result.errors[0]
     found = result.metrics["pixel_ap"]

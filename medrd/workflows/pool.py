@@ -7,10 +7,12 @@ compute; where the device should never wait, let several share one (``Share.gpus
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +28,9 @@ Work = Callable[[Item], Result]
 
 ATTEMPTS = 3
 """As often an item is begun; it may be the item that kills."""
+AHEAD = 2
+"""Items an actor, counted from the first that is not done, that may have been begun where results
+are wanted in order: the others wait in this process's memory."""
 _LOOK_S = 0.2
 _PATIENCE_S = 30.0
 
@@ -115,10 +120,39 @@ class Pool(Generic[Item, Result]):
         Exception
             Whatever ``make`` raised, or the work on an item.
         """
+        with self._round(items) as round_:
+            yield from round_.run(self._should_stop)
+
+    def map_in_order(self, items: Sequence[Item]) -> Generator[Result | LostItem, None, None]:
+        """What came of each item, in the items' order.
+
+        A result waits for those before it, and new items are not begun while :data:`AHEAD` of
+        them for each actor do: one slow item, or one that is done again, does not fill the memory.
+
+        Raises
+        ------
+        Exception
+            As of :meth:`map`.
+        """
+        ahead = AHEAD * self.actors
+        waiting: dict[int, Result | LostItem] = {}
+        given = 0
+        with self._round(items) as round_:
+            round_.end = ahead
+            for index, result in round_.run(self._should_stop):
+                # Arrays are views of Ray's store, which is small, and would keep their place there.
+                waiting[index] = copy.deepcopy(result)
+                while given in waiting:
+                    yield waiting.pop(given)
+                    given += 1
+                    round_.end = given + ahead
+
+    @contextmanager
+    def _round(self, items: Sequence[Item]) -> Iterator[_Round[Item, Result]]:
         round_: _Round[Item, Result] = _Round(items, self._begin, self._name_of)
         try:
             round_.begin(min(self.actors, len(items)))
-            yield from round_.run(self._should_stop)
+            yield round_
         finally:
             round_.dismiss()
 
@@ -143,11 +177,18 @@ class _Actor:
 
 
 class _Round(Generic[Item, Result]):
-    """One pass over items: who does what, what is left, and how often it was tried."""
+    """One pass over items: who does what, what is left, and how often it was tried.
+
+    Attributes
+    ----------
+    end
+        Items from this position on are not begun yet.
+    """
 
     def __init__(
         self, items: Sequence[Item], begin: Callable[[], Any], name_of: Callable[[Item], str]
     ) -> None:
+        self.end = len(items)
         self._items = items
         self._begin = begin
         self._name_of = name_of
@@ -182,7 +223,7 @@ class _Round(Generic[Item, Result]):
         import ray
 
         while True:
-            while self._left and self._idle and not should_stop():
+            while self._idle and self._left and self._left[0] < self.end and not should_stop():
                 self._give(self._idle.pop(), self._left.popleft())
             if not self._busy and (not self._left or should_stop()):
                 return

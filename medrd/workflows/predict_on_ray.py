@@ -13,12 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from medrd.errors import InputError, ModelError
-from medrd.workflows.cluster import EVERYWHERE, enter, given_address, ray_cluster
+from medrd.workflows.actor import lost_input, model_in_actor
+from medrd.workflows.cluster import given_address, ray_cluster
 from medrd.workflows.inputs import Case
-from medrd.workflows.model_folder import Model, load_model
+from medrd.workflows.model_folder import Model
 from medrd.workflows.pool import A_CORE_EACH, LostItem, Pool, Share
 from medrd.workflows.predict import CasePredictor, Job, Outcome, PredictReport, predict
 
@@ -78,29 +76,10 @@ def _do(
         )
         for index, outcome in pool.map(cases):
             case = cases[index]
-            yield case, _lost(case, outcome) if isinstance(outcome, LostItem) else outcome
+            if isinstance(outcome, LostItem):
+                outcome = lost_input(case.first_file, outcome, limit="--max-voxels")
+            yield case, outcome
 
 
 def _make(path: Path, wanted: str, folder: Path, job: Job, threads: int) -> CasePredictor:
-    """In an actor: the model, with paths meaning what they mean to the caller."""
-    enter(folder)
-    torch.set_num_threads(threads)
-    model = load_model(path)
-    if model.hash != wanted:
-        raise ModelError(
-            path,
-            expected=f"the model {wanted[:12]} on every node",
-            found=f"the model {model.hash[:12]} on one",
-            remedy=EVERYWHERE,
-        )
-    return CasePredictor(model, job)
-
-
-def _lost(case: Case, lost: LostItem) -> InputError:
-    return InputError(
-        case.first_file,
-        expected="an input that a process survives",
-        found=f"{lost.attempts} processes that died of it, the last one by {lost.reason}",
-        remedy="It may be too large for the memory that a process has: lower --max-voxels, or "
-        "begin fewer processes with --actors.",
-    )
+    return CasePredictor(model_in_actor(path, wanted, folder, threads), job)

@@ -2,34 +2,29 @@
 
 Memory is bounded whatever the number of pixels: a :class:`medrd.metrics.Sketch` is exact
 until it is full and says how far it may be off afterwards. A small sketch of each subject
-stays beside it, for confidence intervals over subjects.
+stays beside it, for confidence intervals over subjects. What a subject adds is found by
+:func:`medrd.workflows.judge.judge`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from medrd.data.domain import TestItem
 from medrd.metrics import (
     LesionCounts,
     Run,
     Sketch,
     Units,
-    aupro_rd4ad_image,
     image_metrics,
-    lesion_counts,
     make_run,
     make_units,
-    region_weights,
     sketch_metrics,
     summarise,
 )
-from medrd.workflows.infer import Prediction
+from medrd.workflows.judge import Judged
 
 MAX_FPR = 0.3
 """Where AUPRO's interval ends."""
@@ -49,33 +44,17 @@ KEYS = (
 )
 """The flat keys of ``metrics.json``; a metric that is not defined is null."""
 
-_ALL_UNITS_ENTRIES = 2**22
-_SMALLEST_UNIT, _LARGEST_UNIT = 2**11, 2**18
 _NO_PIXELS = make_run(np.zeros(0, np.float32), np.zeros(0, bool), None, 0)
 
 
 class Tally:
-    """Gathers predictions of one category's (or one cohort's) test subjects.
+    """Puts the judged subjects of one category (or of one cohort) together.
 
-    Parameters
-    ----------
-    threshold
-        The calibrated one; None if there is none.
-    expected
-        How many subjects are to come, by which their share of the memory is set.
-    froc_factors
-        Multiples of the threshold at which a volume's lesions are counted too.
+    Sums depend on the order of the subjects in their last bits, and on nothing else.
     """
 
-    def __init__(
-        self, *, threshold: float | None, expected: int, froc_factors: Sequence[float] = ()
-    ) -> None:
-        self.threshold = threshold
-        self._froc: dict[float, list[LesionCounts]] = {factor: [] for factor in froc_factors}
+    def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
-        self._unit_entries = min(
-            max(_ALL_UNITS_ENTRIES // max(expected, 1), _SMALLEST_UNIT), _LARGEST_UNIT
-        )
         self._pixels = Sketch()
         self._runs: list[Run] = []
         self._outlined = True
@@ -83,20 +62,29 @@ class Tally:
         self._labels: list[NDArray[np.bool_]] = []
         self._flagged: list[tuple[int, int, int]] = []
         self._lesions: list[LesionCounts] = []
+        self._froc: dict[float, list[LesionCounts]] = {}
         self._papers: list[float] = []
         self._voxels = 0
 
-    def add(self, name: str, item: TestItem, prediction: Prediction) -> None:
-        """One subject: its score, its map on its own grid, and the truth about it."""
-        self._scores.append(prediction.image_scores)
-        self._labels.append(item.anomalous)
-        row: dict[str, Any] = {"subject": name, "scan_score": prediction.scan_score}
-        if item.truth is None:
+    def add(self, judged: Judged) -> None:
+        """One subject's share; its pixels are not kept one by one."""
+        self.rows.append(judged.row)
+        self._scores.append(judged.image_scores)
+        self._labels.append(judged.image_labels)
+        if judged.pixels is None:
             self._outlined = False
             self._runs.append(_NO_PIXELS)
-        else:
-            row |= self._add_pixels(item, item.truth, prediction.grid_map)
-        self.rows.append(row)
+            return
+        judged.pixels.add_to(self._pixels)
+        self._runs.append(judged.pixels.run)
+        self._voxels += judged.pixels.scores.size
+        self._papers += judged.aupro_rd4ad
+        if judged.flagged is not None:
+            self._flagged.append(judged.flagged)
+        if judged.lesions is not None:
+            self._lesions.append(judged.lesions)
+        for factor, counts in judged.froc.items():
+            self._froc.setdefault(factor, []).append(counts)
 
     def metrics(self) -> tuple[dict[str, float | None], dict[str, list[float]]]:
         """By the names of :data:`KEYS`, and the bounds of those that are not exact."""
@@ -114,7 +102,7 @@ class Tally:
                     bounds[key] = [found.low, found.high]
         if self._papers:
             values["aupro_rd4ad"] = float(np.mean(self._papers))
-        if self.threshold is not None:
+        if self._flagged:
             false, true, positive = np.sum(self._flagged, axis=0).tolist()
             values["pixel_dice"] = 2 * true / (false + true + positive) if positive else None
             if self._lesions:
@@ -125,7 +113,7 @@ class Tally:
         """What a bootstrap over subjects needs; without pixels where not all are outlined."""
         if not self.rows:
             return None
-        calibrated = self.threshold is not None and self._outlined
+        calibrated = bool(self._flagged) and self._outlined
         runs = self._runs if self._outlined else [_NO_PIXELS] * len(self.rows)
         return make_units(
             [row["subject"] for row in self.rows],
@@ -147,7 +135,7 @@ class Tally:
         Free-response ROC (Bunch et al. 1978) over volumes, lesions as in
         :func:`medrd.metrics.lesion_counts`. Empty without lesions or threshold.
         """
-        found = [(factor, summarise(counts)) for factor, counts in self._froc.items() if counts]
+        found = [(factor, summarise(counts)) for factor, counts in self._froc.items()]
         return [
             {"factor": factor, **{k: v for k, v in numbers.items() if k != "subject_dice"}}
             for factor, numbers in found
@@ -166,55 +154,3 @@ class Tally:
                 row.get("lesion_voxels_not_scored", 0) for row in self.rows
             ),
         }
-
-    def _add_pixels(
-        self, item: TestItem, truth: NDArray[np.bool_], grid_map: NDArray[np.float32]
-    ) -> dict[str, Any]:
-        scored, region = item.prepared.scored(), item.judged
-        # What the model was not shown it has not found: below every score.
-        judged_map = np.where(scored, grid_map, np.finfo(np.float32).min)
-        inside = np.asarray(item.prepared.upright(region.astype(np.uint8))) > 0
-        labels = np.asarray(item.prepared.upright(truth.astype(np.uint8))) > 0
-        maps = np.asarray(item.prepared.upright(judged_map), np.float32)
-        weights, components = region_weights(labels, mask=inside)
-        small = Sketch(max_entries=self._unit_entries)
-        for sketch in (self._pixels, small):
-            sketch.add(maps[inside], labels[inside], weights[inside], components)
-        self._runs.append(small.run())
-        self._voxels += int(region.sum())
-        whole = np.asarray(item.prepared.upright(grid_map), np.float32)
-        for image, label in zip(whole, labels, strict=True):
-            if label.any():
-                area = aupro_rd4ad_image(image, label)
-                if area is not None:
-                    self._papers.append(area)
-        row: dict[str, Any] = {
-            "lesion_voxels": int(truth.sum()),
-            "lesion_voxels_not_scored": int((truth & ~scored).sum()),
-        }
-        if self.threshold is None:
-            return row
-        mask = (judged_map >= self.threshold) & region
-        positives = truth & region
-        true = int((mask & positives).sum())
-        self._flagged.append((int(mask.sum()) - true, true, int(positives.sum())))
-        if truth.ndim == 3:
-            lesions = lesion_counts(mask, truth)
-            self._lesions.append(lesions)
-            box = _box(region | truth)  # components are found faster where there is little else
-            for factor, counts in self._froc.items():
-                higher = (judged_map[box] >= factor * self.threshold) & region[box]
-                counts.append(lesion_counts(higher, truth[box]))
-            row |= {
-                "dice": lesions.dice,
-                "lesions": lesions.lesions,
-                "lesions_detected": lesions.detected,
-                "false_positives": lesions.false_positives,
-            }
-        return row
-
-
-def _box(shown: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The bounding box of what is True; everything where nothing is."""
-    (found,) = ndimage.find_objects(shown.astype(np.uint8)) or [None]
-    return found or tuple(slice(None) for _ in shown.shape)
