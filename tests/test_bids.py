@@ -9,13 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from medrd.config import make_config
+from dicoms import write_series
+from medrd.config import RecipeConfig, make_config
 from medrd.data.bids import bids_root, bids_subjects
 from medrd.errors import ConfigError, InputError, MissingInputError, OutputError
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.predict import predict
+from medrd.workflows.scan_inputs import find_scans
 from medrd.workflows.train import train
 
 ANAT = "sub-01/anat"
@@ -78,6 +81,21 @@ def test_entities_sessions_and_derivatives_are_kept_in_names(tmp_path: Path) -> 
     assert bids_root(part) == root
     assert len(found(root, part, channels="flair")) == 2
     assert bids_root(root.parent) is None
+
+
+def test_sourcedata_is_no_part_of_the_dataset(tmp_path: Path) -> None:
+    """DICOM series lie there, or files by other names: read as in any other folder."""
+    root = dataset(tmp_path, f"{ANAT}/sub-01_FLAIR.nii.gz", "sourcedata/sub-01/raw/head.nii.gz")
+    write_series(root / "sourcedata/sub-01/flair", np.ones((2, 4, 4)))
+    for folder in (root / "sourcedata", root / "sourcedata/sub-01"):
+        assert bids_root(folder) is None
+        cases, errors = find_scans([folder], RecipeConfig())
+        assert errors == []
+        assert [(case.subject.id, case.origin) for case in cases] == [
+            ("flair", None),
+            ("head", None),
+        ]
+    assert bids_root(root / ANAT) == root
 
 
 def test_what_is_ambiguous_or_incomplete_spares_the_others(tmp_path: Path) -> None:

@@ -163,6 +163,7 @@ def test_doctor_tells_programs_the_same(medrd: Medrd) -> None:
     done = medrd("doctor", "--json")
     found = json.loads(done.stdout)
     assert found["versions"]["medrd"] == __version__
+    assert {"SimpleITK", "ray", "onnxruntime"} <= found["versions"].keys()
     models = {model["name"]: model for model in found["models"]}
     assert models["intensity"]["parameters"]["all"] == 0
     assert models["rd4ad"]["exports"]

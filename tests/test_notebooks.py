@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import math
 import shutil
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
+import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
+
+from medrd.report.table import markdown_table
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NAMES = sorted(path.name for path in FOLDER.glob("*.ipynb"))
@@ -81,3 +89,31 @@ def test_cross_domain(
     results, table = shown(notebook, "text/markdown")
     assert "mine" not in results
     assert table.count("| mine ") == 2  # a brain and an industrial row of one's own
+
+
+def test_cross_domain_draws_means_over_seeds(tmp_path: Path) -> None:
+    """Its last cells by themselves, on a table of two seeds that lacks a number."""
+    rows = "model,data_set,seed,image_auroc,pixel_ap,aupro"
+    for seed, value in ((0, "0.25"), (1, "0.75")):
+        rows += f"\na,brains,{seed},0.9,{value},9.87654e-05\na,tires,{seed},0.9,,0.5"
+    (tmp_path / "results.csv").write_text(rows + "\n", encoding="utf-8")
+    cells = nbformat.read(FOLDER / "cross_domain.ipynb", as_version=4).cells
+    texts: list[str] = []
+    names: dict[str, Any] = {
+        "csv": csv,
+        "math": math,
+        "fmean": fmean,
+        "plt": plt,
+        "OUT": tmp_path,
+        "markdown_table": markdown_table,
+        "Markdown": str,
+        "display": texts.append,
+    }
+    for cell in cells:
+        if cell.id in ("cell-9", "cell-10"):
+            exec(cell.source, names)
+    (table,) = texts
+    assert "9.88e-05" in table
+    (line,) = names["ax"].lines
+    np.testing.assert_array_equal(line.get_ydata(), [0.5, np.nan])
+    plt.close(names["figure"])

@@ -18,6 +18,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from dicoms import write_series
+from medrd.config import make_config
 from medrd.data.domain import Prepared
 from medrd.errors import (
     ConfigError,
@@ -31,6 +32,7 @@ from medrd.workflows import scans as scans_module
 from medrd.workflows.api import LoadedModel, read
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.predict import predict
+from medrd.workflows.train import train
 
 Medrd = Callable[..., Any]
 ENDINGS = {"_anomaly.nii.gz", "_mask.nii.gz", ".json", ".png"}
@@ -551,6 +553,8 @@ def test_a_scan_unlike_the_training_scans_is_warned_of_and_with_strict_refused(
         ]
 
     # What was predicted without --strict does not pass with it.
+    record = json.loads((out / "scan.json").read_text(encoding="utf-8"))
+    assert record["not_judged"] == []
     report = predict(quick, [scan, ct, named], out, strict=True)
     assert report.skipped == [out / "scan.json"]
     assert {type(error) for error in report.errors} == {UnlikeTrainingError}
@@ -559,3 +563,48 @@ def test_a_scan_unlike_the_training_scans_is_warned_of_and_with_strict_refused(
         *json.loads((out / "ct.json").read_text(encoding="utf-8"))["warnings"],
         *odd["ct"],
     )
+
+
+def test_names_count_only_where_those_of_the_training_scans_did(
+    tiny_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a plain folder the channel's name is the config's default: it says nothing."""
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for number in range(3):
+        source = tiny_root / f"tiny_{number}" / f"tiny_{number}_flair.nii.gz"
+        shutil.copy(source, plain / f"p{number}_T1w.nii.gz")
+    raw = {
+        "data": {
+            "root": str(plain),
+            "healthy": True,
+            "cache": str(tmp_path / "cache"),
+            "split": {"train": 1, "calibration": 1, "test": 1},
+        },
+        "recipe": {"size": 64, "min_brain_mm2": 2000, "normalise": "rank"},
+        "model": {"name": "intensity"},
+    }
+    model = load_model(train(make_config(raw), tmp_path / "run"))
+    report = predict(model, [plain], tmp_path / "out", strict=True)
+    assert [error for error in report.errors if "by its name" in error.found] == []
+    reasons = ("contrast: the model knows 2 scans", "file names: those of the training scans")
+    for reason in reasons:
+        assert any(f"--strict does not judge {reason}" in m for m in caplog.messages)
+    predict(model, [plain], tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "p0_T1w.json").read_text(encoding="utf-8"))
+    assert [text.startswith(r) for text, r in zip(record["not_judged"], reasons, strict=True)] == [
+        True,
+        True,
+    ]
+
+
+def test_strict_is_refused_where_nothing_can_be_judged(
+    quick: Model, scan: Path, tmp_path: Path
+) -> None:
+    blind = replace(quick, profile=None)
+    with pytest.raises(ConfigError, match="no profile of its training scans"):
+        predict(blind, [scan], tmp_path / "out", strict=True)
+    assert not (tmp_path / "out" / "scan.json").exists()
+    predict(blind, [scan], tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "scan.json").read_text(encoding="utf-8"))
+    assert record["not_judged"] == ["anything: the model file has no profile of its training scans"]

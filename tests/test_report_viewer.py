@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from chromium import Looked, look_at, open_browser
 from medrd.report.embed import embed_scan
@@ -132,9 +133,27 @@ def hot(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return red - blue > 90
 
 
-def lime(picture: NDArray[np.uint8]) -> int:
+def lime(picture: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels of the label's outline."""
     red, green, blue = (picture[..., i].astype(int) for i in range(3))
-    return int(((green > 200) & (red < 120) & (blue < 120)).sum())
+    return (green > 200) & (red < 120) & (blue < 120)
+
+
+def is_framed(inner: tuple[slice, slice], outline: NDArray[np.bool_]) -> bool:
+    """Whether there is outline on all four sides of a box, not further off than half its edge."""
+    rows, columns = inner
+    by_row, by_column = (side.stop - side.start for side in inner)
+    top, left = max(0, rows.start - by_row // 2), max(0, columns.start - by_column // 2)
+    window = outline[top : rows.stop + by_row // 2, left : columns.stop + by_column // 2]
+    if not window.any():
+        return False
+    found_rows, found_columns = (np.flatnonzero(window.any(axis)) for axis in (1, 0))
+    return bool(
+        found_rows[0] + top <= rows.start
+        and found_rows[-1] + top >= rows.stop - 1
+        and found_columns[0] + left <= columns.start
+        and found_columns[-1] + left >= columns.stop - 1
+    )
 
 
 def test_it_opens_without_a_word_and_asks_for_nothing(shared: Looked) -> None:
@@ -149,12 +168,16 @@ def test_the_planes_are_not_blank_and_show_the_map_and_the_label(seen: Looked) -
     picture = seen.pixels("#view")
     assert picture.std() > 20
     assert hot(picture).sum() > 500
-    assert lime(picture) > 50
+    outline = lime(picture)
+    found, _ = ndimage.label(ndimage.binary_closing(hot(picture), iterations=4))
+    boxes = [box for box in ndimage.find_objects(found) if hot(picture)[box].sum() > 100]
+    assert len(boxes) == 3  # the first finding, in each plane
+    assert all(is_framed(box, outline) for box in boxes)
     set_slider(seen, "opacity", 0)
     assert hot(seen.pixels("#view")).sum() < 50
     seen.page.locator("#show-truth").uncheck()
     settle(seen)
-    assert lime(seen.pixels("#view")) < 10
+    assert lime(seen.pixels("#view")).sum() < 10
     seen.page.locator("#show-truth").check()
 
 
@@ -236,7 +259,7 @@ def test_nothing_sticks_out_of_a_wide_or_narrow_window(
 def test_without_webgl_the_page_says_so(browser: Any, tmp_path: Path) -> None:
     path = make_page(tmp_path / "scan.html")
     text = path.read_text(encoding="utf-8").replace(
-        "<body>", "<body><script>delete window.DecompressionStream</script>"
+        "<body>", "<body><script>HTMLCanvasElement.prototype.getContext = () => null</script>"
     )
     path.write_text(text, encoding="utf-8")
     looked = look_at(browser, path)

@@ -13,6 +13,7 @@ import pydicom
 import pytest
 import SimpleITK
 from numpy.typing import NDArray
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless, generate_uid
 from scipy.spatial.transform import Rotation
@@ -135,6 +136,87 @@ def test_order_is_by_place_and_copies_count_once(
     assert any("1 copies" in warning for warning in again.warnings)
 
 
+def test_numbers_that_a_volume_can_do_without_may_be_none(
+    tmp_path: Path, voxels: NDArray[np.uint16]
+) -> None:
+    write_series(tmp_path, voxels)
+    expected = read_dicom(tmp_path)
+    for name, number, thickness in (("001", "1/5", "thin"), ("002", "2.0", "nan")):
+        data = pydicom.dcmread(tmp_path / name)
+        for tag, value in ((0x00200013, number), (0x00180050, thickness)):
+            data[tag] = DataElement(tag, "LO", value)  # pydicom checks numbers, not text
+        data.save_as(tmp_path / name)
+    again = read_dicom(tmp_path)
+    np.testing.assert_array_equal(again.array, expected.array)
+    assert again.warnings == ()
+
+
+def test_slices_of_one_uid_are_copies_only_if_place_and_pixels_are_the_same(
+    tmp_path: Path, voxels: NDArray[np.uint16]
+) -> None:
+    uid = generate_uid()
+
+    def same(data: Dataset, number: int) -> None:
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = uid
+
+    write_series(tmp_path, voxels, change=same)
+    volume = read_dicom(tmp_path)
+    np.testing.assert_array_equal(volume.array, voxels.transpose(2, 1, 0)[:, ::-1])
+    assert any("one SOP Instance UID" in warning for warning in volume.warnings)
+    assert not any("copies" in warning for warning in volume.warnings)
+    other = pydicom.dcmread(tmp_path / "002")
+    other.PixelData = bytes(len(other.PixelData))
+    other.save_as(tmp_path / "other")
+    with pytest.raises(SeriesError, match=r"2 at 16\.00 mm"):
+        read_dicom(tmp_path)
+
+
+def test_a_distance_other_than_the_headers_is_warned_of(
+    tmp_path: Path, voxels: NDArray[np.uint16]
+) -> None:
+    def say(data: Dataset, number: int) -> None:
+        data.SpacingBetweenSlices = 3
+
+    write_series(tmp_path, voxels, change=say)
+    assert read_dicom(tmp_path).warnings == ()
+    for number in (1, 3):
+        (tmp_path / f"{number:03d}").unlink()
+    (warning,) = read_dicom(tmp_path).warnings
+    assert "6.00 mm apart, their headers say 3.00 mm" in warning
+
+
+def report_file(path: Path) -> None:
+    """A structured report: a DICOM file without an image, in a series of its own."""
+    data = pydicom.dcmread(path)
+    for name in ("Rows", "Columns", "PixelData", "BitsAllocated", "PixelSpacing"):
+        delattr(data, name)
+    basic_text = "1.2.840.10008.5.1.4.1.1.88.11"
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = basic_text
+    data.SeriesInstanceUID = generate_uid()
+    data.save_as(path.with_name("report"))
+
+
+def test_reports_and_damaged_files_of_other_series_are_passed_over(
+    tmp_path: Path, voxels: NDArray[np.uint16]
+) -> None:
+    uid = write_series(tmp_path, voxels)
+    expected = read_dicom(tmp_path).array
+    report_file(tmp_path / "002")
+    plain = read_dicom(tmp_path)
+    np.testing.assert_array_equal(plain.array, expected)
+    assert any("without an image" in warning for warning in plain.warnings)
+    write_series(tmp_path, voxels, prefix="b")
+    (tmp_path / "b002").write_bytes((tmp_path / "b002").read_bytes()[:-40])
+    chosen = read_dicom(tmp_path, series=uid)
+    np.testing.assert_array_equal(chosen.array, expected)
+    assert any("b002" in warning for warning in chosen.warnings)
+    with pytest.raises(FileFormatError, match="b002: expected a whole"):
+        read_dicom(tmp_path)
+    cut(tmp_path)
+    with pytest.raises(FileFormatError, match="/002: expected a whole"):
+        read_dicom(tmp_path, series=uid)
+
+
 @pytest.mark.parametrize("numbered", ["by volume", "by slice"])
 def test_of_a_series_over_time_one_frame_is_chosen(
     tmp_path: Path, voxels: NDArray[np.uint16], numbered: str
@@ -156,6 +238,10 @@ def test_of_a_series_over_time_one_frame_is_chosen(
         read_dicom(tmp_path, frame=3)
     third = read_dicom(tmp_path, frame=2)
     np.testing.assert_array_equal(third.array, (voxels + 2).transpose(2, 1, 0)[:, ::-1])
+    number = pydicom.dcmread(tmp_path / "0-002").InstanceNumber
+    tagged(tmp_path, "1-002", InstanceNumber=number)
+    with pytest.raises(SeriesError, match="3 volumes that their instance numbers tell apart"):
+        read_dicom(tmp_path, frame=2)
 
 
 def test_one_of_several_series_is_chosen_by_uid_or_by_a_file(
@@ -203,11 +289,15 @@ def tilted(folder: Path) -> None:
     moved(folder, by_mm=lambda number: (0, 0.5 * number, 0))
 
 
-def tagged(folder: Path, **tags: object) -> None:
-    data = pydicom.dcmread(folder / "002")
+def shifted(folder: Path) -> None:
+    moved(folder, by_mm=lambda number: (15 if number == 2 else 0, 0, 0))
+
+
+def tagged(folder: Path, file: str = "002", **tags: object) -> None:
+    data = pydicom.dcmread(folder / file)
     for name, value in tags.items():
         setattr(data, name, value)
-    data.save_as(folder / "002")
+    data.save_as(folder / file)
 
 
 def scout(folder: Path) -> None:
@@ -258,6 +348,7 @@ def empty(folder: Path) -> None:
         (doubled, SeriesError, "2 at 16.00 mm"),
         (uneven, SeriesError, "distances from 2.70 to 3.30 mm"),
         (tilted, SeriesError, "tilted gantry"),
+        (shifted, SeriesError, "002 12.00 mm beside the row"),
         (scout, SeriesError, "different planes"),
         (other_echo, SeriesError, "same image type and echo time"),
         (placeless, FileFormatError, r"3 numbers in tag \(0020,0032\)"),

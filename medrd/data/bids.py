@@ -68,11 +68,16 @@ class _File:
 
 
 def bids_root(folder: Path) -> Path | None:
-    """The dataset that a folder is, or lies in; None if there is none."""
+    """The dataset that a folder is, or is a subject's part of; None if there is none.
+
+    What else lies in a dataset is not in BIDS itself: ``sourcedata/`` holds what it was made
+    from, DICOM series often, and is read like any other folder.
+    """
     folder = folder.absolute()
     for candidate in (folder, *folder.parents[:4]):
         if "BIDSVersion" in read_description(candidate):
-            return candidate
+            inside = folder.relative_to(candidate).parts
+            return candidate if not inside or inside[0].startswith("sub-") else None
     return None
 
 

@@ -209,6 +209,18 @@ def named_kind(path: Path, channel: str) -> str | None:
     return None if kind == channel else kind
 
 
+def all_named(subjects: Sequence[Subject]) -> bool:
+    """Whether every image is known to be what its channel is called.
+
+    By its file's name in BraTS's or BIDS's way, or by its place in one of MSD's files.
+    """
+    return all(
+        source.frame is not None or name_and_modality(source.path)[1] == channel
+        for subject in subjects
+        for channel, source in subject.images.items()
+    )
+
+
 def name_and_modality(path: Path) -> tuple[str, str | None]:
     """What a file's name, in BraTS's or BIDS's way, says of whose it is and what it is.
 

@@ -78,6 +78,10 @@ class Profile:
         (3, 2) and (2,): lowest and highest.
     occupancy
         (12, 12, 12) mean share of brain.
+    named
+        Whether the training files' names, or their place in MSD's files, said that each is what
+        its channel is called. In a plain folder a channel's name may be anything, so that the
+        name of a new file cannot be held against it.
     """
 
     scans: int
@@ -85,6 +89,7 @@ class Profile:
     brain_ml: NDArray[np.float32]
     occupancy: NDArray[np.float32]
     channels: Mapping[str, ChannelProfile]
+    named: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON; the coarse pictures as base64 of bytes (value × 255)."""
@@ -93,6 +98,7 @@ class Profile:
             "spacing_mm": self.spacing_mm.tolist(),
             "brain_ml": self.brain_ml.tolist(),
             "occupancy": pack_cells(self.occupancy),
+            "named": self.named,
             "channels": {
                 name: {
                     "negative_share": channel.negative_share,
@@ -134,10 +140,11 @@ class Profile:
             brain_ml=_vector(content["brain_ml"], (2,)),
             occupancy=unpack_cells(content["occupancy"]),
             channels=channels,
+            named=bool(content.get("named", True)),  # models from before
         )
 
 
-def make_profile(scans: Sequence[ScanTraits]) -> Profile:
+def make_profile(scans: Sequence[ScanTraits], *, named: bool = True) -> Profile:
     """Sum up the training scans, one or more, with the same modalities."""
     spacings = np.array([scan.spacing_mm for scan in scans])
     volumes = np.array([scan.brain_ml for scan in scans], np.float32)
@@ -151,7 +158,21 @@ def make_profile(scans: Sequence[ScanTraits]) -> Profile:
             name: _channel([scan.channels[name] for scan in scans], occupancies)
             for name in scans[0].channels
         },
+        named=named,
     )
+
+
+def not_judged(profile: Profile) -> list[str]:
+    """What :func:`unlike` and names cannot say of any scan with this profile: a sentence each."""
+    said = []
+    if any(channel.tone_limit is None for channel in profile.channels.values()):
+        said.append(
+            f"contrast: the model knows {profile.scans} scans, from fewer than {_ENOUGH_SCANS} "
+            "nobody can say how unlike two may be"
+        )
+    if not profile.named:
+        said.append("file names: those of the training scans do not say what they are")
+    return said
 
 
 def unlike(scan: ScanTraits, profile: Profile) -> list[str]:

@@ -5,10 +5,10 @@ from medrd.volumes.dicom import (
     choose_series,
     find_series,
     holds_dicom,
-    is_dicom,
     read_dicom,
     series_of,
 )
+from medrd.volumes.dicom_meta import is_dicom
 from medrd.volumes.header import DEFAULT_MAX_VOXELS, NiftiHeader, inspect_nifti
 from medrd.volumes.nifti import read_mask, read_nifti, write_nifti
 from medrd.volumes.read import read_volume

@@ -6,9 +6,11 @@ because ITK's own series reader takes the first and the last slice and asks no m
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.errors import FileFormatError, MissingInputError, SeriesError, TooLargeError
-from medrd.volumes.dicom_stack import SliceHeader, order_slices, stack_affine
+from medrd.volumes.dicom_meta import is_dicom, may_be_of, says_no_image, transfer_syntax
+from medrd.volumes.dicom_stack import SliceHeader, doubts, order_slices, stack_affine
 from medrd.volumes.header import DEFAULT_MAX_VOXELS
 from medrd.volumes.volume import Volume, volume_from_array
 
 if TYPE_CHECKING:
     import SimpleITK
 
-_PREAMBLE_BYTES, _MAGIC = 128, b"DICM"
-_TRANSFER_SYNTAX = b"\x02\x00\x10\x00UI"
-_META_BYTES = 4096
-
 _ROWS, _COLUMNS, _FRAMES = "0028|0010", "0028|0011", "0028|0008"
 _SPACING, _POSITION, _ORIENTATION = "0028|0030", "0020|0032", "0020|0037"
-_PHOTOMETRIC, _THICKNESS = "0028|0004", "0018|0050"
+_PHOTOMETRIC, _THICKNESS, _DISTANCE = "0028|0004", "0018|0050", "0018|0088"
 _SERIES, _INSTANCE, _NUMBER = "0020|000e", "0008|0018", "0020|0013"
 _DESCRIPTION, _KIND = "0008|103e", ("0008|0008", "0018|0081")
 
@@ -45,17 +44,6 @@ class Series:
     files: tuple[Path, ...]
 
 
-def is_dicom(path: Path) -> bool:
-    """By its magic, as DICOM files often have no ending; hidden files are none."""
-    if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
-        return False
-    try:
-        with path.open("rb") as file:
-            return file.read(_PREAMBLE_BYTES + len(_MAGIC))[_PREAMBLE_BYTES:] == _MAGIC
-    except OSError:
-        return False
-
-
 def holds_dicom(folder: Path) -> bool:
     """Whether a DICOM file lies in this very folder."""
     return any(is_dicom(path) for path in sorted(folder.iterdir()))
@@ -67,15 +55,31 @@ def series_of(path: Path) -> str:
 
 
 def find_series(folder: Path) -> list[Series]:
-    """The series whose files lie in this very folder.
+    """The series whose images lie in this very folder; reports and the like are passed over.
 
     Raises
     ------
     MissingInputError
         The folder cannot be read.
     FileFormatError
-        A DICOM file that is no image, or is damaged.
+        A DICOM image that is damaged.
     """
+    held = _look_into(folder)
+    for error in held.unread.values():
+        raise error
+    return held.series
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A folder's DICOM files: images by series, what is no image, and what cannot be read."""
+
+    series: list[Series]
+    no_images: list[Path]
+    unread: dict[Path, FileFormatError]
+
+
+def _look_into(folder: Path) -> _Held:
     try:
         paths = [path for path in sorted(folder.iterdir()) if is_dicom(path)]
     except OSError as error:
@@ -87,12 +91,20 @@ def find_series(folder: Path) -> list[Series]:
         ) from None
     files: dict[str, list[Path]] = defaultdict(list)
     names: dict[str, str] = {}
+    no_images, unread = [], {}
     for path in paths:
-        header = _header(path)
+        try:
+            header = _header(path)
+        except FileFormatError as error:
+            if says_no_image(path):
+                no_images.append(path)
+            else:
+                unread[path] = error
+            continue
         uid = _text(header, _SERIES)
         files[uid].append(path)
         names.setdefault(uid, _text(header, _DESCRIPTION))
-    return [Series(uid, names[uid], tuple(files[uid])) for uid in files]
+    return _Held([Series(uid, names[uid], tuple(files[uid])) for uid in files], no_images, unread)
 
 
 def choose_series(folder: Path, uid: str | None = None) -> Series:
@@ -104,11 +116,22 @@ def choose_series(folder: Path, uid: str | None = None) -> Series:
         No DICOM file, or none of that series.
     SeriesError
         Several series and none chosen.
+    FileFormatError
+        A damaged image, unless it is of a series that was not chosen.
     """
-    found = find_series(folder)
+    return _choose(folder, uid)[0]
+
+
+def _choose(folder: Path, uid: str | None) -> tuple[Series, list[str]]:
+    """See :func:`choose_series`; and what was passed over, in words."""
+    held = _look_into(folder)
+    for path, error in held.unread.items():
+        if uid is None or may_be_of(path, uid):
+            raise error
+    found = held.series
     chosen = found if uid is None else [series for series in found if series.uid == uid]
     if len(chosen) == 1:
-        return chosen[0]
+        return chosen[0], _passed_over(held)
     listed = "; ".join(
         f"{series.uid} ({series.description or 'no description'}, {len(series.files)} files)"
         for series in found
@@ -123,9 +146,21 @@ def choose_series(folder: Path, uid: str | None = None) -> Series:
     raise MissingInputError(
         folder,
         expected=f"files of series {uid}" if uid else "DICOM files",
-        found=listed or "none",
+        found="; ".join([listed, *_passed_over(held)]).strip("; ") or "none",
         remedy="Check the path and the UID.",
     )
+
+
+def _passed_over(held: _Held) -> list[str]:
+    return [
+        f"{len(paths)} DICOM files {said} were passed over: {paths[0].name}"
+        f"{', …' if len(paths) > 1 else '.'}"
+        for paths, said in (
+            (held.no_images, "without an image (reports and the like)"),
+            (list(held.unread), "of other series that cannot be read"),
+        )
+        if paths
+    ]
 
 
 def read_dicom(
@@ -166,35 +201,53 @@ def read_dicom(
     path = Path(path)
     if path.is_file():
         series, path = series or series_of(path), path.parent
-    headers, warnings = _unique([_slice(file) for file in choose_series(path, series).files])
-    count = sum(one.shape[0] * one.shape[1] for one in headers)
+    chosen, warnings = _choose(path, series)
+    headers = [_slice(file) for file in chosen.files]
+    same = _alike(headers)
+    count = sum(one[0].shape[0] * one[0].shape[1] for one in same)
     if count > max_voxels:
         raise TooLargeError(
             path,
             expected=f"at most {max_voxels:,} voxels",
-            found=f"{count:,} voxels in {len(headers)} files",
+            found=f"{count:,} voxels in {len(same)} files",
             remedy="Raise the budget with --max-voxels (max_voxels= in Python).",
         )
-    slices = order_slices(path, headers, frame=frame)
+    distinct = [one for group in same for one in _unique(group)]
+    slices = order_slices(path, distinct, frame=frame)
     affine = stack_affine(slices)
     # (slices, rows, columns) to (columns, rows from the last, slices), as the affine has it.
     array = np.stack([_pixels(one) for one in slices]).transpose(2, 1, 0)[:, ::-1]
-    if len(slices) == 1 and not slices[0].thickness_mm:
-        warnings.append("one slice without a thickness: taken as 1 mm thick.")
+    if len(distinct) < len(headers):
+        copies = len(headers) - len(distinct)
+        warnings.append(
+            f"{copies} copies of slices (the same SOP Instance UID, place and pixels) were ignored."
+        )
+    if len({one.instance for one in distinct}) < len(distinct):
+        warnings.append(
+            "different slices have one SOP Instance UID, which must be unique: they were told "
+            "apart by their places."
+        )
+    warnings += doubts(slices)
     volume = volume_from_array(np.ascontiguousarray(array), affine)
     return Volume(volume.array, volume.affine, volume.grid, path, tuple(warnings))
 
 
-def _unique(headers: Iterable[SliceHeader]) -> tuple[list[SliceHeader], list[str]]:
-    """Copies of one file under two names count once."""
-    by_instance: dict[str, SliceHeader] = {}
-    count = 0
+def _alike(headers: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
+    """Headers of one UID at one place together: copies, to judge by their headers."""
+    groups: dict[Hashable, list[SliceHeader]] = defaultdict(list)
     for one in headers:
-        count += 1
-        by_instance.setdefault(one.instance, one)
-    copies = count - len(by_instance)
-    said = [f"{copies} copies of slices (the same SOP Instance UID) were ignored."]
-    return list(by_instance.values()), said if copies else []
+        groups[one.instance, one.shape, one.row, one.column, one.position_mm].append(one)
+    return list(groups.values())
+
+
+def _unique(alike: Sequence[SliceHeader]) -> Sequence[SliceHeader]:
+    """One of each whose pixels are the same: a UID alone proves nothing, some tools repeat it."""
+    if len(alike) == 1:
+        return alike
+    by_pixels: dict[str, SliceHeader] = {}
+    for one in alike:
+        by_pixels.setdefault(hashlib.sha256(_pixels(one).tobytes()).hexdigest(), one)
+    return list(by_pixels.values())
 
 
 def _header(path: Path) -> SimpleITK.ImageFileReader:
@@ -242,13 +295,14 @@ def _slice(path: Path) -> SliceHeader:
     return SliceHeader(
         path=path,
         instance=_text(header, _INSTANCE, path.name),
-        number=int(_text(header, _NUMBER) or 0),
+        number=int(_number(header, _NUMBER)),
         shape=shape,
         spacing_mm=(rows, columns),
         row=row,
         column=column,
         position_mm=(x, y, z),
-        thickness_mm=float(_text(header, _THICKNESS) or 0),
+        thickness_mm=abs(_number(header, _THICKNESS)),
+        distance_mm=abs(_number(header, _DISTANCE)),
         kind=tuple(_text(header, tag) for tag in _KIND),
     )
 
@@ -288,6 +342,15 @@ def _text(header: SimpleITK.ImageFileReader, tag: str, default: str = "") -> str
     return text.strip(" \0") or default
 
 
+def _number(header: SimpleITK.ImageFileReader, tag: str) -> float:
+    """Of a tag that the volume can do without: 0 where it is no finite number, as if not said."""
+    try:
+        value = float(_text(header, tag))
+    except ValueError:
+        return 0.0
+    return value if math.isfinite(value) else 0.0
+
+
 def _numbers(
     path: Path, header: SimpleITK.ImageFileReader, tag: str, count: int
 ) -> tuple[float, ...]:
@@ -322,19 +385,7 @@ def _undecodable(path: Path) -> FileFormatError:
     return FileFormatError(
         path,
         expected="a whole DICOM image that GDCM can decode",
-        found=f"one that it cannot, of transfer syntax {_transfer_syntax(path)}",
+        found=f"one that it cannot, of transfer syntax {transfer_syntax(path) or 'not said'}",
         remedy="Fetch it again; decompress what is in a rare codec (gdcmconv --raw). Reports "
         "and structures are no images.",
     )
-
-
-def _transfer_syntax(path: Path) -> str:
-    """From the file's meta group, which is always explicit little-endian."""
-    with path.open("rb") as file:
-        meta = file.read(_META_BYTES)
-    at = meta.find(_TRANSFER_SYNTAX)
-    if at < 0:
-        return "not said"
-    start = at + len(_TRANSFER_SYNTAX) + 2
-    length = int.from_bytes(meta[start - 2 : start], "little")
-    return meta[start : start + length].decode("ascii", "replace").strip(" \0")

@@ -25,6 +25,8 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNEVEN_SHARE = 0.02
 """Of the distance between slices; what rounding to a few decimals leaves is far below it."""
 _SAME_PLACE_MM = 1e-3
+_STRAY_SHARE = 0.1
+"""Of a voxel's shortest edge: how far a slice may lie from where the affine has it."""
 _CONVERT = "Convert the series with dcm2niix, look at what it makes of it, and give that."
 
 
@@ -37,7 +39,7 @@ class SliceHeader:
     instance
         SOP Instance UID.
     number
-        Instance number; only tells apart what lies at one place.
+        Instance number; only tells apart what lies at one place. 0 if not said.
     shape
         (rows, columns).
     spacing_mm
@@ -48,6 +50,8 @@ class SliceHeader:
         Centre of the first pixel, LPS.
     thickness_mm
         Stands for the distance where there is one slice only; 0 if not said.
+    distance_mm
+        Between the centres of neighbouring slices, as the file has it; 0 if not said.
     kind
         What must be alike in one volume besides: image type and echo time.
     """
@@ -61,6 +65,7 @@ class SliceHeader:
     column: tuple[float, float, float]
     position_mm: tuple[float, float, float]
     thickness_mm: float
+    distance_mm: float
     kind: tuple[str, ...]
 
     @property
@@ -92,7 +97,8 @@ def order_slices(
     Raises
     ------
     SeriesError
-        Slices of different planes or sizes, doubled or missing slices.
+        Slices of different planes or sizes, doubled or missing ones, ones that lie beside the
+        others, or volumes at the same places that no instance number tells apart.
     ShapeError
         Several volumes and no frame chosen, or a frame that is not there.
     """
@@ -113,7 +119,23 @@ def order_slices(
             remedy=_CONVERT,
         )
     _check_even(where, chosen)
+    _check_straight(where, chosen)
     return chosen
+
+
+def doubts(slices: Sequence[SliceHeader]) -> list[str]:
+    """What is odd about the ordered slices of a volume but can be gone on with: a sentence each."""
+    first = slices[0]
+    if len(slices) == 1:
+        return [] if first.thickness_mm else ["one slice without a thickness: taken as 1 mm thick."]
+    distance_mm = (slices[-1].depth_mm - first.depth_mm) / (len(slices) - 1)
+    said_mm = first.distance_mm
+    if not said_mm or abs(distance_mm - said_mm) <= _UNEVEN_SHARE * said_mm:
+        return []
+    return [
+        f"slices lie {distance_mm:.2f} mm apart, their headers say {said_mm:.2f} mm (Spacing "
+        "Between Slices): are some missing?"
+    ]
 
 
 def stack_affine(slices: Sequence[SliceHeader]) -> Affine:
@@ -204,6 +226,15 @@ def _frames(where: Path, places: Sequence[Sequence[SliceHeader]], frame: int | N
             if count > 1
             else "Leave --frame out.",
         )
+    for place in places:
+        if len({one.number for one in place}) < count:
+            raise SeriesError(
+                where,
+                expected=f"{count} volumes that their instance numbers tell apart",
+                found=f"slices at one place ({', '.join(one.path.name for one in place[:3])}) "
+                "with the same or none",
+                remedy=_CONVERT,
+            )
     return frame
 
 
@@ -227,3 +258,23 @@ def _check_even(where: Path, slices: Sequence[SliceHeader]) -> None:
         found = f"distances from {gaps_mm.min():.2f} to {gaps_mm.max():.2f} mm"
         remedy = _CONVERT
     raise SeriesError(where, expected="slices at even distances", found=found, remedy=remedy)
+
+
+def _check_straight(where: Path, slices: Sequence[SliceHeader]) -> None:
+    """Every slice must lie where one affine has it; even distances along the normal do not do."""
+    places = np.array([one.position_mm for one in slices])
+    if len(places) < 3:
+        return
+    steps = np.arange(len(places))
+    slope, start = np.polyfit(steps, places, 1)
+    stray_mm = np.linalg.norm(places - (start + np.outer(steps, slope)), axis=1)
+    edges_mm = (*slices[0].spacing_mm, float(np.linalg.norm(slope)))
+    worst = int(stray_mm.argmax())
+    if stray_mm[worst] <= _STRAY_SHARE * min(edges_mm):
+        return
+    raise SeriesError(
+        where,
+        expected="slices in one straight row",
+        found=f"{slices[worst].path.name} {stray_mm[worst]:.2f} mm beside the row of the others",
+        remedy="Fetch the series again; " + _CONVERT[0].lower() + _CONVERT[1:],
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medrd.volumes.dicom import is_dicom, read_dicom
+from medrd.volumes.dicom import read_dicom
+from medrd.volumes.dicom_meta import is_dicom
 from medrd.volumes.header import DEFAULT_MAX_VOXELS
 from medrd.volumes.nifti import read_nifti
 from medrd.volumes.volume import Volume

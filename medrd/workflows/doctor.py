@@ -14,7 +14,7 @@ from medrd.models.build import DETECTORS, build_detector
 from medrd.report.table import markdown_table
 from medrd.workflows.device import choose_execution
 from medrd.workflows.progress import progress
-from medrd.workflows.versions import git_revision, versions
+from medrd.workflows.versions import git_revision, part_versions, versions
 from medrd.workflows.weights import load_teacher_weights
 
 _TEACHERS = ("tf_efficientnet_lite0", "wide_resnet50_2")
@@ -24,7 +24,7 @@ def findings() -> dict[str, Any]:
     """All that is found, as plain types for JSON."""
     execution = choose_execution()
     return {
-        "versions": versions(),
+        "versions": versions() | part_versions(),
         "git": git_revision(),
         "device": {
             "type": execution.device.type,

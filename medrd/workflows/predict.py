@@ -24,7 +24,7 @@ from medrd.errors import ConfigError, InputError
 from medrd.volumes import write_json
 from medrd.workflows.bids_out import describe_derivative
 from medrd.workflows.device import choose_execution
-from medrd.workflows.guard import oddities, refuse
+from medrd.workflows.guard import blind_spots, check_strict, oddities, refuse
 from medrd.workflows.infer import Prediction, Predictor
 from medrd.workflows.inputs import Case
 from medrd.workflows.interrupt import InterruptedRunError, stop_on_signals
@@ -240,6 +240,7 @@ class CasePredictor:
                 **native,
                 "warnings": list(opened.prepared.warnings),
                 "unlike_training": list(item.odd),
+                "not_judged": blind_spots(self._model),
                 "model": {"name": self._model.config.model.name, "hash": self._model.hash},
                 "versions": versions(),
                 "notice": self._medium.notice,
@@ -295,7 +296,8 @@ def predict(
         Budget of a volume or a picture; default: the model's config.
     strict
         An input unlike the model's training scans fails; else it is warned of, in the log and
-        in its JSON (``unlike_training``).
+        in its JSON (``unlike_training``). What cannot be judged stands there too
+        (``not_judged``).
     picture
         Also write an overlay as PNG.
     native
@@ -308,7 +310,8 @@ def predict(
     Raises
     ------
     MedrdError
-        Unusable model, nothing to do, two inputs with one output, or a frame of a picture.
+        Unusable model, nothing to do, two inputs with one output, a frame of a picture, or
+        ``strict`` with a model that has no profile of its training scans.
     InterruptedRunError
         On SIGTERM or Ctrl-C, after the input under way.
     """
@@ -358,6 +361,8 @@ def predict_cases(
     report: bool = False,
 ) -> PredictReport:
     """:func:`predict` on what is found already; ``errors`` are those of the search."""
+    if strict:
+        check_strict(loaded)
     result = PredictReport(errors=list(errors))
     files = medium_of(loaded.recipe).files
     given = {path.resolve() for case in cases for path in case.subject.files}

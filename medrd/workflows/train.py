@@ -13,6 +13,7 @@ import torch
 
 from medrd.config import Config, load_config
 from medrd.data.cache import CachedSubject
+from medrd.data.layouts import all_named
 from medrd.data.margin import none_healthy
 from medrd.data.profile import make_profile
 from medrd.data.slices import HealthySlices
@@ -226,6 +227,7 @@ def train(
     known = training if config.calibration.with_training else []
     predictor = Predictor(detector, scoring, execution)
     calibration = _calibrate(predictor, held_out, known, config, out)
+    shown = [*cohort.side("train"), *cohort.side("calibration")]
     looks = [s.traits for s in (*training, *held_out) if s.traits is not None]
     save_model(
         out / "model",
@@ -233,7 +235,7 @@ def train(
         config,
         calibration=calibration,
         training=seen,
-        profile=make_profile(looks) if looks else None,
+        profile=make_profile(looks, named=all_named(shown)) if looks else None,
     )
     write_json(
         out / "run.json",

@@ -5,14 +5,26 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+
+_NUMBERS = ("medrd", "torch", "torchvision", "timm", "monai", "nibabel", "numpy", "scipy")
+_PARTS = ("SimpleITK", "ray", "optuna", "onnx", "onnxruntime", "deepbet")
 
 
 def versions() -> dict[str, str]:
     """Of Python, medrd and the libraries that numbers depend on."""
-    names = ("medrd", "torch", "torchvision", "timm", "monai", "nibabel", "numpy", "scipy")
-    found = {"python": platform.python_version()}
+    return {"python": platform.python_version()} | _installed(_NUMBERS)
+
+
+def part_versions() -> dict[str, str]:
+    """Of the libraries that some verbs alone need: DICOM and prepare, clusters, tune, export."""
+    return _installed(_PARTS)
+
+
+def _installed(names: Sequence[str]) -> dict[str, str]:
+    found = {}
     for name in names:
         try:
             found[name] = metadata.version(name)
