@@ -127,7 +127,7 @@ def bids_subjects(
 
 def makers(description: Mapping[str, Any]) -> list[dict[str, Any]]:
     """``GeneratedBy`` as a list, whatever somebody wrote there."""
-    given = description.get("GeneratedBy")
+    given: Any = description.get("GeneratedBy")
     return [each for each in (given if isinstance(given, list) else [given]) if _is_maker(each)]
 
 
