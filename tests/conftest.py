@@ -24,6 +24,7 @@ ON_RAY = ("test_pool", "test_train_on_ray", "test_tune")
 LONG = ("test_notebooks", "test_train", "test_compare", "test_predict", "test_detectors")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A module's tests stay in one process; what takes long begins early: both end alike."""
     order = {name: number for number, name in enumerate((*ON_RAY, *LONG))}

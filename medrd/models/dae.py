@@ -100,12 +100,19 @@ class DAE(Detector):
         return median_filter(residual, self.median)
 
 
+_BAND = 32
+
+
 def median_filter(maps: Tensor, side: int) -> Tensor:
     """Median of the ``side`` x ``side`` pixels around each, borders reflected: (B, H, W)."""
     if side == 1:
         return maps
     padded = F.pad(maps[:, None], [side // 2] * 4, mode="reflect")[:, 0]
-    # One image at a time: the windows take side^2 times the memory.
-    return torch.stack(
-        [each.unfold(0, side, 1).unfold(1, side, 1).flatten(2).median(2).values for each in padded]
-    )
+    height = maps.shape[1]
+    bands = []
+    # Some rows at a time: the windows take side^2 times the memory. (Not image by image, which
+    # would tie an exported graph to the number of images that it was traced with.)
+    for top in range(0, height, _BAND):
+        band = padded[:, top : min(top + _BAND, height) + side - 1]
+        bands.append(band.unfold(1, side, 1).unfold(2, side, 1).flatten(3).median(3).values)
+    return torch.cat(bands, dim=1)

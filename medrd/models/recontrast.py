@@ -95,7 +95,7 @@ class ReContrast(Detector):
             frozen = self.teacher(images)
         adapted = self.encoder(images)
         both = [torch.cat(pair) for pair in zip(adapted, frozen, strict=True)]
-        count = len(images)  # chunk(2) would tie an exported graph to the batch it was traced with
+        count = images.shape[0]  # chunk(2) and len() would tie an exported graph to one count
         levels = self.decoder(self.bottleneck(both))
         halves = [(level[:count], level[count:]) for level in levels]
         outputs = [
