@@ -19,19 +19,23 @@ from numpy.typing import ArrayLike
 from medrd.volumes import Volume, volume_from_array
 from tiny import make_tiny_raw, write_tiny_subject
 
-ON_RAY = ("test_pool", "test_train_on_ray", "test_tune")
-"""They begin Ray and wait more than they work: one after the other, and first."""
-LONG = ("test_notebooks", "test_train", "test_compare", "test_predict", "test_detectors")
+FIRST = (
+    "test_pool",
+    "test_train",
+    "test_compare",
+    "test_train_on_ray",
+    "test_predict",
+    "test_notebooks",
+    "test_tune",
+    "test_detectors",
+)
+"""Modules that take minutes. Those that begin Ray wait more than they work: seldom two at once."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A module's tests stay in one process; what takes long begins early: both end alike."""
-    order = {name: number for number, name in enumerate((*ON_RAY, *LONG))}
+    """What takes long begins early, so that both processes end alike."""
+    order = {name: number for number, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
-    for item in items:
-        name = item.path.stem
-        item.add_marker(pytest.mark.xdist_group("ray" if name in ON_RAY else name))
 
 
 @pytest.fixture(scope="session")
