@@ -12,7 +12,7 @@ from medrd.volumes import write_json, write_text
 from medrd.workflows.inputs import ERRORS_NAME, Case
 from medrd.workflows.report_scans import PAGES_NAME, REPORT_NAME
 
-_IGNORED = ("*_anomalymap.*", ERRORS_NAME, REPORT_NAME, f"{PAGES_NAME}/")
+_IGNORED = ("*_anomalymap.*", ERRORS_NAME, REPORT_NAME, PAGES_NAME, f"{PAGES_NAME}/**")
 _README = """Anomaly maps by medrd. Research use only; not a medical device.
 
 `*_anomalymap.nii.gz` is the score of each voxel on the grid of its source, `.json` beside it what
