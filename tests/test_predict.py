@@ -15,6 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from dicoms import write_series
@@ -24,12 +25,15 @@ from medrd.errors import (
     ConfigError,
     OutputError,
     SeriesError,
+    TooLargeError,
     UnlikeTrainingError,
     WrongKindError,
 )
 from medrd.workflows import predict_case as case_module
 from medrd.workflows import scans as scans_module
 from medrd.workflows.api import LoadedModel, read
+from medrd.workflows.infer import Predictor
+from medrd.workflows.medium import medium_of
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.predict import predict
 from medrd.workflows.train import train
@@ -315,6 +319,22 @@ def test_what_is_not_as_on_record_is_done_again(
     assert len(predict(model, [scan], out).skipped) == 1
 
 
+def test_a_late_process_leaves_what_others_have_done(
+    quick: Model, scan: Path, tmp_path: Path
+) -> None:
+    """It was taken for dead after it had read the scan, on whose earlier result it began."""
+    out = tmp_path / "out"
+    predict(quick, [scan], out)
+    (case,), _ = medium_of(quick.recipe).find([scan], frame=None, series=None)
+    job = case_module.Job(out, True, None, "cpu", False, True, frozenset())
+    late = case_module.CasePredictor(quick, job)
+    item = late.read(case)
+    assert len(predict(quick, [scan], out, overwrite=True).done) == 1
+    before = times(out)
+    assert late.finish(item) is None
+    assert times(out) == before
+
+
 def test_another_frame_of_the_same_file_is_another_scan(
     quick: Model, scan: Path, tmp_path: Path
 ) -> None:
@@ -456,9 +476,22 @@ def test_a_folder_in_the_place_of_a_result_fails_that_scan_alone(
 # --- Memory ---
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        None,
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"),
+    ],
+)
 def test_scans_in_memory_do_not_grow_with_their_number(
-    quick: Model, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quick: Model,
+    scan: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception | None,
 ) -> None:
+    """Nor do those that the memory does not suffice for: each fails alone."""
     scans, original = copies(scan, 6), scans_module.prepare
     alive: list[weakref.ref[Prepared]] = []
     counts = []
@@ -470,8 +503,16 @@ def test_scans_in_memory_do_not_grow_with_their_number(
         counts.append(sum(ref() is not None for ref in alive))
         return prepared
 
+    def fail(self: Predictor, prepared: Prepared) -> None:
+        assert failure is not None
+        raise type(failure)(*failure.args)
+
     monkeypatch.setattr(scans_module, "prepare", counting)
-    assert len(predict(quick, scans, tmp_path / "out", picture=False).done) == 6
+    if failure is not None:
+        monkeypatch.setattr(Predictor, "on_grid", fail)
+    report = predict(quick, scans, tmp_path / "out", picture=False)
+    assert len(report.done) == (0 if failure else 6)
+    assert [type(error) for error in report.errors] == ([TooLargeError] * 6 if failure else [])
     assert len(counts) == 6
     assert max(counts) <= 3  # one read ahead, one computed, one just being let go
     gc.collect()

@@ -75,7 +75,9 @@ def _run(
             for index, result in pool.map(cells):
                 cell = cells[index]
                 if isinstance(result, LostItem):
-                    text = f"{result.attempts} processes did not survive it; the last: {result.reason}"
+                    text = (
+                        f"{result.attempts} processes did not survive it; the last: {result.reason}"
+                    )
                     result = failed_cell(cell, out / cell.folder, text, {"error": text})
                 finished[index] = result
                 logger.info("[%d/%d] %s", len(finished), len(cells), cell.name)

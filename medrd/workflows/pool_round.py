@@ -108,7 +108,8 @@ class Round(Generic[Item, Result]):
                 self._give(self._idle.pop(), index)
             if not self._busy and (stopping or not (self._left or self._set_aside)):
                 return
-            if self._missing and time.monotonic() >= self._pause_ends:
+            # One at a time, lest those of a bad node follow each other without a pause.
+            if self._missing and not self._starting and time.monotonic() >= self._pause_ends:
                 self._missing -= 1
                 self._add_actor()
             known = [*self._busy, *self._starting]
@@ -181,12 +182,12 @@ class Round(Generic[Item, Result]):
             self._idle.append(actor)
             yield index, answer
             return
+        # Its node may be out of reach; and nobody knows what an error has left in a process.
+        ray.kill(actor)
         if isinstance(answer.error, MedrdError) or (
             isinstance(answer.error, InterruptedRunError) and self._should_stop()
         ):
             raise answer.error
-        # Its node may be out of reach; and nobody knows what an error has left in a process.
-        ray.kill(actor)
         name = self._name_of(self._items[index])
         if answer.of_memory and not alone:
             self._actors = max(1, self._actors - 1)
