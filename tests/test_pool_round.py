@@ -19,7 +19,7 @@ import pytest
 from medrd.errors import ConfigError, LeakageError, ModelError
 from medrd.workflows import pool_round
 from medrd.workflows.actor import lost_input
-from medrd.workflows.cluster import Cluster
+from medrd.workflows.cluster import Cluster, ray_cluster
 from medrd.workflows.interrupt import InterruptedRunError
 from medrd.workflows.pool import Pool, Share
 from medrd.workflows.pool_round import LostItem
@@ -227,6 +227,19 @@ def test_one_sigterm_costs_one_beginning_and_a_stop_ends_all(stand_in: StandIn) 
         dict(pool(failing("b", stopped), 1, should_stop=lambda: bool(stopping)).map("abc"))
 
 
+def test_a_node_that_a_cloud_takes_back_is_not_the_items_fault(stand_in: StandIn) -> None:
+    taken_back = ActorDiedError()
+    taken_back._preempted = True
+    often = iter([Died(taken_back)] * 5)
+
+    def fail() -> Any:
+        for death in often:
+            raise death
+        return "done"
+
+    assert dict(pool(failing("b", fail), 1).map("abc"))[1] == "done"
+
+
 def test_what_a_user_must_mend_ends_all(stand_in: StandIn) -> None:
     leakage = LeakageError("s", expected="a", found="b", remedy="c")
     with pytest.raises(LeakageError):
@@ -330,6 +343,21 @@ def test_more_than_a_machine_has_is_refused_and_more_than_a_node_has_is_said(
     assert not caplog.records
     Pool(lambda: same, Share(cpus=5), Cluster({"CPU": 8.0}, grows=True, nodes=nodes))
     assert "no room yet for 1 of 1 processes with 5 CPU each" in caplog.text
+
+
+def test_a_cluster_that_is_joined_counts_living_nodes_and_hides_gpus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, Any] = {}
+    nodes = [{"Alive": alive, "Resources": {"CPU": 4.0}} for alive in (True, False, True)]
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address, **options: asked.update(options))
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with ray_cluster("auto") as cluster:
+        assert cluster.room({"CPU": 3.0}) == 2
+    assert asked["runtime_env"] == {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}}
 
 
 def test_gpus_follow_the_device() -> None:

@@ -188,6 +188,8 @@ class Round(Generic[Item, Result]):
             isinstance(answer.error, InterruptedRunError) and self._should_stop()
         ):
             raise answer.error
+        if answer.preempted:  # which says nothing of the item
+            self._attempts[index] -= 1
         name = self._name_of(self._items[index])
         if answer.of_memory and not alone:
             self._actors = max(1, self._actors - 1)
@@ -228,17 +230,20 @@ class _End:
         What its code has raised; None where it has died.
     of_memory
         Whether its node had too little.
+    preempted
+        Whether its node was taken back, as clouds do.
     """
 
     reason: str
     error: Exception | None = None
     of_memory: bool = False
+    preempted: bool = False
 
 
 def _answer_of(reference: Any) -> Any:
     """What an actor's call has returned, or what ended it."""
     import ray
-    from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
     try:
         return ray.get(reference)
@@ -248,7 +253,11 @@ def _answer_of(reference: Any) -> Any:
         ours = isinstance(cause, MedrdError | InterruptedRunError)
         return _End(_in_words(cause), cause if ours else error)
     except RayError as error:
-        return _End(_in_words(error), of_memory=isinstance(error, OutOfMemoryError))
+        return _End(
+            _in_words(error),
+            of_memory=isinstance(error, OutOfMemoryError),
+            preempted=isinstance(error, RayActorError) and error.preempted,
+        )
 
 
 def _in_words(error: Exception) -> str:
