@@ -201,6 +201,28 @@ def quick(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFa
     return load_model(train(make_config(raw), tmp_path_factory.mktemp("quick") / "run"))
 
 
+@pytest.fixture
+def search_raw(tiny_raw: dict[str, Any]) -> dict[str, Any]:
+    """A small search on the tiny cohort as plain types, to be changed at will."""
+    from searches import make_search_raw
+
+    return make_search_raw(tiny_raw)
+
+
+@pytest.fixture(scope="session")
+def finished_search(
+    tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of that search with one finished trial, at POINT; read only."""
+    from medrd.workflows.trial import run_trial
+    from searches import POINT, begin, make_search_raw
+
+    out = tmp_path_factory.mktemp("search") / "out"
+    begin(make_search_raw(make_tiny_raw(tiny_root, tiny_cache)), out)
+    run_trial(out, POINT, lambda report: None)
+    return out
+
+
 SPACED_2_MM = np.diag([2.0, 2.0, 2.0, 1.0])
 
 
