@@ -240,7 +240,20 @@ def make_brain() -> Callable[..., Volume]:
     return make
 
 
-# --- Pictures: a tiny category of generated textures, and a model trained on it ---
+# --- Pictures: given bytes, a tiny category of textures, and a model trained on it ---
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    """Give content a file of its own. Names say nothing: a picture is what its bytes are."""
+    count = iter(range(99))
+
+    def save(content: bytes) -> Path:
+        path = tmp_path / f"picture-{next(count)}.dat"
+        path.write_bytes(content)
+        return path
+
+    return save
 
 
 @pytest.fixture(scope="session")
