@@ -27,7 +27,7 @@ from medrd.errors import (
     UnlikeTrainingError,
     WrongKindError,
 )
-from medrd.workflows import predict as predict_module
+from medrd.workflows import predict_case as case_module
 from medrd.workflows import scans as scans_module
 from medrd.workflows.api import LoadedModel, read
 from medrd.workflows.model_folder import Model, load_model
@@ -300,7 +300,7 @@ def test_what_is_not_as_on_record_is_done_again(
     elif change == "model":
         model = Model(quick.detector, quick.config, quick.calibration, quick.training, "new")
     elif change == "code":
-        monkeypatch.setattr(predict_module, "CODE_VERSION", predict_module.CODE_VERSION + 1)
+        monkeypatch.setattr(case_module, "CODE_VERSION", case_module.CODE_VERSION + 1)
     elif change != "overwrite":
         ending = {"map": "_anomaly.nii.gz", "mask": "_mask.nii.gz", "picture": ".png"}[change]
         path = out / f"scan{ending}"
@@ -330,7 +330,9 @@ def test_another_frame_of_the_same_file_is_another_scan(
     assert not np.array_equal(maps[0], maps[1])
 
 
-@pytest.mark.parametrize("moment", ["predict.write_json", "scans.save_figure", "scans.write_nifti"])
+@pytest.mark.parametrize(
+    "moment", ["predict_case.write_json", "scans.save_figure", "scans.write_nifti"]
+)
 def test_killed_while_writing_a_scan_it_is_done_again(
     medrd: Medrd, tiny_run: Path, scan: Path, tmp_path: Path, moment: str
 ) -> None:
@@ -338,7 +340,7 @@ def test_killed_while_writing_a_scan_it_is_done_again(
     out = tmp_path / "out"
     kill = f"""
 import os, signal
-from medrd.workflows import predict, scans
+from medrd.workflows import predict_case, scans
 {moment} = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 """
     assert medrd("predict", tiny_run, scan, "--out", out, prelude=kill).code == -9

@@ -263,7 +263,7 @@ def test_killed_while_writing_nothing_half_is_there_and_it_goes_on(
     folder.mkdir()
     for i in range(3):
         Image.fromarray(spots((30 + i, 40))).save(folder / f"{i}.bmp")
-    module = {"imwrite": "tifffile", "write_json": "medrd.workflows.predict"}
+    module = {"imwrite": "tifffile", "write_json": "medrd.workflows.predict_case"}
     kill = f"""
 import os, signal
 import {module.get(moment, "medrd.workflows.pictures")} as module

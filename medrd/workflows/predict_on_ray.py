@@ -18,7 +18,8 @@ from medrd.workflows.cluster import given_address, ray_cluster
 from medrd.workflows.inputs import Case
 from medrd.workflows.model_folder import Model
 from medrd.workflows.pool import A_CORE_EACH, LostItem, Pool, Share
-from medrd.workflows.predict import CasePredictor, Job, Outcome, PredictReport, predict
+from medrd.workflows.predict import PredictReport, predict
+from medrd.workflows.predict_case import CasePredictor, Job, Outcome
 
 
 def predict_on_ray(
