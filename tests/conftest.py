@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from tiny import make_tiny_raw, write_tiny_subject
 
 FIRST = (
     "test_pool",
-    "test_train",
+    "test_train_resumed",
     "test_compare",
     "test_train_on_ray",
     "test_predict",
@@ -238,6 +239,14 @@ def make_brain() -> Callable[..., Volume]:
         return volume_from_array(np.where(brain, texture, 0), affine)
 
     return make
+
+
+@pytest.fixture
+def scan(tiny_root: Path, tmp_path: Path) -> Path:
+    """A test subject's FLAIR as a file of its own."""
+    (tmp_path / "in").mkdir()
+    source = tiny_root / "tiny_0" / "tiny_0_flair.nii.gz"
+    return Path(shutil.copy(source, tmp_path / "in" / "scan.nii.gz"))
 
 
 # --- Pictures: given bytes, a tiny category of textures, and a model trained on it ---
