@@ -9,7 +9,7 @@ import torch
 from medrd.errors import InputError, ModelError
 from medrd.workflows.cluster import EVERYWHERE, enter
 from medrd.workflows.model_folder import Model, load_model
-from medrd.workflows.pool import LostItem
+from medrd.workflows.pool_round import LostItem
 
 
 def model_in_actor(path: Path, wanted: str, folder: Path, threads: int) -> Model:
@@ -46,8 +46,8 @@ def lost_input(file: Path, lost: LostItem, *, limit: str) -> InputError:
     """What is said of an input that was given up; ``limit`` is what bounds an input's size."""
     return InputError(
         file,
-        expected="an input that a process survives",
-        found=f"{lost.attempts} processes that died of it, the last one by {lost.reason}",
+        expected="an input that a process gets through",
+        found=f"{lost.attempts} that did not, the last one by {lost.reason}",
         remedy=f"It may be too large for the memory that a process has: lower {limit}, or "
-        "begin fewer processes with --actors.",
+        "begin fewer processes with --actors. What was raised, if anything, stands in the log.",
     )

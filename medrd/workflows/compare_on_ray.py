@@ -22,7 +22,8 @@ from medrd.workflows.compare import Inputs, compare
 from medrd.workflows.compare_cells import Finished, failed_cell, run_cell
 from medrd.workflows.interrupt import InterruptedRunError
 from medrd.workflows.outputs import make_folder
-from medrd.workflows.pool import A_CORE_EACH, LostItem, Pool, Share
+from medrd.workflows.pool import A_CORE_EACH, Pool, Share
+from medrd.workflows.pool_round import LostItem
 from medrd.workflows.progress import progress
 
 logger = logging.getLogger("medrd.compare")
@@ -50,8 +51,8 @@ def compare_on_ray(
     Raises
     ------
     ConfigError
-        As of :func:`medrd.workflows.compare.compare`; no cluster at the address, or more asked
-        for than this machine has.
+        As of :func:`medrd.workflows.compare.compare`; no cluster at the address, more asked for
+        than this machine has, or a device by number.
     InterruptedRunError
         On SIGTERM or Ctrl-C; what the cells have saved is kept.
     """
@@ -62,6 +63,7 @@ def _run(
     share: Share, address: str | None, cells: Sequence[Cell], out: Path, inputs: Inputs
 ) -> list[Finished]:
     finished: dict[int, Finished] = {}
+    share = share.on({cell.config.train.device for cell in cells}, key="train.device")
     try:
         with ray_cluster(address) as cluster, progress("comparing", len(cells)) as advance:
             pool: Pool[Cell, Finished] = Pool(
@@ -73,7 +75,7 @@ def _run(
             for index, result in pool.map(cells):
                 cell = cells[index]
                 if isinstance(result, LostItem):
-                    text = f"{result.attempts} processes died of it, the last: {result.reason}"
+                    text = f"{result.attempts} processes did not survive it; the last: {result.reason}"
                     result = failed_cell(cell, out / cell.folder, text, {"error": text})
                 finished[index] = result
                 logger.info("[%d/%d] %s", len(finished), len(cells), cell.name)

@@ -21,7 +21,8 @@ from medrd.workflows.cluster import given_address, ray_cluster
 from medrd.workflows.evaluate import evaluate
 from medrd.workflows.examine import Contender, Outcome, make_examiners
 from medrd.workflows.model_folder import Model
-from medrd.workflows.pool import A_CORE_EACH, LostItem, Pool, Share
+from medrd.workflows.pool import A_CORE_EACH, Pool, Share
+from medrd.workflows.pool_round import LostItem
 
 _STORE_BYTES = 512 * 2**20
 """Of the object store of a Ray that is begun here: dozens of judged scans of BraTS's size. What
@@ -57,7 +58,7 @@ def evaluate_on_ray(
     Raises
     ------
     ConfigError
-        No cluster at the address, or more asked for than this machine has.
+        No cluster at the address, more asked for than this machine has, or a device by number.
     MedrdError, InterruptedRunError
         As of :func:`medrd.workflows.evaluate.evaluate`.
     """
@@ -75,6 +76,7 @@ def _examine(
     subjects: Sequence[Subject],
     should_stop: Callable[[], bool],
 ) -> Generator[Outcome, None, None]:
+    share = share.on({device}, key="--device")
     items = [(number, subject) for number in range(len(contenders)) for subject in subjects]
     with ray_cluster(address, store_bytes=_STORE_BYTES) as cluster:
         pool: Pool[_Item, Outcome] = Pool(

@@ -20,6 +20,7 @@ from medrd.data.cache import file_hash, source_hash
 from medrd.data.domain import CODE_VERSION
 from medrd.errors import InputError
 from medrd.volumes import write_json
+from medrd.workflows.attempt import attempt
 from medrd.workflows.device import choose_execution
 from medrd.workflows.guard import blind_spots, oddities, refuse
 from medrd.workflows.infer import Prediction, Predictor
@@ -86,6 +87,8 @@ class Loaded:
     hashes: dict[str, str]
     odd: tuple[str, ...]
     back: WayBack | None = None
+    record_time: int | None = None
+    """When its record was last written, before it was read; None if there was none."""
 
 
 class CasePredictor:
@@ -106,16 +109,36 @@ class CasePredictor:
             "code": str(CODE_VERSION),
         }
 
-    def read(self, case: Case) -> Loaded | None:
-        """The case's slices; None if it is done already. Raises InputError."""
-        hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
-        if not self.job.overwrite and _is_done(
+    def read(self, case: Case) -> Loaded | InputError | None:
+        """The case's slices, or why it has none; None if it is done already."""
+        return attempt(case.first_file, lambda: self._read(case))
+
+    def finish(self, item: Loaded | InputError | None) -> Outcome:
+        """Predict and write what has been read."""
+        if item is None or isinstance(item, InputError):
+            return item
+        return attempt(item.case.first_file, lambda: self._write(item))
+
+    def __call__(self, case: Case) -> Outcome:
+        """Read, predict and write."""
+        return self.finish(self.read(case))
+
+    def _record(self, case: Case) -> Path:
+        return case.output(self.job.out, files_of(case, self._medium.files).record)
+
+    def _is_done(self, case: Case, hashes: dict[str, str]) -> bool:
+        return _is_done(
             self._record(case),
             hashes,
             self._identity,
             strict=self.job.strict,
             native=self.job.native,
-        ):
+        )
+
+    def _read(self, case: Case) -> Loaded | None:
+        record_time = _time_of(self._record(case))
+        hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
+        if not self.job.overwrite and self._is_done(case, hashes):
             return None
         back = way_back(case.first_file) if self.job.native else None
         check_targets(
@@ -132,29 +155,9 @@ class CasePredictor:
         odd = oddities(opened.prepared, self._model, case.subject)
         if self.job.strict:
             refuse(case.first_file, odd)
-        return Loaded(case, opened, hashes, odd, back)
+        return Loaded(case, opened, hashes, odd, back, record_time)
 
-    def finish(self, item: Loaded | InputError | None) -> Outcome:
-        """Predict and write what has been read."""
-        if item is None or isinstance(item, InputError):
-            return item
-        try:
-            return self._write(item)
-        except InputError as error:
-            return error
-
-    def __call__(self, case: Case) -> Outcome:
-        """Read, predict and write."""
-        try:
-            item = self.read(case)
-        except InputError as error:
-            return error
-        return self.finish(item)
-
-    def _record(self, case: Case) -> Path:
-        return case.output(self.job.out, files_of(case, self._medium.files).record)
-
-    def _write(self, item: Loaded) -> Done:
+    def _write(self, item: Loaded) -> Done | None:
         """The JSON comes last, so its presence means finished."""
         case, opened, origin, out = item.case, item.opened, item.case.origin, self.job.out
         files = files_of(case, self._medium.files)
@@ -162,6 +165,10 @@ class CasePredictor:
         prediction = self._predictor.on_grid(opened.prepared)
         scored, seconds = len(prediction.image_scores), time.perf_counter() - start
         logger.debug("%s: %d %s in %.2f s", case.subject.id, scored, files.pieces, seconds)
+        # A process that others take for dead may come so late that they have done its scan.
+        record = self._record(case)
+        if _time_of(record) != item.record_time and self._is_done(case, item.hashes):
+            return None
         calibration = self._model.calibration
         threshold = calibration.threshold if calibration else None
         paths = {"map": case.output(out, files.map)}
@@ -199,7 +206,7 @@ class CasePredictor:
             name: {"file": path.name, "sha256": file_hash(path)} for name, path in paths.items()
         }
         write_json(
-            self._record(case),
+            record,
             {
                 **(map_sidecar(origin) if origin else {}),
                 "subject": case.subject.id,
@@ -228,6 +235,14 @@ def anomaly_mask(
 ) -> NDArray[np.bool_]:
     """Where the scored region's score is at least the threshold: bool on the input's grid."""
     return (prediction.grid_map >= threshold) & region
+
+
+def _time_of(path: Path) -> int | None:
+    """When a file was last written, in ns; None if it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _is_done(

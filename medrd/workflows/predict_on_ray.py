@@ -17,7 +17,8 @@ from medrd.workflows.actor import lost_input, model_in_actor
 from medrd.workflows.cluster import given_address, ray_cluster
 from medrd.workflows.inputs import Case
 from medrd.workflows.model_folder import Model
-from medrd.workflows.pool import A_CORE_EACH, LostItem, Pool, Share
+from medrd.workflows.pool import A_CORE_EACH, Pool, Share
+from medrd.workflows.pool_round import LostItem
 from medrd.workflows.predict import PredictReport, predict
 from medrd.workflows.predict_case import CasePredictor, Job, Outcome
 
@@ -48,7 +49,7 @@ def predict_on_ray(
     Raises
     ------
     ConfigError
-        No cluster at the address, or more asked for than this machine has.
+        No cluster at the address, more asked for than this machine has, or a device by number.
     MedrdError, InterruptedRunError
         As of :func:`medrd.workflows.predict.predict`.
     """
@@ -65,6 +66,7 @@ def _do(
     cases: Sequence[Case],
     should_stop: Callable[[], bool],
 ) -> Iterator[tuple[Case, Outcome]]:
+    share = share.on({job.device}, key="--device")
     if not cases:
         return
     with ray_cluster(address) as cluster:
