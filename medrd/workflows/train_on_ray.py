@@ -180,8 +180,8 @@ def _optimise(
 def _share_of(cluster: Cluster, workers: int, device: str) -> tuple[int, bool]:
     """Cores and whether a GPU for each worker; raises ConfigError where there are too few."""
     gpu = device == "cuda" or (device == "auto" and cluster.amount("GPU") > 0)
-    wanted = {"CPU": float(workers), "GPU": float(workers if gpu else 0)}
-    refuse_too_much(cluster, wanted, key="--workers", remedy="Lower --workers.")
+    wanted = {"CPU": 1.0, "GPU": 1.0 if gpu else 0.0}
+    refuse_too_much(cluster, wanted, key="--workers", remedy="Lower --workers.", processes=workers)
     # On a cluster nobody knows how its cores are divided among its nodes.
     return (1 if cluster.grows else max(1, int(cluster.amount("CPU")) // workers)), gpu
 
