@@ -377,7 +377,8 @@ def report(
     result = run(folder)
     typer.echo(result.path)
     if result.errors:
-        typer.echo(f"{result.pages} shown, {len(result.errors)} could not be", err=True)
+        shown = result.pages + result.kept
+        typer.echo(f"{shown} shown, {len(result.errors)} could not be", err=True)
         raise typer.Exit(3)
 
 
