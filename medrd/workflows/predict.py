@@ -6,7 +6,6 @@ differs is behind :class:`medrd.workflows.medium.Medium`.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,6 +41,7 @@ from medrd.workflows.outputs import (
     MAKER,
     check_targets,
     files_of,
+    is_done,
     make_folder,
     remove,
     write_errors,
@@ -137,7 +137,7 @@ class CasePredictor:
     def read(self, case: Case) -> Loaded | None:
         """The case's slices; None if it is done already. Raises InputError."""
         hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
-        if not self.job.overwrite and _is_done(
+        if not self.job.overwrite and is_done(
             self._record(case),
             hashes,
             self._identity,
@@ -421,25 +421,3 @@ def anomaly_mask(
 ) -> NDArray[np.bool_]:
     """Where the scored region's score is at least the threshold: bool on the input's grid."""
     return (prediction.grid_map >= threshold) & region
-
-
-def _is_done(
-    path: Path, hashes: dict[str, str], identity: dict[str, str], *, strict: bool, native: bool
-) -> bool:
-    """Whether the JSON on record is of these inputs and this model, and its files are whole.
-
-    Where what is unlike the training scans is to fail, a result of such a scan does not count;
-    nor does one without a map on the raw grid where that is wanted.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if strict and record["unlike_training"]:
-            return False
-        if native and "native_map" not in record["outputs"]:
-            return False
-        return record["identity"] == {**identity, "inputs": hashes} and all(
-            file_hash(path.parent / entry["file"]) == entry["sha256"]
-            for entry in record["outputs"].values()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
-        return False
