@@ -317,7 +317,8 @@ def report(
     result = run(folder)
     typer.echo(result.path)
     if result.errors:
-        _end_incomplete(f"{result.pages} shown, {len(result.errors)} could not be")
+        shown = result.pages + result.kept
+        _end_incomplete(f"{shown} shown, {len(result.errors)} could not be")
 
 
 @app.command()
