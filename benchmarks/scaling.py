@@ -188,7 +188,10 @@ def measure_judged(
 def print_sent(pieces: Pieces, judged: dict[int, float]) -> None:
     rows = [
         ["predict", f"{pieces.answer_kb / 1e3:.4f}"],
-        *([f"evaluate, {n} test subjects, for each model", f"{mb:.1f}"] for n, mb in judged.items()),
+        *(
+            [f"evaluate, {n} test subjects, for each model", f"{mb:.1f}"]
+            for n, mb in judged.items()
+        ),
     ]
     print("\n" + markdown_table(["a process sends back of a scan", "MB"], rows) + "\n")
 
@@ -249,7 +252,7 @@ def print_train(raw: dict[str, Any], folder: Path, processes: int) -> None:
     with clock() as one:
         alone = train(config, folder / "alone")
     with clock() as several:
-        team = train_on_ray(config, folder / "team", workers=processes)
+        team = train_on_ray(config, folder / "team", workers=processes, cpus=1)
     speeds = [read_reports(run)[-1].slices_per_s for run in (alone, team)]
     rows = [
         ["1", f"{speeds[0]:.2f}", f"{one[0]:.0f}", "1"],
