@@ -2,7 +2,7 @@
 
 It may be found in another process than the one where :class:`medrd.workflows.tally.Tally` puts the
 subjects together. For a judged pixel 5 bytes travel, and 28 for each bin of the subject's own
-sketch: some 9 MB for a scan of BraTS's size.
+sketch (``benchmarks/scaling.py`` measures what that comes to).
 """
 
 from __future__ import annotations
