@@ -20,7 +20,7 @@ from medrd.errors import ConfigError
 logger = logging.getLogger("medrd.ray")
 
 EVERYWHERE = "Put what the command reads and writes on storage that all nodes see."
-_STORE_BYTES = 128 * 2**20
+STORE_BYTES = 128 * 2**20
 """Of Ray's object store: hardly anything of ours passes through it."""
 _HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
 
@@ -78,7 +78,7 @@ def settle_environment() -> None:
 
 @contextmanager
 def ray_cluster(
-    address: str | None, *, dashboard: bool = False, store_bytes: int = _STORE_BYTES
+    address: str | None, *, dashboard: bool = False, store_bytes: int = STORE_BYTES
 ) -> Iterator[Cluster]:
     """A Ray that was there before stays; one that is begun here ends here.
 

@@ -5,7 +5,6 @@ What differs between scans and pictures is behind :class:`medrd.workflows.medium
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from medrd.workflows.outputs import (
     MAKER,
     check_targets,
     files_of,
+    is_done,
     make_folder,
     remove,
 )
@@ -127,24 +127,13 @@ class CasePredictor:
         return case.output(self.job.out, files_of(case, self._medium.files).record)
 
     def _is_done(self, case: Case, hashes: dict[str, str]) -> bool:
-        """Whether the JSON on record is of these inputs and this model, and its files are whole.
-
-        Where what is unlike the training scans is to fail, a result of such a scan does not count;
-        nor does one without a map on the raw grid where that is wanted.
-        """
-        path = self._record(case)
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if self.job.strict and record["unlike_training"]:
-                return False
-            if self.job.native and "native_map" not in record["outputs"]:
-                return False
-            return record["identity"] == {**self._identity, "inputs": hashes} and all(
-                file_hash(path.parent / entry["file"]) == entry["sha256"]
-                for entry in record["outputs"].values()
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
-            return False
+        return is_done(
+            self._record(case),
+            hashes,
+            self._identity,
+            strict=self.job.strict,
+            native=self.job.native,
+        )
 
     def _read(self, case: Case) -> Loaded | None:
         record_time = _time_of(self._record(case))
