@@ -23,6 +23,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+from folders import contents
 from medrd.cli import app
 from medrd.config import make_config
 from medrd.config.compare import make_compare
@@ -37,6 +38,7 @@ from medrd.workflows.predict import predict
 from medrd.workflows.predict_on_ray import predict_on_ray
 from medrd.workflows.train import train
 from tiny import make_tiny_raw, write_tiny_subject
+from waiting import wait_for
 
 NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 * 2**20}
 SOON_DEAD = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
@@ -51,7 +53,6 @@ def make_saboteur(folder: str) -> Callable[[], None]:
     def sabotage() -> None:
         """Where the folder names a node, work stalls there: scans between their map and their mask
         or their judgement, cells after their first checkpoint. Others wait until it does."""
-        import time
         from pathlib import Path
 
         orders = Path(folder)
@@ -172,21 +173,6 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "tiny_99").mkdir()
     (root / "tiny_99" / "tiny_99_flair.nii.gz").write_text("not a scan")
     return root
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in folder.rglob("*")
-        if p.is_file() and not p.name.startswith(".")
-    }
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_a_node_that_dies_in_the_middle_costs_nothing(
