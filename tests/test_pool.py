@@ -103,7 +103,7 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def nodes(bytecode: None, orders: Path) -> Iterator[Any]:
+def nodes(prompt_ray: None, orders: Path) -> Iterator[Any]:
     """A node of one core and, to Ray, one GPU, and this process connected to it."""
     settle_environment()
     import ray
@@ -128,26 +128,37 @@ def nodes(bytecode: None, orders: Path) -> Iterator[Any]:
 
 
 @contextmanager
+def one_more(nodes: Any) -> Iterator[Any]:
+    """Another node for the time of the block, at most."""
+    node = nodes.add_node(**NODE)
+    try:
+        yield node
+    finally:
+        if node in nodes.worker_nodes:
+            nodes.remove_node(node, allow_graceful=False)
+
+
+@contextmanager
 def doomed_node(nodes: Any, orders: Path, when: Callable[[], bool]) -> Iterator[list[str]]:
     """One more node, on which work stalls; killed then, if ``when`` says so. What had stalled."""
-    victim = nodes.add_node(**NODE)
-    (orders / victim.node_id).touch()
-    stalled = orders / f"{victim.node_id}.stalled"
     at_work: list[str] = []
+    with one_more(nodes) as victim:
+        (orders / victim.node_id).touch()
+        stalled = orders / f"{victim.node_id}.stalled"
 
-    def kill() -> None:
-        wait_for(lambda: stalled.exists() and when(), seconds=300)
-        at_work.append(stalled.read_text(encoding="utf-8"))
-        nodes.remove_node(victim, allow_graceful=False)
+        def kill() -> None:
+            wait_for(lambda: stalled.exists() and when(), seconds=600)
+            at_work.append(stalled.read_text(encoding="utf-8"))
+            nodes.remove_node(victim, allow_graceful=False)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        yield at_work
-    finally:
-        killer.join()
-        for order in orders.iterdir():
-            order.unlink()
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            yield at_work
+        finally:
+            killer.join()
+            for order in orders.iterdir():
+                order.unlink()
 
 
 def deaths(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -194,13 +205,12 @@ def test_a_node_that_dies_in_the_middle_costs_nothing(
         written[:] = [path.name for path in out.rglob("tiny*.*")]
         return sum(name.endswith(".json") for name in written) > 3
 
-    third = nodes.add_node(**NODE)
     with (
+        one_more(nodes),
         caplog.at_level(logging.WARNING, "medrd"),
         doomed_node(nodes, orders, some_are_done) as at_work,
     ):
         there = predict_on_ray(run, [scans], out)
-    nodes.remove_node(third)
     (name,), (said,) = at_work, deaths(caplog)
     # It was between two of its files.
     assert [each for each in written if each.startswith(name)] == [f"{name}_anomaly.nii.gz"]

@@ -73,7 +73,7 @@ def make_saboteur() -> Callable[[], None]:
 
 
 @pytest.fixture(scope="module")
-def cluster(bytecode: None) -> Iterator[str]:
+def cluster(prompt_ray: None) -> Iterator[str]:
     """Two nodes of one core each, and this process connected to them; their address."""
     settle_environment()
     import ray
