@@ -159,7 +159,8 @@ class Round(Generic[Item, Result]):
         self._stillborn += 1
         self._missing += 1
         self._pause_ends = time.monotonic() + self._pause_s
-        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        if not self._starting:  # else several have failed at once
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
         if not (self._idle or self._busy or self._starting):
             if end.error is not None:
                 raise end.error
