@@ -20,6 +20,7 @@ from medrd.report.table import markdown_table
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NAMES = sorted(path.name for path in FOLDER.glob("*.ipynb"))
 SMALL = """
+    resamples=100
     data_sets.phantoms.root={brains}
     data_sets.phantoms.generate=null
     data_sets.phantoms.config.data.split.train=2
