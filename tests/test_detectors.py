@@ -197,6 +197,7 @@ def finished(
 
 def test_a_loaded_model_says_what_the_trained_one_said(finished: Run) -> None:
     model = finished.model
+    assert not model.detector.training
     weights = load_file(finished.folder / "model" / "model.safetensors")
     # No network that only training reads is in the file, and none is missing from it.
     assert weights.keys() == model.detector.state_dict().keys()
