@@ -27,6 +27,7 @@ from medrd.data.domain import TestItem
 from medrd.data.layouts import Subject
 from medrd.data.margin import away_from
 from medrd.data.prepare import lesion_positions, prepare, read_channels, read_lesions
+from medrd.heads.bias import correct_bias
 from medrd.report.table import markdown_table
 from medrd.volumes import Volume, volume_from_array, write_json
 from medrd.workflows.cohort import load_cohort
@@ -52,6 +53,16 @@ def bias(array: Array, strength: float, rng: np.random.Generator) -> Array:
     field = ndimage.zoom(rng.normal(size=(4, 4, 4)), [n / 4 for n in array.shape], order=3)
     field = field[tuple(slice(n) for n in array.shape)]
     return np.asarray(array * np.exp(strength * field / field.std()), np.float32)
+
+
+def n4(array: Array, strength: float, rng: np.random.Generator) -> Array:
+    """The same field, and what ``medrd prepare`` corrects of it (voxels of 1 mm)."""
+    import SimpleITK
+
+    brain = array != 0
+    image = SimpleITK.GetImageFromArray(bias(array, strength, rng) if strength else array)
+    corrected = SimpleITK.GetArrayFromImage(correct_bias(image))
+    return np.asarray(np.where(brain, np.clip(corrected, 1e-3, None), 0), np.float32)
 
 
 def noise(array: Array, share: float, rng: np.random.Generator) -> Array:
@@ -86,6 +97,9 @@ CHANGES: dict[str, tuple[Callable[[Array, float, np.random.Generator], Array], f
     "gamma 1.4": (gamma, 1.4),
     "bias field, sd 0.15": (bias, 0.15),
     "bias field, sd 0.3": (bias, 0.3),
+    "N4 alone": (n4, 0),
+    "bias field, sd 0.15, and N4": (n4, 0.15),
+    "bias field, sd 0.3, and N4": (n4, 0.3),
     "noise, 5 % of the median": (noise, 0.05),
     "noise, 15 % of the median": (noise, 0.15),
     "voxels of 2 mm": (coarse, 2),

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import statistics
 import tempfile
 import time
@@ -28,11 +29,14 @@ import torch
 from medrd.config import make_config
 from medrd.config.tune import make_tune
 from medrd.data.cache import source_hash
+from medrd.data.domain import domain_of
 from medrd.data.phantom import write_cohort
 from medrd.report.table import markdown_table
 from medrd.workflows.cluster import Cluster, ray_cluster
+from medrd.workflows.examine import Contender, make_examiners
 from medrd.workflows.infer import Prediction
 from medrd.workflows.inputs import Case
+from medrd.workflows.judge import unit_entries
 from medrd.workflows.medium import medium_of
 from medrd.workflows.metrics_log import read_reports
 from medrd.workflows.model_folder import load_model
@@ -52,7 +56,7 @@ PARTS = ("pieces", "predict", "train", "tune")
 
 @dataclass
 class Pieces:
-    """Of one scan, in seconds and MB.
+    """Of one scan, in seconds, MB and kB.
 
     Attributes
     ----------
@@ -64,6 +68,8 @@ class Pieces:
         Map, mask, picture and JSON.
     in_mb, out_mb
         As they lie on disk, compressed.
+    answer_kb
+        What a process says of it, pickled as it travels.
     """
 
     hash_s: float = 0.0
@@ -72,6 +78,7 @@ class Pieces:
     write_s: float = 0.0
     in_mb: float = 0.0
     out_mb: float = 0.0
+    answer_kb: float = 0.0
 
     @property
     def core_s(self) -> float:
@@ -120,13 +127,14 @@ class _Timed(CasePredictor):
         assert loaded is not None
         self._predictor.on_grid = timed  # type: ignore[method-assign]
         with clock() as finishing:
-            self.finish(loaded)
+            outcome = self.finish(loaded)
         self._predictor.on_grid = on_grid  # type: ignore[method-assign]
         pieces.hash_s = hashing[0]
         pieces.read_s = reading[0] - hashing[0]
         pieces.write_s = finishing[0] - pieces.network_s
         pieces.in_mb = sum(s.path.stat().st_size for s in case.subject.images.values()) / 1e6
         endings = self._medium.files.endings
+        pieces.answer_kb = len(pickle.dumps(outcome, protocol=5)) / 1e3
         there = (case.output(self.job.out, ending) for ending in endings)
         pieces.out_mb = sum(path.stat().st_size for path in there if path.is_file()) / 1e6
         return pieces
@@ -157,6 +165,38 @@ def print_pieces(pieces: Pieces, device: str) -> None:
 # --- Ray's own cost ---
 
 
+def measure_judged(
+    run: Path, raw: dict[str, Any], scans: Path, counts: tuple[int, ...]
+) -> dict[int, float]:
+    """MB that an evaluation's process sends back of a scan under one model, as they travel.
+
+    By the number of test subjects, which sets how many bins each gets; the median of three scans.
+    """
+    model = load_model(run)
+    config = make_config(raw | {"data": raw["data"] | {"root": str(scans)}})
+    subjects = domain_of(config.recipe).find(config)[:3]
+    threshold = model.calibration.threshold if model.calibration else None
+    sent = {}
+    for count in counts:
+        entries = {subject.category: unit_entries(count) for subject in subjects}
+        contender = Contender("model", config, threshold=threshold, entries=entries)
+        (examiner,) = make_examiners(model, "cpu", [contender])
+        outcomes = [pickle.dumps(examiner(subject), protocol=5) for subject in subjects]
+        sent[count] = statistics.median(map(len, outcomes)) / 1e6
+    return sent
+
+
+def print_sent(pieces: Pieces, judged: dict[int, float]) -> None:
+    rows = [
+        ["predict", f"{pieces.answer_kb / 1e3:.4f}"],
+        *(
+            [f"evaluate, {n} test subjects, for each model", f"{mb:.1f}"]
+            for n, mb in judged.items()
+        ),
+    ]
+    print("\n" + markdown_table(["a process sends back of a scan", "MB"], rows) + "\n")
+
+
 def echo() -> Any:
     """Work that is none."""
     return lambda item: item
@@ -174,19 +214,17 @@ def measure_ray(cluster: Cluster, items: int) -> tuple[float, float]:
 
 
 def print_predict(run: Path, brains: list[Path], folder: Path, processes: int) -> None:
-    """Scans a second: this process, one of Ray's, and several."""
-    with clock() as here:
-        predict(run, brains, folder / "here", device="cpu")
+    """Scans a second: the plain verb, one process of Ray's, and several."""
+    here = folder / "here"
+    predict(run, brains, here, device="cpu")
+    local = scans_per_s(here, len(brains), 1)
     rates = {}
     for actors in (1, processes):
         out = folder / f"actors{actors}"
-        predict_on_ray(run, brains, out, share=Share(gpus=0, actors=actors))
-        times = finished_at(out, len(brains))
-        # From the first result on, so that beginnings do not count.
-        rates[actors] = (len(times) - actors) / (times[-1] - times[actors - 1])
-    local = len(brains) / here[0]
+        predict_on_ray(run, brains, out, share=Share(gpus=0, actors=actors), device="cpu")
+        rates[actors] = scans_per_s(out, len(brains), actors)
     rows = [
-        ["this process", "1", f"{local:.3f}", "1"],
+        ["the plain verb", "1, and one to read ahead", f"{local:.3f}", "1"],
         *(
             [f"{n} of Ray's", str(n), f"{rate:.3f}", f"{rate / local / n:.2f}"]
             for n, rate in rates.items()
@@ -197,11 +235,16 @@ def print_predict(run: Path, brains: list[Path], folder: Path, processes: int) -
     print(f"\nRay costs {1 / rates[1] - 1 / local:+.3f} s a scan beside reading ahead\n")
 
 
-def finished_at(out: Path, count: int) -> list[float]:
-    """When each record was written, by the file system."""
+def scans_per_s(out: Path, scans: int, processes: int) -> float:
+    """From as many records as there are processes on, so that nobody's beginning counts.
+
+    Of the plain verb it must not count either: loading the model, say, Ray's processes do before
+    their first scan too.
+    """
     records = [path for path in out.rglob("*.json") if path.name != "errors.json"]
-    assert len(records) == count
-    return sorted(path.stat().st_mtime for path in records)
+    assert len(records) == scans
+    times = sorted(path.stat().st_mtime for path in records)  # when each was written
+    return (scans - processes) / (times[-1] - times[processes - 1])
 
 
 def print_train(raw: dict[str, Any], folder: Path, processes: int) -> None:
@@ -210,7 +253,7 @@ def print_train(raw: dict[str, Any], folder: Path, processes: int) -> None:
     with clock() as one:
         alone = train(config, folder / "alone")
     with clock() as several:
-        team = train_on_ray(config, folder / "team", workers=processes)
+        team = train_on_ray(config, folder / "team", workers=processes, cpus=1)
     speeds = [read_reports(run)[-1].slices_per_s for run in (alone, team)]
     rows = [
         ["1", f"{speeds[0]:.2f}", f"{one[0]:.0f}", "1"],
@@ -342,6 +385,8 @@ def main() -> None:
             begin_s, call_s = measure_ray(cluster, 20 if args.smoke else 200)
             print_pieces(pieces, args.device)
             print(f"Ray: {begin_s:.1f} s until a process works, {1000 * call_s:.1f} ms a call\n")
+            counts = (args.scans, args.paper_scans)
+            print_sent(pieces, measure_judged(run, raw, folder / "scans", counts))
             site = Site(args.paper_gpus, args.paper_cores, args.paper_disk)
             print_paper(pieces, call_s, site, args.paper_scans)
         if "predict" in args.only:

@@ -77,16 +77,20 @@ def train(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes of Ray's that share each batch.")
     ] = 1,
+    cpus: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cores of each; default: all of a machine's, 1 on a cluster."),
+    ] = None,
     address: options.Address = None,
 ) -> None:
     """Train on healthy slices and calibrate thresholds."""
     from medrd.config import load_config
 
     loaded = load_config(config, set_ or [])
-    if workers > 1 or address is not None:
+    if options.on_ray(workers > 1, address, cpus):
         from medrd.workflows.train_on_ray import train_on_ray
 
-        run = train_on_ray(loaded, out, workers=workers, address=address, resume=resume)
+        run = train_on_ray(loaded, out, workers=workers, cpus=cpus, address=address, resume=resume)
     else:
         from medrd.workflows.train import train as train_here
 
@@ -317,7 +321,8 @@ def report(
     result = run(folder)
     typer.echo(result.path)
     if result.errors:
-        _end_incomplete(f"{result.pages} shown, {len(result.errors)} could not be")
+        shown = result.pages + result.kept
+        _end_incomplete(f"{shown} shown, {len(result.errors)} could not be")
 
 
 @app.command()

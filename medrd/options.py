@@ -54,11 +54,16 @@ class Brain(StrEnum):
     deepbet = "deepbet"
 
 
+def on_ray(asked: bool, *options: object) -> bool:
+    """Whether Ray is asked for, or any option that has a meaning with Ray alone is given."""
+    return asked or any(option is not None for option in options)
+
+
 def share_on_ray(
     ray: bool, address: str | None, actors: int | None, cpus: int | None, gpus: float | None
 ) -> Share | None:
     """What each of Ray's processes gets; None where neither ``--ray`` nor any of its options is."""
-    if not ray and all(option is None for option in (address, actors, cpus, gpus)):
+    if not on_ray(ray, address, actors, cpus, gpus):
         return None
     from medrd.workflows.pool import Share
 

@@ -182,6 +182,25 @@ def test_mistakes_are_named_before_anything_starts(
         make_tune(raw | change)
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("recipe.size", [128, 256]),
+        ("recipe", [{}, {"normalise": "median"}]),
+        ("data.healthy_margin", [0, 2]),
+    ],
+)
+def test_trials_are_judged_on_the_same_slices(
+    raw: dict[str, Any], key: str, values: list[Any]
+) -> None:
+    raw["space"][key] = {"kind": "choice", "values": values}
+    with pytest.raises(ConfigError, match=rf"space\.{key}: expected trials .* same slices"):
+        make_tune(raw)
+    make_tune(raw | {"objective": {"kind": "labelled", "validation": ["a"]}})  # on the scan's grid
+    raw["space"][key]["values"] = values[:1]
+    make_tune(raw)
+
+
 def test_a_model_is_not_judged_on_what_it_trains_on(raw: dict[str, Any]) -> None:
     raw["config"]["model"] = {"name": "rd_expert"}
     raw["space"] = {"model.gating": {"kind": "choice", "values": [True, False]}}

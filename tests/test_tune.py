@@ -269,12 +269,15 @@ def test_an_address_at_which_nobody_answers_is_an_error(
 ) -> None:
     import ray
 
+    raw["config"]["data"]["cache"] = str(tmp_path / "cache")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with socket.socket() as unheard:  # bound, and not listening
         unheard.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unheard.getsockname()[1]}"
         with pytest.raises(ConfigError, match=f"--address.*{address}.*ray start --head"):
             tune(make_tune(raw), tmp_path / "out", address=address)
+    # On a cluster too the slices are prepared once, before trials would all do it.
+    assert len({path.parent for path in (tmp_path / "cache").rglob("*.npy")}) == 4
 
 
 def test_ray_takes_the_example_of_a_cluster_and_its_commands() -> None:

@@ -154,7 +154,8 @@ def load_tune(path: str | Path, overrides: Sequence[str] = ()) -> TuneConfig:
     ------
     ConfigError
         Missing or damaged file, unknown key, bad value, a value in the space that makes no
-        valid config, simulated anomalies of a kind that the model trains on.
+        valid config or other slices to be judged on, simulated anomalies of a kind that the model
+        trains on.
     """
     raw = read_yaml(Path(path))
     for override in overrides:
@@ -171,8 +172,10 @@ def make_tune(raw: Mapping[str, Any], *, where: str = "search") -> TuneConfig:
         config = TuneConfig.model_validate(raw)
     except ValidationError as error:
         raise _plain_error(error, where) from None
-    for key, trial in config.corners(where=where):
+    corners = config.corners(where=where)
+    for key, trial in corners:
         _refuse_what_it_trains_on(config, trial, where=f"{where}: space.{key}")
+        _refuse_other_slices(config, corners[0][1], trial, where=f"{where}: space.{key}")
     return config
 
 
@@ -222,3 +225,20 @@ def _refuse_what_it_trains_on(config: TuneConfig, trial: Config, *, where: str) 
             remedy="For example objective.simulation.contents=[brighter, darker] and "
             "model.simulation.contents=[slice, texture, deform].",
         )
+
+
+def _refuse_other_slices(config: TuneConfig, first: Config, trial: Config, *, where: str) -> None:
+    """Numbers that were taken on different anomalies in different slices choose nothing."""
+    if config.objective.kind == "simulated" and _slices_of(trial) != _slices_of(first):
+        raise ConfigError(
+            where,
+            expected="trials that are all judged on the same slices",
+            found="a key that changes which slices those are, or how they look",
+            remedy="Set it under config, the same for all trials; or name validation subjects "
+            "with objective.kind=labelled, which judges maps on the scan's own grid.",
+        )
+
+
+def _slices_of(trial: Config) -> tuple[Any, ...]:
+    """What decides them beside the split, which a search checks against its data."""
+    return trial.recipe, trial.data.model_dump(exclude={"split", "calibration", "cache"})

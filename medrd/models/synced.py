@@ -1,4 +1,4 @@
-"""BatchNorm over a batch that several processes share.
+"""BatchNorm, and losses, over a batch that several processes share.
 
 PyTorch's own ``SyncBatchNorm`` refuses a CPU, where medrd trains too and where its tests run; this
 one is the same on every device. Statistics are those of the whole batch, and so are their
@@ -61,6 +61,29 @@ def batch_norm(norm: nn.BatchNorm2d, images: Tensor) -> Tensor:
         shift = shift + norm.bias
     normed = values * scale[:, None, None] + shift[:, None, None]
     return normed.to(images.dtype)
+
+
+def summed(values: Tensor) -> Tensor:
+    """Over the processes that share a batch; as they are in a process that is alone.
+
+    A loss made of such sums is the whole batch's in each of the processes, and its gradient there,
+    averaged over them, that of the whole batch.
+    """
+    return _SumOverProcesses.apply(values) if _is_shared() else values  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Of all processes' values, as :meth:`Tensor.mean` and :meth:`Tensor.std`; no gradient."""
+    if not _is_shared():
+        return values.mean(), values.std()
+    count, total = summed(torch.stack([values.new_tensor(values.numel()), values.sum()]))
+    mean = total / count
+    return mean, (summed((values - mean).square().sum()) / (count - 1)).sqrt()
+
+
+def _is_shared() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 @torch.no_grad()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from medrd.errors import ConfigError
+
+logger = logging.getLogger("medrd")
 
 _LOCK = ".medrd.lock"
 
@@ -35,11 +38,13 @@ def alone_in(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     with (folder / _LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:
+        except BlockingIOError:
             raise ConfigError(
                 folder,
                 expected=f"a folder in which no other {what} is at work",
                 found="one that is",
                 remedy="Wait for it, or give another --out.",
             ) from None
+        except OSError as error:  # of the file system, which may know no locks
+            logger.warning("%s cannot be locked (%s)", folder, error.strerror)
         yield

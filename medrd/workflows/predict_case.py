@@ -5,7 +5,6 @@ What differs between scans and pictures is behind :class:`medrd.workflows.medium
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from medrd.workflows.outputs import (
     MAKER,
     check_targets,
     files_of,
+    is_done,
     make_folder,
     remove,
 )
@@ -127,7 +127,7 @@ class CasePredictor:
         return case.output(self.job.out, files_of(case, self._medium.files).record)
 
     def _is_done(self, case: Case, hashes: dict[str, str]) -> bool:
-        return _is_done(
+        return is_done(
             self._record(case),
             hashes,
             self._identity,
@@ -243,25 +243,3 @@ def _time_of(path: Path) -> int | None:
         return path.stat().st_mtime_ns
     except OSError:
         return None
-
-
-def _is_done(
-    path: Path, hashes: dict[str, str], identity: dict[str, str], *, strict: bool, native: bool
-) -> bool:
-    """Whether the JSON on record is of these inputs and this model, and its files are whole.
-
-    Where what is unlike the training scans is to fail, a result of such a scan does not count;
-    nor does one without a map on the raw grid where that is wanted.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if strict and record["unlike_training"]:
-            return False
-        if native and "native_map" not in record["outputs"]:
-            return False
-        return record["identity"] == {**identity, "inputs": hashes} and all(
-            file_hash(path.parent / entry["file"]) == entry["sha256"]
-            for entry in record["outputs"].values()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
-        return False

@@ -108,9 +108,9 @@ def build_detector_for(config: Config) -> Detector:
     return detector
 
 
-Optimise = Callable[[Config, Path, HealthySlices, Callable[[], bool]], dict[str, Any]]
-"""(config, run folder, slices, should_stop) -> what to put on record of who did it. It leaves
-the checkpoint of the last epoch in the run folder."""
+Optimise = Callable[[Config, Path, HealthySlices, Callable[[], bool]], dict[str, Any] | None]
+"""(config, run folder, slices, should_stop) -> what to put on record of who did it, if there was
+anything to do. It leaves the checkpoint of the last epoch in the run folder."""
 
 
 def train(
@@ -165,6 +165,12 @@ def train(
             expected="a model that is trained by gradients",
             found=f"{config.model.name}, which looks at its slices once, in one process",
             remedy="Leave --workers out.",
+        )
+    if optimise is not None and not detector.shares_alike:
+        logger.warning(
+            "%s holds slices of a batch against each other: each worker does so within its share, "
+            "and what they train differs with their number",
+            config.model.name,
         )
     make_folder(out)
     (training, held_out), left_out = prepare_sides(cohort, ("train", "calibration"), config, out)

@@ -12,7 +12,9 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,7 @@ from medrd.config import Config
 from medrd.data.slices import HealthySlices
 from medrd.errors import ConfigError, MedrdError, ModelError
 from medrd.volumes import write_json
+from medrd.workflows.alone import alone_in
 from medrd.workflows.cluster import (
     EVERYWHERE,
     Cluster,
@@ -34,8 +37,8 @@ from medrd.workflows.cluster import (
     refuse_too_much,
 )
 from medrd.workflows.cohort import load_cohort, try_sides
-from medrd.workflows.device import choose_execution
-from medrd.workflows.fit import fit, identity_of, stopped
+from medrd.workflows.device import Execution, choose_execution
+from medrd.workflows.fit import CHECKPOINT, fit, identity_of, stopped
 from medrd.workflows.interrupt import InterruptedRunError
 from medrd.workflows.metrics_log import read_reports, say
 from medrd.workflows.progress import progress
@@ -48,8 +51,10 @@ logger = logging.getLogger("medrd.train")
 
 DEATHS = 3
 """As often workers may die; a training that does not survive this has another fault."""
-_LOOK_S = 0.2
+_LOOK_S, _PATIENCE_S = 0.2, 30.0
 _STOP, _ERROR, _STARTS = "stop", "error.json", "starts.jsonl"
+_NOBODY = "nobody"
+"""There while no workers are at work: they wait for room, begin, or have died."""
 
 
 def train_on_ray(
@@ -57,6 +62,7 @@ def train_on_ray(
     out: str | Path,
     *,
     workers: int,
+    cpus: int | None = None,
     address: str | None = None,
     resume: bool = False,
 ) -> Path:
@@ -69,6 +75,9 @@ def train_on_ray(
         together. A run may be gone on with by another number of workers, or by none.
     workers
         How many. Where there are GPUs and ``train.device`` allows it, each gets one.
+    cpus
+        Cores, and threads, of each. Default: an equal part of this machine's; on a cluster one,
+        since nobody knows how its cores are divided among its nodes.
     address
         Of a Ray cluster whose nodes all see data, cache and ``out`` (``auto`` on one of its
         nodes). Default: ``RAY_ADDRESS``, or a cluster of this machine alone.
@@ -84,7 +93,7 @@ def train_on_ray(
         On SIGTERM or Ctrl-C, once the checkpoint is saved.
     """
     refuse_what_workers_cannot(config, workers)
-    optimise = partial(_optimise, workers, given_address(address))
+    optimise = partial(_optimise, workers, cpus, given_address(address))
     return train(config, out, resume=resume, optimise=optimise)
 
 
@@ -136,13 +145,16 @@ class _Order:
 
 def _optimise(
     workers: int,
+    cpus_each: int | None,
     address: str | None,
     config: Config,
     out: Path,
     slices: HealthySlices,
     should_stop: Callable[[], bool],
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     out = out.absolute()
+    if (out / CHECKPOINT).is_file() and len(read_reports(out)) >= config.train.epochs:
+        return None  # it was stopped after its epochs
     if len(slices) < workers:
         raise ConfigError(
             "--workers",
@@ -151,7 +163,8 @@ def _optimise(
             remedy="Lower --workers.",
         )
     with ray_cluster(address) as cluster, scratch_folder(out) as scratch:
-        cpus, gpu = _share_of(cluster, workers, config.train.device)
+        (scratch / _NOBODY).touch()
+        cpus, gpu = _share_of(cluster, workers, cpus_each, config.train.device)
         order = _Order(
             config, out, identity_of(config, slices), Path.cwd(), scratch.absolute(), cpus, gpu
         )
@@ -177,18 +190,26 @@ def _optimise(
         return {"count": workers, **first, "restarts": _starts(order) - 1}
 
 
-def _share_of(cluster: Cluster, workers: int, device: str) -> tuple[int, bool]:
+def _share_of(cluster: Cluster, workers: int, cpus: int | None, device: str) -> tuple[int, bool]:
     """Cores and whether a GPU for each worker; raises ConfigError where there are too few."""
     gpu = device == "cuda" or (device == "auto" and cluster.amount("GPU") > 0)
-    wanted = {"CPU": 1.0, "GPU": 1.0 if gpu else 0.0}
-    refuse_too_much(cluster, wanted, key="--workers", remedy="Lower --workers.", processes=workers)
-    # On a cluster nobody knows how its cores are divided among its nodes.
-    return (1 if cluster.grows else max(1, int(cluster.amount("CPU")) // workers)), gpu
+    wanted = {"CPU": float(cpus or 1), "GPU": 1.0 if gpu else 0.0}
+    refuse_too_much(
+        cluster, wanted, key="--workers", remedy="Lower --workers or --cpus.", processes=workers
+    )
+    if cpus is None:
+        # On a cluster nobody knows how its cores are divided among its nodes.
+        cpus = 1 if cluster.grows else max(1, int(cluster.amount("CPU")) // workers)
+    return cpus, gpu
 
 
 def _trainer(order: _Order, workers: int) -> Any:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchConfig, TorchTrainer
+
+    class Deaths(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: Any) -> None:
+            (order.scratch / _NOBODY).touch()
 
     share = {"CPU": float(order.cpus)} | ({"GPU": 1.0} if order.gpu else {})
     return TorchTrainer(
@@ -202,6 +223,7 @@ def _trainer(order: _Order, workers: int) -> Any:
             name="workers",
             storage_path=str(order.scratch / "ray"),
             failure_config=FailureConfig(max_failures=DEATHS),
+            callbacks=[Deaths()],
         ),
     )
 
@@ -230,15 +252,26 @@ class _Training:
 def _follow(
     training: _Training, order: _Order, workers: int, should_stop: Callable[[], bool]
 ) -> None:
-    """Tell of epochs and deaths as the workers put them on record, and pass on a stop."""
-    told, starts = len(read_reports(order.out)), 1
+    """Tell of epochs and deaths as the workers put them on record, and pass on a stop.
+
+    With nobody at work to hear of a stop, it returns at once.
+    """
+    told, starts, heard = len(read_reports(order.out)), 1, time.monotonic()
     epochs = order.config.train.epochs
     with progress(f"training with {workers} workers", epochs, done=told) as advance:
         alive = True
         while alive:
             alive = training.goes_on(_LOOK_S)
+            nobody = (order.scratch / _NOBODY).exists()
             if should_stop():
                 (order.scratch / _STOP).touch()
+                if nobody:
+                    return
+            if not nobody:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _PATIENCE_S:
+                heard = time.monotonic()
+                logger.warning("waiting for workers: they are starting, or no node has room")
             for report in read_reports(order.out)[told:]:
                 say(report)
                 advance(note=f"loss {report.loss:.4f}  {report.slices_per_s:.0f} slices/s")
@@ -272,8 +305,8 @@ def _last_word(failure: Exception) -> str:
 def _work(settings: dict[str, Any]) -> None:
     """What runs in each worker."""
     order: _Order = settings["order"]
-    if (order.scratch / _ERROR).is_file():
-        return  # all were begun again, and would fail again
+    if not order.scratch.is_dir() or (order.scratch / _ERROR).is_file():
+        return  # the caller has gone; or all were begun again, and would fail again
     try:
         _fit_share(order)
     except InterruptedRunError:
@@ -307,19 +340,27 @@ def _fit_share(order: _Order) -> None:
     execution = choose_execution(device, config.train.precision)
     execution.place(detector)
     team = Workers(detector)
-    if team.leads:
-        record = {"device": execution.device.type, "precision": execution.precision}
-        with (order.scratch / _STARTS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record | {"threads": order.cpus}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    fit(
-        detector,
-        simulator_for(config, detector),
-        slices,
-        config,
-        execution,
-        order.out,
-        should_stop=lambda: team.leads and (order.scratch / _STOP).exists(),
-        team=team,
-    )
+    # A leader that is taken for dead, on a node out of reach, may still be writing.
+    with alone_in(order.out, "training", wait=True) if team.leads else nullcontext():
+        if team.leads:
+            _put_on_record(order, execution)
+        fit(
+            detector,
+            simulator_for(config, detector),
+            slices,
+            config,
+            execution,
+            order.out,
+            should_stop=lambda: team.leads and (order.scratch / _STOP).exists(),
+            team=team,
+        )
+
+
+def _put_on_record(order: _Order, execution: Execution) -> None:
+    """That the workers have begun, and on what."""
+    record = {"device": execution.device.type, "precision": execution.precision}
+    with (order.scratch / _STARTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record | {"threads": order.cpus}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    (order.scratch / _NOBODY).unlink(missing_ok=True)

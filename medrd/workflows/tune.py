@@ -103,14 +103,12 @@ def tune(
     make_folder(out)
     with alone_in(out, "search"):
         config = open_search(config, out, resume=resume)
-        address = given_address(address)
-        if address is None:
-            prepare_search(config, out)
+        prepare_search(config, out)
         before = read_trials(out)
         plan = what_is_left(config, before)
         if plan.trials > 0:
             try:
-                with ray_cluster(address, dashboard=dashboard) as cluster:
+                with ray_cluster(given_address(address), dashboard=dashboard) as cluster:
                     _refuse_too_much(config, cluster)
                     _search(config, out, before, plan)
             except KeyboardInterrupt:
