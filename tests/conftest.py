@@ -185,9 +185,10 @@ def tiny_run(medrd: Processes, tiny_yaml: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where none is kept, each of Ray's processes would compile torch and MONAI anew."""
+def prompt_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ray's processes stand back behind nobody, and need not compile torch and MONAI anew each."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
         if os.environ.get("PYTHONDONTWRITEBYTECODE"):
             patch.delenv("PYTHONDONTWRITEBYTECODE")
             patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))

@@ -16,6 +16,7 @@ import pytest
 from folders import names, times
 from medrd.errors import OutputError
 from medrd.workflows import predict_case as case_module
+from medrd.workflows.medium import medium_of
 from medrd.workflows.model_folder import Model
 from medrd.workflows.predict import predict
 from tiny import brighter_copies
@@ -67,6 +68,22 @@ def test_what_is_not_as_on_record_is_done_again(
         change not in ("input", "model")
     )
     assert len(predict(model, [scan], out, picture=picture).skipped) == 1
+
+
+def test_a_late_process_leaves_what_others_have_done(
+    quick: Model, scan: Path, tmp_path: Path
+) -> None:
+    """It was taken for dead after it had read the scan, on whose earlier result it began."""
+    out = tmp_path / "out"
+    predict(quick, [scan], out)
+    (case,), _ = medium_of(quick.recipe).find([scan], frame=None, series=None)
+    job = case_module.Job(out, True, None, "cpu", False, True, frozenset())
+    late = case_module.CasePredictor(quick, job)
+    item = late.read(case)
+    assert len(predict(quick, [scan], out, overwrite=True).done) == 1
+    before = times(out)
+    assert late.finish(item) is None
+    assert times(out) == before
 
 
 def test_another_frame_of_the_same_file_is_another_scan(

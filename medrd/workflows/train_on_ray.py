@@ -50,7 +50,8 @@ from medrd.workflows.train import build_detector_for, train
 logger = logging.getLogger("medrd.train")
 
 DEATHS = 3
-"""As often workers may die; a training that does not survive this has another fault."""
+"""As often workers may die; a training that does not survive this has another fault. Nodes that a
+cloud takes back are not counted by Ray Train."""
 _LOOK_S, _PATIENCE_S = 0.2, 30.0
 _STOP, _ERROR, _STARTS = "stop", "error.json", "starts.jsonl"
 _NOBODY = "nobody"
