@@ -242,6 +242,36 @@ def test_files_whose_names_differ_in_their_modality_are_one_subject(tmp_path: Pa
     assert found(*files)[0] == {"b": ["t1"], "c": ["flair"]}
 
 
+def test_a_folder_a_modality_is_one_subject_too(tmp_path: Path) -> None:
+    touch(tmp_path, "pat/t1/pat_t1.nii.gz", "pat/007_dark/pat_flair.nii.gz", "pat2/pat2_t1.nii.gz")
+    touch(tmp_path, "site/q/T1w/scan.nii.gz", "site/q/FLAIR/scan.nii.gz")
+    touch(tmp_path, "all/t1/a.nii.gz", "all/t1/b.nii.gz", "all/flair/b.nii.gz", "all/flair/a.nii")
+    assert found(tmp_path) == (
+        {
+            "pat": ["flair", "t1"],
+            "pat2": ["t1"],
+            "site/q": ["flair", "t1"],
+            "all/a": ["flair", "t1"],
+            "all/b": ["flair", "t1"],
+        },
+        [],
+    )
+    assert found(tmp_path / "site" / "q" / "T1w")[0] == {"q": ["t1"]}
+
+
+def test_a_modality_twice_fails_its_subject_and_no_other(tmp_path: Path) -> None:
+    touch(tmp_path, "a_T1w.nii.gz", "a_t1.nii.gz", "a_flair.nii.gz", "b_t1.nii.gz")
+    touch(tmp_path, "c/ses1/c_t1.nii.gz", "c/ses2/c_t1.nii.gz")
+    subjects, errors = found(tmp_path)
+    assert subjects == {"b": ["t1"]}
+    assert [error.expected for error in errors] == [
+        "one scan of each modality of a",
+        "one scan of each modality of c",
+    ]
+    assert "a_T1w.nii.gz" in errors[0].found
+    assert "a_t1.nii.gz" in errors[0].found
+
+
 def test_what_was_prepared_among_raw_scans_is_passed_over(tmp_path: Path) -> None:
     touch(tmp_path, "a_t1.nii.gz", "out/a/a_t1.nii.gz", "out/a/a_prepare.json")
     assert found(tmp_path) == ({"a": ["t1"]}, [])
@@ -262,8 +292,7 @@ def test_a_session_of_a_bids_dataset_is_a_subject(tmp_path: Path) -> None:
         tmp_path,
         *(f"sub-01/ses-a/anat/sub-01_ses-a_{kind}.nii.gz" for kind in ("T1w", "FLAIR")),
         "sub-02/anat/sub-02_acq-x_T1w.nii.gz",
-        "sub-03/anat/sub-03_run-1_T1w.nii.gz",
-        "sub-03/anat/sub-03_run-2_T1w.nii.gz",
+        *(f"sub-03/anat/sub-03_run-{run}_T1w.nii.gz" for run in (1, 2, 3)),
         "sub-03/anat/sub-03_T2w.nii.gz",
     )
     (tmp_path / "dataset_description.json").write_text('{"BIDSVersion": "1.10.0"}')
@@ -271,9 +300,9 @@ def test_a_session_of_a_bids_dataset_is_a_subject(tmp_path: Path) -> None:
     assert subjects == {
         "sub-01/ses-a/sub-01_ses-a": ["flair", "t1"],
         "sub-02/sub-02": ["t1"],
-        "sub-03/sub-03": ["t2"],
     }
-    assert "one t1 scan" in error.expected
+    assert error.expected == "one scan of each modality of sub-03"
+    assert all(f"run-{run}" in error.found for run in (1, 2, 3))
 
 
 def test_dicom_folders_called_as_modalities_are_one_subject(tmp_path: Path) -> None:
