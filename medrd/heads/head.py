@@ -90,6 +90,13 @@ class PreparedHead:
     to_template: Matrix
     quality: Quality
 
+    def warnings(self) -> list[str]:
+        """What is odd about the scans and what was made of them, a sentence each."""
+        own = [
+            f"{name}: {text}" for name, volume in self.volumes.items() for text in volume.warnings
+        ]
+        return own + self.quality.warnings()
+
 
 @dataclass(frozen=True, eq=False)
 class _Subject:

@@ -4,6 +4,7 @@ from medrd.volumes.atomic import (
     atomic_folder,
     atomic_path,
     refuse_foreign,
+    remove_abandoned,
     write_json,
     write_text,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "read_nifti",
     "read_volume",
     "refuse_foreign",
+    "remove_abandoned",
     "series_of",
     "sitk_array",
     "to_sitk",
