@@ -32,6 +32,7 @@ from medrd.workflows.export import export
 from medrd.workflows.infer import Predictor
 from medrd.workflows.interface_words import words_before
 from medrd.workflows.model_folder import Model, load_model, make_detector, save_model
+from training import SMALL
 
 TRAINING: dict[str, Any] = {
     "subjects": {"a": "1", "b": "2"},
@@ -261,7 +262,7 @@ def test_the_interfaces_words_make_the_slices_that_prediction_makes(
 
 
 def test_what_makes_no_graph_and_a_folder_with_other_files_are_refused(tmp_path: Path) -> None:
-    teacher = {"name": "resnet18", "weights": "random"}
+    teacher = {"name": SMALL, "weights": "random"}
     bank = saved(tmp_path / "bank", {"name": "patchcore", "teacher": teacher})
     with pytest.raises(ModelError, match="searches a bank"):
         export(bank, tmp_path / "new")
@@ -281,7 +282,7 @@ def test_monai_verifies_the_bundle_and_runs_it_to_the_same_map(
 ) -> None:
     from monai.bundle import run, verify_net_in_out
 
-    teacher = {"name": "resnet18", "weights": "random"}
+    teacher = {"name": SMALL, "weights": "random"}
     folder = saved(tmp_path / "m", {"name": "rd4ad", "teacher": teacher})
     bundle = export(folder, tmp_path / "bundle", format="bundle")
     meta, config = bundle / "configs" / "metadata.json", bundle / "configs" / "inference.json"
@@ -352,7 +353,7 @@ def test_a_bundle_of_a_model_of_stacks_takes_all_their_channels(tmp_path: Path) 
     from monai.bundle import verify_net_in_out
 
     recipe = {"channels": ["flair", "t2"], "neighbours_mm": [1], "place": True}
-    model = {"name": "rdseg", "teacher": {"name": "resnet18", "weights": "random"}}
+    model = {"name": "rdseg", "teacher": {"name": SMALL, "weights": "random"}}
     bundle = export(saved(tmp_path / "m", model, recipe=recipe), tmp_path / "out", format="bundle")
     meta, config = bundle / "configs" / "metadata.json", bundle / "configs" / "inference.json"
     image = json.loads(meta.read_text(encoding="utf-8"))["network_data_format"]["inputs"]["image"]
