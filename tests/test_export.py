@@ -333,7 +333,7 @@ def test_monai_s_schema_holds_for_the_bundle_s_metadata(tmp_path: Path) -> None:
     content = json.loads(meta.read_text(encoding="utf-8"))
     del content["network_data_format"]["inputs"]["image"]["value_range"]
     meta.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="not valid"):
+    with pytest.raises(ValueError, match="value_range"):
         verify_metadata(meta_file=str(meta), filepath=copy)
 
 
