@@ -72,6 +72,14 @@ def tiny_raw(tiny_root: Path, tiny_cache: Path) -> dict[str, Any]:
     return make_tiny_raw(tiny_root, tiny_cache)
 
 
+@pytest.fixture
+def scan(tiny_root: Path, tmp_path: Path) -> Path:
+    """A test subject's FLAIR as a file of its own."""
+    (tmp_path / "in").mkdir()
+    source = tiny_root / "tiny_0" / "tiny_0_flair.nii.gz"
+    return Path(shutil.copy(source, tmp_path / "in" / "scan.nii.gz"))
+
+
 @dataclass(frozen=True)
 class Finished:
     """A process of medrd's that has ended; killed by signal n: ``code`` is -n."""
@@ -177,9 +185,10 @@ def tiny_run(medrd: Processes, tiny_yaml: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where none is kept, each of Ray's processes would compile torch and MONAI anew."""
+def prompt_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ray's processes stand back behind nobody, and need not compile torch and MONAI anew each."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
         if os.environ.get("PYTHONDONTWRITEBYTECODE"):
             patch.delenv("PYTHONDONTWRITEBYTECODE")
             patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
@@ -239,14 +248,6 @@ def make_brain() -> Callable[..., Volume]:
         return volume_from_array(np.where(brain, texture, 0), affine)
 
     return make
-
-
-@pytest.fixture
-def scan(tiny_root: Path, tmp_path: Path) -> Path:
-    """A test subject's FLAIR as a file of its own."""
-    (tmp_path / "in").mkdir()
-    source = tiny_root / "tiny_0" / "tiny_0_flair.nii.gz"
-    return Path(shutil.copy(source, tmp_path / "in" / "scan.nii.gz"))
 
 
 # --- Pictures: given bytes, a tiny category of textures, and a model trained on it ---

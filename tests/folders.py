@@ -14,4 +14,9 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """By the names within the folder; without locks and what is half written."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and not p.name.startswith(".")
+    }

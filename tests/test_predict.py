@@ -15,13 +15,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from dicoms import write_series
 from folders import names
 from medrd.data.domain import Prepared
-from medrd.errors import ConfigError, SeriesError, WrongKindError
+from medrd.errors import ConfigError, SeriesError, TooLargeError, WrongKindError
 from medrd.workflows import scans as scans_module
+from medrd.workflows.infer import Predictor
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.predict import predict
 from tiny import brighter_copies
@@ -150,7 +152,7 @@ def test_a_scan_stored_in_another_orientation_gets_the_same_map_in_the_world(
 
 
 def test_the_record_agrees_with_the_files(quick: Model, scan: Path, tmp_path: Path) -> None:
-    predict(quick, [scan], tmp_path)
+    predict(quick, [scan], tmp_path, picture=False)
     record = json.loads((tmp_path / "scan.json").read_text(encoding="utf-8"))
     scores = np.asarray(nib.load(tmp_path / "scan_anomaly.nii.gz").dataobj)
     mask = np.asarray(nib.load(tmp_path / "scan_mask.nii.gz").dataobj)
@@ -202,9 +204,9 @@ def test_a_model_calibrated_on_whole_healthy_scans_gives_a_p_value(
 def test_a_model_without_threshold_leaves_no_mask_of_another_behind(
     quick: Model, scan: Path, tmp_path: Path
 ) -> None:
-    predict(quick, [scan], tmp_path)
+    predict(quick, [scan], tmp_path, picture=False)
     bare = Model(quick.detector, quick.config, None, quick.training, "another")
-    report = predict(bare, [scan], tmp_path)
+    report = predict(bare, [scan], tmp_path, picture=False)
     assert len(report.done) == 1
     assert not (tmp_path / "scan_mask.nii.gz").exists()
     record = json.loads((tmp_path / "scan.json").read_text(encoding="utf-8"))
@@ -227,9 +229,22 @@ def test_very_thin_volumes_are_predicted_with_their_picture(
 # --- Memory ---
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        None,
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"),
+    ],
+)
 def test_scans_in_memory_do_not_grow_with_their_number(
-    quick: Model, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quick: Model,
+    scan: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception | None,
 ) -> None:
+    """Nor do those that the memory does not suffice for: each fails alone."""
     scans, original = brighter_copies(scan, 6), scans_module.prepare
     alive: list[weakref.ref[Prepared]] = []
     counts = []
@@ -241,8 +256,16 @@ def test_scans_in_memory_do_not_grow_with_their_number(
         counts.append(sum(ref() is not None for ref in alive))
         return prepared
 
+    def fail(self: Predictor, prepared: Prepared) -> None:
+        assert failure is not None
+        raise type(failure)(*failure.args)
+
     monkeypatch.setattr(scans_module, "prepare", counting)
-    assert len(predict(quick, scans, tmp_path / "out", picture=False).done) == 6
+    if failure is not None:
+        monkeypatch.setattr(Predictor, "on_grid", fail)
+    report = predict(quick, scans, tmp_path / "out", picture=False)
+    assert len(report.done) == (0 if failure else 6)
+    assert [type(error) for error in report.errors] == ([TooLargeError] * 6 if failure else [])
     assert len(counts) == 6
     assert max(counts) <= 3  # one read ahead, one computed, one just being let go
     gc.collect()

@@ -33,6 +33,7 @@ from medrd.workflows.search_plan import what_is_left
 from medrd.workflows.train import train
 from medrd.workflows.trial import read_trials, trial_folder
 from medrd.workflows.tune import tune
+from waiting import wait_for
 
 DAE = {"name": "dae", "base": 4, "depth": 1, "lr": 0.001}
 STORE = 100 * 2**20
@@ -45,7 +46,6 @@ def make_saboteur() -> Callable[[], None]:
         """A model with base 5 has no memory; with base 6 its process dies once, after an epoch."""
         import os
         import threading
-        import time
         from pathlib import Path
 
         from medrd.config.tune import TuneConfig
@@ -73,7 +73,7 @@ def make_saboteur() -> Callable[[], None]:
 
 
 @pytest.fixture(scope="module")
-def cluster(bytecode: None) -> Iterator[str]:
+def cluster(prompt_ray: None) -> Iterator[str]:
     """Two nodes of one core each, and this process connected to them; their address."""
     settle_environment()
     import ray
@@ -96,7 +96,7 @@ def cluster(bytecode: None) -> Iterator[str]:
 def raw(tiny_raw: dict[str, Any]) -> dict[str, Any]:
     """A search whose trials take a second each."""
     tiny_raw["recipe"]["size"] = 32
-    tiny_raw["train"]["epochs"] = 3
+    tiny_raw["train"]["epochs"] = 2
     return {
         "config": tiny_raw | {"model": DAE},
         "space": {"scoring.sigma_px": {"kind": "uniform", "low": 0.5, "high": 60}},
@@ -142,7 +142,7 @@ def test_a_trial_fails_alone_and_a_process_that_dies_goes_on(
     }
     died = trial_folder(out, {"model": models["dies"]})
     assert (died / "died").exists()
-    assert trials["dies"].epochs == 3
+    assert trials["dies"].epochs == 2
     assert trials["no epochs"].epochs == 1
 
     # The best is a plain config, and the plain verb makes the very same model of it.
@@ -170,7 +170,7 @@ def test_optuna_searches_and_bad_trials_are_stopped_early(
     trials = tune(config, out)
     assert len(trials) == 4
     assert {trial.status for trial in trials} == {"finished", "stopped"}
-    assert all((t.epochs == 3) == (t.status == "finished") for t in trials)
+    assert all((t.epochs == 2) == (t.status == "finished") for t in trials)
     assert len({trial.point["scoring.sigma_px"] for trial in trials}) == 4
     # Nothing is left to do: no Ray, and nothing changes.
     monkeypatch.setattr(tune_module, "ray_cluster", lambda *a, **k: pytest.fail("begun again"))
@@ -182,13 +182,6 @@ def test_optuna_searches_and_bad_trials_are_stopped_early(
 
 def reports_of(out: Path) -> list[Path]:
     return sorted(out.glob("trials/*/reports.jsonl"))
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def running() -> dict[int, tuple[int, str]]:
@@ -206,6 +199,11 @@ def descendants(pid: int) -> dict[int, str]:
     while more := {p: c for p, (q, c) in there.items() if q in (pid, *found) and p not in found}:
         found |= more
     return found
+
+
+def left_of(processes: dict[int, str]) -> list[str]:
+    """Command lines of those of the processes that still run."""
+    return [command for pid, (_, command) in running().items() if pid in processes]
 
 
 def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
@@ -231,11 +229,7 @@ def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     )
     os.kill(killed.pid, signal.SIGKILL)
     assert killed.wait() == -9
-    # Ray's own agents take their time to see that all is over; they hold nothing of ours.
-    wait_for(
-        lambda: not [p for p, (_, c) in running().items() if p in processes and "Agent" not in c],
-        seconds=30,
-    )
+    wait_for(lambda: not [c for c in left_of(processes) if c.startswith("ray::")], seconds=30)
     before = reports_of(out)[0].read_text(encoding="utf-8").splitlines()
     assert 3 <= len(before) < 12
     assert [trial.status for trial in read_trials(out)] == ["unfinished"]
@@ -245,6 +239,8 @@ def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     assert done.returncode == 0, done.stderr
     assert "2 finished" in done.stdout
     assert done.stdout.splitlines()[-1] == str(out / "best.yaml")
+    # Ray's own agents take their time to see that all is over; they hold nothing of ours.
+    wait_for(lambda: not [c for c in left_of(processes) if "Agent" not in c], seconds=30)
     after = next(
         path for path in reports_of(out) if path.read_text(encoding="utf-8").startswith(before[0])
     )

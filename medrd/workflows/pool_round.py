@@ -108,7 +108,8 @@ class Round(Generic[Item, Result]):
                 self._give(self._idle.pop(), index)
             if not self._busy and (stopping or not (self._left or self._set_aside)):
                 return
-            if self._missing and time.monotonic() >= self._pause_ends:
+            # One at a time, lest those of a bad node follow each other without a pause.
+            if self._missing and not self._starting and time.monotonic() >= self._pause_ends:
                 self._missing -= 1
                 self._add_actor()
             known = [*self._busy, *self._starting]
@@ -158,7 +159,8 @@ class Round(Generic[Item, Result]):
         self._stillborn += 1
         self._missing += 1
         self._pause_ends = time.monotonic() + self._pause_s
-        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        if not self._starting:  # else several have failed at once
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
         if not (self._idle or self._busy or self._starting):
             if end.error is not None:
                 raise end.error
@@ -181,12 +183,14 @@ class Round(Generic[Item, Result]):
             self._idle.append(actor)
             yield index, answer
             return
+        # Its node may be out of reach; and nobody knows what an error has left in a process.
+        ray.kill(actor)
         if isinstance(answer.error, MedrdError) or (
             isinstance(answer.error, InterruptedRunError) and self._should_stop()
         ):
             raise answer.error
-        # Its node may be out of reach; and nobody knows what an error has left in a process.
-        ray.kill(actor)
+        if answer.preempted:  # which says nothing of the item
+            self._attempts[index] -= 1
         name = self._name_of(self._items[index])
         if answer.of_memory and not alone:
             self._actors = max(1, self._actors - 1)
@@ -227,17 +231,20 @@ class _End:
         What its code has raised; None where it has died.
     of_memory
         Whether its node had too little.
+    preempted
+        Whether its node was taken back, as clouds do.
     """
 
     reason: str
     error: Exception | None = None
     of_memory: bool = False
+    preempted: bool = False
 
 
 def _answer_of(reference: Any) -> Any:
     """What an actor's call has returned, or what ended it."""
     import ray
-    from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
     try:
         return ray.get(reference)
@@ -247,7 +254,11 @@ def _answer_of(reference: Any) -> Any:
         ours = isinstance(cause, MedrdError | InterruptedRunError)
         return _End(_in_words(cause), cause if ours else error)
     except RayError as error:
-        return _End(_in_words(error), of_memory=isinstance(error, OutOfMemoryError))
+        return _End(
+            _in_words(error),
+            of_memory=isinstance(error, OutOfMemoryError),
+            preempted=isinstance(error, RayActorError) and error.preempted,
+        )
 
 
 def _in_words(error: Exception) -> str:
