@@ -39,8 +39,8 @@ def write_prepared_page(out: Path, failed: Sequence[MedrdError]) -> Path:
                 entries.append(_entry(path, out))
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 logger.warning(
-                    "%s: no record of medrd prepare (%s: %s); the page leaves it out. Remove it, or "
-                    "prepare its subject again.",
+                    "%s: no record of medrd prepare (%s: %s); the page leaves it out. Remove it, "
+                    "or prepare its subject again.",
                     path,
                     type(error).__name__,
                     error,
