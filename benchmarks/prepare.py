@@ -30,7 +30,7 @@ from medrd.heads.sample import centres_mm, resample
 from medrd.heads.template import Template, load_template
 from medrd.report.table import markdown_table
 from medrd.volumes import Volume, read_mask, read_nifti, to_sitk, volume_from_array
-from medrd.workflows.native import WayBack
+from medrd.workflows.native import WayBack, native_mask
 
 Rows = list[list[str]]
 
@@ -141,7 +141,7 @@ def there_and_back(
     image = to_sitk(volume_from_array(label, raw.affine))
     prepared = resample(image, template.shape, template.affine, head.to_raw[channel]).array > 0.5
     origin = Origin.of(raw, head.to_raw[channel], "")
-    back = WayBack(origin, origin.blank()).mask(prepared, template.affine)
+    back, _ = native_mask(WayBack(origin, origin.blank()), prepared, template.affine)
     centres = [np.array(ndimage.center_of_mass(mask)) for mask in (label, back)]
     way_mm = np.linalg.norm(raw.affine[:3, :3] @ (centres[0] - centres[1]))
     return f"{dice(back, label):.3f}, {way_mm:.2f} mm"

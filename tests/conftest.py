@@ -72,6 +72,14 @@ def tiny_raw(tiny_root: Path, tiny_cache: Path) -> dict[str, Any]:
     return make_tiny_raw(tiny_root, tiny_cache)
 
 
+@pytest.fixture
+def scan(tiny_root: Path, tmp_path: Path) -> Path:
+    """A test subject's FLAIR as a file of its own."""
+    (tmp_path / "in").mkdir()
+    source = tiny_root / "tiny_0" / "tiny_0_flair.nii.gz"
+    return Path(shutil.copy(source, tmp_path / "in" / "scan.nii.gz"))
+
+
 @dataclass(frozen=True)
 class Finished:
     """A process of medrd's that has ended; killed by signal n: ``code`` is -n."""
@@ -240,14 +248,6 @@ def make_brain() -> Callable[..., Volume]:
         return volume_from_array(np.where(brain, texture, 0), affine)
 
     return make
-
-
-@pytest.fixture
-def scan(tiny_root: Path, tmp_path: Path) -> Path:
-    """A test subject's FLAIR as a file of its own."""
-    (tmp_path / "in").mkdir()
-    source = tiny_root / "tiny_0" / "tiny_0_flair.nii.gz"
-    return Path(shutil.copy(source, tmp_path / "in" / "scan.nii.gz"))
 
 
 # --- Pictures: given bytes, a tiny category of textures, and a model trained on it ---

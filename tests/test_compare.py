@@ -22,8 +22,10 @@ from medrd.workflows.alone import alone_in
 from medrd.workflows.cohort import load_cohort
 from medrd.workflows.compare import compare, plan
 from medrd.workflows.compare_inputs import refuse_changes
+from training import SMALL
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "compare"
+RD4AD = {"name": "rd4ad", "teacher": {"name": SMALL, "weights": "random"}}
 
 
 def make_raw(tiny_yaml: Path, picture_yaml: Path) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def make_raw(tiny_yaml: Path, picture_yaml: Path) -> dict[str, Any]:
             "pictures": {"domain": "industrial", "root": roots[1], "config": pictures},
         },
         "models": {
-            "rd4ad": {"config": {"model": {"name": "rd4ad"}}},
+            "rd4ad": {"config": {"model": RD4AD}},
             "intensity": {
                 "config": {"model": {"name": "intensity"}, "scoring": {"sigma_px": 3}},
                 "where": {"brain": {"recipe": {"normalise": "rank"}}},
@@ -302,7 +304,7 @@ def test_results_put_seeds_and_categories_together(story: Story) -> None:
 def test_another_config_in_the_same_folder_is_refused_and_nothing_is_lost(
     story: Story, raw: dict[str, Any]
 ) -> None:
-    raw["models"] = {"rd4ad": {"config": {"model": {"name": "rd4ad", "lr": 0.1}}}}
+    raw["models"] = {"rd4ad": {"config": {"model": RD4AD | {"lr": 0.1}}}}
     raw["seeds"] = [0]
     before = (story.out / "results.csv").read_bytes()
     with pytest.raises(ConfigError, match=r"model\.lr: 0\.1, as.*found one with model\.lr: 0\.005"):

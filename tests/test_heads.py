@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -13,11 +14,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+from numpy.typing import NDArray
+from scipy import ndimage
 
-from medrd.errors import ConfigError, EmptyBrainError, WrongKindError
+from medrd.errors import ConfigError, EmptyBrainError, InputError, ShapeError, WrongKindError
+from medrd.heads import head as head_module
 from medrd.heads.bias import around_head, correct_bias
 from medrd.heads.brain import Extraction, deepbet_mask, is_stripped, refine
-from medrd.heads.head import Options, choose_reference, prepare_head
+from medrd.heads.check import checked, shown
+from medrd.heads.head import Options, choose_reference, coregister, prepare_head
 from medrd.heads.linear import (
     Matrix,
     about,
@@ -29,7 +34,7 @@ from medrd.heads.linear import (
     translation,
     write_transform,
 )
-from medrd.heads.quality import Alignment, Quality, dice
+from medrd.heads.quality import NOT_REFINED, Alignment, Quality, dice
 from medrd.heads.register import register
 from medrd.heads.sample import centres_mm, resample
 from medrd.heads.template import BRATS_AFFINE, BRATS_SHAPE, Template, load_template
@@ -110,7 +115,11 @@ def test_the_reference_is_t1_weighted_and_of_these_the_finest() -> None:
 def test_a_scan_without_skull_comes_to_the_template_with_its_own_brain(template: Template) -> None:
     scan = make_head("t1", to_head=MOVED, skull=False, seed=3)
     assert is_stripped(scan)
-    head = prepare_head({"t1": scan}, template, Options(bias=False))
+    # Its FLAIR was cut off at the top and filled up with zeros.
+    filled_up = make_head("flair", to_head=MOVED, skull=False, seed=4).array.copy()
+    filled_up[:, :, 36:] = 0
+    flair = volume_from_array(filled_up, scan.affine)
+    head = prepare_head({"t1": scan, "flair": flair}, template, Options(bias=False))
     assert head.quality.failures() == []
     assert (head.quality.brain, head.quality.brain_dice > 0.95) == ("stripped", True)
     assert error_mm(head.to_raw["t1"] @ np.linalg.inv(template.pose), np.linalg.inv(MOVED)) < 2.5
@@ -120,6 +129,39 @@ def test_a_scan_without_skull_comes_to_the_template_with_its_own_brain(template:
     np.testing.assert_array_equal(volume.array > 0, head.brain)
     truth = brain_at(points_of(template.shape, template.pose @ template.affine))
     assert dice(head.brain, truth) > 0.97
+    missing = head.brain & (head.volumes["flair"].array == 0)
+    assert 0.02 < missing.sum() / head.brain.sum() < 0.4
+    assert head.quality.warnings() == [
+        f"flair shows {1 - missing.sum() / head.brain.sum():.0%} of the brain; the rest is 0 in it"
+    ]
+
+
+def test_a_modality_whose_header_mirrors_it_is_not_used() -> None:
+    """Lying otherwise than its T1, it fits somewhere: heads are much alike from all sides."""
+    t1 = make_head("t1", to_head=MOVED, seed=1)
+    flair = make_head("flair", to_head=MOVED, spacing_mm=(4, 4, 6), shape=(56, 64, 44), seed=2)
+    wrong = volume_from_array(flair.array, np.diag([1, -1, 1, 1]) @ flair.affine)
+    found = Alignment.of(coregister(to_sitk(t1), to_sitk(wrong)))
+    (failure,) = replace(GOOD, to_reference={"flair": found}).failures()
+    assert failure.startswith("flair to t1: it fits best turned by")
+
+
+def test_a_small_head_in_air_of_exactly_0_is_tried_again_with_its_skull(
+    template: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = make_head("t1", skull=False)
+
+    def placed(*given: Any, found: dict[str, float]) -> SimpleNamespace:
+        return SimpleNamespace(quality=replace(GOOD, brain_ml=found[given[3]]))
+
+    for found, chosen in (
+        ({"stripped": 1400.0}, 1400.0),
+        ({"stripped": 300.0, "template": 1200.0}, 1200.0),
+        ({"stripped": 300.0, "template": 3000.0}, 300.0),
+    ):
+        monkeypatch.setattr(head_module, "_on_template", partial(placed, found=found))
+        head = prepare_head({"t1": scan}, template, Options(bias=False))
+        assert head.quality.brain_ml == chosen
 
 
 def test_a_head_whose_header_turns_it_upside_down_is_not_used(template: Template) -> None:
@@ -133,11 +175,40 @@ def test_a_head_whose_header_turns_it_upside_down_is_not_used(template: Template
 # --- What a head must be ---
 
 
-def test_a_ct_is_refused(template: Template) -> None:
-    scan = make_head("t1")
-    ct = volume_from_array(scan.array - 50, scan.affine)
-    with pytest.raises(WrongKindError, match="below 0, as in CT"):
-        prepare_head({"t1": ct}, template, Options())
+@pytest.mark.parametrize(
+    ("scan", "error", "words"),
+    [
+        (make_head("t1").array - 50, WrongKindError, "as in CT"),
+        (np.zeros((56, 64, 64)), EmptyBrainError, "the value 0 in every voxel"),
+        (np.full((56, 64, 64), 7), EmptyBrainError, "the value 7"),
+        (make_head("t1").array[:, :, 30:33], ShapeError, "56 × 64 × 3 voxels, 224 × 256 × 12 mm"),
+    ],
+)
+def test_what_is_no_head_is_refused(
+    scan: NDArray, error: type[InputError], words: str, template: Template
+) -> None:
+    good = make_head("t1")
+    with pytest.raises(error, match=words):
+        prepare_head(
+            {"t1": good, "flair": volume_from_array(scan, good.affine)}, template, Options()
+        )
+
+
+def test_the_ringing_of_a_spline_is_taken_off_and_said() -> None:
+    head = make_head("t1")
+    ringing = ndimage.shift(head.array, (0.5, 0.4, 0.3), order=3)
+    assert (ringing < 0).mean() > 0.2
+    scan = checked(volume_from_array(ringing, head.affine))
+    np.testing.assert_array_equal(scan.array, np.maximum(ringing, 0))
+    (warning,) = scan.warnings
+    assert "a little below 0" in warning
+
+
+def test_what_is_0_out_to_the_edge_is_not_shown_and_a_hole_is() -> None:
+    array = np.ones((9, 9, 9), np.float32)
+    array[:, :, 5:] = 0
+    array[4, 4, 2] = 0
+    assert np.unique(np.argwhere(~shown(array))[:, 2]).tolist() == [6, 7, 8]
 
 
 GOOD = Quality(
@@ -158,6 +229,7 @@ GOOD = Quality(
         ({"to_template": replace(GOOD.to_template, contrast=0.05)}, "t1 to template: the reg"),
         ({"to_template": replace(GOOD.to_template, scales=(1.4, 1.0, 0.9))}, "factors of 0.90"),
         ({"to_reference": {"flair": Alignment(1, 0, 1, 3, (1, 1, 1))}}, "flair to t1: the reg"),
+        ({"to_reference": {"flair": replace(GOOD.to_template, degrees=90)}}, "turned by 90 deg"),
         ({"brain_ml": 300.0}, "a brain of 300 ml"),
         ({"brain_dice": 0.7}, "a Dice of 0.70"),
         ({"covered": {"flair": 0.4}}, "flair shows 40% of the brain"),
@@ -169,9 +241,10 @@ def test_what_fails_a_head(change: dict[str, Any], words: str) -> None:
     assert all(words in text for text in failures)
 
 
-def test_a_scan_that_shows_part_of_the_brain_is_warned_of() -> None:
-    (warning,) = replace(GOOD, covered={"t1": 1.0, "flair": 0.8}).warnings()
-    assert warning.startswith("flair shows 80% of the brain")
+def test_what_is_odd_about_a_head_is_warned_of() -> None:
+    shows, outline = replace(GOOD, covered={"flair": 0.8}, brain=NOT_REFINED).warnings()
+    assert shows.startswith("flair shows 80% of the brain")
+    assert "not refined" in outline
 
 
 # --- Bias and brain ---
@@ -267,6 +340,8 @@ def test_a_template_s_mask_needs_its_template_and_a_brain(tmp_path: Path) -> Non
     empty = save(volume_from_array(np.zeros((8, 8, 8)), np.eye(4)), tmp_path / "empty.nii.gz")
     with pytest.raises(EmptyBrainError, match="nothing above 0"):
         load_template(empty)
+    with pytest.raises(EmptyBrainError, match="a head with its skull"):
+        load_template(save(make_head("t1"), tmp_path / "head.nii.gz"))
 
 
 def test_resampling_there_and_back_gives_the_same_voxels() -> None:

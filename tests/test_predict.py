@@ -152,7 +152,7 @@ def test_a_scan_stored_in_another_orientation_gets_the_same_map_in_the_world(
 
 
 def test_the_record_agrees_with_the_files(quick: Model, scan: Path, tmp_path: Path) -> None:
-    predict(quick, [scan], tmp_path)
+    predict(quick, [scan], tmp_path, picture=False)
     record = json.loads((tmp_path / "scan.json").read_text(encoding="utf-8"))
     scores = np.asarray(nib.load(tmp_path / "scan_anomaly.nii.gz").dataobj)
     mask = np.asarray(nib.load(tmp_path / "scan_mask.nii.gz").dataobj)
@@ -204,9 +204,9 @@ def test_a_model_calibrated_on_whole_healthy_scans_gives_a_p_value(
 def test_a_model_without_threshold_leaves_no_mask_of_another_behind(
     quick: Model, scan: Path, tmp_path: Path
 ) -> None:
-    predict(quick, [scan], tmp_path)
+    predict(quick, [scan], tmp_path, picture=False)
     bare = Model(quick.detector, quick.config, None, quick.training, "another")
-    report = predict(bare, [scan], tmp_path)
+    report = predict(bare, [scan], tmp_path, picture=False)
     assert len(report.done) == 1
     assert not (tmp_path / "scan_mask.nii.gz").exists()
     record = json.loads((tmp_path / "scan.json").read_text(encoding="utf-8"))

@@ -40,8 +40,8 @@ def test_a_second_run_skips_what_is_done(quick: Model, scan: Path, tmp_path: Pat
 def test_what_is_not_as_on_record_is_done_again(
     quick: Model, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    out, model = tmp_path / "out", quick
-    predict(model, [scan], out)
+    out, model, picture = tmp_path / "out", quick, change == "picture"
+    predict(model, [scan], out, picture=picture)
     expected = (out / "scan_anomaly.nii.gz").read_bytes()
     if change == "input":
         image = nib.load(scan)
@@ -61,13 +61,13 @@ def test_what_is_not_as_on_record_is_done_again(
         path = out / f"scan{ending}"
         path.write_bytes(path.read_bytes()[:-3])
     before = times(out)
-    report = predict(model, [scan], out, overwrite=change == "overwrite")
+    report = predict(model, [scan], out, overwrite=change == "overwrite", picture=picture)
     assert (len(report.done), len(report.skipped), report.errors) == (1, 0, [])
     assert not set(times(out).items()) & set(before.items())
     assert ((out / "scan_anomaly.nii.gz").read_bytes() == expected) == (
         change not in ("input", "model")
     )
-    assert len(predict(model, [scan], out).skipped) == 1
+    assert len(predict(model, [scan], out, picture=picture).skipped) == 1
 
 
 def test_a_late_process_leaves_what_others_have_done(
@@ -94,7 +94,7 @@ def test_another_frame_of_the_same_file_is_another_scan(
     nib.save(nib.Nifti1Image(np.stack([array, array[::-1]], -1), image.affine), scan)
     maps = []
     for frame in (0, 1):
-        report = predict(quick, [scan], tmp_path / "out", frame=frame)
+        report = predict(quick, [scan], tmp_path / "out", frame=frame, picture=False)
         assert (len(report.done), report.errors) == (1, [])
         maps.append(np.asarray(nib.load(tmp_path / "out" / "scan_anomaly.nii.gz").dataobj))
     assert maps[0].shape == array.shape

@@ -30,7 +30,7 @@ def test_a_scan_unlike_the_training_scans_is_warned_of_and_with_strict_refused(
     named = Path(shutil.copy(scan, scan.with_name("other_t1.nii.gz")))
     out = tmp_path / "out"
 
-    assert len(predict(quick, [scan, ct, named], out).done) == 3
+    assert len(predict(quick, [scan, ct, named], out, picture=False).done) == 3
     odd = {
         name: json.loads((out / f"{name}.json").read_text(encoding="utf-8"))["unlike_training"]
         for name in ("scan", "ct", "other_t1")
@@ -47,7 +47,7 @@ def test_a_scan_unlike_the_training_scans_is_warned_of_and_with_strict_refused(
     # What was predicted without --strict does not pass with it.
     record = json.loads((out / "scan.json").read_text(encoding="utf-8"))
     assert record["not_judged"] == []
-    report = predict(quick, [scan, ct, named], out, strict=True)
+    report = predict(quick, [scan, ct, named], out, strict=True, picture=False)
     assert report.skipped == [out / "scan.json"]
     assert {type(error) for error in report.errors} == {UnlikeTrainingError}
     assert [Path(error.where).name for error in report.errors] == ["ct.nii.gz", "other_t1.nii.gz"]
@@ -77,12 +77,12 @@ def test_names_count_only_where_those_of_the_training_scans_did(
         "model": {"name": "intensity"},
     }
     model = load_model(train(make_config(raw), tmp_path / "run"))
-    report = predict(model, [plain], tmp_path / "out", strict=True)
+    report = predict(model, [plain], tmp_path / "out", strict=True, picture=False)
     assert [error for error in report.errors if "by its name" in error.found] == []
     reasons = ("contrast: the model knows 2 scans", "file names: those of the training scans")
     for reason in reasons:
         assert any(f"--strict does not judge {reason}" in m for m in caplog.messages)
-    predict(model, [plain], tmp_path / "out")
+    predict(model, [plain], tmp_path / "out", picture=False)
     record = json.loads((tmp_path / "out" / "p0_T1w.json").read_text(encoding="utf-8"))
     assert [text.startswith(r) for text, r in zip(record["not_judged"], reasons, strict=True)] == [
         True,
@@ -97,6 +97,6 @@ def test_strict_is_refused_where_nothing_can_be_judged(
     with pytest.raises(ConfigError, match="no profile of its training scans"):
         predict(blind, [scan], tmp_path / "out", strict=True)
     assert not (tmp_path / "out" / "scan.json").exists()
-    predict(blind, [scan], tmp_path / "out")
+    predict(blind, [scan], tmp_path / "out", picture=False)
     record = json.loads((tmp_path / "out" / "scan.json").read_text(encoding="utf-8"))
     assert record["not_judged"] == ["anything: the model file has no profile of its training scans"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -15,7 +17,13 @@ import pytest
 import SimpleITK
 
 from dicoms import write_series
-from medrd.errors import ConfigError, InputError, MissingInputError, OutputError
+from medrd.errors import (
+    ConfigError,
+    InputError,
+    MissingInputError,
+    OutputError,
+    RegistrationError,
+)
 from medrd.heads.head import Options
 from medrd.heads.linear import apply, from_itk, rotation, translation
 from medrd.volumes import volume_from_array
@@ -53,6 +61,7 @@ def prepared(medrd: Medrd, tmp_path_factory: pytest.TempPathFactory) -> Prepared
     raw, out = root / "raw", root / "out"
     template = save(make_head("t1", skull=False, seed=9), root / "template.nii.gz")
     t1 = make_head("t1", to_head=MOVED, lesion=True, seed=1)
+    t1.array[0, 0, 0] = -1  # to be warned of
     flair = make_head(
         "flair", to_head=NODDED, spacing_mm=(3, 3, 6), shape=(80, 90, 44), lesion=True, seed=2
     )
@@ -76,8 +85,11 @@ def test_a_good_subject_is_prepared_and_bad_ones_are_named(prepared: Prepared) -
     assert "noise" in by_kind["RegistrationError"]["where"]
     assert "lost" in by_kind["RegistrationError"]["found"]
     # Of what failed there is a picture to look at, and nothing that could be used.
-    assert {p.name for p in (prepared.out / "noise").iterdir()} == {"noise_failed.png"}
-    assert not (prepared.out / "cut").exists()
+    noise, cut = ({p.name for p in (prepared.out / n).iterdir()} for n in ("noise", "cut"))
+    assert noise == {"noise_failed.png", "noise_failed.json"}
+    assert cut == {"cut_failed.json"}
+    assert "good: prepared in" in prepared.stderr
+    assert "good: t1: 1 voxels were a little below 0" in prepared.stderr
 
 
 def test_a_prepared_subject_is_a_brats_subject_with_its_transforms(prepared: Prepared) -> None:
@@ -133,7 +145,7 @@ def test_what_is_done_is_not_done_again(
     out = Path(shutil.copytree(prepared.out, tmp_path / "out"))
     times = {p: p.stat().st_mtime_ns for p in (out / "good").rglob("*")}
     work: list[object] = []
-    monkeypatch.setattr(prepare_module, "prepare_head", lambda *given: work.append(given))
+    monkeypatch.setattr(prepare_module, "prepare_head", lambda *given: give_up(work.append(given)))
     report = prepare([prepared.raw / "good"], out, **prepared.options)
     assert (report.skipped, report.done, report.errors) == (
         [out / "good" / "good_prepare.json"],
@@ -141,12 +153,96 @@ def test_what_is_done_is_not_done_again(
         [],
     )
     assert {p: p.stat().st_mtime_ns for p in (out / "good").rglob("*")} == times
+    assert work == []
     # A damaged output, another option: done again.
     (out / "good" / "good_t1.nii.gz").write_bytes(b"damaged")
     for options in (prepared.options, prepared.options | {"options": Options(stretch=True)}):
-        with pytest.raises(AttributeError):  # of the None that stands for the head
-            prepare([prepared.raw / "good"], out, **options)
+        prepare([prepared.raw / "good"], out, **options)
     assert len(work) == 2
+
+
+def test_a_subject_that_fails_later_keeps_what_there_is_of_it(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(prepared.out, tmp_path / "out"))
+    before = {p.name for p in (out / "good").rglob("*.*")}
+    monkeypatch.setattr(prepare_module, "prepare_head", give_up)
+    report = prepare([prepared.raw / "good"], out, **prepared.options, overwrite=True)
+    (error,) = report.errors
+    assert (type(error), error.found) == (RegistrationError, "Zero-valued spacing")
+    assert {p.name for p in (out / "good").rglob("*.*")} == before | {"good_failed.json"}
+
+    # The failures of other calls stay listed, until their subjects are there.
+    def listed() -> list[str]:
+        return sorted(error["error"] for error in json.loads((out / "errors.json").read_text()))
+
+    assert listed() == ["RegistrationError", "RegistrationError", "TruncatedFileError"]
+    assert len(prepare([prepared.raw / "good"], out, **prepared.options).skipped) == 1
+    assert listed() == ["RegistrationError", "TruncatedFileError"]
+    assert {p.name for p in (out / "good").rglob("*.*")} == before
+
+
+def test_another_subject_of_that_name_is_not_written_over(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(prepared.out, tmp_path / "out"))
+    other = Path(shutil.copytree(prepared.raw / "good", tmp_path / "site" / "good"))
+    monkeypatch.setattr(prepare_module, "prepare_head", give_up)
+    again = {"options": Options(stretch=True), "template": prepared.options["template"]}
+    (error,) = prepare([other], out, **again).errors
+    assert isinstance(error, OutputError)
+    assert str(prepared.raw / "good" / "good_T1w.nii.gz") in error.found
+    (error,) = prepare([other], out, **again, overwrite=True).errors
+    assert isinstance(error, RegistrationError)
+
+
+def test_what_another_process_did_meanwhile_is_not_an_error(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def overtaken(*_: object) -> SimpleNamespace:
+        shutil.copytree(prepared.out, out)
+        quality = SimpleNamespace(failures=list, reference="t1", brain="", to_reference={})
+        quality.to_template = SimpleNamespace(contrast=0.2)
+        return SimpleNamespace(quality=quality)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr(prepare_module, "prepare_head", overtaken)
+    monkeypatch.setattr(prepare_module, "write_head", full)
+    report = prepare([prepared.raw / "good"], out, **prepared.options)
+    assert (len(report.skipped), report.errors) == (1, [])
+
+
+def test_a_frame_is_asked_of_those_scans_that_have_several(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = volume_from_array(np.random.default_rng(0).random((20, 20, 20)), np.diag([9, 9, 9, 1]))
+    save(flat, tmp_path / "a_t1.nii.gz")
+    frames = np.stack([flat.array, 2 * flat.array, 3 * flat.array], -1)
+    nib.save(nib.Nifti1Image(frames, flat.affine), tmp_path / "a_flair.nii.gz")
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(
+        prepare_module, "prepare_head", lambda volumes, *_: give_up(given.update(volumes))
+    )
+    prepare([tmp_path], tmp_path / "out", **prepared.options, frame=2)
+    np.testing.assert_array_equal(given["t1"].array, flat.array)
+    np.testing.assert_array_equal(given["flair"].array, 3 * flat.array)
+
+
+def test_the_page_does_without_a_picture_or_a_record(prepared: Prepared, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(prepared.out, tmp_path / "out"))
+    for name in ("other", "broken"):
+        shutil.copytree(out / "good", out / name)
+    (out / "other" / "good_prepare.png").unlink()
+    (out / "broken" / "good_prepare.json").write_text("{}")
+    report = prepare([prepared.raw / "good"], out, **prepared.options)
+    assert report.page is not None
+    page = report.page.read_text()
+    assert "other/good_prepare.json" in page
+    assert "broken" not in page
 
 
 def test_other_files_in_a_subject_s_folder_are_safe(prepared: Prepared, tmp_path: Path) -> None:
@@ -157,6 +253,11 @@ def test_other_files_in_a_subject_s_folder_are_safe(prepared: Prepared, tmp_path
     assert [type(error) for error in report.errors] == [OutputError]
     assert (out / "good" / "good_t1.nii.gz").exists()
     assert (out / "good" / "notes.txt").read_text() == "mine"
+
+
+def give_up(*_: object) -> None:
+    """As ITK does."""
+    raise RuntimeError("Exception thrown in SimpleITK\nZero-valued spacing")
 
 
 # --- The way back ---
@@ -185,6 +286,7 @@ def test_a_map_comes_back_to_the_raw_scan_voxel_on_voxel(
     assert mask[distance < LESION_RADIUS_MM / 2].all()
     record = json.loads((predicted / "good.json").read_text())
     assert record["native"]["source"].endswith("good_FLAIR.nii.gz")
+    assert record["native"]["findings_without_voxel"] == 0
     first = record["native"]["findings"][0]
     assert set(first) == set(record["findings"][0])
 
@@ -242,6 +344,36 @@ def test_files_whose_names_differ_in_their_modality_are_one_subject(tmp_path: Pa
     assert found(*files)[0] == {"b": ["t1"], "c": ["flair"]}
 
 
+def test_a_folder_a_modality_is_one_subject_too(tmp_path: Path) -> None:
+    touch(tmp_path, "pat/t1/pat_t1.nii.gz", "pat/007_dark/pat_flair.nii.gz", "pat2/pat2_t1.nii.gz")
+    touch(tmp_path, "site/q/T1w/scan.nii.gz", "site/q/FLAIR/scan.nii.gz")
+    touch(tmp_path, "all/t1/a.nii.gz", "all/t1/b.nii.gz", "all/flair/b.nii.gz", "all/flair/a.nii")
+    assert found(tmp_path) == (
+        {
+            "pat": ["flair", "t1"],
+            "pat2": ["t1"],
+            "site/q": ["flair", "t1"],
+            "all/a": ["flair", "t1"],
+            "all/b": ["flair", "t1"],
+        },
+        [],
+    )
+    assert found(tmp_path / "site" / "q" / "T1w")[0] == {"q": ["t1"]}
+
+
+def test_a_modality_twice_fails_its_subject_and_no_other(tmp_path: Path) -> None:
+    touch(tmp_path, "a_T1w.nii.gz", "a_t1.nii.gz", "a_flair.nii.gz", "b_t1.nii.gz")
+    touch(tmp_path, "c/ses1/c_t1.nii.gz", "c/ses2/c_t1.nii.gz")
+    subjects, errors = found(tmp_path)
+    assert subjects == {"b": ["t1"]}
+    assert [error.expected for error in errors] == [
+        "one scan of each modality of a",
+        "one scan of each modality of c",
+    ]
+    assert "a_T1w.nii.gz" in errors[0].found
+    assert "a_t1.nii.gz" in errors[0].found
+
+
 def test_what_was_prepared_among_raw_scans_is_passed_over(tmp_path: Path) -> None:
     touch(tmp_path, "a_t1.nii.gz", "out/a/a_t1.nii.gz", "out/a/a_prepare.json")
     assert found(tmp_path) == ({"a": ["t1"]}, [])
@@ -262,8 +394,7 @@ def test_a_session_of_a_bids_dataset_is_a_subject(tmp_path: Path) -> None:
         tmp_path,
         *(f"sub-01/ses-a/anat/sub-01_ses-a_{kind}.nii.gz" for kind in ("T1w", "FLAIR")),
         "sub-02/anat/sub-02_acq-x_T1w.nii.gz",
-        "sub-03/anat/sub-03_run-1_T1w.nii.gz",
-        "sub-03/anat/sub-03_run-2_T1w.nii.gz",
+        *(f"sub-03/anat/sub-03_run-{run}_T1w.nii.gz" for run in (1, 2, 3)),
         "sub-03/anat/sub-03_T2w.nii.gz",
     )
     (tmp_path / "dataset_description.json").write_text('{"BIDSVersion": "1.10.0"}')
@@ -271,9 +402,9 @@ def test_a_session_of_a_bids_dataset_is_a_subject(tmp_path: Path) -> None:
     assert subjects == {
         "sub-01/ses-a/sub-01_ses-a": ["flair", "t1"],
         "sub-02/sub-02": ["t1"],
-        "sub-03/sub-03": ["t2"],
     }
-    assert "one t1 scan" in error.expected
+    assert error.expected == "one scan of each modality of sub-03"
+    assert all(f"run-{run}" in error.found for run in (1, 2, 3))
 
 
 def test_dicom_folders_called_as_modalities_are_one_subject(tmp_path: Path) -> None:

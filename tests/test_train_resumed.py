@@ -128,8 +128,15 @@ def unfinished(medrd: Medrd, tiny_yaml: Path, tmp_path_factory: pytest.TempPathF
     return out
 
 
-@pytest.mark.parametrize("state", ["finished", "unfinished"])
-@pytest.mark.parametrize("change", ["model.lr=0.001", "train.epochs=3", "seed=1"])
+@pytest.mark.parametrize(
+    ("state", "change"),
+    [
+        ("finished", "model.lr=0.001"),
+        ("finished", "train.epochs=3"),
+        ("finished", "seed=1"),
+        ("unfinished", "train.epochs=3"),
+    ],
+)
 def test_a_resume_with_another_config_is_refused_and_overwrites_nothing(
     medrd: Medrd,
     tiny_yaml: Path,

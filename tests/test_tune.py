@@ -96,7 +96,7 @@ def cluster(prompt_ray: None) -> Iterator[str]:
 def raw(tiny_raw: dict[str, Any]) -> dict[str, Any]:
     """A search whose trials take a second each."""
     tiny_raw["recipe"]["size"] = 32
-    tiny_raw["train"]["epochs"] = 3
+    tiny_raw["train"]["epochs"] = 2
     return {
         "config": tiny_raw | {"model": DAE},
         "space": {"scoring.sigma_px": {"kind": "uniform", "low": 0.5, "high": 60}},
@@ -142,7 +142,7 @@ def test_a_trial_fails_alone_and_a_process_that_dies_goes_on(
     }
     died = trial_folder(out, {"model": models["dies"]})
     assert (died / "died").exists()
-    assert trials["dies"].epochs == 3
+    assert trials["dies"].epochs == 2
     assert trials["no epochs"].epochs == 1
 
     # The best is a plain config, and the plain verb makes the very same model of it.
@@ -170,7 +170,7 @@ def test_optuna_searches_and_bad_trials_are_stopped_early(
     trials = tune(config, out)
     assert len(trials) == 4
     assert {trial.status for trial in trials} == {"finished", "stopped"}
-    assert all((t.epochs == 3) == (t.status == "finished") for t in trials)
+    assert all((t.epochs == 2) == (t.status == "finished") for t in trials)
     assert len({trial.point["scoring.sigma_px"] for trial in trials}) == 4
     # Nothing is left to do: no Ray, and nothing changes.
     monkeypatch.setattr(tune_module, "ray_cluster", lambda *a, **k: pytest.fail("begun again"))
@@ -201,6 +201,11 @@ def descendants(pid: int) -> dict[int, str]:
     return found
 
 
+def left_of(processes: dict[int, str]) -> list[str]:
+    """Command lines of those of the processes that still run."""
+    return [command for pid, (_, command) in running().items() if pid in processes]
+
+
 def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     cluster: str, raw: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -224,11 +229,7 @@ def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     )
     os.kill(killed.pid, signal.SIGKILL)
     assert killed.wait() == -9
-    # Ray's own agents take their time to see that all is over; they hold nothing of ours.
-    wait_for(
-        lambda: not [p for p, (_, c) in running().items() if p in processes and "Agent" not in c],
-        seconds=30,
-    )
+    wait_for(lambda: not [c for c in left_of(processes) if c.startswith("ray::")], seconds=30)
     before = reports_of(out)[0].read_text(encoding="utf-8").splitlines()
     assert 3 <= len(before) < 12
     assert [trial.status for trial in read_trials(out)] == ["unfinished"]
@@ -238,6 +239,8 @@ def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     assert done.returncode == 0, done.stderr
     assert "2 finished" in done.stdout
     assert done.stdout.splitlines()[-1] == str(out / "best.yaml")
+    # Ray's own agents take their time to see that all is over; they hold nothing of ours.
+    wait_for(lambda: not [c for c in left_of(processes) if "Agent" not in c], seconds=30)
     after = next(
         path for path in reports_of(out) if path.read_text(encoding="utf-8").startswith(before[0])
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from medrd.errors import OutputError
-from medrd.volumes import atomic_path, write_json, write_text
+from medrd.volumes import atomic_folder, atomic_path, remove_abandoned, write_json, write_text
 
 
 def test_the_target_appears_only_at_the_end(tmp_path: Path) -> None:
@@ -182,6 +182,41 @@ def test_a_full_disk_leaves_the_old_file_intact(tmp_path: Path) -> None:
     assert "a file size limit" in done.stdout, done.stderr
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_takes_the_place_of_another_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(text: str) -> None:
+        with atomic_folder(tmp_path / "a") as folder:
+            (folder / "x").write_text(text)
+
+    write("first")
+    write("second")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    real = os.replace
+
+    def fails_the_second_time(old: Path, new: Path) -> None:
+        if (old / "x").read_text() == "third":
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        real(old, new)
+
+    monkeypatch.setattr(os, "replace", fails_the_second_time)
+    with pytest.raises(OutputError):
+        write("third")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "x").read_text() == "second"
+
+
+def test_what_killed_processes_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    for name in ("site/.medrd-7-ab/x.nii.gz", "site/.medrd-8-cd.png", ".medrd-9-ef/y", "a/.own/z"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("site/.medrd-7-ab", "site/.medrd-8-cd.png", "a/.own"):
+        os.utime(tmp_path / name, (0, 0))
+    remove_abandoned(tmp_path)
+    left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")}
+    assert left == {"site", "a", "a/.own", "a/.own/z", ".medrd-9-ef", ".medrd-9-ef/y"}
 
 
 def test_json_keeps_its_order_and_reads_back(tmp_path: Path) -> None:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.errors import EmptyBrainError, WrongKindError
+from medrd.errors import EmptyBrainError
 from medrd.heads.bias import around_head, correct_bias
 from medrd.heads.brain import Extraction, deepbet_mask, filled, is_stripped, refine
+from medrd.heads.check import checked, shown
 from medrd.heads.linear import Matrix, apply, closest_rigid, inverse, translation
-from medrd.heads.quality import Alignment, Quality, dice
+from medrd.heads.quality import NOT_REFINED, STRIPPED, Alignment, Quality, dice
 from medrd.heads.register import Registration, register
 from medrd.heads.sample import centres_mm, resample
 from medrd.heads.template import Template
-from medrd.volumes import Volume, bounding_box, sitk_array, to_sitk, volume_from_array
+from medrd.volumes import (
+    Volume,
+    bounding_box,
+    quiet_sitk,
+    sitk_array,
+    to_sitk,
+    volume_from_array,
+)
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -28,7 +36,6 @@ _ORDER = (*T1_WEIGHTED, "t2", "flair")
 _MARGIN_MM = 8.0
 """Around the template's brain, where a head without skull must be empty."""
 _MASK_MM = 2.0
-_MOST_NEGATIVE = 0.01
 _FAINTEST = 1e-3
 """Of the brain's brightest percentile: no voxel of the brain may be 0, which means background."""
 
@@ -67,7 +74,8 @@ class PreparedHead:
     Attributes
     ----------
     volumes
-        By modality; 0 outside the brain and nowhere in it, where the scan shows it.
+        By modality, with the raw scan's warnings; 0 outside the brain and nowhere in it, where the
+        scan shows it.
     brain
         (X, Y, Z) bool.
     to_raw
@@ -81,6 +89,31 @@ class PreparedHead:
     to_raw: Mapping[str, Matrix]
     to_template: Matrix
     quality: Quality
+
+    def warnings(self) -> list[str]:
+        """What is odd about the scans and what was made of them, a sentence each."""
+        own = [
+            f"{name}: {text}" for name, volume in self.volumes.items() for text in volume.warnings
+        ]
+        return own + self.quality.warnings()
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """Scans on their own grids, what was made of them, and how they lie to one another.
+
+    Attributes
+    ----------
+    images
+        The scans, their bias corrected if that was wanted.
+    onto_others
+        The reference's world to that of each other modality.
+    """
+
+    scans: Mapping[str, Volume]
+    images: Mapping[str, SimpleITK.Image]
+    reference: str
+    onto_others: Mapping[str, Registration]
 
 
 def choose_reference(volumes: Mapping[str, Volume]) -> str:
@@ -113,60 +146,83 @@ def prepare_head(
     Raises
     ------
     WrongKindError
-        Values below 0: no MRI magnitude.
+        Values well below 0: no MRI magnitude.
+    ShapeError
+        A slice or two.
     AffineError
         A sheared grid.
     EmptyBrainError
-        deepbet finds no brain.
+        Nothing that varies, or deepbet finds no brain.
     """
-    for volume in volumes.values():
-        _refuse_negative(volume)
-    reference = choose_reference(volumes)
-    images = {channel: to_sitk(volume) for channel, volume in volumes.items()}
-    if options.bias:
-        images = {channel: correct_bias(image) for channel, image in images.items()}
-    method, mask = _raw_brain(volumes[reference], reference, options)
-    coregistered = {
-        channel: register(
-            images[reference],
-            around_head(images[reference]),
-            image,
-            freedom="rigid",
-            angles=_NODDING,
-            shifts_mm=_BRAIN_SHIFTS_MM,
-            starts=[np.eye(4)],
-        )
-        for channel, image in images.items()
-        if channel != reference
-    }
-    placed = _to_template(images[reference], mask, template)
+    scans = {channel: checked(volume) for channel, volume in volumes.items()}
+    reference = choose_reference(scans)
+    with quiet_sitk():
+        images = {channel: to_sitk(volume) for channel, volume in scans.items()}
+        if options.bias:
+            images = {channel: correct_bias(image) for channel, image in images.items()}
+        onto_others = {
+            channel: coregister(images[reference], image)
+            for channel, image in images.items()
+            if channel != reference
+        }
+        subject = _Subject(scans, images, reference, onto_others)
+        method, mask = _raw_brain(scans[reference], reference, options)
+        head = _on_template(subject, template, options, method, mask)
+        if method == STRIPPED and head.quality.failures():
+            # A small head in air of exactly 0 may look as if it had no skull.
+            method, mask = _brain_in_skull(scans[reference], reference, options)
+            again = _on_template(subject, template, options, method, mask)
+            head = head if again.quality.failures() else again
+    return head
+
+
+def coregister(reference: SimpleITK.Image, image: SimpleITK.Image) -> Registration:
+    """A scan of the same head in the same session: the reference's world to its own."""
+    return register(
+        reference,
+        around_head(reference),
+        image,
+        freedom="rigid",
+        angles=_NODDING,
+        shifts_mm=_BRAIN_SHIFTS_MM,
+        starts=[np.eye(4)],
+        turns=True,
+    )
+
+
+def _on_template(
+    subject: _Subject, template: Template, options: Options, method: str, mask: Volume | None
+) -> PreparedHead:
+    """The subject where its brain, found by ``method``, lies as the template's does."""
+    reference, others = subject.reference, subject.onto_others
+    image = subject.images[reference]
+    placed = _to_template(image, mask, template)
     onto = placed.matrix
     if not options.stretch:
         onto = closest_rigid(onto, template.centre_mm)
     to_reference = onto @ template.pose
     to_template = inverse(placed.matrix) @ to_reference
     to_raw = {
-        channel: (coregistered[channel].matrix if channel in coregistered else np.eye(4))
-        @ to_reference
-        for channel in volumes
+        channel: (others[channel].matrix if channel in others else np.eye(4)) @ to_reference
+        for channel in subject.scans
     }
     prior = resample(template.region(), template.shape, template.affine, to_template).array > 0.5
     if mask is not None:
         brain = resample(to_sitk(mask), template.shape, template.affine, to_reference).array > 0.5
     elif reference in T1_WEIGHTED:
-        brain = _refined(images[reference], template, to_reference, to_template)
+        brain = _refined(image, template, to_reference, to_template)
     else:
         brain = prior
     prepared, covered = {}, {}
-    for channel, image in images.items():
+    for channel, scan in subject.scans.items():
         prepared[channel], covered[channel] = _cut(
-            image, volumes[channel], brain, template, to_raw[channel]
+            subject.images[channel], scan, brain, template, to_raw[channel]
         )
     change = abs(float(np.linalg.det(to_reference[:3, :3])))
     quality = Quality(
         reference=reference,
         to_template=Alignment.of(placed),
-        to_reference={c: Alignment.of(r) for c, r in coregistered.items()},
+        to_reference={channel: Alignment.of(found) for channel, found in others.items()},
         brain=method,
         brain_ml=round(float(np.count_nonzero(brain)) * _voxel_ml(template) * change, 1),
         brain_dice=None if mask is None else round(dice(brain, prior), 4),
@@ -175,24 +231,18 @@ def prepare_head(
     return PreparedHead(prepared, brain, to_raw, to_template, quality)
 
 
-def _refuse_negative(volume: Volume) -> None:
-    share = float(np.mean(volume.array < 0))
-    if share > _MOST_NEGATIVE:
-        raise WrongKindError(
-            volume.path or "volume",
-            expected="an MRI scan, whose values are not below 0",
-            found=f"{share:.0%} of them below 0, as in CT or after another program's scaling",
-            remedy="Give the scan as the scanner made it.",
-        )
-
-
 def _raw_brain(volume: Volume, reference: str, options: Options) -> tuple[str, Volume | None]:
     """How the brain was found and where it is on the raw grid, as far as it is known there."""
     if is_stripped(volume):
         mask = filled(volume.array != 0)
-        return "stripped", volume_from_array(mask, volume.affine)
+        return STRIPPED, volume_from_array(mask, volume.affine)
+    return _brain_in_skull(volume, reference, options)
+
+
+def _brain_in_skull(volume: Volume, reference: str, options: Options) -> tuple[str, Volume | None]:
+    """As :func:`_raw_brain`, of a head that has its skull."""
     if options.extraction is Extraction.template:
-        return "template", None
+        return ("template" if reference in T1_WEIGHTED else NOT_REFINED), None
     if reference not in T1_WEIGHTED:
         raise EmptyBrainError(
             volume.path or "volume",
@@ -258,7 +308,9 @@ def _cut(
 ) -> tuple[Volume, float]:
     """The brain of one modality on the template's grid, and the share of it that the scan shows."""
     at = apply(inverse(raw.affine) @ to_raw, centres_mm(brain, template.affine))
-    seen = np.all((at > -0.5) & (at < np.array(raw.shape) - 0.5), axis=1)
+    nearest = np.rint(at).astype(np.int64)
+    seen = np.all((nearest >= 0) & (nearest < raw.shape), axis=1)
+    seen[seen] = shown(raw.array)[tuple(nearest[seen].T)]
     result = np.zeros(template.shape, np.float32)
     if seen.any():
         box = bounding_box(brain)
@@ -272,7 +324,8 @@ def _cut(
         values = np.clip(values, faintest, max(most, faintest))
         result[brain] = np.where(seen, values, 0)
     share = round(float(seen.mean()), 4) if seen.size else 0.0
-    return volume_from_array(result, template.affine, code=2), share
+    volume = volume_from_array(result, template.affine, code=2)
+    return replace(volume, warnings=raw.warnings), share
 
 
 def _voxel_ml(template: Template) -> float:

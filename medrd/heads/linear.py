@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medrd.volumes import atomic_path
+from medrd.volumes import write_text
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -120,8 +120,15 @@ def from_itk(transform: SimpleITK.Transform) -> Matrix:
 
 
 def write_transform(path: Path, matrix: Matrix) -> None:
-    """As an ITK transform file (``.tfm``, text), whole or not at all. Raises OutputError."""
-    import SimpleITK
+    """As an ITK transform file (``.tfm``, text), whole or not at all. Raises OutputError.
 
-    with atomic_path(path) as temporary:
-        SimpleITK.WriteTransform(to_itk(matrix), str(temporary))
+    Written here: SimpleITK says nothing of a disk that is full, and a file that was cut short
+    reads as the identity.
+    """
+    lps = _FLIP @ matrix @ _FLIP
+    numbers = " ".join(repr(float(value)) for value in (*lps[:3, :3].ravel(), *lps[:3, 3]))
+    write_text(
+        path,
+        "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
+        f"Parameters: {numbers}\nFixedParameters: 0 0 0\n",
+    )

@@ -22,6 +22,7 @@ LEAST_DICE = 0.85
 SCALES = (0.75, 1.3)
 MOST_DEGREES = 60.0
 LEAST_COVERED, WHOLE = 0.6, 0.98
+STRIPPED, NOT_REFINED = "stripped", "template, not refined"
 _LOST = "the registration is lost"
 
 
@@ -76,7 +77,7 @@ class Quality:
     to_reference
         Of the other modalities, by name.
     brain
-        How the brain was found: ``stripped``, ``template``, ``deepbet``.
+        How it was found: ``stripped``, ``template``, ``template, not refined``, ``deepbet``.
     brain_ml
         Its volume in the raw scan.
     brain_dice
@@ -117,11 +118,16 @@ class Quality:
 
     def warnings(self) -> list[str]:
         """What is odd but can be gone on with."""
-        return [
+        found = [
             f"{channel} shows {share:.0%} of the brain; the rest is 0 in it"
             for channel, share in self.covered.items()
             if LEAST_COVERED <= share < WHOLE
         ]
+        if self.brain == NOT_REFINED:
+            found.append(
+                "the brain's outline is the template's, not refined: that takes a T1-weighted scan"
+            )
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON."""
@@ -136,23 +142,21 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 
 def _affine_failures(alignment: Alignment) -> list[str]:
     found = _rigid_failures(alignment)
-    if found:
-        return found
     low, high = min(alignment.scales), max(alignment.scales)
-    if not SCALES[0] <= low <= high <= SCALES[1]:
+    if not found and not SCALES[0] <= low <= high <= SCALES[1]:
         found.append(f"{_LOST}: lengths change by factors of {low:.2f} to {high:.2f}")
-    if alignment.degrees > MOST_DEGREES:
-        found.append(
-            f"it fits best turned by {alignment.degrees:.0f} degrees: the header's orientation "
-            "seems wrong"
-        )
     return found
 
 
 def _rigid_failures(alignment: Alignment) -> list[str]:
-    if alignment.contrast >= LEAST_CONTRAST:
-        return []
-    return [
-        f"{_LOST}: moved by 10 mm or turned by 10 degrees it would fit as well "
-        f"(contrast {alignment.contrast:.2f}, at least {LEAST_CONTRAST})"
-    ]
+    if alignment.contrast < LEAST_CONTRAST:
+        return [
+            f"{_LOST}: moved by 10 mm or turned by 10 degrees it would fit as well "
+            f"(contrast {alignment.contrast:.2f}, at least {LEAST_CONTRAST})"
+        ]
+    if alignment.degrees > MOST_DEGREES:
+        return [
+            f"it fits best turned by {alignment.degrees:.0f} degrees: the header's orientation "
+            "seems wrong"
+        ]
+    return []

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medrd.errors import ConfigError, EmptyBrainError
+from medrd.heads.brain import LEAST_ML, MOST_ML
 from medrd.heads.linear import Matrix, about, inverse, rotation, translation
 from medrd.heads.sample import centres_mm
 from medrd.volumes import Volume, check_same_grid, read_nifti, to_sitk, volume_from_array
@@ -111,7 +112,7 @@ def load_template(image: Path | None = None, mask: Path | None = None) -> Templa
     ConfigError
         A mask without an image.
     InputError
-        A file that cannot be read, another grid, or no brain.
+        A file that cannot be read, another grid, or a mask that has no brain's size.
     """
     if image is None:
         if mask is not None:
@@ -135,6 +136,14 @@ def load_template(image: Path | None = None, mask: Path | None = None) -> Templa
             expected="the template's brain",
             found="nothing above 0",
             remedy="Give another --template or --template-mask.",
+        )
+    ml = np.count_nonzero(brain) * volume.voxel_volume_mm3 / 1000
+    if not LEAST_ML <= ml <= MOST_ML:
+        raise EmptyBrainError(
+            mask or image,
+            expected=f"the template's brain, of {LEAST_ML:.0f} to {MOST_ML:.0f} ml",
+            found=f"{ml:.0f} ml" + (" above 0: a head with its skull?" if mask is None else ""),
+            remedy="Give its brain mask as --template-mask, or a template without skull.",
         )
     if volume.shape == BRATS_SHAPE and np.allclose(volume.spacing_mm, 1, atol=1e-3):
         return Template(image.name, volume, brain, volume.shape, volume.affine, np.eye(4))

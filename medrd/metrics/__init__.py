@@ -13,6 +13,7 @@ from medrd.metrics.bootstrap import (
 from medrd.metrics.bounds import Bounded, binned_metrics, sketch_metrics
 from medrd.metrics.image import image_metrics
 from medrd.metrics.lesions import (
+    LEAST_VOXELS,
     Lesion,
     LesionCounts,
     lesion_counts,
@@ -26,6 +27,7 @@ from medrd.metrics.units import Units, make_units
 from medrd.metrics.weighted import METRICS, weighted_metrics
 
 __all__ = [
+    "LEAST_VOXELS",
     "METRICS",
     "Bounded",
     "Lesion",

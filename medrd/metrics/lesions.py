@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+LEAST_VOXELS = 10
+"""Of a lesion or finding, where nothing else is said."""
 _TWENTY_SIX_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -36,7 +38,7 @@ class Lesion(TypedDict):
 
 
 def lesion_counts(
-    prediction: NDArray[np.bool_], label: NDArray[np.bool_], *, min_voxels: int = 10
+    prediction: NDArray[np.bool_], label: NDArray[np.bool_], *, min_voxels: int = LEAST_VOXELS
 ) -> LesionCounts:
     """Compare a predicted mask with a label, lesion by lesion.
 
@@ -116,7 +118,7 @@ def lesion_table(
     mask: NDArray[np.bool_],
     affine: NDArray[np.float64],
     *,
-    min_voxels: int = 10,
+    min_voxels: int = LEAST_VOXELS,
 ) -> list[Lesion]:
     """The components of a predicted mask, largest first.
 

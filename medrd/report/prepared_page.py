@@ -20,7 +20,7 @@ def _least_contrast(entry: Entry) -> float:
     return min(float(alignment["contrast"]) for alignment in alignments)
 
 
-_COLUMNS = (
+COLUMNS = (
     Column("modalities", lambda entry: ", ".join(entry.record["inputs"])),
     Column("brain, ml", lambda entry: _quality(entry)["brain_ml"], "{:.0f}".format),
     Column("brain by", lambda entry: _quality(entry)["brain"]),
@@ -35,7 +35,7 @@ def prepared_page(entries: Sequence[Entry], *, title: str, failed: Sequence[str]
     """The page as HTML; ``failed`` are the subjects that could not be prepared, a sentence each."""
     return listing_page(
         entries,
-        _COLUMNS,
+        COLUMNS,
         title=title,
         summary=f"{len(entries)} prepared. Look at each: green is the brain that was found, blue "
         "the template's.",

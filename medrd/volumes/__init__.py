@@ -4,6 +4,7 @@ from medrd.volumes.atomic import (
     atomic_folder,
     atomic_path,
     refuse_foreign,
+    remove_abandoned,
     write_json,
     write_text,
 )
@@ -19,7 +20,7 @@ from medrd.volumes.dicom_meta import is_dicom
 from medrd.volumes.header import DEFAULT_MAX_VOXELS, NiftiHeader, inspect_nifti
 from medrd.volumes.nifti import read_mask, read_nifti, write_nifti
 from medrd.volumes.read import read_volume
-from medrd.volumes.sitk import sitk_array, to_sitk
+from medrd.volumes.sitk import quiet_sitk, sitk_array, to_sitk
 from medrd.volumes.volume import Grid, Volume, check_same_grid, volume_from_array
 
 __all__ = [
@@ -36,11 +37,13 @@ __all__ = [
     "holds_dicom",
     "inspect_nifti",
     "is_dicom",
+    "quiet_sitk",
     "read_dicom",
     "read_mask",
     "read_nifti",
     "read_volume",
     "refuse_foreign",
+    "remove_abandoned",
     "series_of",
     "sitk_array",
     "to_sitk",

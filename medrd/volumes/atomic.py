@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,9 @@ _ELSEWHERE = "Choose another output folder, or get write permission for this one
 _NOT_A_FOLDER = ("a file where a folder should be", "Choose another output folder.")
 _IS_A_FOLDER = ("a folder of that name", "Remove it or choose another output folder.")
 _FULL = "Free some space and run again; what is already written stays valid."
+
+_HIDDEN = ".medrd-"
+_ABANDONED_S = 3600.0
 
 # What the operating system says -> (what was found, what to do).
 _CAUSES: dict[int, tuple[str, str]] = {
@@ -91,13 +95,47 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         with _output_errors(path):
             temporary.mkdir(parents=True)
             yield temporary
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(temporary, path)
+            _put(temporary, path)
             _flush_folder(path.parent)
         logger.debug("wrote %s", path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put(folder: Path, path: Path) -> None:
+    """Rename a folder, with what was there moved out of the way first and removed last: whenever
+    the process dies, one of the two is whole."""
+    if not path.exists():
+        os.replace(folder, path)
+        return
+    replaced = path.parent / f".{path.name}-replaced-{secrets.token_hex(4)}"
+    os.replace(path, replaced)
+    try:
+        os.replace(folder, path)
+    except OSError:
+        os.replace(replaced, path)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def remove_abandoned(root: Path) -> None:
+    """Remove what killed processes left half written in a folder and below.
+
+    Known by its hidden name, and by an hour in which nothing was written to it: its process may
+    run on another machine, so its number says nothing.
+    """
+    latest = time.time() - _ABANDONED_S
+    for folder, below, files in os.walk(root):
+        for name in (*below, *files):
+            path = Path(folder, name)
+            with suppress(OSError):
+                if not name.startswith(_HIDDEN) or path.stat().st_mtime > latest:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        below[:] = [name for name in below if not name.startswith(".")]
 
 
 def refuse_foreign(folder: Path, ours: Collection[str]) -> None:
@@ -149,7 +187,7 @@ def write_json(path: str | Path, obj: object) -> None:
 
 def _temporary_name(path: Path) -> str:
     suffix = "".join(path.suffixes[-2:])
-    return f".medrd-{os.getpid()}-{secrets.token_hex(4)}{suffix}"
+    return f"{_HIDDEN}{os.getpid()}-{secrets.token_hex(4)}{suffix}"
 
 
 def _prepare(path: Path) -> None:

@@ -10,8 +10,7 @@ import hashlib
 import math
 import os
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from medrd.errors import FileFormatError, MissingInputError, SeriesError, TooLar
 from medrd.volumes.dicom_meta import is_dicom, may_be_of, says_no_image, transfer_syntax
 from medrd.volumes.dicom_stack import SliceHeader, doubts, order_slices, stack_affine
 from medrd.volumes.header import DEFAULT_MAX_VOXELS
+from medrd.volumes.sitk import quiet_sitk
 from medrd.volumes.volume import Volume, volume_from_array
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def _header(path: Path) -> SimpleITK.ImageFileReader:
     # Slices differ in slope and intercept: integers would cut what the first one's type lacks.
     reader.SetOutputPixelType(SimpleITK.sitkFloat32)
     try:
-        with _quiet():
+        with quiet_sitk():
             reader.ReadImageInformation()
     except RuntimeError:
         raise _undecodable(path) from None
@@ -313,25 +313,12 @@ def _pixels(one: SliceHeader) -> NDArray[np.float32]:
 
     reader = _header(one.path)
     try:
-        with _quiet():
+        with quiet_sitk():
             image = reader.Execute()
     except RuntimeError:
         raise _undecodable(one.path) from None
     pixels: NDArray[np.float32] = SimpleITK.GetArrayFromImage(image)
     return pixels.reshape(one.shape)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without ITK's own warnings on the terminal."""
-    import SimpleITK
-
-    shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def _text(header: SimpleITK.ImageFileReader, tag: str, default: str = "") -> str:

@@ -6,6 +6,8 @@ would lie in two places at once if each library read it for itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,3 +60,16 @@ def sitk_array(image: SimpleITK.Image) -> NDArray[np.float32]:
     import SimpleITK
 
     return np.asarray(SimpleITK.GetArrayFromImage(image).T, np.float32)
+
+
+@contextmanager
+def quiet_sitk() -> Iterator[None]:
+    """Without ITK's own warnings on the terminal."""
+    import SimpleITK
+
+    shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(shown)

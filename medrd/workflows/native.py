@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,14 @@ from medrd.data.cache import file_hash
 from medrd.errors import FileFormatError, MissingInputError, OutputError
 from medrd.heads.linear import inverse
 from medrd.heads.record import Origin
-from medrd.metrics import lesion_table
+from medrd.metrics import LEAST_VOXELS, lesion_table
 from medrd.volumes import Volume, inspect_nifti, write_nifti
 from medrd.workflows.inputs import Case
 from medrd.workflows.outputs import MAKER, PREPARED_ENDING
+
+logger = logging.getLogger("medrd.predict")
+
+_Value = TypeVar("_Value", bound=np.generic)
 
 NATIVE_ENDINGS = ("_native_anomaly.nii.gz", "_native_mask.nii.gz")
 
@@ -35,19 +40,20 @@ class WayBack:
         self, array: NDArray[np.float32], affine: NDArray[np.float64]
     ) -> NDArray[np.float32]:
         """A map (X, Y, Z) on the raw grid, linearly interpolated, 0 outside the prepared one."""
-        result: NDArray[np.float32] = self._sampled(array, affine, order=1).astype(np.float32)
-        return result
+        return self._sampled(array, affine, order=1)
 
-    def mask(self, array: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """A mask (X, Y, Z) on the raw grid, by nearest neighbours."""
-        result: NDArray[np.bool_] = self._sampled(array.astype(np.uint8), affine, order=0) > 0
-        return result
+    def labels(self, array: NDArray[np.int32], affine: NDArray[np.float64]) -> NDArray[np.int32]:
+        """Labels (X, Y, Z) on the raw grid, by nearest neighbours."""
+        return self._sampled(array, affine, order=0)
 
-    def _sampled(self, array: NDArray, affine: NDArray[np.float64], *, order: int) -> NDArray:
+    def _sampled(
+        self, array: NDArray[_Value], affine: NDArray[np.float64], *, order: int
+    ) -> NDArray[_Value]:
         onto = inverse(affine) @ inverse(self.origin.to_raw) @ self.origin.affine
-        return ndimage.affine_transform(
+        result: NDArray[_Value] = ndimage.affine_transform(
             array, onto[:3, :3], onto[:3, 3], output_shape=self.blank.shape, order=order
         )
+        return result
 
 
 def way_back(prepared: Path) -> WayBack:
@@ -103,6 +109,20 @@ def check_native_targets(case: Case, out: Path, *, is_own_map: Callable[[Path], 
             )
 
 
+def native_mask(
+    back: WayBack, mask: NDArray[np.bool_], affine: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], int]:
+    """A mask (X, Y, Z) on the raw grid, and how many of its findings have no voxel there.
+
+    Thick slices pass small ones by: a voxel shows what lies at its centre.
+    """
+    regions, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    sizes = np.bincount(regions.ravel())
+    there = back.labels(regions, affine)
+    gone = np.setdiff1d(np.flatnonzero(sizes >= LEAST_VOXELS), there)
+    return there > 0, int(np.count_nonzero(gone))
+
+
 def write_native(
     back: WayBack,
     case: Case,
@@ -131,11 +151,22 @@ def write_native(
     )
     found: dict[str, Any] = {"source": back.origin.path}
     if mask is not None:
-        raw_mask = back.mask(mask, affine)
+        raw_mask, lost = native_mask(back, mask, affine)
+        if lost:
+            logger.warning(
+                "%s: %d of its findings lie between the raw scan's slices: no voxel of the native "
+                "mask shows them, the prepared one does",
+                case.subject.id,
+                lost,
+            )
         paths["native_mask"] = mask_path
         write_nifti(
             mask_path, raw_mask, back.blank, dtype="uint8", description=f"{MAKER} calibrated mask"
         )
         found["findings_volume_mm3"] = float(raw_mask.sum() * back.blank.voxel_volume_mm3)
-        found["findings"] = lesion_table(raw_scores, raw_mask, back.blank.affine)
+        # The same least volume as on the prepared grid, whose voxels are smaller.
+        share = abs(float(np.linalg.det(affine[:3, :3]))) / back.blank.voxel_volume_mm3
+        least = max(1, round(LEAST_VOXELS * share))
+        found["findings"] = lesion_table(raw_scores, raw_mask, back.blank.affine, min_voxels=least)
+        found["findings_without_voxel"] = lost
     return {"native": found}

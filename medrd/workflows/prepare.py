@@ -1,53 +1,58 @@
 """``medrd prepare``: raw heads in, what models were trained on out.
 
-A subject's folder appears under its name when everything in it is written. One whose registration
-failed is reported, and leaves nothing but a picture of what went wrong.
+A subject's folder appears under its name when everything in it is written. One that failed is
+reported, and leaves nothing but the reason and, where there is something to see, a picture; an
+earlier result of it stays.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medrd.data.cache import file_hash, source_hash
+from medrd.data.cache import source_hash
+from medrd.data.layouts import Source
 from medrd.data.prepare import refuse_label
-from medrd.errors import InputError, RegistrationError
+from medrd.errors import InputError, OutputError, RegistrationError, SeriesError, ShapeError
 from medrd.heads.brain import Extraction, require_deepbet
 from medrd.heads.head import Options, PreparedHead, prepare_head
-from medrd.heads.linear import write_transform
-from medrd.heads.record import Origin
-from medrd.heads.sample import resample
 from medrd.heads.template import Template, load_template
-from medrd.report.heat import save_figure
-from medrd.report.prepared import draw_prepared
 from medrd.volumes import (
     DEFAULT_MAX_VOXELS,
     Volume,
     atomic_folder,
     read_volume,
-    refuse_foreign,
-    write_json,
-    write_nifti,
+    remove_abandoned,
 )
+from medrd.workflows.attempt import attempt
 from medrd.workflows.inputs import Case
 from medrd.workflows.interrupt import InterruptedRunError, stop_on_signals
 from medrd.workflows.outputs import PREPARED_ENDING, is_done, write_errors
 from medrd.workflows.prepare_inputs import find_raw
+from medrd.workflows.prepare_outputs import (
+    FAILED_PICTURE,
+    draw,
+    forget_failure,
+    keep_failure,
+    kept_failures,
+    refuse_others,
+    write_head,
+)
 from medrd.workflows.progress import progress
 from medrd.workflows.report_prepared import write_prepared_page
-from medrd.workflows.versions import versions
 
 logger = logging.getLogger("medrd.prepare")
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise it whenever the same scans give other results: subjects are then prepared again."""
-FAILED_ENDING = "_failed.png"
 
 
 @dataclass
@@ -59,9 +64,10 @@ class PrepareReport:
     done, skipped
         Records of subjects: written now, or valid from an earlier run.
     errors
-        Inputs that failed.
+        Inputs that failed in this call. ``errors.json`` and the page list those of earlier ones too,
+        until their subjects are prepared.
     page
-        What there is to look at.
+        What there is to look at; None where it could not be written.
     """
 
     done: list[Path] = field(default_factory=list)
@@ -151,6 +157,7 @@ def prepare(
         overwrite,
         max_voxels,
     )
+    remove_abandoned(job.out)
     count = 0
     try:
         with stop_on_signals() as stop, progress("preparing", len(cases)) as advance:
@@ -165,130 +172,117 @@ def prepare(
                 "same command again to go on."
             )
     finally:
-        write_errors(job.out, result.errors)
+        listed = {str(error): error for error in (*kept_failures(job.out), *result.errors)}
+        write_errors(job.out, list(listed.values()))
     if result.done or result.skipped:
-        result.page = write_prepared_page(job.out, result.errors)
+        try:
+            result.page = write_prepared_page(job.out, list(listed.values()))
+        except OutputError as error:  # what it shows is there all the same
+            logger.warning("%s", error)
     return result
 
 
 def _run(case: Case, job: _Job, result: PrepareReport) -> str:
     """Prepare a subject, enter it into the result, and say in a word what became of it."""
-    try:
-        hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
-        if not job.overwrite and is_done(job.record(case), hashes, job.identity):
-            result.skipped.append(job.record(case))
-            return "already there"
-        _prepare(case, job, hashes)
-    except InputError as error:
-        logger.error("%s", error)
-        result.errors.append(error)
+    start = time.perf_counter()
+    outcome = attempt(case.first_file, lambda: _prepare(case, job))
+    if isinstance(outcome, InputError):
+        logger.error("%s", outcome)
+        result.errors.append(outcome)
+        if not isinstance(outcome, OutputError):
+            keep_failure(job.folder(case), case, outcome)
         return "failed"
+    if not outcome:
+        result.skipped.append(job.record(case))
+        return "already there"
+    logger.info("%s: prepared in %.0f s", case.subject.id, time.perf_counter() - start)
     result.done.append(job.record(case))
     return "done"
 
 
-def _prepare(case: Case, job: _Job, hashes: dict[str, str]) -> None:
+def _prepare(case: Case, job: _Job) -> bool:
+    """Prepare a subject; False where there was nothing to do."""
     folder = job.folder(case)
-    refuse_foreign(folder, _written_in(folder, case.subject.id))
+    identity = {
+        **job.identity,
+        "inputs": {c: source_hash(s) for c, s in case.subject.images.items()},
+    }
+    if not job.overwrite and is_done(job.record(case), identity["inputs"], job.identity):
+        forget_failure(folder, case)
+        return False
+    refuse_others(folder, case, overwrite=job.overwrite)
     volumes = {}
     for channel, source in case.subject.images.items():
-        volumes[channel] = read_volume(
-            source.path, frame=source.frame, series=source.series, max_voxels=job.max_voxels
-        )
+        logger.debug("%s: %s is %s", case.subject.id, channel, source.path)
+        volumes[channel] = _read(source, job.max_voxels)
         refuse_label(volumes[channel])
-    head = prepare_head(volumes, job.template, job.options)
-    failures = head.quality.failures()
-    with atomic_folder(folder) as partial:
-        if failures:
-            _draw(head, job, case, partial / f"{case.subject.id}{FAILED_ENDING}")
-        else:
-            _write(head, volumes, job, case, hashes, partial)
-    if failures:
-        picture = folder / f"{case.subject.id}{FAILED_ENDING}"
-        raise RegistrationError(
-            case.first_file.parent if len(volumes) > 1 else case.first_file,
-            expected="a head that can be brought to the template",
-            found="; ".join(failures),
-            remedy=f"Look at {picture}, and at the scan's orientation and field of view; nothing "
-            "else was written of this subject.",
+    head = _made(case, volumes, job)
+    if failures := head.quality.failures():
+        # What an earlier call made of the subject stays beside the picture.
+        picture = folder / f"{case.subject.id}{FAILED_PICTURE}"
+        draw(picture, head, case, job.template)
+        raise _failed(
+            case,
+            "; ".join(failures),
+            f"Look at {picture}, and at the scan's orientation and field of view; nothing else "
+            "was written of this subject.",
         )
-
-
-def _write(
-    head: PreparedHead,
-    volumes: dict[str, Volume],
-    job: _Job,
-    case: Case,
-    hashes: dict[str, str],
-    folder: Path,
-) -> None:
-    """Everything of a subject, the record last."""
-    name, images = case.subject.id, case.subject.images
-    like = next(iter(head.volumes.values()))
-    paths = {}
-    for channel, volume in head.volumes.items():
-        paths[channel] = folder / f"{name}_{channel}.nii.gz"
-        write_nifti(
-            paths[channel], volume.array, volume, dtype="float32", description="prepared head"
-        )
-        transform = f"from-{channel}_to-prepared_mode-image_xfm"
-        paths[transform] = folder / "transforms" / f"{name}_{transform}.tfm"
-        write_transform(paths[transform], head.to_raw[channel])
-    onto = "from-template_to-prepared_mode-image_xfm"
-    paths[onto] = folder / "transforms" / f"{name}_{onto}.tfm"
-    write_transform(paths[onto], head.to_template)
-    paths["brain"] = folder / f"{name}_brain_mask.nii.gz"
-    write_nifti(paths["brain"], head.brain, like, dtype="uint8", description="brain")
-    paths["picture"] = folder / f"{name}_prepare.png"
-    _draw(head, job, case, paths["picture"])
-    origins = {
-        channel: Origin.of(volume, head.to_raw[channel], str(images[channel].path))
-        for channel, volume in volumes.items()
-    }
-    warnings = [
-        f"{channel}: {text}" for channel, volume in volumes.items() for text in volume.warnings
-    ]
-    write_json(
-        folder / f"{name}{PREPARED_ENDING}",
-        {
-            "subject": name,
-            "inputs": {channel: str(source.path) for channel, source in images.items()},
-            "template": job.template.name,
-            "quality": head.quality.to_dict(),
-            "warnings": [*warnings, *head.quality.warnings()],
-            "outputs": {
-                key: {"file": path.relative_to(folder).as_posix(), "sha256": file_hash(path)}
-                for key, path in paths.items()
-            },
-            "origins": {channel: origin.to_dict() for channel, origin in origins.items()},
-            "versions": versions(),
-            "notice": "Research use only; not a medical device.",
-            "identity": {**job.identity, "inputs": hashes},
-        },
-    )
-
-
-def _draw(head: PreparedHead, job: _Job, case: Case, path: Path) -> None:
-    template = job.template
-    outline = resample(template.region(), template.shape, template.affine, head.to_template)
-    figure = draw_prepared(
-        {channel: volume.array for channel, volume in head.volumes.items()},
-        template.affine,
-        brain=head.brain,
-        template=np.asarray(outline.array > 0.5),
-        title=f"{case.subject.id} — " + "; ".join(head.quality.failures() or ["prepared"]),
-    )
-    save_figure(figure, path)
-
-
-def _written_in(folder: Path, name: str) -> set[str]:
-    """The files that an earlier call wrote there, as far as its record can be read."""
     try:
-        record = json.loads((folder / f"{name}{PREPARED_ENDING}").read_text(encoding="utf-8"))
-        listed = {entry["file"] for entry in record["outputs"].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        listed = set()
-    return listed | {f"{name}{PREPARED_ENDING}", f"{name}{FAILED_ENDING}"}
+        with atomic_folder(folder) as unfinished:
+            write_head(unfinished, head, volumes, case, job.template, identity)
+    except OutputError:
+        # Another process may have prepared it meanwhile, and put its own there.
+        if is_done(job.record(case), identity["inputs"], job.identity):
+            return False
+        raise
+    for text in head.warnings():
+        logger.warning("%s: %s", case.subject.id, text)
+    return True
+
+
+def _read(source: Source, max_voxels: int) -> Volume:
+    """``--frame`` is for those of a subject's scans that hold several."""
+    read = partial(read_volume, source.path, series=source.series, max_voxels=max_voxels)
+    if source.frame is None:
+        return read()
+    try:
+        return read(frame=source.frame)
+    except (ShapeError, SeriesError) as error:
+        try:
+            return read()
+        except InputError:
+            raise error from None
+
+
+def _made(case: Case, volumes: dict[str, Volume], job: _Job) -> PreparedHead:
+    """The head; what ITK or LAPACK cannot do is its scans' fault."""
+    try:
+        head = prepare_head(volumes, job.template, job.options)
+    except (RuntimeError, np.linalg.LinAlgError, MemoryError) as error:
+        found = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise _failed(
+            case, found, "Look at its scans: is there a head in each, whole and with contrast?"
+        ) from None
+    quality = head.quality
+    logger.debug(
+        "%s: reference %s, brain %s, contrast %.2f to the template%s",
+        case.subject.id,
+        quality.reference,
+        quality.brain,
+        quality.to_template.contrast,
+        "".join(f", {a.contrast:.2f} of {c}" for c, a in quality.to_reference.items()),
+    )
+    return head
+
+
+def _failed(case: Case, found: str, remedy: str) -> RegistrationError:
+    several = len(case.subject.images) > 1
+    return RegistrationError(
+        case.first_file.parent if several else case.first_file,
+        expected="a head that can be brought to the template",
+        found=found,
+        remedy=remedy,
+    )
 
 
 def _path(given: str | Path | None) -> Path | None:

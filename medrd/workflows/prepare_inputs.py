@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +24,29 @@ from medrd.volumes import find_series, holds_dicom, is_dicom, series_of
 from medrd.workflows.inputs import Case, expand_all, refuse_collisions, refuse_nothing
 from medrd.workflows.outputs import PREPARED_ENDING
 
+_FOLDERS = {
+    "flair": ("flair", "t2f"),
+    "t1": ("t1", "t1w", "t1n"),
+    "t1ce": ("t1ce", "t1c", "t1gd"),
+    "t2": ("t2", "t2w"),
+}
+"""What a modality's folder may be called, in small letters."""
+_CALLED = {name: modality for modality, names in _FOLDERS.items() for name in names}
+
 
 @dataclass(frozen=True)
 class _Found:
-    """A scan: its subject's name, and the folder of its results relative to ``--out``."""
+    """A scan.
 
+    Attributes
+    ----------
+    home
+        Within this folder, scans of one place and name are one subject's.
+    place, name
+        Folder of its subject's results relative to ``--out``, and what the subject is called.
+    """
+
+    home: Path
     place: Path
     name: str
     modality: str
@@ -49,8 +69,9 @@ def find_raw(
 ) -> tuple[list[Case], list[InputError]]:
     """Subjects below what was given. What cannot be used is returned, so that the rest gets done.
 
-    Files of one folder whose names differ in their modality alone are one subject; so are DICOM
-    series in folders that are called as modalities are (``patient/flair``, ``patient/T1w``).
+    Files whose names differ in their modality alone are one subject, whether they lie in one folder
+    or each in its own. So are scans in folders that are called as modalities are
+    (``patient/flair``, ``patient/T1w``): a series, or the only file there.
 
     Parameters
     ----------
@@ -64,7 +85,7 @@ def find_raw(
     Raises
     ------
     ConfigError
-        Nothing to do, an unknown modality, or two subjects of one name.
+        Nothing to do, an unknown modality, or two subjects of one name from two inputs.
     """
     if modality is not None and modality not in MODALITIES:
         raise ConfigError(
@@ -93,11 +114,7 @@ def _expand(
         return _bids(root, path, wanted, errors)
     if path.is_dir():
         before = len(scans) + len(errors)
-        for folder in folders_below(path):
-            try:
-                scans += _folder(folder, path, wanted, errors)
-            except InputError as error:
-                errors.append(error)
+        scans += _below(path, wanted, errors)
         if len(scans) + len(errors) == before:
             raise MissingInputError(
                 path,
@@ -106,7 +123,8 @@ def _expand(
                 remedy="Give the folder of a subject, or of subjects.",
             )
     elif is_dicom(path):
-        scans.append(_series(path.parent, Path(), wanted, wanted.series or series_of(path)))
+        folder = path.parent
+        scans.append(_series(folder, folder, wanted, wanted.series or series_of(path)))
     elif path.is_file() and not is_nifti(path):
         raise MissingInputError(
             path,
@@ -115,92 +133,139 @@ def _expand(
             remedy="Convert the scan to NIfTI first.",
         )
     else:  # a missing file becomes a scan too: reading it says what is wrong
-        scans.append(_file(path, Path(), wanted))
+        name, modality = _file(path, wanted)
+        home = _patient(path.parent)
+        scans.append(_Found(home, Path(), name, modality, Source(path, wanted.frame)))
     return []
 
 
-def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError]) -> list[_Found]:
-    """Scans whose files lie in this very folder; what was prepared is raw no more."""
-    if any(folder.glob(f"*{PREPARED_ENDING}")):
-        return []
-    found = []
-    files = [p for p in sorted(folder.iterdir()) if is_nifti(p) and not is_label_name(p)]
-    # A subject's own folder is no part of the outputs' tree; one that several share is.
-    names = {name_and_modality(path)[0] for path in files}
-    own = len(names) == 1 and folder != root
-    place = (folder.parent if own else folder).relative_to(root)
-    for path in files:
+def _below(root: Path, wanted: _Wanted, errors: list[InputError]) -> list[_Found]:
+    """Scans in a folder's tree; what was prepared is raw no more."""
+    found: list[_Found] = []
+    files: dict[Path, list[tuple[str, str, Path]]] = defaultdict(list)
+    for folder in folders_below(root):
+        if any(folder.glob(f"*{PREPARED_ENDING}")):
+            continue
+        here = [p for p in sorted(folder.iterdir()) if is_nifti(p) and not is_label_name(p)]
+        for path in here:
+            try:
+                named = _file(path, wanted, alone=len(here) == 1)
+                files[_patient(folder)].append((*named, path))
+            except InputError as error:
+                errors.append(error)
         try:
-            found.append(_file(path, place, wanted))
+            uids = [series.uid for series in find_series(folder)] if holds_dicom(folder) else []
+            if uids and (not wanted.series or wanted.series in uids):
+                found.append(_series(folder, root, wanted, wanted.series))
         except InputError as error:
             errors.append(error)
-    if holds_dicom(folder):
-        uids = [series.uid for series in find_series(folder)]
-        if not wanted.series or wanted.series in uids:
-            found.append(_series(folder, _series_place(folder, root), wanted, wanted.series))
+    for patient, scans in files.items():
+        # A subject's own folder is no part of the outputs' tree; one that several share is.
+        home, place = _where(patient, root, own=len({name for name, _, _ in scans}) == 1)
+        found += [
+            _Found(home, place, name, modality, Source(path, wanted.frame))
+            for name, modality, path in scans
+        ]
     return found
 
 
-def _file(path: Path, place: Path, wanted: _Wanted) -> _Found:
+def _file(path: Path, wanted: _Wanted, *, alone: bool = False) -> tuple[str, str]:
+    """Whose a file is, and of what modality; ``alone``: no other scan lies in its folder."""
     name, modality = name_and_modality(path)
     if modality is None:
-        name, modality = stem(path), wanted.modality
+        called = _called(path.parent)
+        name = "" if called and alone else stem(path)
+        modality = called or wanted.modality
     if modality is None:
         raise _nameless(path)
-    return _Found(place, name or path.absolute().parent.name, modality, Source(path, wanted.frame))
+    return name or _patient(path.parent).name, modality
 
 
-def _series(folder: Path, place: Path, wanted: _Wanted, uid: str | None) -> _Found:
+def _series(folder: Path, root: Path, wanted: _Wanted, uid: str | None) -> _Found:
     """Named after its folder: what DICOM files call a patient is nobody's business."""
-    folder_name = folder.resolve().name
-    _, modality = name_and_modality(Path(f"_{folder_name}.nii"))
-    name = folder.resolve().parent.name if modality else folder_name
-    modality = modality or wanted.modality
+    modality = _called(folder) or wanted.modality
     if modality is None:
         raise _nameless(folder)
-    return _Found(place, name, modality, Source(folder, wanted.frame, uid))
+    patient = _patient(folder)
+    home, place = _where(patient, root, own=True)
+    return _Found(home, place, patient.name, modality, Source(folder, wanted.frame, uid))
 
 
-def _series_place(folder: Path, root: Path) -> Path:
-    _, modality = name_and_modality(Path(f"_{folder.resolve().name}.nii"))
-    above = 2 if modality else 1  # the series' folder, and its subject's
-    parts = folder.relative_to(root).parts
-    return Path(*parts[: max(0, len(parts) - above)])
+def _called(folder: Path) -> str | None:
+    """The modality that a folder is called as."""
+    return _CALLED.get(_absolute(folder).name.lower())
+
+
+def _patient(folder: Path) -> Path:
+    """The folder of the subject whose scans lie in this one."""
+    return _absolute(folder).parent if _called(folder) else _absolute(folder)
+
+
+def _where(patient: Path, root: Path, *, own: bool) -> tuple[Path, Path]:
+    """Home and place of scans in a patient's folder, whose ``own`` it is or not."""
+    root = _absolute(root)
+    if not patient.is_relative_to(root):
+        return patient, Path()
+    return root, (patient.parent if own and patient != root else patient).relative_to(root)
+
+
+def _absolute(path: Path) -> Path:
+    """Links stay: they may be called better than what they lead to."""
+    return Path(os.path.abspath(path))
 
 
 def _bids(root: Path, below: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]:
-    """A case a session, of all modalities that it has one of."""
-    sessions: dict[tuple[Path, str], dict[str, Source]] = {}
+    """A case a session, of all modalities that it has."""
+    sessions: dict[tuple[Path, str], dict[str, list[Source]]] = {}
     for channel in MODALITIES:
         for subject, place, _ in bids_subjects(root, below, (channel,), errors):
             name = "_".join(
                 part for part in subject.id.split("_") if part.startswith(("sub-", "ses-"))
             )
-            images = sessions.setdefault((place, name), {})
+            # The images' own folder (anat) says nothing of a prepared subject.
+            images = sessions.setdefault((place.parent, name), {})
             source = Source(subject.images[channel].path, wanted.frame)
-            if channel in images:
-                errors.append(_doubled(channel, images.pop(channel), source))
-                continue
-            images[channel] = source
-    # The images' own folder (anat) says nothing of a prepared subject.
+            images.setdefault(channel, []).append(source)
     return [
-        Case(Subject(name, images), place.parent)
+        Case(subject, place)
         for (place, name), images in sessions.items()
-        if images
+        if (subject := _subject(name, images, errors))
     ]
 
 
 def _gathered(scans: Sequence[_Found], errors: list[InputError]) -> list[Case]:
     """Scans of one subject as one case."""
-    subjects: dict[tuple[Path, Path, str], dict[str, Source]] = {}
+    subjects: dict[tuple[Path, Path, str], dict[str, list[Source]]] = {}
     for scan in scans:
-        above = scan.source.path.parent
-        images = subjects.setdefault((scan.place, above, scan.name), {})
-        if scan.modality in images:
-            errors.append(_doubled(scan.modality, images[scan.modality], scan.source))
-        else:
-            images[scan.modality] = scan.source
-    return [Case(Subject(name, images), place) for (place, _, name), images in subjects.items()]
+        images = subjects.setdefault((scan.home, scan.place, scan.name), {})
+        images.setdefault(scan.modality, []).append(scan.source)
+    return [
+        Case(subject, place)
+        for (_, place, name), images in subjects.items()
+        if (subject := _subject(name, images, errors))
+    ]
+
+
+def _subject(
+    name: str, images: Mapping[str, Sequence[Source]], errors: list[InputError]
+) -> Subject | None:
+    """A subject with one scan of each modality; None, and an error, where there are several."""
+    doubled = {channel: sources for channel, sources in images.items() if len(sources) > 1}
+    if doubled:
+        found = "; ".join(
+            f"{channel}: {', '.join(str(source.path) for source in sources)}"
+            for channel, sources in doubled.items()
+        )
+        errors.append(
+            InputError(
+                next(iter(doubled.values()))[0].path.parent,
+                expected=f"one scan of each modality of {name}",
+                found=found,
+                remedy="Give the files that are wanted one by one, or move the others away.",
+            )
+        )
+        return None
+    return Subject(name, {channel: sources[0] for channel, sources in images.items()})
 
 
 def _nameless(path: Path) -> MissingInputError:
@@ -209,13 +274,4 @@ def _nameless(path: Path) -> MissingInputError:
         expected="a name that says what it is (…_flair.nii.gz, …_T1w.nii.gz, a folder t1ce/)",
         found="none that medrd knows",
         remedy=f"Say it with --modality {'|'.join(MODALITIES)}, or rename it.",
-    )
-
-
-def _doubled(channel: str, first: Source, second: Source) -> InputError:
-    return InputError(
-        second.path,
-        expected=f"one {channel} scan of a subject",
-        found=f"{first.path.name} and {second.path.name}",
-        remedy="Give the folder without the one that is not wanted, or their files one by one.",
     )

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from PIL import Image
+
 from medrd.data.layouts import folders_below
-from medrd.errors import FileFormatError, MedrdError
+from medrd.errors import MedrdError
 from medrd.report.listing import Entry
 from medrd.report.page import write_page
-from medrd.report.prepared_page import prepared_page
+from medrd.report.prepared_page import COLUMNS, prepared_page
 from medrd.workflows.outputs import PREPARED_ENDING
+
+logger = logging.getLogger("medrd.prepare")
 
 PAGE_NAME = "prepared.html"
 
@@ -20,10 +25,10 @@ PAGE_NAME = "prepared.html"
 def write_prepared_page(out: Path, failed: Sequence[MedrdError]) -> Path:
     """List all that lies prepared in a folder, of earlier runs too.
 
+    A record that cannot be read is warned of and left out; a row may lack its picture.
+
     Raises
     ------
-    FileFormatError
-        A record that medrd did not write.
     OutputError
         The page cannot be written.
     """
@@ -31,17 +36,31 @@ def write_prepared_page(out: Path, failed: Sequence[MedrdError]) -> Path:
     for folder in folders_below(out):
         for path in sorted(folder.glob(f"*{PREPARED_ENDING}")):
             try:
-                record = json.loads(path.read_text(encoding="utf-8"))
-                picture = folder / record["outputs"]["picture"]["file"]
-                href = quote(picture.relative_to(out).as_posix())
-                entries.append(Entry(record, href, picture.read_bytes()))
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise FileFormatError(
+                entries.append(_entry(path, out))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                logger.warning(
+                    "%s: no record of medrd prepare (%s: %s); the page leaves it out. Remove it, or "
+                    "prepare its subject again.",
                     path,
-                    expected="the record of medrd prepare",
-                    found=f"something else ({error})",
-                    remedy="Remove it, or prepare its subject again.",
-                ) from None
+                    type(error).__name__,
+                    error,
+                )
     page = prepared_page(entries, title=out.name, failed=[str(error) for error in failed])
     write_page(out / PAGE_NAME, page)
     return out / PAGE_NAME
+
+
+def _entry(path: Path, out: Path) -> Entry:
+    """A record's row. Raises one of many errors where it is not what medrd writes."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    picture = path.parent / record["outputs"]["picture"]["file"]
+    try:
+        with Image.open(picture) as opened:
+            opened.verify()
+        still, shown = picture.read_bytes(), picture
+    except (OSError, SyntaxError):  # Pillow's word for a broken PNG
+        logger.warning("%s: no such picture; prepare its subject again (--overwrite).", picture)
+        still, shown = None, path
+    entry = Entry(record, quote(shown.relative_to(out).as_posix()), still)
+    str(record["subject"]), [column.value(entry) for column in COLUMNS]  # all that a row shows
+    return entry

@@ -208,9 +208,11 @@ def _trainer(order: _Order, workers: int) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    nobody = order.scratch / _NOBODY  # a plain path: Ray's controller need not import medrd
+
     class Deaths(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: Any) -> None:
-            (order.scratch / _NOBODY).touch()
+            nobody.touch()
 
     share = {"CPU": float(order.cpus)} | ({"GPU": 1.0} if order.gpu else {})
     return TorchTrainer(
@@ -261,7 +263,8 @@ def _follow(
     epochs = order.config.train.epochs
     with progress(f"training with {workers} workers", epochs, done=told) as advance:
         alive = True
-        while alive:
+        # Ray would begin all of them again, to learn that they fail again.
+        while alive and not (order.scratch / _ERROR).is_file():
             alive = training.goes_on(_LOOK_S)
             nobody = (order.scratch / _NOBODY).exists()
             if should_stop():

@@ -1,0 +1,166 @@
+"""A prepared subject's folder: its files with the record last, or why there are none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medrd import errors
+from medrd.data.cache import file_hash
+from medrd.data.layouts import folders_below
+from medrd.errors import InputError, OutputError
+from medrd.heads.head import PreparedHead
+from medrd.heads.linear import write_transform
+from medrd.heads.record import Origin
+from medrd.heads.sample import resample
+from medrd.heads.template import Template
+from medrd.report.heat import save_figure
+from medrd.report.prepared import draw_prepared
+from medrd.volumes import Volume, refuse_foreign, write_json, write_nifti
+from medrd.workflows.inputs import Case
+from medrd.workflows.outputs import PREPARED_ENDING, remove
+from medrd.workflows.versions import versions
+
+FAILED_PICTURE, _FAILED_RECORD = "_failed.png", "_failed.json"
+
+
+def refuse_others(folder: Path, case: Case, *, overwrite: bool) -> None:
+    """Make sure that what is in a subject's folder may be replaced.
+
+    Raises
+    ------
+    OutputError
+        It holds what medrd did not write, or was prepared from other scans that are still there
+        (not with ``overwrite``): another subject of that name.
+    """
+    refuse_foreign(folder, _written_in(folder, case.subject.id))
+    if overwrite:
+        return
+    ours = {source.path.resolve() for source in case.subject.images.values()}
+    listed = _entries(folder / f"{case.subject.id}{PREPARED_ENDING}", "inputs").values()
+    others = [str(p) for p in map(Path, listed) if p.exists() and p.resolve() not in ours]
+    if others:
+        raise OutputError(
+            folder,
+            expected=f"a free name for {case.first_file}, or an earlier result of it",
+            found=f"a result of {', '.join(others)}",
+            remedy="Give another --out, or --overwrite to replace that result.",
+        )
+
+
+def write_head(
+    folder: Path,
+    head: PreparedHead,
+    raw: Mapping[str, Volume],
+    case: Case,
+    template: Template,
+    identity: Mapping[str, Any],
+) -> None:
+    """Everything of a subject, the record last."""
+    name, images = case.subject.id, case.subject.images
+    like = next(iter(head.volumes.values()))
+    paths = {}
+    for channel, volume in head.volumes.items():
+        paths[channel] = folder / f"{name}_{channel}.nii.gz"
+        write_nifti(
+            paths[channel], volume.array, volume, dtype="float32", description="prepared head"
+        )
+        transform = f"from-{channel}_to-prepared_mode-image_xfm"
+        paths[transform] = folder / "transforms" / f"{name}_{transform}.tfm"
+        write_transform(paths[transform], head.to_raw[channel])
+    onto = "from-template_to-prepared_mode-image_xfm"
+    paths[onto] = folder / "transforms" / f"{name}_{onto}.tfm"
+    write_transform(paths[onto], head.to_template)
+    paths["brain"] = folder / f"{name}_brain_mask.nii.gz"
+    write_nifti(paths["brain"], head.brain, like, dtype="uint8", description="brain")
+    paths["picture"] = folder / f"{name}_prepare.png"
+    draw(paths["picture"], head, case, template)
+    origins = {
+        channel: Origin.of(volume, head.to_raw[channel], str(images[channel].path.absolute()))
+        for channel, volume in raw.items()
+    }
+    write_json(
+        folder / f"{name}{PREPARED_ENDING}",
+        {
+            "subject": name,
+            # Absolute: who reads them again may stand elsewhere.
+            "inputs": {channel: str(source.path.absolute()) for channel, source in images.items()},
+            "template": template.name,
+            "quality": head.quality.to_dict(),
+            "warnings": head.warnings(),
+            "outputs": {
+                key: {"file": path.relative_to(folder).as_posix(), "sha256": file_hash(path)}
+                for key, path in paths.items()
+            },
+            "origins": {channel: origin.to_dict() for channel, origin in origins.items()},
+            "versions": versions(),
+            "notice": "Research use only; not a medical device.",
+            "identity": identity,
+        },
+    )
+
+
+def draw(path: Path, head: PreparedHead, case: Case, template: Template) -> None:
+    """The picture to look at."""
+    outline = resample(template.region(), template.shape, template.affine, head.to_template)
+    figure = draw_prepared(
+        {channel: volume.array for channel, volume in head.volumes.items()},
+        template.affine,
+        brain=head.brain,
+        template=np.asarray(outline.array > 0.5),
+        title=f"{case.subject.id} — " + "; ".join(head.quality.failures() or ["prepared"]),
+    )
+    save_figure(figure, path)
+
+
+def keep_failure(folder: Path, case: Case, error: InputError) -> None:
+    """Write why a subject failed, for later calls and other processes on the same ``--out``.
+
+    Not where its folder cannot be written, or holds what medrd did not write.
+    """
+    name = case.subject.id
+    with suppress(OutputError):
+        refuse_foreign(folder, _written_in(folder, name))
+        write_json(folder / f"{name}{_FAILED_RECORD}", error.to_dict())
+
+
+def forget_failure(folder: Path, case: Case) -> None:
+    """What an earlier call said of a subject that is prepared by now. Raises OutputError."""
+    for ending in (FAILED_PICTURE, _FAILED_RECORD):
+        remove(folder / f"{case.subject.id}{ending}")
+
+
+def kept_failures(out: Path) -> list[InputError]:
+    """Why subjects below a folder failed, whichever call it was."""
+    found = []
+    for folder in folders_below(out):
+        for path in sorted(folder.glob(f"*{_FAILED_RECORD}")):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                kept = json.loads(path.read_text(encoding="utf-8"))
+                kind = vars(errors).get(kept.pop("error"), InputError)
+                found.append(kind(kept.pop("where"), **kept))
+    return found
+
+
+def _written_in(folder: Path, name: str) -> set[str]:
+    """The files that an earlier call wrote there, as far as its record can be read."""
+    outputs = _entries(folder / f"{name}{PREPARED_ENDING}", "outputs").values()
+    listed = {
+        str(entry["file"]) for entry in outputs if isinstance(entry, dict) and "file" in entry
+    }
+    endings = (PREPARED_ENDING, FAILED_PICTURE, _FAILED_RECORD)
+    return listed | {f"{name}{ending}" for ending in endings}
+
+
+def _entries(record: Path, key: str) -> dict[str, Any]:
+    """A table in a subject's record; empty where it cannot be read."""
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return content if isinstance(content, dict) else {}
