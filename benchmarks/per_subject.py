@@ -1,4 +1,4 @@
-"""What each test subject of a comparison comes to by itself: a figure and a table.
+"""What each test subject of a comparison comes to by itself: tables, paired tests and a figure.
 
     python benchmarks/per_subject.py flagship --data-set brats2018 \
         --models rdseg_all rdseg brightness intensity --picture docs/figures/subjects.png
@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import wilcoxon
 
 from medrd.metrics.weighted import weighted_metrics
 from medrd.report.table import markdown_table
 from medrd.volumes import atomic_path
 from medrd.workflows.evaluation_files import load_units
 
-METRICS = {"pixel_ap": "pixel AP", "pixel_dice_best": "best Dice", "pixel_dice": "Dice"}
+METRICS = {
+    "image_auroc": "image AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_dice_best": "best Dice",
+    "pixel_dice": "Dice",
+    "aupro": "AUPRO",
+}
+DRAWN = ("pixel_ap", "pixel_dice_best", "pixel_dice")
 
 Values = dict[str, dict[str, float]]
 """Metric -> subject -> mean over seeds."""
@@ -42,14 +52,14 @@ def per_subject(folder: Path, model: str) -> Values:
 def draw(values: dict[str, Values], path: Path) -> None:
     """A panel a metric, a row a subject, a mark a model; subjects in order of the first model's."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
-    panels = figure.subplots(1, len(METRICS), sharey=True)
+    panels = figure.subplots(1, len(DRAWN), sharey=True)
     first = next(iter(values.values()))["pixel_ap"]
     order = sorted(first, key=lambda subject: first[subject])
-    for panel, (metric, title) in zip(panels, METRICS.items(), strict=True):
+    for panel, metric in zip(panels, DRAWN, strict=True):
         for (model, found), mark in zip(values.items(), "osD^vP", strict=False):
             row = [found[metric][subject] for subject in order]
             panel.plot(row, range(len(order)), mark, label=model, alpha=0.8, markersize=6)
-        panel.set(title=title, xlim=(0, 1), yticks=range(len(order)))
+        panel.set(title=METRICS[metric], xlim=(0, 1), yticks=range(len(order)))
         panel.set_yticklabels([f"subject {number + 1}" for number in range(len(order))])
         panel.grid(alpha=0.3)
     panels[0].legend(loc="lower left", fontsize=8)
@@ -57,23 +67,44 @@ def draw(values: dict[str, Values], path: Path) -> None:
         figure.savefig(temporary, dpi=110, format="png")
 
 
+def compared(first: Values, second: Values, subjects: Sequence[str]) -> list[str]:
+    """Of each metric: mean and median of the differences, how many are above 0, and p of
+    Wilcoxon's signed-rank test (two-sided, exact where there are no ties)."""
+    cells = []
+    for metric in METRICS:
+        pairs = [(first[metric][subject], second[metric][subject]) for subject in subjects]
+        differences = np.array([a - b for a, b in pairs if not np.isnan(a - b)])
+        p = wilcoxon(differences).pvalue if differences.any() else 1.0
+        cells.append(
+            f"{differences.mean():+.3f}; {np.median(differences):+.3f}; "
+            f"{(differences > 0).sum()}/{differences.size}; p {p:.3f}"
+        )
+    return cells
+
+
 def main() -> None:
-    """Print the table, draw the figure."""
+    """Print the tables, draw the figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("comparison", type=Path, help="folder that medrd compare has written")
     parser.add_argument("--data-set", required=True)
     parser.add_argument("--models", nargs="+", required=True)
+    parser.add_argument("--subjects", nargs="+", help="these alone; default: all")
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
     cells = args.comparison / "cells" / args.data_set
     values = {model: per_subject(cells, model) for model in args.models}
-    subjects = sorted(next(iter(values.values()))["pixel_ap"])
+    subjects = args.subjects or sorted(next(iter(values.values()))["pixel_ap"])
     body = [
         [subject, *(f"{values[m][k][subject]:.3f}" for k in METRICS for m in args.models)]
         for subject in subjects
     ]
     header = [f"{METRICS[k]}, {m}" for k in METRICS for m in args.models]
     print(markdown_table(["subject", *header], body))
+    pairs = [
+        [f"{a} - {b}", *compared(values[a], values[b], subjects)]
+        for a, b in combinations(args.models, 2)
+    ]
+    print(markdown_table(["models", *METRICS.values()], pairs))
     if args.picture:
         draw(values, args.picture)
 

@@ -10,31 +10,25 @@ difference from the unchanged scans: mean over folds and seeds.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from statistics import mean
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from trained_cells import Kept, Trained, averages, brain_cells, load, parser
 
 from medrd.config import RecipeConfig
-from medrd.config.compare import Cell, load_compare
 from medrd.data.domain import TestItem
 from medrd.data.layouts import Subject
 from medrd.data.margin import away_from
 from medrd.data.prepare import lesion_positions, prepare, read_channels, read_lesions
+from medrd.heads.bias import correct_bias
 from medrd.report.table import markdown_table
-from medrd.volumes import Volume, volume_from_array, write_json
-from medrd.workflows.cohort import load_cohort
-from medrd.workflows.compare import plan
-from medrd.workflows.device import choose_execution
-from medrd.workflows.infer import Predictor
+from medrd.volumes import Volume, volume_from_array
+from medrd.workflows.infer import Prediction
 from medrd.workflows.judge import judge, unit_entries
-from medrd.workflows.model_folder import load_model
 from medrd.workflows.tally import Tally
 
 Array = NDArray[np.float32]
@@ -48,10 +42,20 @@ def gamma(array: Array, exponent: float, rng: np.random.Generator) -> Array:
 
 
 def bias(array: Array, strength: float, rng: np.random.Generator) -> Array:
-    """A smooth field of this standard deviation (of its logarithm) over the volume."""
+    """A smooth field of this standard deviation (of its logarithm) in the brain."""
     field = ndimage.zoom(rng.normal(size=(4, 4, 4)), [n / 4 for n in array.shape], order=3)
     field = field[tuple(slice(n) for n in array.shape)]
-    return np.asarray(array * np.exp(strength * field / field.std()), np.float32)
+    return np.asarray(array * np.exp(strength * field / field[array != 0].std()), np.float32)
+
+
+def n4(array: Array, strength: float, rng: np.random.Generator) -> Array:
+    """The same field, and what ``medrd prepare`` corrects of it (voxels of 1 mm)."""
+    import SimpleITK
+
+    brain = array != 0
+    image = SimpleITK.GetImageFromArray(bias(array, strength, rng) if strength else array)
+    corrected = SimpleITK.GetArrayFromImage(correct_bias(image))
+    return np.asarray(np.where(brain, np.clip(corrected, 1e-3, None), 0), np.float32)
 
 
 def noise(array: Array, share: float, rng: np.random.Generator) -> Array:
@@ -69,9 +73,9 @@ def coarse(array: Array, factor: float, rng: np.random.Generator) -> Array:
     weight = np.maximum(ndimage.gaussian_filter(brain.astype(np.float32), factor / 2.355), 1e-3)
     step = round(factor)
     small = (blurred / weight)[::step, ::step, ::step]
-    large = ndimage.zoom(
-        small, [n / m for n, m in zip(array.shape, small.shape, strict=True)], order=1
-    )
+    # Each voxel where it was: zoom() would stretch the first and last sample to the edges.
+    places = np.meshgrid(*(np.arange(n) / step for n in array.shape), indexing="ij")
+    large = ndimage.map_coordinates(small, places, order=1, mode="nearest")
     return np.asarray(np.where(brain, np.clip(large, 1e-3, None), 0), np.float32)
 
 
@@ -80,17 +84,25 @@ def identity(array: Array, amount: float, rng: np.random.Generator) -> Array:
     return array
 
 
+HALF = "unchanged, judged in the upper half"
+LOWER_HALF_MISSING = "lower half missing"
+REFERENCE = {LOWER_HALF_MISSING: HALF}
+"""What a change is compared with, if not with unchanged scans."""
 CHANGES: dict[str, tuple[Callable[[Array, float, np.random.Generator], Array], float]] = {
     "unchanged": (identity, 0),
     "gamma 0.7": (gamma, 0.7),
     "gamma 1.4": (gamma, 1.4),
     "bias field, sd 0.15": (bias, 0.15),
     "bias field, sd 0.3": (bias, 0.3),
+    "N4 alone": (n4, 0),
+    "bias field, sd 0.15, and N4": (n4, 0.15),
+    "bias field, sd 0.3, and N4": (n4, 0.3),
     "noise, 5 % of the median": (noise, 0.05),
     "noise, 15 % of the median": (noise, 0.15),
     "voxels of 2 mm": (coarse, 2),
     "every second slice missing": (identity, 0),
-    "lower half missing": (identity, 0),
+    HALF: (identity, 0),
+    LOWER_HALF_MISSING: (identity, 0),
 }
 
 
@@ -108,9 +120,8 @@ def changed_item(subject: Subject, recipe: RecipeConfig, change: str, budget: in
     kept = slice(None)
     if change == "every second slice missing":
         kept = slice(None, None, 2)
-    elif change == "lower half missing":
-        inside = np.flatnonzero((next(iter(volumes.values())).array != 0).any(axis=(0, 1)))
-        kept = slice(int(np.median(inside)), None)
+    elif change == LOWER_HALF_MISSING:
+        kept = slice(_middle(next(iter(volumes.values())).array != 0), None)
     if kept != slice(None):
         volumes = {name: _slices(volume, kept) for name, volume in volumes.items()}
         lesions = lesions[:, :, kept]
@@ -125,6 +136,24 @@ def changed_item(subject: Subject, recipe: RecipeConfig, change: str, budget: in
     )
 
 
+def upper_half(item: TestItem, prediction: Prediction) -> tuple[TestItem, Prediction]:
+    """What is left of a whole scan's where the scan without its lower half has slices."""
+    assert item.truth is not None
+    middle = _middle(item.prepared.brain_volume)
+    shown = item.prepared.numbers >= middle
+    truth, judged = item.truth.copy(), item.judged.copy()
+    truth[:, :, :middle] = judged[:, :, :middle] = False
+    return (
+        replace(item, truth=truth, judged=judged, anomalous=item.anomalous[shown]),
+        replace(prediction, image_scores=prediction.image_scores[shown]),
+    )
+
+
+def _middle(brain: NDArray[np.bool_]) -> int:
+    """The slice of the third axis at half of the brain's height."""
+    return int(np.median(np.flatnonzero(brain.any(axis=(0, 1)))))
+
+
 def _slices(volume: Volume, kept: slice) -> Volume:
     """Some of the slices along the third axis, which is the axial one in BraTS."""
     start, _, step = kept.indices(volume.array.shape[2])
@@ -134,25 +163,20 @@ def _slices(volume: Volume, kept: slice) -> Volume:
     return volume_from_array(np.ascontiguousarray(volume.array[:, :, kept]), affine)
 
 
-def measure(cell: Cell, folder: Path, change: str) -> dict[str, float | None]:
+def measure(trained: Trained, change: str) -> dict[str, float | None]:
     """The metrics of one trained cell on its test scans after a change."""
-    model = load_model(folder / "model")
-    recipe = model.recipe
+    recipe = trained.model.recipe
     assert isinstance(recipe, RecipeConfig)
-    execution = choose_execution("auto", model.config.train.precision)
-    predictor = Predictor(model.detector, model.scoring(), execution)
-    subjects = load_cohort(cell.config).side("test")
-    threshold = model.calibration.threshold if model.calibration else None
-    tally, entries = Tally(), unit_entries(len(subjects))
-    for subject in subjects:
-        item = changed_item(subject, recipe, change, cell.config.data.budget)
-        prediction = predictor.on_grid(item.prepared)
+    budget = trained.cell.config.data.budget
+    tally, entries = Tally(), unit_entries(len(trained.subjects))
+    for subject in trained.subjects:
+        item = changed_item(subject, recipe, change, budget)
+        prediction = trained.predictor.on_grid(item.prepared)
+        if change == HALF:
+            item, prediction = upper_half(item, prediction)
+        threshold = trained.threshold
         tally.add(judge(subject.id, item, prediction, threshold=threshold, entries=entries))
     return {key: tally.metrics()[0][key] for key in METRICS}
-
-
-def _mean(values: list[float | None]) -> float:
-    return mean(value for value in values if value is not None)
 
 
 def _cell(value: float, whole: float) -> str:
@@ -161,38 +185,21 @@ def _cell(value: float, whole: float) -> str:
 
 def main() -> None:
     """Measure what is not in --out yet, and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("comparison", type=Path)
-    parser.add_argument("--models", nargs="+", required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--cells", type=Path, required=True, help="the comparison's folder")
-    parser.add_argument("--out", type=Path, required=True, help="JSON of what has been measured")
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
-    args = parser.parse_args()
-    config = load_compare(args.comparison, args.overrides)
-    found: dict[str, dict[str, float | None]] = (
-        json.loads(args.out.read_text(encoding="utf-8")) if args.out.is_file() else {}
-    )
+    args = parser(__doc__ or "").parse_args()
+    kept = Kept(args.out)
     body = []
-    for name in args.models:
-        cells = [
-            c
-            for c in plan(config, args.cells)
-            if c.model == name and c.domain == "brain" and c.seed in args.seeds
-        ]
-        whole: dict[str, float] = {}
+    for model in args.models:
+        trained = [load(cell, args.cells) for cell in brain_cells(args, model)]
+        means: dict[str, dict[str, float]] = {}
         for change in CHANGES:
-            rows = []
-            for cell in cells:
-                key = f"{cell.name}: {change}"
-                if key not in found:
-                    found[key] = measure(cell, args.cells / cell.folder, change)
-                    write_json(args.out, found)
-                    print(key, found[key], flush=True)
-                rows.append(found[key])
-            means = {key: _mean([row[key] for row in rows]) for key in METRICS}
-            whole = whole or means
-            body.append([name, change, *(_cell(means[key], whole[key]) for key in METRICS)])
+            rows = [
+                kept.get(f"{each.cell.name}: {change}", partial(measure, each, change))
+                for each in trained
+            ]
+            means[change] = averages(rows)
+            whole = means[REFERENCE.get(change, "unchanged")]
+            row = means[change]
+            body.append([model, change, *(_cell(row[key], whole[key]) for key in METRICS)])
     print(markdown_table(["model", "scans", *METRICS], body))
 
 

@@ -41,7 +41,8 @@ from medrd.workflows.medium import medium_of
 from medrd.workflows.metrics_log import read_reports
 from medrd.workflows.model_folder import load_model
 from medrd.workflows.pool import Pool, Share
-from medrd.workflows.predict import CasePredictor, Job, predict
+from medrd.workflows.predict import predict
+from medrd.workflows.predict_case import CasePredictor, Job
 from medrd.workflows.predict_on_ray import predict_on_ray
 from medrd.workflows.train import train
 from medrd.workflows.train_on_ray import train_on_ray

@@ -43,7 +43,7 @@ from medrd.workflows.device import Execution, choose_execution
 from medrd.workflows.evaluate import evaluate
 from medrd.workflows.infer import Predictor
 from medrd.workflows.loop import Loop
-from medrd.workflows.model_folder import make_scoring, save_model
+from medrd.workflows.model_folder import load_model, make_scoring, save_model
 from medrd.workflows.runs import scratch_folder
 from medrd.workflows.simulation import augment_for
 from medrd.workflows.train import build_detector_for
@@ -127,11 +127,21 @@ def train_supervised(config: Config, epochs: int) -> tuple[RDSeg, Execution]:
     return detector, execution
 
 
+def trained(cell: Cell, out: Path, epochs: int) -> tuple[RDSeg, Execution]:
+    """From an earlier run if it was kept; its evaluation may be removed to have it done anew."""
+    kept = metrics_file(out, cell, next(iter(KINDS))).parent.parent
+    if not (kept / "model").is_dir():
+        return train_supervised(cell.config, epochs)
+    detector = load_model(kept).detector
+    assert isinstance(detector, RDSeg)
+    return detector, choose_execution(cell.config.train.device, cell.config.train.precision)
+
+
 def judge(detector: RDSeg, config: Config, execution: Execution, out: Path) -> None:
     """Calibrate and evaluate as ``config`` says."""
     cohort = load_cohort(config)
     assert isinstance(config.recipe, RecipeConfig)
-    cached, errors = try_sides(cohort, ("calibration",), config)
+    cached, errors = try_sides(cohort, ("train", "calibration"), config)
     if errors:
         raise errors[0]
     with scratch_folder(out) as scratch:
@@ -141,6 +151,9 @@ def judge(detector: RDSeg, config: Config, execution: Execution, out: Path) -> N
             margin=config.data.healthy_margin,
             target_fpr=config.calibration.voxel_fpr,
             scratch=scratch,
+            known=[cached[id] for id in cohort.split.train]
+            if config.calibration.with_training
+            else [],
         )
     training = {
         "subjects": {},
@@ -190,7 +203,7 @@ def main() -> None:
     for cell in cells[first::step]:
         if not all(metrics_file(args.out, cell, kind).is_file() for kind in KINDS):
             print(cell.name, flush=True)
-            detector, execution = train_supervised(cell.config, args.epochs)
+            detector, execution = trained(cell, args.out, args.epochs)
             model = cell.config.model
             assert isinstance(model, RDSegConfig)
             for kind, share in KINDS.items():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+
+from medrd import options
 
 app = typer.Typer(
     name="medrd",
@@ -22,46 +23,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a config key; may be repeated."),
-]
-
-
-class ExportFormat(StrEnum):
-    """What ``medrd export`` writes."""
-
-    onnx = "onnx"
-    pt2 = "pt2"
-    bundle = "bundle"
-
-
-class Brain(StrEnum):
-    """How ``medrd prepare`` finds the brain."""
-
-    template = "template"
-    deepbet = "deepbet"
-
-
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-OnRay = Annotated[
-    bool, typer.Option("--ray", help="In processes of Ray's, on this machine or a cluster.")
-]
-Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; auto on one of its nodes.")]
-Actors = Annotated[
-    int | None, typer.Option(min=1, help="Ray's processes; default: as many as there is room.")
-]
-Cpus = Annotated[int | None, typer.Option(min=1, help="Cores of each of them; default: 1.")]
-Gpus = Annotated[
-    float | None,
-    typer.Option(min=0.0, help="GPUs of each; 0.5: two share one. Default: 1 where there are."),
-]
-
-
-def _wants_ray(ray: bool, *options: object) -> bool:
-    """Any of its options asks for it."""
-    return ray or any(option is not None for option in options)
-
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -69,6 +30,12 @@ def _show_version(wanted: bool) -> None:
 
         typer.echo(medrd.__version__)
         raise typer.Exit
+
+
+def _end_incomplete(said: str) -> NoReturn:
+    """Some inputs failed and the rest is done: a word and the exit code for that."""
+    typer.echo(said, err=True)
+    raise typer.Exit(3)
 
 
 @app.callback()
@@ -105,8 +72,8 @@ def demo(
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file; see configs/.")],
     out: Annotated[Path, typer.Option(help="Run folder.")],
-    set_: Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    set_: options.Set = None,
+    resume: options.Resume = False,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes of Ray's that share each batch.")
     ] = 1,
@@ -114,13 +81,13 @@ def train(
         int | None,
         typer.Option(min=1, help="Cores of each; default: all of a machine's, 1 on a cluster."),
     ] = None,
-    address: Address = None,
+    address: options.Address = None,
 ) -> None:
     """Train on healthy slices and calibrate thresholds."""
     from medrd.config import load_config
 
     loaded = load_config(config, set_ or [])
-    if workers > 1 or _wants_ray(False, address, cpus):
+    if options.on_ray(workers > 1, address, cpus):
         from medrd.workflows.train_on_ray import train_on_ray
 
         run = train_on_ray(loaded, out, workers=workers, cpus=cpus, address=address, resume=resume)
@@ -130,13 +97,12 @@ def train(
         run = train_here(loaded, out, resume=resume)
     typer.echo(run)
     if (out / "errors.json").exists():
-        typer.echo(f"some inputs were left out: see {out / 'errors.json'}", err=True)
-        raise typer.Exit(3)
+        _end_incomplete(f"some inputs were left out: see {out / 'errors.json'}")
 
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="Run folder, or its model/.")],
+    model: options.Model,
     inputs: Annotated[
         list[Path],
         typer.Argument(
@@ -145,27 +111,21 @@ def predict(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for maps, masks, JSON and overlays.")],
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Also scans or pictures that are done.")
-    ] = False,
-    frame: Annotated[
-        int | None, typer.Option(min=0, help="Which frame of 4D scans, from 0.")
-    ] = None,
-    series: Annotated[
-        str | None, typer.Option(help="Series Instance UID, where a DICOM folder has several.")
-    ] = None,
+    overwrite: options.Overwrite = False,
+    frame: options.Frame = None,
+    series: options.Series = None,
     max_voxels: Annotated[
         int | None, typer.Option(min=1, help="Refuse larger volumes or pictures unread.")
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail scans unlike those that the model knows.")
     ] = False,
-    device: Device = "auto",
-    ray: OnRay = False,
-    address: Address = None,
-    actors: Actors = None,
-    cpus: Cpus = None,
-    gpus: Gpus = None,
+    device: options.Device = "auto",
+    ray: options.OnRay = False,
+    address: options.Address = None,
+    actors: options.Actors = None,
+    cpus: options.Cpus = None,
+    gpus: options.Gpus = None,
     native: Annotated[
         bool,
         typer.Option("--native", help="Of scans from medrd prepare: maps on the raw grid too."),
@@ -175,16 +135,13 @@ def predict(
     ] = False,
 ) -> None:
     """Write anomaly maps on the scans' or pictures' own grids."""
-    from medrd.workflows.pool import Share
     from medrd.workflows.predict import PredictReport
     from medrd.workflows.predict import predict as predict_here
     from medrd.workflows.predict_on_ray import predict_on_ray
 
-    if _wants_ray(ray, address, actors, cpus, gpus):
-        share = Share(cpus or 1, gpus, actors)
-        run: Callable[..., PredictReport] = partial(predict_on_ray, share=share, address=address)
-    else:
-        run = predict_here
+    run: Callable[..., PredictReport] = predict_here
+    if share := options.share_on_ray(ray, address, actors, cpus, gpus):
+        run = partial(predict_on_ray, share=share, address=address)
     result = run(
         model,
         inputs,
@@ -205,8 +162,7 @@ def predict(
     done, skipped, failed = len(result.done), len(result.skipped), len(result.errors)
     typer.echo(f"{done} predicted, {skipped} already there, {failed} failed", err=True)
     if result.errors or (result.page and result.page.errors):
-        typer.echo(f"see {out / 'errors.json'}", err=True)
-        raise typer.Exit(3)
+        _end_incomplete(f"see {out / 'errors.json'}")
 
 
 @app.command()
@@ -226,21 +182,16 @@ def prepare(
         Path | None, typer.Option(help="Of its brain; none: it is without skull.")
     ] = None,
     brain: Annotated[
-        Brain, typer.Option(help="Brain extraction: the template's mask, refined, or deepbet.")
-    ] = Brain.template,
+        options.Brain,
+        typer.Option(help="Brain extraction: the template's mask, refined, or deepbet."),
+    ] = options.Brain.template,
     bias: Annotated[bool, typer.Option(help="Correct the bias field (N4).")] = True,
     stretch: Annotated[
         bool, typer.Option("--stretch", help="Also bring heads to the template's size.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Also subjects that are done.")
-    ] = False,
-    frame: Annotated[
-        int | None, typer.Option(min=0, help="Which frame of 4D scans, from 0.")
-    ] = None,
-    series: Annotated[
-        str | None, typer.Option(help="Series Instance UID, where a DICOM folder has several.")
-    ] = None,
+    overwrite: options.Overwrite = False,
+    frame: options.Frame = None,
+    series: options.Series = None,
 ) -> None:
     """Bring raw heads to what models were trained on: bias, registration, 1 mm, brain alone."""
     from medrd.heads.brain import Extraction
@@ -265,22 +216,21 @@ def prepare(
     done, skipped, failed = len(result.done), len(result.skipped), len(result.errors)
     typer.echo(f"{done} prepared, {skipped} already there, {failed} failed", err=True)
     if result.errors:
-        typer.echo(f"see {out / 'errors.json'}", err=True)
-        raise typer.Exit(3)
+        _end_incomplete(f"see {out / 'errors.json'}")
 
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Run folder, or its model/.")],
+    model: options.Model,
     config: Annotated[Path, typer.Argument(help="YAML file that names data and split.")],
     out: Annotated[Path, typer.Option(help="Folder for metrics.json.")],
-    set_: Set = None,
-    device: Device = "auto",
-    ray: OnRay = False,
-    address: Address = None,
-    actors: Actors = None,
-    cpus: Cpus = None,
-    gpus: Gpus = None,
+    set_: options.Set = None,
+    device: options.Device = "auto",
+    ray: options.OnRay = False,
+    address: options.Address = None,
+    actors: options.Actors = None,
+    cpus: options.Cpus = None,
+    gpus: options.Gpus = None,
     baseline: Annotated[bool, typer.Option(help="Also evaluate the intensity baseline.")] = True,
     report: Annotated[
         bool, typer.Option("--report", help="Also write report.html: curves, best and worst cases.")
@@ -293,42 +243,36 @@ def evaluate(
     from medrd.report.table import metrics_table
     from medrd.workflows.evaluate import evaluate as evaluate_here
     from medrd.workflows.evaluate_on_ray import evaluate_on_ray
-    from medrd.workflows.pool import Share
 
     run: Callable[..., Path] = evaluate_here
-    if _wants_ray(ray, address, actors, cpus, gpus):
-        share = Share(cpus or 1, gpus, actors)
+    if share := options.share_on_ray(ray, address, actors, cpus, gpus):
         run = partial(evaluate_on_ray, share=share, address=address)
     path = run(model, loaded, out, device=device, baseline=baseline, report=report)
     typer.echo(metrics_table(path))
     typer.echo(path)
     if (out / "errors.json").exists():
-        typer.echo(f"some subjects failed: see {out / 'errors.json'}", err=True)
-        raise typer.Exit(3)
+        _end_incomplete(f"some subjects failed: see {out / 'errors.json'}")
 
 
 @app.command()
 def compare(
     config: Annotated[Path, typer.Argument(help="YAML file; see configs/compare/.")],
     out: Annotated[Path, typer.Option(help="Folder for cells and results; goes on if there.")],
-    set_: Set = None,
-    ray: OnRay = False,
-    address: Address = None,
-    actors: Actors = None,
-    cpus: Cpus = None,
-    gpus: Gpus = None,
+    set_: options.Set = None,
+    ray: options.OnRay = False,
+    address: options.Address = None,
+    actors: options.Actors = None,
+    cpus: options.Cpus = None,
+    gpus: options.Gpus = None,
 ) -> None:
     """Models x data sets x seeds: train, evaluate, one table and one figure."""
     from medrd.config.compare import load_compare
 
     loaded = load_compare(config, set_ or [])
-    if _wants_ray(ray, address, actors, cpus, gpus):
+    if share := options.share_on_ray(ray, address, actors, cpus, gpus):
         from medrd.workflows.compare_on_ray import compare_on_ray
-        from medrd.workflows.pool import Share
 
-        comparison = compare_on_ray(
-            loaded, out, share=Share(cpus or 1, gpus, actors), address=address
-        )
+        comparison = compare_on_ray(loaded, out, share=share, address=address)
     else:
         from medrd.workflows.compare import compare as compare_here
 
@@ -336,20 +280,17 @@ def compare(
     typer.echo((out / "results.md").read_text(encoding="utf-8"))
     typer.echo(out / "results.md")
     if any(cell.error or not cell.complete for cell in comparison.cells):
-        typer.echo("some cells failed or lack test inputs; they are marked above", err=True)
-        raise typer.Exit(3)
+        _end_incomplete("some cells failed or lack test inputs; they are marked above")
 
 
 @app.command()
 def tune(
     config: Annotated[Path, typer.Argument(help="YAML file; see configs/tune/.")],
     out: Annotated[Path, typer.Option(help="Folder for trials and results, seen by all nodes.")],
-    set_: Set = None,
+    set_: options.Set = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Trials in all.")] = None,
-    address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster; auto on one of its nodes.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped search.")] = False,
+    address: options.Address = None,
+    resume: options.Resume = False,
     dashboard: Annotated[
         bool, typer.Option("--dashboard", help="Let Ray serve its dashboard (ray[default]).")
     ] = False,
@@ -367,8 +308,7 @@ def tune(
     if best_of(trials) is not None:
         typer.echo(out / "best.yaml")
     if any(trial.status == "failed" for trial in trials):
-        typer.echo(f"some trials failed: see {out / 'trials.csv'}", err=True)
-        raise typer.Exit(3)
+        _end_incomplete(f"some trials failed: see {out / 'trials.csv'}")
 
 
 @app.command()
@@ -381,8 +321,8 @@ def report(
     result = run(folder)
     typer.echo(result.path)
     if result.errors:
-        typer.echo(f"{result.pages} shown, {len(result.errors)} could not be", err=True)
-        raise typer.Exit(3)
+        shown = result.pages + result.kept
+        _end_incomplete(f"{shown} shown, {len(result.errors)} could not be")
 
 
 @app.command()
@@ -401,11 +341,12 @@ def phantom(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="Run folder, or its model/.")],
+    model: options.Model,
     out: Annotated[Path, typer.Option(help="Folder for the graph, or the bundle.")],
     format_: Annotated[
-        ExportFormat, typer.Option("--format", help="ONNX, torch.export, or a MONAI bundle.")
-    ] = ExportFormat.onnx,
+        options.ExportFormat,
+        typer.Option("--format", help="ONNX, torch.export, or a MONAI bundle."),
+    ] = options.ExportFormat.onnx,
 ) -> None:
     """Write a model as a graph for other programs, checked against the model itself."""
     from medrd.workflows.export import export as run

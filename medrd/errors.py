@@ -98,7 +98,7 @@ class SeriesError(InputError):
 
 
 class TooLargeError(InputError):
-    """More voxels than the budget allows."""
+    """More voxels than the budget allows, or the memory suffices for."""
 
 
 class AffineError(InputError):

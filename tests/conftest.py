@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from tiny import make_tiny_raw, write_tiny_subject
 
 FIRST = (
     "test_pool",
-    "test_train",
+    "test_train_resumed",
     "test_compare",
     "test_train_on_ray",
     "test_predict",
@@ -69,6 +70,14 @@ def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_raw(tiny_root: Path, tiny_cache: Path) -> dict[str, Any]:
     """A run on the tiny cohort as plain types, to be changed at will."""
     return make_tiny_raw(tiny_root, tiny_cache)
+
+
+@pytest.fixture
+def scan(tiny_root: Path, tmp_path: Path) -> Path:
+    """A test subject's FLAIR as a file of its own."""
+    (tmp_path / "in").mkdir()
+    source = tiny_root / "tiny_0" / "tiny_0_flair.nii.gz"
+    return Path(shutil.copy(source, tmp_path / "in" / "scan.nii.gz"))
 
 
 @dataclass(frozen=True)
@@ -176,9 +185,10 @@ def tiny_run(medrd: Processes, tiny_yaml: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where none is kept, each of Ray's processes would compile torch and MONAI anew."""
+def prompt_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ray's processes stand back behind nobody, and need not compile torch and MONAI anew each."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
         if os.environ.get("PYTHONDONTWRITEBYTECODE"):
             patch.delenv("PYTHONDONTWRITEBYTECODE")
             patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
@@ -201,6 +211,28 @@ def quick(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFa
     return load_model(train(make_config(raw), tmp_path_factory.mktemp("quick") / "run"))
 
 
+@pytest.fixture
+def search_raw(tiny_raw: dict[str, Any]) -> dict[str, Any]:
+    """A small search on the tiny cohort as plain types, to be changed at will."""
+    from searches import make_search_raw
+
+    return make_search_raw(tiny_raw)
+
+
+@pytest.fixture(scope="session")
+def finished_search(
+    tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of that search with one finished trial, at POINT; read only."""
+    from medrd.workflows.trial import run_trial
+    from searches import POINT, begin, make_search_raw
+
+    out = tmp_path_factory.mktemp("search") / "out"
+    begin(make_search_raw(make_tiny_raw(tiny_root, tiny_cache)), out)
+    run_trial(out, POINT, lambda report: None)
+    return out
+
+
 SPACED_2_MM = np.diag([2.0, 2.0, 2.0, 1.0])
 
 
@@ -218,7 +250,20 @@ def make_brain() -> Callable[..., Volume]:
     return make
 
 
-# --- Pictures: a tiny category of generated textures, and a model trained on it ---
+# --- Pictures: given bytes, a tiny category of textures, and a model trained on it ---
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    """Give content a file of its own. Names say nothing: a picture is what its bytes are."""
+    count = iter(range(99))
+
+    def save(content: bytes) -> Path:
+        path = tmp_path / f"picture-{next(count)}.dat"
+        path.write_bytes(content)
+        return path
+
+    return save
 
 
 @pytest.fixture(scope="session")

@@ -168,6 +168,21 @@ def test_bad_values_name_key_and_value(override: str, message: str) -> None:
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["recipe.channels=[t1, flair, t2]"], "brightness of the first channel, t1.*flair or t2"),
+        (["recipe.normalise=rank"], "recipe.normalise: median.*not rank"),
+        (["recipe.axis=sagittal"], "mirror.*sagittal"),
+    ],
+)
+def test_rdseg_refuses_scans_that_it_would_misread(overrides: list[str], message: str) -> None:
+    path = CONFIGS / "rdseg.yaml"
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, overrides)
+    load_config(path, [*overrides, "model.intensity_weight=0", "model.mirror=false"])
+
+
 @pytest.mark.parametrize("override", ["train.epochs", "=3", "", " =3", "train.epochs.x.y=1"])
 def test_malformed_overrides(override: str) -> None:
     with pytest.raises(ConfigError, match="--set"):

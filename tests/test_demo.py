@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medrd.config import Config
+from medrd.config import Config, load_config
 from medrd.workflows import demo
 from medrd.workflows.demo import demo_config, run_demo
 
@@ -21,6 +21,12 @@ def test_every_side_has_subjects_and_all_are_used(subjects: int) -> None:
     sides = [split.train, split.calibration, split.test]
     assert all(isinstance(side, int) and side >= 1 for side in sides)
     assert sum(side for side in sides if isinstance(side, int)) == subjects
+
+
+def test_its_settings_are_those_of_the_config_for_real_scans() -> None:
+    path = Path(__file__).resolve().parents[1] / "configs" / "brats" / "rdseg.yaml"
+    ours, theirs = demo_config(Path("out"), subjects=8, epochs=12), load_config(path)
+    assert ours.to_dict() | {"data": None} == theirs.to_dict() | {"data": None}
 
 
 def test_the_smallest_demo_ends_with_maps_and_numbers_and_can_be_run_again(

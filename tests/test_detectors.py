@@ -14,8 +14,9 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from torch import Tensor
 
-from medrd.config import load_config, make_config
+from medrd.config import TeacherConfig, load_config, make_config
 from medrd.config.compare import cell_config, load_compare
 from medrd.config.models import (
     MODELS,
@@ -26,16 +27,17 @@ from medrd.config.models import (
 from medrd.data.noise import CoarseNoise, SimplexBox
 from medrd.data.simulate import AnomalySimulator
 from medrd.errors import ConfigError, ModelError
-from medrd.models import Batch, Detector, Scoring
+from medrd.models import Batch, Detector, Scoring, Teacher
 from medrd.models.build import DETECTORS, detector_from_config
 from medrd.workflows.device import choose_execution
 from medrd.workflows.doctor import examine
 from medrd.workflows.infer import Predictor
 from medrd.workflows.interrupt import InterruptedRunError
 from medrd.workflows.loop import Loop
-from medrd.workflows.model_folder import load_model, make_scoring, save_model
+from medrd.workflows.model_folder import Model, load_model, make_scoring, save_model
 from medrd.workflows.simulation import simulator_for
 from medrd.workflows.train import train
+from medrd.workflows.weights import load_teacher_weights
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FAST: dict[str, dict[str, Any]] = {"dae": {"base": 8, "depth": 2}}
@@ -157,9 +159,10 @@ def tiny(raw: dict[str, Any], case: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Run:
-    """A run on the tiny cohort, and what the detector in memory said at its end."""
+    """A run on the tiny cohort, its model as loaded, and what the one in memory said at its end."""
 
     folder: Path
+    model: Model
     maps: NDArray[np.float32]
     scores: NDArray[np.float32]
 
@@ -176,7 +179,7 @@ def finished(
     request: pytest.FixtureRequest, tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
     """One epoch of each detector; its last word is noted before it is saved."""
-    config = load_config(tiny_yaml, ["train.epochs=1"])
+    config = load_config(tiny_yaml, ["train.epochs=1", "data.split.train=1"])
     raw = tiny(config.to_dict(), request.param)
     noted: list[Any] = []
 
@@ -189,11 +192,12 @@ def finished(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("medrd.workflows.train.save_model", note)
         folder = train(make_config(raw), tmp_path_factory.mktemp("runs") / request.param)
-    return Run(folder, *noted)
+    return Run(folder, load_model(folder), *noted)
 
 
 def test_a_loaded_model_says_what_the_trained_one_said(finished: Run) -> None:
-    model = load_model(finished.folder)
+    model = finished.model
+    assert not model.detector.training
     weights = load_file(finished.folder / "model" / "model.safetensors")
     # No network that only training reads is in the file, and none is missing from it.
     assert weights.keys() == model.detector.state_dict().keys()
@@ -212,7 +216,7 @@ def test_a_loaded_model_says_what_the_trained_one_said(finished: Run) -> None:
 
 
 def test_maps_are_finite_never_negative_and_not_the_same_everywhere(finished: Run) -> None:
-    model = load_model(finished.folder)
+    model = finished.model
     images = torch.from_numpy(probe()[0]).expand(-1, 3, -1, -1)
     with torch.no_grad():
         raw = model.detector.anomaly_map(images)
@@ -224,20 +228,23 @@ def test_maps_are_finite_never_negative_and_not_the_same_everywhere(finished: Ru
     assert model.calibration.threshold > 0
 
 
-def test_training_leaves_the_teacher_as_it_came(finished: Run) -> None:
-    model = load_model(finished.folder)
+@pytest.fixture(scope="module")
+def fresh_teacher() -> dict[str, Tensor]:
+    teacher = Teacher("tf_efficientnet_lite0")
+    load_teacher_weights(teacher, TeacherConfig())
+    return teacher.state_dict()
+
+
+def test_training_leaves_the_teacher_as_it_came(
+    finished: Run, fresh_teacher: dict[str, Tensor]
+) -> None:
+    model = finished.model
     if not DETECTORS[model.config.model.name].has_teacher:
         pytest.skip("it has no teacher")
     if "teacher" not in dict(model.detector.named_children()):
         pytest.skip("its frozen teacher is not kept for prediction; its own tests watch it")
-    from medrd.config import TeacherConfig
-    from medrd.models import Teacher
-    from medrd.workflows.weights import load_teacher_weights
-
-    fresh = Teacher("tf_efficientnet_lite0")
-    load_teacher_weights(fresh, TeacherConfig())
     kept = model.detector.get_submodule("teacher").state_dict()
-    for key, value in fresh.state_dict().items():
+    for key, value in fresh_teacher.items():
         assert torch.equal(kept[key], value), key
 
 
@@ -247,6 +254,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
 ) -> None:
     """Two optimisers, simulated anomalies, progress, a pass after the training: all resumes."""
     tiny_raw["train"]["epochs"] = 2
+    tiny_raw["data"]["split"]["train"] = 1
     config = make_config(tiny(tiny_raw, name))
     whole = train(config, tmp_path / "whole")
     iteration = Loop.iteration

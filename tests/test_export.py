@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,43 +94,65 @@ def test_every_method_makes_a_graph_for_any_number_of_slices(name: str) -> None:
 # --- Files ---
 
 
-def test_onnx_agrees_with_the_model_on_a_scans_slices_in_batches_of_any_size(
-    tiny_root: Path, tmp_path: Path
-) -> None:
-    import onnxruntime
+@dataclass(frozen=True)
+class Exported:
+    """A model with inputs of every kind, as ONNX."""
 
-    teacher = {"name": "resnet18", "weights": "random"}
-    folder = saved(
-        tmp_path / "m",
-        {"name": "rdseg", "teacher": teacher},
+    model: Path
+    out: Path
+    stdout: str
+
+    def assert_agrees(self, scan: Path, *parts: slice) -> None:
+        """Graph and model say the same of a scan's slices, in batches of these."""
+        import onnxruntime
+
+        model = load_model(self.model)
+        assert isinstance(model.recipe, RecipeConfig)
+        prepared = prepare({"flair": read_nifti(scan)}, model.recipe)
+        session = onnxruntime.InferenceSession(self.out / "model.onnx")
+        for part in parts:
+            images, region = prepared.images[part], prepared.region[part]
+            places = prepared.positions_mm[part]
+            maps, scores = native(model).maps(images, region, places)
+            given = {"images": images, "region": region, "positions_mm": places.astype(np.float32)}
+            ours = session.run(None, given)
+            np.testing.assert_allclose(ours[0], maps, atol=1e-4)
+            np.testing.assert_allclose(ours[1], scores, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    root = tmp_path_factory.mktemp("onnx")
+    model = saved(
+        root / "m",
+        {"name": "rdseg", "teacher": {"name": "resnet18", "weights": "random"}},
         recipe={"neighbours_mm": [4.0], "place": True},
         scoring={"sigma_across_mm": 4.0},
     )
-    done = CliRunner().invoke(app, ["export", str(folder), "--out", str(tmp_path / "out")])
+    done = CliRunner().invoke(app, ["export", str(model), "--out", str(root / "out")])
     assert done.exit_code == 0, done.output
-    assert done.stdout.split() == [str(tmp_path / "out" / "model.onnx")]
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    return Exported(model, root / "out", done.stdout)
+
+
+def test_onnx_agrees_with_the_model_on_a_scans_slices_in_batches_of_any_size(
+    exported: Exported, tiny_root: Path
+) -> None:
+    assert exported.stdout.split() == [str(exported.out / "model.onnx")]
+    names = {path.name for path in exported.out.iterdir()}
     assert names == {"model.onnx", "interface.json", "MODEL_CARD.md"}
-    interface = json.loads((tmp_path / "out" / "interface.json").read_text(encoding="utf-8"))
+    interface = json.loads((exported.out / "interface.json").read_text(encoding="utf-8"))
     assert interface["largest_difference"] <= 1e-4
     assert list(interface["inputs"]) == ["images", "region", "positions_mm"]
     shown = ["flair", "flair -4 mm off", "flair +4 mm off"]
     places = ["row", "distance from the middle", "height"]
     assert interface["inputs"]["images"]["channels"] == shown + places
+    scan = tiny_root / "tiny_0" / "tiny_0_flair.nii.gz"
+    exported.assert_agrees(scan, slice(0, 1), slice(1, 4), slice(None))
 
-    model = load_model(folder)
-    scan = read_nifti(tiny_root / "tiny_0" / "tiny_0_flair.nii.gz")
-    assert isinstance(model.recipe, RecipeConfig)
-    prepared = prepare({"flair": scan}, model.recipe)
-    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
-    for here in (slice(0, 1), slice(1, 4), slice(None)):
-        images, region = prepared.images[here], prepared.region[here]
-        places_mm = prepared.positions_mm[here]
-        maps, scores = native(model).maps(images, region, places_mm)
-        given = {"images": images, "region": region, "positions_mm": places_mm.astype(np.float32)}
-        ours = session.run(None, given)
-        np.testing.assert_allclose(ours[0], maps, atol=1e-4)
-        np.testing.assert_allclose(ours[1], scores, atol=1e-4)
+
+def test_a_graph_agrees_on_real_slices(exported: Exported, brats_root: Path) -> None:
+    scan = next(path for path in sorted(brats_root.rglob("*_flair.nii*")))
+    exported.assert_agrees(scan, slice(None, None, 8))
 
 
 def test_pt2_holds_all_inputs_of_a_model_that_smooths_across_slices(tmp_path: Path) -> None:
@@ -200,24 +223,6 @@ def test_graphs_of_two_models_never_share_a_folder(tmp_path: Path) -> None:
     assert interface["model"]["hash"] == load_model(second).hash
     (out / "model.pt2").unlink()  # killed between the two files
     assert export(second, out, format="onnx").is_file()
-
-
-def test_a_graph_agrees_on_real_slices(brats_root: Path, tmp_path: Path) -> None:
-    import onnxruntime
-
-    teacher = {"name": "resnet18", "weights": "random"}
-    folder = saved(tmp_path / "m", {"name": "rd4ad", "teacher": teacher}, recipe={"size": 128})
-    export(folder, tmp_path / "out")
-    model = load_model(folder)
-    scan = next(path for path in sorted(brats_root.rglob("*_flair.nii*")))
-    assert isinstance(model.recipe, RecipeConfig)
-    prepared = prepare({"flair": read_nifti(scan)}, model.recipe)
-    images, region = prepared.images[::8], prepared.region[::8]
-    maps, scores = native(model).maps(images, region)
-    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
-    ours = session.run(None, {"images": images, "region": region})
-    assert np.abs(ours[0] - maps).max() <= 1e-4 * np.ptp(maps)
-    assert np.abs(ours[1] - scores).max() <= 1e-4 * np.ptp(maps)
 
 
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])

@@ -9,17 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from medrd.config import make_config
 from medrd.errors import ModelError
 from medrd.models.build import detector_from_config
 from medrd.workflows.calibrate import Calibration
-from medrd.workflows.device import choose_execution
-from medrd.workflows.infer import Predictor
-from medrd.workflows.model_folder import load_model, make_scoring, save_model
+from medrd.workflows.model_folder import load_model, save_model
 
 TRAINING: dict[str, Any] = {"subjects": {}, "calibration_subjects": {}, "seed": 0}
 SMALL = {
@@ -47,29 +43,6 @@ def a_calibration(threshold: float) -> Calibration:
 @pytest.fixture
 def copy(tiny_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_run / "model", tmp_path / "model"))
-
-
-def test_a_loaded_model_predicts_bit_for_bit_what_it_did_in_memory(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = make_config(SMALL)
-    detector = detector_from_config(config.to_dict()["model"])
-    detector.train()
-    (step,) = detector.steps()  # BatchNorm statistics and weights that no init gives
-    for parameter in step.parameters:
-        parameter.data.add_(0.01 * torch.randn_like(parameter))
-    detector(torch.rand(4, 3, 64, 64))
-    images = np.random.default_rng(0).random((3, 1, 64, 64)).astype(np.float32)
-    brain = np.ones((3, 64, 64), bool)
-    execution = choose_execution("cpu", "fp32")
-    scoring = make_scoring(config.scoring, size=64)
-    expected = Predictor(detector, scoring, execution).maps(images, brain)
-
-    save_model(tmp_path, detector, config, calibration=None, training=TRAINING)
-    loaded = load_model(tmp_path)
-    assert not loaded.detector.training
-    found = Predictor(loaded.detector, loaded.scoring(), execution).maps(images, brain)
-    assert np.array_equal(found[0], expected[0])
-    assert np.array_equal(found[1], expected[1])
 
 
 def test_the_teacher_is_inside_so_its_package_is_not_needed(

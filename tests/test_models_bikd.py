@@ -17,6 +17,7 @@ from medrd.models.cosine import summed_map
 from medrd.models.running import CollapseWatch, HealthyScale
 from medrd.models.simulated import masks_at_levels
 from training import (
+    SMALL,
     Answers,
     changed_batch,
     count,
@@ -31,7 +32,6 @@ from training import (
 )
 
 Variant = Literal["reciprocal", "two_branch"]
-SMALL = "mobilenetv3_small_050"
 VARIANTS: tuple[Variant, ...] = ("reciprocal", "two_branch")
 
 

@@ -13,7 +13,7 @@ from medrd.models import Batch, Teacher, build_detector
 from medrd.models.build import detector_from_config
 from medrd.models.cosine import global_distance, pixel_distance, summed_map
 from medrd.models.rd4ad import RD4AD
-from training import count, iterate
+from training import SMALL, count, iterate
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_the_student_mirrors_any_resnet_and_is_generic_for_the_rest(
         ("resnet26", 64),
         ("tf_efficientnet_lite0", 96),
         ("convnext_atto", 64),
-        ("mobilenetv3_small_050", 64),
+        (SMALL, 64),
     ],
 )
 def test_student_levels_have_the_teachers_shapes_and_the_map_the_images(
@@ -143,11 +143,9 @@ def test_a_teacher_without_the_levels_is_refused_by_name(name: str) -> None:
         Teacher(name)
 
 
-def test_weights_start_as_released() -> None:
-    detector = build_detector("rd4ad", teacher="wide_resnet50_2")
-    assert isinstance(detector, RD4AD)
+def test_weights_start_as_released(resnet18: RD4AD) -> None:
     seen = set()
-    for module in (*detector.bottleneck.modules(), *detector.decoder.modules()):
+    for module in (*resnet18.bottleneck.modules(), *resnet18.decoder.modules()):
         if isinstance(module, nn.Conv2d):
             seen.add("conv")
             assert module.bias is None
@@ -176,9 +174,8 @@ def slow_cosine(a: list[float], b: list[float]) -> float:
 
 @pytest.mark.parametrize("form", ["global", "pixel"])
 def test_the_loss_is_its_formula_written_as_a_loop(form: str) -> None:
-    detector = detector_from_config(
-        {"name": "rd4ad", "teacher": {"name": "resnet18"}, "loss": form}
-    )
+    teacher = {"name": SMALL}
+    detector = detector_from_config({"name": "rd4ad", "teacher": teacher, "loss": form})
     assert isinstance(detector, RD4AD)
     levels = [(torch.randn(2, c, s, s), torch.randn(2, c, s, s)) for c, s in ((3, 4), (5, 2))]
     detector.features = lambda images: tuple(zip(*levels, strict=True))  # type: ignore[assignment,method-assign,return-value]

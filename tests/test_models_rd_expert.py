@@ -15,6 +15,7 @@ from medrd.models.injection import Injection, similarity
 from medrd.models.rd_expert import RDExpert
 from medrd.models.simulated import masks_at_levels
 from training import (
+    SMALL,
     Answers,
     changed_batch,
     count,
@@ -27,8 +28,6 @@ from training import (
     slow_flat,
     snapshot,
 )
-
-SMALL = "mobilenetv3_small_050"
 
 
 @pytest.fixture(autouse=True)
@@ -341,14 +340,14 @@ def test_a_few_dozen_steps_lower_both_losses_and_find_an_anomaly(gating: bool) -
 def test_with_batch_norm_in_eval_the_teacher_starts_as_the_expert_and_keeps_its_statistics() -> (
     None
 ):
-    detector = RDExpert(Teacher("resnet18"), teacher_batch_norm="eval")
+    detector = RDExpert(Teacher(SMALL), teacher_batch_norm="eval")
     detector.teacher_loaded()
     detector.train()
     images = torch.rand(2, 3, 64, 64)
     for one, other in zip(detector.trained_teacher(images), detector.teacher(images), strict=True):
         assert torch.equal(one, other)
     assert not torch.equal(
-        RDExpert(Teacher("resnet18")).train().trained_teacher(images)[0],
+        RDExpert(Teacher(SMALL)).train().trained_teacher(images)[0],
         detector.teacher(images)[0],
     )
     before = {k: v.clone() for k, v in detector.trained_teacher.named_buffers()}

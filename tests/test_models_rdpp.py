@@ -15,7 +15,7 @@ from medrd.models.detector import Batch
 from medrd.models.rdpp import RDPP, paired_transport, projection
 from medrd.models.sinkhorn import sinkhorn_divergence
 from medrd.models.teacher import Teacher
-from training import count, iterate
+from training import SMALL, count, iterate
 
 DIAMETER = 10.0  # no points here are farther apart
 
@@ -49,7 +49,7 @@ def test_wide_resnet50_has_the_released_parameter_counts() -> None:
 
 
 def test_student_and_projections_are_optimised_at_their_own_rates() -> None:
-    detector = RDPP(Teacher("resnet18"), lr=0.02, projection_lr=0.004)
+    detector = RDPP(Teacher(SMALL), lr=0.02, projection_lr=0.004)
     (step,) = detector.steps()
     student, projections = step.groups
     assert step.optimizer.settings == {"lr": 0.02, "betas": (0.5, 0.999)}
@@ -103,7 +103,7 @@ def some_levels(shift: float = 0.0) -> list[Tensor]:
 
 
 def test_projection_losses_are_their_formula_written_as_a_loop() -> None:
-    detector = RDPP(Teacher("resnet18"))
+    detector = RDPP(Teacher(SMALL))
     noisy, projected_noisy, projected = some_levels(1), some_levels(1), some_levels(1)
     noisy[0][0] = projected[0][0] + 0.1  # one above the margin for certain,
     noisy[1][1] = -projected[1][1]  # and one below it
@@ -124,7 +124,7 @@ def test_projection_losses_are_their_formula_written_as_a_loop() -> None:
 def test_the_total_adds_the_weighted_projection_losses_to_the_distillation() -> None:
     given = batch()
     simulated, _ = given.changed()
-    detector = RDPP(Teacher("resnet18"))
+    detector = RDPP(Teacher(SMALL))
     clean, noisy = detector.teacher(given.images), detector.teacher(simulated)
     projected = detector.project(clean)
     outputs = detector.decoder(detector.bottleneck(projected))
@@ -143,13 +143,13 @@ def test_the_total_adds_the_weighted_projection_losses_to_the_distillation() -> 
 def test_a_batch_without_simulated_noise_is_refused() -> None:
     given = batch()
     with pytest.raises(ValueError, match="simulated"):
-        RDPP(Teacher("resnet18")).loss(Batch(given.images, given.region))
+        RDPP(Teacher(SMALL)).loss(Batch(given.images, given.region))
 
 
 def test_pairs_add_the_transport_between_neighbours_in_the_batch() -> None:
     levels = [torch.randn(3, 6, 16, 16), torch.randn(3, 5, 4, 4)]
-    batchwise = RDPP(Teacher("resnet18")).projection_loss(levels, levels, levels)
-    paired = RDPP(Teacher("resnet18"), transport="pairs").projection_loss(levels, levels, levels)
+    batchwise = RDPP(Teacher(SMALL)).projection_loss(levels, levels, levels)
+    paired = RDPP(Teacher(SMALL), transport="pairs").projection_loss(levels, levels, levels)
     expected = 0.0
     for level, size in zip(levels, (8, 4), strict=True):
         points = nn.functional.adaptive_avg_pool2d(level, size).flatten(2).mT

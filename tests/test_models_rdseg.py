@@ -13,6 +13,7 @@ from medrd.data.prepare import MEDIAN_BECOMES
 from medrd.models import Batch, Teacher
 from medrd.models.rdseg import MEDIAN_BRIGHTNESS, RDSeg, outline_loss
 from training import (
+    SMALL,
     Answers,
     auroc,
     changed_batch,
@@ -24,8 +25,6 @@ from training import (
     slow_flat,
     snapshot,
 )
-
-SMALL = "mobilenetv3_small_050"
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,6 +21,7 @@ from medrd.report.table import markdown_table
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NAMES = sorted(path.name for path in FOLDER.glob("*.ipynb"))
 SMALL = """
+    resamples=100
     data_sets.phantoms.root={brains}
     data_sets.phantoms.generate=null
     data_sets.phantoms.config.data.split.train=2
@@ -34,16 +36,27 @@ SMALL = """
 """
 
 
-def run(name: str, monkeypatch: pytest.MonkeyPatch, **environment: object) -> nbformat.NotebookNode:
-    """Execute a notebook where it lies, as Jupyter does."""
-    for key, value in environment.items():
-        monkeypatch.setenv(key, str(value))
-    notebook = nbformat.read(FOLDER / name, as_version=4)
-    client = NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}
+@pytest.fixture(scope="module")
+def client() -> Iterator[NotebookClient]:
+    """One kernel for all, where they lie: their imports take longer than most of their cells."""
+    found = NotebookClient(
+        nbformat.v4.new_notebook(),
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(FOLDER)}},
     )
-    client.execute()
-    return notebook
+    with found.setup_kernel():
+        yield found
+
+
+def run(client: NotebookClient, name: str, **environment: object) -> nbformat.NotebookNode:
+    """Execute a notebook as Jupyter does, in a kernel that has forgotten the last one's names."""
+    settings = {key: str(value) for key, value in environment.items()}
+    begin = f"%reset -f\nimport os\nos.environ |= {settings!r}\ndel os"
+    client.nb = nbformat.read(FOLDER / name, as_version=4)
+    client.nb.cells.insert(0, nbformat.v4.new_code_cell(begin))
+    client.execute(cleanup_kc=False)
+    return client.nb
 
 
 def shown(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
@@ -61,10 +74,10 @@ def test_it_is_stored_without_outputs(name: str) -> None:
         assert cell.get("execution_count") is None
 
 
-def test_lesion_heatmaps(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lesion_heatmaps(client: NotebookClient, tiny_root: Path, tmp_path: Path) -> None:
     for i in range(4):
         shutil.copytree(tiny_root / f"tiny_{i}", tmp_path / "brains" / f"tiny_{i}")
-    notebook = run("lesion_heatmaps.ipynb", monkeypatch, MEDRD_NOTEBOOK_OUT=tmp_path)
+    notebook = run(client, "lesion_heatmaps.ipynb", MEDRD_NOTEBOOK_OUT=tmp_path)
     assert len(shown(notebook, "image/png")) == 3
     assert len(shown(notebook, "application/vnd.jupyter.widget-view+json")) == 1
     table, dices = shown(notebook, "text/markdown")
@@ -74,13 +87,13 @@ def test_lesion_heatmaps(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_cross_domain(
-    tiny_root: Path, texture_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: NotebookClient, tiny_root: Path, texture_root: Path, tmp_path: Path
 ) -> None:
     """On the tests' own small data: generating full brains takes longer than all the rest."""
     settings = SMALL.format(brains=tiny_root, textures=texture_root)
     notebook = run(
+        client,
         "cross_domain.ipynb",
-        monkeypatch,
         MEDRD_NOTEBOOK_OUT=tmp_path,
         MEDRD_NOTEBOOK_SET=" ".join(settings.split()),
         MEDRD_CACHE=tmp_path / "cache",

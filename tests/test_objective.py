@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from medrd.config import Config, make_config
 from medrd.config.tune import LabelledObjective, SimulatedObjective
-from medrd.data.cache import CachedSubject
+from medrd.data.cache import CachedSubject, cache_subjects
 from medrd.data.layouts import Subject
 from medrd.errors import ConfigError, InputError, ModelError
 from medrd.models import Detector, Scoring
@@ -153,6 +154,25 @@ def test_only_calibration_subjects_are_read(
     with pytest.raises(InputError, match="damaged"):
         make_objective(wanted(), config, cohort)
     assert sorted(read) == sorted(cohort.split.calibration)
+
+
+def test_a_damaged_held_out_picture_is_left_out_as_it_is_of_training(
+    picture_raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(picture_raw | {"model": {"name": "intensity"}})
+    cohort = load_cohort(config)
+
+    def lose(subjects: Sequence[Subject], *args: Any, **options: Any) -> Any:
+        cached, _ = cache_subjects(subjects, *args, **options)
+        return {s.id: cached[s.id] for s in subjects[left:]}, [_damaged()]
+
+    monkeypatch.setattr("medrd.workflows.cohort.cache_subjects", lose)
+    left = 1
+    judge = make_objective(wanted(simulation=BRIGHT), config, cohort)
+    assert 0 < judge(predictor(Brightness())) <= 1
+    left = 2
+    with pytest.raises(InputError, match="damaged"):
+        make_objective(wanted(), config, cohort)
 
 
 def _damaged() -> InputError:

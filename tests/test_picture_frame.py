@@ -59,9 +59,7 @@ def test_both_directions_are_what_coordinates_say(frame: PictureFrame) -> None:
     restored = frame.to_picture(scores)
 
     assert square.dtype == restored.dtype == np.float32
-    np.testing.assert_allclose(
-        square, np.einsum("ah,hwc,bw->cab", to[0], picture, to[1]), atol=2e-5
-    )
+    np.testing.assert_allclose(square, to[0] @ picture.transpose(2, 0, 1) @ to[1].T, atol=2e-5)
     np.testing.assert_allclose(restored, back[0] @ scores @ back[1].T, atol=2e-5)
     np.testing.assert_array_equal(frame.region(), np.outer(to[0].any(1), to[1].any(1)))
     np.testing.assert_array_equal(frame.shown(), np.outer(back[0].any(1), back[1].any(1)))

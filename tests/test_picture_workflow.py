@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -15,7 +14,7 @@ import yaml
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from medrd.config import make_config
+from medrd.config import load_config, make_config
 from medrd.data.picture_split import split_pictures
 from medrd.errors import ConfigError, LeakageError, MedrdError
 from medrd.workflows.cohort import load_cohort, prepare_sides
@@ -357,9 +356,12 @@ def weights_and_choices(run: Path) -> dict[str, Any]:
 
 
 def test_poisoned_test_pictures_change_nothing_that_is_trained_or_chosen(
-    copy: Path, picture_raw: dict[str, Any], tmp_path: Path
+    medrd: Any, copy: Path, picture_yaml: Path, picture_run: Path, tmp_path: Path
 ) -> None:
-    """Good and bad change places, masks are inverted: a run that looks at them would differ."""
+    """Good and bad change places, masks are inverted: a run that looks at them would differ.
+
+    (Of scans: tests/test_train.py.)
+    """
     weave = copy / "weave"
     bad = next(p for p in (weave / "test").iterdir() if p.name != "good")
     for path in (weave / "ground_truth").glob("*/*.png"):
@@ -371,29 +373,12 @@ def test_poisoned_test_pictures_change_nothing_that_is_trained_or_chosen(
         with Image.open(path) as picture:
             mask = Image.new("L", picture.size, 255)
         mask.save(weave / "ground_truth" / bad.name / f"{path.stem}_mask.png")
-    clean = train(make_config(picture_raw), tmp_path / "clean")
-    picture_raw["data"] |= {"root": str(copy), "cache": str(tmp_path / "cache")}
-    config = make_config(picture_raw)
-    poisoned = train(config, tmp_path / "poisoned")
-    assert weights_and_choices(poisoned) == weights_and_choices(clean)
+    poisoned = tmp_path / "poisoned"
+    roots = ("--set", f"data.root={copy}", "--set", f"data.cache={tmp_path / 'cache'}")
+    done = medrd("train", picture_yaml, "--out", poisoned, *roots)
+    assert done.code == 0, done.stderr
+    assert weights_and_choices(poisoned) == weights_and_choices(picture_run)
     # The poison is there to be seen by who looks at test pictures.
-    assert read(evaluate(clean, config, tmp_path / "out"))["counts"]["images_with_lesion"] != 8
-
-
-def test_poisoned_labels_of_test_subjects_change_nothing_that_is_trained_or_chosen(
-    tiny_root: Path, tiny_raw: dict[str, Any], tmp_path: Path
-) -> None:
-    clean = train(make_config(tiny_raw), tmp_path / "clean")
-    shutil.copytree(tiny_root, tmp_path / "cohort")
-    test = load_cohort(make_config(tiny_raw)).split.test
-    for subject in test:
-        path = tmp_path / "cohort" / subject / f"{subject}_seg.nii.gz"
-        image = nib.load(path)
-        nib.save(nib.Nifti1Image(1 - np.asarray(image.dataobj), image.affine), path)
-    tiny_raw["data"] |= {"root": str(tmp_path / "cohort"), "cache": str(tmp_path / "cache")}
-    config = make_config(tiny_raw)
-    poisoned = train(config, tmp_path / "poisoned")
-    assert weights_and_choices(poisoned) == weights_and_choices(clean)
-    # The poison is there to be seen by who looks at test labels.
-    metrics = read(evaluate(clean, config, tmp_path / "out", baseline=False))
-    assert metrics["counts"]["lesion_voxels"] > metrics["counts"]["voxels"] / 2
+    config = load_config(picture_yaml, [f"data.root={copy}"])
+    metrics = read(evaluate(picture_run, config, tmp_path / "out"))
+    assert metrics["counts"]["images_with_lesion"] != 8

@@ -1,6 +1,7 @@
 """A pool of Ray's processes: ``medrd predict --ray``, ``evaluate --ray`` and ``compare --ray``.
 
-What comes out is what the plain verbs make, and nothing is lost with a node that dies.
+What comes out is what the plain verbs make, and nothing is lost with a node that dies. The
+bookkeeping behind it is tested in tests/test_pool_round.py, without Ray.
 """
 
 from __future__ import annotations
@@ -12,32 +13,37 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
+from folders import contents
 from medrd.cli import app
 from medrd.config import make_config
 from medrd.config.compare import make_compare
-from medrd.errors import ConfigError, LeakageError, ModelError
-from medrd.workflows import pool as pool_module
+from medrd.errors import LeakageError, ModelError
 from medrd.workflows import predict_on_ray as module
-from medrd.workflows.actor import lost_input
-from medrd.workflows.cluster import Cluster, ray_cluster, settle_environment
+from medrd.workflows.cluster import Cluster, job_environment, ray_cluster, settle_environment
 from medrd.workflows.compare import compare
 from medrd.workflows.evaluate import evaluate
 from medrd.workflows.evaluate_on_ray import evaluate_on_ray
-from medrd.workflows.pool import LostItem, Pool, Share
+from medrd.workflows.pool import Pool, Share
 from medrd.workflows.predict import predict
 from medrd.workflows.predict_on_ray import predict_on_ray
 from medrd.workflows.train import train
 from tiny import make_tiny_raw, write_tiny_subject
+from waiting import wait_for
 
-STORE = 100 * 2**20
+NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 * 2**20}
+SOON_DEAD = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
+"""A killed node is known to be dead after 2 s, not after 15."""
+ONE_GPU = {"CPU": 1.0, "GPU": 1.0}
 SCANS = 24
 
 
@@ -45,72 +51,127 @@ def make_saboteur(folder: str) -> Callable[[], None]:
     """What a worker process does first. (Nested, so that it travels by value.)"""
 
     def sabotage() -> None:
-        """On a node that is named in the folder, scans stall between their map and their mask, or
-        between their map and their judgement."""
-        import time
+        """Where the folder names a node, work stalls there: scans between their map and their mask
+        or their judgement, cells after their first checkpoint. Others wait until it does."""
         from pathlib import Path
 
-        if not any(Path(folder).iterdir()):
+        orders = Path(folder)
+        if not any(orders.iterdir()):
             return
         import ray
 
-        from medrd.workflows import examine
+        from medrd.workflows import examine, fit
         from medrd.workflows.scans import OpenedScan
 
-        write_mask, judge = OpenedScan.write_mask, examine.judge
+        write_mask, judge, save_checkpoint = (
+            OpenedScan.write_mask,
+            examine.judge,
+            fit.save_checkpoint,
+        )
 
         def stall(name: str) -> None:
-            node = ray.get_runtime_context().get_node_id()
-            if Path(folder, node).exists():
-                Path(folder, f"{node}.stalled").write_text(name)
+            here = Path(orders, ray.get_runtime_context().get_node_id())
+            if here.exists():
+                here.with_suffix(".stalled").write_text(name)
                 time.sleep(600)
+            while any(orders.iterdir()) and not any(orders.glob("*.stalled")):
+                time.sleep(0.05)
 
         def write_mask_later(self: OpenedScan, path: Path, mask: Any) -> None:
-            stall(path.name)
+            stall(path.name.removesuffix("_mask.nii.gz"))
             write_mask(self, path, mask)
 
         def judge_later(name: str, *args: Any, **rest: Any) -> Any:
             stall(name)
             return judge(name, *args, **rest)
 
+        def stop_after_checkpoint(path: Path, *args: Any, **rest: Any) -> None:
+            save_checkpoint(path, *args, **rest)
+            stall(str(path.parent))
+
         OpenedScan.write_mask = write_mask_later  # type: ignore[method-assign]
         examine.judge = judge_later
+        fit.save_checkpoint = stop_after_checkpoint
 
     return sabotage
 
 
 @pytest.fixture(scope="module")
 def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a file named like a node makes scans stall there."""
+    """Where a file named like a node makes work stall there."""
     return tmp_path_factory.mktemp("orders")
 
 
 @pytest.fixture(scope="module")
-def nodes(bytecode: None, orders: Path) -> Iterator[Any]:
-    """Two nodes of one core each, and this process connected to them."""
+def nodes(prompt_ray: None, orders: Path) -> Iterator[Any]:
+    """A node of one core and, to Ray, one GPU, and this process connected to it."""
     settle_environment()
     import ray
     from ray.cluster_utils import Cluster as Nodes
 
-    node = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
-    nodes = Nodes(initialize_head=True, head_node_args=node)
-    nodes.add_node(num_cpus=1, object_store_memory=STORE)
-    ray.init(
-        nodes.address,
-        log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": make_saboteur(str(orders))},
-    )
-    yield nodes
-    ray.shutdown()
-    nodes.shutdown()
+    environment, threads = job_environment(), torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as a process on a node has
+    with pytest.MonkeyPatch.context() as patch:
+        for name in environment["env_vars"]:  # as on nodes that were not begun here
+            patch.delenv(name)
+        head = {**NODE, "include_dashboard": False, "_system_config": SOON_DEAD}
+        nodes = Nodes(initialize_head=True, head_node_args=head)
+        ray.init(
+            nodes.address,
+            log_to_driver=False,
+            runtime_env={**environment, "worker_process_setup_hook": make_saboteur(str(orders))},
+        )
+        yield nodes
+        ray.shutdown()
+        nodes.shutdown()
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def one_more(nodes: Any) -> Iterator[Any]:
+    """Another node for the time of the block, at most."""
+    node = nodes.add_node(**NODE)
+    try:
+        yield node
+    finally:
+        if node in nodes.worker_nodes:
+            nodes.remove_node(node, allow_graceful=False)
+
+
+@contextmanager
+def doomed_node(nodes: Any, orders: Path, when: Callable[[], bool]) -> Iterator[list[str]]:
+    """One more node, on which work stalls; killed then, if ``when`` says so. What had stalled."""
+    at_work: list[str] = []
+    with one_more(nodes) as victim:
+        (orders / victim.node_id).touch()
+        stalled = orders / f"{victim.node_id}.stalled"
+
+        def kill() -> None:
+            wait_for(lambda: stalled.exists() and when(), seconds=600)
+            at_work.append(stalled.read_text(encoding="utf-8"))
+            nodes.remove_node(victim, allow_graceful=False)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            yield at_work
+        finally:
+            killer.join()
+            for order in orders.iterdir():
+                order.unlink()
+
+
+def deaths(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.message for r in caplog.records if "it is done again" in r.message]
 
 
 @pytest.fixture(scope="module")
 def run(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The calibrated intensity baseline: nothing to wait for."""
+    """A network whose sums depend on the number of threads; trained enough to have a threshold."""
     raw = make_tiny_raw(tiny_root, tiny_cache)
-    raw["recipe"] |= {"size": 32, "normalise": "rank"}
-    raw |= {"model": {"name": "intensity"}, "scoring": {"sigma_px": 2}}
+    raw["recipe"] |= {"size": 32}
+    raw["model"] = {"name": "rd4ad", "teacher": {"name": "resnet18", "weights": "random"}}
+    raw["train"]["epochs"] = 1
     return train(make_config(raw), tmp_path_factory.mktemp("run") / "run")
 
 
@@ -125,21 +186,6 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in folder.rglob("*")
-        if p.is_file() and not p.name.startswith(".")
-    }
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
 def test_a_node_that_dies_in_the_middle_costs_nothing(
     nodes: Any,
     run: Path,
@@ -152,28 +198,22 @@ def test_a_node_that_dies_in_the_middle_costs_nothing(
     here = predict(run, [scans], tmp_path / "here")
     assert len(here.done) == SCANS
 
-    victim = nodes.add_node(num_cpus=1, object_store_memory=STORE)
-    (orders / victim.node_id).touch()
-    stalled = orders / f"{victim.node_id}.stalled"
     out = tmp_path / "there"
-    at_work: list[str] = []
+    written: list[str] = []
 
-    def kill() -> None:
-        wait_for(lambda: stalled.exists() and len(list(out.rglob("*.json"))) > 3, seconds=300)
-        at_work.append(stalled.read_text(encoding="utf-8").removesuffix("_mask.nii.gz"))
-        at_work.extend(p.name for p in out.rglob(f"{at_work[0]}*"))
-        nodes.remove_node(victim, allow_graceful=False)
+    def some_are_done() -> bool:
+        written[:] = [path.name for path in out.rglob("tiny*.*")]
+        return sum(name.endswith(".json") for name in written) > 3
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        with caplog.at_level(logging.WARNING, logger="medrd"):
-            there = predict_on_ray(run, [scans], out)
-    finally:
-        killer.join()
-    name, *half = at_work
-    assert half == [f"{name}_anomaly.nii.gz"]  # it was between two of its files
-    (said,) = (r.message for r in caplog.records if "it is done again" in r.message)
+    with (
+        one_more(nodes),
+        caplog.at_level(logging.WARNING, "medrd"),
+        doomed_node(nodes, orders, some_are_done) as at_work,
+    ):
+        there = predict_on_ray(run, [scans], out)
+    (name,), (said,) = at_work, deaths(caplog)
+    # It was between two of its files.
+    assert [each for each in written if each.startswith(name)] == [f"{name}_anomaly.nii.gz"]
     assert re.fullmatch(rf"{name}: its process has died \(Actor\w+Error: .*\); .*", said)
     assert contents(out) == contents(tmp_path / "here")
     assert [path.relative_to(out) for path in there.done] == [
@@ -184,7 +224,6 @@ def test_a_node_that_dies_in_the_middle_costs_nothing(
 
     # What is there is not done again, and what is missing is; by the command line too.
     (out / there.done[0]).unlink()
-    (orders / victim.node_id).unlink()
     command = ["predict", run, scans, "--out", out, "--actors", 1]
     again = CliRunner().invoke(app, [str(word) for word in command])
     assert again.exit_code == 3
@@ -223,26 +262,12 @@ def test_an_evaluation_is_that_of_the_plain_verb_though_a_node_dies(
     run = train(config, tmp_path / "run")
     evaluate(run, config, tmp_path / "here")
 
-    victim = nodes.add_node(num_cpus=1, object_store_memory=STORE)
-    (orders / victim.node_id).touch()
-    stalled = orders / f"{victim.node_id}.stalled"
-    at_work: list[str] = []
-
-    def kill() -> None:
-        wait_for(stalled.exists, seconds=300)
-        at_work.append(stalled.read_text(encoding="utf-8"))
-        nodes.remove_node(victim, allow_graceful=False)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        with caplog.at_level(logging.WARNING, logger="medrd.ray"):
-            evaluate_on_ray(run, config, tmp_path / "there")
-    finally:
-        killer.join()
-        (orders / victim.node_id).unlink()
-    said = [r.message for r in caplog.records if "it is done again" in r.message]
-    assert [text.split(":")[0] for text in said] == at_work
+    with (
+        caplog.at_level(logging.WARNING, "medrd"),
+        doomed_node(nodes, orders, lambda: True) as at_work,
+    ):
+        evaluate_on_ray(run, config, tmp_path / "there")
+    assert [text.split(":")[0] for text in deaths(caplog)] == at_work
     here = numbers(tmp_path / "here")
     assert {"subjects.json", "units/all.npz", "errors.json"} <= set(here)
     assert here["metrics.json"]["counts"]["subjects"] == 10
@@ -270,7 +295,7 @@ def test_pictures_are_evaluated_so_too_and_reported(
     evaluate(run, config, tmp_path / "here", report=True)
     path = tmp_path / "weave.yaml"
     path.write_text(yaml.safe_dump(picture_raw))
-    command = ["evaluate", run, path, "--out", tmp_path / "there", "--actors", 2, "--report"]
+    command = ["evaluate", run, path, "--out", tmp_path / "there", "--ray", "--report"]
     done = CliRunner().invoke(app, [str(word) for word in command])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "there" / "report.html").is_file()
@@ -304,132 +329,59 @@ def test_a_model_that_is_another_on_a_node_is_an_error(
         predict(run, [scans], tmp_path / "out", do=do)
 
 
-def make_deadly() -> Callable[[], Callable[[str], str]]:
-    """Work that does not survive one of its items. (Nested, so that it travels by value.)"""
+def make_honest() -> Callable[[str], str | None]:
+    """Says what a process's environment holds. (Nested, so that it travels by value.)"""
 
-    def make() -> Callable[[str], str]:
-        def work(item: str) -> str:
-            import os
+    def work(name: str) -> str | None:
+        import os
 
-            if item == "deadly":
-                os._exit(1)
-            return item.upper()
+        return os.environ.get(name)
 
-        return work
-
-    return make
+    return work
 
 
-def test_an_item_that_kills_each_time_is_given_up_alone(
-    nodes: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("gpus", "seen"), [(0, ""), (1, "0")])
+def test_a_process_sees_the_gpus_that_it_was_given_and_no_other(
+    nodes: Any, gpus: float, seen: str
 ) -> None:
-    monkeypatch.setattr(pool_module, "ATTEMPTS", 2)
-    there = Cluster({"CPU": 2.0}, grows=True)
-    pool: Pool[str, str] = Pool(make_deadly(), Share(actors=1), there)
-    results = dict(pool.map(["a", "deadly", "b"]))
-    lost = results.pop(1)
-    assert results == {0: "A", 2: "B"}
-    assert isinstance(lost, LostItem)
-    assert lost.attempts == 2
-    assert "Actor" in lost.reason
-    error = lost_input(Path("s.nii.gz"), lost, limit="--max-voxels")
-    assert "2 processes that died of it" in str(error)
+    work = make_honest()
+    share = Share(gpus=gpus, actors=1)
+    pool: Pool[str, str | None] = Pool(lambda: work, share, Cluster(ONE_GPU, grows=True))
+    assert dict(pool.map(["CUDA_VISIBLE_DEVICES"])) == {0: seen}
 
 
-def test_a_request_to_stop_finishes_what_is_under_way(nodes: Any) -> None:
-    seen: list[int] = []
-    there = Cluster({"CPU": 2.0}, grows=True)
-    pool: Pool[str, str] = Pool(
-        make_deadly(), Share(actors=1), there, should_stop=lambda: bool(seen)
-    )
-    for index, _ in pool.map(["a", "b", "c"]):
-        seen.append(index)
-    assert seen == [0]
-
-
-def make_patient(folder: str) -> Callable[[], Callable[[int], int]]:
-    """Work whose first item waits for a sign, and which leaves a trace of what was begun."""
-
-    def make() -> Callable[[int], int]:
-        def work(item: int) -> int:
-            import time
-            from pathlib import Path
-
-            Path(folder, str(item)).touch()
-            while item == 0 and not Path(folder, "go").exists():
-                time.sleep(0.01)
-            return item
-
-        return work
-
-    return make
-
-
-def test_in_order_few_results_wait_for_a_slow_one(nodes: Any, tmp_path: Path) -> None:
-    there = Cluster({"CPU": 2.0}, grows=True)
-    pool: Pool[int, int] = Pool(make_patient(str(tmp_path)), Share(), there)
-    begun: set[str] = set()
-
-    def watch() -> None:
-        wait_for(lambda: {p.name for p in tmp_path.iterdir()} >= set("0123"), seconds=300)
-        time.sleep(0.5)
-        begun.update(p.name for p in tmp_path.iterdir())
-        (tmp_path / "go").touch()
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    results = list(pool.map_in_order(range(9)))
-    watcher.join()
-    assert results == list(range(9))
-    assert begun == set("0123")  # twice as many as there are processes
-
-
-@pytest.mark.parametrize(
-    ("share", "there", "actors"),
-    [
-        (Share(), {"CPU": 8.0}, 8),
-        (Share(cpus=3), {"CPU": 8.0}, 2),
-        (Share(), {"CPU": 8.0, "GPU": 2.0}, 2),
-        (Share(gpus=0.5), {"CPU": 8.0, "GPU": 2.0}, 4),
-        (Share(gpus=0.1), {"CPU": 8.0, "GPU": 1.0}, 8),
-        (Share(gpus=0), {"CPU": 8.0, "GPU": 2.0}, 8),
-        (Share(actors=5), {"CPU": 2.0}, 5),
-    ],
-)
-def test_as_many_actors_as_there_is_room_for(
-    nodes: Any, share: Share, there: dict[str, float], actors: int
+def test_cells_side_by_side_are_those_of_the_plain_verb_though_a_node_dies(
+    nodes: Any,
+    orders: Path,
+    tiny_root: Path,
+    tiny_cache: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert Pool(make_deadly(), share, Cluster(there, grows=False)).actors == actors
-
-
-def test_more_than_a_machine_has_is_an_error_and_not_waited_for(nodes: Any) -> None:
-    with pytest.raises(ConfigError, match=r"--gpus: expected at most the 0 .* found 1"):
-        Pool(make_deadly(), Share(gpus=1), Cluster({"CPU": 2.0}, grows=False))
-
-
-def test_cells_side_by_side_are_the_cells_of_the_plain_verb(
-    nodes: Any, tiny_root: Path, tiny_cache: Path, tmp_path: Path
-) -> None:
-    """One of them cannot work, and fails alone."""
+    """It dies in the middle of a training. Two of the cells cannot work, and fail alone."""
     part = make_tiny_raw(tiny_root, tiny_cache)
     root = part["data"].pop("root")
     part["recipe"] |= {"size": 32, "normalise": "rank"}
-    models = {
-        "intensity": {"model": {"name": "intensity"}},
-        "broken": {"model": {"name": "dae", "base": 4, "depth": 1, "lr": 1e30}},
-    }
+    dae = {"name": "dae", "base": 4, "depth": 1}
     raw = {
         "name": "tiny",
         "seeds": [0, 1],
         "resamples": 100,
         "data_sets": {"scans": {"domain": "brain", "root": root, "config": part}},
-        "models": {name: {"config": config} for name, config in models.items()},
+        "models": {
+            "dae": {"config": {"model": dae}},
+            "broken": {"config": {"model": dae | {"lr": 1e30}}},
+        },
     }
     here = compare(make_compare(raw), tmp_path / "here")
     path, out = tmp_path / "tiny.yaml", tmp_path / "there"
     path.write_text(yaml.safe_dump(raw))
-    done = CliRunner().invoke(app, ["compare", str(path), "--out", str(out), "--ray"])
+    command = ["compare", str(path), "--out", str(out), "--ray"]
+    with doomed_node(nodes, orders, lambda: True) as at_work:
+        done = CliRunner().invoke(app, command)
     assert done.exit_code == 3, done.output
+    (folder,), (said,) = at_work, deaths(caplog)
+    assert said.startswith(f"dae on scans, seed {folder[-1]}: its process has died")
     there = compare(make_compare(raw), out)  # finds them done, and tries again what failed
     assert [cell.metrics for cell in there.cells] == [cell.metrics for cell in here.cells]
     assert [cell.error for cell in there.cells] == [cell.error for cell in here.cells]

@@ -18,6 +18,7 @@ from PIL import Image
 from scipy import ndimage
 
 import medrd
+from folders import names, times
 from medrd.config import make_config
 from medrd.data.layouts import Source
 from medrd.data.picture_domain import Pictures
@@ -73,14 +74,6 @@ def picture(tmp_path: Path) -> Path:
     path.parent.mkdir()
     Image.fromarray(spots((30, 50))).save(path)
     return path
-
-
-def names(folder: Path) -> set[str]:
-    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-
-
-def times(folder: Path) -> dict[str, int]:
-    return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
 def record(path: Path) -> Any:
@@ -263,7 +256,7 @@ def test_killed_while_writing_nothing_half_is_there_and_it_goes_on(
     folder.mkdir()
     for i in range(3):
         Image.fromarray(spots((30 + i, 40))).save(folder / f"{i}.bmp")
-    module = {"imwrite": "tifffile", "write_json": "medrd.workflows.predict"}
+    module = {"imwrite": "tifffile", "write_json": "medrd.workflows.predict_case"}
     kill = f"""
 import os, signal
 import {module.get(moment, "medrd.workflows.pictures")} as module

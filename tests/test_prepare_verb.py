@@ -12,11 +12,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 
 from dicoms import write_series
 from medrd.errors import ConfigError, InputError, MissingInputError, OutputError
 from medrd.heads.head import Options
-from medrd.heads.linear import apply, read_transform, rotation, translation
+from medrd.heads.linear import apply, from_itk, rotation, translation
 from medrd.volumes import volume_from_array
 from medrd.workflows import prepare as prepare_module
 from medrd.workflows.model_folder import Model
@@ -116,13 +117,13 @@ def test_transforms_lead_from_the_template_to_where_the_head_was(prepared: Prepa
     folder = prepared.good / "transforms"
     for channel, to_head in (("t1", MOVED), ("flair", NODDED)):
         file = folder / f"good_from-{channel}_to-prepared_mode-image_xfm.tfm"
-        to_raw = read_transform(file)
+        to_raw = from_itk(SimpleITK.ReadTransform(str(file)))
         np.testing.assert_allclose(to_raw, record["origins"][channel]["prepared_to_raw_mm"])
         # Prepared -> raw -> the head's own world is what prepared -> template is, for a head of
         # the template's own shape.
         found = apply(to_head @ to_raw, brain_mm)
         template = folder / "good_from-template_to-prepared_mode-image_xfm.tfm"
-        expected = apply(read_transform(template), brain_mm)
+        expected = apply(from_itk(SimpleITK.ReadTransform(str(template))), brain_mm)
         assert np.linalg.norm(found - expected, axis=1).max() < 3.0
 
 
@@ -286,5 +287,5 @@ def test_dicom_folders_called_as_modalities_are_one_subject(tmp_path: Path) -> N
 
 def test_two_subjects_of_one_name_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "x/a_t1.nii.gz", "y/a_t1.nii.gz")
-    with pytest.raises(ConfigError, match="a name of its own"):
+    with pytest.raises(ConfigError, match="same output name a"):
         find_raw([tmp_path / "x" / "a_t1.nii.gz", tmp_path / "y" / "a_t1.nii.gz"])

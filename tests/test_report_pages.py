@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from medrd.errors import OutputError
 from medrd.report.embed import EmbeddedScan, embed_scan
-from medrd.report.index_page import IndexEntry, index_page
+from medrd.report.index_page import index_page
+from medrd.report.listing import Entry
 from medrd.report.page import write_page
 from test_report_viewer import AFFINE, SHAPE, THRESHOLD, make_arrays, make_page, make_record
 
@@ -127,9 +128,7 @@ def test_only_own_pages_are_replaced(tmp_path: Path) -> None:
 
 def test_an_index_has_a_row_a_scan_and_says_what_is_not_there(tmp_path: Path) -> None:
     entries = [
-        IndexEntry(
-            make_record(subject=name, scan_score=score, p_value=None), f"{name}.html", None, None
-        )
+        Entry(make_record(subject=name, scan_score=score, p_value=None), f"{name}.html")
         for name, score in (("a", 0.5), ("b", 0.75))
     ]
     page = index_page(entries, title="maps", failed=["c.nii.gz: expected a scan; found none."])

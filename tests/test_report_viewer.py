@@ -17,7 +17,8 @@ from scipy import ndimage
 from chromium import Looked, look_at, open_browser
 from medrd.report.embed import embed_scan
 from medrd.report.heat import HeatScale
-from medrd.report.index_page import IndexEntry, index_page
+from medrd.report.index_page import index_page
+from medrd.report.listing import Entry
 from medrd.report.page import write_page
 from medrd.report.scan_page import ScanView, scan_page
 
@@ -56,6 +57,7 @@ def make_record(**changes: Any) -> dict[str, Any]:
         "slices_scored": 20,
         "slices": 32,
         "warnings": ["a </script> warning"],
+        "not_judged": ["contrast: too few scans"],
         "model": {"name": "rd4ad", "hash": "0" * 64},
         "versions": {"medrd": "0"},
         "identity": {"device": "cpu", "precision": "fp32", "inputs": {"flair": "1" * 64}},
@@ -282,7 +284,7 @@ def test_the_viewer_is_the_one_whose_hash_is_written_beside_it() -> None:
 def test_a_heading_sorts_the_index(browser: Any, tmp_path: Path) -> None:
     scores = {"b": 10.0, "a": 9.0, "c": 100.0}
     entries = [
-        IndexEntry(make_record(subject=name, scan_score=score), f"{name}.html", dice, None)
+        Entry(make_record(subject=name, scan_score=score), f"{name}.html", dice=dice)
         for (name, score), dice in zip(scores.items(), (0.5, None, 0.25), strict=True)
     ]
     write_page(tmp_path / "report.html", index_page(entries, title="maps", failed=[]))

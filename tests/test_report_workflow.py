@@ -24,6 +24,7 @@ from medrd.errors import (
     OutputError,
     WrongKindError,
 )
+from medrd.workflows import report_scans
 from medrd.workflows.evaluate import evaluate
 from medrd.workflows.evaluation_cases import choose_cases
 from medrd.workflows.model_folder import Model, load_model
@@ -97,6 +98,28 @@ def test_a_scan_unlike_the_training_scans_is_shown_with_that_warning(
     (row,) = (row for row in rows if ">a_T1w<" in row)
     count = len(record["warnings"]) + len(record["unlike_training"])
     assert re.search(rf'data-value="{count}.0">{count}<', row)
+    assert ">not judged<" not in rows[0]
+
+
+def test_a_page_is_made_again_only_where_it_would_show_something_else(
+    quick: Model, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(tiny_root / "tiny_0", tmp_path / "tiny_0"))
+    first = predict(quick, [folder, tiny_root / "tiny_4"], tmp_path / "out", report=True).page
+    assert first is not None
+    index = first.path.read_text(encoding="utf-8")
+    with monkeypatch.context() as patched:
+        patched.setattr(report_scans, "embed_scan", None)
+        again = write_report(tmp_path / "out")
+    assert (again.pages, again.kept, again.errors) == (0, 2, [])
+    assert again.path.read_text(encoding="utf-8") == index  # its Dice and warnings too
+    label = folder / "tiny_0_seg.nii.gz"
+    nib.save(nib.load(label).slicer[:-1], label)
+    again = write_report(tmp_path / "out")
+    assert (again.pages, again.kept) == (1, 1)
+    assert again.path.read_text(encoding="utf-8") != index
+    monkeypatch.setattr(report_scans, "CODE_VERSION", 0)
+    assert write_report(tmp_path / "out").pages == 2
 
 
 def test_pages_stay_where_scans_cannot_be_found_again(
@@ -112,7 +135,7 @@ def test_pages_stay_where_scans_cannot_be_found_again(
 
     (tmp_path / "a#1.nii.gz").rename(tmp_path / "moved.nii.gz")
     again = write_report(tmp_path / "out")
-    assert (again.pages, [type(e) for e in again.errors]) == (1, [MissingInputError])
+    assert (again.kept, [type(e) for e in again.errors]) == (1, [MissingInputError])
     index = again.path.read_text(encoding="utf-8")
     assert "a#1.nii.gz: expected" in index
     links = re.findall(r'<a href="(report/[^"]+)"', index)
@@ -167,12 +190,18 @@ def test_a_label_that_does_not_fit_is_a_warning(
     assert "The label is not shown" in result.page.path.read_text(encoding="utf-8")
 
 
-def test_without_calibration_all_scans_share_one_scale(
+def test_without_calibration_or_profile_scans_share_a_scale_and_what_is_not_judged_is_said(
     quick: Model, tiny_root: Path, tmp_path: Path
 ) -> None:
     bare = Model(quick.detector, quick.config, None, quick.training, "another")
     folders = [tiny_root / "tiny_0", tiny_root / "tiny_4"]
     predict(bare, folders, tmp_path, picture=False, report=True)
+    unjudged = "Not judged: anything: the model file has no profile of its training scans."
+    for i in (0, 4):
+        assert unjudged in (tmp_path / "report" / f"tiny_{i}.html").read_text(encoding="utf-8")
+    heading, *rows = (tmp_path / "report.html").read_text(encoding="utf-8").split("<tr>")[1:]
+    assert ">not judged<" in heading
+    assert all('data-value="1.0">1<' in row for row in rows)
     maps = [np.asarray(nib.load(tmp_path / f"tiny_{i}_anomaly.nii.gz").dataobj) for i in (0, 4)]
     shown = [embedded(tmp_path / "report" / f"tiny_{i}.html", "heat") for i in (0, 4)]
     top = max(m.max() for m in maps)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from medrd.config import load_config
 from medrd.config.space import draw_point
@@ -29,34 +28,20 @@ from medrd.workflows.trial import (
     stop_trial,
     trial_folder,
 )
-from searches import POINT, begin, make_search_raw
+from searches import POINT, begin
 
 WEIGHTS = Path("model") / "model.safetensors"
-
-
-@pytest.fixture
-def raw(tiny_raw: dict[str, Any]) -> dict[str, Any]:
-    return make_search_raw(tiny_raw)
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A search with one finished trial; read only."""
-    out = tmp_path_factory.mktemp("search") / "out"
-    begin(make_search_raw(yaml.safe_load(tiny_yaml.read_text(encoding="utf-8"))), out)
-    run_trial(out, POINT, lambda report: None)
-    return out
 
 
 # --- A trial ---
 
 
-def test_a_trial_is_an_ordinary_run_that_reports_each_epoch(finished: Path) -> None:
-    trial = read_trial(trial_folder(finished, POINT))
+def test_a_trial_is_an_ordinary_run_that_reports_each_epoch(finished_search: Path) -> None:
+    trial = read_trial(trial_folder(finished_search, POINT))
     assert (trial.status, trial.epochs, trial.point) == ("finished", 2, POINT)
     assert trial.objective is not None
     assert 0 < trial.objective < 1
-    run = trial_folder(finished, POINT) / "run"
+    run = trial_folder(finished_search, POINT) / "run"
     losses = [
         json.loads(line)["loss"]
         for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -65,20 +50,20 @@ def test_a_trial_is_an_ordinary_run_that_reports_each_epoch(finished: Path) -> N
     assert load_config(run / "config.yaml").model.lr == 0.002  # type: ignore[union-attr]
 
 
-def test_judging_changes_nothing_of_the_training(finished: Path, tmp_path: Path) -> None:
+def test_judging_changes_nothing_of_the_training(finished_search: Path, tmp_path: Path) -> None:
     from medrd.workflows.train import train
 
-    run = trial_folder(finished, POINT) / "run"
+    run = trial_folder(finished_search, POINT) / "run"
     plain = train(load_config(run / "config.yaml"), tmp_path / "run")
     assert (plain / WEIGHTS).read_bytes() == (run / WEIGHTS).read_bytes()
 
 
 def test_a_finished_trial_is_reported_again_and_not_done_again(
-    finished: Path, monkeypatch: pytest.MonkeyPatch
+    finished_search: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial_module, "train", lambda *a, **k: pytest.fail("trained again"))
     reports: list[Report] = []
-    run_trial(finished, POINT, reports.append)
+    run_trial(finished_search, POINT, reports.append)
     assert [(report.epoch, report.last) for report in reports] == [(1, False), (2, True)]
 
 
@@ -88,15 +73,15 @@ class KilledError(BaseException):
 
 @pytest.mark.parametrize("judged", [True, False])
 def test_a_trial_that_was_cut_off_goes_on_and_misses_no_epoch(
-    finished: Path,
-    raw: dict[str, Any],
+    finished_search: Path,
+    search_raw: dict[str, Any],
     tmp_path: Path,
     judged: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Cut off with the first epoch's checkpoint saved, and its objective too or not yet."""
     out = tmp_path / "out"
-    begin(raw, out)
+    begin(search_raw, out)
 
     def cut(*_: Any) -> None:
         raise KilledError
@@ -118,7 +103,7 @@ def test_a_trial_that_was_cut_off_goes_on_and_misses_no_epoch(
     run_trial(out, POINT, reports.append)
     assert epochs == [2]  # the first one is not done again
     assert [report.epoch for report in reports] == [1, 2]
-    whole = trial_folder(finished, POINT)
+    whole = trial_folder(finished_search, POINT)
     assert (folder / "run" / WEIGHTS).read_bytes() == (whole / "run" / WEIGHTS).read_bytes()
     assert read_trial(folder).objective == read_trial(whole).objective
 
@@ -142,13 +127,13 @@ def raising(error: Exception) -> Any:
     ],
 )
 def test_what_goes_wrong_with_a_trial_is_kept_with_it(
-    raw: dict[str, Any],
+    search_raw: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
     reason: str,
 ) -> None:
-    begin(raw, tmp_path / "out")
+    begin(search_raw, tmp_path / "out")
     monkeypatch.setattr(trial_module, "train", raising(error))
     with pytest.raises(type(error)):
         run_trial(tmp_path / "out", POINT, lambda report: None)
@@ -159,23 +144,27 @@ def test_what_goes_wrong_with_a_trial_is_kept_with_it(
         run_trial(tmp_path / "out", POINT, lambda report: None)
 
 
-def test_a_loss_that_is_no_number_fails_its_trial(raw: dict[str, Any], tmp_path: Path) -> None:
-    raw["space"]["model.lr"]["high"] = 1e30
-    begin(raw, tmp_path / "out")
+def test_a_loss_that_is_no_number_fails_its_trial(
+    search_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    search_raw["space"]["model.lr"]["high"] = 1e30
+    begin(search_raw, tmp_path / "out")
     point = POINT | {"model.lr": 1e30}
     with pytest.raises(Exception, match="finite"):
         run_trial(tmp_path / "out", point, lambda report: None)
     assert "finite" in read_trial(trial_folder(tmp_path / "out", point)).reason
 
 
-def test_a_detector_without_epochs_is_judged_once(raw: dict[str, Any], tmp_path: Path) -> None:
-    raw["config"]["model"] = {
+def test_a_detector_without_epochs_is_judged_once(
+    search_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    search_raw["config"]["model"] = {
         "name": "patchcore",
         "teacher": {"name": "resnet18", "weights": "random"},
     }
     point = {"model.fraction": 0.05}
-    raw["space"] = {"model.fraction": {"kind": "choice", "values": [0.05, 0.1]}}
-    begin(raw, tmp_path / "out")
+    search_raw["space"] = {"model.fraction": {"kind": "choice", "values": [0.05, 0.1]}}
+    begin(search_raw, tmp_path / "out")
     reports: list[Report] = []
     run_trial(tmp_path / "out", point, reports.append)
     assert [(r.epoch, r.loss, r.last) for r in reports] == [(1, None, True)]
@@ -228,8 +217,8 @@ def test_the_csv_holds_every_trial_with_its_values_and_reason() -> None:
     assert (rows[1]["status"], rows[1]["reason"], rows[1]["objective"]) == ("failed", "a, b", "")
 
 
-def test_results_are_written_and_name_the_best(finished: Path, tmp_path: Path) -> None:
-    out = Path(shutil.copytree(finished, tmp_path / "out"))
+def test_results_are_written_and_name_the_best(finished_search: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(finished_search, tmp_path / "out"))
     stopped = trial_folder(out, POINT | {"model.lr": 0.001})
     shutil.copytree(trial_folder(out, POINT), stopped)
     shutil.rmtree(stopped / "run")

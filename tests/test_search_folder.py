@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from medrd.config import load_config
 from medrd.config.tune import load_tune
@@ -20,35 +19,25 @@ from medrd.workflows.trial import (
 from searches import POINT, begin, make_search_raw
 
 
-@pytest.fixture
-def raw(tiny_raw: dict[str, Any]) -> dict[str, Any]:
-    return make_search_raw(tiny_raw)
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A search with one finished trial; read only."""
-    out = tmp_path_factory.mktemp("search") / "out"
-    begin(make_search_raw(yaml.safe_load(tiny_yaml.read_text(encoding="utf-8"))), out)
-    run_trial(out, POINT, lambda report: None)
-    return out
-
-
-def test_test_subjects_cannot_be_asked_for(raw: dict[str, Any], tmp_path: Path) -> None:
-    raw["objective"] = {"kind": "labelled", "validation": ["tiny_1", "tiny_4"]}
+def test_test_subjects_cannot_be_asked_for(search_raw: dict[str, Any], tmp_path: Path) -> None:
+    search_raw["objective"] = {"kind": "labelled", "validation": ["tiny_1", "tiny_4"]}
     with pytest.raises(LeakageError, match="test subject tiny_4"):
-        begin(raw, tmp_path / "out")
-    raw["objective"]["validation"] = ["tiny_9"]
+        begin(search_raw, tmp_path / "out")
+    search_raw["objective"]["validation"] = ["tiny_9"]
     with pytest.raises(ConfigError, match="tiny_9, which is not there"):
-        begin(raw, tmp_path / "out")
+        begin(search_raw, tmp_path / "out")
 
 
-def test_validation_subjects_are_trained_on_no_longer(raw: dict[str, Any], tmp_path: Path) -> None:
+def test_validation_subjects_are_trained_on_no_longer(
+    search_raw: dict[str, Any], tmp_path: Path
+) -> None:
     before = json.loads(
-        (begin(raw, tmp_path / "a"), tmp_path / "a" / "split.json")[1].read_text(encoding="utf-8")
+        (begin(search_raw, tmp_path / "a"), tmp_path / "a" / "split.json")[1].read_text(
+            encoding="utf-8"
+        )
     )
-    raw["objective"] = {"kind": "labelled", "validation": ["tiny_1"]}
-    begin(raw, tmp_path / "b")
+    search_raw["objective"] = {"kind": "labelled", "validation": ["tiny_1"]}
+    begin(search_raw, tmp_path / "b")
     split = json.loads((tmp_path / "b" / "split.json").read_text(encoding="utf-8"))
     assert "tiny_1" in before["train"]
     assert split["train"] == [id for id in before["train"] if id != "tiny_1"]
@@ -62,29 +51,31 @@ def test_validation_subjects_are_trained_on_no_longer(raw: dict[str, Any], tmp_p
 
 @pytest.mark.parametrize("key", ["seed", "data.split.train"])
 def test_a_key_that_changes_the_test_subjects_cannot_be_searched(
-    raw: dict[str, Any], tmp_path: Path, key: str
+    search_raw: dict[str, Any], tmp_path: Path, key: str
 ) -> None:
-    raw["space"][key] = {"kind": "choice", "values": [1, 2]}
+    search_raw["space"][key] = {"kind": "choice", "values": [1, 2]}
     with pytest.raises(LeakageError, match=f"space.{key}.*same test subjects"):
-        begin(raw, tmp_path / "out")
+        begin(search_raw, tmp_path / "out")
 
 
 def test_seeds_can_be_searched_where_the_split_is_listed(
-    raw: dict[str, Any], tmp_path: Path
+    search_raw: dict[str, Any], tmp_path: Path
 ) -> None:
-    raw["config"]["data"]["split"] = {
+    search_raw["config"]["data"]["split"] = {
         "train": ["tiny_1", "tiny_3"],
         "calibration": ["tiny_2"],
         "test": ["tiny_0"],
     }
-    raw["space"]["seed"] = {"kind": "integer", "low": 0, "high": 3}
-    begin(raw, tmp_path / "out")
+    search_raw["space"]["seed"] = {"kind": "integer", "low": 0, "high": 3}
+    begin(search_raw, tmp_path / "out")
 
 
-def test_nothing_held_out_is_nothing_to_judge_by(raw: dict[str, Any], tmp_path: Path) -> None:
-    raw["config"]["data"]["split"]["calibration"] = 0
+def test_nothing_held_out_is_nothing_to_judge_by(
+    search_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    search_raw["config"]["data"]["split"]["calibration"] = 0
     with pytest.raises(ConfigError, match="held-out subjects"):
-        begin(raw, tmp_path / "out")
+        begin(search_raw, tmp_path / "out")
 
 
 def test_pictures_have_no_labelled_validation(picture_raw: dict[str, Any], tmp_path: Path) -> None:
@@ -95,50 +86,53 @@ def test_pictures_have_no_labelled_validation(picture_raw: dict[str, Any], tmp_p
 
 
 def test_a_folder_is_one_search_for_good(
-    finished: Path, raw: dict[str, Any], tmp_path: Path
+    finished_search: Path, search_raw: dict[str, Any], tmp_path: Path
 ) -> None:
-    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    out = Path(shutil.copytree(finished_search, tmp_path / "out"))
     with pytest.raises(ConfigError, match="--resume"):
-        begin(raw, out)
-    more = raw | {"search": {"samples": 99, "time_budget_s": 5}, "resources": {"cpus": 2}}
+        begin(search_raw, out)
+    more = search_raw | {"search": {"samples": 99, "time_budget_s": 5}, "resources": {"cpus": 2}}
     begin(more, out, resume=True)  # how much, and on what, may change
     for change, key in (
-        ({"space": raw["space"] | {"model.lr": raw["space"]["model.median"]}}, r"space\.model\.lr"),
+        (
+            {"space": search_raw["space"] | {"model.lr": search_raw["space"]["model.median"]}},
+            r"space\.model\.lr",
+        ),
         ({"objective": {"seed": 1}}, r"objective\.copies"),
-        ({"config": raw["config"] | {"train": {"epochs": 9}}}, r"config\.train\.batch_size"),
+        ({"config": search_raw["config"] | {"train": {"epochs": 9}}}, r"config\.train\.batch_size"),
         ({"search": {"algorithm": "grid"}}, r"search\.algorithm"),
     ):
         with pytest.raises(ConfigError, match=key):
-            begin(raw | change, out, resume=True)
+            begin(search_raw | change, out, resume=True)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("x")
     with pytest.raises(ConfigError, match="found files"):
-        begin(raw, tmp_path / "thesis", resume=True)
+        begin(search_raw, tmp_path / "thesis", resume=True)
 
 
 def test_subjects_that_have_changed_sides_end_a_search(
-    finished: Path, raw: dict[str, Any], tiny_root: Path, tmp_path: Path
+    finished_search: Path, search_raw: dict[str, Any], tiny_root: Path, tmp_path: Path
 ) -> None:
-    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    out = Path(shutil.copytree(finished_search, tmp_path / "out"))
     root = Path(shutil.copytree(tiny_root, tmp_path / "cohort"))
     shutil.rmtree(root / "tiny_1")
-    raw["config"]["data"] = raw["config"]["data"] | {
+    search_raw["config"]["data"] = search_raw["config"]["data"] | {
         "root": str(root),
-        "split": raw["config"]["data"]["split"] | {"train": 1},
+        "split": search_raw["config"]["data"]["split"] | {"train": 1},
     }
     with pytest.raises(ConfigError, match=r"config\.data\.split"):
-        begin(raw, out, resume=True)
-    raw["config"]["data"]["split"]["train"] = 2
-    raw["config"]["data"]["split"]["test"] = 2
+        begin(search_raw, out, resume=True)
+    search_raw["config"]["data"]["split"]["train"] = 2
+    search_raw["config"]["data"]["split"]["test"] = 2
     with pytest.raises(ConfigError):
-        begin(raw, out, resume=True)
+        begin(search_raw, out, resume=True)
 
 
 def test_paths_of_the_command_line_become_absolute(
-    raw: dict[str, Any], tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    search_raw: dict[str, Any], tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tiny_root.parent)
-    raw["config"]["data"] = raw["config"]["data"] | {"root": tiny_root.name}
-    begin(raw, tmp_path / "out")
+    search_raw["config"]["data"] = search_raw["config"]["data"] | {"root": tiny_root.name}
+    begin(search_raw, tmp_path / "out")
     _, trial = load_tune(tmp_path / "out" / "search.yaml").corners()[0]
     assert trial.data.root == tiny_root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from medrd.data.textures import make_picture, make_texture, write_texture_set
 from medrd.errors import ConfigError, OutputError
 
 SMALL = 64
+
+
+made = cache(make_picture)
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -41,17 +45,17 @@ def test_a_texture_is_a_function_of_its_seed(category: str) -> None:
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_the_mask_is_where_the_defect_can_be_seen(category: str, defect: str) -> None:
     for index in range(6):
-        made = make_picture(category, f"test/{defect}", index)
-        difference = np.abs(made.picture.astype(int) - made.clean).max(axis=-1)
+        flawed = made(category, f"test/{defect}", index)
+        difference = np.abs(flawed.picture.astype(int) - flawed.clean).max(axis=-1)
         visible = difference >= VISIBLE
 
-        assert not difference[~made.mask].any()
+        assert not difference[~flawed.mask].any()
         # An outline, as annotators draw it: in it, any pixel that agrees by chance (a turned
         # thread on a thread) lies next to some that do not.
-        assert visible[made.mask].mean() > 0.6
-        away = ndimage.distance_transform_edt(~visible)[made.mask]
+        assert visible[flawed.mask].mean() > 0.6
+        away = ndimage.distance_transform_edt(~visible)[flawed.mask]
         assert np.mean(away <= 2) > 0.9
-        assert 20 <= made.mask.sum() < 0.2 * made.mask.size
+        assert 20 <= flawed.mask.sum() < 0.2 * flawed.mask.size
 
 
 def test_an_outline_closes_gaps_and_drops_specks() -> None:
@@ -84,8 +88,9 @@ def test_a_defect_leaves_its_surface_alone_and_grows_with_its_strength(defect: s
 
 @pytest.mark.parametrize("category", SURFACES)
 def test_no_global_statistic_tells_good_from_bad(category: str) -> None:
-    good = [make_picture(category, "test/good", i).picture for i in range(30)]
-    bad = [make_picture(category, f"test/{d}", i).picture for d in DEFECTS for i in range(6)]
+    good = [made(category, "test/good", i).picture for i in range(30)]
+    flawed = [made(category, f"test/{d}", i) for d in DEFECTS for i in range(6)]
+    bad = [one.picture for one in flawed]
     truth = [0] * len(good) + [1] * len(bad)
     for name, statistic in {
         "mean": np.mean,
@@ -96,7 +101,7 @@ def test_no_global_statistic_tells_good_from_bad(category: str) -> None:
         auroc = roc_auc_score(truth, [float(statistic(p)) for p in [*good, *bad]])
         assert 0.3 <= auroc <= 0.7, name
     # Nor does a threshold on brightness find where the defect is.
-    masks = [make_picture(category, f"test/{d}", i).mask for d in DEFECTS for i in range(6)]
+    masks = [one.mask for one in flawed]
     bright = np.stack([ndimage.gaussian_filter(p.mean(axis=-1), 3) for p in bad])
     auroc = roc_auc_score(np.stack(masks).ravel()[::5], bright.ravel()[::5])
     assert 0.3 <= auroc <= 0.7

@@ -56,7 +56,7 @@ def killing(folder: Path) -> Callable[[dict[str, Any]], None]:
 
 
 @pytest.fixture(scope="module")
-def ray_here(bytecode: None) -> Iterator[None]:
+def ray_here(prompt_ray: None) -> Iterator[None]:
     """Ray with two cores, and this process connected to it."""
     settle_environment()
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # an end is seen only then

@@ -33,6 +33,7 @@ from medrd.workflows.search_plan import what_is_left
 from medrd.workflows.train import train
 from medrd.workflows.trial import read_trials, trial_folder
 from medrd.workflows.tune import tune
+from waiting import wait_for
 
 DAE = {"name": "dae", "base": 4, "depth": 1, "lr": 0.001}
 STORE = 100 * 2**20
@@ -45,7 +46,6 @@ def make_saboteur() -> Callable[[], None]:
         """A model with base 5 has no memory; with base 6 its process dies once, after an epoch."""
         import os
         import threading
-        import time
         from pathlib import Path
 
         from medrd.config.tune import TuneConfig
@@ -73,7 +73,7 @@ def make_saboteur() -> Callable[[], None]:
 
 
 @pytest.fixture(scope="module")
-def cluster(bytecode: None) -> Iterator[str]:
+def cluster(prompt_ray: None) -> Iterator[str]:
     """Two nodes of one core each, and this process connected to them; their address."""
     settle_environment()
     import ray
@@ -182,13 +182,6 @@ def test_optuna_searches_and_bad_trials_are_stopped_early(
 
 def reports_of(out: Path) -> list[Path]:
     return sorted(out.glob("trials/*/reports.jsonl"))
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def running() -> dict[int, tuple[int, str]]:

@@ -52,3 +52,15 @@ def make_tiny_raw(root: Path, cache: Path) -> dict[str, Any]:
         "scoring": {"image_score": "top"},
         "train": {"epochs": 2, "batch_size": 4, "device": "cpu", "precision": "fp32"},
     }
+
+
+def brighter_copies(scan: Path, count: int) -> list[Path]:
+    """The same brain, a little brighter each, so that no two files are alike."""
+    image = nib.load(scan)
+    made = []
+    for i in range(count):
+        array = np.asarray(image.dataobj)
+        path = scan.parent / f"copy_{i}.nii.gz"
+        nib.save(nib.Nifti1Image(np.where(array, array + i, 0), image.affine), path)
+        made.append(path)
+    return made

@@ -98,11 +98,18 @@ class SimplexBoxConfig(Section):
         return self
 
 
+_BRIGHT_LESIONS: Final = ("flair", "t2")
+"""Modalities in which most lesions are brighter than the brain."""
+
+
 class ModelSection(Section):
     """A detector's section."""
 
     takes_stacks: ClassVar[bool] = False
     """Whether it takes any :class:`medrd.config.layout.Layout`: modalities, neighbours, places."""
+
+    def check_scans(self, *, channels: tuple[str, ...], axis: str, normalise: str) -> None:
+        """Raise ValueError where slices of scans prepared so would be misread without a word."""
 
 
 class RD4ADConfig(ModelSection):
@@ -205,9 +212,9 @@ class RDSegConfig(ModelSection):
     """Channels of the head at full resolution."""
     mirror: bool = True
     """Show the head the blurred mirror image too: for brains, upright in the middle."""
-    intensity_weight: _Weight = 16.0
+    intensity_weight: _Weight = 0.0
     """How much brightness (of the first channel, in [0, 1]) adds to the head's log-odds; 0 where
-    bright is not suspicious. Made for recipe.normalise: median."""
+    bright is not suspicious."""
     discrepancy_weight: _Weight = 0.0
     """How much the student's distance from the teacher adds to the map."""
     lr: _Rate = 1e-3
@@ -215,6 +222,25 @@ class RDSegConfig(ModelSection):
     student_lr: _Rate = 1e-3
     weight_decay: _Weight = 1e-2
     simulation: SimulationConfig = SimulationConfig()
+
+    def check_scans(self, *, channels: tuple[str, ...], axis: str, normalise: str) -> None:
+        """Brightness must mean something, and left and right be beside each other."""
+        if self.mirror and axis == "sagittal":
+            raise ValueError(
+                "model.mirror compares left and right, which sagittal slices do not show"
+            )
+        if self.intensity_weight == 0:
+            return
+        if channels[0] not in _BRIGHT_LESIONS:
+            raise ValueError(
+                f"model.intensity_weight adds the brightness of the first channel, {channels[0]}; "
+                f"put {' or '.join(_BRIGHT_LESIONS)} first in recipe.channels, or set it to 0"
+            )
+        if normalise != "median":
+            raise ValueError(
+                "model.intensity_weight needs recipe.normalise: median, which says how bright a "
+                f"brain is as a rule, not {normalise}; or set it to 0"
+            )
 
 
 class PatchCoreConfig(ModelSection):

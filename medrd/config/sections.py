@@ -266,6 +266,12 @@ class Config(Section):
                 f"model {self.model.name} takes one or three channels of one slice; the recipe "
                 f"shows {layout.channels} (recipe.channels, neighbours_mm, place); rdseg takes them"
             )
+        if isinstance(self.recipe, RecipeConfig):
+            self.model.check_scans(
+                channels=self.recipe.channels,
+                axis=self.recipe.axis,
+                normalise=self.recipe.normalise,
+            )
         return self
 
     def to_dict(self) -> dict[str, Any]:

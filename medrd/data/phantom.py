@@ -8,8 +8,6 @@ seed alone, so that cohorts of different sizes share their first subjects.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from medrd.data.phantom_contrast import MODALITIES, make_surroundings, render
 from medrd.data.phantom_lesions import displace, grow_lesion, plan_lesion
 from medrd.data.phantom_scanner import plan_acquisitions, scan
 from medrd.errors import ConfigError, OutputError
+from medrd.volumes import atomic_folder, refuse_foreign
 
 # Raise it whenever the same seed gives other voxels: kept subjects are then remade.
 VERSION = 3
@@ -173,24 +172,9 @@ def _write_job(job: tuple[Path, int, int]) -> Path:
     folder = out / _subject_id(index)
     if _is_complete(folder, seed):
         return folder
-    _refuse_foreign(folder)
-    partial = out / f".{folder.name}.partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+    refuse_foreign(folder, [*_file_names(folder.name), _RECORD])
+    with atomic_folder(folder) as partial:
         _save(make_subject(index, seed=seed), partial, seed)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-    except OSError as error:
-        raise OutputError(
-            folder,
-            expected="to write this subject",
-            found=str(error),
-            remedy="Free space or choose another --out, and run again: finished subjects are kept.",
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -219,21 +203,6 @@ def _is_complete(folder: Path, seed: int) -> bool:
     except (OSError, ValueError):
         return False
     return bool(record == {"seed": seed, "version": VERSION, "bytes": sizes})
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Raise rather than replace a folder that holds anything medrd would not have written."""
-    if not folder.exists():
-        return
-    ours = {*_file_names(folder.name), _RECORD}
-    others = sorted(p.name for p in folder.iterdir() if p.name not in ours)
-    if others:
-        raise OutputError(
-            folder,
-            expected="a phantom's folder, or none",
-            found=f"other files in it ({', '.join(others[:3])})",
-            remedy="Move them away or choose another --out.",
-        )
 
 
 def _file_names(subject_id: str) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.data.phantom_fields import FloatArray, evaluate_spline, knots, random_field
+from medrd.volumes import bounding_box
 
 GRID = (240, 240, 155)
 # Every phantom's brain lies within this part of the grid; the rest is never computed.
@@ -148,7 +149,7 @@ def make_head(rng: np.random.Generator, template: Template) -> Head:
     )
     inside = depth_mm + edge_mm > rng.uniform(-0.5, 1.0)
     inside = _largest_part(inside)
-    tight = _bounding_box(inside)
+    tight = bounding_box(inside)
     mask = inside[tight]
     box = tuple(
         slice(whole.start + part.start, whole.start + part.stop)
@@ -250,13 +251,3 @@ def _largest_part(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
         sizes[0] = 0
         inside = parts == sizes.argmax()
     return inside
-
-
-def _bounding_box(inside: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The smallest box that holds every True voxel."""
-    box: list[slice] = []
-    for axis in range(inside.ndim):
-        others = tuple(other for other in range(inside.ndim) if other != axis)
-        where = np.flatnonzero(inside.any(axis=others))
-        box.append(slice(int(where[0]), int(where[-1]) + 1))
-    return tuple(box)

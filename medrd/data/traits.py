@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medrd.volumes import Volume
+from medrd.volumes import Volume, bounding_box
 
 CELLS = 12
 """A side of the coarse pictures: the box around the brain is cut into so many parts."""
@@ -131,7 +131,8 @@ def scan_traits(volumes: Mapping[str, Volume], brain: NDArray[np.bool_]) -> Scan
     spacing_mm[turn[:, 0].astype(int)] = first.spacing_mm
     upright = nib.orientations.apply_orientation(brain, turn)
     box = tuple(
-        slice(start, stop, max(1, (stop - start) // _SIDE)) for start, stop in _extent(upright)
+        slice(part.start, part.stop, max(1, (part.stop - part.start) // _SIDE))
+        for part in bounding_box(upright)
     )
     inside = upright[box]
     counts = _cell_sums(inside)
@@ -158,16 +159,6 @@ def scan_traits(volumes: Mapping[str, Volume], brain: NDArray[np.bool_]) -> Scan
         occupancy=(counts / np.maximum(sizes, 1)).astype(np.float32),
         channels=channels,
     )
-
-
-def _extent(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Start and stop of its box along each axis."""
-    ends = []
-    for axis in range(3):
-        other = tuple(i for i in range(3) if i != axis)
-        there = np.flatnonzero(mask.any(axis=other))
-        ends.append((int(there[0]), int(there[-1]) + 1))
-    return ends
 
 
 def _cell_sums(array: NDArray) -> NDArray[np.float32]:

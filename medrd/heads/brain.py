@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medrd.errors import ConfigError, EmptyBrainError
-from medrd.volumes import Volume
+from medrd.volumes import Volume, bounding_box
 
 LEAST_ML, MOST_ML = 500.0, 2300.0
 """Brains, from a small child's to a large man's with all fluid around it."""
@@ -72,7 +72,7 @@ def refine(
     -------
     (X, Y, Z) bool; the prior's core is always in it.
     """
-    box = box_of(prior, round(3 * _GROWTH_MM / spacing_mm))
+    box = bounding_box(prior, round(3 * _GROWTH_MM / spacing_mm))
     values, near = image[box], prior[box]
     core = _shrunk(near, _CORE_MM / spacing_mm)
     if not core.any():
@@ -137,15 +137,6 @@ def _no_brain(volume: Volume, found: str) -> EmptyBrainError:
         expected="a T1-weighted head that deepbet finds the brain of",
         found=found,
         remedy="Leave --brain out, or strip the skull with another program first.",
-    )
-
-
-def box_of(mask: NDArray[np.bool_], margin: int = 0) -> tuple[slice, ...]:
-    """The voxels around a mask that is not empty, wider by a margin as far as there are any."""
-    (found,) = ndimage.find_objects(mask.astype(np.uint8))
-    return tuple(
-        slice(max(0, s.start - margin), min(n, s.stop + margin))
-        for s, n in zip(found, mask.shape, strict=True)
     )
 
 

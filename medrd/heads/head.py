@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from medrd.errors import EmptyBrainError, WrongKindError
 from medrd.heads.bias import around_head, correct_bias
-from medrd.heads.brain import Extraction, box_of, deepbet_mask, filled, is_stripped, refine
+from medrd.heads.brain import Extraction, deepbet_mask, filled, is_stripped, refine
 from medrd.heads.linear import Matrix, apply, closest_rigid, inverse, translation
 from medrd.heads.quality import Alignment, Quality, dice
 from medrd.heads.register import Registration, register
 from medrd.heads.sample import centres_mm, resample
 from medrd.heads.template import Template
-from medrd.volumes import Volume, to_sitk, volume_from_array
+from medrd.volumes import Volume, bounding_box, sitk_array, to_sitk, volume_from_array
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -257,18 +257,16 @@ def _cut(
     to_raw: Matrix,
 ) -> tuple[Volume, float]:
     """The brain of one modality on the template's grid, and the share of it that the scan shows."""
-    import SimpleITK
-
     at = apply(inverse(raw.affine) @ to_raw, centres_mm(brain, template.affine))
     seen = np.all((at > -0.5) & (at < np.array(raw.shape) - 0.5), axis=1)
     result = np.zeros(template.shape, np.float32)
     if seen.any():
-        box = box_of(brain)
+        box = bounding_box(brain)
         corner = template.affine @ translation([part.start for part in box])
         x, y, z = (part.stop - part.start for part in box)
         values = resample(image, (x, y, z), corner, to_raw, order=3).array[brain[box]]
         # Splines overshoot at edges.
-        most = float(SimpleITK.GetArrayViewFromImage(image).max())
+        most = float(sitk_array(image).max())
         faintest = _FAINTEST * float(np.percentile(values[seen], 99))
         faintest = max(faintest, float(np.finfo(np.float32).tiny))
         values = np.clip(values, faintest, max(most, faintest))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medrd.errors import FileFormatError, MissingInputError
 from medrd.volumes import atomic_path
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def about(centre_mm: ArrayLike, linear: Matrix) -> Matrix:
 
 
 def apply(matrix: Matrix, points_mm: NDArray) -> NDArray[np.float64]:
-    """Map points (N, 3)."""
+    """Map points (N, 3), or one."""
     return np.asarray(points_mm @ matrix[:3, :3].T + matrix[:3, 3], np.float64)
 
 
@@ -126,30 +125,3 @@ def write_transform(path: Path, matrix: Matrix) -> None:
 
     with atomic_path(path) as temporary:
         SimpleITK.WriteTransform(to_itk(matrix), str(temporary))
-
-
-def read_transform(path: Path) -> Matrix:
-    """A linear transform that ITK, ANTs or 3D Slicer wrote.
-
-    Raises
-    ------
-    MissingInputError, FileFormatError
-    """
-    import SimpleITK
-
-    if not path.is_file():
-        raise MissingInputError(
-            path, expected="an ITK transform file", found="no such file", remedy="Check the path."
-        )
-    try:
-        transform = SimpleITK.ReadTransform(str(path))
-    except RuntimeError:
-        transform = None
-    if transform is None or not transform.IsLinear():
-        raise FileFormatError(
-            path,
-            expected="a linear ITK transform",
-            found="another file" if transform is None else "one that is not linear",
-            remedy="Prepare the scan again.",
-        )
-    return from_itk(transform)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.heads.linear import Matrix, from_itk, to_itk
+from medrd.heads.linear import Matrix, apply, from_itk, to_itk
 from medrd.heads.sample import coarse
-from medrd.heads.similarity import Fit, affine_of, make_fit, starts_around, starts_turned
+from medrd.heads.similarity import BINS, Fit, affine_of, make_fit, starts_around, starts_turned
+from medrd.volumes import sitk_array
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -76,7 +77,7 @@ def register(
     """
     fixed_4, moving_4 = coarse(fixed, COARSE_MM), coarse(moving, COARSE_MM)
     mask_4 = _as_mask(region, fixed_4)
-    fit = make_fit(fixed_4, _inside(mask_4), moving_4)
+    fit = make_fit(fixed_4, sitk_array(mask_4) > 0, moving_4)
     middle_mm = centre_of_mass_mm(moving_4)
     around = starts_around(fit, middle_mm, angles=angles, shifts_mm=shifts_mm)
     turned = starts_turned(fit, middle_mm, shifts_mm=shifts_mm) if turns else []
@@ -105,13 +106,8 @@ def judged(fit: Fit, matrix: Matrix) -> Registration:
 
 def centre_of_mass_mm(image: SimpleITK.Image) -> NDArray[np.float64]:
     """Of the brighter half of an image, (3,) RAS+ mm: background has no say."""
-    import SimpleITK
-
-    values = SimpleITK.GetArrayFromImage(image).T
-    bright = np.argwhere(values > values.mean())
-    affine = affine_of(image)
-    centre: NDArray[np.float64] = bright.mean(0) @ affine[:3, :3].T + affine[:3, 3]
-    return centre
+    values = sitk_array(image)
+    return apply(affine_of(image), np.argwhere(values > values.mean()).mean(0))
 
 
 def _optimise(
@@ -129,7 +125,7 @@ def _optimise(
 
     centre = (centre_mm * (-1, -1, 1)).tolist()
     method = SimpleITK.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(_BINS)
+    method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricFixedMask(mask)
     if share < 1:
         method.SetMetricSamplingStrategy(method.RANDOM)
@@ -154,19 +150,9 @@ def _optimise(
     return start @ from_itk(move)
 
 
-_BINS = 32
-
-
 def _as_mask(region: SimpleITK.Image, like: SimpleITK.Image) -> SimpleITK.Image:
     import SimpleITK
 
     return SimpleITK.Resample(
         region, like, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor, 0, SimpleITK.sitkUInt8
     )
-
-
-def _inside(mask: SimpleITK.Image) -> NDArray[np.bool_]:
-    import SimpleITK
-
-    inside: NDArray[np.bool_] = SimpleITK.GetArrayFromImage(mask).T > 0
-    return inside

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.heads.linear import Matrix, to_itk
-from medrd.volumes import Volume, to_sitk, volume_from_array
+from medrd.heads.linear import Matrix, apply, to_itk
+from medrd.volumes import Volume, sitk_array, to_sitk, volume_from_array
 from medrd.volumes.geometry import Affine, Shape3
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def resample(
     }
     frame = volume_from_array(np.zeros(shape, np.float32), affine)
     result = SimpleITK.Resample(image, to_sitk(frame), to_itk(matrix), kinds[order], 0.0)
-    return volume_from_array(SimpleITK.GetArrayFromImage(result).T, affine)
+    return volume_from_array(sitk_array(result), affine)
 
 
 def coarse(image: SimpleITK.Image, spacing_mm: float) -> SimpleITK.Image:
@@ -72,5 +72,4 @@ def coarse(image: SimpleITK.Image, spacing_mm: float) -> SimpleITK.Image:
 
 def centres_mm(mask: NDArray[np.bool_], affine: Affine) -> NDArray[np.float64]:
     """Where the voxels of a mask (X, Y, Z) lie: (N, 3) RAS+ mm."""
-    points: NDArray[np.float64] = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
-    return points
+    return apply(affine, np.argwhere(mask))

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
 from medrd.heads.linear import Matrix, about, apply, inverse, rotation, translation
+from medrd.volumes import sitk_array
 from medrd.volumes.geometry import Affine
 
 if TYPE_CHECKING:
     import SimpleITK
 
-_BINS = 32
+BINS = 32
+"""Of intensity, in which images are compared."""
 _MOST_POINTS = 5_000
 
 
@@ -66,8 +68,8 @@ class Fit:
         1999.
         """
         values = ndimage.map_coordinates(self.moving, self._voxels(matrix), order=1, cval=0.0)
-        moved = np.clip(np.rint(values), 0, _BINS - 1).astype(np.int64)
-        joint = np.bincount(self.fixed * _BINS + moved, minlength=_BINS**2).reshape(_BINS, _BINS)
+        moved = np.clip(np.rint(values), 0, BINS - 1).astype(np.int64)
+        joint = np.bincount(self.fixed * BINS + moved, minlength=BINS**2).reshape(BINS, BINS)
         both = _entropy(joint)
         return (_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / both if both > 0 else 1.0
 
@@ -110,14 +112,14 @@ class Fit:
 
 def make_fit(fixed: SimpleITK.Image, region: NDArray[np.bool_], moving: SimpleITK.Image) -> Fit:
     """Compare ``moving`` with the region (X, Y, Z) of ``fixed``; both as from ``coarse``."""
-    values, affine = _array(fixed), affine_of(fixed)
+    values, affine = sitk_array(fixed), affine_of(fixed)
     indices = np.argwhere(region)
     indices = indices[:: max(1, len(indices) // _MOST_POINTS)]
     chosen = values[tuple(indices.T)]
-    moving_values = _array(moving)
+    moving_values = sitk_array(moving)
     inside = moving_values[moving_values > 0]
     return Fit(
-        points_mm=indices @ affine[:3, :3].T + affine[:3, 3],
+        points_mm=apply(affine, indices),
         fixed=np.rint(_binned(chosen, chosen)).astype(np.int64),
         moving=_binned(moving_values, inside if inside.size else moving_values),
         world_to_voxel=inverse(affine_of(moving)),
@@ -177,19 +179,12 @@ def affine_of(image: SimpleITK.Image) -> Affine:
     return result
 
 
-def _array(image: SimpleITK.Image) -> NDArray[np.float32]:
-    import SimpleITK
-
-    values: NDArray[np.float32] = SimpleITK.GetArrayFromImage(image).T.astype(np.float32)
-    return values
-
-
 def _binned(values: NDArray[np.float32], of: NDArray[np.float32]) -> NDArray[np.float32]:
     """To [0, 31], from 0 or the first percentile to the 99.5th."""
     low, high = np.percentile(of, (1, 99.5))
     low = min(low, 0.0)
-    scaled = (values - low) / max(float(high - low), 1e-6) * (_BINS - 1)
-    return np.clip(scaled, 0, _BINS - 1).astype(np.float32)
+    scaled = (values - low) / max(float(high - low), 1e-6) * (BINS - 1)
+    return np.clip(scaled, 0, BINS - 1).astype(np.float32)
 
 
 def _entropy(counts: NDArray[np.int64]) -> float:

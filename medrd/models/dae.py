@@ -101,6 +101,8 @@ class DAE(Detector):
 
 
 _BAND = 32
+"""Rows of a map whose windows :func:`median_filter` holds at a time: they take side^2 times the
+memory."""
 
 
 def median_filter(maps: Tensor, side: int) -> Tensor:
@@ -110,8 +112,7 @@ def median_filter(maps: Tensor, side: int) -> Tensor:
     padded = F.pad(maps[:, None], [side // 2] * 4, mode="reflect")[:, 0]
     height = maps.shape[1]
     bands = []
-    # Some rows at a time: the windows take side^2 times the memory. (Not image by image, which
-    # would tie an exported graph to the number of images that it was traced with.)
+    # Not image by image, which would tie an exported graph to the number that it was traced with.
     for top in range(0, height, _BAND):
         band = padded[:, top : min(top + _BAND, height) + side - 1]
         bands.append(band.unfold(1, side, 1).unfold(2, side, 1).flatten(3).median(3).values)

@@ -68,7 +68,7 @@ class RDSeg(Detector):
         channels: int = 3,
         width: int = 16,
         mirror: bool = True,
-        intensity_weight: float = 16.0,
+        intensity_weight: float = 0.0,
         discrepancy_weight: float = 0.0,
         lr: float = 1e-3,
         student_lr: float = 1e-3,

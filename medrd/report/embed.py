@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+
+from medrd.report.overlay import MARGIN_VOXELS
+from medrd.volumes import bounding_box
 
 STEPS_PER_UNIT = 128
 """Scores are kept to this part of the threshold, rounded down: no voxel crosses it. A power of
@@ -20,7 +22,6 @@ two, which NIfTI's scaling holds exactly."""
 MAX_BYTES = 8_000_000
 """Of the volumes together; in a page's base64 10.7 MB, and with viewer and picture under 15 MB."""
 
-_MARGIN_VOXELS = 4
 _MAX_SIDE_VOXELS = 512
 """Of a 3D texture that every graphics chip with WebGL 2 can hold (the standard asks for 256)."""
 
@@ -79,7 +80,7 @@ def embed_scan(
     unit
         The score that is called 1.
     """
-    box = _box((image != 0) | (score_map > 0))
+    box = bounding_box((image != 0) | (score_map > 0), MARGIN_VOXELS)
     affine = affine @ _shifted([part.start for part in box])
     image, score_map = image[box], score_map[box]
     truth = None if truth is None else truth[box]
@@ -134,17 +135,6 @@ def _embed(
 
 def _any_lesion(truth: NDArray[np.bool_], factor: int) -> NDArray[np.uint8]:
     return np.asarray(_blocks(truth, factor).any(axis=(1, 3, 5)), np.uint8)
-
-
-def _box(shown: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The bounding box, a little wider; of nothing everything."""
-    found = ndimage.find_objects(shown.astype(np.uint8))
-    if not found or found[0] is None:
-        return tuple(slice(0, n) for n in shown.shape)
-    return tuple(
-        slice(max(0, part.start - _MARGIN_VOXELS), min(n, part.stop + _MARGIN_VOXELS))
-        for part, n in zip(found[0], shown.shape, strict=True)
-    )
 
 
 def _window(image: NDArray[np.float32]) -> tuple[float, float]:

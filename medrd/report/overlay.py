@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medrd.report.heat import HeatScale, dark_figure, outline
+from medrd.volumes import bounding_box
 
 PLANES = (
     # name, axis that is cut, letters at left, right, top, bottom (radiological convention)
@@ -18,6 +19,9 @@ PLANES = (
     ("coronal", 1, "RLSI"),
     ("sagittal", 0, "APSI"),
 )
+
+MARGIN_VOXELS = 4
+"""Around the brain."""
 
 
 def draw_overlay(
@@ -44,7 +48,7 @@ def draw_overlay(
     scan, heat = stacks[0][0], stacks[1][0]
     spacing = np.linalg.norm(stacks[0][1][:3, :3], axis=0)
     truth = canonical(label.astype(np.float32), affine)[0] > 0 if label is not None else None
-    box = box_around(scan != 0)
+    box = bounding_box(scan != 0, MARGIN_VOXELS)
     scan, heat = scan[box], heat[box]
     truth = truth[box] if truth is not None else None
     centre = _centre(heat, threshold)
@@ -94,17 +98,6 @@ def _centre(heat: NDArray[np.float32], threshold: float | None) -> tuple[int, ..
             largest = int(np.bincount(regions.ravel())[1:].argmax()) + 1
             heat = np.where(regions == largest, heat, -np.inf)
     return tuple(int(i) for i in np.unravel_index(int(heat.argmax()), heat.shape))
-
-
-def box_around(brain: NDArray[np.bool_], margin: int = 4) -> tuple[slice, ...]:
-    """The brain's bounding box, a little wider (voxels)."""
-    found = ndimage.find_objects(brain.astype(np.uint8))
-    if not found or found[0] is None:
-        return tuple(slice(0, n) for n in brain.shape)
-    return tuple(
-        slice(max(0, s.start - margin), min(n, s.stop + margin))
-        for s, n in zip(found[0], brain.shape, strict=True)
-    )
 
 
 def canonical(

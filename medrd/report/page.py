@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import gzip
+import html
+import json
+import re
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -17,15 +20,21 @@ from medrd.volumes import write_text
 
 NOTICE = "Research use only; not a medical device."
 _GENERATOR = '<meta name="generator" content="medrd '
+_STAMP = re.compile(r'<meta name="medrd" content="([^"]*)">')
+_HEAD_CHARACTERS = 20_000
+"""In which a page says what it is."""
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of ``report/templates`` as text; every value is escaped."""
-    values = {"version": version("medrd"), "notice": NOTICE, **values}
+    """A template of ``report/templates`` as text; every value is escaped.
+
+    A value ``stamp`` is not shown, but can be read again: :func:`read_stamp`.
+    """
+    values = {"version": version("medrd"), "notice": NOTICE, "stamp": None, **values}
     return _environment().get_template(template).render(values)
 
 
-def write_page(path: Path, html: str) -> None:
+def write_page(path: Path, text: str) -> None:
     """Write a page, atomically, over nothing but an earlier page of medrd's.
 
     One that says the same already is left alone.
@@ -42,8 +51,8 @@ def write_page(path: Path, html: str) -> None:
             found="a file that medrd did not write",
             remedy="Move the file away.",
         )
-    if not path.exists() or path.read_text(encoding="utf-8") != html:
-        write_text(path, html)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
 
 
 def as_base64(content: bytes) -> str:
@@ -59,11 +68,25 @@ def packed_niivue() -> str:
 
 def is_own_page(path: Path) -> bool:
     """Whether medrd wrote this page."""
+    return _GENERATOR in _head(path)
+
+
+def read_stamp(path: Path) -> Any:
+    """What a page was stamped with as it was rendered, as of JSON; None without a stamp."""
+    found = _STAMP.search(_head(path))
+    try:
+        return json.loads(html.unescape(found[1])) if found else None
+    except ValueError:
+        return None
+
+
+def _head(path: Path) -> str:
+    """The beginning of a page; nothing where it cannot be read."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            return _GENERATOR in file.read(1000)
+            return file.read(_HEAD_CHARACTERS)
     except OSError:
-        return False
+        return ""
 
 
 @cache

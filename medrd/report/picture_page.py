@@ -24,6 +24,7 @@ def picture_page(
     image: NDArray[np.float32],
     score_map: NDArray[np.float32],
     index: str | None = None,
+    stamp: Mapping[str, Any] | None = None,
 ) -> str:
     """The page as HTML.
 
@@ -35,6 +36,8 @@ def picture_page(
         (H, W, C) in [0, 1], C = 1 or 3.
     score_map
         (H, W).
+    stamp
+        See :func:`medrd.report.page.render`.
     """
     height, width = score_map.shape
     factor = -(-max(height, width) // LARGEST_SIDE_PX)
@@ -49,7 +52,9 @@ def picture_page(
         height=height,
         picture=_png(np.repeat(shown, 3 // shown.shape[2], axis=2)),
         heat=_png(_coloured(heat, scale)),
+        stamp=stamp,
         warnings=record["warnings"],
+        not_judged=record["not_judged"],
         summary=[
             ("score", f"{record['image_score']:.4g}"),
             *standing(record, "normal", "picture"),

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from medrd.report.heat import dark_figure, outline
-from medrd.report.overlay import PLANES, box_around, canonical, cut, write_letters
+from medrd.report.overlay import MARGIN_VOXELS, PLANES, canonical, cut, write_letters
+from medrd.volumes import bounding_box
 
 _TEMPLATE, _BRAIN = "deepskyblue", "lime"
 
@@ -35,7 +36,7 @@ def draw_prepared(
     """
     found, expected = (canonical(mask.astype(np.float32), affine)[0] for mask in (brain, template))
     inside = (found + expected) > 0
-    box = box_around(inside if inside.any() else ~inside)
+    box = bounding_box(inside, MARGIN_VOXELS)
     found, expected = found[box], expected[box]
     centre = [n // 2 for n in found.shape]
     figure = dark_figure((9.6, 3.4 * len(images) + 0.6))

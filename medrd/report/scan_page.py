@@ -30,6 +30,8 @@ class ScanView:
         Of the mask and the label, where there are both.
     still
         A PNG, for browsers without WebGL.
+    stamp
+        See :func:`medrd.report.page.render`.
     """
 
     record: Mapping[str, Any]
@@ -37,6 +39,7 @@ class ScanView:
     embedded: EmbeddedScan
     dice: float | None = None
     still: bytes | None = None
+    stamp: Mapping[str, Any] | None = None
 
 
 def scan_page(view: ScanView, *, index: str | None = None) -> str:
@@ -61,7 +64,9 @@ def scan_page(view: ScanView, *, index: str | None = None) -> str:
             "colours": _colour_nodes(),
         },
         first_threshold=1.0 if scale.threshold else 0.5,
+        stamp=view.stamp,
         warnings=record["warnings"],
+        not_judged=record["not_judged"],
         summary=_summary(record, view.dice),
         **colour_bar(scale),
         findings=[_finding(row, scale) for row in record["findings"]],

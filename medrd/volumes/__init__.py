@@ -1,6 +1,13 @@
 """Files <-> :class:`Volume`: NIfTI and DICOM in, NIfTI out; a bridge to SimpleITK."""
 
-from medrd.volumes.atomic import atomic_path, write_json, write_text
+from medrd.volumes.atomic import (
+    atomic_folder,
+    atomic_path,
+    refuse_foreign,
+    write_json,
+    write_text,
+)
+from medrd.volumes.box import bounding_box
 from medrd.volumes.dicom import (
     choose_series,
     find_series,
@@ -12,7 +19,7 @@ from medrd.volumes.dicom_meta import is_dicom
 from medrd.volumes.header import DEFAULT_MAX_VOXELS, NiftiHeader, inspect_nifti
 from medrd.volumes.nifti import read_mask, read_nifti, write_nifti
 from medrd.volumes.read import read_volume
-from medrd.volumes.sitk import to_sitk
+from medrd.volumes.sitk import sitk_array, to_sitk
 from medrd.volumes.volume import Grid, Volume, check_same_grid, volume_from_array
 
 __all__ = [
@@ -20,7 +27,9 @@ __all__ = [
     "Grid",
     "NiftiHeader",
     "Volume",
+    "atomic_folder",
     "atomic_path",
+    "bounding_box",
     "check_same_grid",
     "choose_series",
     "find_series",
@@ -31,7 +40,9 @@ __all__ = [
     "read_mask",
     "read_nifti",
     "read_volume",
+    "refuse_foreign",
     "series_of",
+    "sitk_array",
     "to_sitk",
     "volume_from_array",
     "write_json",

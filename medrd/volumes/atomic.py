@@ -1,4 +1,4 @@
-"""Files that are either whole or not there.
+"""Files, and folders of files, that are either whole or not there.
 
 A run that dies in the middle of a write must not leave something that looks like a result
 and that a later run skips as done. Everything is therefore written to a hidden name in the
@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -61,19 +62,69 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.parent / _temporary_name(path)
     try:
-        _prepare(path)
-        yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
+        with _output_errors(path):
+            _prepare(path)
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
         logger.debug("wrote %s", path)
-    except OSError as error:
-        if error.errno is None:  # raised by a library, not by the operating system
-            raise
-        raise _as_output_error(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give a folder to fill; on success it becomes ``path``, in the place of what was there.
+
+    As :func:`atomic_path`. See :func:`refuse_foreign` for what is not ours to replace.
+
+    Raises
+    ------
+    OutputError
+        If the folder or a file in it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.parent / _temporary_name(path)
+    try:
+        with _output_errors(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
+        logger.debug("wrote %s", path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_foreign(folder: Path, ours: Collection[str]) -> None:
+    """Make sure that nothing but earlier results would be replaced with a folder.
+
+    Parameters
+    ----------
+    ours
+        Files that may be in it, relative to it.
+
+    Raises
+    ------
+    OutputError
+        It holds others, or is a file.
+    """
+    if folder.is_dir():
+        there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+    else:
+        there = {folder.name} if folder.exists() else set()
+    others = sorted(there - set(ours))
+    if others:
+        raise OutputError(
+            folder,
+            expected="a free name, or an earlier result of medrd",
+            found=f"files that it did not write ({', '.join(others[:3])})",
+            remedy="Give another --out, or move them away.",
+        )
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -123,6 +174,17 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    """What the operating system refuses, as an OutputError about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # raised by a library, not by the operating system
+            raise
+        raise _as_output_error(path, error) from error
 
 
 def _as_output_error(path: Path, error: OSError) -> OutputError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medrd.errors import AffineError
 from medrd.volumes.geometry import is_sheared
@@ -50,3 +51,10 @@ def to_sitk(volume: Volume) -> SimpleITK.Image:
     image.SetOrigin((_RAS_TO_LPS * volume.affine[:3, 3]).tolist())
     image.SetDirection(direction.ravel().tolist())
     return image
+
+
+def sitk_array(image: SimpleITK.Image) -> NDArray[np.float32]:
+    """A SimpleITK image's values as :class:`Volume` has them: (X, Y, Z) float32, a copy."""
+    import SimpleITK
+
+    return np.asarray(SimpleITK.GetArrayFromImage(image).T, np.float32)

@@ -23,7 +23,7 @@ from medrd.workflows.infer import Predictor
 from medrd.workflows.medium import medium_of
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.pictures import refuse_frame, refuse_series
-from medrd.workflows.predict import anomaly_mask
+from medrd.workflows.predict_case import anomaly_mask
 
 
 @dataclass(frozen=True, eq=False)

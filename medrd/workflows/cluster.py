@@ -20,8 +20,9 @@ from medrd.errors import ConfigError
 logger = logging.getLogger("medrd.ray")
 
 EVERYWHERE = "Put what the command reads and writes on storage that all nodes see."
-_STORE_BYTES = 128 * 2**20
+STORE_BYTES = 128 * 2**20
 """Of Ray's object store: hardly anything of ours passes through it."""
+_HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,24 @@ class Cluster:
         What its nodes have in all, by Ray's names (``CPU``, ``GPU`` …).
     grows
         Whether nodes may still join; one of this machine alone stays as it is.
+    nodes
+        What each of them has; default: one has it all.
     """
 
     resources: Mapping[str, float]
     grows: bool
+    nodes: tuple[Mapping[str, float], ...] = ()
 
     def amount(self, name: str) -> float:
         """Of a resource; 0 where there is none."""
         return self.resources.get(name, 0.0)
+
+    def room(self, wanted: Mapping[str, float]) -> int:
+        """How many processes that each want so much its nodes hold; none lies on two of them."""
+        return sum(
+            min(int(node.get(n, 0.0) / amount + 1e-9) for n, amount in wanted.items() if amount)
+            for node in self.nodes or (self.resources,)
+        )
 
 
 def given_address(address: str | None) -> str | None:
@@ -57,6 +68,8 @@ def settle_environment() -> None:
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     # Ray Train gives its workers a minute to import torch: too little on a busy disk.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    # Else a process that asks for no GPU sees, and takes, all of its node's.
+    os.environ.setdefault(_HIDE_GPUS, "1")
     # `ray start` asks for the user's token where there is one; so who connects must show it.
     if (Path.home() / ".ray" / "auth_token").is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -65,7 +78,7 @@ def settle_environment() -> None:
 
 @contextmanager
 def ray_cluster(
-    address: str | None, *, dashboard: bool = False, store_bytes: int = _STORE_BYTES
+    address: str | None, *, dashboard: bool = False, store_bytes: int = STORE_BYTES
 ) -> Iterator[Cluster]:
     """A Ray that was there before stays; one that is begun here ends here.
 
@@ -94,7 +107,8 @@ def ray_cluster(
             _begin(address, dashboard=dashboard, store_bytes=store_bytes)
         try:
             resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            yield Cluster(resources, grows=joined or address is not None)
+            nodes = tuple(node["Resources"] for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
+            yield Cluster(resources, grows=joined or address is not None, nodes=nodes)
         finally:
             if not joined:
                 ray.shutdown()
@@ -109,7 +123,7 @@ def _begin(address: str | None, *, dashboard: bool, store_bytes: int) -> None:
             ray.init("local", include_dashboard=dashboard, object_store_memory=store_bytes, **quiet)
         else:
             _refuse_silence(address)
-            ray.init(address, **quiet)
+            ray.init(address, runtime_env=job_environment(), **quiet)
     except Exception as error:  # a machine that is too busy is a bare Exception to Ray
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if address is None:
@@ -126,6 +140,11 @@ def _begin(address: str | None, *, dashboard: bool, store_bytes: int) -> None:
             found=f"none at {address} ({reason})",
             remedy="Begin one with ray start --head, or leave --address out.",
         ) from None
+
+
+def job_environment() -> dict[str, Any]:
+    """What processes need that nodes start which were not begun here; Ray's ``runtime_env``."""
+    return {"env_vars": {_HIDE_GPUS: os.environ[_HIDE_GPUS]}}
 
 
 def _refuse_silence(address: str) -> None:
@@ -155,14 +174,19 @@ def enter(folder: Path) -> None:
 
 
 def refuse_too_much(
-    cluster: Cluster, wanted: Mapping[str, float], *, key: str, remedy: str
+    cluster: Cluster,
+    wanted: Mapping[str, float],
+    *,
+    key: str,
+    remedy: str,
+    processes: int = 1,
 ) -> None:
     """More than there is would be waited for without end; a cluster may still grow.
 
     Parameters
     ----------
     wanted
-        Amounts by Ray's names.
+        By each of so many processes, hence of one node: amounts by Ray's names.
     key, remedy
         What asked for them, as it stands in a message with ``{name}`` for ``cpus`` or ``gpus``.
 
@@ -171,14 +195,22 @@ def refuse_too_much(
     ConfigError
         More than a machine alone has.
     """
+    if cluster.room(wanted) >= processes:
+        return
+    if cluster.grows:
+        each = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
+        logger.warning(
+            "the cluster has no room yet for %d of %d processes with %s each; waiting for nodes",
+            processes - cluster.room(wanted),
+            processes,
+            each,
+        )
+        return
     for name, amount in wanted.items():
-        if amount <= cluster.amount(name):
-            continue
-        if not cluster.grows:
+        if amount * processes > cluster.amount(name):
             raise ConfigError(
                 key.format(name=f"{name.lower()}s"),
                 expected=f"at most the {cluster.amount(name):g} of this machine",
-                found=f"{amount:g}",
+                found=f"{amount * processes:g}",
                 remedy=remedy.format(name=f"{name.lower()}s"),
             )
-        logger.warning("the cluster does not have %g %ss yet; waiting for them", amount, name)

@@ -12,17 +12,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from medrd.config.compare import Cell, CompareConfig
 from medrd.report.comparison import Comparison
+from medrd.workflows.actor import pool_on_ray
 from medrd.workflows.alone import alone_in
-from medrd.workflows.cluster import enter, given_address, ray_cluster
 from medrd.workflows.compare import Inputs, compare
 from medrd.workflows.compare_cells import Finished, failed_cell, run_cell
 from medrd.workflows.interrupt import InterruptedRunError
 from medrd.workflows.outputs import make_folder
-from medrd.workflows.pool import A_CORE_EACH, LostItem, Pool, Share
+from medrd.workflows.pool import A_CORE_EACH, Share, Work
+from medrd.workflows.pool_round import LostItem
 from medrd.workflows.progress import progress
 
 logger = logging.getLogger("medrd.compare")
@@ -50,30 +49,32 @@ def compare_on_ray(
     Raises
     ------
     ConfigError
-        As of :func:`medrd.workflows.compare.compare`; no cluster at the address, or more asked
-        for than this machine has.
+        As of :func:`medrd.workflows.compare.compare`; no cluster at the address, more asked for
+        than this machine has, or a device by number.
     InterruptedRunError
         On SIGTERM or Ctrl-C; what the cells have saved is kept.
     """
-    return compare(config, out, run=partial(_run, share, given_address(address)))
+    return compare(config, out, run=partial(_run, share, address))
 
 
 def _run(
     share: Share, address: str | None, cells: Sequence[Cell], out: Path, inputs: Inputs
 ) -> list[Finished]:
     finished: dict[int, Finished] = {}
+    share = share.on({cell.config.train.device for cell in cells}, key="train.device")
     try:
-        with ray_cluster(address) as cluster, progress("comparing", len(cells)) as advance:
-            pool: Pool[Cell, Finished] = Pool(
-                partial(_make, Path.cwd(), out, inputs, share.cpus),
-                share,
-                cluster,
-                name_of=lambda cell: cell.name,
-            )
+        with (
+            pool_on_ray(
+                partial(_make, out, inputs), share, address, name_of=lambda cell: cell.name
+            ) as pool,
+            progress("comparing", len(cells)) as advance,
+        ):
             for index, result in pool.map(cells):
                 cell = cells[index]
                 if isinstance(result, LostItem):
-                    text = f"{result.attempts} processes died of it, the last: {result.reason}"
+                    text = (
+                        f"{result.attempts} processes did not survive it; the last: {result.reason}"
+                    )
                     result = failed_cell(cell, out / cell.folder, text, {"error": text})
                 finished[index] = result
                 logger.info("[%d/%d] %s", len(finished), len(cells), cell.name)
@@ -86,22 +87,12 @@ def _run(
     return [finished[index] for index in range(len(cells))]
 
 
-class _Cells:
-    """Runs cells in an actor."""
-
-    def __init__(self, out: Path, inputs: Inputs) -> None:
-        self._out = out
-        self._inputs = inputs
-
-    def __call__(self, cell: Cell) -> Finished:
-        folder = self._out / cell.folder
+def _make(out: Path, inputs: Inputs) -> Work[Cell, Finished]:
+    def run(cell: Cell) -> Finished:
+        folder = out / cell.folder
         make_folder(folder)
         # A process that is taken for dead may take a moment to let go.
         with alone_in(folder, "process", wait=True):
-            return run_cell(cell, self._out, self._inputs[cell.folder])
+            return run_cell(cell, out, inputs[cell.folder])
 
-
-def _make(folder: Path, out: Path, inputs: Inputs, threads: int) -> _Cells:
-    enter(folder)
-    torch.set_num_threads(threads)
-    return _Cells(out, inputs)
+    return run

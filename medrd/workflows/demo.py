@@ -34,7 +34,7 @@ def demo_config(out: Path, *, subjects: int, epochs: int) -> Config:
                     "test": subjects - training - calibration,
                 },
             },
-            # As configs/brats/rdseg.yaml.
+            # As configs/brats/rdseg.yaml: a test holds the two together.
             "recipe": {"size": 128, "field_mm": 192, "normalise": "median", "place": True},
             "model": {
                 "name": "rdseg",

@@ -16,12 +16,12 @@ from typing import Any
 
 from medrd.config import Config
 from medrd.data.layouts import Subject
-from medrd.workflows.actor import lost_input, model_in_actor
-from medrd.workflows.cluster import given_address, ray_cluster
+from medrd.workflows.actor import lost_input, pool_on_ray, same_model
 from medrd.workflows.evaluate import evaluate
 from medrd.workflows.examine import Contender, Outcome, make_examiners
 from medrd.workflows.model_folder import Model
-from medrd.workflows.pool import A_CORE_EACH, LostItem, Pool, Share
+from medrd.workflows.pool import A_CORE_EACH, Share, Work
+from medrd.workflows.pool_round import LostItem
 
 _STORE_BYTES = 512 * 2**20
 """Of the object store of a Ray that is begun here: dozens of judged scans of BraTS's size. What
@@ -57,11 +57,11 @@ def evaluate_on_ray(
     Raises
     ------
     ConfigError
-        No cluster at the address, or more asked for than this machine has.
+        No cluster at the address, more asked for than this machine has, or a device by number.
     MedrdError, InterruptedRunError
         As of :func:`medrd.workflows.evaluate.evaluate`.
     """
-    examine = partial(_examine, Path(model), share, given_address(address))
+    examine = partial(_examine, Path(model), share, address)
     return evaluate(model, config, out, examine=examine, **options)
 
 
@@ -75,40 +75,28 @@ def _examine(
     subjects: Sequence[Subject],
     should_stop: Callable[[], bool],
 ) -> Generator[Outcome, None, None]:
+    share = share.on({device}, key="--device")
     items = [(number, subject) for number in range(len(contenders)) for subject in subjects]
-    with ray_cluster(address, store_bytes=_STORE_BYTES) as cluster:
-        pool: Pool[_Item, Outcome] = Pool(
-            partial(_make, path, model.hash, Path.cwd(), device, contenders, share.cpus),
+    with (
+        pool_on_ray(
+            partial(_make, path, model.hash, device, contenders),
             share,
-            cluster,
+            address,
             name_of=lambda item: item[1].id,
             should_stop=should_stop,
-        )
+            store_bytes=_STORE_BYTES,
+        ) as pool,
         # Closed here, lest its actors outlive the connection where the caller breaks off.
-        with closing(pool.map_in_order(items)) as outcomes:
-            for (_, subject), outcome in zip(items, outcomes, strict=False):  # a stop ends it early
-                if isinstance(outcome, LostItem):
-                    outcome = lost_input(subject.files[0], outcome, limit="data.budget")
-                yield outcome
-
-
-class _Examiners:
-    """All contenders at work in an actor."""
-
-    def __init__(self, model: Model, device: str, contenders: Sequence[Contender]) -> None:
-        self._examiners = make_examiners(model, device, contenders)
-
-    def __call__(self, item: _Item) -> Outcome:
-        number, subject = item
-        return self._examiners[number](subject)
+        closing(pool.map_in_order(items)) as outcomes,
+    ):
+        for (_, subject), outcome in zip(items, outcomes, strict=False):  # a stop ends it early
+            if isinstance(outcome, LostItem):
+                outcome = lost_input(subject.files[0], outcome, limit="data.budget")
+            yield outcome
 
 
 def _make(
-    path: Path,
-    wanted: str,
-    folder: Path,
-    device: str,
-    contenders: Sequence[Contender],
-    threads: int,
-) -> _Examiners:
-    return _Examiners(model_in_actor(path, wanted, folder, threads), device, contenders)
+    path: Path, wanted: str, device: str, contenders: Sequence[Contender]
+) -> Work[_Item, Outcome]:
+    examiners = make_examiners(same_model(path, wanted), device, contenders)
+    return lambda item: examiners[item[0]](item[1])

@@ -13,6 +13,7 @@ from medrd.config import Config
 from medrd.data.domain import TestItem, domain_of
 from medrd.data.layouts import Subject
 from medrd.errors import InputError, LeakageError
+from medrd.workflows.attempt import attempt
 from medrd.workflows.baseline import baseline_predictor
 from medrd.workflows.device import choose_execution
 from medrd.workflows.infer import Predictor
@@ -76,16 +77,27 @@ class Examiner:
         self._predictor = predictor
         self._domain = domain_of(contender.config.recipe)
 
-    def read(self, subject: Subject) -> TestItem:
-        """Its slices and its truth.
+    def read(self, subject: Subject) -> TestItem | InputError:
+        """Its slices and its truth, or why it cannot be used.
 
         Raises
         ------
-        InputError
-            The subject cannot be used.
         LeakageError
             It is one that the model has seen, under whatever name.
         """
+        return attempt(subject.files[0], lambda: self._read(subject))
+
+    def finish(self, subject: Subject, item: TestItem | InputError) -> Outcome:
+        """Predict and judge what has been read."""
+        if isinstance(item, InputError):
+            return item
+        return attempt(subject.files[0], lambda: self._judge(subject, item))
+
+    def __call__(self, subject: Subject) -> Outcome:
+        """Read, predict and judge. Raises LeakageError."""
+        return self.finish(subject, self.read(subject))
+
+    def _read(self, subject: Subject) -> TestItem:
         config = self._contender.config
         item = self._domain.test_item(subject, config.recipe, budget=config.data.budget)
         same = self._contender.seen.get(item.content)
@@ -93,8 +105,7 @@ class Examiner:
             raise leakage(subject.id, same, remedy="The data set holds it twice: remove one.")
         return item
 
-    def finish(self, subject: Subject, item: TestItem) -> Examined:
-        """Predict and judge what has been read."""
+    def _judge(self, subject: Subject, item: TestItem) -> Examined:
         contender = self._contender
         start = time.perf_counter()
         prediction = self._predictor.on_grid(item.prepared)
@@ -108,14 +119,6 @@ class Examiner:
             froc_factors=contender.froc_factors,
         )
         return Examined(judged, seconds, self._predictor.execution.precision)
-
-    def __call__(self, subject: Subject) -> Outcome:
-        """Read, predict and judge. Raises LeakageError."""
-        try:
-            item = self.read(subject)
-        except InputError as error:
-            return error
-        return self.finish(subject, item)
 
 
 def make_examiners(model: Model, device: str, contenders: Sequence[Contender]) -> list[Examiner]:
@@ -142,7 +145,7 @@ def examine_in_turn(
     for subject, item in read_ahead(subjects, examiner.read):
         if should_stop():
             return
-        outcome = item if isinstance(item, InputError) else examiner.finish(subject, item)
+        outcome = examiner.finish(subject, item)
         del item  # the next is being read
         yield outcome
 

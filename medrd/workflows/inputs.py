@@ -61,6 +61,30 @@ def expand_all(inputs: Sequence[Path], expand: Expand) -> tuple[list[Case], list
     return cases, errors
 
 
+def refuse_nothing(
+    inputs: Sequence[Path],
+    cases: Sequence[Case],
+    errors: Sequence[InputError],
+    *,
+    noun: str,
+    what: str,
+) -> None:
+    """Raise ConfigError where there is nothing to do, and no error that says why.
+
+    Parameters
+    ----------
+    noun, what
+        What an input is called, and what may be given.
+    """
+    if not cases and not errors:
+        raise ConfigError(
+            ", ".join(map(str, inputs)) or "inputs",
+            expected=what,
+            found=f"no {noun}",
+            remedy=f"Give the path of a {noun}.",
+        )
+
+
 def holds(folder: Path, is_kind: Callable[[Path], bool]) -> bool:
     """Whether a file of a kind lies in this folder or below."""
     return any(is_kind(path) for inner in folders_below(folder) for path in inner.iterdir())

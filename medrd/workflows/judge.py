@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medrd.data.domain import TestItem
 from medrd.metrics import (
@@ -24,6 +23,7 @@ from medrd.metrics import (
     lesion_counts,
     region_weights,
 )
+from medrd.volumes import bounding_box
 from medrd.workflows.infer import Prediction
 
 _ALL_UNITS_ENTRIES = 2**22
@@ -143,7 +143,8 @@ def judge(
         flagged = (int(mask.sum()) - true, true, int(positives.sum()))
         if truth.ndim == 3:
             lesions = lesion_counts(mask, truth)
-            box = _box(region | truth)  # components are found faster where there is little else
+            # Components are found faster where there is little else.
+            box = bounding_box(region | truth)
             for factor in froc_factors:
                 higher = (judged_map[box] >= factor * threshold) & region[box]
                 froc[factor] = lesion_counts(higher, truth[box])
@@ -179,9 +180,3 @@ def _pixels(
     small = Sketch(max_entries=entries)
     small.add(scores, labels, weights, components)
     return Pixels(scores, labels, weights[labels], components, small.run())
-
-
-def _box(shown: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The bounding box of what is True; everything where nothing is."""
-    (found,) = ndimage.find_objects(shown.astype(np.uint8)) or [None]
-    return found or tuple(slice(None) for _ in shown.shape)

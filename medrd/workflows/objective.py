@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from medrd.config import Config
 from medrd.config.tune import AnyObjective, SimulatedObjective
 from medrd.data.cache import CachedSubject
+from medrd.data.domain import domain_of
 from medrd.data.layouts import Subject
 from medrd.data.margin import none_healthy
 from medrd.data.slices import HealthySlices
@@ -67,15 +68,15 @@ def make_objective(wanted: AnyObjective, config: Config, cohort: Cohort) -> Obje
     ConfigError
         No held-out subject with a healthy slice to simulate in.
     InputError
-        A subject cannot be read.
+        A subject cannot be read; of pictures, which training spares too, none can.
     """
     if wanted.kind == "labelled":
         subjects = [cohort.subjects[id] for id in wanted.validation]
         return lambda predictor: _labelled_ap(predictor, subjects, config)
     cached, errors = try_sides(cohort, ("calibration",), config)
-    if errors:
+    held_out = [cached[id] for id in cohort.split.calibration if id in cached]
+    if errors and not (held_out and domain_of(config.recipe).spares_damaged):
         raise errors[0]
-    held_out = [cached[id] for id in cohort.split.calibration]
     anomalies = simulate_set(held_out, wanted, config)
     return lambda predictor: simulated_ap(predictor, anomalies)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from medrd.errors import MedrdError, OutputError
+from medrd.data.cache import file_hash
+from medrd.errors import InputError, MedrdError, OutputError
 from medrd.volumes import write_json
 from medrd.workflows.inputs import ERRORS_NAME, Case
 
@@ -93,6 +95,33 @@ def write_errors(
         write_json(path, listed)
     else:
         remove(path)
+
+
+def is_done(
+    path: Path,
+    hashes: Mapping[str, str],
+    identity: Mapping[str, Any],
+    *,
+    strict: bool = False,
+    native: bool = False,
+) -> bool:
+    """Whether the JSON on record is of these inputs and this identity, and its files are whole.
+
+    Where what is unlike the training scans is to fail (``strict``), a result of such a scan does
+    not count; nor does one without a map on the raw grid where that is wanted (``native``).
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if strict and record["unlike_training"]:
+            return False
+        if native and "native_map" not in record["outputs"]:
+            return False
+        return record["identity"] == {**identity, "inputs": hashes} and all(
+            file_hash(path.parent / entry["file"]) == entry["sha256"]
+            for entry in record["outputs"].values()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
+        return False
 
 
 def check_targets(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from medrd.data.layouts import Source, Subject, folders_below, is_nifti
 from medrd.data.picture_files import PICTURE_ENDINGS, is_picture
-from medrd.errors import ConfigError, InputError, MissingInputError
-from medrd.workflows.inputs import Case, expand_all, holds, refuse_collisions
+from medrd.errors import InputError, MissingInputError
+from medrd.workflows.inputs import Case, expand_all, holds, refuse_collisions, refuse_nothing
 from medrd.workflows.outputs import PICTURE_FILES
 
 _ENDINGS = ", ".join(sorted(PICTURE_ENDINGS))
@@ -29,13 +29,8 @@ def find_pictures(inputs: Sequence[Path]) -> tuple[list[Case], list[InputError]]
         Two inputs that would write the same output, or nothing to do at all.
     """
     cases, errors = expand_all(inputs, _expand)
-    if not cases and not errors:
-        raise ConfigError(
-            ", ".join(map(str, inputs)) or "INPUT",
-            expected=f"pictures ({_ENDINGS}) or folders of those",
-            found="no picture",
-            remedy="Give the path of a picture.",
-        )
+    what = f"pictures ({_ENDINGS}) or folders of those"
+    refuse_nothing(inputs, cases, errors, noun="picture", what=what)
     refuse_collisions(cases, lambda _: PICTURE_FILES.endings, PICTURE_FILES.noun)
     return cases, errors
 

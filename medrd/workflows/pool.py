@@ -1,38 +1,30 @@
 """Work on many items by processes that are made ready once each, on one machine or a cluster.
 
 A pool of Ray's actors, one item at a time each: who dies takes one item with it, which others do
-again, and what is under way never exceeds the number of actors. An actor reads while others
-compute; where the device should never wait, let several share one (``Share.gpus`` of 0.5).
+again (:mod:`medrd.workflows.pool_round`), and what is under way never exceeds the number of actors.
+An actor reads while others compute; where the device should never wait, let several share one
+(``Share.gpus`` of 0.5).
 """
 
 from __future__ import annotations
 
 import copy
-import logging
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from medrd.errors import ConfigError, MedrdError
+from medrd.errors import ConfigError
 from medrd.workflows.cluster import Cluster, refuse_too_much
-from medrd.workflows.interrupt import InterruptedRunError
-
-logger = logging.getLogger("medrd.ray")
+from medrd.workflows.pool_round import LostItem, Round
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Work = Callable[[Item], Result]
 
-ATTEMPTS = 3
-"""As often an item is begun; it may be the item that kills."""
 AHEAD = 2
 """Items an actor, counted from the first that is not done, that may have been begun where results
 are wanted in order: the others wait in this process's memory."""
-_LOOK_S = 0.2
-_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -47,28 +39,55 @@ class Share:
         A fraction shares one. None: a whole one where the cluster has any, else none.
     actors
         How many; None: as many as the cluster has room for.
+
+    Raises
+    ------
+    ConfigError
+        A part of several GPUs.
     """
 
     cpus: int = 1
     gpus: float | None = None
     actors: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus % 1)):
+            raise ConfigError(
+                "--gpus",
+                expected="a fraction of one GPU, or a whole number of them",
+                found=f"{self.gpus:g}",
+                remedy="Give 0.5 for two processes a GPU, or 1.",
+            )
+
+    def on(self, devices: Collection[str], *, key: str) -> Share:
+        """What an actor gets whose work wants these devices, as ``train.device`` names them.
+
+        Raises
+        ------
+        ConfigError
+            A device by number, or GPUs for work that wants none; ``key`` asked for the devices.
+        """
+        for device in devices:
+            if ":" in device:
+                raise ConfigError(
+                    key,
+                    expected="auto, cpu or cuda with --ray, which gives each process its GPU",
+                    found=device,
+                    remedy="Use auto.",
+                )
+        if set(devices) == {"cpu"}:
+            if self.gpus:
+                raise ConfigError(
+                    "--gpus",
+                    expected=f"none with {key} cpu",
+                    found=f"{self.gpus:g}",
+                    remedy="Leave one of the two out.",
+                )
+            return replace(self, gpus=0.0)
+        return replace(self, gpus=1.0) if "cuda" in devices and self.gpus is None else self
+
 
 A_CORE_EACH = Share()
-
-
-@dataclass(frozen=True)
-class LostItem:
-    """An item that was given up: its process has died each time.
-
-    Attributes
-    ----------
-    reason
-        The last one, by Ray's account.
-    """
-
-    attempts: int
-    reason: str
 
 
 class Pool(Generic[Item, Result]):
@@ -106,7 +125,7 @@ class Pool(Generic[Item, Result]):
         gpus = (1.0 if cluster.amount("GPU") else 0.0) if share.gpus is None else share.gpus
         wanted = {"CPU": float(share.cpus), "GPU": gpus}
         refuse_too_much(cluster, wanted, key="--{name}", remedy="Lower --{name}.")
-        self.actors = share.actors or _room(cluster, wanted)
+        self.actors = share.actors or max(1, cluster.room(wanted))
         self._make = ray.put(make)  # once, however many actors there are
         self._kind: Any = ray.remote(num_cpus=share.cpus, num_gpus=gpus)(_Actor)
         self._name_of = name_of
@@ -118,10 +137,11 @@ class Pool(Generic[Item, Result]):
         Raises
         ------
         Exception
-            Whatever ``make`` raised, or the work on an item.
+            What ``make`` raised, if no actor got ready; MedrdError, if it was raised by the work
+            on an item. Whatever else that raises ends the actor, as its death would.
         """
         with self._round(items) as round_:
-            yield from round_.run(self._should_stop)
+            yield from round_.run()
 
     def map_in_order(self, items: Sequence[Item]) -> Generator[Result | LostItem, None, None]:
         """What came of each item, in the items' order.
@@ -139,7 +159,7 @@ class Pool(Generic[Item, Result]):
         given = 0
         with self._round(items) as round_:
             round_.end = ahead
-            for index, result in round_.run(self._should_stop):
+            for index, result in round_.run():
                 # Arrays are views of Ray's store, which is small, and would keep their place there.
                 waiting[index] = copy.deepcopy(result)
                 while given in waiting:
@@ -148,8 +168,8 @@ class Pool(Generic[Item, Result]):
                     round_.end = given + ahead
 
     @contextmanager
-    def _round(self, items: Sequence[Item]) -> Iterator[_Round[Item, Result]]:
-        round_: _Round[Item, Result] = _Round(items, self._begin, self._name_of)
+    def _round(self, items: Sequence[Item]) -> Iterator[Round[Item, Result]]:
+        round_: Round[Item, Result] = Round(items, self._begin, self._name_of, self._should_stop)
         try:
             round_.begin(min(self.actors, len(items)))
             yield round_
@@ -174,148 +194,3 @@ class _Actor:
     def do(self, item: Any) -> Any:
         assert self._work is not None  # it has been made ready
         return self._work(item)
-
-
-class _Round(Generic[Item, Result]):
-    """One pass over items: who does what, what is left, and how often it was tried.
-
-    Attributes
-    ----------
-    end
-        Items from this position on are not begun yet.
-    """
-
-    def __init__(
-        self, items: Sequence[Item], begin: Callable[[], Any], name_of: Callable[[Item], str]
-    ) -> None:
-        self.end = len(items)
-        self._items = items
-        self._begin = begin
-        self._name_of = name_of
-        self._left = deque(range(len(items)))
-        self._attempts = [0] * len(items)
-        self._idle: list[Any] = []
-        self._starting: dict[Any, Any] = {}
-        self._busy: dict[Any, tuple[Any, int]] = {}
-        self._quiet_since = time.monotonic()
-        self._actors = self._stillborn = 0
-
-    def begin(self, actors: int) -> None:
-        """Have so many actors made ready."""
-        self._actors = actors
-        for _ in range(actors):
-            self.add_actor()
-
-    def add_actor(self) -> None:
-        """One more, that will take items once it is ready."""
-        actor = self._begin()
-        self._starting[actor.ready.remote()] = actor
-
-    def dismiss(self) -> None:
-        """End all actors."""
-        import ray
-
-        for actor in (*self._idle, *self._starting.values(), *(a for a, _ in self._busy.values())):
-            ray.kill(actor)
-
-    def run(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, Result | LostItem]]:
-        """Until nothing is left, or until what was begun is done."""
-        import ray
-
-        while True:
-            while self._idle and self._left and self._left[0] < self.end and not should_stop():
-                self._give(self._idle.pop(), self._left.popleft())
-            if not self._busy and (not self._left or should_stop()):
-                return
-            known = [*self._busy, *self._starting]
-            done, _ = ray.wait(known, num_returns=1, timeout=_LOOK_S)
-            self._complain_if_nothing_moves(bool(done))
-            for reference in done:
-                if reference in self._starting:
-                    self._take_in(reference)
-                else:
-                    yield from self._result_of(reference)
-
-    def _give(self, actor: Any, index: int) -> None:
-        self._attempts[index] += 1
-        self._busy[actor.do.remote(self._items[index])] = (actor, index)
-
-    def _take_in(self, reference: Any) -> None:
-        actor = self._starting.pop(reference)
-        answer = _answer_of(reference)
-        if isinstance(answer, _Death):
-            self._stillborn += 1
-            if self._stillborn > ATTEMPTS * self._actors:
-                raise ConfigError(
-                    "Ray",
-                    expected="processes that get ready",
-                    found=f"{self._stillborn} that died before, the last one by {answer.reason}",
-                    remedy="Look into Ray's logs (/tmp/ray/session_latest/logs).",
-                )
-            logger.warning("a process died before it was ready (%s)", answer.reason)
-            self.add_actor()
-        else:
-            self._stillborn = 0
-            self._idle.append(actor)
-
-    def _result_of(self, reference: Any) -> Iterator[tuple[int, Result | LostItem]]:
-        import ray
-
-        actor, index = self._busy.pop(reference)
-        answer = _answer_of(reference)
-        if not isinstance(answer, _Death):
-            self._idle.append(actor)
-            yield index, answer
-            return
-        ray.kill(actor)  # it may be its node that is out of reach
-        self.add_actor()
-        name = self._name_of(self._items[index])
-        if self._attempts[index] < ATTEMPTS:
-            logger.warning("%s: its process has died (%s); it is done again", name, answer.reason)
-            self._left.appendleft(index)
-        else:
-            yield index, LostItem(self._attempts[index], answer.reason)
-
-    def _complain_if_nothing_moves(self, moved: bool) -> None:
-        now = time.monotonic()
-        if moved or self._busy:
-            self._quiet_since = now
-        elif now - self._quiet_since > _PATIENCE_S:
-            self._quiet_since = now
-            logger.warning("waiting for processes: they are starting, or no node has room")
-
-
-@dataclass(frozen=True)
-class _Death:
-    """Of a process that owed an answer."""
-
-    reason: str
-
-
-def _answer_of(reference: Any) -> Any:
-    """What an actor's call has returned, or the actor's death.
-
-    Raises
-    ------
-    Exception
-        What the code itself raised: that is no death.
-    """
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        cause = error.cause
-        # Ours speak for themselves; of a bug Ray's error shows where in which process it was.
-        if isinstance(cause, MedrdError | InterruptedRunError):
-            raise cause from None
-        raise
-    except RayError as error:
-        return _Death(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
-
-
-def _room(cluster: Cluster, wanted: dict[str, float]) -> int:
-    """How many actors fit, by the sums over all nodes; at least one."""
-    fits = [int(cluster.amount(n) / amount + 1e-9) for n, amount in wanted.items() if amount]
-    return max(1, min(fits, default=1))

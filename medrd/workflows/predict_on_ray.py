@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medrd.workflows.actor import lost_input, model_in_actor
-from medrd.workflows.cluster import given_address, ray_cluster
+from medrd.workflows.actor import lost_input, pool_on_ray, same_model
 from medrd.workflows.inputs import Case
 from medrd.workflows.model_folder import Model
-from medrd.workflows.pool import A_CORE_EACH, LostItem, Pool, Share
-from medrd.workflows.predict import CasePredictor, Job, Outcome, PredictReport, predict
+from medrd.workflows.pool import A_CORE_EACH, Share, Work
+from medrd.workflows.pool_round import LostItem
+from medrd.workflows.predict import PredictReport, predict
+from medrd.workflows.predict_case import CasePredictor, Job, Outcome
 
 
 def predict_on_ray(
@@ -47,11 +48,11 @@ def predict_on_ray(
     Raises
     ------
     ConfigError
-        No cluster at the address, or more asked for than this machine has.
+        No cluster at the address, more asked for than this machine has, or a device by number.
     MedrdError, InterruptedRunError
         As of :func:`medrd.workflows.predict.predict`.
     """
-    do = partial(_do, Path(model), share, given_address(address))
+    do = partial(_do, Path(model), share, address)
     return predict(model, inputs, out, do=do, **options)
 
 
@@ -64,16 +65,16 @@ def _do(
     cases: Sequence[Case],
     should_stop: Callable[[], bool],
 ) -> Iterator[tuple[Case, Outcome]]:
+    share = share.on({job.device}, key="--device")
     if not cases:
         return
-    with ray_cluster(address) as cluster:
-        pool: Pool[Case, Outcome] = Pool(
-            partial(_make, path, model.hash, Path.cwd(), job, share.cpus),
-            share,
-            cluster,
-            name_of=lambda case: case.subject.id,
-            should_stop=should_stop,
-        )
+    with pool_on_ray(
+        partial(_make, path, model.hash, job),
+        share,
+        address,
+        name_of=lambda case: case.subject.id,
+        should_stop=should_stop,
+    ) as pool:
         for index, outcome in pool.map(cases):
             case = cases[index]
             if isinstance(outcome, LostItem):
@@ -81,5 +82,5 @@ def _do(
             yield case, outcome
 
 
-def _make(path: Path, wanted: str, folder: Path, job: Job, threads: int) -> CasePredictor:
-    return CasePredictor(model_in_actor(path, wanted, folder, threads), job)
+def _make(path: Path, wanted: str, job: Job) -> Work[Case, Outcome]:
+    return CasePredictor(same_model(path, wanted), job)

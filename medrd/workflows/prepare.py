@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 
 from medrd.data.cache import file_hash, source_hash
 from medrd.data.prepare import refuse_label
-from medrd.errors import InputError, OutputError, RegistrationError
+from medrd.errors import InputError, RegistrationError
 from medrd.heads.brain import Extraction, require_deepbet
 from medrd.heads.head import Options, PreparedHead, prepare_head
 from medrd.heads.linear import write_transform
@@ -28,10 +26,18 @@ from medrd.heads.sample import resample
 from medrd.heads.template import Template, load_template
 from medrd.report.heat import save_figure
 from medrd.report.prepared import draw_prepared
-from medrd.volumes import DEFAULT_MAX_VOXELS, Volume, read_volume, write_json, write_nifti
+from medrd.volumes import (
+    DEFAULT_MAX_VOXELS,
+    Volume,
+    atomic_folder,
+    read_volume,
+    refuse_foreign,
+    write_json,
+    write_nifti,
+)
 from medrd.workflows.inputs import Case
 from medrd.workflows.interrupt import InterruptedRunError, stop_on_signals
-from medrd.workflows.outputs import PREPARED_ENDING, make_folder, write_errors
+from medrd.workflows.outputs import PREPARED_ENDING, is_done, write_errors
 from medrd.workflows.prepare_inputs import find_raw
 from medrd.workflows.progress import progress
 from medrd.workflows.report_prepared import write_prepared_page
@@ -169,7 +175,7 @@ def _run(case: Case, job: _Job, result: PrepareReport) -> str:
     """Prepare a subject, enter it into the result, and say in a word what became of it."""
     try:
         hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
-        if not job.overwrite and _is_done(job.record(case), {**job.identity, "inputs": hashes}):
+        if not job.overwrite and is_done(job.record(case), hashes, job.identity):
             result.skipped.append(job.record(case))
             return "already there"
         _prepare(case, job, hashes)
@@ -183,7 +189,7 @@ def _run(case: Case, job: _Job, result: PrepareReport) -> str:
 
 def _prepare(case: Case, job: _Job, hashes: dict[str, str]) -> None:
     folder = job.folder(case)
-    _refuse_foreign(folder, case.subject.id)
+    refuse_foreign(folder, _written_in(folder, case.subject.id))
     volumes = {}
     for channel, source in case.subject.images.items():
         volumes[channel] = read_volume(
@@ -191,17 +197,12 @@ def _prepare(case: Case, job: _Job, hashes: dict[str, str]) -> None:
         )
         refuse_label(volumes[channel])
     head = prepare_head(volumes, job.template, job.options)
-    partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
-    try:
-        make_folder(partial)
-        failures = head.quality.failures()
+    failures = head.quality.failures()
+    with atomic_folder(folder) as partial:
         if failures:
             _draw(head, job, case, partial / f"{case.subject.id}{FAILED_ENDING}")
         else:
             _write(head, volumes, job, case, hashes, partial)
-        _put(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     if failures:
         picture = folder / f"{case.subject.id}{FAILED_ENDING}"
         raise RegistrationError(
@@ -280,56 +281,14 @@ def _draw(head: PreparedHead, job: _Job, case: Case, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _put(partial: Path, folder: Path) -> None:
-    """Give a finished folder its name, in the place of an earlier result."""
+def _written_in(folder: Path, name: str) -> set[str]:
+    """The files that an earlier call wrote there, as far as its record can be read."""
     try:
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-    except OSError as error:
-        raise OutputError(
-            folder,
-            expected="a place to write results",
-            found=error.strerror or str(error),
-            remedy="Give another --out, or get write permission for this one.",
-        ) from None
-
-
-def _refuse_foreign(folder: Path, name: str) -> None:
-    """Raise rather than replace a folder that medrd did not write, or more than it wrote."""
-    if not folder.exists():
-        return
-    if folder.is_dir():
-        try:
-            record = json.loads((folder / f"{name}{PREPARED_ENDING}").read_text(encoding="utf-8"))
-            ours = {entry["file"] for entry in record["outputs"].values()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            ours = set()
-        ours |= {f"{name}{PREPARED_ENDING}", f"{name}{FAILED_ENDING}"}
-        there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-        others = sorted(there - ours)
-        if not others:
-            return
-    else:
-        others = [folder.name]
-    raise OutputError(
-        folder,
-        expected="a free name, or an earlier result of medrd prepare",
-        found=f"files that it did not write ({', '.join(others[:3])})",
-        remedy="Give another --out, or move them away.",
-    )
-
-
-def _is_done(path: Path, identity: dict[str, Any]) -> bool:
-    """Whether the record is of these scans, template and options, and its files are whole."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return record["identity"] == identity and all(
-            file_hash(path.parent / entry["file"]) == entry["sha256"]
-            for entry in record["outputs"].values()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
-        return False
+        record = json.loads((folder / f"{name}{PREPARED_ENDING}").read_text(encoding="utf-8"))
+        listed = {entry["file"] for entry in record["outputs"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        listed = set()
+    return listed | {f"{name}{PREPARED_ENDING}", f"{name}{FAILED_ENDING}"}
 
 
 def _path(given: str | Path | None) -> Path | None:

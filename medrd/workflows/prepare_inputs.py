@@ -19,7 +19,7 @@ from medrd.data.layouts import (
 )
 from medrd.errors import ConfigError, InputError, MissingInputError
 from medrd.volumes import find_series, holds_dicom, is_dicom, series_of
-from medrd.workflows.inputs import Case, expand_all
+from medrd.workflows.inputs import Case, expand_all, refuse_collisions, refuse_nothing
 from medrd.workflows.outputs import PREPARED_ENDING
 
 
@@ -79,14 +79,9 @@ def find_raw(
     cases, problems = expand_all(inputs, lambda path, bad: _expand(path, wanted, scans, bad))
     errors += problems
     cases += _gathered(scans, errors)
-    if not cases and not errors:
-        raise ConfigError(
-            ", ".join(map(str, inputs)) or "SCANS",
-            expected="NIfTI files, BIDS datasets, DICOM series or folders of those",
-            found="no scan",
-            remedy="Give the path of a scan.",
-        )
-    _refuse_twins(cases)
+    what = "NIfTI files, BIDS datasets, DICOM series or folders of those"
+    refuse_nothing(inputs, cases, errors, noun="scan", what=what)
+    refuse_collisions(cases, lambda _: ("",), "subject")  # a folder each
     return cases, errors
 
 
@@ -206,20 +201,6 @@ def _gathered(scans: Sequence[_Found], errors: list[InputError]) -> list[Case]:
         else:
             images[scan.modality] = scan.source
     return [Case(Subject(name, images), place) for (place, _, name), images in subjects.items()]
-
-
-def _refuse_twins(cases: Sequence[Case]) -> None:
-    seen: dict[Path, Case] = {}
-    for case in cases:
-        target = case.place / case.subject.id
-        if target in seen:
-            raise ConfigError(
-                case.first_file,
-                expected="every subject to have a name of its own",
-                found=f"the same name {target} as of {seen[target].first_file}",
-                remedy="Give the folder that holds both (its tree is kept), or rename one.",
-            )
-        seen[target] = case
 
 
 def _nameless(path: Path) -> MissingInputError:

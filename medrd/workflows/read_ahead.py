@@ -6,31 +6,23 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from medrd.errors import InputError
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def read_ahead(
     items: Sequence[Item], read: Callable[[Item], Result]
-) -> Iterator[tuple[Item, Result | InputError]]:
-    """Each item with what ``read`` makes of it, or the input error that it raised.
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with what ``read`` makes of it.
 
     At most three results are alive: the caller's last, the one given out, and the next.
     """
 
-    def attempt(item: Item) -> Result | InputError:
-        try:
-            return read(item)
-        except InputError as error:
-            return error
-
     with ThreadPoolExecutor(max_workers=1) as pool:
-        pending: Future[Result | InputError] | None = None
+        pending: Future[Result] | None = None
         for i, item in enumerate(items):
-            result = (pending or pool.submit(attempt, item)).result()
+            result = (pending or pool.submit(read, item)).result()
             # Dropped before the next is read, else a third result stays alive with it.
-            pending = pool.submit(attempt, items[i + 1]) if i + 1 < len(items) else None
+            pending = pool.submit(read, items[i + 1]) if i + 1 < len(items) else None
             yield item, result
             del result

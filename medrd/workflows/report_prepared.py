@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 from medrd.data.layouts import folders_below
 from medrd.errors import FileFormatError, MedrdError
+from medrd.report.listing import Entry
 from medrd.report.page import write_page
-from medrd.report.prepared_page import PreparedEntry, prepared_page
+from medrd.report.prepared_page import prepared_page
 from medrd.workflows.outputs import PREPARED_ENDING
 
 PAGE_NAME = "prepared.html"
@@ -33,7 +34,7 @@ def write_prepared_page(out: Path, failed: Sequence[MedrdError]) -> Path:
                 record = json.loads(path.read_text(encoding="utf-8"))
                 picture = folder / record["outputs"]["picture"]["file"]
                 href = quote(picture.relative_to(out).as_posix())
-                entries.append(PreparedEntry(record, href, picture.read_bytes()))
+                entries.append(Entry(record, href, picture.read_bytes()))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise FileFormatError(
                     path,

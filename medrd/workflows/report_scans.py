@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,14 +15,15 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.data.cache import source_hash
+from medrd.data.cache import file_hash, source_hash
 from medrd.data.layouts import Source
 from medrd.errors import FileFormatError, InputError, WrongKindError
 from medrd.pictures import read_picture
 from medrd.report.embed import embed_scan
 from medrd.report.heat import HeatScale
-from medrd.report.index_page import IndexEntry, index_page
-from medrd.report.page import is_own_page, write_page
+from medrd.report.index_page import index_page
+from medrd.report.listing import Entry
+from medrd.report.page import is_own_page, read_stamp, write_page
 from medrd.report.picture_page import picture_page
 from medrd.report.scan_page import ScanView, scan_page
 from medrd.volumes import Volume, read_mask, read_nifti, read_volume
@@ -34,6 +37,8 @@ logger = logging.getLogger("medrd.report")
 REPORT_NAME = "report.html"
 PAGES_NAME = "report"
 """Folder of the pages of more scans than one."""
+CODE_VERSION = 1
+"""Raise it whenever the same result gives another page: pages are then made again."""
 
 
 @dataclass
@@ -44,15 +49,43 @@ class Report:
     ----------
     path
         The page to open.
-    pages
-        Pages of scans or pictures that were made.
+    pages, kept
+        Pages of scans or pictures that were made, and that were there already.
     errors
         What could not be shown. An earlier page of the same result is kept.
     """
 
     path: Path
     pages: int = 0
+    kept: int = 0
     errors: list[InputError] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """What a page keeps of how it was made.
+
+    Attributes
+    ----------
+    key
+        Of all that it was made from.
+    dice
+        Of mask and label, where there are both.
+    problem
+        Why there is no label although one was there.
+    """
+
+    key: str
+    dice: float | None = None
+    problem: str | None = None
+
+    @classmethod
+    def of(cls, page: Path) -> _Stamp | None:
+        """A page's; None where there is no page, or one of another version."""
+        try:
+            return cls(**read_stamp(page))
+        except TypeError:
+            return None
 
 
 @dataclass(frozen=True)
@@ -65,6 +98,11 @@ class _Predicted:
     @property
     def is_scan(self) -> bool:
         return "scan_score" in self.content
+
+    @property
+    def map(self) -> Path:
+        """Every result has one."""
+        return self.path.parent / self.content["outputs"]["map"]["file"]
 
     def output(self, name: str) -> Path | None:
         """The map, mask or picture; None if there is none."""
@@ -85,14 +123,14 @@ def find_records(folder: Path) -> list[Path]:
 def report_predictions(folder: Path, records: Sequence[Path]) -> Report:
     """Write ``report.html`` and, of several scans, ``report/<place>/<stem>.html``.
 
-    One at a time, so that memory does not grow with their number. Pages of an earlier report
-    whose results are gone are removed. One that cannot be made again, as where the scans have
-    moved, is kept.
+    One at a time, so that memory does not grow with their number. A page that is there and was
+    made from the same is left as it is; so is one that cannot be made again, as where the scans
+    have moved. Pages of an earlier report whose results are gone are removed.
     """
     report = Report(folder / REPORT_NAME)
     predicted = [_Predicted(path, json.loads(path.read_text("utf-8"))) for path in records]
     scale = _uncalibrated_scale(predicted)
-    entries: list[IndexEntry] = []
+    entries: list[Entry] = []
     shown: set[Path] = set()
     with progress("report", len(predicted)) as advance:
         for item in predicted:
@@ -101,15 +139,15 @@ def report_predictions(folder: Path, records: Sequence[Path]) -> Report:
             index = None if len(predicted) == 1 else "../" * len(place.parts) + REPORT_NAME
             href = f"{PAGES_NAME}/{quote(place.as_posix())}"
             try:
-                html, entry = _page(item, scale, index, href=href)
-                write_page(page, html)
-                report.pages += 1
+                entry, made = _up_to_date(item, page, scale, index, href=href)
+                report.pages += made
+                report.kept += not made
             except InputError as error:
                 logger.error("%s", error)
                 report.errors.append(error)
                 if not _is_page_of(item, page):
                     continue
-                entry = IndexEntry(_with_warnings(item.content), href, None, _still(item))
+                entry = _entry(item, href, _Stamp.of(page) or _Stamp(""))
             finally:
                 advance(note=item.path.stem)
             entries.append(entry)
@@ -121,32 +159,52 @@ def report_predictions(folder: Path, records: Sequence[Path]) -> Report:
     return report
 
 
-def _page(
-    item: _Predicted, uncalibrated: HeatScale | None, index: str | None, *, href: str
-) -> tuple[str, IndexEntry]:
-    """A page as HTML, and its row. Raises InputError."""
+def _up_to_date(
+    item: _Predicted, page: Path, uncalibrated: HeatScale | None, index: str | None, *, href: str
+) -> tuple[Entry, bool]:
+    """Its row, and whether its page had to be made. Raises InputError."""
     _check_fields(item)
+    source = _source(item)
     threshold = item.content["threshold"]
     scale = HeatScale(threshold, 2 * threshold) if threshold else uncalibrated
     assert scale is not None
-    still = _still(item)
-    if not item.is_scan:
-        record = _with_warnings(item.content)
-        return _picture_page(item, record, scale, index), IndexEntry(record, href, None, still)
-    volume, scores = _read_scan(item)
-    truth, problem = _read_truth(item.content, volume)
-    record = _with_warnings(item.content, problem)
-    dice = _dice(item, truth) if truth is not None else None
-    embedded = embed_scan(volume.array, scores.array, volume.affine, unit=scale.unit, truth=truth)
-    view = ScanView(record, scale, embedded, dice=dice, still=still)
-    return scan_page(view, index=index), IndexEntry(record, href, dice, still)
+    key = _key(item, scale, index)
+    stamp = _Stamp.of(page)
+    if stamp is not None and stamp.key == key:
+        return _entry(item, href, stamp), False
+    make = _scan_page if item.is_scan else _picture_page
+    text, stamp = make(item, source, scale, index, key)
+    write_page(page, text)
+    return _entry(item, href, stamp), True
 
 
-def _with_warnings(record: dict[str, Any], *more: str | None) -> dict[str, Any]:
+def _key(item: _Predicted, scale: HeatScale, index: str | None) -> str:
+    """Of all that a page is made from; the inputs are known by their hashes on record."""
+    label = item.content.get("label")
+    files = [*map(item.output, ("map", "mask", "picture")), Path(label) if label else None]
+    code = [CODE_VERSION, version("medrd")]
+    parts = [code, item.content, asdict(scale), index, [_digest(path) for path in files]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: Path | None) -> str | None:
+    try:
+        return file_hash(path) if path else None
+    except InputError:  # none there: what that means is said where it is read
+        return None
+
+
+def _entry(item: _Predicted, href: str, stamp: _Stamp) -> Entry:
+    return Entry(_shown(item, stamp), href, _still(item), stamp.dice)
+
+
+def _shown(item: _Predicted, stamp: _Stamp) -> dict[str, Any]:
     """The record with all that a reader is to be warned of in one list."""
+    record = item.content
     odd = [f"Unlike the training scans: {text}" for text in record.get("unlike_training", [])]
-    warnings = [*record.get("warnings", []), *odd, *(text for text in more if text)]
-    return record | {"warnings": warnings}
+    warnings = [*record.get("warnings", []), *odd, *([stamp.problem] if stamp.problem else [])]
+    # Earlier records do not say what was not judged.
+    return {"not_judged": [], **record, "warnings": warnings}
 
 
 def _still(item: _Predicted) -> bytes | None:
@@ -163,31 +221,33 @@ def _is_page_of(item: _Predicted, page: Path) -> bool:
     return all(digest in text for digest in hashes)
 
 
-def _picture_page(
-    item: _Predicted, record: dict[str, Any], scale: HeatScale, index: str | None
-) -> str:
-    path_of_map = item.output("map")
-    assert path_of_map is not None
-    return picture_page(
-        record,
-        scale,
-        image=read_picture(_source(item).path).array,
-        score_map=_scores(item, path_of_map),
-        index=index,
-    )
-
-
-def _scores(item: _Predicted, path: Path) -> NDArray[np.float32]:
-    """A map as an array. Raises InputError."""
-    return read_nifti(path).array if item.is_scan else read_map(path)
-
-
-def _read_scan(item: _Predicted) -> tuple[Volume, Volume]:
-    """The scan that was predicted, and its map."""
-    source, path_of_map = _source(item), item.output("map")
-    assert path_of_map is not None
+def _scan_page(
+    item: _Predicted, source: Source, scale: HeatScale, index: str | None, key: str
+) -> tuple[str, _Stamp]:
     volume = read_volume(source.path, frame=source.frame, series=source.series)
-    return volume, read_nifti(path_of_map)
+    scores = read_nifti(item.map)
+    truth, problem = _read_truth(item.content, volume)
+    stamp = _Stamp(key, _dice(item, truth) if truth is not None else None, problem)
+    embedded = embed_scan(volume.array, scores.array, volume.affine, unit=scale.unit, truth=truth)
+    view = ScanView(
+        _shown(item, stamp), scale, embedded, stamp.dice, _still(item), stamp=asdict(stamp)
+    )
+    return scan_page(view, index=index), stamp
+
+
+def _picture_page(
+    item: _Predicted, source: Source, scale: HeatScale, index: str | None, key: str
+) -> tuple[str, _Stamp]:
+    stamp = _Stamp(key)
+    text = picture_page(
+        _shown(item, stamp),
+        scale,
+        image=read_picture(source.path).array,
+        score_map=read_map(item.map),
+        index=index,
+        stamp=asdict(stamp),
+    )
+    return text, stamp
 
 
 def _source(item: _Predicted) -> Source:
@@ -231,10 +291,10 @@ def _uncalibrated_scale(predicted: Sequence[_Predicted]) -> HeatScale | None:
     """One scale for all maps without a threshold: up to the highest score of any of them."""
     top = 0.0
     for item in predicted:
-        path = item.output("map")
-        if item.content.get("threshold") is None and path is not None:
+        if item.content.get("threshold") is None and item.output("map"):
             try:
-                top = max(top, float(_scores(item, path).max()))
+                scores = read_nifti(item.map).array if item.is_scan else read_map(item.map)
+                top = max(top, float(scores.max()))
             except InputError:
                 continue  # said when its page is made
     return HeatScale(None, max(top, 1e-6))

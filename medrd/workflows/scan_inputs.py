@@ -19,9 +19,9 @@ from medrd.data.layouts import (
     stem,
 )
 from medrd.data.picture_files import is_picture
-from medrd.errors import ConfigError, InputError, MissingInputError, WrongKindError
+from medrd.errors import InputError, MissingInputError, WrongKindError
 from medrd.volumes import find_series, holds_dicom, is_dicom, series_of
-from medrd.workflows.inputs import Case, expand_all, holds, refuse_collisions
+from medrd.workflows.inputs import Case, expand_all, holds, refuse_collisions, refuse_nothing
 from medrd.workflows.outputs import SCAN_FILES, files_of
 
 
@@ -66,13 +66,8 @@ def find_scans(
             complete.append(_with_channels(case, recipe))
         except InputError as error:
             errors.append(error)
-    if not complete and not errors:
-        raise ConfigError(
-            ", ".join(map(str, inputs)) or "INPUT",
-            expected="NIfTI files, BraTS subject folders, DICOM series or folders of those",
-            found="no scan",
-            remedy="Give the path of a scan.",
-        )
+    what = "NIfTI files, BraTS subject folders, DICOM series or folders of those"
+    refuse_nothing(inputs, complete, errors, noun="scan", what=what)
     refuse_collisions(complete, lambda case: files_of(case, SCAN_FILES).endings, SCAN_FILES.noun)
     return complete, errors
 

@@ -50,7 +50,8 @@ from medrd.workflows.train import build_detector_for, train
 logger = logging.getLogger("medrd.train")
 
 DEATHS = 3
-"""As often workers may die; a training that does not survive this has another fault."""
+"""As often workers may die; a training that does not survive this has another fault. Nodes that a
+cloud takes back are not counted by Ray Train."""
 _LOOK_S, _PATIENCE_S = 0.2, 30.0
 _STOP, _ERROR, _STARTS = "stop", "error.json", "starts.jsonl"
 _NOBODY = "nobody"
@@ -193,9 +194,12 @@ def _optimise(
 def _share_of(cluster: Cluster, workers: int, cpus: int | None, device: str) -> tuple[int, bool]:
     """Cores and whether a GPU for each worker; raises ConfigError where there are too few."""
     gpu = device == "cuda" or (device == "auto" and cluster.amount("GPU") > 0)
-    wanted = {"CPU": float(workers * (cpus or 1)), "GPU": float(workers if gpu else 0)}
-    refuse_too_much(cluster, wanted, key="--workers", remedy="Lower --workers or --cpus.")
+    wanted = {"CPU": float(cpus or 1), "GPU": 1.0 if gpu else 0.0}
+    refuse_too_much(
+        cluster, wanted, key="--workers", remedy="Lower --workers or --cpus.", processes=workers
+    )
     if cpus is None:
+        # On a cluster nobody knows how its cores are divided among its nodes.
         cpus = 1 if cluster.grows else max(1, int(cluster.amount("CPU")) // workers)
     return cpus, gpu
 

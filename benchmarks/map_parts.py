@@ -1,0 +1,92 @@
+"""What each part of rdseg's map is worth, from models that are trained: nothing is trained again.
+
+Takes the trained cells of a comparison, changes how the map is put together, predicts the test
+subjects, and prints the metrics that need no threshold: mean over folds and seeds.
+
+    python benchmarks/map_parts.py configs/compare/flagship.yaml --models rdseg \
+        --set data_sets.brats2018.root=/path/to/brats --cells flagship --out map_parts.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from trained_cells import Kept, Trained, averages, brain_cells, load, parser
+
+from medrd.config.compare import Cell
+from medrd.data.domain import domain_of
+from medrd.models.rdseg import RDSeg
+from medrd.report.table import markdown_table
+from medrd.workflows.judge import judge, unit_entries
+from medrd.workflows.tally import Tally
+
+METRICS = ("image_auroc", "pixel_ap", "pixel_dice_best", "aupro")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is changed of a map; None leaves it as the model has it."""
+
+    intensity_weight: float | None = None
+    discrepancy_weight: float | None = None
+    sigma_across_mm: float | None = None
+
+    def apply(self, trained: Trained) -> None:
+        """Change the loaded model."""
+        detector, scoring = trained.predictor.detector, trained.predictor.scoring
+        assert isinstance(detector, RDSeg)
+        if self.intensity_weight is not None:
+            detector.intensity_weight = self.intensity_weight
+        if self.discrepancy_weight is not None:
+            detector.discrepancy_weight = self.discrepancy_weight
+        if self.sigma_across_mm is not None:
+            scoring.sigma_across_mm = self.sigma_across_mm
+
+
+VARIANTS = {
+    "as it is": Variant(),
+    "without brightness": Variant(intensity_weight=0),
+    "brightness × 16": Variant(intensity_weight=16),
+    "brightness × 64": Variant(intensity_weight=64),
+    "not smoothed across slices": Variant(sigma_across_mm=0),
+    "the student's discrepancy added (× 3)": Variant(discrepancy_weight=3),
+    # Nothing outweighs it: the head's share is of the order of 10.
+    "the student's discrepancy alone": Variant(discrepancy_weight=1e4),
+}
+
+
+def measure(cell: Cell, folder: Path, variant: Variant) -> dict[str, float | None]:
+    """The metrics of one trained cell with another map."""
+    trained = load(cell, folder)
+    variant.apply(trained)
+    config = trained.cell.config
+    domain = domain_of(config.recipe)
+    tally, entries = Tally(), unit_entries(len(trained.subjects))
+    for subject in trained.subjects:
+        item = domain.test_item(subject, config.recipe, budget=config.data.budget)
+        prediction = trained.predictor.on_grid(item.prepared)
+        tally.add(judge(subject.id, item, prediction, threshold=None, entries=entries))
+    return {key: tally.metrics()[0][key] for key in METRICS}
+
+
+def main() -> None:
+    """Measure what is not in --out yet, and print the table."""
+    args = parser(__doc__ or "").parse_args()
+    kept = Kept(args.out)
+    body = []
+    for model in args.models:
+        cells = brain_cells(args, model)
+        for name, variant in VARIANTS.items():
+            rows = [
+                kept.get(f"{cell.name}: {name}", partial(measure, cell, args.cells, variant))
+                for cell in cells
+            ]
+            means = averages(rows)
+            body.append([model, name, *(f"{means[key]:.3f}" for key in METRICS)])
+    print(markdown_table(["model", "map", *METRICS], body))
+
+
+if __name__ == "__main__":
+    main()

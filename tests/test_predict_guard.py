@@ -1,0 +1,102 @@
+"""``medrd predict`` and scans unlike those that the model was trained on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medrd.config import make_config
+from medrd.errors import ConfigError, UnlikeTrainingError
+from medrd.workflows.api import LoadedModel, read
+from medrd.workflows.model_folder import Model, load_model
+from medrd.workflows.predict import predict
+from medrd.workflows.train import train
+
+
+def test_a_scan_unlike_the_training_scans_is_warned_of_and_with_strict_refused(
+    quick: Model, scan: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = nib.load(scan)
+    array = np.asarray(image.dataobj)
+    hounsfield = np.where(array, 20 + array // 30, -1000).astype(np.int16)
+    ct = scan.with_name("ct.nii.gz")
+    nib.save(nib.Nifti1Image(hounsfield, image.affine), ct)
+    named = Path(shutil.copy(scan, scan.with_name("other_t1.nii.gz")))
+    out = tmp_path / "out"
+
+    assert len(predict(quick, [scan, ct, named], out, picture=False).done) == 3
+    odd = {
+        name: json.loads((out / f"{name}.json").read_text(encoding="utf-8"))["unlike_training"]
+        for name in ("scan", "ct", "other_t1")
+    }
+    assert odd["scan"] == []
+    assert any("below 0" in text for text in odd["ct"])
+    assert odd["other_t1"] == ["flair: by its name, other_t1.nii.gz is a t1"]
+    warned = [record.getMessage() for record in caplog.records]
+    for path, texts in ((ct, odd["ct"]), (named, odd["other_t1"])):
+        assert [m for m in warned if str(path) in m] == [
+            f"{path} is unlike the training scans: {text}" for text in texts
+        ]
+
+    # What was predicted without --strict does not pass with it.
+    record = json.loads((out / "scan.json").read_text(encoding="utf-8"))
+    assert record["not_judged"] == []
+    report = predict(quick, [scan, ct, named], out, strict=True, picture=False)
+    assert report.skipped == [out / "scan.json"]
+    assert {type(error) for error in report.errors} == {UnlikeTrainingError}
+    assert [Path(error.where).name for error in report.errors] == ["ct.nii.gz", "other_t1.nii.gz"]
+    assert LoadedModel(quick).predict(read(ct)).warnings == (
+        *json.loads((out / "ct.json").read_text(encoding="utf-8"))["warnings"],
+        *odd["ct"],
+    )
+
+
+def test_names_count_only_where_those_of_the_training_scans_did(
+    tiny_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a plain folder the channel's name is the config's default: it says nothing."""
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for number in range(3):
+        source = tiny_root / f"tiny_{number}" / f"tiny_{number}_flair.nii.gz"
+        shutil.copy(source, plain / f"p{number}_T1w.nii.gz")
+    raw = {
+        "data": {
+            "root": str(plain),
+            "healthy": True,
+            "cache": str(tmp_path / "cache"),
+            "split": {"train": 1, "calibration": 1, "test": 1},
+        },
+        "recipe": {"size": 64, "min_brain_mm2": 2000, "normalise": "rank"},
+        "model": {"name": "intensity"},
+    }
+    model = load_model(train(make_config(raw), tmp_path / "run"))
+    report = predict(model, [plain], tmp_path / "out", strict=True, picture=False)
+    assert [error for error in report.errors if "by its name" in error.found] == []
+    reasons = ("contrast: the model knows 2 scans", "file names: those of the training scans")
+    for reason in reasons:
+        assert any(f"--strict does not judge {reason}" in m for m in caplog.messages)
+    predict(model, [plain], tmp_path / "out", picture=False)
+    record = json.loads((tmp_path / "out" / "p0_T1w.json").read_text(encoding="utf-8"))
+    assert [text.startswith(r) for text, r in zip(record["not_judged"], reasons, strict=True)] == [
+        True,
+        True,
+    ]
+
+
+def test_strict_is_refused_where_nothing_can_be_judged(
+    quick: Model, scan: Path, tmp_path: Path
+) -> None:
+    blind = replace(quick, profile=None)
+    with pytest.raises(ConfigError, match="no profile of its training scans"):
+        predict(blind, [scan], tmp_path / "out", strict=True)
+    assert not (tmp_path / "out" / "scan.json").exists()
+    predict(blind, [scan], tmp_path / "out", picture=False)
+    record = json.loads((tmp_path / "out" / "scan.json").read_text(encoding="utf-8"))
+    assert record["not_judged"] == ["anything: the model file has no profile of its training scans"]
