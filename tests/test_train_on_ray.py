@@ -217,12 +217,12 @@ def test_where_no_workers_are_it_is_said_and_a_stop_is_heard(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(module, "_PATIENCE_S", -1)
+    monkeypatch.setattr("medrd.workflows.cluster._PATIENCE_S", -1)
     order = module._Order(make_config(raw), tmp_path, "", tmp_path, tmp_path, cpus=1, gpu=False)
     (tmp_path / "nobody").touch()
     asked = iter([False, False, True])
     module._follow(Trains(tmp_path), order, 2, lambda: next(asked))  # type: ignore[arg-type]
-    assert [m.startswith("waiting for workers") for m in caplog.messages] == [True, True]
+    assert [m.startswith("waiting for processes") for m in caplog.messages] == [True, True]
     # With somebody there it is passed on, and their end waited for.
     (tmp_path / "nobody").unlink()
     (tmp_path / "stop").unlink()
