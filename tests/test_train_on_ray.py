@@ -33,7 +33,6 @@ def killing(folder: Path) -> Callable[[dict[str, Any]], None]:
     """What a worker does, but the second one dies once. (Nested, so that it travels by value.)"""
 
     def work(settings: dict[str, Any]) -> None:
-        import os
 
         import torch.distributed as dist
 
@@ -59,19 +58,19 @@ def killing(folder: Path) -> Callable[[dict[str, Any]], None]:
 def ray_here(prompt_ray: None) -> Iterator[None]:
     """Ray with two cores, and this process connected to it."""
     settle_environment()
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # an end is seen only then
     import ray
 
-    ray.init(
-        "local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=STORE,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
-    del os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # an end is seen only then
+        ray.init(
+            "local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=STORE,
+            log_to_driver=False,
+        )
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture
