@@ -1,16 +1,24 @@
 """How well ``medrd prepare`` does on real heads: a table of errors in mm and Dice.
 
     python benchmarks/prepare.py --head ch2.nii.gz --head-brain ch2bet.nii.gz
-    python benchmarks/prepare.py --brats /data/brats --subjects 3
+    python benchmarks/prepare.py --brats /data/brats --subjects 1 2 4
+    python benchmarks/prepare.py --brats /data/brats --subjects 1 2 --model run
+    python benchmarks/prepare.py --brats /data/brats --subjects 1 2 3 --poses-of-brats
 
 The head is one with its skull and a brain mask to be held against (Debian's mricron-data ships
 ch2 and ch2bet). BraTS's scans are moved, each modality by a rigid map of its own that the program
-is not told, so that the right answer is known.
+is not told, so that the right answer is known. With a model, the third command holds its masks of
+such scans, prepared and brought back by ``--native``, against those of the scans as BraTS has them.
+The last one prints how BraTS's brains lie, seen from the template (the constants in
+``medrd/heads/template.py``).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import resource
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,8 +27,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
+from sklearn.metrics import average_precision_score
 
-from medrd.data.layouts import find_subjects
+from medrd.data.layouts import Subject, find_subjects
 from medrd.heads.brain import Extraction, deepbet_mask
 from medrd.heads.head import Options, PreparedHead, prepare_head
 from medrd.heads.linear import Matrix, about, apply, inverse, rotation, translation
@@ -29,8 +39,12 @@ from medrd.heads.record import Origin
 from medrd.heads.sample import centres_mm, resample
 from medrd.heads.template import Template, load_template
 from medrd.report.table import markdown_table
-from medrd.volumes import Volume, read_mask, read_nifti, to_sitk, volume_from_array
-from medrd.workflows.native import WayBack, native_mask
+from medrd.volumes import Volume, read_mask, read_nifti, to_sitk, volume_from_array, write_nifti
+from medrd.workflows.model_folder import Model, load_model
+from medrd.workflows.native import NATIVE_ENDINGS, WayBack, native_mask
+from medrd.workflows.outputs import SCAN_FILES
+from medrd.workflows.predict import predict
+from medrd.workflows.prepare import prepare
 
 Rows = list[list[str]]
 
@@ -74,6 +88,12 @@ def judge_head(scan: Volume, brain: NDArray[np.bool_], template: Template, count
         to_prepared = inverse(head.to_raw["t1"])
         mask = to_sitk(volume_from_array(head.brain, template.affine))
         back = resample(mask, scan.shape, there.affine, to_prepared).array > 0.5
+        if not number:
+            onto = head.to_template @ to_prepared
+            affine = resample(template.region(), scan.shape, scan.affine, onto).array > 0.5
+            for name, inside in (("the given mask", brain), ("template, affine alone", affine)):
+                ml = np.count_nonzero(inside) * scan.voxel_volume_mm3 / 1000
+                rows.append([name, f"{dice(inside, brain):.3f}", f"{ml:.0f}", *["–"] * 4])
         found = inverse(to_prepared @ pose)
         first = found if first is None else first
         rows.append(
@@ -96,14 +116,10 @@ def judge_brats(root: Path, template: Template, channels: list[str], numbers: li
     subjects = find_subjects(root, layout="auto", channels=channels)
     rows = []
     for number in numbers:
-        subject = subjects[number]
-        rng = np.random.default_rng(number)
-        volumes = {c: read_nifti(s.path) for c, s in subject.images.items()}
+        subject = subjects[number - 1]
+        volumes, poses = scanned(subject, number)
         first = next(iter(volumes.values()))
         points = centres_mm(first.array > 0, first.affine)[::200]
-        session = random_pose(rng, points.mean(0), degrees=15, shift_mm=30)
-        poses = {c: random_pose(rng, points.mean(0), degrees=8, shift_mm=10) for c in volumes}
-        poses = {c: session @ pose for c, pose in poses.items()}
         there = {c: moved(volume, poses[c]) for c, volume in volumes.items()}
         head, seconds = timed(partial(prepare_head, there, template, Options()))
         # Prepared world -> BraTS's own: the same for all modalities if they were found rightly.
@@ -115,7 +131,7 @@ def judge_brats(root: Path, template: Template, channels: list[str], numbers: li
         label = read_mask(subject.label.path, first)
         rows.append(
             [
-                f"subject {number + 1}",
+                f"subject {number}",
                 ", ".join(errors),
                 apart(own[reference], np.eye(4), at),
                 there_and_back(label, there[reference], head, reference, template),
@@ -127,6 +143,89 @@ def judge_brats(root: Path, template: Template, channels: list[str], numbers: li
         )
         print(rows[-1], flush=True)
     return rows
+
+
+def scanned(subject: Subject, number: int) -> tuple[dict[str, Volume], dict[str, Matrix]]:
+    """A subject's scans, and where each lay in a scanner: the session, and a modality's own way."""
+    rng = np.random.default_rng(number - 1)
+    volumes = {c: read_nifti(s.path) for c, s in subject.images.items()}
+    first = next(iter(volumes.values()))
+    centre_mm = centres_mm(first.array > 0, first.affine).mean(0)
+    session = random_pose(rng, centre_mm, degrees=15, shift_mm=30)
+    poses = {c: session @ random_pose(rng, centre_mm, degrees=8, shift_mm=10) for c in volumes}
+    return volumes, poses
+
+
+def judge_maps(root: Path, model: Model, numbers: list[int]) -> Rows:
+    """A model's findings in moved scans, prepared and brought back, and in BraTS's own."""
+    channels = list(model.recipe.channels)
+    with_t1 = list(dict.fromkeys([*channels, "t1"]))
+    subjects = find_subjects(root, layout="auto", channels=with_t1)
+    rows = []
+    for number in numbers:
+        subject = subjects[number - 1]
+        volumes, poses = scanned(subject, number)
+        assert subject.label is not None
+        own = volumes[channels[0]]
+        label, brain = read_mask(subject.label.path, own), own.array != 0
+        with tempfile.TemporaryDirectory() as folder:
+            raw, out = Path(folder, "raw", "s"), Path(folder, "prepared")
+            start = time.process_time()
+            for channel, volume in volumes.items():
+                # Each on a grid of its own: voxel on voxel with BraTS's label, elsewhere in mm.
+                there = moved(volume, poses[channel])
+                path = raw / f"s_{channel}.nii.gz"
+                write_nifti(path, there.array, there, dtype="float32")
+            record = prepare([raw], out).done[0]
+            seconds = time.process_time() - start
+            there_already = subject.images[channels[0]].path.parent
+            before = found(
+                model, there_already, Path(folder, "before"), SCAN_FILES.map, SCAN_FILES.mask
+            )
+            after = found(model, record.parent, Path(folder, "after"), *NATIVE_ENDINGS, native=True)
+        both = brain & (before[0] > 0) & (after[0] > 0)
+        rows.append(
+            [
+                f"subject {number}",
+                *(f"{dice(mask, label):.3f}" for _, mask in (before, after)),
+                *(
+                    f"{average_precision_score(label[brain], scores[brain]):.3f}"
+                    for scores, _ in (before, after)
+                ),
+                f"{np.corrcoef(before[0][both], after[0][both])[0, 1]:.3f}",
+                f"{seconds:.0f}",
+            ]
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def found(
+    model: Model, subject: Path, out: Path, map_: str, mask: str, *, native: bool = False
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Scores and mask (X, Y, Z) of the one scan."""
+    report = predict(model, [subject], out, picture=False, native=native)
+    (record,) = report.done
+    name = json.loads(record.read_text(encoding="utf-8"))["subject"]
+    scores = read_nifti(record.parent / f"{name}{map_}").array
+    return scores, read_nifti(record.parent / f"{name}{mask}").array > 0
+
+
+def poses_of_brats(root: Path, template: Template, numbers: list[int]) -> Rows:
+    """Where BraTS's brains have the template's centre, and how they nod, tilt and turn."""
+    subjects = find_subjects(root, layout="auto", channels=["t1"])
+    found = []
+    for number in numbers:
+        scan = read_nifti(subjects[number - 1].images["t1"].path)
+        head = prepare_head({"t1": scan}, template, Options())
+        from_template = head.to_raw["t1"] @ inverse(template.pose)
+        turn = Rotation.from_matrix(from_template[:3, :3]).as_euler("xyz", degrees=True)
+        found.append([*apply(from_template, template.centre_mm[None])[0], *turn])
+        print(np.round(found[-1], 1), flush=True)
+    return [
+        [name, *(f"{value:.1f}" for value in values)]
+        for name, values in (("mean", np.mean(found, 0)), ("SD", np.std(found, 0)))
+    ]
 
 
 def contrasts(head: PreparedHead) -> list[float]:
@@ -155,9 +254,13 @@ def main() -> None:
     parser.add_argument("--poses", type=int, default=3)
     parser.add_argument("--deepbet", action="store_true", help="Also deepbet's mask of the head.")
     parser.add_argument("--brats", type=Path)
-    parser.add_argument("--subjects", type=int, nargs="*", default=[1, 3, 5])
+    parser.add_argument("--model", type=Path, help="Of flair, say: its maps of raw scans.")
+    parser.add_argument("--poses-of-brats", action="store_true")
+    parser.add_argument("--subjects", type=int, nargs="*", default=[1, 2, 4], help="From 1.")
     parser.add_argument("--channels", nargs="*", default=["t1", "t2", "flair"])
     args = parser.parse_args()
+    if not args.head and not args.brats:
+        parser.error("give --head and --head-brain, or --brats")
     template = load_template()
     if args.head:
         scan, brain = read_nifti(args.head), read_nifti(args.head_brain).array > 0
@@ -166,7 +269,14 @@ def main() -> None:
         if args.deepbet:
             mask = deepbet_mask(scan)
             print(f"{Extraction.deepbet}: Dice {dice(mask, brain):.3f}, {mask.sum() / 1000:.0f} ml")
-    if args.brats:
+    if args.brats and args.poses_of_brats:
+        columns = ["", "x, mm", "y, mm", "z, mm", "pitch", "roll", "yaw"]
+        print(markdown_table(columns, poses_of_brats(args.brats, template, args.subjects)))
+    elif args.brats and args.model:
+        columns = ["subject", "Dice", "Dice by --native", "AP", "AP by --native", "correlation"]
+        rows = judge_maps(args.brats, load_model(args.model), args.subjects)
+        print(markdown_table([*columns, "CPU s of prepare"], rows))
+    elif args.brats:
         columns = [
             "subject",
             "to the reference, mm",
@@ -180,6 +290,8 @@ def main() -> None:
         print(
             markdown_table(columns, judge_brats(args.brats, template, args.channels, args.subjects))
         )
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"most memory: {peak_gb:.1f} GB")
 
 
 if __name__ == "__main__":

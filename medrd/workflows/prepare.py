@@ -64,8 +64,8 @@ class PrepareReport:
     done, skipped
         Records of subjects: written now, or valid from an earlier run.
     errors
-        Inputs that failed in this call. ``errors.json`` and the page list those of earlier ones
-        too, until their subjects are prepared.
+        Inputs that failed in this call. ``errors.json`` and the page also list those of earlier
+        ones, until their subjects are prepared.
     page
         What there is to look at; None where it could not be written.
     """

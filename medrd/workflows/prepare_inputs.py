@@ -227,9 +227,9 @@ def _bids(root: Path, below: Path, wanted: _Wanted, errors: list[InputError]) ->
             source = Source(subject.images[channel].path, wanted.frame)
             images.setdefault(channel, []).append(source)
     return [
-        Case(subject, place)
+        Case(found, place)
         for (place, name), images in sessions.items()
-        if (subject := _subject(name, images, errors))
+        if (found := _subject(name, images, errors))
     ]
 
 
