@@ -225,11 +225,11 @@ def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     dashboards = [command for command in processes.values() if "dashboard.py" in command]
     assert all("--disable-frontend" in command for command in dashboards)
     wait_for(
-        lambda: len(reports_of(out)[0].read_text(encoding="utf-8").splitlines()) >= 3, seconds=30
+        lambda: len(reports_of(out)[0].read_text(encoding="utf-8").splitlines()) >= 3, seconds=90
     )
     os.kill(killed.pid, signal.SIGKILL)
     assert killed.wait() == -9
-    wait_for(lambda: not [c for c in left_of(processes) if c.startswith("ray::")], seconds=30)
+    wait_for(lambda: not [c for c in left_of(processes) if c.startswith("ray::")], seconds=90)
     before = reports_of(out)[0].read_text(encoding="utf-8").splitlines()
     assert 3 <= len(before) < 12
     assert [trial.status for trial in read_trials(out)] == ["unfinished"]
@@ -240,7 +240,7 @@ def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     assert "2 finished" in done.stdout
     assert done.stdout.splitlines()[-1] == str(out / "best.yaml")
     # Ray's own agents take their time to see that all is over; they hold nothing of ours.
-    wait_for(lambda: not [c for c in left_of(processes) if "Agent" not in c], seconds=30)
+    wait_for(lambda: not [c for c in left_of(processes) if "Agent" not in c], seconds=90)
     after = next(
         path for path in reports_of(out) if path.read_text(encoding="utf-8").startswith(before[0])
     )
