@@ -23,7 +23,13 @@ from medrd.config import RecipeConfig
 from medrd.data.domain import TestItem
 from medrd.data.layouts import Subject
 from medrd.data.margin import away_from
-from medrd.data.prepare import lesion_positions, prepare, read_channels, read_lesions
+from medrd.data.prepare import (
+    PreparedVolume,
+    lesion_positions,
+    prepare,
+    read_channels,
+    read_lesions,
+)
 from medrd.heads.bias import correct_bias
 from medrd.report.table import markdown_table
 from medrd.volumes import Volume, volume_from_array
@@ -139,6 +145,7 @@ def changed_item(subject: Subject, recipe: RecipeConfig, change: str, budget: in
 def upper_half(item: TestItem, prediction: Prediction) -> tuple[TestItem, Prediction]:
     """What is left of a whole scan's where the scan without its lower half has slices."""
     assert item.truth is not None
+    assert isinstance(item.prepared, PreparedVolume)
     middle = _middle(item.prepared.brain_volume)
     shown = item.prepared.numbers >= middle
     truth, judged = item.truth.copy(), item.judged.copy()

@@ -155,7 +155,7 @@ for line in sys.stdin:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.close()
-        self._server.wait(timeout=30)
+        self._server.wait(timeout=120)
         self._server.stdout.close()
 
 

@@ -33,7 +33,6 @@ def killing(folder: Path) -> Callable[[dict[str, Any]], None]:
     """What a worker does, but the second one dies once. (Nested, so that it travels by value.)"""
 
     def work(settings: dict[str, Any]) -> None:
-        import os
 
         import torch.distributed as dist
 
@@ -59,19 +58,19 @@ def killing(folder: Path) -> Callable[[dict[str, Any]], None]:
 def ray_here(prompt_ray: None) -> Iterator[None]:
     """Ray with two cores, and this process connected to it."""
     settle_environment()
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # an end is seen only then
     import ray
 
-    ray.init(
-        "local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=STORE,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
-    del os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # an end is seen only then
+        ray.init(
+            "local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=STORE,
+            log_to_driver=False,
+        )
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture
@@ -217,12 +216,12 @@ def test_where_no_workers_are_it_is_said_and_a_stop_is_heard(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(module, "_PATIENCE_S", -1)
+    monkeypatch.setattr("medrd.workflows.cluster._PATIENCE_S", -1)
     order = module._Order(make_config(raw), tmp_path, "", tmp_path, tmp_path, cpus=1, gpu=False)
     (tmp_path / "nobody").touch()
     asked = iter([False, False, True])
     module._follow(Trains(tmp_path), order, 2, lambda: next(asked))  # type: ignore[arg-type]
-    assert [m.startswith("waiting for workers") for m in caplog.messages] == [True, True]
+    assert [m.startswith("waiting for processes") for m in caplog.messages] == [True, True]
     # With somebody there it is passed on, and their end waited for.
     (tmp_path / "nobody").unlink()
     (tmp_path / "stop").unlink()

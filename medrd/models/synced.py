@@ -69,7 +69,7 @@ def summed(values: Tensor) -> Tensor:
     A loss made of such sums is the whole batch's in each of the processes, and its gradient there,
     averaged over them, that of the whole batch.
     """
-    return _SumOverProcesses.apply(values) if _is_shared() else values  # type: ignore[no-any-return]
+    return _SumOverProcesses.apply(values) if _is_shared() else values
 
 
 @torch.no_grad()

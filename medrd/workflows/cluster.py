@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ logger = logging.getLogger("medrd.ray")
 EVERYWHERE = "Put what the command reads and writes on storage that all nodes see."
 STORE_BYTES = 128 * 2**20
 """Of Ray's object store: hardly anything of ours passes through it."""
+_PATIENCE_S = 30.0
 _HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
 
 
@@ -171,6 +173,21 @@ def enter(folder: Path) -> None:
             found=error.strerror or str(error),
             remedy=EVERYWHERE,
         ) from None
+
+
+class Patience:
+    """Says every half minute that none of the processes is at work that should be."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    def see(self, *, at_work: bool) -> None:
+        """How it stands now."""
+        if at_work:
+            self._since = time.monotonic()
+        elif time.monotonic() - self._since > _PATIENCE_S:
+            self._since = time.monotonic()
+            logger.warning("waiting for processes: they are starting, or no node has room")
 
 
 def refuse_too_much(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from medrd.errors import ConfigError, MedrdError
+from medrd.workflows.cluster import Patience
 from medrd.workflows.interrupt import InterruptedRunError
 
 logger = logging.getLogger("medrd.ray")
@@ -25,7 +26,6 @@ Result = TypeVar("Result")
 ATTEMPTS = 3
 """As often an item is begun; it may be the item that kills."""
 _LOOK_S = 0.2
-_PATIENCE_S = 30.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 """Before another process is begun where one did not get ready: it may be its node's fault."""
 
@@ -83,7 +83,7 @@ class Round(Generic[Item, Result]):
         self._busy: dict[Any, tuple[Any, int]] = {}
         self._actors = self._missing = self._stillborn = 0
         self._pause_s, self._pause_ends = _FIRST_PAUSE_S, 0.0
-        self._quiet_since = time.monotonic()
+        self._patience = Patience()
 
     def begin(self, actors: int) -> None:
         """Have so many actors made ready."""
@@ -117,7 +117,7 @@ class Round(Generic[Item, Result]):
                 time.sleep(_LOOK_S)
                 continue
             done, _ = ray.wait(known, num_returns=1, timeout=_LOOK_S)
-            self._complain_if_nothing_moves(bool(done))
+            self._patience.see(at_work=bool(done or self._busy))
             for reference in done:
                 if reference in self._starting:
                     self._take_in(reference)
@@ -211,14 +211,6 @@ class Round(Generic[Item, Result]):
             yield index, LostItem(self._attempts[index], answer.reason)
         if len(self._idle) + len(self._busy) + len(self._starting) + self._missing < self._actors:
             self._add_actor()
-
-    def _complain_if_nothing_moves(self, moved: bool) -> None:
-        now = time.monotonic()
-        if moved or self._busy:
-            self._quiet_since = now
-        elif now - self._quiet_since > _PATIENCE_S:
-            self._quiet_since = now
-            logger.warning("waiting for processes: they are starting, or no node has room")
 
 
 @dataclass(frozen=True)

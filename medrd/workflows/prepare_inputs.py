@@ -227,9 +227,9 @@ def _bids(root: Path, below: Path, wanted: _Wanted, errors: list[InputError]) ->
             source = Source(subject.images[channel].path, wanted.frame)
             images.setdefault(channel, []).append(source)
     return [
-        Case(whole, place)
+        Case(found, place)
         for (place, name), images in sessions.items()
-        if (whole := _subject(name, images, errors))
+        if (found := _subject(name, images, errors))
     ]
 
 
@@ -240,9 +240,9 @@ def _gathered(scans: Sequence[_Found], errors: list[InputError]) -> list[Case]:
         images = subjects.setdefault((scan.home, scan.place, scan.name), {})
         images.setdefault(scan.modality, []).append(scan.source)
     return [
-        Case(whole, place)
+        Case(subject, place)
         for (_, place, name), images in subjects.items()
-        if (whole := _subject(name, images, errors))
+        if (subject := _subject(name, images, errors))
     ]
 
 

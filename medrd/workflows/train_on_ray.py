@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from medrd.workflows.alone import alone_in
 from medrd.workflows.cluster import (
     EVERYWHERE,
     Cluster,
+    Patience,
     enter,
     given_address,
     ray_cluster,
@@ -52,7 +52,7 @@ logger = logging.getLogger("medrd.train")
 DEATHS = 3
 """As often workers may die; a training that does not survive this has another fault. Nodes that a
 cloud takes back are not counted by Ray Train."""
-_LOOK_S, _PATIENCE_S = 0.2, 30.0
+_LOOK_S = 0.2
 _STOP, _ERROR, _STARTS = "stop", "error.json", "starts.jsonl"
 _NOBODY = "nobody"
 """There while no workers are at work: they wait for room, begin, or have died."""
@@ -214,6 +214,7 @@ def _trainer(order: _Order, workers: int) -> Any:
         def after_exception(self, run_context: Any, worker_exceptions: Any) -> None:
             nobody.touch()
 
+    callbacks: Any = [Deaths()]  # the stubs know Ray Tune's alone
     share = {"CPU": float(order.cpus)} | ({"GPU": 1.0} if order.gpu else {})
     return TorchTrainer(
         _work,
@@ -226,7 +227,7 @@ def _trainer(order: _Order, workers: int) -> Any:
             name="workers",
             storage_path=str(order.scratch / "ray"),
             failure_config=FailureConfig(max_failures=DEATHS),
-            callbacks=[Deaths()],
+            callbacks=callbacks,
         ),
     )
 
@@ -259,7 +260,7 @@ def _follow(
 
     With nobody at work to hear of a stop, it returns at once.
     """
-    told, starts, heard = len(read_reports(order.out)), 1, time.monotonic()
+    told, starts, patience = len(read_reports(order.out)), 1, Patience()
     epochs = order.config.train.epochs
     with progress(f"training with {workers} workers", epochs, done=told) as advance:
         alive = True
@@ -271,11 +272,7 @@ def _follow(
                 (order.scratch / _STOP).touch()
                 if nobody:
                     return
-            if not nobody:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > _PATIENCE_S:
-                heard = time.monotonic()
-                logger.warning("waiting for workers: they are starting, or no node has room")
+            patience.see(at_work=not nobody)
             for report in read_reports(order.out)[told:]:
                 say(report)
                 advance(note=f"loss {report.loss:.4f}  {report.slices_per_s:.0f} slices/s")
