@@ -30,6 +30,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from sklearn.metrics import average_precision_score
 
+from medrd.config import RecipeConfig
 from medrd.data.layouts import Subject, find_subjects
 from medrd.heads.brain import Extraction, deepbet_mask
 from medrd.heads.head import Options, PreparedHead, prepare_head
@@ -158,6 +159,7 @@ def scanned(subject: Subject, number: int) -> tuple[dict[str, Volume], dict[str,
 
 def judge_maps(root: Path, model: Model, numbers: list[int]) -> Rows:
     """A model's findings in moved scans, prepared and brought back, and in BraTS's own."""
+    assert isinstance(model.recipe, RecipeConfig)  # a model of scans
     channels = list(model.recipe.channels)
     with_t1 = list(dict.fromkeys([*channels, "t1"]))
     subjects = find_subjects(root, layout="auto", channels=with_t1)

@@ -165,7 +165,7 @@ def test_a_small_head_in_air_of_exactly_0_is_tried_again_with_its_skull(
 
 
 def test_a_head_whose_header_turns_it_upside_down_is_not_used(template: Template) -> None:
-    scan = make_head("t1", to_head=MOVED, skull=False, seed=3)
+    scan = make_head("t1", to_head=MOVED, seed=3)
     wrong = volume_from_array(scan.array, np.diag([1, -1, -1, 1]) @ scan.affine)
     head = prepare_head({"t1": wrong}, template, Options(bias=False))
     (failure,) = head.quality.failures()
