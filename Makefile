@@ -28,8 +28,9 @@ demo: $(READY) ## train, predict, evaluate and report on simulated brains, into 
 
 test: $(READY) ## run the tests, e.g. make test ARGS="tests/metrics -x"
 	@# One thread: on a busy machine threads that wait for each other cost more than they gain.
-	@# All of them in two processes, a module's tests together; a choice of them in one.
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
+	@# All of them in three processes, since those on Ray wait more than they work, a module's tests
+	@# together; a choice of them in one.
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(or $(ARGS),-n 3 --dist loadfile --no-loadscope-reorder)
 
 lint: $(READY) ## ruff, mypy and the import contracts
 	$(BIN)/ruff check
