@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from medrd.data.prepare import MEDIAN_BECOMES
 from medrd.models import Batch, Teacher
-from medrd.models.rdseg import MEDIAN_BRIGHTNESS, RDSeg, outline_loss
+from medrd.models.rdseg import MEDIAN_BRIGHTNESS, RDSeg, _agreement, outline_loss
 from training import (
     SMALL,
     Answers,
@@ -105,6 +106,17 @@ def test_the_discrepancy_adds_what_the_student_cannot_follow() -> None:
             expected += weight * enlarged[:, 0]
         difference = added.anomaly_map(images) - plain.anomaly_map(images)
     torch.testing.assert_close(difference, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_the_head_reads_sums_to_the_cosine() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(2, 5, 3, 4, generator=generator) for _ in range(2))
+    read = _agreement(a, b)
+    for image, row, column in np.ndindex(2, 3, 4):
+        x, y = a[image, :, row, column].numpy(), b[image, :, row, column].numpy()
+        each = x * y / np.linalg.norm(x) / np.linalg.norm(y)  # their sum is the cosine
+        found = read[image, :, row, column].numpy()
+        np.testing.assert_allclose(found, 3 * np.sqrt(5) * each, rtol=1e-5)
 
 
 def test_head_and_student_learn_at_their_own_rates() -> None:
