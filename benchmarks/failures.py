@@ -5,7 +5,8 @@ the first modality there, over the brain's median. Healthy slices are those over
 lesion; what is marked there are false alarms by any reading of the labels.
 
     python benchmarks/failures.py configs/compare/flagship.yaml --models rdseg brightness \
-        --set data_sets.brats2018.root=/path/to/brats --cells flagship --out failures.json
+        --set data_sets.brats2018.root=/path/to/brats --set data_sets.tire.root=/path/to/tire \
+        --cells flagship --out failures.json
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Takes the trained cells of a comparison, changes how the map is put together, pr
 subjects, and prints the metrics that need no threshold: mean over folds and seeds.
 
     python benchmarks/map_parts.py configs/compare/flagship.yaml --models rdseg \
-        --set data_sets.brats2018.root=/path/to/brats --cells flagship --out map_parts.json
+        --set data_sets.brats2018.root=/path/to/brats --set data_sets.tire.root=/path/to/tire \
+        --cells flagship --out map_parts.json
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ evaluates by the ordinary protocol with the model's own threshold, and prints ea
 difference from the unchanged scans: mean over folds and seeds.
 
     python benchmarks/robustness.py configs/compare/flagship.yaml --models rdseg intensity \
-        --set data_sets.brats2018.root=/path/to/brats --cells flagship --out robustness.json
+        --set data_sets.brats2018.root=/path/to/brats --set data_sets.tire.root=/path/to/tire \
+        --cells flagship --out robustness.json
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""The ceiling: rdseg's own network when it is trained with the lesions' labels.
+"""With labels: rdseg's own network when it is trained with the lesions outlined.
 
 For every cell of a comparison that runs rdseg it trains the same network on all slices of the
 same training subjects with their labels (the outline alone: there is no healthy image to distil
 from), calibrates and evaluates it as the cell is, with brightness added to its verdict as the
-model does and without, and prints both. Supervised: it is what the unsupervised model is measured
-against, never a result of the project.
+model does and without, and prints both. Supervised: beside it stands what was
+learnt without labels; it is no result of the project, and few subjects make it no ceiling.
 
     python benchmarks/supervised.py configs/compare/flagship.yaml --model rdseg \
-        --set data_sets.brats2018.root=/path/to/brats --out results
+        --set data_sets.brats2018.root=/path/to/brats --set data_sets.tire.root=/path/to/tire \
+        --out results
 """
 
 from __future__ import annotations

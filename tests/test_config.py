@@ -169,18 +169,26 @@ def test_bad_values_name_key_and_value(override: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("override", "cure", "message"),
     [
-        (["recipe.channels=[t1, flair, t2]"], "brightness of the first channel, t1.*flair or t2"),
-        (["recipe.normalise=rank"], "recipe.normalise: median.*not rank"),
-        (["recipe.axis=sagittal"], "mirror.*sagittal"),
+        (
+            "recipe.channels=[t2, flair, t1]",
+            "model.intensity_weight=0",
+            "brightness of the first channel, t2; put flair first",
+        ),
+        (
+            "recipe.normalise=rank",
+            "model.intensity_weight=0",
+            "recipe.normalise: median.*not rank",
+        ),
+        ("recipe.axis=sagittal", "model.mirror=false", "mirror.*sagittal"),
     ],
 )
-def test_rdseg_refuses_scans_that_it_would_misread(overrides: list[str], message: str) -> None:
+def test_rdseg_refuses_scans_that_it_would_misread(override: str, cure: str, message: str) -> None:
     path = CONFIGS / "rdseg.yaml"
     with pytest.raises(ConfigError, match=message):
-        load_config(path, overrides)
-    load_config(path, [*overrides, "model.intensity_weight=0", "model.mirror=false"])
+        load_config(path, [override])
+    load_config(path, [override, cure])
 
 
 @pytest.mark.parametrize("override", ["train.epochs", "=3", "", " =3", "train.epochs.x.y=1"])

@@ -98,8 +98,8 @@ class SimplexBoxConfig(Section):
         return self
 
 
-_BRIGHT_LESIONS: Final = ("flair", "t2")
-"""Modalities in which most lesions are brighter than the brain."""
+_BRIGHT_LESIONS: Final = "flair"
+"""The modality in which lesions are brighter than all else; on T2 the ventricles are too."""
 
 
 class ModelSection(Section):
@@ -231,10 +231,10 @@ class RDSegConfig(ModelSection):
             )
         if self.intensity_weight == 0:
             return
-        if channels[0] not in _BRIGHT_LESIONS:
+        if channels[0] != _BRIGHT_LESIONS:
             raise ValueError(
                 f"model.intensity_weight adds the brightness of the first channel, {channels[0]}; "
-                f"put {' or '.join(_BRIGHT_LESIONS)} first in recipe.channels, or set it to 0"
+                f"put {_BRIGHT_LESIONS} first in recipe.channels, or set it to 0"
             )
         if normalise != "median":
             raise ValueError(
