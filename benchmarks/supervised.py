@@ -36,7 +36,6 @@ from medrd.data.slices import HealthySlices, SliceBatch
 from medrd.models import Batch
 from medrd.models.rdseg import RDSeg, outline_loss
 from medrd.report.table import spread_table
-from medrd.workflows.calibrate import calibrate
 from medrd.workflows.checkpoint import Position
 from medrd.workflows.cohort import load_cohort, try_sides
 from medrd.workflows.compare import plan
@@ -45,9 +44,8 @@ from medrd.workflows.evaluate import evaluate
 from medrd.workflows.infer import Predictor
 from medrd.workflows.loop import Loop
 from medrd.workflows.model_folder import load_model, make_scoring, save_model
-from medrd.workflows.runs import scratch_folder
 from medrd.workflows.simulation import augment_for
-from medrd.workflows.train import build_detector_for
+from medrd.workflows.train import build_detector_for, calibrate_as
 
 KINDS = {"supervised": 0, "supervised, and brightness": 1}
 """Share of the model's ``intensity_weight`` that is added."""
@@ -145,24 +143,19 @@ def judge(detector: RDSeg, config: Config, execution: Execution, out: Path) -> N
     cached, errors = try_sides(cohort, ("train", "calibration"), config)
     if errors:
         raise errors[0]
-    with scratch_folder(out) as scratch:
-        calibration = calibrate(
-            Predictor(detector, make_scoring(config.scoring, size=config.recipe.size), execution),
-            [cached[id] for id in cohort.split.calibration],
-            margin=config.data.healthy_margin,
-            target_fpr=config.calibration.voxel_fpr,
-            scratch=scratch,
-            known=[cached[id] for id in cohort.split.train]
-            if config.calibration.with_training
-            else [],
-        )
-    training = {
+    scoring = make_scoring(config.scoring, size=config.recipe.size)
+    training, held_out = (
+        [cached[id] for id in side] for side in (cohort.split.train, cohort.split.calibration)
+    )
+    predictor = Predictor(detector, scoring, execution)
+    calibration = calibrate_as(config, predictor, training, held_out, out)
+    seen = {
         "subjects": {},
         "calibration_subjects": {},
         "split_hash": cohort.split.hash,
         "seed": config.seed,
     }
-    save_model(out / "model", detector, config, calibration=calibration, training=training)
+    save_model(out / "model", detector, config, calibration=calibration, training=seen)
     evaluate(out, config, out / "evaluation", baseline=False)
 
 

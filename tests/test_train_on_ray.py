@@ -236,7 +236,7 @@ def test_a_run_whose_epochs_are_done_needs_no_workers(
     """As after a kill in calibration."""
     config, out = make_config(raw), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("medrd.workflows.train._calibrate", lambda *a: 1 / 0)
+        patch.setattr("medrd.workflows.train.calibrate_as", lambda *a: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(config, out)
     monkeypatch.setattr(module, "ray_cluster", lambda *a, **k: pytest.fail("Ray was begun"))

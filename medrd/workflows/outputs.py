@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medrd.data.cache import file_hash
+from medrd.data.layouts import folders_below
 from medrd.errors import InputError, MedrdError, OutputError
 from medrd.volumes import write_json
 from medrd.workflows.inputs import ERRORS_NAME, Case
@@ -95,6 +96,11 @@ def write_errors(
         write_json(path, listed)
     else:
         remove(path)
+
+
+def ending_in(out: Path, ending: str) -> list[Path]:
+    """Files of that ending in a folder and below, but for hidden ones."""
+    return [path for folder in folders_below(out) for path in sorted(folder.glob(f"*{ending}"))]
 
 
 def is_done(

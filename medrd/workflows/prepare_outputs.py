@@ -12,7 +12,6 @@ import numpy as np
 
 from medrd import errors
 from medrd.data.cache import file_hash
-from medrd.data.layouts import folders_below
 from medrd.errors import InputError, OutputError
 from medrd.heads.head import PreparedHead
 from medrd.heads.linear import write_transform
@@ -23,7 +22,7 @@ from medrd.report.heat import save_figure
 from medrd.report.prepared import draw_prepared
 from medrd.volumes import Volume, refuse_foreign, write_json, write_nifti
 from medrd.workflows.inputs import Case
-from medrd.workflows.outputs import PREPARED_ENDING, remove
+from medrd.workflows.outputs import PREPARED_ENDING, ending_in, remove
 from medrd.workflows.versions import versions
 
 FAILED_PICTURE, _FAILED_RECORD = "_failed.png", "_failed.json"
@@ -138,12 +137,11 @@ def forget_failure(folder: Path, case: Case) -> None:
 def kept_failures(out: Path) -> list[InputError]:
     """Why subjects below a folder failed, whichever call it was."""
     found = []
-    for folder in folders_below(out):
-        for path in sorted(folder.glob(f"*{_FAILED_RECORD}")):
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                kept = json.loads(path.read_text(encoding="utf-8"))
-                kind = vars(errors).get(kept.pop("error"), InputError)
-                found.append(kind(kept.pop("where"), **kept))
+    for path in ending_in(out, _FAILED_RECORD):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            kind = vars(errors).get(kept.pop("error"), InputError)
+            found.append(kind(kept.pop("where"), **kept))
     return found
 
 

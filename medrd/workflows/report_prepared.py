@@ -10,12 +10,11 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from medrd.data.layouts import folders_below
 from medrd.errors import MedrdError
 from medrd.report.listing import Entry
 from medrd.report.page import write_page
 from medrd.report.prepared_page import COLUMNS, prepared_page
-from medrd.workflows.outputs import PREPARED_ENDING
+from medrd.workflows.outputs import PREPARED_ENDING, ending_in
 
 logger = logging.getLogger("medrd.prepare")
 
@@ -33,18 +32,17 @@ def write_prepared_page(out: Path, failed: Sequence[MedrdError]) -> Path:
         The page cannot be written.
     """
     entries = []
-    for folder in folders_below(out):
-        for path in sorted(folder.glob(f"*{PREPARED_ENDING}")):
-            try:
-                entries.append(_entry(path, out))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                logger.warning(
-                    "%s: no record of medrd prepare (%s: %s); the page leaves it out. Remove it, "
-                    "or prepare its subject again.",
-                    path,
-                    type(error).__name__,
-                    error,
-                )
+    for path in ending_in(out, PREPARED_ENDING):
+        try:
+            entries.append(_entry(path, out))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning(
+                "%s: no record of medrd prepare (%s: %s); the page leaves it out. Remove it, "
+                "or prepare its subject again.",
+                path,
+                type(error).__name__,
+                error,
+            )
     page = prepared_page(entries, title=out.name, failed=[str(error) for error in failed])
     write_page(out / PAGE_NAME, page)
     return out / PAGE_NAME

@@ -230,9 +230,8 @@ def train(
             )
     if not maps_each_epoch:
         tell(epochs, None)
-    known = training if config.calibration.with_training else []
     predictor = Predictor(detector, scoring, execution)
-    calibration = _calibrate(predictor, held_out, known, config, out)
+    calibration = calibrate_as(config, predictor, training, held_out, out)
     shown = [*cohort.side("train"), *cohort.side("calibration")]
     looks = [s.traits for s in (*training, *held_out) if s.traits is not None]
     save_model(
@@ -268,13 +267,18 @@ def train(
     return out
 
 
-def _calibrate(
-    predictor: Predictor,
-    held_out: Sequence[CachedSubject],
-    known: Sequence[CachedSubject],
+def calibrate_as(
     config: Config,
+    predictor: Predictor,
+    training: Sequence[CachedSubject],
+    held_out: Sequence[CachedSubject],
     out: Path,
 ) -> Calibration | None:
+    """Thresholds by the config's rule, from the healthy slices of both sides or of one.
+
+    ``out`` holds what does not fit into memory, for as long as it takes. None where no subject is
+    held out.
+    """
     if not held_out:
         logger.warning("no held-out subjects: the model gets no threshold")
         return None
@@ -285,7 +289,7 @@ def _calibrate(
             margin=config.data.healthy_margin,
             target_fpr=config.calibration.voxel_fpr,
             scratch=scratch,
-            known=known,
+            known=training if config.calibration.with_training else [],
         )
 
 
