@@ -16,6 +16,13 @@ ifdef PIP_INDEX_URL
 export UV_INDEX_URL ?= $(value PIP_INDEX_URL)
 endif
 
+# Where Python is told to keep no bytecode, every process of the tests would compile torch and MONAI
+# anew, 14 s of processor time each. It is kept in .venv then, and nothing lies beside the sources.
+ifdef PYTHONDONTWRITEBYTECODE
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX ?= $(CURDIR)/.venv/bytecode
+endif
+
 .PHONY: help setup demo test lint docs check-tree lock clean
 
 help: ## list the targets

@@ -36,8 +36,8 @@ def attempt(file: Path, work: Callable[[], Result]) -> Result | InputError:
         file,
         expected="an input that the memory suffices for",
         found=found,
-        remedy="Run it on a device with more memory (--device cpu), or with fewer processes "
-        "beside it (--actors).",
+        remedy="Run it where there is more memory (another machine; for a GPU's, --device cpu), or "
+        "with fewer processes beside it (with Ray, fewer --actors).",
     )
 
 

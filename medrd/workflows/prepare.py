@@ -258,7 +258,7 @@ def _made(case: Case, volumes: dict[str, Volume], job: _Job) -> PreparedHead:
     """The head; what ITK or LAPACK cannot do is its scans' fault."""
     try:
         head = prepare_head(volumes, job.template, job.options)
-    except (RuntimeError, np.linalg.LinAlgError, MemoryError) as error:
+    except (RuntimeError, np.linalg.LinAlgError) as error:
         found = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise _failed(
             case, found, "Look at its scans: is there a head in each, whole and with contrast?"
