@@ -1,8 +1,9 @@
 """What several processes gain, what Ray costs, and what a large cluster would wait for.
 
-Everything is measured in one run, in turns, on simulated brains; one process has one core here, so
-that two are compared with one of the same kind. What counts are the ratios. Needs as many idle
-cores as processes. docs/scaling.md says how the numbers are to be read.
+Everything is measured in one run on simulated brains; one process has one core here, so that two
+are compared with one of the same kind, which is measured once more at the end: where those differ,
+so much is the machine's doing. What counts are the ratios. Needs as many idle cores as processes.
+docs/scaling.md says how the numbers are to be read.
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --only pieces --device cuda     # the network's piece on a GPU
@@ -33,8 +34,8 @@ from medrd.data.domain import domain_of
 from medrd.data.phantom import write_cohort
 from medrd.report.table import markdown_table
 from medrd.workflows.cluster import Cluster, ray_cluster
+from medrd.workflows.device import choose_execution
 from medrd.workflows.examine import Contender, make_examiners
-from medrd.workflows.infer import Prediction
 from medrd.workflows.inputs import Case
 from medrd.workflows.judge import unit_entries
 from medrd.workflows.medium import medium_of
@@ -63,9 +64,9 @@ class Pieces:
     hash_s, read_s
         SHA-256 of the compressed files; unpacking, checking and preparing slices.
     network_s
-        Maps of all slices, smoothed and put back on the grid.
+        Maps of all slices, smoothed.
     write_s
-        Map, mask, picture and JSON.
+        Bringing them back to the grid; map, mask, picture and JSON.
     in_mb, out_mb
         As they lie on disk, compressed.
     answer_kb
@@ -91,7 +92,16 @@ def measure_pieces(run: Path, brains: list[Path], out: Path, device: str) -> Pie
     model = load_model(run)
     medium = medium_of(model.recipe)
     cases, _ = medium.find(brains, frame=None, series=None)
-    job = Job(
+    worker = _Timed(model, job_in(out, device))
+    print(f"\n## One scan, on {device} in {worker.precision}")
+    found = [worker.pieces_of(case) for case in cases][1:]
+    names = [field.name for field in fields(Pieces)]
+    return Pieces(**{n: statistics.median(getattr(each, n) for each in found) for n in names})
+
+
+def job_in(out: Path, device: str) -> Job:
+    """As ``medrd predict`` has it by default."""
+    return Job(
         out,
         overwrite=True,
         max_voxels=None,
@@ -100,24 +110,24 @@ def measure_pieces(run: Path, brains: list[Path], out: Path, device: str) -> Pie
         picture=True,
         inputs=frozenset(),
     )
-    worker = _Timed(model, job)
-    found = [worker.pieces_of(case) for case in cases][1:]
-    names = [field.name for field in fields(Pieces)]
-    return Pieces(**{n: statistics.median(getattr(each, n) for each in found) for n in names})
 
 
 class _Timed(CasePredictor):
     """The worker of ``medrd predict``, with a clock beside it."""
 
+    @property
+    def precision(self) -> str:
+        return self._predictor.execution.precision
+
     def pieces_of(self, case: Case) -> Pieces:
         pieces = Pieces()
-        on_grid = self._predictor.on_grid
+        maps = self._predictor.maps
 
-        def timed(prepared: Any) -> Prediction:
+        def timed(*slices: Any) -> Any:
             with clock() as network:
-                prediction = on_grid(prepared)
+                found = maps(*slices)
             pieces.network_s = network[0]
-            return prediction
+            return found
 
         with clock() as hashing:
             for source in case.subject.images.values():
@@ -125,10 +135,10 @@ class _Timed(CasePredictor):
         with clock() as reading:
             loaded = self.read(case)
         assert loaded is not None
-        self._predictor.on_grid = timed  # type: ignore[method-assign]
+        self._predictor.maps = timed  # type: ignore[method-assign]
         with clock() as finishing:
             outcome = self.finish(loaded)
-        self._predictor.on_grid = on_grid  # type: ignore[method-assign]
+        self._predictor.maps = maps  # type: ignore[method-assign]
         pieces.hash_s = hashing[0]
         pieces.read_s = reading[0] - hashing[0]
         pieces.write_s = finishing[0] - pieces.network_s
@@ -156,9 +166,9 @@ def print_pieces(pieces: Pieces, device: str) -> None:
         ["hash the input", f"{pieces.hash_s:.3f}"],
         ["unpack, check, prepare", f"{pieces.read_s:.3f}"],
         [f"network ({device})", f"{pieces.network_s:.3f}"],
-        ["write map, mask, picture, JSON", f"{pieces.write_s:.3f}"],
+        ["back to the grid; map, mask, picture, JSON", f"{pieces.write_s:.3f}"],
     ]
-    print("\n## One scan\n\n" + markdown_table(["piece", "s"], rows))
+    print("\n" + markdown_table(["piece", "s"], rows))
     print(f"\n{pieces.in_mb:.1f} MB in, {pieces.out_mb:.1f} MB out\n")
 
 
@@ -202,37 +212,81 @@ def echo() -> Any:
     return lambda item: item
 
 
-def measure_ray(cluster: Cluster, items: int) -> tuple[float, float]:
-    """Seconds until a process has done its first item, and of each of the others."""
-    pool: Pool[int, int] = Pool(echo, Share(gpus=0, actors=1), cluster)
+@dataclass(frozen=True)
+class Calls:
+    """Ray's work where nothing is done.
+
+    Attributes
+    ----------
+    begin_s
+        Until a process has answered once.
+    way_s
+        Of a call to the only process there is: there and back.
+    caller_s
+        Of the command's own processor time, a call; however many processes it has, it has to spend
+        that.
+    """
+
+    begin_s: float
+    way_s: float
+    caller_s: float
+
+
+def measure_ray(cluster: Cluster, cases: list[Case], count: int) -> Calls:
+    """Of so many calls with what ``medrd predict`` sends."""
+    pool: Pool[Case, Case] = Pool(echo, Share(gpus=0, actors=1), cluster)
     start = time.perf_counter()
-    times = [time.perf_counter() for _ in pool.map(range(items))]
-    return times[0] - start, (times[-1] - times[0]) / (items - 1)
+    times = []
+    for _ in pool.map([cases[i % len(cases)] for i in range(count)]):
+        times.append((time.perf_counter(), time.process_time()))
+    (first, first_cpu), (last, last_cpu) = times[0], times[-1]
+    return Calls(first - start, (last - first) / (count - 1), (last_cpu - first_cpu) / (count - 1))
 
 
 # --- One and two processes ---
 
 
 def print_predict(run: Path, brains: list[Path], folder: Path, processes: int) -> None:
-    """Scans a second: the plain verb, one process of Ray's, and several."""
-    here = folder / "here"
-    predict(run, brains, here, device="cpu")
-    local = scans_per_s(here, len(brains), 1)
-    rates = {}
-    for actors in (1, processes):
+    """Scans a second: without Ray, with and without reading ahead; with one process; several."""
+
+    def on_ray(actors: int) -> float:
         out = folder / f"actors{actors}"
         predict_on_ray(run, brains, out, share=Share(gpus=0, actors=actors), device="cpu")
-        rates[actors] = scans_per_s(out, len(brains), actors)
+        return scans_per_s(out, len(brains), actors)
+
+    first = one_by_one(run, brains, folder / "first")
+    one = on_ray(1)
+    here = folder / "here"
+    predict(run, brains, here, device="cpu")
+    ahead = scans_per_s(here, len(brains), 1)
+    several = on_ray(processes)
+    again = one_by_one(run, brains, folder / "again")
+    base = (first + again) / 2
     rows = [
-        ["the plain verb", "1, and one to read ahead", f"{local:.3f}", "1"],
-        *(
-            [f"{n} of Ray's", str(n), f"{rate:.3f}", f"{rate / local / n:.2f}"]
-            for n, rate in rates.items()
-        ),
+        ["one after the other, without Ray", "1", f"{first:.3f}", "1"],
+        ["the same once more, at the end", "1", f"{again:.3f}", "1"],
+        ["the plain verb, which reads ahead", "2", f"{ahead:.3f}", f"{ahead / base / 2:.2f}"],
+        ["one process of Ray's", "1", f"{one:.3f}", f"{one / base:.2f}"],
+        [
+            f"{processes} of Ray's",
+            str(processes),
+            f"{several:.3f}",
+            f"{several / base / processes:.2f}",
+        ],
     ]
     header = ["predict", "cores", "scans/s", "efficiency"]
     print("\n## medrd predict\n\n" + markdown_table(header, rows))
-    print(f"\nRay costs {1 / rates[1] - 1 / local:+.3f} s a scan beside reading ahead\n")
+    print(f"\nRay costs {1 / one - 1 / base:+.3f} s a scan\n")
+
+
+def one_by_one(run: Path, brains: list[Path], out: Path) -> float:
+    """Scans a second of what one of Ray's processes does, without Ray."""
+    model = load_model(run)
+    cases, _ = medium_of(model.recipe).find(brains, frame=None, series=None)
+    worker = CasePredictor(model, job_in(out, "cpu"))
+    for case in cases:
+        worker(case)
+    return scans_per_s(out, len(brains), 1)
 
 
 def scans_per_s(out: Path, scans: int, processes: int) -> float:
@@ -250,19 +304,21 @@ def scans_per_s(out: Path, scans: int, processes: int) -> float:
 def print_train(raw: dict[str, Any], folder: Path, processes: int) -> None:
     """Slices a second of the last epoch, with the same batches."""
     config = make_config(raw)
-    with clock() as one:
-        alone = train(config, folder / "alone")
-    with clock() as several:
-        team = train_on_ray(config, folder / "team", workers=processes, cpus=1)
-    speeds = [read_reports(run)[-1].slices_per_s for run in (alone, team)]
+    teams = (1, processes, 1)
+    speeds, seconds = [], []
+    for number, workers in enumerate(teams):
+        out = folder / f"team{number}"
+        with clock() as spent:
+            if workers == 1:
+                train(config, out)
+            else:
+                train_on_ray(config, out, workers=workers, cpus=1)
+        speeds.append(read_reports(out)[-1].slices_per_s)
+        seconds.append(spent[0])
+    base = (speeds[0] + speeds[-1]) / 2
     rows = [
-        ["1", f"{speeds[0]:.2f}", f"{one[0]:.0f}", "1"],
-        [
-            str(processes),
-            f"{speeds[1]:.2f}",
-            f"{several[0]:.0f}",
-            f"{speeds[1] / speeds[0] / processes:.2f}",
-        ],
+        [str(n), f"{speed:.2f}", f"{spent:.0f}", f"{speed / base / n:.2f}"]
+        for n, speed, spent in zip(teams, speeds, seconds, strict=True)
     ]
     header = ["workers", "slices/s in the last epoch", "s in all", "efficiency"]
     print("\n## medrd train\n\n" + markdown_table(header, rows))
@@ -270,9 +326,10 @@ def print_train(raw: dict[str, Any], folder: Path, processes: int) -> None:
 
 def print_tune(raw: dict[str, Any], folder: Path, processes: int, trials: int) -> None:
     """Trials an hour, from the first one's beginning on."""
-    rows, first = [], 0.0
-    for concurrent in (1, processes):
-        out = folder / f"tune{concurrent}"
+    counts = (1, processes, 1)
+    rates = []
+    for number, concurrent in enumerate(counts):
+        out = folder / f"tune{number}"
         content = {
             "config": raw,
             "space": {"scoring.sigma_px": {"kind": "uniform", "low": 1, "high": 6}},
@@ -286,9 +343,9 @@ def print_tune(raw: dict[str, Any], folder: Path, processes: int, trials: int) -
             for p in out.glob("trials/*/trial.json")
         ]
         ended = [p.stat().st_mtime for p in out.glob("trials/*/run/run.json")]
-        rate = 3600 * trials / (max(ended) - min(begun))
-        first = first or rate
-        rows.append([str(concurrent), f"{rate:.1f}", f"{rate / first / concurrent:.2f}"])
+        rates.append(3600 * trials / (max(ended) - min(begun)))
+    base = (rates[0] + rates[-1]) / 2
+    rows = [[str(n), f"{r:.1f}", f"{r / base / n:.2f}"] for n, r in zip(counts, rates, strict=True)]
     header = ["trials at a time", "trials/h", "efficiency"]
     print("\n## medrd tune\n\n" + markdown_table(header, rows))
 
@@ -305,18 +362,18 @@ class Site:
     disk_mb_s: float
 
 
-def hours(pieces: Pieces, call_s: float, site: Site, scans: int) -> dict[str, float]:
+def hours(pieces: Pieces, caller_s: float, site: Site, scans: int) -> dict[str, float]:
     """What each resource would need for all scans if it alone held them up."""
     return {
         "GPU": scans * pieces.network_s / site.gpus / 3600,
         "cores (unpacking, writing)": scans * pieces.core_s / (site.gpus * site.cores) / 3600,
         "disk": scans * (pieces.in_mb + pieces.out_mb) / site.disk_mb_s / 3600,
-        "the caller (Ray's calls)": scans * call_s / 3600,
+        "the caller (its own core)": scans * caller_s / 3600,
     }
 
 
-def print_paper(pieces: Pieces, call_s: float, site: Site, scans: int) -> None:
-    needed = hours(pieces, call_s, site, scans)
+def print_paper(pieces: Pieces, caller_s: float, site: Site, scans: int) -> None:
+    needed = hours(pieces, caller_s, site, scans)
     longest = max(needed, key=lambda name: needed[name])
     rows = [
         [name, f"{value:.2f}", f"{value / needed[longest]:.2f}"] for name, value in needed.items()
@@ -346,7 +403,7 @@ def base_config(root: Path, cache: Path, args: argparse.Namespace) -> dict[str, 
         },
         "recipe": {"size": 64 if args.smoke else args.size},
         "model": model,
-        "train": {"epochs": 2, "batch_size": args.batch_size, "device": "cpu", "precision": "fp32"},
+        "train": {"epochs": 2, "batch_size": args.batch_size, "device": "cpu"},
     }
 
 
@@ -379,16 +436,23 @@ def main() -> None:
         brains = sorted(p for p in (folder / "scans").iterdir() if p.is_dir())
         raw = base_config(folder / "brains", folder / "cache", args)
         run = train(make_config(raw), folder / "run")
-        print(f"{args.model if not args.smoke else 'dae'}, {os.cpu_count()} cores, one a process")
+        precision = choose_execution("cpu").precision
+        name = "dae" if args.smoke else args.model
+        size = raw["recipe"]["size"]
+        print(f"{name} at {size} px, {os.cpu_count()} cores, one a process, {precision}")
         if "pieces" in args.only:
             pieces = measure_pieces(run, brains, folder / "pieces", args.device)
-            begin_s, call_s = measure_ray(cluster, 20 if args.smoke else 200)
+            cases, _ = medium_of(load_model(run).recipe).find(brains, frame=None, series=None)
+            calls = measure_ray(cluster, cases, 20 if args.smoke else 1000)
             print_pieces(pieces, args.device)
-            print(f"Ray: {begin_s:.1f} s until a process works, {1000 * call_s:.1f} ms a call\n")
+            print(
+                f"Ray: {calls.begin_s:.1f} s until a process works; a call takes "
+                f"{1000 * calls.way_s:.1f} ms, and {1000 * calls.caller_s:.2f} ms of the caller's\n"
+            )
             counts = (args.scans, args.paper_scans)
             print_sent(pieces, measure_judged(run, raw, folder / "scans", counts))
             site = Site(args.paper_gpus, args.paper_cores, args.paper_disk)
-            print_paper(pieces, call_s, site, args.paper_scans)
+            print_paper(pieces, calls.caller_s, site, args.paper_scans)
         if "predict" in args.only:
             print_predict(run, brains, folder, args.processes)
         if "train" in args.only:
