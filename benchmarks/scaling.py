@@ -385,6 +385,10 @@ def print_paper(pieces: Pieces, caller_s: float, site: Site, scans: int) -> None
     )
     share = (pieces.core_s + pieces.network_s) / max(pieces.network_s, 1e-9)
     print(
+        f"\nThe cores saturate before the GPUs where a GPU does a scan's network in less than "
+        f"{pieces.core_s / site.cores:.2f} s."
+    )
+    print(
         f"\n{longest} saturates first. A GPU is busy from {share:.1f} processes on that share it "
         f"(--gpus {1 / share:.2f}), each with a core.\n"
     )

@@ -56,7 +56,7 @@ def killing(folder: Path) -> Callable[[dict[str, Any]], None]:
 
 
 def listening() -> Callable[[dict[str, Any]], None]:
-    """What a worker does, but each waits after a batch until a stop has been passed on. (Nested.)"""
+    """What a worker does, but after a batch each waits for a stop. (Nested, too.)"""
 
     def work(settings: dict[str, Any]) -> None:
 

@@ -13,6 +13,7 @@ import torch
 from folders import contents
 from medrd.config import make_config
 from medrd.errors import ConfigError, OutputError
+from medrd.workflows.fit import identity_of
 from medrd.workflows.train import train
 from runs import assert_same_result, assert_seconds_are_those_of_all_epochs
 
@@ -203,6 +204,21 @@ def test_where_the_teachers_file_lay_is_no_part_of_a_run(
     assert train(config("/moved/w.pth"), out, resume=True) == out
     with pytest.raises(ConfigError, match="another one"):
         train(config("/here/w.pth", name="resnet34"), out, resume=True)
+
+
+def test_other_weights_in_the_teachers_file_are_another_run(
+    tmp_path: Path, tiny_raw: dict[str, Any]
+) -> None:
+    class Slices(list[int]):
+        subjects = ()
+
+    def identity(name: str, content: bytes) -> str:
+        path = tmp_path / name
+        path.write_bytes(content)
+        teacher = {"name": "resnet18", "weights": "file", "file": path}
+        return identity_of(make_config(tiny_raw | {"model": {"teacher": teacher}}), Slices())
+
+    assert identity("w.pth", b"one") == identity("moved.pth", b"one") != identity("w.pth", b"two")
 
 
 @pytest.mark.parametrize("below", ["", "sub/run"])

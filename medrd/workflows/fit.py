@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,13 @@ def stopped(epoch: int, config: Config, out: Path, *, options: str = "") -> Inte
 
 def identity_of(config: Config, slices: HealthySlices) -> str:
     """What must be the same for a checkpoint to be gone on with."""
-    return digest([portable(config), data_hash_of(slices), len(slices)])
+    parts = [portable(config), data_hash_of(slices), len(slices)]
+    teacher = getattr(config.model, "teacher", None)
+    if teacher is not None and teacher.file is not None:
+        # Frozen weights are in no checkpoint: other ones under the same path would go unseen.
+        with teacher.file.open("rb") as file:
+            parts.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digest(parts)
 
 
 def data_hash_of(slices: HealthySlices) -> str:
