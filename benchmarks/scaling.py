@@ -49,6 +49,8 @@ from medrd.workflows.train import train
 from medrd.workflows.train_on_ray import train_on_ray
 from medrd.workflows.tune import tune
 
+BRAINS = 5
+"""To train on, one of them to calibrate."""
 PARTS = ("pieces", "predict", "train", "tune")
 
 
@@ -403,7 +405,7 @@ def base_config(root: Path, cache: Path, args: argparse.Namespace) -> dict[str, 
         "data": {
             "root": str(root),
             "cache": str(cache),
-            "split": {"train": 2, "calibration": 1, "test": 0},
+            "split": {"train": BRAINS - 1, "calibration": 1, "test": 0},
         },
         "recipe": {"size": 64 if args.smoke else args.size},
         "model": model,
@@ -435,7 +437,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name, ray_cluster(None) as cluster:
         folder = Path(name)
-        write_cohort(folder / "brains", 3, seed=0)
+        write_cohort(folder / "brains", BRAINS, seed=0)
         write_cohort(folder / "scans", args.scans, seed=1)
         brains = sorted(p for p in (folder / "scans").iterdir() if p.is_dir())
         raw = base_config(folder / "brains", folder / "cache", args)

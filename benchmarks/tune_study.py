@@ -9,7 +9,8 @@ metrics are looked at here to judge the objective; no search ever sees them.
 
 No Ray: two processes share the work by ``--part 0/2`` and ``--part 1/2``. What is finished is
 kept, so a stopped study goes on. Another objective (``--set objective.copies=4``) is measured
-on the models that are there, without training again.
+on the models that are there, without training again; so are all models at one smoothing
+(``--sigma-px 4``), which the training loss knows nothing of.
 
     python benchmarks/tune_study.py configs/tune/rd4ad.yaml --out study --set data.root=DATA
     python benchmarks/tune_study.py configs/tune/rd4ad.yaml --out study --set … --report
@@ -22,12 +23,12 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from medrd.config import digest
+from medrd.config import Config, digest, make_config
 from medrd.config.space import Point, draw_point
 from medrd.config.tune import TuneConfig, load_tune
 from medrd.errors import MedrdError
@@ -40,7 +41,7 @@ from medrd.workflows.cohort import load_cohort
 from medrd.workflows.device import choose_execution
 from medrd.workflows.evaluate import evaluate
 from medrd.workflows.infer import Predictor
-from medrd.workflows.model_folder import load_model
+from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.objective import make_objective
 from medrd.workflows.train import train
 
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--configurations", type=int, default=16)
     parser.add_argument("--part", default="0/1", help="which of how many parts, as 0/2")
     parser.add_argument("--report", action="store_true", help="print the tables alone")
+    parser.add_argument("--sigma-px", type=float, help="instead of each configuration's own")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -78,43 +80,51 @@ def main() -> None:
         if number % parts != part:
             continue
         folder = args.out / f"{number:03d}"
-        if args.report and not (folder / "evaluation" / "metrics.json").is_file():
+        if args.report and not (evaluation(folder, args.sigma_px) / "metrics.json").is_file():
             failures.append(f"{number}: not done")
             continue
         try:
-            rows.append(measure(config, number, folder))
+            rows.append(measure(config, number, folder, args.sigma_px))
             logging.info("configuration %d: %s", number, rows[-1])
         except MedrdError as error:  # such as a learning rate at which the loss diverges
             failures.append(f"{number}: {error}")
     print(report(config, rows, failures))
 
 
-def measure(config: TuneConfig, number: int, folder: Path) -> Row:
+def evaluation(folder: Path, sigma_px: float | None) -> Path:
+    """Where a configuration's test metrics lie."""
+    return folder / ("evaluation" if sigma_px is None else f"evaluation-sigma-{sigma_px:g}")
+
+
+def measure(config: TuneConfig, number: int, folder: Path, sigma_px: float | None) -> Row:
     """Train, evaluate and judge one configuration, as far as that is not done."""
     point = draw_point(config.space, seed=config.search.seed, position=number)
     trial = config.trial_config(point)
     run = train(trial, folder / "run", resume=True)
-    metrics = folder / "evaluation" / "metrics.json"
+    model = load_model(run)
+    if sigma_px is not None:
+        raw = model.config.to_dict()
+        raw["scoring"]["sigma_px"] = sigma_px
+        model = replace(model, config=make_config(raw))
+    metrics = evaluation(folder, sigma_px) / "metrics.json"
     if not metrics.is_file():
-        evaluate(run, trial, metrics.parent, baseline=False)
+        evaluate(model, trial, metrics.parent, baseline=False)
     content = json.loads(metrics.read_text(encoding="utf-8"))
     return Row(
         number=number,
         point=point,
-        objective=objective_of(config, point, folder),
+        objective=objective_of(config, trial, model, metrics.parent),
         loss=last_loss(run),
         test={key: content[key] for key in METRICS},
     )
 
 
-def objective_of(config: TuneConfig, point: Point, folder: Path) -> float:
+def objective_of(config: TuneConfig, trial: Config, model: Model, folder: Path) -> float:
     """The objective of a trained model, computed once for each objective asked for."""
     path = folder / "objectives.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     key = digest(config.to_dict()["objective"])[:12]
     if key not in known:
-        trial = config.trial_config(point)
-        model = load_model(folder / "run")
         execution = choose_execution(trial.train.device, trial.train.precision)
         objective = make_objective(config.objective, trial, load_cohort(trial))
         known[key] = objective(Predictor(model.detector, model.scoring(), execution))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def synchronise(network: nn.Module) -> None:
@@ -41,26 +42,85 @@ def batch_norm(norm: nn.BatchNorm2d, images: Tensor) -> Tensor:
 
     Processes may have different B. Moves the layer's running statistics.
     """
-    values = images.to(torch.promote_types(images.dtype, torch.float32))
-    variance, mean = torch.var_mean(values, dim=(0, 2, 3), correction=0)
-    count = mean.new_full((1,), values.numel() / len(mean))
+    mean, variance, count = _statistics(images)
+    _remember(norm, mean, variance * (count / (count - 1)))
+    normed: Tensor = _Normed.apply(images, norm.weight, norm.bias, mean, variance, count, norm.eps)
+    return normed
+
+
+@torch.no_grad()
+def _statistics(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (C,), variance (C,) and number (1,) of all processes' values of a channel."""
+    # Given somewhere to keep them, it computes them in that precision, not the images'.
+    precision = torch.promote_types(images.dtype, torch.float32)
+    kept = images.new_zeros(2, images.shape[1], dtype=precision).unbind()
+    mean, variance = torch.ops.aten.batch_norm_update_stats(images, *kept, 1.0)
+    count = mean.new_full((1,), images.numel() / len(mean))
     # Everyone's in a row of their own: a sum of squares would lose small variances.
-    rows = mean.new_zeros(dist.get_world_size(), 1)
-    rows[dist.get_rank()] = 1
-    rows = _SumOverProcesses.apply(rows * torch.cat([count, mean, variance]))
+    rows = mean.new_zeros(dist.get_world_size(), 2 * len(mean) + 1)
+    rows[dist.get_rank()] = torch.cat([count, mean, variance])
+    dist.all_reduce(rows)
     counts, means, variances = rows.split([1, len(mean), len(mean)], dim=1)
-    total = counts.sum()
+    total = counts.sum(0)
     mean = (counts * means).sum(0) / total
-    variance = (counts * (variances + (means - mean).square())).sum(0) / total
-    _remember(norm, mean.detach(), variance.detach() * (total / (total - 1)))
-    scale = (variance + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    shift = -mean * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias
-    normed = values * scale[:, None, None] + shift[:, None, None]
-    return normed.to(images.dtype)
+    return mean, (counts * (variances + (means - mean).square())).sum(0) / total, total
+
+
+class _Normed(torch.autograd.Function):
+    """Images by statistics that depend on all processes' images, as do their gradients.
+
+    By PyTorch's own kernels: written out, with a temporary for each operation, the same formula
+    made a training on a CPU 1.7 times as slow.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        images: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor,
+        variance: Tensor,
+        count: Tensor,
+        eps: float,
+    ) -> Tensor:
+        ctx.save_for_backward(images, weight, mean, variance, count)
+        ctx.eps = eps
+        return functional.batch_norm(images, mean, variance, weight, bias, eps=eps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        images, weight, mean, variance, count = ctx.saved_tensors
+        # As if the statistics were constants: to the images, and the sums over this process's
+        # images of gradient times normed value, and of the gradient.
+        constant, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0],
+            images,
+            weight,
+            mean,
+            variance,
+            None,
+            None,
+            False,
+            ctx.eps,
+            [True, True, True],
+        )
+        sums = torch.stack([of_weight, of_bias])
+        dist.all_reduce(sums)
+        through_variance, through_mean = sums / count
+        # The gradient through them is linear in the images, another one for each channel.
+        scale = (variance + ctx.eps).rsqrt()
+        scale_of_all = scale if weight is None else scale * weight
+        slope = -scale_of_all * scale * through_variance
+        level = -scale_of_all * through_mean
+        one = torch.ones_like(mean)
+        linear = functional.batch_norm(images, mean, one, slope, level, eps=0.0)
+        return (
+            constant + linear,
+            of_weight if ctx.needs_input_grad[1] else None,
+            of_bias if ctx.needs_input_grad[2] else None,
+            *[None] * 4,
+        )
 
 
 def summed(values: Tensor) -> Tensor:
