@@ -137,7 +137,7 @@ class _Timed(CasePredictor):
         with clock() as reading:
             loaded = self.read(case)
         assert loaded is not None
-        self._predictor.maps = timed  # type: ignore[method-assign]
+        self._predictor.maps = timed  # type: ignore[assignment, method-assign]
         with clock() as finishing:
             outcome = self.finish(loaded)
         self._predictor.maps = maps  # type: ignore[method-assign]
