@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,7 @@ def check_command(words: Sequence[str], place: str) -> None:
 
     Verbs, options and config keys of medrd; make's targets; scripts and their options.
     """
-    program, *rest = words
+    program, *rest = dropwhile(re.compile("[A-Z_]+=").match, words)
     if program == "medrd":
         check_medrd(rest, place)
     elif program == "make":
