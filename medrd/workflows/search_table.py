@@ -29,7 +29,16 @@ def live_table(samples: int) -> Iterator[Show]:
     """Show trials on standard error while the block runs."""
     console = Console(stderr=True)
     if not console.is_terminal or not logger.isEnabledFor(logging.INFO):
-        yield lambda trials, changed: logger.info("%s", line(trials, changed))
+        said: dict[str, tuple[str, int]] = {}
+
+        def say(trials: Sequence[Trial], changed: Trial) -> None:
+            # Ray tells of a trial's last report, and again of its end.
+            news = (changed.status, changed.epochs)
+            if said.get(changed.name) != news:
+                logger.info("%s", line(trials, changed))
+            said[changed.name] = news
+
+        yield say
         return
     with Live(console=console, refresh_per_second=2) as live:
         yield lambda trials, changed: live.update(table(trials, samples))
