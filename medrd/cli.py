@@ -79,7 +79,9 @@ def train(
     ] = 1,
     cpus: Annotated[
         int | None,
-        typer.Option(min=1, help="Cores of each; default: all of a machine's, 1 on a cluster."),
+        typer.Option(
+            min=1, help="Cores of each; default: an equal part of the machine's, 1 on a cluster."
+        ),
     ] = None,
     address: options.Address = None,
 ) -> None:
