@@ -18,6 +18,8 @@ from medrd.workflows.trial import (
 )
 from searches import POINT, begin, make_search_raw
 
+LABELLED = {"kind": "labelled", "validation": ["tiny_1"]}
+
 
 def test_test_subjects_cannot_be_asked_for(search_raw: dict[str, Any], tmp_path: Path) -> None:
     search_raw["objective"] = {"kind": "labelled", "validation": ["tiny_1", "tiny_4"]}
@@ -36,7 +38,7 @@ def test_validation_subjects_are_trained_on_no_longer(
             encoding="utf-8"
         )
     )
-    search_raw["objective"] = {"kind": "labelled", "validation": ["tiny_1"]}
+    search_raw["objective"] = LABELLED
     begin(search_raw, tmp_path / "b")
     split = json.loads((tmp_path / "b" / "split.json").read_text(encoding="utf-8"))
     assert "tiny_1" in before["train"]
@@ -76,6 +78,19 @@ def test_nothing_held_out_is_nothing_to_judge_by(
     search_raw["config"]["data"]["split"]["calibration"] = 0
     with pytest.raises(ConfigError, match="held-out subjects"):
         begin(search_raw, tmp_path / "out")
+
+
+def test_smoothing_across_slices_is_said_to_be_left_out(
+    search_raw: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(search_raw, tmp_path / "without")
+    assert "slice by slice" not in caplog.text
+    search_raw["config"]["scoring"] = {"sigma_across_mm": 4}
+    begin(search_raw, tmp_path / "with")
+    assert "slice by slice, without scoring.sigma_across_mm" in caplog.text
+    caplog.clear()
+    begin(search_raw | {"objective": LABELLED}, tmp_path / "labelled")
+    assert "slice by slice" not in caplog.text
 
 
 def test_pictures_have_no_labelled_validation(picture_raw: dict[str, Any], tmp_path: Path) -> None:

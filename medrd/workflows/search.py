@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,8 @@ from medrd.volumes import write_json, write_text
 from medrd.workflows.cohort import Cohort, load_cohort, prepare_sides
 from medrd.workflows.fit import portable
 from medrd.workflows.trial import SEARCH, SPLIT
+
+logger = logging.getLogger("medrd.tune")
 
 
 def open_search(config: TuneConfig, out: Path, *, resume: bool) -> TuneConfig:
@@ -58,6 +61,7 @@ def open_search(config: TuneConfig, out: Path, *, resume: bool) -> TuneConfig:
             found="none",
             remedy="Give it some subjects; no test subject may judge a trial.",
         )
+    _warn_of_smoothing_unseen(config, corners)
     _refuse_other_splits(corners, cohort.split)
     _refuse_other_search(config, cohort.split, out, resume=resume)
     write_text(out / SEARCH, config.to_yaml())
@@ -128,6 +132,16 @@ def _with_validation(config: TuneConfig, wanted: LabelledObjective, cohort: Coho
     raw = config.to_dict()
     raw["config"].setdefault("data", {})["split"] = sides
     return make_tune(raw)
+
+
+def _warn_of_smoothing_unseen(config: TuneConfig, corners: Sequence[tuple[str, Config]]) -> None:
+    """Simulated anomalies lie in slices of many scans, out of their stacks."""
+    across = any(trial.scoring.sigma_across_mm > 0 for _, trial in corners)
+    if config.objective.kind == "simulated" and across:
+        logger.warning(
+            "trials are judged slice by slice, without scoring.sigma_across_mm: the best for "
+            "single slices need not be the best for slices that are smoothed with their neighbours"
+        )
 
 
 def _refuse_other_splits(corners: Sequence[tuple[str, Config]], split: Split) -> None:
