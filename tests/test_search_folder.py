@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from medrd.config import load_config
 from medrd.config.tune import load_tune
-from medrd.errors import ConfigError, LeakageError
+from medrd.errors import ConfigError, InputError, LeakageError
+from medrd.workflows.search import prepare_search
 from medrd.workflows.trial import (
     run_trial,
     trial_folder,
 )
 from searches import POINT, begin, make_search_raw
+from tiny import write_tiny_subject
 
 LABELLED = {"kind": "labelled", "validation": ["tiny_1"]}
 
@@ -49,6 +54,93 @@ def test_validation_subjects_are_trained_on_no_longer(
     seen = json.loads((run / "model" / "model.json").read_text(encoding="utf-8"))["training"]
     assert "tiny_1" not in {**seen["subjects"], **seen["calibration_subjects"]}
     assert load_config(run / "config.yaml").data.split.train == tuple(split["train"])  # type: ignore[union-attr]
+
+
+# --- What no trial could succeed with ---
+
+SIDES = {"train": ["tiny_1", "tiny_3"], "calibration": ["tiny_2"], "test": ["tiny_0", "tiny_4"]}
+
+
+@pytest.fixture
+def labelled_raw(search_raw: dict[str, Any], tiny_root: Path, tmp_path: Path) -> dict[str, Any]:
+    """Judged by ``tiny_9``, which a test puts into a cohort of its own."""
+    root = shutil.copytree(tiny_root, tmp_path / "cohort")
+    search_raw["config"]["data"] |= {"root": str(root), "split": SIDES}
+    return search_raw | {"objective": {"kind": "labelled", "validation": ["tiny_9"]}}
+
+
+@pytest.mark.parametrize(
+    ("seed", "other"),
+    [(1, "training subject tiny_1"), (2, "calibration subject tiny_2"), (4, "test subject tiny_4")],
+)
+def test_a_validation_scan_is_on_no_other_side_under_another_name(
+    labelled_raw: dict[str, Any], tmp_path: Path, seed: int, other: str
+) -> None:
+    write_tiny_subject(tmp_path / "cohort" / "tiny_9", "tiny_9", seed=seed)
+    config = begin(labelled_raw, tmp_path / "out")
+    with pytest.raises(LeakageError, match=f"tiny_9: .*the very scan of {other}"):
+        prepare_search(config, tmp_path / "out")
+
+
+def test_a_validation_scan_of_its_own_is_taken_and_a_damaged_test_scan_left_alone(
+    labelled_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    write_tiny_subject(tmp_path / "cohort" / "tiny_9", "tiny_9", seed=9)
+    damage(tmp_path / "cohort" / "tiny_4" / "tiny_4_flair.nii.gz")
+    prepare_search(begin(labelled_raw, tmp_path / "out"), tmp_path / "out")
+
+
+def damage(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def heal(label: Path) -> None:
+    image = nib.load(label)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), label)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "file", "expected", "message"),
+    [
+        (damage, "flair", InputError, "tiny_9_flair"),
+        (damage, "seg", InputError, "tiny_9_seg"),
+        (heal, "seg", ConfigError, "outlined anomalies"),
+    ],
+)
+def test_validation_subjects_that_cannot_judge_are_found_before_any_trial(
+    labelled_raw: dict[str, Any],
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    file: str,
+    expected: type[Exception],
+    message: str,
+) -> None:
+    write_tiny_subject(tmp_path / "cohort" / "tiny_9", "tiny_9", seed=9)
+    spoil(tmp_path / "cohort" / "tiny_9" / f"tiny_9_{file}.nii.gz")
+    config = begin(labelled_raw, tmp_path / "out")
+    with pytest.raises(expected, match=message):
+        prepare_search(config, tmp_path / "out")
+
+
+def test_validation_subjects_have_labels(labelled_raw: dict[str, Any], tmp_path: Path) -> None:
+    write_tiny_subject(tmp_path / "cohort" / "tiny_9", "tiny_9", seed=9)
+    (tmp_path / "cohort" / "tiny_9" / "tiny_9_seg.nii.gz").unlink()
+    with pytest.raises(ConfigError, match="tiny_9, which has none"):
+        begin(labelled_raw, tmp_path / "out")
+
+
+def test_anomalies_that_nobody_sees_are_found_before_any_trial_and_can_be_mended(
+    search_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    unseen = search_raw | {"objective": {"simulation": {"probability": 0}}}
+    with pytest.raises(ConfigError, match="can be seen"):
+        prepare_search(begin(unseen, out), out)
+    prepare_search(begin(search_raw, out), out)
+
+
+# --- One search for good ---
 
 
 @pytest.mark.parametrize("key", ["seed", "data.split.train"])
