@@ -12,10 +12,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medrd.config import load_config
+from medrd.config import Config, load_config, make_config
 from medrd.config.tune import load_tune
 from medrd.errors import ConfigError, InputError, LeakageError
+from medrd.workflows.evaluate import evaluate
+from medrd.workflows.model_folder import load_model
 from medrd.workflows.search import prepare_search
+from medrd.workflows.search_results import write_results
 from medrd.workflows.trial import (
     run_trial,
     trial_folder,
@@ -35,7 +38,7 @@ def test_test_subjects_cannot_be_asked_for(search_raw: dict[str, Any], tmp_path:
         begin(search_raw, tmp_path / "out")
 
 
-def test_validation_subjects_are_trained_on_no_longer(
+def test_validation_subjects_are_trained_on_no_longer_and_never_tested_on(
     search_raw: dict[str, Any], tmp_path: Path
 ) -> None:
     before = json.loads(
@@ -44,7 +47,7 @@ def test_validation_subjects_are_trained_on_no_longer(
         )
     )
     search_raw["objective"] = LABELLED
-    begin(search_raw, tmp_path / "b")
+    config = begin(search_raw, tmp_path / "b")
     split = json.loads((tmp_path / "b" / "split.json").read_text(encoding="utf-8"))
     assert "tiny_1" in before["train"]
     assert split["train"] == [id for id in before["train"] if id != "tiny_1"]
@@ -54,6 +57,25 @@ def test_validation_subjects_are_trained_on_no_longer(
     seen = json.loads((run / "model" / "model.json").read_text(encoding="utf-8"))["training"]
     assert "tiny_1" not in {**seen["subjects"], **seen["calibration_subjects"]}
     assert load_config(run / "config.yaml").data.split.train == tuple(split["train"])  # type: ignore[union-attr]
+    # What has chosen the model has seen its labels, whatever the scan is called.
+    write_results(config, tmp_path / "b")
+    best = load_model(tmp_path / "b" / "best")
+    assert list(best.training["validation_subjects"]) == ["tiny_1"]
+    assert seen.items() < best.training.items()
+    card = (tmp_path / "b" / "best" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "chosen on: the labels of 1 more" in card
+    for name in ("tiny_1", "renamed"):
+        write_tiny_subject(tmp_path / "cohort" / name, name, seed=1)
+        with pytest.raises(LeakageError, match=rf"{name}: .*chosen on \(as tiny_1\)"):
+            evaluate(
+                best, only_test(best.config, tmp_path / "cohort", name), tmp_path, baseline=False
+            )
+
+
+def only_test(config: Config, root: Path, name: str) -> Config:
+    split = {"train": [], "calibration": [], "test": [name]}
+    data = config.to_dict()["data"] | {"root": str(root), "split": split}
+    return make_config(config.to_dict() | {"data": data})
 
 
 # --- What no trial could succeed with ---
