@@ -309,8 +309,8 @@ def tune(
     typer.echo(trials_table(trials))
     if best_of(trials) is not None:
         typer.echo(out / "best.yaml")
-    if any(trial.status == "failed" for trial in trials):
-        _end_incomplete(f"some trials failed: see {out / 'trials.csv'}")
+    if any(trial.reason for trial in trials):
+        _end_incomplete(f"some trials failed, or died: see {out / 'trials.csv'}")
 
 
 @app.command()

@@ -24,6 +24,7 @@ from medrd.workflows.trial import (
     Report,
     read_trial,
     read_trials,
+    record_death,
     run_trial,
     stop_trial,
     trial_folder,
@@ -92,7 +93,11 @@ def test_a_trial_that_was_cut_off_goes_on_and_misses_no_epoch(
         with pytest.raises(KilledError):
             run_trial(out, POINT, cut)
     folder = trial_folder(out, POINT)
-    assert read_trial(folder).status == "unfinished"
+    record_death(folder, "its process has died")
+    assert (read_trial(folder).status, read_trial(folder).reason) == (
+        "unfinished",
+        "its process has died",
+    )
     assert (folder / "run" / "checkpoint.pt").is_file()
     from medrd.workflows.loop import Loop
 
@@ -105,7 +110,8 @@ def test_a_trial_that_was_cut_off_goes_on_and_misses_no_epoch(
     assert [report.epoch for report in reports] == [1, 2]
     whole = trial_folder(finished_search, POINT)
     assert (folder / "run" / WEIGHTS).read_bytes() == (whole / "run" / WEIGHTS).read_bytes()
-    assert read_trial(folder).objective == read_trial(whole).objective
+    trial = read_trial(folder)
+    assert (trial.objective, trial.reason) == (read_trial(whole).objective, "")
 
 
 def raising(error: Exception) -> Any:
