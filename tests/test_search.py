@@ -68,6 +68,22 @@ def test_a_finished_trial_is_reported_again_and_not_done_again(
     assert [(report.epoch, report.last) for report in reports] == [(1, False), (2, True)]
 
 
+def test_a_stopped_trial_that_is_drawn_again_is_reported_again_and_not_gone_on_with(
+    finished_search: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(finished_search, tmp_path / "out"))
+    folder = trial_folder(out, POINT)
+    (folder / "run" / "run.json").unlink()
+    first, _ = (folder / "reports.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "reports.jsonl").write_text(first, encoding="utf-8")
+    stop_trial(folder)
+    monkeypatch.setattr(trial_module, "train", lambda *a, **k: pytest.fail("trained again"))
+    reports: list[Report] = []
+    run_trial(out, POINT, reports.append)
+    assert [(report.epoch, report.last) for report in reports] == [(1, False)]
+    assert read_trial(folder).status == "stopped"
+
+
 class KilledError(BaseException):
     """Stands for kill -9: nothing of ours may catch it."""
 

@@ -89,6 +89,8 @@ def begin_trial(search: Path, point: Point) -> Path:
 def run_trial(search: Path, point: Point, report: Callable[[Report], None]) -> Path:
     """Train, judge after each epoch and report; or go on with what is there.
 
+    What was finished or stopped before only reports again what it did then.
+
     Parameters
     ----------
     search
@@ -137,6 +139,8 @@ def _go_on(search: Path, folder: Path, point: Point, report: Callable[[Report], 
     for each in known:
         if not each.last:
             report(each)
+    if _status(folder) == "stopped":
+        return  # drawn again; the search has seen enough of it
     if not _is_finished(folder):
         cohort = load_cohort(config)
         if cohort.split.hash != json.loads((search / SPLIT).read_text(encoding="utf-8"))["hash"]:
