@@ -355,13 +355,13 @@ def test_a_trial_whose_process_died_for_good_is_gone_on_with_and_worth_nothing_t
 ) -> None:
     config, out = make_tune(raw | {"search": {"samples": 3}}), tmp_path / "out"
     drawn = {"scoring.sigma_px": 3.0}
-    lost = SimpleNamespace(config=drawn, get_pickled_error=lambda: OSError("the node died"))
+    lost: Any = SimpleNamespace(config=drawn, get_pickled_error=lambda: OSError("the node died"))
     folder = begin_trial(out, drawn)
     line = {"epoch": 1, "objective": 0.4, "loss": None, "seconds": 1, "last": False}
     (folder / "reports.jsonl").write_text(json.dumps(line))
     shown: list[str] = []
     watcher = tune_module._watcher(config, out, lambda *moved: shown.append(in_words(*moved)))
-    watcher.on_trial_error(1, [], lost)  # type: ignore[arg-type]
+    watcher.on_trial_error(1, [], lost)
 
     [trial] = read_trials(out)
     assert (trial.status, trial.reason) == ("unfinished", "OSError: the node died")
@@ -373,7 +373,7 @@ def test_a_trial_whose_process_died_for_good_is_gone_on_with_and_worth_nothing_t
     assert [t.value for t in searcher._ot_study.get_trials() if t.state.is_finished()] == []
     # One that has failed of itself, and whose process then died too, has failed.
     fail_trial(folder, "MemoryError")
-    watcher.on_trial_error(1, [], lost)  # type: ignore[arg-type]
+    watcher.on_trial_error(1, [], lost)
     [trial] = read_trials(out)
     assert (trial.status, trial.reason) == ("failed", "MemoryError")
 
