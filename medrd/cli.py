@@ -79,7 +79,9 @@ def train(
     ] = 1,
     cpus: Annotated[
         int | None,
-        typer.Option(min=1, help="Cores of each; default: all of a machine's, 1 on a cluster."),
+        typer.Option(
+            min=1, help="Cores of each; default: an equal part of the machine's, 1 on a cluster."
+        ),
     ] = None,
     address: options.Address = None,
 ) -> None:
@@ -307,8 +309,8 @@ def tune(
     typer.echo(trials_table(trials))
     if best_of(trials) is not None:
         typer.echo(out / "best.yaml")
-    if any(trial.status == "failed" for trial in trials):
-        _end_incomplete(f"some trials failed: see {out / 'trials.csv'}")
+    if any(trial.reason for trial in trials):
+        _end_incomplete(f"some trials failed, or died: see {out / 'trials.csv'}")
 
 
 @app.command()

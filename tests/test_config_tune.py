@@ -36,6 +36,8 @@ RAW: dict[str, Any] = {
     },
 }
 
+LABELLED = {"kind": "labelled", "validation": ["a"]}
+
 
 @pytest.fixture
 def raw() -> dict[str, Any]:
@@ -196,9 +198,38 @@ def test_trials_are_judged_on_the_same_slices(
     raw["space"][key] = {"kind": "choice", "values": values}
     with pytest.raises(ConfigError, match=rf"space\.{key}: expected trials .* same slices"):
         make_tune(raw)
-    make_tune(raw | {"objective": {"kind": "labelled", "validation": ["a"]}})  # on the scan's grid
+    make_tune(raw | {"objective": LABELLED})  # on the scan's grid
     raw["space"][key]["values"] = values[:1]
     make_tune(raw)
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "seen_with_labels"),
+    [
+        ("scoring.sigma_across_mm", [0, 4], True),
+        ("scoring.image_score", ["max", "top"], False),
+        ("scoring.top_fraction", [0.01, 0.1], False),
+        ("calibration.voxel_fpr", [0.01, 0.05], False),
+        (
+            "scoring",
+            [{"sigma_px": 2}, {"sigma_px": 4}, {"sigma_px": 4, "image_score": "mean"}],
+            False,
+        ),
+    ],
+)
+def test_what_the_objective_does_not_see_cannot_be_searched(
+    raw: dict[str, Any], key: str, values: list[Any], seen_with_labels: bool
+) -> None:
+    raw["space"][key] = {"kind": "choice", "values": values}
+    with pytest.raises(ConfigError, match=rf"space\.{key}: .*simulated.*single slices.*{key}"):
+        make_tune(raw)
+    if seen_with_labels:
+        make_tune(raw | {"objective": LABELLED})
+    else:
+        with pytest.raises(ConfigError, match=rf"space\.{key}: .*labelled.*whole scans.*{key}"):
+            make_tune(raw | {"objective": LABELLED})
+    raw["space"][key]["values"] = values[:2] if key == "scoring" else values[:1]
+    make_tune(raw)  # all trials alike, or seen
 
 
 def test_a_model_is_not_judged_on_what_it_trains_on(raw: dict[str, Any]) -> None:

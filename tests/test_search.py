@@ -24,6 +24,7 @@ from medrd.workflows.trial import (
     Report,
     read_trial,
     read_trials,
+    record_death,
     run_trial,
     stop_trial,
     trial_folder,
@@ -67,6 +68,22 @@ def test_a_finished_trial_is_reported_again_and_not_done_again(
     assert [(report.epoch, report.last) for report in reports] == [(1, False), (2, True)]
 
 
+def test_a_stopped_trial_that_is_drawn_again_is_reported_again_and_not_gone_on_with(
+    finished_search: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(finished_search, tmp_path / "out"))
+    folder = trial_folder(out, POINT)
+    (folder / "run" / "run.json").unlink()
+    first, _ = (folder / "reports.jsonl").read_text(encoding="utf-8").splitlines()
+    (folder / "reports.jsonl").write_text(first, encoding="utf-8")
+    stop_trial(folder)
+    monkeypatch.setattr(trial_module, "train", lambda *a, **k: pytest.fail("trained again"))
+    reports: list[Report] = []
+    run_trial(out, POINT, reports.append)
+    assert [(report.epoch, report.last) for report in reports] == [(1, False)]
+    assert read_trial(folder).status == "stopped"
+
+
 class KilledError(BaseException):
     """Stands for kill -9: nothing of ours may catch it."""
 
@@ -92,7 +109,11 @@ def test_a_trial_that_was_cut_off_goes_on_and_misses_no_epoch(
         with pytest.raises(KilledError):
             run_trial(out, POINT, cut)
     folder = trial_folder(out, POINT)
-    assert read_trial(folder).status == "unfinished"
+    record_death(folder, "its process has died")
+    assert (read_trial(folder).status, read_trial(folder).reason) == (
+        "unfinished",
+        "its process has died",
+    )
     assert (folder / "run" / "checkpoint.pt").is_file()
     from medrd.workflows.loop import Loop
 
@@ -105,7 +126,8 @@ def test_a_trial_that_was_cut_off_goes_on_and_misses_no_epoch(
     assert [report.epoch for report in reports] == [1, 2]
     whole = trial_folder(finished_search, POINT)
     assert (folder / "run" / WEIGHTS).read_bytes() == (whole / "run" / WEIGHTS).read_bytes()
-    assert read_trial(folder).objective == read_trial(whole).objective
+    trial = read_trial(folder)
+    assert (trial.objective, trial.reason) == (read_trial(whole).objective, "")
 
 
 def raising(error: Exception) -> Any:

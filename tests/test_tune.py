@@ -30,8 +30,9 @@ from medrd.report.search import Trial
 from medrd.workflows import tune as tune_module
 from medrd.workflows.cluster import Cluster, settle_environment
 from medrd.workflows.search_plan import what_is_left
+from medrd.workflows.search_table import line as in_words
 from medrd.workflows.train import train
-from medrd.workflows.trial import read_trials, trial_folder
+from medrd.workflows.trial import begin_trial, fail_trial, read_trials, trial_folder
 from medrd.workflows.tune import tune
 from waiting import wait_for
 
@@ -347,6 +348,34 @@ def test_optuna_is_told_of_every_trial_and_does_not_repeat_itself(raw: dict[str,
     suggested = [again.suggest(str(i))["scoring.sigma_px"] for i in range(4)]
     assert suggested[0] == 3.0
     assert not set(suggested) & set(first)
+
+
+def test_a_trial_whose_process_died_for_good_is_gone_on_with_and_worth_nothing_to_optuna(
+    raw: dict[str, Any], tmp_path: Path
+) -> None:
+    config, out = make_tune(raw | {"search": {"samples": 3}}), tmp_path / "out"
+    drawn = {"scoring.sigma_px": 3.0}
+    lost: Any = SimpleNamespace(config=drawn, get_pickled_error=lambda: OSError("the node died"))
+    folder = begin_trial(out, drawn)
+    line = {"epoch": 1, "objective": 0.4, "loss": None, "seconds": 1, "last": False}
+    (folder / "reports.jsonl").write_text(json.dumps(line))
+    shown: list[str] = []
+    watcher = tune_module._watcher(config, out, lambda *moved: shown.append(in_words(*moved)))
+    watcher.on_trial_error(1, [], lost)
+
+    [trial] = read_trials(out)
+    assert (trial.status, trial.reason) == ("unfinished", "OSError: the node died")
+    assert "died, epoch 1, objective 0.4000, OSError: the node died" in shown[0]
+    assert "the node died" in (out / "trials.csv").read_text(encoding="utf-8")
+    plan = what_is_left(config, [trial])
+    assert plan == (3, [drawn])
+    searcher: Any = tune_module._optuna(config, [trial], plan)
+    assert [t.value for t in searcher._ot_study.get_trials() if t.state.is_finished()] == []
+    # One that has failed of itself, and whose process then died too, has failed.
+    fail_trial(folder, "MemoryError")
+    watcher.on_trial_error(1, [], lost)
+    [trial] = read_trials(out)
+    assert (trial.status, trial.reason) == ("failed", "MemoryError")
 
 
 def test_successive_halving_remembers_earlier_sessions(raw: dict[str, Any], tmp_path: Path) -> None:

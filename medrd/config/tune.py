@@ -6,13 +6,15 @@ Everything that can be wrong with it is found here, before Ray or torch is impor
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from medrd.config.difference import first_difference
 from medrd.config.load import (
     apply_overrides,
     make_config,
@@ -33,6 +35,13 @@ _EXAMPLE = "See configs/tune/rd4ad.yaml for an example."
 class SimulatedObjective(Section):
     """Average precision on anomalies simulated in held-out healthy slices; needs no label."""
 
+    judges: ClassVar[str] = "single slices, pixel by pixel and by no threshold"
+    unseen: ClassVar[dict[str, Any]] = {
+        "scoring": {"image_score", "top_fraction", "sigma_across_mm"},
+        "calibration": True,
+    }
+    """Of a trial's config, what changes nothing of that."""
+
     kind: Literal["simulated"] = "simulated"
     simulation: SimulationConfig = SimulationConfig()
     copies: int = Field(2, ge=1)
@@ -45,6 +54,12 @@ class SimulatedObjective(Section):
 
 class LabelledObjective(Section):
     """Average precision on validation subjects with labels, as ``medrd evaluate`` takes it."""
+
+    judges: ClassVar[str] = "whole scans, voxel by voxel and by no threshold"
+    unseen: ClassVar[dict[str, Any]] = {
+        "scoring": {"image_score", "top_fraction"},
+        "calibration": True,
+    }
 
     kind: Literal["labelled"]
     validation: tuple[str, ...] = Field(min_length=1)
@@ -154,8 +169,8 @@ def load_tune(path: str | Path, overrides: Sequence[str] = ()) -> TuneConfig:
     ------
     ConfigError
         Missing or damaged file, unknown key, bad value, a value in the space that makes no
-        valid config or other slices to be judged on, simulated anomalies of a kind that the model
-        trains on.
+        valid config, other slices to be judged on or no difference to the objective, simulated
+        anomalies of a kind that the model trains on.
     """
     raw = read_yaml(Path(path))
     for override in overrides:
@@ -176,6 +191,9 @@ def make_tune(raw: Mapping[str, Any], *, where: str = "search") -> TuneConfig:
     for key, trial in corners:
         _refuse_what_it_trains_on(config, trial, where=f"{where}: space.{key}")
         _refuse_other_slices(config, corners[0][1], trial, where=f"{where}: space.{key}")
+    for key in config.space:
+        ends = [trial for each, trial in corners if each == key]
+        _refuse_ties(config, ends, where=f"{where}: space.{key}")
     return config
 
 
@@ -242,3 +260,25 @@ def _refuse_other_slices(config: TuneConfig, first: Config, trial: Config, *, wh
 def _slices_of(trial: Config) -> tuple[Any, ...]:
     """What decides them beside the split, which a search checks against its data."""
     return trial.recipe, trial.data.model_dump(exclude={"split", "calibration", "cache"})
+
+
+def _refuse_ties(config: TuneConfig, ends: Sequence[Config], *, where: str) -> None:
+    """Trials that differ in what the objective does not see tie, and the best is any of them.
+
+    ``ends`` are configs that differ in one dimension alone.
+    """
+    objective = config.objective
+    for one, other in itertools.combinations(ends, 2):
+        key, _, _ = first_difference(one.to_dict(), other.to_dict())
+        if key and _seen_of(one, objective) == _seen_of(other, objective):
+            raise ConfigError(
+                where,
+                expected=f"values that objective.kind={objective.kind} can tell apart; it judges "
+                f"{objective.judges}",
+                found=f"some that differ in {key}, which changes nothing there",
+                remedy="Set it under config, the same for all trials.",
+            )
+
+
+def _seen_of(trial: Config, objective: AnyObjective) -> dict[str, Any]:
+    return trial.model_dump(exclude=objective.unseen)

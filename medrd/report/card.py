@@ -74,6 +74,8 @@ def _data(description: Mapping[str, Any]) -> dict[str, str]:
         "without a lesion",
         "calibrated on": f"{len(training['calibration_subjects'])} others",
     }
+    if "validation_subjects" in training:
+        facts["chosen on"] = f"the labels of {len(training['validation_subjects'])} more"
     if "split_hash" in training:
         facts["split"] = f"`{training['split_hash']}`, seed {training['seed']}"
     if "data_hash" in training:

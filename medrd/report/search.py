@@ -35,7 +35,7 @@ class Trial:
     seconds
         Of all of them, with the objective.
     reason
-        Why it has failed, in one line.
+        Why it has failed, or was left unfinished when its process died, in one line.
     """
 
     name: str

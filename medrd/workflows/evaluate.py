@@ -87,7 +87,7 @@ def evaluate(
     Raises
     ------
     LeakageError
-        A test subject was trained or calibrated on, by id or by the scan itself.
+        The model was trained, calibrated or chosen on a test subject, by id or by the scan itself.
     MedrdError
         Unusable model, config or data; every test subject failed.
     InterruptedRunError
@@ -181,8 +181,10 @@ def _with_models_own(config: Config, model: Model) -> Config:
 
 
 def _seen(model: Model) -> Mapping[str, str]:
-    """Hashes of the scans that a model was trained or calibrated on, by subject id."""
-    return {**model.training["calibration_subjects"], **model.training["subjects"]}
+    """Hashes of the scans that a model was trained, calibrated or chosen on, by subject id."""
+    training = model.training
+    chosen_on = training.get("validation_subjects", {})
+    return {**chosen_on, **training["calibration_subjects"], **training["subjects"]}
 
 
 def _refuse_seen_names(subjects: Sequence[Subject], model: Model) -> None:

@@ -169,7 +169,7 @@ def leakage(subject: str, same: str, *, remedy: str) -> LeakageError:
     return LeakageError(
         subject,
         expected="test subjects that the model has never seen",
-        found=f"one that it was trained or calibrated on (as {same})",
+        found=f"one that it was trained, calibrated or chosen on (as {same})",
         remedy=remedy,
     )
 

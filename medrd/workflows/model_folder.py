@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,8 @@ class Model:
     config
         The resolved config that it was trained with (without paths of that machine).
     training
-        What it has seen: subject ids, content hashes, split hash.
+        What it has seen: subject ids, content hashes, split hash; of a search with labels also
+        ``validation_subjects``, which it was chosen on.
     hash
         SHA-256 over weights, config, calibration and training data.
     profile
@@ -134,6 +137,16 @@ def save_model(
     }
     write_json(folder / "model.json", content)
     write_text(folder / CARD_NAME, model_card(content, _identity(content)))
+
+
+def copy_model(source: Path, target: Path, *, seen: Mapping[str, Any]) -> None:
+    """Copy a model, with ``seen`` added to its ``training``; each file atomically."""
+    with atomic_path(target / "model.safetensors") as path:
+        shutil.copyfile(source / "model.safetensors", path)
+    content = json.loads((source / "model.json").read_text(encoding="utf-8"))
+    content["training"] |= seen
+    write_json(target / "model.json", content)
+    write_text(target / CARD_NAME, model_card(content, _identity(content)))
 
 
 def load_model(path: str | Path) -> Model:

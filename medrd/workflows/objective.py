@@ -175,10 +175,15 @@ def _labelled_ap(predictor: Predictor, subjects: Sequence[Subject], config: Conf
         raise result.errors[0]
     found = result.metrics["pixel_ap"]
     if found is None:
-        raise ConfigError(
-            "objective.validation",
-            expected="subjects with outlined anomalies",
-            found="none among them",
-            remedy="Name subjects that have lesions.",
-        )
+        raise nothing_outlined()
     return found
+
+
+def nothing_outlined() -> ConfigError:
+    """What is wrong with validation subjects among which there is nothing to find."""
+    return ConfigError(
+        "objective.validation",
+        expected="subjects with outlined anomalies",
+        found="none among them",
+        remedy="Name subjects that have lesions.",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +16,13 @@ from medrd.config.tune import LabelledObjective, TuneConfig, make_tune
 from medrd.data.split import SIDES, Split
 from medrd.errors import ConfigError, LeakageError
 from medrd.volumes import write_json, write_text
-from medrd.workflows.cohort import Cohort, load_cohort, prepare_sides
+from medrd.workflows.cohort import Cohort, load_cohort, prepare_sides, refuse_same_scan
 from medrd.workflows.fit import portable
-from medrd.workflows.trial import SEARCH, SPLIT
+from medrd.workflows.objective import simulate_set
+from medrd.workflows.search_validation import hash_test_side, read_validation, refuse_same_scans
+from medrd.workflows.trial import SEARCH, SPLIT, TRIALS
+
+logger = logging.getLogger("medrd.tune")
 
 
 def open_search(config: TuneConfig, out: Path, *, resume: bool) -> TuneConfig:
@@ -58,6 +63,7 @@ def open_search(config: TuneConfig, out: Path, *, resume: bool) -> TuneConfig:
             found="none",
             remedy="Give it some subjects; no test subject may judge a trial.",
         )
+    _warn_of_smoothing_unseen(config, corners)
     _refuse_other_splits(corners, cohort.split)
     _refuse_other_search(config, cohort.split, out, resume=resume)
     write_text(out / SEARCH, config.to_yaml())
@@ -66,15 +72,34 @@ def open_search(config: TuneConfig, out: Path, *, resume: bool) -> TuneConfig:
 
 
 def prepare_search(config: TuneConfig, out: Path) -> None:
-    """Prepare the slices that trials share, so that they do not all do it at once.
+    """Prepare the slices that trials share, and see that there is something to judge them by.
+
+    Once for all trials and before the first: they need not all prepare at once, nor train for an
+    epoch to find out what no trial can succeed with.
 
     Raises
     ------
     InputError
-        A subject cannot be read; ``errors.json`` lists them all.
+        A subject cannot be read; ``errors.json`` lists all of those that trials share.
+    ConfigError
+        Simulated anomalies that cannot be put in or seen, or validation subjects without any.
+    LeakageError
+        The scan of a held-out or validation subject is on another side too, under another name.
     """
     first = config.corners()[0][1]
-    prepare_sides(load_cohort(first), ("train", "calibration"), first, out)
+    cohort = load_cohort(first)
+    (training, held_out), _ = prepare_sides(cohort, ("train", "calibration"), first, out)
+    refuse_same_scan(training, held_out)
+    if config.objective.kind == "simulated":
+        simulate_set(held_out, config.objective, first)
+        return
+    validation = read_validation(cohort, config.objective.validation, first)
+    sides = {
+        "training": {subject.id: subject.content for subject in training},
+        "calibration": {subject.id: subject.content for subject in held_out},
+        "test": hash_test_side(cohort, first),
+    }
+    refuse_same_scans(validation, sides)
 
 
 def _with_absolute_paths(config: TuneConfig) -> TuneConfig:
@@ -115,6 +140,13 @@ def _with_validation(config: TuneConfig, wanted: LabelledObjective, cohort: Coho
                 found=f"{subject}, which is not there",
                 remedy=f"There are {len(cohort.subjects)}, the first is {min(cohort.subjects)}.",
             )
+        if cohort.subjects[subject].label is None:
+            raise ConfigError(
+                "objective.validation",
+                expected="subjects with labels",
+                found=f"{subject}, which has none",
+                remedy="Add its label (all 0 where it is healthy), or take it out.",
+            )
     sides = {
         side: [id for id in getattr(split, side) if id not in wanted.validation] for side in SIDES
     }
@@ -128,6 +160,16 @@ def _with_validation(config: TuneConfig, wanted: LabelledObjective, cohort: Coho
     raw = config.to_dict()
     raw["config"].setdefault("data", {})["split"] = sides
     return make_tune(raw)
+
+
+def _warn_of_smoothing_unseen(config: TuneConfig, corners: Sequence[tuple[str, Config]]) -> None:
+    """Simulated anomalies lie in slices of many scans, out of their stacks."""
+    across = any(trial.scoring.sigma_across_mm > 0 for _, trial in corners)
+    if config.objective.kind == "simulated" and across:
+        logger.warning(
+            "trials are judged slice by slice, without scoring.sigma_across_mm: the best for "
+            "single slices need not be the best for slices that are smoothed with their neighbours"
+        )
 
 
 def _refuse_other_splits(corners: Sequence[tuple[str, Config]], split: Split) -> None:
@@ -153,6 +195,8 @@ def _refuse_other_search(config: TuneConfig, split: Split, out: Path, *, resume:
                 remedy="Give another --out.",
             )
         return
+    if not any((out / TRIALS).glob("*")):
+        return  # nothing was tried yet: what was found wrong with it has been mended
     if not resume:
         raise ConfigError(
             out,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from medrd.config import load_config
 from medrd.config.space import Space
 from medrd.config.tune import TuneConfig
 from medrd.report.search import Trial, best_of, trials_csv
 from medrd.report.search_figure import save_search_figure
-from medrd.volumes import atomic_path, write_text
+from medrd.volumes import write_text
+from medrd.workflows.cohort import load_cohort
+from medrd.workflows.model_folder import copy_model
 from medrd.workflows.outputs import make_folder
 from medrd.workflows.search_space import distributions, encode
+from medrd.workflows.search_validation import read_validation
 from medrd.workflows.trial import TRIALS, read_trials
 
 MIN_TRIALS = 8
@@ -26,20 +29,27 @@ def write_results(config: TuneConfig, search: Path) -> list[Trial]:
     write_text(search / "trials.csv", trials_csv(trials))
     best = best_of(trials)
     if best is not None:
-        _keep_best(search, search / TRIALS / best.name / "run")
+        _keep_best(search, search / TRIALS / best.name / "run", seen=_chosen_on(config, best))
     if any(trial.objective is not None for trial in trials):
         found = importances(config.space, trials)
         save_search_figure(config.space, trials, found, search / "search.png")
     return trials
 
 
-def _keep_best(search: Path, run: Path) -> None:
+def _keep_best(search: Path, run: Path, *, seen: Mapping[str, Any]) -> None:
     """The best trial's config and model under names that stay."""
     make_folder(search / "best")
-    for name in ("model.safetensors", "model.json"):  # the description last: it makes it whole
-        with atomic_path(search / "best" / name) as path:
-            shutil.copyfile(run / "model" / name, path)
+    copy_model(run / "model", search / "best", seen=seen)
     write_text(search / "best.yaml", load_config(run / "config.yaml").to_yaml())
+
+
+def _chosen_on(config: TuneConfig, best: Trial) -> dict[str, dict[str, str]]:
+    """What the best model has seen beside its training: the scans whose labels chose it."""
+    if config.objective.kind != "labelled":
+        return {}
+    trial = config.trial_config(best.point)  # its recipe decides what a scan's hash is taken of
+    validation = read_validation(load_cohort(trial), config.objective.validation, trial)
+    return {"validation_subjects": validation}
 
 
 def importances(space: Space, trials: Sequence[Trial]) -> dict[str, float]:

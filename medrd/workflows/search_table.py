@@ -76,4 +76,6 @@ def table(trials: Sequence[Trial], samples: int) -> Table:
 
 
 def _state(trial: Trial) -> str:
-    return "running" if trial.status == "unfinished" else trial.status
+    if trial.status != "unfinished":
+        return trial.status
+    return "died" if trial.reason else "running"

@@ -7,7 +7,8 @@ of it lies there, so that any process that sees the folder can go on with it or 
     reports.jsonl  objective and loss of each epoch
     run/           what ``medrd train`` makes: checkpoint, model
     failed.json    why it has failed, or
-    stopped.json   that the search has stopped it early
+    stopped.json   that the search has stopped it early, or
+    died.json      why its process was lost for good, until another goes on with it
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from medrd.workflows.alone import alone_in
 from medrd.workflows.cohort import load_cohort
 from medrd.workflows.interrupt import InterruptedRunError
 from medrd.workflows.objective import make_objective
-from medrd.workflows.outputs import make_folder
+from medrd.workflows.outputs import make_folder, remove
 from medrd.workflows.train import EpochDone, train
 
 SEARCH = "search.yaml"
@@ -38,7 +39,8 @@ SPLIT = "split.json"
 """Who is trained on, held out and tested, in the search's folder."""
 TRIALS = "trials"
 
-_TRIAL, _REPORTS, _FAILED, _STOPPED = "trial.json", "reports.jsonl", "failed.json", "stopped.json"
+_TRIAL, _REPORTS = "trial.json", "reports.jsonl"
+_FAILED, _STOPPED, _DIED = "failed.json", "stopped.json", "died.json"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def begin_trial(search: Path, point: Point) -> Path:
 def run_trial(search: Path, point: Point, report: Callable[[Report], None]) -> Path:
     """Train, judge after each epoch and report; or go on with what is there.
 
+    What was finished or stopped before only reports again what it did then.
+
     Parameters
     ----------
     search
@@ -117,6 +121,7 @@ def run_trial(search: Path, point: Point, report: Callable[[Report], None]) -> P
     with alone_in(folder, "process", wait=True):
         if (folder / _FAILED).is_file():
             raise FailedTrialError(read_trial(folder).reason)
+        remove(folder / _DIED)
         try:
             _go_on(search, folder, point, report)
         except InterruptedRunError:
@@ -134,6 +139,8 @@ def _go_on(search: Path, folder: Path, point: Point, report: Callable[[Report], 
     for each in known:
         if not each.last:
             report(each)
+    if _status(folder) == "stopped":
+        return  # drawn again; the search has seen enough of it
     if not _is_finished(folder):
         cohort = load_cohort(config)
         if cohort.split.hash != json.loads((search / SPLIT).read_text(encoding="utf-8"))["hash"]:
@@ -175,7 +182,6 @@ def read_trials(search: Path) -> list[Trial]:
 def read_trial(folder: Path) -> Trial:
     """What a trial's folder says of it."""
     reports = _read_reports(folder)
-    failed = folder / _FAILED
     return Trial(
         name=folder.name,
         point=json.loads((folder / _TRIAL).read_text(encoding="utf-8"))["point"],
@@ -184,7 +190,7 @@ def read_trial(folder: Path) -> Trial:
         objective=reports[-1].objective if reports else None,
         loss=reports[-1].loss if reports else None,
         seconds=sum(each.seconds for each in reports),
-        reason=json.loads(failed.read_text(encoding="utf-8"))["reason"] if failed.is_file() else "",
+        reason=_reason(folder),
     )
 
 
@@ -197,6 +203,11 @@ def fail_trial(folder: Path, reason: str, details: str = "") -> None:
     """Put on record that a trial has failed; what is there of it already stays."""
     if not (folder / _FAILED).is_file():
         write_json(folder / _FAILED, {"reason": reason, "details": details})
+
+
+def record_death(folder: Path, reason: str) -> None:
+    """Put on record that a trial's process was lost; the trial is unfinished, and did not fail."""
+    write_json(folder / _DIED, {"reason": reason})
 
 
 def has_failed(search: Path, point: Point) -> bool:
@@ -215,6 +226,15 @@ def _status(folder: Path) -> Status:
     if _is_finished(folder):
         return "finished"
     return "stopped" if (folder / _STOPPED).is_file() else "unfinished"
+
+
+def _reason(folder: Path) -> str:
+    """Why it has failed, or lost its process; "" where it has not."""
+    for path in (folder / _FAILED, folder / _DIED):
+        if path.is_file():
+            reason: str = json.loads(path.read_text(encoding="utf-8"))["reason"]
+            return reason
+    return ""
 
 
 def _is_finished(folder: Path) -> bool:

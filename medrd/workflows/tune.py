@@ -34,11 +34,11 @@ from medrd.workflows.search_space import decode, distributions, encode
 from medrd.workflows.search_table import Show, live_table
 from medrd.workflows.trial import (
     begin_trial,
-    fail_trial,
     has_failed,
     read_objectives,
     read_trial,
     read_trials,
+    record_death,
     run_trial,
     stop_trial,
     trial_folder,
@@ -275,7 +275,9 @@ def _watcher(config: TuneConfig, out: Path, show: Show) -> Callback:
             write_text(out / "trials.csv", trials_csv(read_trials(out)))
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            fail_trial(begin_trial(out, _point(config.space, trial.config)), _last_words(trial))
+            folder = begin_trial(out, _point(config.space, trial.config))
+            if read_trial(folder).status == "unfinished":
+                record_death(folder, _last_words(trial))
             look(trial.config)
             write_text(out / "trials.csv", trials_csv(read_trials(out)))
 
