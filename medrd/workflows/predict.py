@@ -83,7 +83,8 @@ def predict(
         of pictures, picture files and folders of those.
     overwrite
         Predict again what is already there; else an input is skipped if the hashes of its
-        files, of the model and of its outputs are those on record.
+        files, of the model and of its outputs are those on record, and fails if there is a result
+        of another input that is still there.
     frame
         Of 4D scans, from 0.
     series

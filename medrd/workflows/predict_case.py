@@ -21,6 +21,7 @@ from medrd.errors import InputError
 from medrd.volumes import write_json
 from medrd.workflows.attempt import attempt
 from medrd.workflows.device import choose_execution
+from medrd.workflows.earlier import refuse_others
 from medrd.workflows.guard import blind_spots, oddities, refuse
 from medrd.workflows.infer import Prediction, Predictor
 from medrd.workflows.inputs import Case
@@ -148,6 +149,8 @@ class CasePredictor:
             files_of(case, self._medium.files),
             is_own_map=self._medium.is_own_map,
         )
+        if not self.job.overwrite:
+            refuse_others(self._record(case), self._record(case), case, whole=False)
         if back is not None:
             check_native_targets(case, self.job.out, is_own_map=self._medium.is_own_map)
         budget = self.job.max_voxels or self._model.config.data.budget

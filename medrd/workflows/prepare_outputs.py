@@ -21,6 +21,7 @@ from medrd.heads.template import Template
 from medrd.report.heat import save_figure
 from medrd.report.prepared import draw_prepared
 from medrd.volumes import Volume, refuse_foreign, write_json, write_nifti
+from medrd.workflows.earlier import refuse_others
 from medrd.workflows.inputs import Case
 from medrd.workflows.outputs import PREPARED_ENDING, ending_in, remove
 from medrd.workflows.versions import versions
@@ -28,7 +29,7 @@ from medrd.workflows.versions import versions
 FAILED_PICTURE, _FAILED_RECORD = "_failed.png", "_failed.json"
 
 
-def refuse_others(folder: Path, case: Case, *, overwrite: bool) -> None:
+def check_folder(folder: Path, case: Case, *, overwrite: bool) -> None:
     """Make sure that what is in a subject's folder may be replaced.
 
     Raises
@@ -38,18 +39,8 @@ def refuse_others(folder: Path, case: Case, *, overwrite: bool) -> None:
         (not with ``overwrite``): another subject of that name.
     """
     refuse_foreign(folder, _written_in(folder, case.subject.id))
-    if overwrite:
-        return
-    ours = {source.path.resolve() for source in case.subject.images.values()}
-    listed = _entries(folder / f"{case.subject.id}{PREPARED_ENDING}", "inputs").values()
-    others = [str(p) for p in map(Path, listed) if p.exists() and p.resolve() not in ours]
-    if others:
-        raise OutputError(
-            folder,
-            expected=f"a free name for {case.first_file}, or an earlier result of it",
-            found=f"a result of {', '.join(others)}",
-            remedy="Give another --out, or --overwrite to replace that result.",
-        )
+    if not overwrite:
+        refuse_others(folder, folder / f"{case.subject.id}{PREPARED_ENDING}", case, whole=True)
 
 
 def write_head(
