@@ -17,6 +17,7 @@ import pytest
 import SimpleITK
 
 from medrd.errors import (
+    ConfigError,
     MissingInputError,
     OutputError,
     RegistrationError,
@@ -28,6 +29,7 @@ from medrd.workflows import prepare as prepare_module
 from medrd.workflows.model_folder import Model
 from medrd.workflows.predict import predict
 from medrd.workflows.prepare import prepare
+from medrd.workflows.report import write_report
 from phantom_heads import LESION_MM, LESION_RADIUS_MM, make_head, points_of, save
 
 Medrd = Callable[..., Any]
@@ -285,6 +287,18 @@ def test_a_map_comes_back_to_the_raw_scan_voxel_on_voxel(
     assert 0 <= record["native"]["findings_without_voxel"] < len(record["findings"])
     first = record["native"]["findings"][0]
     assert set(first) == set(record["findings"][0])
+
+
+def test_prepared_subjects_are_no_predictions_to_report(
+    predicted: Path, prepared: Prepared, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(prepared.out, tmp_path / "out"))
+    with pytest.raises(ConfigError, match=r"prepared\.html"):
+        write_report(out)
+    assert not (out / "report.html").exists()
+    shutil.copytree(predicted, out, dirs_exist_ok=True)  # as of predict prepared --out prepared
+    report = write_report(out)
+    assert (report.pages, report.errors) == (1, [])
 
 
 def test_what_was_predicted_without_the_way_back_is_done_again_with_it(
