@@ -106,7 +106,7 @@ def test_another_frame_of_the_same_file_is_another_scan(
 
 
 @pytest.mark.parametrize(
-    "moment", ["predict_case.write_json", "scans.save_figure", "scans.write_nifti"]
+    "moment", ["predict_case.write_json", "scans.save_figure", "scans.write_score_map"]
 )
 def test_killed_while_writing_a_scan_it_is_done_again(
     medrd: Medrd, tiny_run: Path, scan: Path, tmp_path: Path, moment: str
@@ -120,7 +120,7 @@ from medrd.workflows import predict_case, scans
 """
     assert medrd("predict", tiny_run, scan, "--out", out, prelude=kill).code == -9
     assert not (out / "scan.json").exists()
-    assert (out / "scan_anomaly.nii.gz").exists() == (moment != "scans.write_nifti")
+    assert (out / "scan_anomaly.nii.gz").exists() == (moment != "scans.write_score_map")
     again = medrd("predict", tiny_run, scan, "--out", out)
     assert again.code == 0, again.stderr
     assert "1 predicted, 0 already there" in again.stderr

@@ -276,13 +276,18 @@ def test_a_map_comes_back_to_the_raw_scan_voxel_on_voxel(
     image = nib.load(predicted / "good_native_anomaly.nii.gz")
     for field in ("dim", "pixdim", "srow_x", "srow_y", "srow_z", "sform_code", "qform_code"):
         np.testing.assert_array_equal(image.header[field], raw.header[field])
+    ours = nib.load(predicted / "good_anomaly.nii.gz").header
+    for field in ("descrip", "intent_name", "cal_min", "cal_max"):
+        assert image.header[field] == ours[field]
+    record = json.loads((predicted / "good.json").read_text())
+    assert record["model"]["hash"][:12] in str(ours["descrip"])
+    assert ours["cal_max"] == pytest.approx(2 * record["threshold"])
     scores = np.asarray(image.dataobj)
     points = points_of(raw.shape, NODDED @ raw.affine)
     distance = np.linalg.norm(points - LESION_MM, axis=-1)
     assert distance[np.unravel_index(scores.argmax(), scores.shape)] < LESION_RADIUS_MM
     mask = np.asarray(nib.load(predicted / "good_native_mask.nii.gz").dataobj) > 0
     assert mask[distance < LESION_RADIUS_MM / 2].all()
-    record = json.loads((predicted / "good.json").read_text())
     assert record["native"]["source"].endswith("good_FLAIR.nii.gz")
     assert 0 <= record["native"]["findings_without_voxel"] < len(record["findings"])
     first = record["native"]["findings"][0]

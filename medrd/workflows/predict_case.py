@@ -183,11 +183,9 @@ class CasePredictor:
         for path in (case.output(out, ending) for ending in NATIVE_ENDINGS):
             if self._medium.is_own_map(path):
                 remove(path)
+        description = f"{MAKER} anomaly score, model {self._model.hash[:12]}"
         opened.write_map(
-            paths["map"],
-            prediction.grid_map,
-            description=f"{MAKER} anomaly score, model {self._model.hash[:12]}",
-            threshold=threshold,
+            paths["map"], prediction.grid_map, description=description, threshold=threshold
         )
         mask = None
         if threshold is not None:
@@ -199,7 +197,16 @@ class CasePredictor:
                 write_json(sidecar, mask_sidecar(origin, threshold))
         native: dict[str, object] = {}
         if item.back is not None:
-            native = write_native(item.back, case, out, prediction.grid_map, mask, paths)
+            native = write_native(
+                item.back,
+                case,
+                out,
+                prediction.grid_map,
+                mask,
+                paths,
+                description=description,
+                threshold=threshold,
+            )
         if self.job.picture:
             paths["picture"] = case.output(out, files.overlay)
             opened.write_overlay(
