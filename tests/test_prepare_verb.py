@@ -317,6 +317,15 @@ def test_what_was_predicted_without_the_way_back_is_done_again_with_it(
     assert len(predict(quick, [prepared.good], out, native=True, picture=False).done) == 1
 
 
+def test_where_nothing_could_be_prepared_predict_says_where_to_read_why(
+    prepared: Prepared, quick: Model, tmp_path: Path
+) -> None:
+    failed = Path(shutil.copytree(prepared.out / "noise", tmp_path / "prepared" / "noise"))
+    (error,) = predict(quick, [failed.parent], tmp_path / "maps").errors
+    assert "medrd prepare failed" in error.found
+    assert "errors.json" in error.remedy
+
+
 def test_a_scan_that_was_not_prepared_has_no_way_back(
     prepared: Prepared, quick: Model, tmp_path: Path
 ) -> None:

@@ -56,8 +56,8 @@ BIDS_FILES = OutputFiles(
 BIDS_MASK_SIDECAR = "_label-L_desc-medrd_mask.json"
 REPORT_STEP = "report"
 """In ``errors.json``: what could not be shown, though it was predicted."""
-PREPARED_ENDING = "_prepare.json"
-"""Of the record beside scans that ``medrd prepare`` wrote."""
+PREPARED_ENDING, UNPREPARED_ENDING = "_prepare.json", "_failed.json"
+"""Of the record beside scans that ``medrd prepare`` wrote, and of why it wrote none."""
 PICTURE_FILES = OutputFiles("picture", "picture", map="_anomaly.tiff", mask="_mask.png")
 
 
