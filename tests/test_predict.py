@@ -70,6 +70,8 @@ def test_a_good_scan_among_bad_ones_is_done_and_each_bad_one_explained(
     assert names(out) == {"errors.json"} | {f"scan{ending}" for ending in ENDINGS}
     assert scan.read_bytes() == whole
 
+    for path in paths:
+        path.unlink(missing_ok=True)
     again = medrd("predict", tiny_run, scan, "--out", out)
     assert again.code == 0
     assert not (out / "errors.json").exists()
