@@ -17,7 +17,9 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a config key; may be repeated."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what was stopped.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Also what is done.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Also what is done, be it of other scans of that name.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 Frame = Annotated[int | None, typer.Option(min=0, help="Which frame of 4D scans, from 0.")]

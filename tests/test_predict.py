@@ -70,6 +70,8 @@ def test_a_good_scan_among_bad_ones_is_done_and_each_bad_one_explained(
     assert names(out) == {"errors.json"} | {f"scan{ending}" for ending in ENDINGS}
     assert scan.read_bytes() == whole
 
+    for path in paths:
+        path.unlink(missing_ok=True)
     again = medrd("predict", tiny_run, scan, "--out", out)
     assert again.code == 0
     assert not (out / "errors.json").exists()
@@ -299,7 +301,7 @@ def test_a_dicom_series_is_predicted_like_the_nifti_file_of_the_same_scan(
         origin_mm=affine[:3, 3] * [-1, -1, 1],
     )
     uid = write_series(study / "both", array.transpose(2, 1, 0), spacing_mm=(4, 4, 4), prefix="a")
-    write_series(study / "both", array.transpose(2, 1, 0), spacing_mm=(4, 4, 4), prefix="b")
+    other = write_series(study / "both", array.transpose(2, 1, 0), spacing_mm=(4, 4, 4), prefix="b")
     out = tmp_path / "out"
     report = predict(quick, [study, scan], out)
     (error,) = report.errors  # of two series in one folder none was chosen
@@ -314,6 +316,8 @@ def test_a_dicom_series_is_predicted_like_the_nifti_file_of_the_same_scan(
 
     chosen = predict(quick, [study], out, series=uid)
     assert chosen.done == [out / "both.json"]
+    (error,) = predict(quick, [study / "both"], out, series=other).errors
+    assert (f"series {other}" in error.expected, f"series {uid}" in error.found) == (True, True)
     again = predict(quick, [study / "both"], out, series=uid, report=True)
     assert again.skipped == [out / "both.json"]
     assert again.page is not None

@@ -92,17 +92,21 @@ def test_another_frame_of_the_same_file_is_another_scan(
     image = nib.load(scan)
     array = np.asarray(image.dataobj)
     nib.save(nib.Nifti1Image(np.stack([array, array[::-1]], -1), image.affine), scan)
+    out = tmp_path / "out"
     maps = []
     for frame in (0, 1):
-        report = predict(quick, [scan], tmp_path / "out", frame=frame, picture=False)
+        report = predict(quick, [scan], out, frame=frame, picture=False, overwrite=frame == 1)
         assert (len(report.done), report.errors) == (1, [])
-        maps.append(np.asarray(nib.load(tmp_path / "out" / "scan_anomaly.nii.gz").dataobj))
+        maps.append(np.asarray(nib.load(out / "scan_anomaly.nii.gz").dataobj))
     assert maps[0].shape == array.shape
     assert not np.array_equal(maps[0], maps[1])
+    (error,) = predict(quick, [scan], out, frame=0, picture=False).errors
+    assert f"{scan} (frame 0)" in error.expected
+    assert f"{scan} (frame 1)" in error.found
 
 
 @pytest.mark.parametrize(
-    "moment", ["predict_case.write_json", "scans.save_figure", "scans.write_nifti"]
+    "moment", ["predict_case.write_json", "scans.save_figure", "scans.write_score_map"]
 )
 def test_killed_while_writing_a_scan_it_is_done_again(
     medrd: Medrd, tiny_run: Path, scan: Path, tmp_path: Path, moment: str
@@ -116,7 +120,7 @@ from medrd.workflows import predict_case, scans
 """
     assert medrd("predict", tiny_run, scan, "--out", out, prelude=kill).code == -9
     assert not (out / "scan.json").exists()
-    assert (out / "scan_anomaly.nii.gz").exists() == (moment != "scans.write_nifti")
+    assert (out / "scan_anomaly.nii.gz").exists() == (moment != "scans.write_score_map")
     again = medrd("predict", tiny_run, scan, "--out", out)
     assert again.code == 0, again.stderr
     assert "1 predicted, 0 already there" in again.stderr
@@ -163,6 +167,39 @@ def test_two_inputs_with_one_output_are_refused_before_anything_is_written(
     refused = medrd("predict", tiny_run, scan, other, "--out", tmp_path / "out")
     assert refused.code == 2
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("way", ["overwrite", "gone"])
+def test_a_result_of_another_scan_that_is_still_there_is_not_replaced(
+    quick: Model, scan: Path, tmp_path: Path, way: str
+) -> None:
+    out, (_, other, third) = tmp_path / "out", brighter_copies(scan, 3)
+    (tmp_path / "site").mkdir()
+    other = other.rename(tmp_path / "site" / scan.name)
+    predict(quick, [scan], out, picture=False)
+    before = times(out)
+    report = predict(quick, [other, third], out, picture=False)
+    (error,) = report.errors
+    assert isinstance(error, OutputError)
+    assert (str(other) in error.expected, str(scan) in error.found) == (True, True)
+    assert report.done == [out / "copy_2.json"]
+    assert before.items() <= times(out).items()
+    if way == "gone":
+        scan.unlink()
+    again = predict(quick, [other], out, picture=False, overwrite=way == "overwrite")
+    assert (again.done, again.errors) == ([out / "scan.json"], [])
+
+
+def test_a_scan_that_has_changed_is_the_same_by_any_spelling_of_its_path(
+    quick: Model, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to(scan.parent)
+    spellings = [scan, Path("in/scan.nii.gz"), Path("link/scan.nii.gz"), scan]
+    for changed, spelling in zip(brighter_copies(scan, len(spellings)), spellings, strict=True):
+        changed.replace(scan)
+        report = predict(quick, [spelling], tmp_path / "out", picture=False)
+        assert (len(report.done), report.errors) == (1, [])
 
 
 @pytest.mark.parametrize(

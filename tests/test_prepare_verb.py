@@ -17,6 +17,7 @@ import pytest
 import SimpleITK
 
 from medrd.errors import (
+    ConfigError,
     MissingInputError,
     OutputError,
     RegistrationError,
@@ -28,6 +29,7 @@ from medrd.workflows import prepare as prepare_module
 from medrd.workflows.model_folder import Model
 from medrd.workflows.predict import predict
 from medrd.workflows.prepare import prepare
+from medrd.workflows.report import write_report
 from phantom_heads import LESION_MM, LESION_RADIUS_MM, make_head, points_of, save
 
 Medrd = Callable[..., Any]
@@ -274,17 +276,34 @@ def test_a_map_comes_back_to_the_raw_scan_voxel_on_voxel(
     image = nib.load(predicted / "good_native_anomaly.nii.gz")
     for field in ("dim", "pixdim", "srow_x", "srow_y", "srow_z", "sform_code", "qform_code"):
         np.testing.assert_array_equal(image.header[field], raw.header[field])
+    ours = nib.load(predicted / "good_anomaly.nii.gz").header
+    for field in ("descrip", "intent_name", "cal_min", "cal_max"):
+        assert image.header[field] == ours[field]
+    record = json.loads((predicted / "good.json").read_text())
+    assert record["model"]["hash"][:12] in str(ours["descrip"])
+    assert ours["cal_max"] == pytest.approx(2 * record["threshold"])
     scores = np.asarray(image.dataobj)
     points = points_of(raw.shape, NODDED @ raw.affine)
     distance = np.linalg.norm(points - LESION_MM, axis=-1)
     assert distance[np.unravel_index(scores.argmax(), scores.shape)] < LESION_RADIUS_MM
     mask = np.asarray(nib.load(predicted / "good_native_mask.nii.gz").dataobj) > 0
     assert mask[distance < LESION_RADIUS_MM / 2].all()
-    record = json.loads((predicted / "good.json").read_text())
     assert record["native"]["source"].endswith("good_FLAIR.nii.gz")
     assert 0 <= record["native"]["findings_without_voxel"] < len(record["findings"])
     first = record["native"]["findings"][0]
     assert set(first) == set(record["findings"][0])
+
+
+def test_prepared_subjects_are_no_predictions_to_report(
+    predicted: Path, prepared: Prepared, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(prepared.out, tmp_path / "out"))
+    with pytest.raises(ConfigError, match=r"prepared\.html"):
+        write_report(out)
+    assert not (out / "report.html").exists()
+    shutil.copytree(predicted, out, dirs_exist_ok=True)  # as of predict prepared --out prepared
+    report = write_report(out)
+    assert (report.pages, report.errors) == (1, [])
 
 
 def test_what_was_predicted_without_the_way_back_is_done_again_with_it(
@@ -296,6 +315,15 @@ def test_what_was_predicted_without_the_way_back_is_done_again_with_it(
     del record["outputs"]["native_map"]
     (out / "good.json").write_text(json.dumps(record))
     assert len(predict(quick, [prepared.good], out, native=True, picture=False).done) == 1
+
+
+def test_where_nothing_could_be_prepared_predict_says_where_to_read_why(
+    prepared: Prepared, quick: Model, tmp_path: Path
+) -> None:
+    failed = Path(shutil.copytree(prepared.out / "noise", tmp_path / "prepared" / "noise"))
+    (error,) = predict(quick, [failed.parent], tmp_path / "maps").errors
+    assert "medrd prepare failed" in error.found
+    assert "errors.json" in error.remedy
 
 
 def test_a_scan_that_was_not_prepared_has_no_way_back(

@@ -88,6 +88,18 @@ def test_without_a_terminal_there_is_one_line_and_when_quiet_none(
     assert shown.getvalue() == said
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_of_nothing_to_do_nothing_is_said(
+    monkeypatch: pytest.MonkeyPatch, *, terminal: bool
+) -> None:
+    with own_logging():
+        shown = screen(monkeypatch, terminal=terminal)
+        set_up_logging(verbose=False, quiet=False)
+        with progress("counting sheep", 0):
+            pass
+    assert shown.getvalue() == ""
+
+
 def test_it_may_be_set_up_again_and_leaves_somebody_elses_logging_alone() -> None:
     with own_logging() as root:
         for verbose in (True, False):

@@ -321,6 +321,7 @@ def test_cases_are_the_best_and_the_worst_once_each() -> None:
 
 def test_what_is_no_folder_of_medrds_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "package.json").write_text("{}")
+    (tmp_path / "foreign.json").write_text('{"identity": 1, "outputs": 2}')
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(ConfigError, match="medrd predict"):
             write_report(folder)

@@ -21,6 +21,7 @@ from medrd.metrics import LEAST_VOXELS, lesion_table
 from medrd.volumes import Volume, inspect_nifti, write_nifti
 from medrd.workflows.inputs import Case
 from medrd.workflows.outputs import MAKER, PREPARED_ENDING
+from medrd.workflows.score_map import write_score_map
 
 logger = logging.getLogger("medrd.predict")
 
@@ -130,6 +131,9 @@ def write_native(
     scores: NDArray[np.float32],
     mask: NDArray[np.bool_] | None,
     paths: dict[str, Path],
+    *,
+    description: str,
+    threshold: float | None,
 ) -> dict[str, Any]:
     """Write map and mask on the raw grid, enter them into ``paths``, and say what they hold.
 
@@ -137,17 +141,14 @@ def write_native(
     ----------
     scores, mask
         (X, Y, Z) on the prepared grid.
+    description, threshold
+        As of the map on the prepared grid.
     """
     affine = inspect_nifti(case.first_file).affine
     raw_scores = back.scores(scores, affine)
     paths["native_map"], mask_path = (case.output(out, ending) for ending in NATIVE_ENDINGS)
-    write_nifti(
-        paths["native_map"],
-        raw_scores,
-        back.blank,
-        dtype="float32",
-        description=f"{MAKER} anomaly score, on the raw grid",
-        intent_name="anomaly score",
+    write_score_map(
+        paths["native_map"], raw_scores, back.blank, description=description, threshold=threshold
     )
     found: dict[str, Any] = {"source": back.origin.path}
     if mask is not None:

@@ -56,8 +56,8 @@ BIDS_FILES = OutputFiles(
 BIDS_MASK_SIDECAR = "_label-L_desc-medrd_mask.json"
 REPORT_STEP = "report"
 """In ``errors.json``: what could not be shown, though it was predicted."""
-PREPARED_ENDING = "_prepare.json"
-"""Of the record beside scans that ``medrd prepare`` wrote."""
+PREPARED_ENDING, UNPREPARED_ENDING = "_prepare.json", "_failed.json"
+"""Of the record beside scans that ``medrd prepare`` wrote, and of why it wrote none."""
 PICTURE_FILES = OutputFiles("picture", "picture", map="_anomaly.tiff", mask="_mask.png")
 
 
@@ -82,18 +82,16 @@ def remove(path: Path) -> None:
         raise _no_place(path, error) from None
 
 
-def write_errors(
-    out: Path, errors: Sequence[MedrdError], of_report: Sequence[MedrdError] = ()
-) -> None:
-    """``errors.json``: a list of what failed; removed when nothing did.
+def write_errors(out: Path, errors: Sequence[MedrdError]) -> None:
+    """``errors.json``: a list of what failed; removed when nothing did."""
+    write_entries(out, [error.to_dict() for error in errors])
 
-    ``of_report`` are results that were written, but not shown.
-    """
+
+def write_entries(out: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """:func:`write_errors` of what is in the words of that list already."""
     path = out / ERRORS_NAME
-    if errors or of_report:
-        listed = [error.to_dict() for error in errors]
-        listed += [{**error.to_dict(), "step": REPORT_STEP} for error in of_report]
-        write_json(path, listed)
+    if entries:
+        write_json(path, entries)
     else:
         remove(path)
 

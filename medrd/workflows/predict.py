@@ -13,12 +13,13 @@ from pathlib import Path
 
 from medrd.errors import ConfigError, InputError
 from medrd.workflows.bids_out import describe_derivative
+from medrd.workflows.failures import all_failures
 from medrd.workflows.guard import check_strict
 from medrd.workflows.inputs import Case
 from medrd.workflows.interrupt import InterruptedRunError, stop_on_signals
 from medrd.workflows.medium import medium_of
 from medrd.workflows.model_folder import Model, load_model
-from medrd.workflows.outputs import files_of, write_errors
+from medrd.workflows.outputs import REPORT_STEP, files_of, write_entries
 from medrd.workflows.predict_case import CasePredictor, Done, Job, Outcome
 from medrd.workflows.progress import progress
 from medrd.workflows.read_ahead import read_ahead
@@ -36,7 +37,8 @@ class PredictReport:
     done, skipped
         Paths of the ``<stem>.json`` files: written now, or valid from an earlier run.
     errors
-        Inputs that failed.
+        Inputs that failed in this call. ``errors.json`` also lists those of earlier ones, as long
+        as they are there and not predicted.
     page
         The report, if one was asked for.
     """
@@ -83,7 +85,8 @@ def predict(
         of pictures, picture files and folders of those.
     overwrite
         Predict again what is already there; else an input is skipped if the hashes of its
-        files, of the model and of its outputs are those on record.
+        files, of the model and of its outputs are those on record, and fails if there is a result
+        of another input that is still there.
     frame
         Of 4D scans, from 0.
     series
@@ -159,7 +162,7 @@ def predict_cases(
     """:func:`predict` on what is found already; ``errors`` are those of the search."""
     if strict:
         check_strict(loaded)
-    result = PredictReport(errors=list(errors))
+    result = PredictReport()
     files = medium_of(loaded.recipe).files
     given = {path.resolve() for case in cases for path in case.subject.files}
     job = Job(out, overwrite, max_voxels, device, strict, picture, frozenset(given), native)
@@ -189,15 +192,22 @@ def predict_cases(
             )
     finally:
         # In the order of the inputs, whatever the order in which they were done.
-        for outcome in (outcomes[record] for record in records if record in outcomes):
-            if isinstance(outcome, InputError):
-                result.errors.append(outcome)
-        write_errors(out, result.errors)
+        ended = [case for case in cases if record_of(case) in outcomes]
+        failed = [(Path(error.where), error) for error in errors]
+        failed += [
+            (case.first_file, outcome)
+            for case in ended
+            if isinstance(outcome := outcomes[record_of(case)], InputError)
+        ]
+        result.errors = [error for _, error in failed]
+        listed = all_failures(out, failed, [path for case in ended for path in case.subject.files])
+        write_entries(out, listed)
     result.done += [record for record in records if isinstance(outcomes[record], Done)]
     result.skipped += [record for record in records if outcomes[record] is None]
     if report and (result.done or result.skipped):
         result.page = write_report(out)
-        write_errors(out, result.errors, of_report=result.page.errors)
+        unshown = [{**error.to_dict(), "step": REPORT_STEP} for error in result.page.errors]
+        write_entries(out, [*listed, *unshown])
     return result
 
 

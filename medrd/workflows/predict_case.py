@@ -21,6 +21,7 @@ from medrd.errors import InputError
 from medrd.volumes import write_json
 from medrd.workflows.attempt import attempt
 from medrd.workflows.device import choose_execution
+from medrd.workflows.earlier import refuse_others
 from medrd.workflows.guard import blind_spots, oddities, refuse
 from medrd.workflows.infer import Prediction, Predictor
 from medrd.workflows.inputs import Case
@@ -148,6 +149,8 @@ class CasePredictor:
             files_of(case, self._medium.files),
             is_own_map=self._medium.is_own_map,
         )
+        if not self.job.overwrite:
+            refuse_others(self._record(case), self._record(case), case, whole=False)
         if back is not None:
             check_native_targets(case, self.job.out, is_own_map=self._medium.is_own_map)
         budget = self.job.max_voxels or self._model.config.data.budget
@@ -180,11 +183,9 @@ class CasePredictor:
         for path in (case.output(out, ending) for ending in NATIVE_ENDINGS):
             if self._medium.is_own_map(path):
                 remove(path)
+        description = f"{MAKER} anomaly score, model {self._model.hash[:12]}"
         opened.write_map(
-            paths["map"],
-            prediction.grid_map,
-            description=f"{MAKER} anomaly score, model {self._model.hash[:12]}",
-            threshold=threshold,
+            paths["map"], prediction.grid_map, description=description, threshold=threshold
         )
         mask = None
         if threshold is not None:
@@ -196,7 +197,16 @@ class CasePredictor:
                 write_json(sidecar, mask_sidecar(origin, threshold))
         native: dict[str, object] = {}
         if item.back is not None:
-            native = write_native(item.back, case, out, prediction.grid_map, mask, paths)
+            native = write_native(
+                item.back,
+                case,
+                out,
+                prediction.grid_map,
+                mask,
+                paths,
+                description=description,
+                threshold=threshold,
+            )
         if self.job.picture:
             paths["picture"] = case.output(out, files.overlay)
             opened.write_overlay(

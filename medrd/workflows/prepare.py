@@ -39,11 +39,11 @@ from medrd.workflows.outputs import PREPARED_ENDING, is_done, write_errors
 from medrd.workflows.prepare_inputs import find_raw
 from medrd.workflows.prepare_outputs import (
     FAILED_PICTURE,
+    check_folder,
     draw,
     forget_failure,
     keep_failure,
     kept_failures,
-    refuse_others,
     write_head,
 )
 from medrd.workflows.progress import progress
@@ -210,7 +210,7 @@ def _prepare(case: Case, job: _Job) -> bool:
     if not job.overwrite and is_done(job.record(case), identity["inputs"], job.identity):
         forget_failure(folder, case)
         return False
-    refuse_others(folder, case, overwrite=job.overwrite)
+    check_folder(folder, case, overwrite=job.overwrite)
     volumes = {}
     for channel, source in case.subject.images.items():
         logger.debug("%s: %s is %s", case.subject.id, channel, source.path)

@@ -21,14 +21,15 @@ from medrd.heads.template import Template
 from medrd.report.heat import save_figure
 from medrd.report.prepared import draw_prepared
 from medrd.volumes import Volume, refuse_foreign, write_json, write_nifti
+from medrd.workflows.earlier import refuse_others
 from medrd.workflows.inputs import Case
-from medrd.workflows.outputs import PREPARED_ENDING, ending_in, remove
+from medrd.workflows.outputs import PREPARED_ENDING, UNPREPARED_ENDING, ending_in, remove
 from medrd.workflows.versions import versions
 
-FAILED_PICTURE, _FAILED_RECORD = "_failed.png", "_failed.json"
+FAILED_PICTURE = "_failed.png"
 
 
-def refuse_others(folder: Path, case: Case, *, overwrite: bool) -> None:
+def check_folder(folder: Path, case: Case, *, overwrite: bool) -> None:
     """Make sure that what is in a subject's folder may be replaced.
 
     Raises
@@ -38,18 +39,8 @@ def refuse_others(folder: Path, case: Case, *, overwrite: bool) -> None:
         (not with ``overwrite``): another subject of that name.
     """
     refuse_foreign(folder, _written_in(folder, case.subject.id))
-    if overwrite:
-        return
-    ours = {source.path.resolve() for source in case.subject.images.values()}
-    listed = _entries(folder / f"{case.subject.id}{PREPARED_ENDING}", "inputs").values()
-    others = [str(p) for p in map(Path, listed) if p.exists() and p.resolve() not in ours]
-    if others:
-        raise OutputError(
-            folder,
-            expected=f"a free name for {case.first_file}, or an earlier result of it",
-            found=f"a result of {', '.join(others)}",
-            remedy="Give another --out, or --overwrite to replace that result.",
-        )
+    if not overwrite:
+        refuse_others(folder, folder / f"{case.subject.id}{PREPARED_ENDING}", case, whole=True)
 
 
 def write_head(
@@ -125,19 +116,19 @@ def keep_failure(folder: Path, case: Case, error: InputError) -> None:
     name = case.subject.id
     with suppress(OutputError):
         refuse_foreign(folder, _written_in(folder, name))
-        write_json(folder / f"{name}{_FAILED_RECORD}", error.to_dict())
+        write_json(folder / f"{name}{UNPREPARED_ENDING}", error.to_dict())
 
 
 def forget_failure(folder: Path, case: Case) -> None:
     """What an earlier call said of a subject that is prepared by now. Raises OutputError."""
-    for ending in (FAILED_PICTURE, _FAILED_RECORD):
+    for ending in (FAILED_PICTURE, UNPREPARED_ENDING):
         remove(folder / f"{case.subject.id}{ending}")
 
 
 def kept_failures(out: Path) -> list[InputError]:
     """Why subjects below a folder failed, whichever call it was."""
     found = []
-    for path in ending_in(out, _FAILED_RECORD):
+    for path in ending_in(out, UNPREPARED_ENDING):
         with suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads(path.read_text(encoding="utf-8"))
             kind = vars(errors).get(kept.pop("error"), InputError)
@@ -151,7 +142,7 @@ def _written_in(folder: Path, name: str) -> set[str]:
     listed = {
         str(entry["file"]) for entry in outputs if isinstance(entry, dict) and "file" in entry
     }
-    endings = (PREPARED_ENDING, FAILED_PICTURE, _FAILED_RECORD)
+    endings = (PREPARED_ENDING, FAILED_PICTURE, UNPREPARED_ENDING)
     return listed | {f"{name}{ending}" for ending in endings}
 
 

@@ -26,12 +26,14 @@ Advance = Callable[..., None]
 def progress(label: str, total: int, *, done: int = 0) -> Iterator[Advance]:
     """A bar on standard error while the block runs; one log line where there is no terminal.
 
-    Quiet (``--quiet``) is the logger's level: above INFO there is no bar either.
+    Neither where there is nothing to do. Quiet (``--quiet``) is the logger's level: above INFO
+    there is no bar either.
     """
     console = Console(stderr=True)
     shown = logger.isEnabledFor(logging.INFO)
-    if not console.is_terminal or not shown:
-        logger.info("%s (%d)", label, total)
+    if not console.is_terminal or not shown or not total:
+        if total:
+            logger.info("%s (%d)", label, total)
         yield _ignore
         return
     columns = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from medrd.errors import ConfigError
+from medrd.workflows.outputs import PREPARED_ENDING, ending_in
+from medrd.workflows.report_prepared import PAGE_NAME
 from medrd.workflows.report_run import is_evaluation, is_run, report_run
 from medrd.workflows.report_scans import Report, find_records, report_predictions
 
@@ -17,7 +19,7 @@ def write_report(folder: str | Path) -> Report:
     Raises
     ------
     ConfigError
-        Nothing in the folder that medrd wrote.
+        Nothing in the folder that these wrote.
     FileFormatError
         A run or an evaluation with a file that is not medrd's.
     OutputError
@@ -29,6 +31,13 @@ def write_report(folder: str | Path) -> Report:
     records = find_records(folder) if folder.is_dir() else []
     if records:
         return report_predictions(folder, records)
+    if prepared := ending_in(folder, PREPARED_ENDING):
+        raise ConfigError(
+            folder,
+            expected="a folder that medrd predict, train or evaluate wrote",
+            found=f"what medrd prepare wrote ({prepared[0].name})",
+            remedy=f"Open its {PAGE_NAME}, which lies beside the subjects' folders.",
+        )
     raise ConfigError(
         folder,
         expected="a folder that medrd predict, train or evaluate wrote",

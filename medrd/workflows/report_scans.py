@@ -333,11 +333,14 @@ def _failed(folder: Path) -> list[str]:
 
 
 def _is_record(path: Path) -> bool:
+    """Whether it is of a prediction: ``medrd prepare``'s records know no model."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        named = [content["identity"]["model"], content["outputs"]["map"]["file"]]
+        named += [output["file"] for output in content["outputs"].values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return isinstance(content, dict) and {"identity", "outputs"} <= content.keys()
+    return all(isinstance(name, str) for name in named)
 
 
 def _remove_others(folder: Path, shown: set[Path]) -> None:

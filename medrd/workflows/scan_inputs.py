@@ -21,8 +21,15 @@ from medrd.data.layouts import (
 from medrd.data.picture_files import is_picture
 from medrd.errors import InputError, MissingInputError, WrongKindError
 from medrd.volumes import find_series, holds_dicom, is_dicom, series_of
-from medrd.workflows.inputs import Case, expand_all, holds, refuse_collisions, refuse_nothing
-from medrd.workflows.outputs import SCAN_FILES, files_of
+from medrd.workflows.inputs import (
+    ERRORS_NAME,
+    Case,
+    expand_all,
+    holds,
+    refuse_collisions,
+    refuse_nothing,
+)
+from medrd.workflows.outputs import SCAN_FILES, UNPREPARED_ENDING, ending_in, files_of
 
 
 @dataclass(frozen=True)
@@ -94,13 +101,7 @@ def _expand(path: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]
             case for folder in folders_below(path) for case in _folder(folder, path, wanted, errors)
         ]
         if not cases and len(errors) == failed:
-            raise MissingInputError(
-                path,
-                expected="a scan (.nii, .nii.gz, DICOM) in this folder or below: the model was "
-                "trained on scans",
-                found="pictures" if holds(path, is_picture) else "none",
-                remedy="Give the folder of a subject, or of subjects.",
-            )
+            raise _no_scan(path)
         return cases
     if is_dicom(path):
         return [_series(path.parent, Path(), wanted, wanted.series or series_of(path))]
@@ -115,6 +116,23 @@ def _expand(path: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]
     _refuse_other_modality(path, wanted.recipe)
     # A missing file becomes a case too: reading it says what is wrong.
     return [_file(path, Path(), wanted)]
+
+
+def _no_scan(folder: Path) -> MissingInputError:
+    """What there is instead in a folder without scans, and what to do about that."""
+    if ending_in(folder, UNPREPARED_ENDING):
+        found = "none, but subjects that medrd prepare failed on"
+        remedy = f"See why in the {ERRORS_NAME} that it wrote, and prepare them again."
+    else:
+        found = "pictures" if holds(folder, is_picture) else "none"
+        remedy = "Give the folder of a subject, or of subjects."
+    return MissingInputError(
+        folder,
+        expected="a scan (.nii, .nii.gz, DICOM) in this folder or below: the model was trained on "
+        "scans",
+        found=found,
+        remedy=remedy,
+    )
 
 
 def _refuse_other_modality(path: Path, recipe: RecipeConfig) -> None:

@@ -26,6 +26,7 @@ from medrd.workflows.inputs import Case
 from medrd.workflows.medium import standing
 from medrd.workflows.outputs import MAKER, SCAN_FILES
 from medrd.workflows.scan_inputs import find_scans
+from medrd.workflows.score_map import write_score_map
 
 _NIFTI2_HEADER_BYTES = 540
 
@@ -45,15 +46,7 @@ class OpenedScan:
         self, path: Path, scores: NDArray[np.float32], *, description: str, threshold: float | None
     ) -> None:
         """(X, Y, Z) as NIfTI, with the header's geometry bit for bit."""
-        write_nifti(
-            path,
-            scores,
-            self._first,
-            dtype="float32",
-            description=description,
-            intent_name="anomaly score",
-            cal_max=2 * threshold if threshold is not None else None,
-        )
+        write_score_map(path, scores, self._first, description=description, threshold=threshold)
 
     def write_mask(self, path: Path, mask: NDArray[np.bool_]) -> None:
         """(X, Y, Z) as NIfTI of 0 and 1."""
