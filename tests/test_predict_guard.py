@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dicoms import write_series
 from medrd.config import make_config
 from medrd.errors import ConfigError, UnlikeTrainingError
 from medrd.workflows.api import LoadedModel, read
@@ -45,8 +47,6 @@ def test_a_scan_unlike_the_training_scans_is_warned_of_and_with_strict_refused(
         ]
 
     # What was predicted without --strict does not pass with it.
-    record = json.loads((out / "scan.json").read_text(encoding="utf-8"))
-    assert record["not_judged"] == []
     report = predict(quick, [scan, ct, named], out, strict=True, picture=False)
     assert report.skipped == [out / "scan.json"]
     assert {type(error) for error in report.errors} == {UnlikeTrainingError}
@@ -55,6 +55,31 @@ def test_a_scan_unlike_the_training_scans_is_warned_of_and_with_strict_refused(
         *json.loads((out / "ct.json").read_text(encoding="utf-8"))["warnings"],
         *odd["ct"],
     )
+
+
+def test_a_name_that_says_nothing_is_not_judged(
+    quick: Model, tiny_root: Path, scan: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    slices = np.asarray(nib.load(scan).dataobj).transpose(2, 1, 0)
+    write_series(tmp_path / "series_flair", slices, spacing_mm=(4, 4, 4))
+    given = [tiny_root / "tiny_0", scan, tmp_path / "series_flair"]
+    done = predict(quick, given, tmp_path / "out", report=True, picture=False).done
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in done]
+    silent = "file name: {} does not say what it is".format
+    said = [[], [silent("scan.nii.gz")], [silent("series_flair")]]
+    assert [record["not_judged"] for record in records] == said
+    page = tmp_path / "out" / "report" / "scan.html"
+    assert f"Not judged: {silent('scan.nii.gz')}." in page.read_text(encoding="utf-8")
+    index = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    heading, *rows = index.split("<tr>")[1:]
+    assert re.findall(r">([^<]+)</button>", heading)[-1] == "not judged"
+    counts = [re.findall(r"<td data-value[^>]*>([^<]*)</td>", row)[-1] for row in rows]
+    assert counts == ["1", "1", "–"]  # scan, series_flair, tiny_0
+
+    predict(quick, given, tmp_path / "strict", strict=True, picture=False)
+    (warned,) = (m for m in caplog.messages if "--strict" in m)
+    assert "the file names of 2 of 3 scans" in warned
+    assert warned.endswith(": scan, series_flair")
 
 
 def test_names_count_only_where_those_of_the_training_scans_did(

@@ -70,7 +70,7 @@ def index_page(entries: Sequence[Entry], *, title: str, failed: Sequence[str]) -
     if any(entry.record["not_judged"] for entry in entries):
         notes.append(
             "Not judged: how many things the guard, which warns of what is unlike the training "
-            "data, cannot say with this model. Each page names them."
+            "data, cannot say. Each page names them."
         )
     return listing_page(
         entries,

@@ -99,7 +99,7 @@ class LoadedModel:
             mask=mask,
             scan_score=prediction.scan_score,
             slice_scores=prediction.image_scores,
-            warnings=(*prepared.warnings, *oddities(prepared, self.model)),
+            warnings=(*prepared.warnings, *oddities(prepared, self.model, {})),
             threshold=calibration.threshold if calibration else None,
         )
 
