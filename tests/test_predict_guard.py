@@ -15,6 +15,7 @@ import pytest
 from dicoms import write_series
 from medrd.config import make_config
 from medrd.errors import ConfigError, UnlikeTrainingError
+from medrd.volumes import Volume, volume_from_array
 from medrd.workflows.api import LoadedModel, read
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.predict import predict
@@ -51,10 +52,26 @@ def test_a_scan_unlike_the_training_scans_is_warned_of_and_with_strict_refused(
     assert report.skipped == [out / "scan.json"]
     assert {type(error) for error in report.errors} == {UnlikeTrainingError}
     assert [Path(error.where).name for error in report.errors] == ["ct.nii.gz", "other_t1.nii.gz"]
-    assert LoadedModel(quick).predict(read(ct)).warnings == (
-        *json.loads((out / "ct.json").read_text(encoding="utf-8"))["warnings"],
-        *odd["ct"],
-    )
+
+
+def test_from_python_a_scan_is_judged_as_by_the_command_line(
+    quick: Model, scan: Path, tmp_path: Path
+) -> None:
+    image = nib.load(scan)
+    array = np.asarray(image.dataobj)
+    named = scan.with_name("other_t1.nii.gz")  # and with values as of CT
+    nib.save(nib.Nifti1Image(np.where(array, array - 500, 0), image.affine), named)
+    paths = [scan, named]
+    for path, record in zip(paths, predict(quick, paths, tmp_path / "out").done, strict=True):
+        written = json.loads(record.read_text(encoding="utf-8"))
+        found = LoadedModel(quick).predict(read(path))
+        assert list(found.warnings) == written["warnings"] + written["unlike_training"]
+        assert list(found.not_judged) == written["not_judged"]
+    assert "flair: by its name, other_t1.nii.gz is a t1" in found.warnings
+    volume = read(scan)
+    assert isinstance(volume, Volume)
+    alone = LoadedModel(quick).predict({"flair": volume_from_array(volume.array, volume.affine)})
+    assert alone.not_judged == ("file name: the flair volume has none",)
 
 
 def test_a_name_that_says_nothing_is_not_judged(
