@@ -33,6 +33,8 @@ _OTHERS = {"apt-get", "cd", "git", "pip", "python3", "ray", "source", "tensorboa
 _HARMLESS = {"cat", "cp", "ls", "mkdir", "mv"}
 """Programs that are run as they stand."""
 _ELLIPSIS = "…"
+_EXACT = {"error"}
+"""Keys of JSON files whose values a page must show as they are."""
 
 
 class Reader:
@@ -141,7 +143,8 @@ class Reader:
 def compare_keys(shown: Any, found: Any, place: str) -> None:
     """Raise AssertionError where a picture of a JSON file has other keys than the file.
 
-    Of lists the first entries are compared. A key or an entry ``…`` stands for more of them.
+    Or another value under one of :data:`_EXACT`. Of lists the first entries are compared. A key or
+    an entry ``…`` stands for more of them.
     """
     if isinstance(shown, dict):
         assert isinstance(found, dict), f"{place}: is {found!r}"
@@ -150,6 +153,7 @@ def compare_keys(shown: Any, found: Any, place: str) -> None:
         unsaid = set(found) - set(shown)
         assert _ELLIPSIS in shown or not unsaid, f"{place}: does not say {sorted(unsaid)}"
         for key in set(shown) & set(found):
+            assert key not in _EXACT or shown[key] == found[key], f"{place}: is {found[key]!r}"
             compare_keys(shown[key], found[key], f"{place}: {key}")
     elif isinstance(shown, list):
         assert isinstance(found, list), f"{place}: is {found!r}"
