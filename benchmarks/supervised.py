@@ -155,7 +155,14 @@ def judge(detector: RDSeg, config: Config, execution: Execution, out: Path) -> N
         "split_hash": cohort.split.hash,
         "seed": config.seed,
     }
-    save_model(out / "model", detector, config, calibration=calibration, training=seen)
+    save_model(
+        out / "model",
+        detector,
+        config,
+        calibration=calibration,
+        training=seen,
+        precision=execution.precision,
+    )
     evaluate(out, config, out / "evaluation", baseline=False)
 
 

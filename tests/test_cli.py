@@ -56,6 +56,12 @@ def test_the_version_is_said(medrd: Medrd) -> None:
     assert (done.code, done.stdout.strip()) == (0, __version__)
 
 
+def test_the_package_can_be_run_as_a_module() -> None:
+    call = [sys.executable, "-m", "medrd", "--version"]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, __version__), done.stderr
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(medrd: Medrd, verb: str) -> None:
     done = medrd(verb, "--help")

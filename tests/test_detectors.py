@@ -59,6 +59,7 @@ def test_every_detector_has_a_config_for_scans_and_one_for_pictures(domain: str,
     assert config.data.kind == ("volumes" if domain == "brats" else "pictures")
     with torch.device("meta"):
         detector = detector_from_config(config.to_dict()["model"])
+    assert config.model.learns == bool(detector.steps() or detector.collects)
     assert config.recipe.size % detector.size_multiple == 0
 
 

@@ -87,14 +87,16 @@ block = partial(Snippet, Path("page.md"), 7)
         block("python", "import medrd\nmedrd.fly('run')", "a reason"),
         block("python", "import medrd\nmedrd.load('nothing')"),
         block("yaml", "train: {epoch: 3}"),
-        block("json", '{"format": 1, "fly": 2}', None, 0, "configs/x.json"),
+        block("json", '{"format": 1, "…": 0, "fly": 2}', None, 0, "configs/x.json"),
+        block("json", '{"format": 1, "…": 0, "error": "B"}', None, 0, "configs/x.json"),
+        block("json", '{"format": 1, "error": "A", "path": "b"}', None, 0, "configs/x.json"),
         block("text", "brats/  one\nmvtec/  two", None, 0, "configs"),
         block("console", "$ medrd --help"),
     ],
     ids=lambda snippet: snippet.text.replace("\n", " "),
 )
 def test_what_cannot_be_done_is_noticed(snippet: Snippet, reader: Reader) -> None:
-    (reader.folder / "configs" / "x.json").write_text('{"format": 1}')
+    (reader.folder / "configs" / "x.json").write_text('{"format": 1, "error": "A", "path": "/b"}')
     with pytest.raises((AssertionError, MedrdError)):
         reader.follow(snippet)
 

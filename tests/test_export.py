@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from medrd.errors import ModelError, OutputError
 from medrd.models import Scoring, build_detector
 from medrd.models.build import DETECTORS
 from medrd.models.exportable import Exportable
+from medrd.report.card import model_card
 from medrd.volumes import read_nifti
 from medrd.workflows import export as export_module
 from medrd.workflows.bundle import BundleNetwork
@@ -143,6 +145,8 @@ def test_onnx_agrees_with_the_model_on_a_scans_slices_in_batches_of_any_size(
     assert names == {"model.onnx", "interface.json", "MODEL_CARD.md"}
     interface = json.loads((exported.out / "interface.json").read_text(encoding="utf-8"))
     assert interface["largest_difference"] <= 1e-4
+    assert (interface["compared_in"], interface["calibrated_in"]) == ("fp32", None)
+    assert "calibrated in" not in interface["precision_note"]
     assert list(interface["inputs"]) == ["images", "region", "positions_mm"]
     shown = ["flair", "flair -4 mm off", "flair +4 mm off"]
     places = ["row", "distance from the middle", "height"]
@@ -170,6 +174,24 @@ def test_pt2_holds_all_inputs_of_a_model_that_smooths_across_slices(tmp_path: Pa
     )
     np.testing.assert_allclose(maps.numpy(), expected[0], atol=1e-5)
     np.testing.assert_allclose(scores.numpy(), expected[1], atol=1e-5)
+
+
+def test_what_was_compared_and_what_calibrated_in_which_precision_is_said(
+    quick: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said(model: Model) -> dict[str, Any]:
+        with caplog.at_level(logging.INFO, "medrd.export"):
+            export(model, tmp_path / "out", format="pt2")
+        written = (tmp_path / "out" / "interface.json").read_text(encoding="utf-8")
+        return dict(json.loads(written))
+
+    interface = said(replace(quick, description=quick.description | {"precision": "bf16"}))
+    assert (interface["compared_in"], interface["calibrated_in"]) == ("fp32", "bf16")
+    assert "the threshold was calibrated in bf16" in interface["precision_note"]
+    assert any("the model in fp32 by" in message for message in caplog.messages)
+    assert quick.description["precision"] == choose_execution().precision  # as train wrote it
+    before = {k: v for k, v in quick.description.items() if k != "precision"}
+    assert said(replace(quick, description=before))["calibrated_in"] is None
 
 
 def test_a_graph_that_differs_is_not_written(
@@ -355,6 +377,21 @@ def test_every_model_has_a_card_with_its_data_and_limits(tmp_path: Path) -> None
     folder = saved(tmp_path / "m", {"name": "intensity"})
     card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert load_model(folder).hash in card
-    for fact in ("`intensity`", "trained on: 2 inputs", "split: `abc`, seed 0", "Not evaluated"):
+    for fact in ("`intensity`", "split: `abc`, seed 0", "Not evaluated", "not a medical device"):
         assert fact in card
-    assert "not a medical device" in card
+
+
+@pytest.mark.parametrize(
+    ("name", "trained_on", "finds"),
+    [
+        ("intensity", "nothing; the split's training side is 2 inputs, ", "bright in its input"),
+        ("dae", "2 inputs, ", "unlike its training data"),
+    ],
+)
+def test_the_card_of_a_method_that_learns_nothing_says_so(
+    name: str, trained_on: str, finds: str
+) -> None:
+    config = make_config({"model": {"name": name}}).to_dict()
+    card = model_card({"config": config, "training": TRAINING, "calibration": None}, "hash")
+    assert f"- trained on: {trained_on}" in card
+    assert f"Finds what is {finds}," in card

@@ -50,7 +50,26 @@ def test_a_subject_without_a_modality_is_an_error_and_the_other_is_a_case(tmp_pa
     cases, (error,) = find_scans([tmp_path], THREE)
     assert [case.subject.id for case in cases] == ["a"]
     assert isinstance(error, MissingInputError)
-    assert "t1, t2" in error.found
+    assert error.where == str(tmp_path / "b" / "b_flair.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("names", "recipe", "expected", "found", "remedy"),
+    [
+        (["b_t1"], ONE, "flair,", "t1 alone", "with its flair too, or a model of t1."),
+        (["b-t1n", "b-t2w"], ONE, "flair,", "t1 and t2 alone", "or a model of t1 and t2."),
+        (["b_flair"], THREE, "flair, t1 and t2,", "flair alone", "with its t1 and t2 too, or a"),
+        (["b"], THREE, "flair, t1 and t2,", "b.nii.gz alone", "Give the folder of a subject"),
+    ],
+)
+def test_what_a_subject_has_instead_of_a_modality_is_said(
+    names: list[str], recipe: RecipeConfig, expected: str, found: str, remedy: str, tmp_path: Path
+) -> None:
+    touch(tmp_path, *(f"b/{name}.nii.gz" for name in names))
+    _, (error,) = find_scans([tmp_path / "b"], recipe)
+    assert error.expected.startswith(f"{expected} which the model was trained on")
+    assert error.found == found
+    assert remedy in error.remedy
 
 
 def test_labels_outputs_and_hidden_files_of_a_folder_are_passed_over(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dicoms import write_series
 from medrd.config import make_config
 from medrd.errors import ConfigError, UnlikeTrainingError
+from medrd.volumes import Volume, volume_from_array
 from medrd.workflows.api import LoadedModel, read
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.predict import predict
@@ -45,16 +48,55 @@ def test_a_scan_unlike_the_training_scans_is_warned_of_and_with_strict_refused(
         ]
 
     # What was predicted without --strict does not pass with it.
-    record = json.loads((out / "scan.json").read_text(encoding="utf-8"))
-    assert record["not_judged"] == []
     report = predict(quick, [scan, ct, named], out, strict=True, picture=False)
     assert report.skipped == [out / "scan.json"]
     assert {type(error) for error in report.errors} == {UnlikeTrainingError}
     assert [Path(error.where).name for error in report.errors] == ["ct.nii.gz", "other_t1.nii.gz"]
-    assert LoadedModel(quick).predict(read(ct)).warnings == (
-        *json.loads((out / "ct.json").read_text(encoding="utf-8"))["warnings"],
-        *odd["ct"],
-    )
+
+
+def test_from_python_a_scan_is_judged_as_by_the_command_line(
+    quick: Model, scan: Path, tmp_path: Path
+) -> None:
+    image = nib.load(scan)
+    array = np.asarray(image.dataobj)
+    named = scan.with_name("other_t1.nii.gz")  # and with values as of CT
+    nib.save(nib.Nifti1Image(np.where(array, array - 500, 0), image.affine), named)
+    paths = [scan, named]
+    for path, record in zip(paths, predict(quick, paths, tmp_path / "out").done, strict=True):
+        written = json.loads(record.read_text(encoding="utf-8"))
+        found = LoadedModel(quick).predict(read(path))
+        assert list(found.warnings) == written["warnings"] + written["unlike_training"]
+        assert list(found.not_judged) == written["not_judged"]
+    assert "flair: by its name, other_t1.nii.gz is a t1" in found.warnings
+    volume = read(scan)
+    assert isinstance(volume, Volume)
+    alone = LoadedModel(quick).predict({"flair": volume_from_array(volume.array, volume.affine)})
+    assert alone.not_judged == ("file name: the flair volume has none",)
+
+
+def test_a_name_that_says_nothing_is_not_judged(
+    quick: Model, tiny_root: Path, scan: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    slices = np.asarray(nib.load(scan).dataobj).transpose(2, 1, 0)
+    write_series(tmp_path / "series_flair", slices, spacing_mm=(4, 4, 4))
+    given = [tiny_root / "tiny_0", scan, tmp_path / "series_flair"]
+    done = predict(quick, given, tmp_path / "out", report=True, picture=False).done
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in done]
+    silent = "file name: {} does not say what it is".format
+    said = [[], [silent("scan.nii.gz")], [silent("series_flair")]]
+    assert [record["not_judged"] for record in records] == said
+    page = tmp_path / "out" / "report" / "scan.html"
+    assert f"Not judged: {silent('scan.nii.gz')}." in page.read_text(encoding="utf-8")
+    index = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    heading, *rows = index.split("<tr>")[1:]
+    assert re.findall(r">([^<]+)</button>", heading)[-1] == "not judged"
+    counts = [re.findall(r"<td data-value[^>]*>([^<]*)</td>", row)[-1] for row in rows]
+    assert counts == ["1", "1", "–"]  # scan, series_flair, tiny_0
+
+    predict(quick, given, tmp_path / "strict", strict=True, picture=False)
+    (warned,) = (m for m in caplog.messages if "--strict" in m)
+    assert "the file names of 2 of 3 scans" in warned
+    assert warned.endswith(": scan, series_flair")
 
 
 def test_names_count_only_where_those_of_the_training_scans_did(

@@ -9,7 +9,7 @@ import contextlib
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -172,7 +172,7 @@ def mistake(error: ValidationError, key: str, *, where: str, remedy: str) -> Con
 
 
 # Sections with variants: the key that tells them apart, the default, and the variants.
-_VARIANTS: Final[dict[str, tuple[str, str, dict[str, type[BaseModel]]]]] = {
+_VARIANTS: Final[dict[str, tuple[str, str, Mapping[str, type[BaseModel]]]]] = {
     "data": ("kind", "volumes", {"volumes": DataConfig, "pictures": PictureDataConfig}),
     "recipe": ("kind", "volumes", {"volumes": RecipeConfig, "pictures": PictureRecipeConfig}),
     "model": ("name", "rd4ad", MODELS),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from medrd.config.section import Section
 
@@ -107,6 +107,8 @@ class ModelSection(Section):
 
     takes_stacks: ClassVar[bool] = False
     """Whether it takes any :class:`medrd.config.layout.Layout`: modalities, neighbours, places."""
+    learns: ClassVar[bool] = True
+    """Whether anything in its maps comes from the training slices."""
 
     def check_scans(self, *, channels: tuple[str, ...], axis: str, normalise: str) -> None:
         """Raise ValueError where slices of scans prepared so would be misread without a word."""
@@ -125,6 +127,8 @@ class RD4ADConfig(ModelSection):
 
 class IntensityConfig(ModelSection):
     """The untrained baseline: the channel itself, rank-normalised by the recipe."""
+
+    learns: ClassVar[bool] = False
 
     name: Literal["intensity"] = "intensity"
     channel: int = Field(0, ge=0, le=2)
@@ -277,7 +281,7 @@ class DAEConfig(ModelSection):
         return self
 
 
-MODELS: Final[dict[str, type[BaseModel]]] = {
+MODELS: Final[dict[str, type[ModelSection]]] = {
     "rd4ad": RD4ADConfig,
     "stfpm": STFPMConfig,
     "rd_expert": RDExpertConfig,

@@ -60,6 +60,11 @@ class Subject:
     category: str = ""
 
     @property
+    def paths(self) -> dict[str, Path]:
+        """Of its images, by channel."""
+        return {channel: source.path for channel, source in self.images.items()}
+
+    @property
     def files(self) -> list[Path]:
         """All that it is read from."""
         return [source.path for source in (*self.images.values(), self.label) if source]
@@ -196,17 +201,14 @@ def is_label_name(path: Path) -> bool:
     return bool(_MASK.search(name) or _OWN_OUTPUT.search(name))
 
 
-def named_kind(path: Path, channel: str) -> str | None:
-    """What a file's name says it is, in BraTS's or BIDS's way, where that is not ``channel``.
+def named_kind(path: Path) -> str | None:
+    """What a NIfTI file's name says it is, in BraTS's or BIDS's way: a modality or ``label``.
 
-    None where the name says nothing, or the channel is none of :data:`MODALITIES`.
+    None where it says nothing, as the folder of a DICOM series does.
     """
-    if channel not in MODALITIES or not is_nifti(path):
+    if not is_nifti(path):
         return None
-    if is_label_name(path):
-        return "label"
-    _, kind = name_and_modality(path)
-    return None if kind == channel else kind
+    return "label" if is_label_name(path) else name_and_modality(path)[1]
 
 
 def all_named(subjects: Sequence[Subject]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from medrd.config.models import MODELS
 from medrd.report.table import table_of
 
 CARD_NAME = "MODEL_CARD.md"
@@ -69,9 +70,12 @@ def _model(description: Mapping[str, Any], identity: str) -> dict[str, str]:
 
 def _data(description: Mapping[str, Any]) -> dict[str, str]:
     training = description["training"]
+    inputs, slices = len(training["subjects"]), training.get("slices", "?")
+    side = f"{inputs} inputs, {slices} slices without a lesion"
+    if not _learns(description):
+        side = f"nothing; the split's training side is {side}"
     facts = {
-        "trained on": f"{len(training['subjects'])} inputs, {training.get('slices', '?')} slices "
-        "without a lesion",
+        "trained on": side,
         "calibrated on": f"{len(training['calibration_subjects'])} others",
     }
     if "validation_subjects" in training:
@@ -117,8 +121,9 @@ def _metrics(metrics: Mapping[str, Any] | None) -> str:
 
 
 def _limits(description: Mapping[str, Any]) -> list[str]:
+    found = "unlike its training data" if _learns(description) else "bright in its input"
     limits = [
-        "Finds what is unlike its training data, which is not the same as disease.",
+        f"Finds what is {found}, which is not the same as disease.",
         "Says nothing reliable of inputs unlike those above; `medrd predict` warns of some.",
     ]
     if description["config"]["recipe"]["kind"] == "volumes":
@@ -131,6 +136,10 @@ def _limits(description: Mapping[str, Any]) -> list[str]:
     if teacher and teacher["weights"] == "random":
         limits.append("The teacher's weights are random: for tests, not for results.")
     return limits
+
+
+def _learns(description: Mapping[str, Any]) -> bool:
+    return MODELS[description["config"]["model"]["name"]].learns
 
 
 def _bullets(facts: Mapping[str, str] | list[str]) -> str:

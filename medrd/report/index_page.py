@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medrd.report.listing import Column, Entry, listing_page
+from medrd.report.parts import calibrated_whole
 
 _THUMBNAIL_PX = 264
 
@@ -67,10 +68,17 @@ def index_page(entries: Sequence[Entry], *, title: str, failed: Sequence[str]) -
         "Percentile: the share of calibration scans or pictures that score lower. "
         "Colours are in units of each model's calibrated threshold, the same on every page.",
     ]
+    if any(
+        _percentile(entry) is not None and not calibrated_whole(entry.record) for entry in entries
+    ):
+        notes.append(
+            "Calibration scans that are not healthy as a whole score by their healthy slices "
+            "alone: percentiles among them tend to be high."
+        )
     if any(entry.record["not_judged"] for entry in entries):
         notes.append(
             "Not judged: how many things the guard, which warns of what is unlike the training "
-            "data, cannot say with this model. Each page names them."
+            "data, cannot say. Each page names them."
         )
     return listing_page(
         entries,

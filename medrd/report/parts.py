@@ -31,6 +31,14 @@ def no_findings(scale: HeatScale) -> str:
     return "Not looked for: the model has no calibrated threshold."
 
 
+def calibrated_whole(record: Mapping[str, Any]) -> bool:
+    """Whether all slices of the calibration scans were healthy, so that there is a p-value.
+
+    Else a scan's percentile is among scores over fewer slices than its own, and tends to be high.
+    """
+    return record["p_value"] is not None
+
+
 def standing(record: Mapping[str, Any], normal: str, noun: str) -> list[tuple[str, str]]:
     """Percentile and p-value among the calibration scans or pictures, as far as there are any.
 
@@ -43,7 +51,10 @@ def standing(record: Mapping[str, Any], normal: str, noun: str) -> list[tuple[st
     percentile, count = record[f"{normal}_percentile"], record[f"{normal}_{noun}s"]
     if percentile is not None:
         plural = noun + "s" * (count != 1)
-        rows.append(("", f"higher than {percentile:.0f} % of {count} calibration {plural}"))
+        text = f"higher than {percentile:.0f} % of {count} calibration {plural}"
+        if not calibrated_whole(record):
+            text += f" (by {'their' if count != 1 else 'its'} {normal} slices alone)"
+        rows.append(("", text))
     if record["p_value"] is not None:
         rows.append(("p-value", f"{record['p_value']:.3g}"))
     return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from medrd.report.overlay import draw_overlay
 from medrd.report.picture_overlay import draw_picture_overlay
 from medrd.volumes import DEFAULT_MAX_VOXELS, Volume, read_volume
 from medrd.workflows.device import choose_execution
-from medrd.workflows.guard import oddities
+from medrd.workflows.guard import blind_spots, oddities
 from medrd.workflows.infer import Predictor
 from medrd.workflows.medium import medium_of
 from medrd.workflows.model_folder import Model, load_model
@@ -45,6 +45,8 @@ class AnomalyMap:
         What was odd about the input, and in what it is unlike the model's training scans.
     threshold
         The calibrated one, which the mask is at.
+    not_judged
+        What of that likeness could not be judged, and why.
     """
 
     scores: NDArray[np.float32]
@@ -53,6 +55,7 @@ class AnomalyMap:
     slice_scores: NDArray[np.float32]
     warnings: tuple[str, ...] = ()
     threshold: float | None = None
+    not_judged: tuple[str, ...] = ()
 
 
 class LoadedModel:
@@ -90,6 +93,7 @@ class LoadedModel:
             Volumes on different grids, or without a brain.
         """
         prepared = self._medium.prepare(given)
+        paths = _paths(given, self.model.recipe.layout.modalities)
         prediction = self._predictor.on_grid(prepared)
         calibration, mask = self.model.calibration, None
         if calibration:
@@ -99,8 +103,9 @@ class LoadedModel:
             mask=mask,
             scan_score=prediction.scan_score,
             slice_scores=prediction.image_scores,
-            warnings=(*prepared.warnings, *oddities(prepared, self.model)),
+            warnings=(*prepared.warnings, *oddities(prepared, self.model, paths)),
             threshold=calibration.threshold if calibration else None,
+            not_judged=tuple(blind_spots(self.model, paths)),
         )
 
 
@@ -207,3 +212,13 @@ def read(
     return read_volume(
         path, frame=frame, series=series, max_voxels=max_voxels or DEFAULT_MAX_VOXELS
     )
+
+
+def _paths(
+    given: Volume | Mapping[str, Volume] | Picture, modalities: Sequence[str]
+) -> dict[str, Path | None]:
+    """Where the volumes of these modalities were read from; a picture's name tells nothing."""
+    if isinstance(given, Picture):
+        return {}
+    volumes = {modalities[0]: given} if isinstance(given, Volume) else given
+    return {modality: volumes[modality].path for modality in modalities}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from medrd.report.card import CARD_NAME, model_card
 from medrd.volumes import atomic_path, write_json, write_text
 from medrd.workflows.device import choose_execution
 from medrd.workflows.infer import Predictor
-from medrd.workflows.interface_words import words_after, words_before
+from medrd.workflows.interface_words import words_after, words_before, words_on_precision
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.outputs import make_folder, remove
 from medrd.workflows.progress import progress
@@ -44,6 +44,8 @@ Run = Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]]
 INTERFACE_NAME = "interface.json"
 TOLERANCE = 1e-4
 """Largest difference from the native path, as a share of the range of the native maps."""
+_COMPARED_IN: Final = "fp32"
+"""What the graph computes in, and so the native path that it is held against."""
 _OPSET = 20
 _FORMATS: tuple[Format, ...] = ("onnx", "pt2")
 _TRACED, _CHECKED = 2, (1, 5)
@@ -141,7 +143,7 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
     ------
     ModelError
         Unusable model, one whose method makes no graph (``patchcore``), or a graph that differs
-        from the native path by more than :data:`TOLERANCE`.
+        from the native path in fp32 by more than :data:`TOLERANCE`.
     OutputError
         ``out`` holds something else.
     """
@@ -180,12 +182,14 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
             write_json(out / INTERFACE_NAME, _described(loaded, interface, format, apart))
             write_text(out / CARD_NAME, model_card(loaded.description, loaded.hash))
         advance(note="checked")
-    logger.info("%s differs from the native path by %.2g at most", file, apart)
+    logger.info("%s differs from the model in %s by %.2g at most", file, _COMPARED_IN, apart)
     return file
 
 
 def _described(model: Model, interface: Interface, format: Format, apart: float) -> dict[str, Any]:
     threshold = model.calibration.threshold if model.calibration else None
+    # Models from before do not say it.
+    calibrated_in = model.description.get("precision") if model.calibration else None
     return {
         "format": format,
         "model": {"name": model.config.model.name, "hash": model.hash},
@@ -193,6 +197,9 @@ def _described(model: Model, interface: Interface, format: Format, apart: float)
         **interface.to_dict(),
         "after": words_after(model.recipe, threshold),
         "largest_difference": apart,
+        "compared_in": _COMPARED_IN,
+        "calibrated_in": calibrated_in,
+        "precision_note": words_on_precision(_COMPARED_IN, calibrated_in, tolerance=TOLERANCE),
         "recipe": model.recipe.model_dump(mode="json"),
         "scoring": model.config.scoring.model_dump(mode="json"),
         "threshold": threshold,
@@ -277,11 +284,11 @@ def _save_onnx(program: torch.export.ExportedProgram, interface: Interface, path
 
 
 def _largest_difference(run: Run, model: Model, interface: Interface) -> float:
-    """From what prediction itself would say of the same slices, as a share of its maps' range.
+    """From what prediction in fp32 would say of the same slices, as a share of its maps' range.
 
     Infinite where either says what is no number.
     """
-    predictor = Predictor(model.detector, model.scoring(), choose_execution("cpu", "fp32"))
+    predictor = Predictor(model.detector, model.scoring(), choose_execution("cpu", _COMPARED_IN))
     worst = 0.0
     for slices in _CHECKED:
         given = interface.example(slices, seed=slices)

@@ -47,6 +47,21 @@ def words_after(recipe: AnyRecipeConfig, threshold: float | None) -> list[str]:
     return steps
 
 
+def words_on_precision(compared_in: str, calibrated_in: str | None, *, tolerance: float) -> str:
+    """How near the graph's numbers are to those of ``medrd predict``, and to the threshold's.
+
+    ``calibrated_in`` is None where there is no threshold, or nobody knows.
+    """
+    text = (
+        f"The graph was compared with the model in {compared_in}. Maps that medrd predict computes "
+        "in bf16, as it does by itself on GPUs and CPUs that are good at it, differ from the "
+        f"graph's, as a rule by more than {tolerance:g} of their range"
+    )
+    if calibrated_in is None:
+        return f"{text}."
+    return f"{text}; the threshold was calibrated in {calibrated_in}."
+
+
 def _scan_before(recipe: RecipeConfig) -> list[str]:
     names = ", ".join(recipe.channels)
     one = len(recipe.channels) == 1

@@ -105,8 +105,13 @@ def save_model(
     calibration: Calibration | None,
     training: dict[str, Any],
     profile: Profile | None = None,
+    precision: str | None = None,
 ) -> None:
-    """Write ``model.safetensors``, ``model.json`` and the model card, each atomically."""
+    """Write ``model.safetensors``, ``model.json`` and the model card, each atomically.
+
+    ``precision`` is what the calibration was computed in, as
+    :attr:`medrd.workflows.device.Execution.precision` has it; None where nobody knows.
+    """
     unread = tuple(f"{name}." for name in detector.training_only)
     # A copy each: safetensors refuses tensors that share memory.
     tensors = {
@@ -130,6 +135,7 @@ def save_model(
         "config": described,
         "teacher": config.to_dict()["model"].get("teacher"),
         "calibration": calibration.to_dict() if calibration else None,
+        "precision": precision,
         "training": training,
         "profile": profile.to_dict() if profile else None,
         "weights_sha256": file_hash(folder / "model.safetensors"),

@@ -161,7 +161,7 @@ def predict_cases(
 ) -> PredictReport:
     """:func:`predict` on what is found already; ``errors`` are those of the search."""
     if strict:
-        check_strict(loaded)
+        check_strict(loaded, [case.subject for case in cases])
     result = PredictReport()
     files = medium_of(loaded.recipe).files
     given = {path.resolve() for case in cases for path in case.subject.files}

@@ -155,7 +155,7 @@ class CasePredictor:
             check_native_targets(case, self.job.out, is_own_map=self._medium.is_own_map)
         budget = self.job.max_voxels or self._model.config.data.budget
         opened = self._medium.read(case, budget=budget)
-        odd = oddities(opened.prepared, self._model, case.subject)
+        odd = oddities(opened.prepared, self._model, case.subject.paths)
         if self.job.strict:
             refuse(case.first_file, odd)
         return Loaded(case, opened, hashes, odd, back, record_time)
@@ -229,7 +229,7 @@ class CasePredictor:
                 **native,
                 "warnings": list(opened.prepared.warnings),
                 "unlike_training": list(item.odd),
-                "not_judged": blind_spots(self._model),
+                "not_judged": blind_spots(self._model, case.subject.paths),
                 "model": {"name": self._model.config.model.name, "hash": self._model.hash},
                 "versions": versions(),
                 "notice": self._medium.notice,

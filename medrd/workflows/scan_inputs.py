@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from medrd.data.layouts import (
     is_label_name,
     is_nifti,
     label_beside,
+    named_kind,
     stem,
 )
 from medrd.data.picture_files import is_picture
@@ -209,11 +210,28 @@ def _with_channels(case: Case, recipe: RecipeConfig) -> Case:
     images = case.subject.images
     missing = [channel for channel in recipe.channels if channel not in images]
     if missing:
-        raise MissingInputError(
-            case.first_file if len(images) == 1 else case.first_file.parent,
-            expected=f"the modalities {', '.join(recipe.channels)} that the model was trained on",
-            found=f"no {', '.join(missing)}",
-            remedy="Give a subject's folder with all of them.",
-        )
+        raise _incomplete(case, missing, recipe)
     chosen = {channel: images[channel] for channel in recipe.channels}
     return replace(case, subject=replace(case.subject, images=chosen))
+
+
+def _incomplete(case: Case, missing: Sequence[str], recipe: RecipeConfig) -> MissingInputError:
+    images = case.subject.images
+    if all(named_kind(path) == channel for channel, path in case.subject.paths.items()):
+        there = _listed(images)
+        remedy = f"Give a folder with its {_listed(missing)} too, or a model of {there}."
+    else:  # a file or series by itself, which was taken for the model's first modality
+        there = case.first_file.name
+        remedy = "Give the folder of a subject that has them all."
+    return MissingInputError(
+        case.first_file if len(images) == 1 else case.first_file.parent,
+        expected=f"{_listed(recipe.channels)}, which the model was trained on",
+        found=f"{there} alone",
+        remedy=remedy,
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """``a``; ``a and b``; ``a, b and c``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

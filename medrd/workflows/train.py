@@ -241,6 +241,7 @@ def train(
         calibration=calibration,
         training=seen,
         profile=make_profile(looks, named=all_named(shown)) if looks else None,
+        precision=execution.precision,
     )
     write_json(
         out / "run.json",
