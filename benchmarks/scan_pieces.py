@@ -1,0 +1,185 @@
+"""The pieces of one scan's prediction, and what they come to on a cluster that is not there.
+
+Used by scaling.py.
+"""
+
+from __future__ import annotations
+
+import pickle
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medrd.data.cache import source_hash
+from medrd.report.table import markdown_table
+from medrd.workflows.inputs import Case
+from medrd.workflows.medium import medium_of
+from medrd.workflows.model_folder import load_model
+from medrd.workflows.predict_case import CasePredictor, Job
+
+
+@dataclass
+class Pieces:
+    """Of one scan, in seconds, MB and kB.
+
+    Attributes
+    ----------
+    hash_s, read_s
+        SHA-256 of the compressed files; unpacking, checking and preparing slices.
+    network_s
+        Maps of all slices, smoothed.
+    write_s
+        Bringing them back to the grid; map, mask, picture and JSON.
+    in_mb, out_mb
+        As they lie on disk, compressed.
+    answer_kb
+        What a process says of it, pickled as it travels.
+    """
+
+    hash_s: float = 0.0
+    read_s: float = 0.0
+    network_s: float = 0.0
+    write_s: float = 0.0
+    in_mb: float = 0.0
+    out_mb: float = 0.0
+    answer_kb: float = 0.0
+
+    @property
+    def core_s(self) -> float:
+        """All that no GPU does."""
+        return self.hash_s + self.read_s + self.write_s
+
+
+def measure_pieces(run: Path, brains: list[Path], out: Path, device: str) -> Pieces:
+    """The median of each piece over scans, after one that warms up; files are in the cache."""
+    model = load_model(run)
+    medium = medium_of(model.recipe)
+    cases, _ = medium.find(brains, frame=None, series=None)
+    worker = _Timed(model, job_in(out, device))
+    print(f"\n## One scan, on {device} in {worker.precision}")
+    found = [worker.pieces_of(case) for case in cases][1:]
+    names = [field.name for field in fields(Pieces)]
+    return Pieces(**{n: statistics.median(getattr(each, n) for each in found) for n in names})
+
+
+def job_in(out: Path, device: str) -> Job:
+    """As ``medrd predict`` has it by default."""
+    return Job(
+        out,
+        overwrite=True,
+        max_voxels=None,
+        device=device,
+        strict=False,
+        picture=True,
+        inputs=frozenset(),
+    )
+
+
+class _Timed(CasePredictor):
+    """The worker of ``medrd predict``, with a clock beside it."""
+
+    @property
+    def precision(self) -> str:
+        return self._predictor.execution.precision
+
+    def pieces_of(self, case: Case) -> Pieces:
+        pieces = Pieces()
+        maps = self._predictor.maps
+
+        def timed(*slices: Any) -> Any:
+            with clock() as network:
+                found = maps(*slices)
+            pieces.network_s = network[0]
+            return found
+
+        with clock() as hashing:
+            for source in case.subject.images.values():
+                source_hash(source)
+        with clock() as reading:
+            loaded = self.read(case)
+        assert loaded is not None
+        self._predictor.maps = timed  # type: ignore[assignment, method-assign]
+        with clock() as finishing:
+            outcome = self.finish(loaded)
+        self._predictor.maps = maps  # type: ignore[method-assign]
+        pieces.hash_s = hashing[0]
+        pieces.read_s = reading[0] - hashing[0]
+        pieces.write_s = finishing[0] - pieces.network_s
+        pieces.in_mb = sum(s.path.stat().st_size for s in case.subject.images.values()) / 1e6
+        endings = self._medium.files.endings
+        pieces.answer_kb = len(pickle.dumps(outcome, protocol=5)) / 1e3
+        there = (case.output(self.job.out, ending) for ending in endings)
+        pieces.out_mb = sum(path.stat().st_size for path in there if path.is_file()) / 1e6
+        return pieces
+
+
+@contextmanager
+def clock() -> Iterator[list[float]]:
+    """Its seconds stand in the list when it has ended."""
+    seconds: list[float] = []
+    start = time.perf_counter()
+    yield seconds
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    seconds.append(time.perf_counter() - start)
+
+
+def print_pieces(pieces: Pieces, device: str) -> None:
+    rows = [
+        ["hash the input", f"{pieces.hash_s:.3f}"],
+        ["unpack, check, prepare", f"{pieces.read_s:.3f}"],
+        [f"network ({device})", f"{pieces.network_s:.3f}"],
+        ["back to the grid; map, mask, picture, JSON", f"{pieces.write_s:.3f}"],
+    ]
+    print("\n" + markdown_table(["piece", "s"], rows))
+    print(f"\n{pieces.in_mb:.1f} MB in, {pieces.out_mb:.1f} MB out\n")
+
+
+# --- On paper ---
+
+
+@dataclass(frozen=True)
+class Site:
+    """A cluster that nobody has measured."""
+
+    gpus: int
+    cores: int
+    disk_mb_s: float
+
+
+def hours(pieces: Pieces, caller_s: float, site: Site, scans: int) -> dict[str, float]:
+    """What each resource would need for all scans if it alone held them up."""
+    return {
+        "GPU": scans * pieces.network_s / site.gpus / 3600,
+        "cores (unpacking, writing)": scans * pieces.core_s / (site.gpus * site.cores) / 3600,
+        "disk": scans * (pieces.in_mb + pieces.out_mb) / site.disk_mb_s / 3600,
+        "the caller (its own core)": scans * caller_s / 3600,
+    }
+
+
+def print_paper(pieces: Pieces, caller_s: float, site: Site, scans: int) -> None:
+    needed = hours(pieces, caller_s, site, scans)
+    longest = max(needed, key=lambda name: needed[name])
+    rows = [
+        [name, f"{value:.2f}", f"{value / needed[longest]:.2f}"] for name, value in needed.items()
+    ]
+    print(
+        f"\n## {scans} scans on {site.gpus} GPUs, {site.cores} cores a GPU, "
+        f"{site.disk_mb_s:g} MB/s of disk in all\n\n"
+        + markdown_table(["resource", "h", "of the longest"], rows)
+    )
+    share = (pieces.core_s + pieces.network_s) / max(pieces.network_s, 1e-9)
+    print(
+        f"\nThe cores saturate before the GPUs where a GPU does a scan's network in less than "
+        f"{pieces.core_s / site.cores:.2f} s."
+    )
+    print(
+        f"\n{longest} saturates first. A GPU is busy from {share:.1f} processes on that share it "
+        f"(--gpus {1 / share:.2f}), each with a core.\n"
+    )
