@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from dicoms import write_series
 from medrd.errors import (
     ConfigError,
     MissingInputError,
@@ -191,6 +192,25 @@ def test_another_subject_of_that_name_is_not_written_over(
     assert isinstance(error, OutputError)
     assert str(prepared.raw / "good" / "good_T1w.nii.gz") in error.found
     (error,) = prepare([other], out, **again, overwrite=True).errors
+    assert isinstance(error, RegistrationError)
+
+
+def test_another_series_of_the_same_folder_is_another_subject(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, out = tmp_path / "both", tmp_path / "out" / "both"
+    one, other = (write_series(both, np.ones((4, 8, 8)), prefix=name) for name in "ab")
+    record = json.loads((prepared.good / "good_prepare.json").read_text())
+    assert record["series"] == {"t1": None, "flair": None}
+    out.mkdir(parents=True)
+    of_one = record | {"inputs": {"t1": str(both)}, "series": {"t1": one}}
+    (out / "both_prepare.json").write_text(json.dumps(of_one))
+    monkeypatch.setattr(prepare_module, "prepare_head", give_up)
+    options = prepared.options | {"modality": "t1"}
+    (error,) = prepare([both], out.parent, **options, series=other).errors
+    assert isinstance(error, OutputError)
+    assert (f"series {other}" in error.expected, f"series {one}" in error.found) == (True, True)
+    (error,) = prepare([both], out.parent, **options, series=one).errors
     assert isinstance(error, RegistrationError)
 
 

@@ -47,8 +47,10 @@ def _sources_on(record: Path) -> list[Source]:
     """None where the record is not there, or not one."""
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
-        frame, series = content.get("frame"), content.get("series")
-        return [Source(Path(path), frame, series) for path in content["inputs"].values()]
+        inputs, frame, series = content["inputs"], content.get("frame"), content.get("series")
+        # Of prepared heads by modality, of a prediction one for all; earlier records have none.
+        by_channel = series if isinstance(series, dict) else dict.fromkeys(inputs, series)
+        return [Source(Path(path), frame, by_channel.get(c)) for c, path in inputs.items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 

@@ -80,6 +80,7 @@ def write_head(
             "subject": name,
             # Absolute: who reads them again may stand elsewhere.
             "inputs": {channel: str(source.path.absolute()) for channel, source in images.items()},
+            "series": {channel: source.series for channel, source in images.items()},
             "template": template.name,
             "quality": head.quality.to_dict(),
             "warnings": head.warnings(),
