@@ -88,7 +88,7 @@ def write_errors(out: Path, errors: Sequence[MedrdError]) -> None:
 
 
 def write_entries(out: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """:func:`write_errors` of what is in the words of that list already."""
+    """``errors.json`` with entries that are more than the errors; see :func:`write_errors`."""
     path = out / ERRORS_NAME
     if entries:
         write_json(path, entries)
