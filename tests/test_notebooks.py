@@ -82,7 +82,7 @@ def test_lesion_heatmaps(client: NotebookClient, tiny_root: Path, tmp_path: Path
     assert len(shown(notebook, "application/vnd.jupyter.widget-view+json")) == 1
     table, dices = shown(notebook, "text/markdown")
     assert "| 1 " in table
-    assert all(f"| {name} " in dices for name in ("intensity", "patchcore"))
+    assert all(f"| {name} " in dices for name in ("intensity", "rdseg"))
     assert (tmp_path / "maps" / "report.html").is_file()
 
 

@@ -37,7 +37,7 @@ logger = logging.getLogger("medrd.report")
 REPORT_NAME = "report.html"
 PAGES_NAME = "report"
 """Folder of the pages of more scans than one."""
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise it whenever the same result gives another page: pages are then made again."""
 
 
