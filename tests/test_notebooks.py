@@ -77,7 +77,12 @@ def test_it_is_stored_without_outputs(name: str) -> None:
 def test_lesion_heatmaps(client: NotebookClient, tiny_root: Path, tmp_path: Path) -> None:
     for i in range(4):
         shutil.copytree(tiny_root / f"tiny_{i}", tmp_path / "brains" / f"tiny_{i}")
-    notebook = run(client, "lesion_heatmaps.ipynb", MEDRD_NOTEBOOK_OUT=tmp_path)
+    notebook = run(
+        client,
+        "lesion_heatmaps.ipynb",
+        MEDRD_NOTEBOOK_OUT=tmp_path,
+        MEDRD_NOTEBOOK_SET="recipe.size=64",
+    )
     assert len(shown(notebook, "image/png")) == 3
     assert len(shown(notebook, "application/vnd.jupyter.widget-view+json")) == 1
     table, dices = shown(notebook, "text/markdown")
