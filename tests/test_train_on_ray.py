@@ -61,14 +61,14 @@ def listening() -> Callable[[dict[str, Any]], None]:
     def work(settings: dict[str, Any]) -> None:
 
         from medrd.workflows.loop import Loop, Place
-        from medrd.workflows.train_on_ray import _STOP, _work
+        from medrd.workflows.train_on_ray import _is_over, _work
 
         iteration = Loop.iteration
 
         def patched(self: Loop, slices: Any, place: Place, count: int | None = None) -> Any:
             losses = iteration(self, slices, place, count)
             deadline = time.monotonic() + 60
-            while not (settings["order"].scratch / _STOP).exists() and time.monotonic() < deadline:
+            while not _is_over(settings["order"]) and time.monotonic() < deadline:
                 time.sleep(0.02)
             return losses
 

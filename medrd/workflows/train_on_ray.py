@@ -267,11 +267,13 @@ def _follow(
         # Ray would begin all of them again, to learn that they fail again.
         while alive and not (order.scratch / _ERROR).is_file():
             alive = training.goes_on(_LOOK_S)
-            nobody = (order.scratch / _NOBODY).exists()
-            if should_stop():
+            stop = should_stop()
+            if stop:
                 (order.scratch / _STOP).touch()
-                if nobody:
-                    return
+            # After the stop was passed on: who begins now hears of it.
+            nobody = (order.scratch / _NOBODY).exists()
+            if stop and nobody:
+                return
             patience.see(at_work=not nobody)
             for report in read_reports(order.out)[told:]:
                 say(report)
@@ -352,16 +354,21 @@ def _fit_share(order: _Order) -> None:
             config,
             execution,
             order.out,
-            should_stop=lambda: team.leads and (order.scratch / _STOP).exists(),
+            should_stop=lambda: team.leads and _is_over(order),
             team=team,
         )
 
 
+def _is_over(order: _Order) -> bool:
+    """Whether a stop was asked for; a caller that has left can ask no more."""
+    return (order.scratch / _STOP).exists() or not order.scratch.is_dir()
+
+
 def _put_on_record(order: _Order, execution: Execution) -> None:
     """That the workers have begun, and on what."""
+    (order.scratch / _NOBODY).unlink(missing_ok=True)
     record = {"device": execution.device.type, "precision": execution.precision}
     with (order.scratch / _STARTS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(record | {"threads": order.cpus}) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    (order.scratch / _NOBODY).unlink(missing_ok=True)
