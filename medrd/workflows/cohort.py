@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,14 +126,44 @@ def prepare_sides(
     return ready, []
 
 
+def contents_of(subjects: Sequence[CachedSubject]) -> dict[str, str]:
+    """Hashes of their scans, by id."""
+    return {subject.id: subject.content for subject in subjects}
+
+
 def refuse_same_scan(training: Sequence[CachedSubject], others: Sequence[CachedSubject]) -> None:
     """One scan under two names on two sides is leakage too."""
-    contents = {subject.content: subject.id for subject in training}
-    for subject in others:
-        if subject.content in contents:
+    refuse_same_content(
+        contents_of(others),
+        contents_of(training),
+        side="training",
+        expected="a scan that is not trained on",
+    )
+
+
+def refuse_same_content(
+    contents: Mapping[str, str],
+    others: Mapping[str, str],
+    *,
+    side: str,
+    expected: str,
+    where: str = "",
+) -> None:
+    """Raise LeakageError where a scan is on another side too, under whichever name.
+
+    Parameters
+    ----------
+    contents, others
+        Hashes of scans by subject id, and those of the other side.
+    side, expected, where
+        For the message: the other side's name, what was expected, and what stands before the id.
+    """
+    names = {content: id for id, content in others.items()}
+    for id, content in contents.items():
+        if content in names:
             raise LeakageError(
-                subject.id,
-                expected="a scan that is not trained on",
-                found=f"the very scan of training subject {contents[subject.content]}",
+                f"{where}{id}",
+                expected=expected,
+                found=f"the very scan of {side} subject {names[content]}",
                 remedy="Remove one of the two.",
             )

@@ -16,7 +16,7 @@ from medrd.config.tune import LabelledObjective, TuneConfig, make_tune
 from medrd.data.split import SIDES, Split
 from medrd.errors import ConfigError, LeakageError
 from medrd.volumes import write_json, write_text
-from medrd.workflows.cohort import Cohort, load_cohort, prepare_sides, refuse_same_scan
+from medrd.workflows.cohort import Cohort, contents_of, load_cohort, prepare_sides, refuse_same_scan
 from medrd.workflows.fit import portable
 from medrd.workflows.objective import simulate_set
 from medrd.workflows.search_validation import hash_test_side, read_validation, refuse_same_scans
@@ -95,8 +95,8 @@ def prepare_search(config: TuneConfig, out: Path) -> None:
         return
     validation = read_validation(cohort, config.objective.validation, first)
     sides = {
-        "training": {subject.id: subject.content for subject in training},
-        "calibration": {subject.id: subject.content for subject in held_out},
+        "training": contents_of(training),
+        "calibration": contents_of(held_out),
         "test": hash_test_side(cohort, first),
     }
     refuse_same_scans(validation, sides)

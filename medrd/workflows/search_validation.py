@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from medrd.config import Config
 from medrd.data.domain import TestItem, domain_of
 from medrd.data.layouts import Subject
-from medrd.errors import InputError, LeakageError
+from medrd.errors import InputError
 from medrd.workflows.attempt import attempt
-from medrd.workflows.cohort import Cohort
+from medrd.workflows.cohort import Cohort, refuse_same_content
 from medrd.workflows.objective import nothing_outlined
 from medrd.workflows.progress import progress
 
@@ -74,16 +74,14 @@ def refuse_same_scans(
     LeakageError
         A validation subject's scan is among them.
     """
-    names = {content: id for id, content in validation.items()}
-    for side, contents in sides.items():
-        for id, content in contents.items():
-            if content in names:
-                raise LeakageError(
-                    f"objective.validation: {names[content]}",
-                    expected="a scan that is on no other side",
-                    found=f"the very scan of {side} subject {id}",
-                    remedy="Remove one of the two.",
-                )
+    for side, others in sides.items():
+        refuse_same_content(
+            validation,
+            others,
+            side=side,
+            expected="a scan that is on no other side",
+            where="objective.validation: ",
+        )
 
 
 def _test_item(subject: Subject, config: Config) -> TestItem:

@@ -21,7 +21,7 @@ from medrd.errors import ConfigError, MedrdError
 from medrd.models import Detector
 from medrd.volumes import write_json, write_text
 from medrd.workflows.calibrate import Calibration, calibrate
-from medrd.workflows.cohort import load_cohort, prepare_sides, refuse_same_scan
+from medrd.workflows.cohort import contents_of, load_cohort, prepare_sides, refuse_same_scan
 from medrd.workflows.collect import collect
 from medrd.workflows.device import choose_execution
 from medrd.workflows.fit import CHECKPOINT, data_hash_of, fit, portable
@@ -180,8 +180,8 @@ def train(
         raise none_healthy("train", len(training), wanted="training subjects with healthy slices")
     execution = choose_execution(config.train.device, config.train.precision)
     seen = {
-        "subjects": {subject.id: subject.content for subject in training},
-        "calibration_subjects": {subject.id: subject.content for subject in held_out},
+        "subjects": contents_of(training),
+        "calibration_subjects": contents_of(held_out),
         "split_hash": cohort.split.hash,
         "slices": len(slices),
         "seed": config.seed,
