@@ -17,7 +17,7 @@ from pathlib import Path
 from trained_cells import Kept, Trained, averages, brain_cells, load, parser
 
 from medrd.config.compare import Cell
-from medrd.data.domain import domain_of
+from medrd.data.domains import domain_of
 from medrd.models.rdseg import RDSeg
 from medrd.report.table import markdown_table
 from medrd.workflows.judge import judge, unit_entries

@@ -28,7 +28,7 @@ from scan_pieces import Pieces, Site, clock, job_in, measure_pieces, print_paper
 
 from medrd.config import make_config
 from medrd.config.tune import make_tune
-from medrd.data.domain import domain_of
+from medrd.data.domains import domain_of
 from medrd.data.phantom import write_cohort
 from medrd.report.table import markdown_table
 from medrd.workflows.cluster import Cluster, ray_cluster

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
 _WHERE = {
     "Config": "medrd.config",
     "load_config": "medrd.config",
@@ -56,6 +54,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    __version__: str
     from medrd.config import Config, load_config
     from medrd.config.compare import load_compare
     from medrd.config.tune import load_tune
@@ -72,6 +71,10 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("medrd")
     if name not in _WHERE:
         raise AttributeError(f"module 'medrd' has no attribute {name!r}")
     from importlib import import_module

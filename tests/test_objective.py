@@ -207,7 +207,7 @@ def test_labelled_is_the_pixel_ap_that_evaluate_gives(config: Config) -> None:
 
 
 def _ap_on_grid(subject: Subject, config: Config) -> float:
-    from medrd.data.domain import domain_of
+    from medrd.data.domains import domain_of
 
     item = domain_of(config.recipe).test_item(subject, config.recipe, budget=10**9)
     scores = predictor(Brightness()).on_grid(item.prepared).grid_map[item.judged]

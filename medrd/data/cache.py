@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.config import AnyRecipeConfig, digest
-from medrd.data.domain import CODE_VERSION, domain_of
+from medrd.data.domain import CODE_VERSION
+from medrd.data.domains import domain_of
 from medrd.data.layouts import Source, Subject
 from medrd.data.traits import ScanTraits
 from medrd.errors import InputError, MissingInputError, OutputError

@@ -1,7 +1,7 @@
 """What brain scans and pictures have in common: the way from a file to slices and back.
 
 The workflows know this interface alone. :mod:`medrd.data.brains` and
-:mod:`medrd.data.picture_domain` implement it; :func:`domain_of` picks one by the recipe.
+:mod:`medrd.data.picture_domain` implement it; :mod:`medrd.data.domains` picks one by the recipe.
 A picture is a stack of one slice on its own grid (H, W), a scan one of many on (X, Y, Z).
 """
 
@@ -154,15 +154,3 @@ class Domain(Protocol):
     def protocol(self, recipe: AnyRecipeConfig) -> dict[str, str]:
         """What the numbers are taken on, in words: ``region``, ``region_note``, ``image``."""
         ...
-
-
-def domain_of(recipe: AnyRecipeConfig) -> Domain:
-    """The kind of data that a recipe is for."""
-    # Each brings libraries that the other does not need (MONAI alone takes seconds).
-    if recipe.kind == "pictures":
-        from medrd.data.picture_domain import Pictures
-
-        return Pictures()
-    from medrd.data.brains import Brains
-
-    return Brains()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medrd.config import Config, IntensityConfig, ScoringConfig
-from medrd.data.domain import domain_of
+from medrd.data.domains import domain_of
 from medrd.errors import ConfigError, InputError, MedrdError
 from medrd.workflows.calibrate import Calibration, calibrate
 from medrd.workflows.cohort import Cohort, try_sides

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-import medrd
 from medrd.data.bids import DESCRIPTION_NAME, derivative_description, makers, read_description
 from medrd.errors import ConfigError, OutputError
 from medrd.volumes import write_json, write_text
 from medrd.workflows.inputs import ERRORS_NAME, Case
-from medrd.workflows.report_scans import PAGES_NAME, REPORT_NAME
+from medrd.workflows.outputs import PAGES_NAME, REPORT_NAME
 
 _IGNORED = ("*_anomalymap.*", ERRORS_NAME, REPORT_NAME, PAGES_NAME, f"{PAGES_NAME}/**")
 _README = """Anomaly maps by medrd. Research use only; not a medical device.
@@ -53,7 +53,7 @@ def describe_derivative(cases: Sequence[Case], out: Path) -> None:
             found="a BIDS dataset that medrd did not make",
             remedy="Give another --out, for instance derivatives/medrd in the dataset.",
         )
-    description = derivative_description(case.origin, out, medrd.__version__)
+    description = derivative_description(case.origin, out, version("medrd"))
     write_json(out / DESCRIPTION_NAME, description)
     if not any(out.glob("README*")):
         write_text(out / "README", _README)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import medrd
 from medrd.errors import InputError, ModelError, OutputError
 from medrd.report.card import CARD_NAME
 from medrd.volumes import atomic_path, write_json
-from medrd.workflows.export import exportable
+from medrd.workflows.interface import exportable
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.outputs import make_folder
 from medrd.workflows.predict import predict
@@ -151,11 +151,11 @@ def _metadata(model: Model, channels: list[str]) -> dict[str, Any]:
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/"
         "0.8.1/meta_schema_20240725.json",
         "version": "0.1.0",
-        "changelog": {"0.1.0": f"exported by medrd {medrd.__version__}"},
+        "changelog": {"0.1.0": f"exported by medrd {version('medrd')}"},
         "monai_version": monai.__version__,
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": np.__version__,
-        "required_packages_version": {"medrd": medrd.__version__},
+        "required_packages_version": {"medrd": version("medrd")},
         "supported_apps": {},
         "name": f"medrd {model.config.model.name}",
         "task": "anomaly detection in brain MRI" if volumes else "anomaly detection in pictures",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medrd.config import Config
 from medrd.data.cache import CachedSubject, cache_subjects, default_cache
-from medrd.data.domain import domain_of
+from medrd.data.domains import domain_of
 from medrd.data.layouts import Subject
 from medrd.data.split import Split
 from medrd.errors import ConfigError, InputError, LeakageError

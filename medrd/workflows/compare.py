@@ -23,7 +23,7 @@ from medrd.config.compare import (
     TexturesConfig,
     cell_config,
 )
-from medrd.data.domain import domain_of
+from medrd.data.domains import domain_of
 from medrd.data.picture_layouts import find_pictures
 from medrd.data.split import seeded_order
 from medrd.data.textures import write_texture_set

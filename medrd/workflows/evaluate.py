@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medrd.config import Config, make_config
-from medrd.data.domain import domain_of
+from medrd.data.domains import domain_of
 from medrd.data.layouts import Subject
 from medrd.errors import ConfigError
 from medrd.metrics import Units, bootstrap_intervals, count_units
@@ -36,7 +36,7 @@ from medrd.workflows.examine import (
 from medrd.workflows.interrupt import stop_on_signals
 from medrd.workflows.model_folder import Model, load_model
 from medrd.workflows.outputs import make_folder, remove, write_errors
-from medrd.workflows.report import write_report
+from medrd.workflows.report_run import report_run
 from medrd.workflows.tally import MAX_FPR
 from medrd.workflows.versions import versions
 
@@ -148,7 +148,7 @@ def evaluate(
     write_text(out / CARD_NAME, model_card(loaded.description, loaded.hash, metrics))
     if report:
         predict_some(loaded, subjects, result.subjects, out / CASES_NAME, device)
-        write_report(out)
+        report_run(out)
     return out / "metrics.json"
 
 

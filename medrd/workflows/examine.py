@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from medrd.config import Config
-from medrd.data.domain import TestItem, domain_of
+from medrd.data.domain import TestItem
+from medrd.data.domains import domain_of
 from medrd.data.layouts import Subject
 from medrd.errors import InputError, LeakageError
 from medrd.workflows.attempt import attempt

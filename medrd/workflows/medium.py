@@ -101,22 +101,3 @@ def medium_of(recipe: AnyRecipeConfig) -> Medium:
     from medrd.workflows.scans import ScanFiles
 
     return ScanFiles(recipe)
-
-
-def standing(
-    score: float, calibration: Calibration | None, *, normal: str, noun: str
-) -> dict[str, Any]:
-    """Where a score stands among those of held-out normal inputs, for the record.
-
-    Parameters
-    ----------
-    normal, noun
-        What those are called there: ``healthy`` and ``scan`` give ``healthy_scans``.
-    """
-    return {
-        f"{normal}_{noun}s": calibration.scans if calibration else 0,
-        f"{normal}_percentile": calibration.percentile(score) if calibration else None,
-        "p_value": calibration.p_value(score) if calibration else None,
-        "threshold": calibration.threshold if calibration else None,
-        "threshold_target_fpr": calibration.target_fpr if calibration else None,
-    }

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medrd.config import Config
 from medrd.config.tune import AnyObjective, SimulatedObjective
 from medrd.data.cache import CachedSubject
-from medrd.data.domain import domain_of
+from medrd.data.domains import domain_of
 from medrd.data.layouts import Subject
 from medrd.data.margin import none_healthy
 from medrd.data.slices import HealthySlices

@@ -54,6 +54,9 @@ BIDS_FILES = OutputFiles(
 )
 """``anomalymap`` is no suffix of BIDS yet; ``.bidsignore`` says so to its validator."""
 BIDS_MASK_SIDECAR = "_label-L_desc-medrd_mask.json"
+REPORT_NAME = "report.html"
+PAGES_NAME = "report"
+"""Folder of the pages of more scans than one."""
 REPORT_STEP = "report"
 """In ``errors.json``: what could not be shown, though it was predicted."""
 PREPARED_ENDING, UNPREPARED_ENDING = "_prepare.json", "_failed.json"

@@ -19,10 +19,9 @@ from medrd.pictures import Picture, read_picture
 from medrd.report.heat import save_figure
 from medrd.report.picture_overlay import draw_picture_overlay
 from medrd.volumes import Volume, atomic_path
-from medrd.workflows.calibrate import Calibration
+from medrd.workflows.calibrate import Calibration, standing
 from medrd.workflows.infer import Prediction
 from medrd.workflows.inputs import Case
-from medrd.workflows.medium import standing
 from medrd.workflows.outputs import MAKER, PICTURE_FILES
 from medrd.workflows.picture_inputs import find_pictures
 

@@ -23,7 +23,7 @@ from medrd.workflows.outputs import REPORT_STEP, files_of, write_entries
 from medrd.workflows.predict_case import CasePredictor, Done, Job, Outcome
 from medrd.workflows.progress import progress
 from medrd.workflows.read_ahead import read_ahead
-from medrd.workflows.report import Report, write_report
+from medrd.workflows.report_scans import Report, find_records, report_predictions
 
 logger = logging.getLogger("medrd.predict")
 
@@ -205,7 +205,7 @@ def predict_cases(
     result.done += [record for record in records if isinstance(outcomes[record], Done)]
     result.skipped += [record for record in records if outcomes[record] is None]
     if report and (result.done or result.skipped):
-        result.page = write_report(out)
+        result.page = report_predictions(out, find_records(out))
         unshown = [{**error.to_dict(), "step": REPORT_STEP} for error in result.page.errors]
         write_entries(out, [*listed, *unshown])
     return result

@@ -14,7 +14,8 @@ from medrd.report.line_chart import Line, line_chart
 from medrd.report.page import write_page
 from medrd.report.run_page import Cell, Picture, Section, Table, metrics_rows, run_page
 from medrd.workflows.evaluation_files import CASES_NAME, FROC_NAME, load_units
-from medrd.workflows.report_scans import REPORT_NAME, Report, find_records, report_predictions
+from medrd.workflows.outputs import PAGES_NAME, REPORT_NAME
+from medrd.workflows.report_scans import Report, find_records, report_predictions
 
 _PAGE_CURVES = 12
 """Categories that are drawn at most: more lines cannot be told apart."""
@@ -207,7 +208,7 @@ def _cases(
         dice = row.get("dice")
         said = f"score {row['scan_score']:.4g}" if dice is None else f"Dice {dice:.3f}"
         place = path.relative_to(cases).with_suffix(".html")
-        page = cases / REPORT_NAME if len(records) == 1 else cases / "report" / place
+        page = cases / REPORT_NAME if len(records) == 1 else cases / PAGES_NAME / place
         pictures.append(
             (
                 dice if dice is not None else row["scan_score"],

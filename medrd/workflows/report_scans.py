@@ -28,15 +28,12 @@ from medrd.report.picture_page import picture_page
 from medrd.report.scan_page import ScanView, scan_page
 from medrd.volumes import Volume, read_mask, read_nifti, read_volume
 from medrd.workflows.inputs import ERRORS_NAME
-from medrd.workflows.outputs import REPORT_STEP
+from medrd.workflows.outputs import PAGES_NAME, REPORT_NAME, REPORT_STEP
 from medrd.workflows.pictures import read_map
 from medrd.workflows.progress import progress
 
 logger = logging.getLogger("medrd.report")
 
-REPORT_NAME = "report.html"
-PAGES_NAME = "report"
-"""Folder of the pages of more scans than one."""
 CODE_VERSION = 2
 """Raise it whenever the same result gives another page: pages are then made again."""
 

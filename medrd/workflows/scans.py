@@ -20,10 +20,9 @@ from medrd.pictures import Picture
 from medrd.report.heat import save_figure
 from medrd.report.overlay import draw_overlay
 from medrd.volumes import Volume, check_same_grid, write_nifti
-from medrd.workflows.calibrate import Calibration
+from medrd.workflows.calibrate import Calibration, standing
 from medrd.workflows.infer import Prediction
 from medrd.workflows.inputs import Case
-from medrd.workflows.medium import standing
 from medrd.workflows.outputs import MAKER, SCAN_FILES
 from medrd.workflows.scan_inputs import find_scans
 from medrd.workflows.score_map import write_score_map

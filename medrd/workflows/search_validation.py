@@ -6,7 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from medrd.config import Config
-from medrd.data.domain import TestItem, domain_of
+from medrd.data.domain import TestItem
+from medrd.data.domains import domain_of
 from medrd.data.layouts import Subject
 from medrd.errors import InputError
 from medrd.workflows.attempt import attempt
