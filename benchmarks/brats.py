@@ -14,9 +14,9 @@ import json
 from pathlib import Path
 
 from medrd.config import load_config
-from medrd.report.table import spread_table
-from medrd.workflows.evaluate import evaluate
-from medrd.workflows.train import train
+from medrd.evaluation.evaluate import evaluate
+from medrd.run.table import spread_table
+from medrd.training.train import train
 
 
 def main() -> None:

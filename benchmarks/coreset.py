@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from medrd.models.coreset import Candidates, nearest
-from medrd.report.table import markdown_table
-from medrd.workflows.versions import peak_memory_mib
+from medrd.run.provenance import peak_memory_mib
+from medrd.run.table import markdown_table
 
 WIDTH = 152
 BATCH = 16 * 1024

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from medrd.models.depthwise import use_fast_depthwise
-from medrd.report.table import markdown_table
+from medrd.run.table import markdown_table
 
 
 def networks(name: str) -> tuple[nn.Module, nn.Module]:

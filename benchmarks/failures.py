@@ -20,10 +20,10 @@ from scipy import ndimage
 from trained_cells import Kept, Trained, brain_cells, load, parser
 
 from medrd.config import RecipeConfig
+from medrd.data.brains.prepare import lesion_positions, prepare, read_channels, read_lesions
 from medrd.data.layouts import Subject
 from medrd.data.margin import away_from
-from medrd.data.prepare import lesion_positions, prepare, read_channels, read_lesions
-from medrd.report.table import markdown_table
+from medrd.run.table import markdown_table
 
 MARGIN = 2
 BRATS_MM3 = 1.0

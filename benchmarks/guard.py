@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from medrd.data.brains.prepare import brain_mask
+from medrd.data.brains.profile import Profile, make_profile, unlike
 from medrd.data.layouts import MODALITIES, Subject, find_subjects
-from medrd.data.prepare import brain_mask
-from medrd.data.profile import Profile, make_profile, unlike
 from medrd.data.traits import ScanTraits, scan_traits
-from medrd.report.table import markdown_table
-from medrd.volumes import Volume, read_nifti, volume_from_array
-from medrd.workflows.model_folder import load_model
+from medrd.images.nifti import read_nifti
+from medrd.images.volume import Volume, volume_from_array
+from medrd.run.model_folder import load_model
+from medrd.run.table import markdown_table
 
 Volumes = Mapping[str, Volume]
 Change = Callable[[Volume], Volume]

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from trained_cells import Kept, Trained, averages, brain_cells, load, parser
 
-from medrd.config.compare import Cell
+from medrd.comparison.config import Cell
 from medrd.data.domains import domain_of
+from medrd.evaluation.judge import judge, unit_entries
+from medrd.evaluation.tally import Tally
 from medrd.models.rdseg import RDSeg
-from medrd.report.table import markdown_table
-from medrd.workflows.judge import judge, unit_entries
-from medrd.workflows.tally import Tally
+from medrd.run.table import markdown_table
 
 METRICS = ("image_auroc", "pixel_ap", "pixel_dice_best", "aupro")
 

@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 
 from medrd.config import make_config
-from medrd.data.phantom import write_cohort
-from medrd.report.table import markdown_table
-from medrd.workflows.train import train
+from medrd.phantom.cohort import write_cohort
+from medrd.run.table import markdown_table
+from medrd.training.train import train
 
 FEW = 4
 _CHILD = """
@@ -29,14 +29,14 @@ from medrd.config import make_config
 verb, run, out, brains, names = sys.argv[1:3] + sys.argv[3:6]
 names = json.loads(names)
 if verb == "predict":
-    from medrd.workflows.predict import predict
+    from medrd.prediction.predict import predict
     predict(run, [Path(brains) / name for name in names], out)
 else:
-    from medrd.workflows.evaluate import evaluate
+    from medrd.evaluation.evaluate import evaluate
     raw = json.loads(Path(run, "config.json").read_text(encoding="utf-8"))
     raw["data"]["split"]["test"] = names
     evaluate(run, make_config(raw), out)
-from medrd.workflows.versions import peak_memory_mib
+from medrd.run.provenance import peak_memory_mib
 print(peak_memory_mib())
 """
 

@@ -19,17 +19,17 @@ import numpy as np
 import torch
 from speed import batches_of, phantom_slices, training_loop
 
+from medrd.comparison.config import CompareConfig, cell_config, load_compare
 from medrd.config import Config
-from medrd.config.compare import CompareConfig, cell_config, load_compare
 from medrd.config.load import read_yaml
 from medrd.data.slices import SliceBatch
 from medrd.models import Batch, Scoring
-from medrd.report.table import markdown_table
-from medrd.workflows.device import Execution, choose_execution
-from medrd.workflows.infer import Predictor
-from medrd.workflows.loop import Place
-from medrd.workflows.model_folder import make_detector
-from medrd.workflows.simulation import simulator_for
+from medrd.run.device import Execution, choose_execution
+from medrd.run.model_folder import make_detector
+from medrd.run.predictor import Predictor
+from medrd.run.table import markdown_table
+from medrd.training.loop import Place
+from medrd.training.simulation import simulator_for
 
 
 def cell_configs(config: CompareConfig, data_set: str) -> dict[str, Config]:

@@ -16,10 +16,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import wilcoxon
 
+from medrd.evaluation.files import load_units
+from medrd.images.atomic import atomic_path
 from medrd.metrics.weighted import weighted_metrics
-from medrd.report.table import markdown_table
-from medrd.volumes import atomic_path
-from medrd.workflows.evaluation_files import load_units
+from medrd.run.table import markdown_table
 
 METRICS = {
     "image_auroc": "image AUROC",

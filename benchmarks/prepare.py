@@ -10,7 +10,7 @@ ch2 and ch2bet). BraTS's scans are moved, each modality by a rigid map of its ow
 is not told, so that the right answer is known. With a model, the third command holds its masks of
 such scans, prepared and brought back by ``--native``, against those of the scans as BraTS has them.
 The last one prints how BraTS's brains lie, seen from the template (the constants in
-``medrd/heads/template.py``).
+``medrd/preparation/template.py``).
 """
 
 from __future__ import annotations
@@ -32,20 +32,22 @@ from sklearn.metrics import average_precision_score
 
 from medrd.config import RecipeConfig
 from medrd.data.layouts import Subject, find_subjects
-from medrd.heads.brain import Extraction, deepbet_mask
-from medrd.heads.head import Options, PreparedHead, prepare_head
-from medrd.heads.linear import Matrix, about, apply, inverse, rotation, translation
-from medrd.heads.quality import dice
-from medrd.heads.record import Origin
-from medrd.heads.sample import centres_mm, resample
-from medrd.heads.template import Template, load_template
-from medrd.report.table import markdown_table
-from medrd.volumes import Volume, read_mask, read_nifti, to_sitk, volume_from_array, write_nifti
-from medrd.workflows.model_folder import Model, load_model
-from medrd.workflows.native import NATIVE_ENDINGS, WayBack, native_mask
-from medrd.workflows.outputs import SCAN_FILES
-from medrd.workflows.predict import predict
-from medrd.workflows.prepare import prepare
+from medrd.images.nifti import read_mask, read_nifti, write_nifti
+from medrd.images.sitk import to_sitk
+from medrd.images.volume import Volume, volume_from_array
+from medrd.prediction.native import NATIVE_ENDINGS, WayBack, native_mask
+from medrd.prediction.predict import predict
+from medrd.preparation.brain import Extraction, deepbet_mask
+from medrd.preparation.head import Options, PreparedHead, prepare_head
+from medrd.preparation.linear import Matrix, about, apply, inverse, rotation, translation
+from medrd.preparation.prepare import prepare
+from medrd.preparation.quality import dice
+from medrd.preparation.record import Origin
+from medrd.preparation.sample import centres_mm, resample
+from medrd.preparation.template import Template, load_template
+from medrd.run.model_folder import Model, load_model
+from medrd.run.outputs import SCAN_FILES
+from medrd.run.table import markdown_table
 
 Rows = list[list[str]]
 

@@ -21,22 +21,22 @@ from scipy import ndimage
 from trained_cells import Kept, Trained, averages, brain_cells, load, parser
 
 from medrd.config import RecipeConfig
-from medrd.data.domain import TestItem
-from medrd.data.layouts import Subject
-from medrd.data.margin import away_from
-from medrd.data.prepare import (
+from medrd.data.brains.prepare import (
     PreparedVolume,
     lesion_positions,
     prepare,
     read_channels,
     read_lesions,
 )
-from medrd.heads.bias import correct_bias
-from medrd.report.table import markdown_table
-from medrd.volumes import Volume, volume_from_array
-from medrd.workflows.infer import Prediction
-from medrd.workflows.judge import judge, unit_entries
-from medrd.workflows.tally import Tally
+from medrd.data.domain import TestItem
+from medrd.data.layouts import Subject
+from medrd.data.margin import away_from
+from medrd.evaluation.judge import judge, unit_entries
+from medrd.evaluation.tally import Tally
+from medrd.images.volume import Volume, volume_from_array
+from medrd.preparation.bias import correct_bias
+from medrd.run.predictor import Prediction
+from medrd.run.table import markdown_table
 
 Array = NDArray[np.float32]
 METRICS = ("image_auroc", "pixel_ap", "pixel_dice_best", "pixel_dice", "aupro")

@@ -27,25 +27,25 @@ import torch
 from scan_pieces import Pieces, Site, clock, job_in, measure_pieces, print_paper, print_pieces
 
 from medrd.config import make_config
-from medrd.config.tune import make_tune
 from medrd.data.domains import domain_of
-from medrd.data.phantom import write_cohort
-from medrd.report.table import markdown_table
-from medrd.workflows.cluster import Cluster, ray_cluster
-from medrd.workflows.device import choose_execution
-from medrd.workflows.examine import Contender, make_examiners
-from medrd.workflows.inputs import Case
-from medrd.workflows.judge import unit_entries
-from medrd.workflows.medium import medium_of
-from medrd.workflows.metrics_log import read_reports
-from medrd.workflows.model_folder import load_model
-from medrd.workflows.pool import Pool, Share
-from medrd.workflows.predict import predict
-from medrd.workflows.predict_case import CasePredictor
-from medrd.workflows.predict_on_ray import predict_on_ray
-from medrd.workflows.train import train
-from medrd.workflows.train_on_ray import train_on_ray
-from medrd.workflows.tune import tune
+from medrd.evaluation.examine import Contender, make_examiners
+from medrd.evaluation.judge import unit_entries
+from medrd.phantom.cohort import write_cohort
+from medrd.prediction.case import CasePredictor
+from medrd.prediction.medium import medium_of
+from medrd.prediction.on_ray import predict_on_ray
+from medrd.prediction.predict import predict
+from medrd.run.cases import Case
+from medrd.run.device import choose_execution
+from medrd.run.model_folder import load_model
+from medrd.run.table import markdown_table
+from medrd.runner.cluster import Cluster, ray_cluster
+from medrd.runner.pool import Pool, Share
+from medrd.training.metrics_log import read_reports
+from medrd.training.on_ray import train_on_ray
+from medrd.training.train import train
+from medrd.tuning.config import make_tune
+from medrd.tuning.tune import tune
 
 BRAINS = 5
 """To train on, one of them to calibrate."""

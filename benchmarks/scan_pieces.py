@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from medrd.data.cache import source_hash
-from medrd.report.table import markdown_table
-from medrd.workflows.inputs import Case
-from medrd.workflows.medium import medium_of
-from medrd.workflows.model_folder import load_model
-from medrd.workflows.predict_case import CasePredictor, Job
+from medrd.prediction.case import CasePredictor, Job
+from medrd.prediction.medium import medium_of
+from medrd.run.cases import Case
+from medrd.run.model_folder import load_model
+from medrd.run.table import markdown_table
 
 
 @dataclass

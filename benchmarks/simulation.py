@@ -21,16 +21,16 @@ import torch
 from torch import Tensor
 
 from medrd.config import RecipeConfig
-from medrd.data.noise import CoarseNoise, SimplexBox
-from medrd.data.phantom import BRATS_AFFINE, make_subject
-from medrd.data.prepare import prepare
-from medrd.data.simulate import CONTENTS, SHAPES, AnomalySimulator, Simulated
+from medrd.data.brains.prepare import prepare
+from medrd.images.volume import volume_from_array
 from medrd.models import Batch
 from medrd.models.build import build_detector
-from medrd.report.table import markdown_table
-from medrd.volumes import volume_from_array
-from medrd.workflows.device import Execution, choose_execution
-from medrd.workflows.loop import make_optimizers
+from medrd.phantom.cohort import BRATS_AFFINE, make_subject
+from medrd.run.device import Execution, choose_execution
+from medrd.run.table import markdown_table
+from medrd.simulate.anomalies import CONTENTS, SHAPES, AnomalySimulator, Simulated
+from medrd.simulate.noise import CoarseNoise, SimplexBox
+from medrd.training.loop import make_optimizers
 
 Simulator = Callable[[Tensor, Tensor, torch.Generator], Simulated]
 SIMULATORS: dict[str, Simulator] = {

@@ -20,17 +20,17 @@ import numpy as np
 import torch
 
 from medrd.config import RecipeConfig
+from medrd.data.brains.prepare import PreparedVolume, prepare, read_channels
 from medrd.data.layouts import find_subjects
-from medrd.data.phantom import write_cohort
-from medrd.data.prepare import PreparedVolume, prepare, read_channels
 from medrd.data.slices import SliceBatch
 from medrd.models import Detector, Scoring
 from medrd.models.build import build_detector
-from medrd.report.table import markdown_table
-from medrd.workflows.device import Execution, choose_execution
-from medrd.workflows.infer import Predictor
-from medrd.workflows.loop import Loop, Place
-from medrd.workflows.simulation import Simulator
+from medrd.phantom.cohort import write_cohort
+from medrd.run.device import Execution, choose_execution
+from medrd.run.predictor import Predictor
+from medrd.run.table import markdown_table
+from medrd.training.loop import Loop, Place
+from medrd.training.simulation import Simulator
 
 
 def phantom_slices(size: int) -> PreparedVolume:

@@ -25,27 +25,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medrd.comparison.compare import plan
+from medrd.comparison.config import Cell, load_compare
 from medrd.config import Config, RecipeConfig
-from medrd.config.compare import Cell, load_compare
 from medrd.config.models import RDSegConfig
+from medrd.data.brains.prepare import prepare, read_channels, read_lesions
 from medrd.data.layouts import Subject
-from medrd.data.prepare import prepare, read_channels, read_lesions
-from medrd.data.simulate import Simulated
-from medrd.data.simulate_shapes import ALL
 from medrd.data.slices import HealthySlices, SliceBatch
+from medrd.evaluation.evaluate import evaluate
 from medrd.models import Batch
 from medrd.models.rdseg import RDSeg, outline_loss
-from medrd.report.table import spread_table
-from medrd.workflows.checkpoint import Position
-from medrd.workflows.cohort import load_cohort, try_sides
-from medrd.workflows.compare import plan
-from medrd.workflows.device import Execution, choose_execution
-from medrd.workflows.evaluate import evaluate
-from medrd.workflows.infer import Predictor
-from medrd.workflows.loop import Loop
-from medrd.workflows.model_folder import load_model, make_scoring, save_model
-from medrd.workflows.simulation import augment_for
-from medrd.workflows.train import build_detector_for, calibrate_as
+from medrd.run.cohort import load_cohort, try_sides
+from medrd.run.device import Execution, choose_execution
+from medrd.run.model_folder import load_model, make_scoring, save_model
+from medrd.run.predictor import Predictor
+from medrd.run.table import spread_table
+from medrd.simulate.anomalies import Simulated
+from medrd.simulate.shapes import ALL
+from medrd.training.checkpoint import Position
+from medrd.training.loop import Loop
+from medrd.training.simulation import augment_for
+from medrd.training.train import build_detector_for, calibrate_as
 
 KINDS = {"supervised": 0, "supervised, and brightness": 1}
 """Share of the model's ``intensity_weight`` that is added."""

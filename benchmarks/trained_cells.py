@@ -10,14 +10,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from medrd.config.compare import Cell, load_compare
+from medrd.comparison.compare import plan
+from medrd.comparison.config import Cell, load_compare
 from medrd.data.layouts import Subject
-from medrd.volumes import write_json
-from medrd.workflows.cohort import load_cohort
-from medrd.workflows.compare import plan
-from medrd.workflows.device import choose_execution
-from medrd.workflows.infer import Predictor
-from medrd.workflows.model_folder import Model, load_model
+from medrd.images.atomic import write_json
+from medrd.run.cohort import load_cohort
+from medrd.run.device import choose_execution
+from medrd.run.model_folder import Model, load_model
+from medrd.run.predictor import Predictor
 
 
 class Kept:

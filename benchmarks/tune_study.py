@@ -29,21 +29,21 @@ from pathlib import Path
 import numpy as np
 
 from medrd.config import Config, digest, make_config
-from medrd.config.space import Point, draw_point
-from medrd.config.tune import TuneConfig, load_tune
 from medrd.errors import MedrdError
+from medrd.evaluation.evaluate import evaluate
+from medrd.images.atomic import write_json
 from medrd.metrics import percentile_interval
 from medrd.metrics.ranks import spearman
-from medrd.report.search import short
-from medrd.report.table import markdown_table
-from medrd.volumes import write_json
-from medrd.workflows.cohort import load_cohort
-from medrd.workflows.device import choose_execution
-from medrd.workflows.evaluate import evaluate
-from medrd.workflows.infer import Predictor
-from medrd.workflows.model_folder import Model, load_model
-from medrd.workflows.objective import make_objective
-from medrd.workflows.train import train
+from medrd.run.cohort import load_cohort
+from medrd.run.device import choose_execution
+from medrd.run.model_folder import Model, load_model
+from medrd.run.predictor import Predictor
+from medrd.run.table import markdown_table
+from medrd.training.train import train
+from medrd.tuning.config import TuneConfig, load_tune
+from medrd.tuning.objective import make_objective
+from medrd.tuning.space import Point, draw_point
+from medrd.tuning.trials import short
 
 METRICS = {"pixel_ap": "pixel AP", "image_ap": "image AP", "pixel_dice_best": "best Dice"}
 RESAMPLES = 10_000

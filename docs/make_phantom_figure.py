@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from medrd.data.phantom import MODALITIES, Phantom, make_subject
+from medrd.phantom.cohort import MODALITIES, Phantom, make_subject
 
 # Two high-grade gliomas and, by its index, a low-grade one.
 SUBJECTS = (0, 1, 3)

@@ -18,19 +18,19 @@ _WHERE = {
     "Config": "medrd.config",
     "load_config": "medrd.config",
     "MedrdError": "medrd.errors",
-    "read": "medrd.workflows.api",
-    "plot": "medrd.workflows.api",
-    "load": "medrd.workflows.api",
-    "train": "medrd.workflows.train",
-    "evaluate": "medrd.workflows.evaluate",
-    "compare": "medrd.workflows.compare",
-    "load_compare": "medrd.config.compare",
-    "predict": "medrd.workflows.predict",
-    "prepare": "medrd.workflows.prepare",
-    "export": "medrd.workflows.export",
-    "load_tune": "medrd.config.tune",
-    "tune": "medrd.workflows.tune",
-    "write_report": "medrd.workflows.report",
+    "read": "medrd.prediction.api",
+    "plot": "medrd.prediction.api",
+    "load": "medrd.prediction.api",
+    "train": "medrd.training.train",
+    "evaluate": "medrd.evaluation.evaluate",
+    "compare": "medrd.comparison.compare",
+    "load_compare": "medrd.comparison.config",
+    "predict": "medrd.prediction.predict",
+    "prepare": "medrd.preparation.prepare",
+    "export": "medrd.exporting.export",
+    "load_tune": "medrd.tuning.config",
+    "tune": "medrd.tuning.tune",
+    "write_report": "medrd.report",
 }
 
 __all__ = [
@@ -55,19 +55,19 @@ __all__ = [
 
 if TYPE_CHECKING:
     __version__: str
+    from medrd.comparison.compare import compare
+    from medrd.comparison.config import load_compare
     from medrd.config import Config, load_config
-    from medrd.config.compare import load_compare
-    from medrd.config.tune import load_tune
     from medrd.errors import MedrdError
-    from medrd.workflows.api import load, plot, read
-    from medrd.workflows.compare import compare
-    from medrd.workflows.evaluate import evaluate
-    from medrd.workflows.export import export
-    from medrd.workflows.predict import predict
-    from medrd.workflows.prepare import prepare
-    from medrd.workflows.report import write_report
-    from medrd.workflows.train import train
-    from medrd.workflows.tune import tune
+    from medrd.evaluation.evaluate import evaluate
+    from medrd.exporting.export import export
+    from medrd.prediction.api import load, plot, read
+    from medrd.prediction.predict import predict
+    from medrd.preparation.prepare import prepare
+    from medrd.report import write_report
+    from medrd.training.train import train
+    from medrd.tuning.config import load_tune
+    from medrd.tuning.tune import tune
 
 
 def __getattr__(name: str) -> Any:

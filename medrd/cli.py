@@ -49,7 +49,7 @@ def common(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
 ) -> None:
     """Options of every verb."""
-    from medrd.workflows.logs import set_up_logging
+    from medrd.run.logs import set_up_logging
 
     if verbose and quiet:
         raise typer.BadParameter("--verbose and --quiet exclude each other")
@@ -63,7 +63,7 @@ def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Of training.")] = 12,
 ) -> None:
     """Simulated brains: make, train, predict, evaluate; no data needed."""
-    from medrd.workflows.demo import run_demo
+    from medrd.demo import run_demo
 
     typer.echo(run_demo(out, subjects=subjects, epochs=epochs))
 
@@ -90,11 +90,11 @@ def train(
 
     loaded = load_config(config, set_ or [])
     if options.on_ray(workers > 1, address, cpus):
-        from medrd.workflows.train_on_ray import train_on_ray
+        from medrd.training.on_ray import train_on_ray
 
         run = train_on_ray(loaded, out, workers=workers, cpus=cpus, address=address, resume=resume)
     else:
-        from medrd.workflows.train import train as train_here
+        from medrd.training.train import train as train_here
 
         run = train_here(loaded, out, resume=resume)
     typer.echo(run)
@@ -137,9 +137,9 @@ def predict(
     ] = False,
 ) -> None:
     """Write anomaly maps on the scans' or pictures' own grids."""
-    from medrd.workflows.predict import PredictReport
-    from medrd.workflows.predict import predict as predict_here
-    from medrd.workflows.predict_on_ray import predict_on_ray
+    from medrd.prediction.on_ray import predict_on_ray
+    from medrd.prediction.predict import PredictReport
+    from medrd.prediction.predict import predict as predict_here
 
     run: Callable[..., PredictReport] = predict_here
     if share := options.share_on_ray(ray, address, actors, cpus, gpus):
@@ -196,9 +196,9 @@ def prepare(
     series: options.Series = None,
 ) -> None:
     """Bring raw heads to what models were trained on: bias, registration, 1 mm, brain alone."""
-    from medrd.heads.brain import Extraction
-    from medrd.heads.head import Options
-    from medrd.workflows.prepare import prepare as run
+    from medrd.preparation.brain import Extraction
+    from medrd.preparation.head import Options
+    from medrd.preparation.prepare import prepare as run
 
     result = run(
         scans,
@@ -242,9 +242,9 @@ def evaluate(
     from medrd.config import load_config
 
     loaded = load_config(config, set_ or [])
-    from medrd.report.table import metrics_table
-    from medrd.workflows.evaluate import evaluate as evaluate_here
-    from medrd.workflows.evaluate_on_ray import evaluate_on_ray
+    from medrd.evaluation.evaluate import evaluate as evaluate_here
+    from medrd.evaluation.on_ray import evaluate_on_ray
+    from medrd.run.table import metrics_table
 
     run: Callable[..., Path] = evaluate_here
     if share := options.share_on_ray(ray, address, actors, cpus, gpus):
@@ -268,15 +268,15 @@ def compare(
     gpus: options.Gpus = None,
 ) -> None:
     """Models x data sets x seeds: train, evaluate, one table and one figure."""
-    from medrd.config.compare import load_compare
+    from medrd.comparison.config import load_compare
 
     loaded = load_compare(config, set_ or [])
     if share := options.share_on_ray(ray, address, actors, cpus, gpus):
-        from medrd.workflows.compare_on_ray import compare_on_ray
+        from medrd.comparison.on_ray import compare_on_ray
 
         comparison = compare_on_ray(loaded, out, share=share, address=address)
     else:
-        from medrd.workflows.compare import compare as compare_here
+        from medrd.comparison.compare import compare as compare_here
 
         comparison = compare_here(loaded, out)
     typer.echo((out / "results.md").read_text(encoding="utf-8"))
@@ -298,12 +298,12 @@ def tune(
     ] = False,
 ) -> None:
     """Search hyperparameters, judged without labels, on this machine or a Ray cluster."""
-    from medrd.config.tune import load_tune
+    from medrd.tuning.config import load_tune
 
     wanted = [] if samples is None else [f"search.samples={samples}"]
     loaded = load_tune(config, [*(set_ or []), *wanted])
-    from medrd.report.search import best_of, trials_table
-    from medrd.workflows.tune import tune as run
+    from medrd.tuning.trials import best_of, trials_table
+    from medrd.tuning.tune import tune as run
 
     trials = run(loaded, out, address=address, resume=resume, dashboard=dashboard)
     typer.echo(trials_table(trials))
@@ -318,7 +318,7 @@ def report(
     folder: Annotated[Path, typer.Argument(help="What medrd predict, train or evaluate wrote.")],
 ) -> None:
     """Write report.html: a page to open by double click, without a network."""
-    from medrd.workflows.report import write_report as run
+    from medrd.report import write_report as run
 
     result = run(folder)
     typer.echo(result.path)
@@ -335,7 +335,7 @@ def phantom(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
     """Simulate brains with lesions and labels, laid out like BraTS."""
-    from medrd.workflows.phantom import make_phantoms
+    from medrd.run.phantoms import make_phantoms
 
     for folder in make_phantoms(out, subjects, seed=seed, workers=workers):
         typer.echo(folder)
@@ -351,7 +351,7 @@ def export(
     ] = options.ExportFormat.onnx,
 ) -> None:
     """Write a model as a graph for other programs, checked against the model itself."""
-    from medrd.workflows.export import export as run
+    from medrd.exporting.export import export as run
 
     typer.echo(run(model, out, format=format_.value))
 
@@ -361,7 +361,7 @@ def doctor(
     json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Versions, devices, teacher weights and models."""
-    from medrd.workflows.doctor import examine, findings
+    from medrd.doctor import examine, findings
 
     if not json_:
         typer.echo(examine())

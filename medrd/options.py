@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from medrd.workflows.pool import Share
+    from medrd.runner.pool import Share
 
 Model = Annotated[Path, typer.Argument(help="Run folder, or its model/.")]
 Set = Annotated[
@@ -67,6 +67,6 @@ def share_on_ray(
     """What each of Ray's processes gets; None where neither ``--ray`` nor any of its options is."""
     if not on_ray(ray, address, actors, cpus, gpus):
         return None
-    from medrd.workflows.pool import Share
+    from medrd.runner.pool import Share
 
     return Share(cpus or 1, gpus, actors)

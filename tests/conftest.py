@@ -17,18 +17,18 @@ import pytest
 import yaml
 from numpy.typing import ArrayLike
 
-from medrd.volumes import Volume, volume_from_array
+from medrd.images.volume import Volume, volume_from_array
 from tiny import make_tiny_raw, write_tiny_subject
 
 FIRST = (
-    "test_pool",
-    "test_train_resumed",
-    "test_compare",
-    "test_train_on_ray",
-    "test_predict",
-    "test_notebooks",
-    "test_tune",
-    "test_detectors",
+    "runner/test_pool.py",
+    "training/test_train_resumed.py",
+    "comparison/test_compare.py",
+    "training/test_on_ray.py",
+    "prediction/test_predict.py",
+    "tests/test_notebooks.py",
+    "tuning/test_tune.py",
+    "models/test_detectors.py",
 )
 """Modules that take minutes. Those that begin Ray wait more than they work: seldom two at once."""
 
@@ -36,7 +36,7 @@ FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long begins early, so that both processes end alike."""
     order = {name: number for number, name in enumerate(FIRST)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    items.sort(key=lambda item: order.get("/".join(item.path.parts[-2:]), len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +98,7 @@ class Processes:
 
     _SERVER = """
 import json, os, sys, traceback
-import medrd.cli, medrd.workflows.demo
+import medrd.cli, medrd.demo
 for line in sys.stdin:
     order = json.loads(line)
     pid = os.fork()
@@ -199,8 +199,8 @@ def prompt_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def quick(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A Model: the calibrated intensity baseline, for which there is nothing to wait."""
     from medrd.config import make_config
-    from medrd.workflows.model_folder import load_model
-    from medrd.workflows.train import train
+    from medrd.run.model_folder import load_model
+    from medrd.training.train import train
 
     raw = make_tiny_raw(tiny_root, tiny_cache) | {
         "recipe": {"size": 64, "min_brain_mm2": 2000, "normalise": "rank"},
@@ -224,7 +224,7 @@ def finished_search(
     tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The folder of that search with one finished trial, at POINT; read only."""
-    from medrd.workflows.trial import run_trial
+    from medrd.tuning.trial import run_trial
     from searches import POINT, begin, make_search_raw
 
     out = tmp_path_factory.mktemp("search") / "out"
@@ -269,7 +269,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def texture_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two categories in MVTec's layout, read only: 10 to train on, 4 good and 8 bad to test."""
-    from medrd.data.textures import write_texture_set
+    from medrd.phantom.textures import write_texture_set
 
     root = tmp_path_factory.mktemp("textures") / "set"
     write_texture_set(root, train=10, test_good=4, test_bad=8, size=96, workers=1)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from medrd.heads.linear import Matrix
-from medrd.volumes import Volume, volume_from_array
+from medrd.images.volume import Volume, volume_from_array
+from medrd.preparation.linear import Matrix
 
 # In T1 and FLAIR: grey, white, fluid, nuclei, skull, scalp, muscle.
 _VALUES = {"t1": (90, 140, 25, 115, 6, 170, 80), "flair": (120, 95, 12, 105, 4, 110, 60)}

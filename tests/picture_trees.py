@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from medrd.data.picture_layouts import PictureSubject, find_pictures
+from medrd.data.pictures.layouts import PictureSubject, find_pictures
 
 MVTEC = (
     "train/good/000.png",

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 import medrd
 from medrd.cli import app
-from medrd.config.compare import cell_config, load_compare, make_compare
+from medrd.comparison.config import cell_config, load_compare, make_compare
 from medrd.config.load import load_config, make_config
-from medrd.config.tune import load_tune, make_tune
 from medrd.errors import MedrdError
+from medrd.tuning.config import load_tune, make_tune
 from snippets import Snippet
 from stand_ins import STAND_INS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from medrd.config.tune import TuneConfig, make_tune
-from medrd.workflows.search import open_search
+from medrd.tuning.config import TuneConfig, make_tune
+from medrd.tuning.folder import open_search
 
 
 def make_search_raw(tiny_raw: dict[str, Any]) -> dict[str, Any]:

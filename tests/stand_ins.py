@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicoms import write_series
-from medrd.data.phantom import Phantom
-from medrd.data.textures import write_texture_set
+from medrd.phantom.cohort import Phantom
+from medrd.phantom.textures import write_texture_set
 from tiny import tiny_brain
 
 

@@ -43,7 +43,9 @@ except SystemExit as leave:
 heavy = "torch torchvision monai timm ray optuna scipy sklearn nibabel SimpleITK matplotlib numpy"
 print("HEAVY", *(name for name in heavy.split() if name in sys.modules))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=60
+    )
     assert done.returncode == 0, done.stderr
     *text, heavy = done.stdout.strip().splitlines()
     assert heavy == "HEAVY"
@@ -58,7 +60,7 @@ def test_the_version_is_said(medrd: Medrd) -> None:
 
 def test_the_package_can_be_run_as_a_module() -> None:
     call = [sys.executable, "-m", "medrd", "--version"]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(call, capture_output=True, text=True, encoding="utf-8", timeout=60)
     assert (done.returncode, done.stdout.strip()) == (0, __version__), done.stderr
 
 
@@ -138,7 +140,7 @@ def test_weights_that_are_not_there_are_exit_4(
 def test_a_bug_is_exit_1_and_shows_its_traceback(
     medrd: Medrd, tiny_yaml: Path, tmp_path: Path
 ) -> None:
-    bug = "import medrd.workflows.train as t\nt.load_cohort = lambda c: 1 / 0"
+    bug = "import medrd.training.train as t\nt.load_cohort = lambda c: 1 / 0"
     done = medrd("train", tiny_yaml, "--out", tmp_path / "run", prelude=bug)
     assert done.code == 1
     assert "ZeroDivisionError" in done.stderr
@@ -179,7 +181,7 @@ def test_doctor_tells_programs_the_same(medrd: Medrd) -> None:
 def test_phantom_writes_what_train_can_read(medrd: Medrd, tmp_path: Path) -> None:
     out = tmp_path / "brains"
     fake = """
-import medrd.workflows.phantom as module
+import medrd.run.phantoms as module
 def write_cohort(out, subjects, *, seed, workers, on_done):
     assert (seed, workers) == (7, 2)
     on_done("a")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from medrd import demo
 from medrd.config import Config, load_config
-from medrd.workflows import demo
-from medrd.workflows.demo import demo_config, run_demo
+from medrd.demo import demo_config, run_demo
 
 SMALLEST = 4
 """What ``--subjects`` allows."""

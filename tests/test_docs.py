@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from medrd.data import phantom
 from medrd.errors import MedrdError
-from medrd.workflows import phantom as phantom_workflow
+from medrd.phantom import cohort as phantom
+from medrd.run import phantoms as phantom_workflow
 from reader import ROOT, Reader
 from snippets import Snippet, read_snippets
 from stand_ins import small_phantom

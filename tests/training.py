@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from medrd.models import Batch, Detector, Teacher
-from medrd.workflows.loop import make_optimizers
+from medrd.training.loop import make_optimizers
 
 SMALL = "mobilenetv3_small_050"
 """A teacher for what holds with any: a tenth of a ResNet-18's work."""

@@ -1,1 +1,1 @@
-"""Volumes or pictures to training slices: BraTS, MVTec, phantom, splits, cache, lesions."""
+"""Data sets: subjects and their files, splits, slices and the cache of prepared slices."""

@@ -32,7 +32,8 @@ from medrd.data.domains import domain_of
 from medrd.data.layouts import Source, Subject
 from medrd.data.traits import ScanTraits
 from medrd.errors import InputError, MissingInputError, OutputError
-from medrd.volumes import choose_series, write_json
+from medrd.images.atomic import write_json
+from medrd.images.dicom import choose_series
 
 logger = logging.getLogger("medrd.data")
 

@@ -1,7 +1,7 @@
 """What brain scans and pictures have in common: the way from a file to slices and back.
 
-The workflows know this interface alone. :mod:`medrd.data.brains` and
-:mod:`medrd.data.picture_domain` implement it; :mod:`medrd.data.domains` picks one by the recipe.
+The workflows know this interface alone. :mod:`medrd.data.brains.kind` and
+:mod:`medrd.data.pictures.kind` implement it; :mod:`medrd.data.domains` picks one by the recipe.
 A picture is a stack of one slice on its own grid (H, W), a scan one of many on (X, Y, Z).
 """
 

@@ -10,9 +10,9 @@ def domain_of(recipe: AnyRecipeConfig) -> Domain:
     """The kind of data that a recipe is for."""
     # Each brings libraries that the other does not need (MONAI alone takes seconds).
     if recipe.kind == "pictures":
-        from medrd.data.picture_domain import Pictures
+        from medrd.data.pictures.kind import Pictures
 
         return Pictures()
-    from medrd.data.brains import Brains
+    from medrd.data.brains.kind import Brains
 
     return Brains()

@@ -1,8 +1,8 @@
 """What a scan looks like in a few numbers, to tell whether a model has seen its like.
 
 Nothing here depends on what the scan is called or on the unit of its intensities. A model's
-training scans are summed up in such numbers (:mod:`medrd.data.profile`), and a scan to predict
-is held against them. They stand on about 60 voxels a side: coarse, and quick.
+training scans are summed up in such numbers (:mod:`medrd.data.brains.profile`), and a scan to
+predict is held against them. They stand on about 60 voxels a side: coarse, and quick.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medrd.volumes import Volume, bounding_box
+from medrd.images.box import bounding_box
+from medrd.images.volume import Volume
 
 CELLS = 12
 """A side of the coarse pictures: the box around the brain is cut into so many parts."""

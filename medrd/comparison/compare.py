@@ -1,0 +1,255 @@
+"""``medrd compare``: models × data sets × seeds, each cell an ordinary run, one table.
+
+A cell's folder is what ``medrd train`` makes, with ``evaluation/`` inside. Cells that are
+done are kept, one that fails is reported and the others go on, and a comparison that was
+stopped goes on where it was, inside of a cell too.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+from medrd.comparison.cells import Finished, run_cell
+from medrd.comparison.comparison import HEADLINES, Comparison, Difference, Interval
+from medrd.comparison.config import (
+    Cell,
+    CompareConfig,
+    PhantomConfig,
+    TexturesConfig,
+    cell_config,
+)
+from medrd.comparison.figure import save_figure
+from medrd.comparison.inputs import refuse_changes
+from medrd.comparison.published import load_published
+from medrd.comparison.table import results_document, results_markdown, results_rows
+from medrd.config import Config
+from medrd.data.domains import domain_of
+from medrd.data.pictures.layouts import find_pictures
+from medrd.data.split import seeded_order
+from medrd.errors import ConfigError
+from medrd.images.atomic import write_json, write_text
+from medrd.metrics import Units, bootstrap_intervals, count_units, paired_differences, ranks
+from medrd.phantom.textures import write_texture_set
+from medrd.run.folder_lock import alone_in
+from medrd.run.outputs import make_folder
+from medrd.run.phantoms import make_phantoms
+from medrd.run.progress import progress
+
+logger = logging.getLogger("medrd.compare")
+
+
+Inputs = Mapping[Path, Mapping[str, str]]
+"""By a cell's folder: hashes of the files that it reads, by subject or picture."""
+Run = Callable[[Sequence[Cell], Path, Inputs], list[Finished]]
+"""(cells, the comparison's folder, inputs) -> the cells' results in their order."""
+
+
+def compare(config: CompareConfig, out: str | Path, *, run: Run | None = None) -> Comparison:
+    """Train and evaluate every cell, and write the results.
+
+    Parameters
+    ----------
+    config
+        From :func:`medrd.comparison.config.load_compare`.
+    out
+        Gets ``cells/``, ``results.csv``, ``results.json``, ``results.md`` and
+        ``results.png``. What another call of the same comparison has finished is kept.
+    run
+        Who runs the cells; default: this process, one after the other. See
+        :mod:`medrd.comparison.on_ray`.
+
+    Raises
+    ------
+    ConfigError
+        A cell's config is not valid, a data set is not there, what the folder holds was made
+        with other configs or other data, or another comparison is at work there. Nothing is
+        started then, and nothing changed.
+    InterruptedRunError
+        On SIGTERM or Ctrl-C, with the running cell saved.
+    """
+    out = Path(out)
+    make_folder(out)
+    with alone_in(out, "comparison"):
+        cells = plan(config, out)
+        inputs = refuse_changes(cells, out)
+        comparison = _gather(config, (run or _run_here)(cells, out, inputs))
+        _write(comparison, out)
+    return comparison
+
+
+def _run_here(cells: Sequence[Cell], out: Path, inputs: Inputs) -> list[Finished]:
+    finished = []
+    for number, cell in enumerate(cells, start=1):
+        logger.info("[%d/%d] %s", number, len(cells), cell.name)
+        finished.append(run_cell(cell, out, inputs[cell.folder]))
+    return finished
+
+
+def _write(comparison: Comparison, out: Path) -> None:
+    write_text(out / "results.csv", _csv(results_rows(comparison)))
+    published = load_published()
+    document = results_document(comparison, statistics=ranks, published=published)
+    write_json(out / "results.json", document)
+    page = results_markdown(comparison, statistics=ranks, published=published)
+    write_text(out / "results.md", page)
+    save_figure(comparison, out / "results.png")
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def plan(config: CompareConfig, out: Path) -> list[Cell]:
+    """All cells in the order they run, every config validated; makes data that are generated."""
+    roots = {name: data.root or out / "data" / name for name, data in config.data_sets.items()}
+    for name in config.data_sets:  # every config once, before any data are generated
+        for model in config.models:
+            cell_config(config, model, name, config.seeds[0], root=roots[name])
+    for name, data in config.data_sets.items():
+        if isinstance(data.generate, PhantomConfig):
+            make_phantoms(roots[name], data.generate.subjects, seed=data.generate.seed)
+        elif isinstance(data.generate, TexturesConfig):
+            _make_textures(roots[name], data.generate)
+    cells = []
+    parts = {name: _parts(config, name, root) for name, root in roots.items()}
+    for seed in config.seeds:
+        for name, data in config.data_sets.items():
+            for category, part in parts[name].items():
+                for model, contender in config.models.items():
+                    if name in contender.skip or data.domain in contender.skip:
+                        continue
+                    resolved = cell_config(config, model, name, seed, root=roots[name], part=part)
+                    cells.append(Cell(model, name, data.domain, category, seed, resolved))
+    return cells
+
+
+def _make_textures(root: Path, config: TexturesConfig) -> None:
+    pictures = len(config.categories) * (config.train + config.test_good + config.test_bad)
+    with progress("making pictures", pictures) as advance:
+        write_texture_set(
+            root,
+            **config.model_dump(exclude={"kind"}),
+            on_done=lambda category: advance(note=category),
+        )
+
+
+def _parts(config: CompareConfig, name: str, root: Path) -> dict[str | None, dict[str, Any]]:
+    """The categories or folds that get a model each, with what picks them in ``data``.
+
+    One without a name where one model is trained on all there is.
+    """
+    data = config.data_sets[name]
+    first = cell_config(config, next(iter(config.models)), name, config.seeds[0], root=root)
+    if not root.is_dir():
+        raise ConfigError(
+            root,
+            expected=f"the folder of data set {name}",
+            found="nothing there",
+            remedy=f"Give it: --set data_sets.{name}.root=PATH.",
+        )
+    if data.folds is not None:
+        return {
+            f"fold{number}": {"split": {"test": list(fold)}}
+            for number, fold in enumerate(_folds(data.folds, name, first), start=1)
+        }
+    if first.data.kind != "pictures" or data.categories == "together":
+        return {None: {}}
+    pictures = find_pictures(root, layout=first.data.layout, category=first.data.category)
+    return {category: {"category": category} for category in sorted({p.category for p in pictures})}
+
+
+def _folds(
+    wanted: int | tuple[tuple[str, ...], ...], name: str, config: Config
+) -> Sequence[Sequence[str]]:
+    """The test subjects of each fold: as listed, or dealt in an order that ids alone decide."""
+    if config.data.kind == "pictures":
+        raise ConfigError(
+            f"data_sets.{name}.folds",
+            expected="scans: what is for testing among pictures their folders say",
+            found="pictures",
+            remedy="Take folds out.",
+        )
+    if not isinstance(wanted, int):
+        return wanted
+    ids = [subject.id for subject in domain_of(config.recipe).find(config)]
+    if len(ids) < wanted + 2:
+        raise ConfigError(
+            f"data_sets.{name}.folds",
+            expected=f"two subjects more than folds ({wanted})",
+            found=f"{len(ids)} in {config.data.root}",
+            remedy="Ask for fewer folds.",
+        )
+    ordered = seeded_order(ids, seed=0)
+    return [sorted(ordered[number::wanted]) for number in range(wanted)]
+
+
+def _gather(config: CompareConfig, finished: Sequence[Finished]) -> Comparison:
+    """Intervals and paired differences over all seeds and categories."""
+    groups: dict[tuple[str, str], dict[tuple[int, str], Units]] = {}
+    # A seed that lacks a category has no mean over them, and so no part in these either.
+    broken = {(c.result.model, c.result.data_set, c.result.seed) for c in finished if not c.units}
+    for cell in finished:
+        place = (cell.result.model, cell.result.data_set)
+        for part, units in cell.units.items():
+            if (*place, cell.result.seed) not in broken:
+                groups.setdefault(place, {})[cell.result.seed, part] = units
+    intervals: dict[tuple[str, str], dict[str, Interval]] = {}
+    differences = []
+    pairs = list(product(config.data_sets, combinations(config.models, 2)))
+    with progress("intervals and differences", len(groups) + len(pairs)) as advance:
+        for place, parts in groups.items():
+            limits = bootstrap_intervals(list(parts.values()), resamples=config.resamples)
+            intervals[place] = {key: Interval(low, high) for key, (low, high) in limits.items()}
+            advance(note=" on ".join(place))
+        for data_set, (first, second) in pairs:
+            differences += _differences(groups, data_set, first, second, config.resamples)
+            advance(note=f"{first} and {second} on {data_set}")
+    return Comparison(
+        name=config.name,
+        note=config.note,
+        cells=[cell.result for cell in finished],
+        intervals=intervals,
+        differences=differences,
+    )
+
+
+def _differences(
+    groups: dict[tuple[str, str], dict[tuple[int, str], Units]],
+    data_set: str,
+    first: str,
+    second: str,
+    resamples: int,
+) -> list[Difference]:
+    """On what both have done: the same seeds and categories, and the same test inputs."""
+    a, b = groups.get((first, data_set), {}), groups.get((second, data_set), {})
+    shared = [key for key in a if key in b and set(a[key].ids) == set(b[key].ids)]
+    if not shared:
+        return []
+    found = paired_differences(
+        [a[key] for key in shared], [b[key] for key in shared], resamples=resamples
+    )
+    return [
+        Difference(
+            data_set=data_set,
+            metric=metric,
+            model_a=first,
+            model_b=second,
+            units=count_units([a[key] for key in shared]),
+            mean=found[metric].mean,
+            low=found[metric].low,
+            high=found[metric].high,
+            p_value=found[metric].p_value,
+        )
+        for metric in HEADLINES
+        if metric in found and found[metric].mean == found[metric].mean
+    ]

@@ -1,0 +1,228 @@
+"""What a comparison has found: its cells (model × data set × category × seed) and their means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from medrd.run.table import COLUMNS
+
+METRICS = {
+    **COLUMNS,
+    "pixel_dice_best": "best Dice (oracle)",
+    "aupro_rd4ad": "AUPRO as in RD4AD's code",
+}
+"""Keys of ``metrics.json`` and their headings; what looks at the labels says so."""
+HEADLINES = ("image_auroc", "pixel_ap", "aupro")
+"""What models are ranked on. All three: the higher the better."""
+FACTS = {
+    # heading, factor, decimals
+    "training_seconds": ("training, s", 1.0, 0),
+    "images_per_s": ("images/s", 1.0, 1),
+    "parameters": ("parameters, M", 1e-6, 1),
+    "trained_parameters": ("trained, M", 1e-6, 1),
+    "model_mib": ("model, MiB", 1.0, 1),
+    "test_units": ("test units", 1.0, 0),
+    "inputs_left_out": ("damaged, not trained on", 1.0, 0),
+}
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One model trained and tested once.
+
+    Attributes
+    ----------
+    domain
+        Free text from the config, such as "brain" or "industrial".
+    category
+        Such as "tire"; None for a data set that has none.
+    metrics
+        Flat keys as in ``metrics.json``; a metric whose class is empty is None. None if the
+        cell failed.
+    complete
+        False: some test inputs failed and are in no number.
+    error
+        One line.
+    facts
+        Keys of :data:`FACTS`, as far as known.
+    bounds
+        Of metrics that were not computed exactly: between what their exact value lies.
+    """
+
+    model: str
+    data_set: str
+    domain: str
+    category: str | None
+    seed: int
+    metrics: Mapping[str, float | None] | None
+    complete: bool = True
+    error: str | None = None
+    facts: Mapping[str, float | int | None] = field(default_factory=dict)
+    bounds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        if self.metrics is None:
+            return "failed"
+        return "done" if self.complete else "incomplete"
+
+    def value(self, metric: str) -> float | None:
+        """A finite number, or None where there is none."""
+        return finite((self.metrics or {}).get(metric))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % bootstrap interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Model a minus model b, paired over so many subjects or pictures (``units``)."""
+
+    data_set: str
+    metric: str
+    model_a: str
+    model_b: str
+    units: int
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came out of every cell; the order of models and data sets is that of the cells.
+
+    Attributes
+    ----------
+    note
+        What a reader must know first.
+    intervals
+        (model, data set) -> metric -> interval over subjects or pictures of the seeds' mean.
+
+    Raises
+    ------
+    ValueError
+        A cell stands there twice, or a data set in two domains, or with and without categories.
+    """
+
+    name: str
+    cells: Sequence[CellResult]
+    intervals: Mapping[tuple[str, str], Mapping[str, Interval]] = field(default_factory=dict)
+    differences: Sequence[Difference] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        keys = [(c.model, c.data_set, c.category, c.seed) for c in self.cells]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"cell given twice: {next(k for k in keys if keys.count(k) > 1)}")
+        for name in self.data_sets:
+            cells = [c for c in self.cells if c.data_set == name]
+            if len({c.domain for c in cells}) > 1:
+                raise ValueError(f"{name} stands in two domains")
+            if len({c.category is None for c in cells}) > 1:
+                raise ValueError(f"{name} has cells with and without a category")
+
+    @property
+    def models(self) -> list[str]:
+        return _unique(c.model for c in self.cells)
+
+    @property
+    def domains(self) -> list[str]:
+        return _unique(c.domain for c in self.cells)
+
+    @property
+    def data_sets(self) -> list[str]:
+        """Those of one domain side by side."""
+        return _unique(c.data_set for d in self.domains for c in self.cells if c.domain == d)
+
+    def domain(self, data_set: str) -> str:
+        return next(c.domain for c in self.cells if c.data_set == data_set)
+
+    def categories(self, data_set: str) -> list[str]:
+        """Empty for a data set without."""
+        found = (c.category for c in self.cells if c.data_set == data_set)
+        return _unique(category for category in found if category is not None)
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One metric of one model on one data set, or on one of its categories, over seeds.
+
+    Attributes
+    ----------
+    seeds
+        Seed -> value. Where there are categories, their mean within the seed; a seed in which
+        one of them is missing is left out, since a mean over fewer is another quantity.
+    planned
+        How many seeds there should be.
+    failed
+        Cells there are, but no seed is done.
+    complete
+        False: a cell behind ``seeds`` left out some of its test inputs.
+    """
+
+    seeds: Mapping[int, float]
+    planned: int
+    failed: bool
+    complete: bool
+    interval: Interval | None
+
+    @property
+    def mean(self) -> float | None:
+        return math.fsum(self.seeds.values()) / len(self.seeds) if self.seeds else None
+
+    @property
+    def spread(self) -> float | None:
+        """Sample standard deviation over seeds."""
+        if self.mean is None or len(self.seeds) < 2:
+            return None
+        squares = math.fsum((value - self.mean) ** 2 for value in self.seeds.values())
+        return math.sqrt(squares / (len(self.seeds) - 1))
+
+    @property
+    def shortfall(self) -> str | None:
+        """Such as "2 of 3 seeds"; None if all are there."""
+        there = len(self.seeds)
+        return f"{there} of {self.planned} seeds" if there < self.planned else None
+
+
+def aggregate(
+    comparison: Comparison, model: str, data_set: str, metric: str, category: str | None = None
+) -> Aggregate:
+    """Over seeds, of one category or (None) of the whole data set."""
+    own = [c for c in comparison.cells if (c.model, c.data_set) == (model, data_set)]
+    wanted = 1 if category is not None else max(1, len(comparison.categories(data_set)))
+    cells = [c for c in own if category is None or c.category == category]
+    seeds: dict[int, float] = {}
+    done = False
+    for seed in sorted({c.seed for c in own}):
+        group = [c for c in cells if c.seed == seed and c.metrics is not None]
+        values = [value for c in group if (value := c.value(metric)) is not None]
+        done = done or len(group) == wanted
+        if len(values) == wanted:
+            seeds[seed] = math.fsum(values) / wanted
+    whole = category is None
+    return Aggregate(
+        seeds=seeds,
+        planned=len({c.seed for c in own}),
+        failed=bool(cells) and not done,
+        complete=all(c.complete for c in cells if c.seed in seeds),
+        interval=comparison.intervals.get((model, data_set), {}).get(metric) if whole else None,
+    )
+
+
+def finite(value: float | None) -> float | None:
+    """NaN and infinities are no numbers."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

@@ -1,0 +1,177 @@
+"""A comparison in one picture: models as rows, data sets side by side, on common axes."""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import blended_transform_factory
+
+from medrd.comparison.comparison import HEADLINES, METRICS, Aggregate, Comparison, aggregate
+from medrd.images.atomic import atomic_path
+
+CHANCE = {"image_auroc": 0.5, "aupro": 0.15}
+"""What scores drawn at random reach. AUPRO: overlap equals the false-positive rate, so that its
+mean up to a rate of 0.3 is half of that. Pixel AP: the share of anomalous pixels, which no cell
+tells."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+"""Of domains, in their order: Okabe and Ito's, distinct for colour-blind readers."""
+_GREY = "0.45"
+_NAME_WIDTH = 26  # characters, before a model's name is broken
+
+
+def save_figure(comparison: Comparison, path: Path) -> None:
+    """Write :func:`draw_figure`'s picture as a PNG, whole or not at all."""
+    figure = draw_figure(comparison)
+    with atomic_path(path) as temporary:
+        # Without the version matplotlib would add, the same results are the same file.
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def draw_figure(comparison: Comparison) -> Figure:
+    """A row of panels a metric, a column a data set, and in each panel a line a model.
+
+    Panels of a metric share an axis, from 0 to 1 or, where everything lies above chance,
+    from 0.5 (AUROC) with a mark of the cut. A model without a value has the reason in its place.
+    """
+    data_sets, models = comparison.data_sets, comparison.models
+    width = 1.9 + 2.75 * len(data_sets)
+    height = 0.9 + len(HEADLINES) * (0.62 + 0.29 * len(models))
+    figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(HEADLINES), len(data_sets), squeeze=False)
+    cut = False
+    for metric, panels in zip(HEADLINES, grid, strict=True):
+        found = [[aggregate(comparison, m, d, metric) for m in models] for d in data_sets]
+        start = _start(metric, [a for column in found for a in column])
+        cut = cut or start > 0
+        for ax, data_set, column in zip(panels, data_sets, found, strict=True):
+            domain = comparison.domain(data_set)
+            colour = COLOURS[comparison.domains.index(domain) % len(COLOURS)]
+            _frame(ax, models if ax is panels[0] else [""] * len(models), start)
+            _chance(ax, metric, len(models))
+            for row, value in enumerate(column):
+                _line(ax, row, value, colour)
+            ax.set_title(METRICS[metric], loc="left", fontsize=8.5, fontweight="bold")
+            if metric == HEADLINES[0]:
+                _heading(ax, data_set, domain, colour)
+    legend = _legend(comparison, width, cut=cut)
+    figure.supxlabel(legend, x=0.01, ha="left", fontsize=6.5, color="0.3")
+    return figure
+
+
+def _start(metric: str, found: list[Aggregate]) -> float:
+    """Where the axis of a metric begins: at 0, or at AUROC's chance if nothing lies below."""
+    values = [value for a in found for value in a.seeds.values()]
+    values += [a.interval.low for a in found if a.interval is not None and a.seeds]
+    return 0.5 if metric == "image_auroc" and values and min(values) >= 0.5 else 0.0
+
+
+def _frame(ax: Axes, names: list[str], start: float) -> None:
+    """Axes without data: limits, grid, names of the rows, a mark where the axis is cut."""
+    margin = 0.02 * (1 - start)
+    ax.set_xlim(start - margin, 1 + margin)
+    ax.set_ylim(len(names) - 0.35, -0.6)
+    steps = 5
+    ax.set_xticks([start + (1 - start) * i / steps for i in range(steps + 1)])
+    ax.set_yticks(range(len(names)), [_broken(name) for name in names])
+    ax.tick_params(axis="x", labelsize=7, length=2, color=_GREY)
+    ax.tick_params(axis="y", labelsize=7.5, length=0)
+    ax.grid(axis="x", color="0.92", linewidth=0.6)
+    ax.set_axisbelow(True)
+    for side in ("left", "right", "top"):
+        ax.spines[side].set_visible(False)
+    ax.spines["bottom"].set_color(_GREY)
+    for row in range(0, len(names), 2):
+        ax.axhspan(row - 0.5, row + 0.5, color="0.97", linewidth=0, zorder=0)
+    if start > 0:
+        mark: dict[str, Any] = {"transform": ax.transAxes, "ha": "center", "va": "center"}
+        ax.text(0.008, 0, "//", fontsize=8, color=_GREY, **mark)
+
+
+def _heading(ax: Axes, data_set: str, domain: str, colour: str) -> None:
+    """The data set and its domain above the column."""
+    text = textwrap.fill(f"{data_set} ({domain})", 34)
+    ax.annotate(
+        text,
+        (0, 1),
+        xytext=(0, 20),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=9.5,
+        fontweight="bold",
+        color=colour,
+        va="bottom",
+    )
+
+
+def _chance(ax: Axes, metric: str, rows: int) -> None:
+    chance = CHANCE.get(metric)
+    if chance is None:
+        return
+    ax.axvline(chance, color=_GREY, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1)
+    ax.annotate(
+        "chance",
+        (chance, rows - 0.37),
+        xytext=(2, 0),
+        textcoords="offset points",
+        fontsize=5.5,
+        color=_GREY,
+        va="bottom",
+    )
+
+
+def _line(ax: Axes, row: int, found: Aggregate, colour: str) -> None:
+    """One model: its mean, seeds, interval and number, or why there is none."""
+    beside = blended_transform_factory(ax.transAxes, ax.transData)
+    style: dict[str, Any] = {"xycoords": beside, "textcoords": "offset points", "va": "center"}
+    if found.mean is None:
+        reason = "failed" if found.failed else ("not defined" if found.planned else "not run")
+        style |= {"fontsize": 7, "style": "italic", "color": _GREY}
+        ax.annotate(reason, (1.02, row), xytext=(0, 0), **style)
+        return
+    if found.interval is not None:
+        ends = [found.interval.low, found.interval.high]
+        ax.plot(ends, [row, row], color=colour, linewidth=1.3, solid_capstyle="butt", zorder=2)
+        ax.plot(ends, [row, row], "|", color=colour, markersize=5, zorder=2)
+    values = list(found.seeds.values())
+    ax.plot(values, [row + 0.27] * len(values), "o", color=colour, alpha=0.5, ms=2.2, mew=0)
+    whole = found.shortfall is None and found.complete
+    face = colour if whole else "white"
+    ax.plot([found.mean], [row], "o", color=colour, markerfacecolor=face, markersize=5, zorder=3)
+    number = f"{found.mean:.3f}" + ("" if found.complete else " †")
+    ax.annotate(number, (1.02, row), xytext=(0, 0), fontsize=7, color="0.15", **style)
+    if found.shortfall is not None:
+        note = (1.02, row)
+        ax.annotate(found.shortfall, note, xytext=(0, -6.5), fontsize=5, color=_GREY, **style)
+
+
+def _broken(name: str) -> str:
+    """A long name on several lines, broken after a separator."""
+    lines = [""]
+    for piece in re.split(r"(?<=[_\-/ ])", name):
+        if lines[-1] and len(lines[-1] + piece.rstrip()) > _NAME_WIDTH:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _legend(comparison: Comparison, width: float, *, cut: bool) -> str:
+    """What the marks mean, as far as they are in the figure; ``width`` in inches."""
+    text = "Dot: mean over seeds, with its number at the right; small dots: seeds"
+    if any(comparison.categories(d) for d in comparison.data_sets):
+        text += " (each the mean over categories)"
+    if comparison.intervals:
+        text += "; bar: 95 % bootstrap interval over subjects or pictures"
+    text += ". Dashed: scores at random; pixel AP's depends on the share of anomaly."
+    if cut:
+        text += f" The axis of {METRICS['image_auroc']} begins at 0.5 (//)."
+    if any(c.status != "done" for c in comparison.cells):
+        text += " Open dot: not all seeds, or (†) some test inputs failed and are in no number."
+    return textwrap.fill(text, math.floor(width * 21.5))

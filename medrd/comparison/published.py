@@ -1,0 +1,141 @@
+"""Figures that others published, with their source and protocol; never mixed with ours."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medrd.errors import ConfigError
+from medrd.run.table import markdown_table
+
+PUBLISHED = Path(__file__).with_name("published.yaml")
+VALUES = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_dice_best": "best Dice (oracle)",
+    "pro": "PRO (theirs)",
+}
+"""What a published figure may give. ``pro`` is no ``aupro``: definitions differ by source."""
+_TEXTS = ("model", "data_set", "source", "protocol")
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published result.
+
+    Attributes
+    ----------
+    model
+        The method's short name, as in our configs where we have it.
+    values, spread
+        Fractions by key of :data:`VALUES`; ``spread`` is a standard deviation where given.
+    source, protocol
+        Where it stands, and in a line how it was made.
+    """
+
+    model: str
+    data_set: str
+    values: dict[str, float]
+    source: str
+    protocol: str
+    spread: dict[str, float] = field(default_factory=dict)
+
+
+def load_published(path: Path = PUBLISHED) -> list[Published]:
+    """Read and judge the list of published figures.
+
+    Raises
+    ------
+    ConfigError
+        The file is not a list of entries of the form of :class:`Published`, or a value is no
+        fraction.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        found = " ".join(str(error).split())
+        raise _error(str(path), "a readable YAML file", found) from error
+    if not isinstance(content, list):
+        raise _error(str(path), "a list of published results", type(content).__name__)
+    return [_entry(f"{path}, entry {i}", raw) for i, raw in enumerate(content, start=1)]
+
+
+def published_of(figures: Iterable[Published], models: Sequence[str]) -> list[Published]:
+    """The figures of the methods that ``models`` (names of rows) are.
+
+    A row is named after its method, alone or before a separator: ``rd4ad`` and
+    ``rd4ad_wrn50`` are RD4AD; ``rd`` and ``sk-rd4ad`` are not.
+    """
+    return [
+        figure
+        for figure in figures
+        if any(re.match(rf"{re.escape(figure.model)}(?![a-z0-9+])", m.lower()) for m in models)
+    ]
+
+
+def published_table(figures: Sequence[Published]) -> str:
+    """Published results as Markdown, and below them the source and protocol of each."""
+    keys = [key for key in VALUES if any(key in figure.values for figure in figures)]
+    header = ["published method", "data set", *(VALUES[key] for key in keys), "note"]
+    body = [
+        [figure.model, figure.data_set, *(_value(figure, key) for key in keys), f"[{i}]"]
+        for i, figure in enumerate(figures, start=1)
+    ]
+    notes = [f"- [{i}] {f.source}: {f.protocol}." for i, f in enumerate(figures, start=1)]
+    table = markdown_table(header, [[text.replace("|", r"\|") for text in row] for row in body])
+    return "\n".join([table, "", *notes])
+
+
+def _value(figure: Published, key: str) -> str:
+    """With the digits that were published."""
+    if key not in figure.values:
+        return "–"
+    spread = figure.spread.get(key)
+    return f"{figure.values[key]:.4g}" + (f" ± {spread:.4g}" if spread is not None else "")
+
+
+def _entry(where: str, raw: object) -> Published:
+    if not isinstance(raw, dict):
+        raise _error(where, "a mapping", repr(raw))
+    unknown = sorted(set(raw) - {*_TEXTS, "values", "spread"}, key=str)
+    if unknown:
+        raise _error(where, f"only {', '.join(_TEXTS)}, values and spread", f"{unknown[0]!r}")
+    for key in _TEXTS:
+        text = raw.get(key)
+        if not isinstance(text, str) or not text.strip():
+            raise _error(f"{where}, {key}", "a text", repr(text))
+    values = _fractions(f"{where}, values", raw.get("values"), VALUES)
+    if not values:
+        raise _error(f"{where}, values", "at least one figure", "none")
+    spread = _fractions(f"{where}, spread", raw.get("spread", {}), values)
+    texts = {key: " ".join(raw[key].split()) for key in _TEXTS}
+    return Published(values=values, spread=spread, **texts)
+
+
+def _fractions(where: str, raw: Any, keys: Mapping[str, object]) -> dict[str, float]:
+    if not isinstance(raw, dict):
+        raise _error(where, "a mapping of figures", repr(raw))
+    for key, value in raw.items():
+        if key not in keys:
+            raise _error(where, f"keys among {', '.join(keys)}", repr(key))
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not 0 <= value <= 1:
+            raise _error(f"{where}, {key}", "a fraction from 0 to 1", repr(value))
+    return {key: float(value) for key, value in raw.items()}
+
+
+def _error(where: str, expected: str, found: str) -> ConfigError:
+    return ConfigError(
+        where,
+        expected=expected,
+        found=found,
+        remedy="Mend the list of published figures; percentages are written as fractions.",
+    )

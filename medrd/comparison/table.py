@@ -1,0 +1,362 @@
+"""A comparison's results as tables for reading, as rows for a CSV file and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from typing import Any, Protocol
+
+from medrd.comparison.comparison import (
+    FACTS,
+    HEADLINES,
+    METRICS,
+    Aggregate,
+    CellResult,
+    Comparison,
+    aggregate,
+    finite,
+)
+from medrd.comparison.published import Published, published_of, published_table
+from medrd.run.table import markdown_table, spread_cell
+
+FEW_UNITS = 20
+"""Below this many subjects or pictures a bootstrap says little."""
+
+
+class Statistics(Protocol):
+    """What is taken from :mod:`medrd.metrics.ranks`.
+
+    The caller hands that module in, since reports import no metrics.
+    """
+
+    def average_ranks(self, values: Sequence[float | None]) -> list[float | None]: ...
+
+    def rank_agreement(
+        self, a: Sequence[Mapping[str, float | None]], b: Sequence[Mapping[str, float | None]]
+    ) -> tuple[list[str], float | None, float | None]: ...
+
+    def holm(self, p_values: Sequence[float]) -> list[float]: ...
+
+
+def results_rows(comparison: Comparison) -> list[dict[str, str | float | None]]:
+    """A row a cell, all with the same keys: for a CSV file."""
+    extra = sorted({key for c in comparison.cells for key in c.metrics or {}} - set(METRICS))
+    return [
+        {
+            **_place(c),
+            "status": c.status,
+            **{key: c.value(key) for key in (*METRICS, *extra)},
+            **{key: finite(c.facts.get(key)) for key in FACTS},
+            "error": c.error,
+        }
+        for c in comparison.cells
+    ]
+
+
+def results_document(
+    comparison: Comparison, *, statistics: Statistics, published: Sequence[Published]
+) -> dict[str, Any]:
+    """Everything there is, in plain types that JSON can hold."""
+    adjusted = statistics.holm([d.p_value for d in comparison.differences])
+    return {
+        "name": comparison.name,
+        "note": comparison.note,
+        "definitions": {
+            "spread": "sample standard deviation over seeds",
+            "interval": "95 % bootstrap over subjects or pictures, of the seeds' mean",
+            "category": "null: mean over categories within a seed, then over seeds",
+            "oracle": ["pixel_dice_best"],
+            "difference": "model_a minus model_b, paired; p_holm is over all differences here",
+        },
+        "cells": [
+            row | {"bounds": {key: list(pair) for key, pair in cell.bounds.items()}}
+            for row, cell in zip(results_rows(comparison), comparison.cells, strict=True)
+        ],
+        "aggregates": [
+            _aggregate_entry(comparison, model, data_set, category)
+            for data_set in comparison.data_sets
+            for category in (*comparison.categories(data_set), None)
+            for model in comparison.models
+        ],
+        "ranks": [
+            {"metric": metric, "data_set": data_set, "domain": comparison.domain(data_set)}
+            | {"ranks": _ranks(comparison, data_set, metric, statistics)}
+            for metric in HEADLINES
+            for data_set in comparison.data_sets
+        ],
+        "agreement": [
+            {"metric": metric, "domains": list(pair), "models": models}
+            | {"kendall_tau_b": tau, "spearman": rho}
+            for metric, pair, models, tau, rho in _agreements(comparison, statistics)
+        ],
+        "differences": [
+            asdict(d) | {"p_holm": p} for d, p in zip(comparison.differences, adjusted, strict=True)
+        ],
+        "published": [asdict(p) for p in published_of(published, comparison.models)],
+        **{
+            status: [_place(c) | {"error": c.error} for c in comparison.cells if c.status == status]
+            for status in ("failed", "incomplete")
+        },
+    }
+
+
+def results_markdown(
+    comparison: Comparison, *, statistics: Statistics, published: Sequence[Published]
+) -> str:
+    """The comparison as one page: tables of ours, and published figures apart at its end."""
+    parts = [f"# {_plain(comparison.name)}", *_introduction(comparison)]
+    for data_set in comparison.data_sets:
+        parts += [
+            f"## {_plain(_title(comparison, data_set))}",
+            _data_set_table(comparison, data_set),
+        ]
+    parts.append("## Side by side")
+    for metric in HEADLINES:
+        parts += [f"### {METRICS[metric]}", _side_by_side(comparison, metric, statistics)]
+    parts += _agreement_part(comparison, statistics)
+    parts += _differences_part(comparison, statistics)
+    parts += ["## Speed and size", "Mean of a run.", _facts_table(comparison)]
+    for status, heading in (("failed", "Failed cells"), ("incomplete", "Incomplete cells (†)")):
+        cells = [c for c in comparison.cells if c.status == status]
+        if cells:
+            header = ["model", "data set", "category", "seed", "error"]
+            body = [
+                [c.model, c.data_set, c.category or "–", str(c.seed), c.error or "–"] for c in cells
+            ]
+            parts += [f"## {heading}", _table(header, body)]
+    figures = published_of(published, comparison.models)
+    if figures:
+        parts += [
+            "## Published, under other protocols",
+            "Not ours, and not comparable with the tables above: other splits, resolutions, "
+            "regions, rules of selection and definitions of PRO. The notes say which.",
+            published_table(figures),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def aggregate_cell(found: Aggregate) -> str:
+    """Such as ``0.929 ± 0.011 [0.901, 0.950] (2 of 3 seeds) †``; "failed"; a dash."""
+    if not found.seeds:
+        return "failed" if found.failed else "–"
+    text = spread_cell(list(found.seeds.values()))
+    if found.interval is not None:
+        text += f" [{found.interval.low:.3f}, {found.interval.high:.3f}]"
+    if found.shortfall is not None:
+        text += f" ({found.shortfall})"
+    return text if found.complete else f"{text} †"
+
+
+def _introduction(comparison: Comparison) -> list[str]:
+    count = len(comparison.cells)
+    states = [c.status for c in comparison.cells]
+    lines = [f"**{_plain(comparison.note)}**"] if comparison.note else []
+    lines += [
+        "Mean ± standard deviation over seeds [95 % bootstrap interval over subjects or pictures, "
+        "of the seeds' mean]. Oracle: the threshold is chosen on the test labels, so it says what "
+        "the maps hold, not what a user would get.",
+    ]
+    if any(len(comparison.categories(d)) > 1 for d in comparison.data_sets):
+        lines.append(
+            "Where there are categories, their mean is taken within each seed, and mean and "
+            "spread over seeds after that; a seed that lacks a category is left out of it. "
+            "Intervals are those of that mean."
+        )
+    widths = [high - low for c in comparison.cells for low, high in c.bounds.values()]
+    if widths:
+        lines.append(
+            "Some pixel metrics are not computed exactly, since there are too many pixels; their "
+            f"exact values lie within {max(widths):.1g} of those given."
+        )
+    if "failed" in states:
+        lines.append(
+            f"**{states.count('failed')} of {count} cells failed**; they are listed below."
+        )
+    if "incomplete" in states:
+        lines.append(
+            f"† {states.count('incomplete')} of {count} cells left out test inputs that failed; "
+            "those are in no number, and the cells are listed below."
+        )
+    return lines
+
+
+def _data_set_table(comparison: Comparison, data_set: str) -> str:
+    keys = [
+        key
+        for key in METRICS
+        if any(c.value(key) is not None for c in comparison.cells if c.data_set == data_set)
+    ]
+    categories = comparison.categories(data_set)
+    # Of one category the mean over categories is itself; it alone has an interval.
+    rows: list[str | None] = [*(categories if len(categories) > 1 else []), None]
+    mean = f"mean of {len(categories)}" if len(categories) > 1 else "".join(categories)
+    body = [
+        [
+            *([category or mean] if categories else []),
+            model,
+            *(aggregate_cell(aggregate(comparison, model, data_set, k, category)) for k in keys),
+        ]
+        for category in rows
+        for model in comparison.models
+    ]
+    first = ["category", "model"] if categories else ["model"]
+    return _table([*first, *(METRICS[key] for key in keys)], body)
+
+
+def _side_by_side(comparison: Comparison, metric: str, statistics: Statistics) -> str:
+    header, columns = ["model"], [comparison.models]
+    for data_set in comparison.data_sets:
+        ranks = _ranks(comparison, data_set, metric, statistics)
+        found = [aggregate(comparison, model, data_set, metric) for model in comparison.models]
+        header += [_title(comparison, data_set), "rank"]
+        columns += [[aggregate_cell(f) for f in found], [_rank(r) for r in ranks.values()]]
+    return _table(header, list(zip(*columns, strict=True)))
+
+
+def _agreement_part(comparison: Comparison, statistics: Statistics) -> list[str]:
+    header = ["metric", "domains", "models", "Kendall's τ-b", "Spearman's ρ"]
+    body = []
+    sizes = set()
+    for metric, pair, models, tau, rho in _agreements(comparison, statistics):
+        count = len(models)
+        sizes.add(count)
+        numbers = [f"{n:.3f}" if n is not None else "cannot be judged" for n in (tau, rho)]
+        body.append([METRICS[metric], " – ".join(pair), str(count), *numbers])
+    if not body:
+        return []
+    smallest = min((size for size in sizes if size >= 3), default=0)
+    note = (
+        "1: the domains rank the models alike; 0: no relation; -1: in reverse. Below three models "
+        "or where all are tied it cannot be judged."
+    )
+    if smallest and (least := 2 / math.factorial(smallest)) > 0.05:
+        note += f" With {smallest} models even full agreement has p = {least:.2g} (two-sided)."
+    return ["### Agreement of ranks between domains", note, _table(header, body)]
+
+
+def _differences_part(comparison: Comparison, statistics: Statistics) -> list[str]:
+    if not comparison.differences:
+        return []
+    adjusted = statistics.holm([d.p_value for d in comparison.differences])
+    header = ["data set", "metric", "a", "b", "units", "a − b", "95 % interval", "p", "p (Holm)"]
+    body = [
+        [
+            d.data_set,
+            METRICS.get(d.metric, d.metric),
+            d.model_a,
+            d.model_b,
+            str(d.units),
+            f"{d.mean:+.3f}",
+            f"[{d.low:+.3f}, {d.high:+.3f}]",
+            _p(d.p_value),
+            _p(p),
+        ]
+        for d, p in zip(comparison.differences, adjusted, strict=True)
+    ]
+    note = (
+        "Paired over subjects or pictures, on the seeds and categories that both models have done. "
+        "p is of each difference by itself; p (Holm) is "
+        f"corrected for all {len(body)} of this table. Intervals are not corrected. Trained models "
+        "are taken as they are: what another training would give is in the spread over seeds, not "
+        "here."
+    )
+    if min(d.units for d in comparison.differences) < FEW_UNITS:
+        note += (
+            f" With fewer than {FEW_UNITS} units (subjects or pictures), intervals and p are rough "
+            "in spite of their correction for small samples."
+        )
+    return ["## Paired differences", note, _table(header, body)]
+
+
+def _facts_table(comparison: Comparison) -> str:
+    body = []
+    for model in comparison.models:
+        for data_set in comparison.data_sets:
+            cells = [
+                c
+                for c in comparison.cells
+                if (c.model, c.data_set) == (model, data_set) and c.metrics is not None
+            ]
+            line = [model, data_set]
+            for key, (_, factor, decimals) in FACTS.items():
+                values = [v for c in cells if (v := finite(c.facts.get(key))) is not None]
+                mean = math.fsum(values) / len(values) * factor if values else None
+                line.append("–" if mean is None else f"{mean:.{decimals}f}")
+            body.append(line)
+    return _table(["model", "data set", *(heading for heading, _, _ in FACTS.values())], body)
+
+
+def _aggregate_entry(
+    comparison: Comparison, model: str, data_set: str, category: str | None
+) -> dict[str, Any]:
+    metrics = {}
+    for key in METRICS:
+        found = aggregate(comparison, model, data_set, key, category)
+        metrics[key] = {
+            "mean": found.mean,
+            "spread": found.spread,
+            "n": len(found.seeds),
+            "planned": found.planned,
+            "interval": asdict(found.interval) if found.interval else None,
+            "complete": found.complete,
+            "failed": found.failed,
+        }
+    place = {"model": model, "data_set": data_set, "domain": comparison.domain(data_set)}
+    return place | {"category": category, "metrics": metrics}
+
+
+def _ranks(
+    comparison: Comparison, data_set: str, metric: str, statistics: Statistics
+) -> dict[str, float | None]:
+    means = _means(comparison, data_set, metric)
+    return dict(zip(means, statistics.average_ranks(list(means.values())), strict=True))
+
+
+def _agreements(
+    comparison: Comparison, statistics: Statistics
+) -> Iterator[tuple[str, tuple[str, str], list[str], float | None, float | None]]:
+    """Metric, pair of domains, models that both rank, tau-b and rho."""
+    for metric in HEADLINES:
+        for pair in combinations(comparison.domains, 2):
+            a, b = (
+                [
+                    _means(comparison, data_set, metric)
+                    for data_set in comparison.data_sets
+                    if comparison.domain(data_set) == domain
+                ]
+                for domain in pair
+            )
+            yield metric, pair, *statistics.rank_agreement(a, b)
+
+
+def _means(comparison: Comparison, data_set: str, metric: str) -> dict[str, float | None]:
+    """To three decimals, as printed: what looks alike in the table is a tie in its ranks."""
+    means = {m: aggregate(comparison, m, data_set, metric).mean for m in comparison.models}
+    return {m: None if mean is None else round(mean, 3) for m, mean in means.items()}
+
+
+def _title(comparison: Comparison, data_set: str) -> str:
+    return f"{data_set} ({comparison.domain(data_set)})"
+
+
+def _place(cell: CellResult) -> dict[str, str | float | None]:
+    return {k: getattr(cell, k) for k in ("model", "data_set", "domain", "category", "seed")}
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return markdown_table(list(map(_plain, header)), [list(map(_plain, row)) for row in rows])
+
+
+def _plain(text: str) -> str:
+    """On one line, and with no bar that would start a new column."""
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+def _rank(rank: float | None) -> str:
+    return "–" if rank is None else f"{rank:g}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

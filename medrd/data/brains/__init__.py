@@ -1,0 +1,1 @@
+"""Brain scans: BIDS, normalisation, slices and the way back to the scan's grid."""

@@ -1,0 +1,278 @@
+"""A subject's volumes -> normalised slices; the one way for training and prediction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medrd.config import RecipeConfig
+from medrd.data.brains.geometry import SliceGeometry
+from medrd.data.brains.stacks import stacked
+from medrd.data.layouts import Source, Subject
+from medrd.data.traits import ScanTraits, scan_traits
+from medrd.errors import AffineError, EmptyBrainError, TooLargeError, WrongKindError
+from medrd.images.header import DEFAULT_MAX_VOXELS
+from medrd.images.nifti import read_mask
+from medrd.images.read import read_volume
+from medrd.images.volume import Volume, check_same_grid
+
+SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 0.05, 50
+_MOST_LABELS = 16
+"""Different values that a label may have; an MRI scan has hundreds."""
+MEDIAN_BECOMES = 0.4
+"""Room for what is up to 2.5 times as bright as the median brain."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedVolume:
+    """The slices of a volume that hold enough brain.
+
+    Attributes
+    ----------
+    images
+        (S, C, H, W) float32 in [0, 1], channels as :attr:`RecipeConfig.layout` says.
+    region
+        (S, H, W) bool: the brain.
+    numbers
+        (S,) position of each slice in the stack of all ``depth`` slices.
+    depth
+        Slices of the whole volume.
+    geometry
+        The way back to the volume's grid.
+    brain_volume
+        (X, Y, Z) bool on the volume's grid.
+    warnings
+        What was odd but could be gone on with.
+    traits
+        What the scan looks like, to be held against a model's profile.
+    """
+
+    images: NDArray[np.float32]
+    region: NDArray[np.bool_]
+    numbers: NDArray[np.int64]
+    depth: int
+    geometry: SliceGeometry
+    brain_volume: NDArray[np.bool_]
+    warnings: tuple[str, ...]
+    traits: ScanTraits | None = None
+
+    @property
+    def positions_mm(self) -> NDArray[np.float64]:
+        """(S,) place of each slice along the stack, from its first slice."""
+        return self.numbers.astype(np.float64) * self.geometry.slice_distance_mm
+
+    def to_grid(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Maps (S, H, W) of these slices on the volume's grid, 0 outside the brain."""
+        stack = np.zeros((self.depth, *maps.shape[1:]), np.float32)
+        stack[self.numbers] = maps
+        return self.geometry.to_volume(stack) * self.brain_volume
+
+    def upright(self, array: NDArray[Any]) -> NDArray[Any]:
+        """(X, Y, Z) as a stack of slices along the recipe's axis, at the scan's resolution."""
+        return self.geometry.oriented(array)
+
+    def scored(self) -> NDArray[np.bool_]:
+        """Where a map has values: the brain in the slices that hold enough of it."""
+        stack = np.zeros((self.depth, *self.region.shape[1:]), np.uint8)
+        stack[self.numbers] = 1
+        return (self.geometry.to_volume(stack, nearest=True) > 0.5) & self.brain_volume
+
+
+def read_channels(subject: Subject, recipe: RecipeConfig, *, max_voxels: int) -> dict[str, Volume]:
+    """Read the subject's volumes of the recipe's channels and see that they share a grid."""
+    volumes: dict[str, Volume] = {}
+    for channel in recipe.channels:
+        source = subject.images[channel]
+        volumes[channel] = read_volume(
+            source.path, frame=source.frame, series=source.series, max_voxels=max_voxels
+        )
+    if len(volumes) > 1:
+        check_same_grid(volumes)
+    return volumes
+
+
+def refuse_label(volume: Volume) -> None:
+    """Raise WrongKindError where a "scan" holds a handful of whole numbers and nothing else."""
+    values = volume.array[volume.array != 0]
+    # A part of them first: a scan shows within it that it is none.
+    for part in (values[:: max(1, values.size // 10_000)], values):
+        levels = np.unique(part)
+        if not 1 < levels.size <= _MOST_LABELS or (levels != np.round(levels)).any():
+            return
+    raise WrongKindError(
+        volume.path or "volume",
+        expected="a scan",
+        found=f"whole numbers of {levels.size} kinds only, as in a label",
+        remedy="Give the image, not its segmentation.",
+    )
+
+
+def read_lesions(label: Source, like: Volume, *, max_voxels: int) -> NDArray[np.bool_]:
+    """The lesion mask (X, Y, Z): any nonzero label, since their meanings differ by year."""
+    return read_mask(label.path, like=like, frame=label.frame, max_voxels=max_voxels)
+
+
+def brain_mask(volumes: Mapping[str, Volume]) -> NDArray[np.bool_]:
+    """Where any modality is nonzero, holes filled: (X, Y, Z) bool.
+
+    Scans are expected without skull, with a background of exactly 0.
+    """
+    arrays = [volume.array for volume in volumes.values()]
+    brain = np.asarray(arrays[0] != 0)
+    for array in arrays[1:]:
+        brain = brain | (array != 0)
+    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(brain)
+    return filled
+
+
+def normalise(
+    array: NDArray[np.float32], brain: NDArray[np.bool_], recipe: RecipeConfig
+) -> NDArray[np.float32]:
+    """One volume to [0, 1] by its own brain; 0 outside: (X, Y, Z) float32.
+
+    ``percentile`` maps two percentiles linearly and clips (a single voxel at 32,767 must
+    not set the scale); ``rank`` gives each voxel its share of brain voxels that are darker
+    (ties share their middle); ``median`` scales the median to :data:`MEDIAN_BECOMES` and clips.
+    """
+    values = array[brain]
+    if recipe.normalise == "rank":
+        unique, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        middle = np.cumsum(counts) - (counts - 1) / 2
+        scaled = (middle / values.size).astype(np.float32)[inverse]
+        flat = unique.size < 2
+    elif recipe.normalise == "median":
+        median = float(np.median(values))
+        if not median > 0:
+            raise ValueError("a median that is not above 0; use recipe.normalise=percentile")
+        flat = bool(values.min() == values.max())
+        scaled = np.clip(values * (MEDIAN_BECOMES / median), 0, 1)
+    else:
+        low, high = np.percentile(values, recipe.percentiles)
+        flat = not high > low
+        scaled = np.clip((values - low) / (high - low if not flat else 1), 0, 1)
+    if flat:
+        raise ValueError("the brain's voxels are all alike")
+    result = np.zeros(array.shape, np.float32)
+    result[brain] = scaled
+    return result
+
+
+def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> PreparedVolume:
+    """Brain, normalisation and slices of one subject.
+
+    Parameters
+    ----------
+    volumes
+        By channel, on one grid, in the recipe's order.
+
+    Raises
+    ------
+    EmptyBrainError
+        No slice holds enough brain, or a channel is constant in it.
+    """
+    first = next(iter(volumes.values()))
+    where = first.path or Path("volume")
+    _check_spacing(first, where)
+    brain = brain_mask(volumes)
+    warnings = [text for volume in volumes.values() for text in volume.warnings]
+    if brain.mean() > 0.9:
+        warnings.append(
+            "over 90 % of the voxels are not 0, so the brain cannot be told from the "
+            "background: models expect scans without skull, 0 outside the brain"
+        )
+    geometry = SliceGeometry.around(
+        brain, first.affine, axis=recipe.axis, field_mm=recipe.field_mm, size=recipe.size
+    )
+    _check_extent(geometry, recipe, where)
+    brain_slices = geometry.to_slices(brain.astype(np.uint8), nearest=True) > 0.5
+    areas = brain_slices.sum(axis=(1, 2)) * geometry.pixel_area_mm2
+    numbers = np.flatnonzero(areas >= recipe.min_brain_mm2)
+    if numbers.size == 0:
+        raise EmptyBrainError(
+            where,
+            expected=f"a slice with at least {recipe.min_brain_mm2:g} mm² of brain",
+            found=f"{areas.max():.0f} mm² at most (voxels that are not 0)",
+            remedy="Check that this is a brain scan in mm, or lower recipe.min_brain_mm2.",
+        )
+    channels = []
+    for name, volume in volumes.items():
+        try:
+            normalised = normalise(volume.array, brain, recipe)
+        except ValueError as error:
+            raise EmptyBrainError(
+                volume.path or name,
+                expected="an image with contrast inside the brain",
+                found=str(error),
+                remedy="Check the file in a viewer.",
+            ) from None
+        channels.append(geometry.to_slices(normalised)[numbers])
+    inside = geometry.share_inside(brain)
+    if inside < 0.99:
+        warnings.append(
+            f"{100 * (1 - inside):.0f} % of the brain lies outside the field of "
+            f"{recipe.field_mm:g} mm and gets no score"
+        )
+    places_mm = numbers.astype(np.float64) * geometry.slice_distance_mm
+    return PreparedVolume(
+        images=stacked(np.clip(np.stack(channels, axis=1), 0, 1), places_mm, recipe.layout),
+        region=brain_slices[numbers],
+        numbers=numbers,
+        depth=brain_slices.shape[0],
+        geometry=geometry,
+        brain_volume=brain,
+        warnings=tuple(dict.fromkeys(warnings)),
+        traits=scan_traits(volumes, brain),
+    )
+
+
+def scan_hash(volumes: Mapping[str, Volume], geometry: SliceGeometry) -> str:
+    """SHA-256 over the voxels in canonical orientation and their size in mm.
+
+    The same scan has the same hash however it is compressed, named or stored, so that it is
+    recognised on both sides of a split.
+    """
+    result = hashlib.sha256()
+    for volume in volumes.values():
+        upright = np.ascontiguousarray(geometry.oriented(volume.array))
+        result.update(repr(upright.shape).encode())
+        result.update(upright.data)
+    result.update(np.sort(np.round(next(iter(volumes.values())).spacing_mm, 3)).tobytes())
+    return result.hexdigest()
+
+
+def _check_spacing(volume: Volume, where: Path) -> None:
+    """Refuse voxels that no scanner makes: a field in mm of them would not fit in memory."""
+    if min(volume.spacing_mm) < SMALLEST_VOXEL_MM or max(volume.spacing_mm) > LARGEST_VOXEL_MM:
+        raise AffineError(
+            where,
+            expected=f"voxels of {SMALLEST_VOXEL_MM} to {LARGEST_VOXEL_MM} mm",
+            found=" x ".join(f"{side:g}" for side in volume.spacing_mm) + " mm",
+            remedy="Check the unit of the header's affine; it must be mm.",
+        )
+
+
+def _check_extent(geometry: SliceGeometry, recipe: RecipeConfig, where: Path) -> None:
+    """The field of view at the scan's own resolution is what has to fit in memory."""
+    depth, (rows, columns) = geometry.depth, (stop - start for start, stop in geometry.crop)
+    if depth * rows * columns > DEFAULT_MAX_VOXELS:
+        raise TooLargeError(
+            where,
+            expected=f"at most {DEFAULT_MAX_VOXELS:,} voxels in a field of {recipe.field_mm:g} mm",
+            found=f"{depth} slices of {rows} x {columns}",
+            remedy="Resample the scan to voxels of about 1 mm.",
+        )
+
+
+def lesion_positions(lesions: NDArray[np.bool_], geometry: SliceGeometry) -> NDArray[np.int64]:
+    """Which slices of the whole stack hold any lesion: ascending positions (L,).
+
+    Judged at the label's original resolution: a lesion of one voxel counts.
+    """
+    return np.flatnonzero(geometry.oriented(lesions.astype(np.uint8)).any(axis=(1, 2)))

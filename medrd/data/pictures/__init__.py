@@ -1,0 +1,1 @@
+"""Pictures of industrial parts: MVTec AD and its kin."""

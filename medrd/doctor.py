@@ -1,0 +1,97 @@
+"""``medrd doctor``: what is installed, what it runs on, and which models there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from medrd.config import TeacherConfig
+from medrd.data.cache import default_cache
+from medrd.errors import MedrdError
+from medrd.models import Teacher
+from medrd.models.build import DETECTORS, build_detector
+from medrd.run.device import choose_execution
+from medrd.run.progress import progress
+from medrd.run.provenance import git_revision, part_versions, versions
+from medrd.run.table import markdown_table
+from medrd.run.teacher_weights import load_teacher_weights
+
+_TEACHERS = ("tf_efficientnet_lite0", "wide_resnet50_2")
+
+
+def findings() -> dict[str, Any]:
+    """All that is found, as plain types for JSON."""
+    execution = choose_execution()
+    return {
+        "versions": versions() | part_versions(),
+        "git": git_revision(),
+        "device": {
+            "type": execution.device.type,
+            "name": _device(),
+            "precision": execution.precision,
+        },
+        "cache": str(default_cache()),
+        "teacher": _embedded_teacher(),
+        "models": _models(),
+    }
+
+
+def examine() -> str:
+    """A report for people."""
+    found = findings()
+    lines = [f"{name:12} {version}" for name, version in found["versions"].items()]
+    lines.append(f"{'git':12} {found['git'] or 'not a checkout'}")
+    device = found["device"]
+    lines.append(f"{'device':12} {device['name']}, computes in {device['precision']}")
+    lines.append(f"{'cache':12} {found['cache']}")
+    lines.append(f"{'teacher':12} {found['teacher']}")
+    header = ["model", "teacher", "trained", "frozen", "kept to predict", "source"]
+    table = markdown_table(header, [_row(model) for model in found["models"]])
+    return "\n".join([*lines, "", table])
+
+
+def _row(model: dict[str, Any]) -> list[str]:
+    counts = model["parameters"]
+    shown = (counts["trained"], counts["all"] - counts["trained"], counts["kept"])
+    parameters = [f"{n / 1e6:.1f} M" for n in shown]
+    return [model["name"], model["teacher"] or "–", *parameters, model["source"]]
+
+
+def _models() -> list[dict[str, Any]]:
+    """Each detector with each teacher, and how many parameters there are."""
+    wanted = [
+        (name, teacher)
+        for name, kind in DETECTORS.items()
+        for teacher in (_TEACHERS if kind.has_teacher else (None,))
+    ]
+    models = []
+    with progress("looking at models", len(wanted)) as advance:
+        for name, teacher in wanted:
+            with torch.device("meta"):  # nothing is computed, so nothing need be filled
+                detector = build_detector(name, teacher=teacher)
+            models.append(
+                {
+                    "name": name,
+                    "teacher": teacher,
+                    "parameters": detector.parameter_counts(),
+                    "exports": detector.exports,
+                    "source": DETECTORS[name].source,
+                }
+            )
+            advance(note=name)
+    return models
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return f"CPU with {torch.get_num_threads()} threads"
+
+
+def _embedded_teacher() -> str:
+    try:
+        load_teacher_weights(Teacher("tf_efficientnet_lite0"), TeacherConfig())
+    except MedrdError as error:
+        return f"embedded weights cannot be used: {error}"
+    return "embedded EfficientNet-Lite0 weights load"

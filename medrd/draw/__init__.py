@@ -1,0 +1,1 @@
+"""Figures: maps over scans and pictures."""

@@ -1,0 +1,131 @@
+"""A still picture of a scan with its anomaly map: three planes through the peak."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medrd.draw.heat import HeatScale, dark_figure, outline
+from medrd.images.box import bounding_box
+
+PLANES = (
+    # name, axis that is cut, letters at left, right, top, bottom (radiological convention)
+    ("axial", 2, "RLAP"),
+    ("coronal", 1, "RLSI"),
+    ("sagittal", 0, "APSI"),
+)
+
+MARGIN_VOXELS = 4
+"""Around the brain."""
+
+
+def draw_overlay(
+    *,
+    image: NDArray[np.float32],
+    score_map: NDArray[np.float32],
+    affine: NDArray[np.float64],
+    threshold: float | None,
+    title: str,
+    label: NDArray[np.bool_] | None = None,
+) -> Figure:
+    """The scan above and the heat map over it below, in three planes through the peak.
+
+    Colours are those of :mod:`medrd.draw.heat`: in units of the calibrated threshold.
+
+    Parameters
+    ----------
+    image, score_map
+        (X, Y, Z) on one grid.
+    label
+        (X, Y, Z) bool, outlined where given.
+    """
+    stacks = [canonical(array, affine) for array in (image, score_map)]
+    scan, heat = stacks[0][0], stacks[1][0]
+    spacing = np.linalg.norm(stacks[0][1][:3, :3], axis=0)
+    truth = canonical(label.astype(np.float32), affine)[0] > 0 if label is not None else None
+    box = bounding_box(scan != 0, MARGIN_VOXELS)
+    scan, heat = scan[box], heat[box]
+    truth = truth[box] if truth is not None else None
+    centre = _centre(heat, threshold)
+    scale = HeatScale.of(heat, threshold)
+    positive = scan[scan > 0]
+    low, high = np.percentile(positive, [1, 99.5]) if positive.size else (0.0, 1.0)
+    figure = dark_figure((9.6, 6.6))
+    axes = figure.subplots(2, 3)
+    shown = None
+    for column, (name, axis, letters) in enumerate(PLANES):
+        position = int(centre[axis])
+        plane = cut(scan, axis, position)
+        heat_plane = cut(heat, axis, position)
+        rows, columns = (d for d in (2, 1, 0) if d != axis)
+        aspect = float(spacing[rows] / spacing[columns])
+        for row in (0, 1):
+            ax = axes[row][column]
+            ax.imshow(plane, cmap="gray", vmin=low, vmax=high, aspect=aspect)
+            ax.set_axis_off()
+            if row == 1:
+                shown = scale.show(ax, heat_plane, aspect=aspect)
+                if threshold:
+                    outline(ax, heat_plane, threshold, colour="white", width=0.6)
+            if truth is not None:
+                lesion = cut(truth, axis, position).astype(np.float32)
+                outline(ax, lesion, 0.5, colour="lime", width=0.8)
+            if row == 0:
+                ax.set_title(name, color="white", fontsize=9)
+            write_letters(ax, letters)
+    if shown is not None:
+        scale.add_bar(figure, shown, axes, noun="scan")
+    figure.suptitle(
+        f"{title} — above the scan, below its anomaly score — {scale.legend}research use only",
+        color="white",
+        fontsize=9,
+    )
+    return figure
+
+
+def _centre(heat: NDArray[np.float32], threshold: float | None) -> tuple[int, ...]:
+    """The peak of the largest region above the threshold, else of the map, else its middle."""
+    if not heat.max() > 0:
+        return tuple(n // 2 for n in heat.shape)
+    if threshold is not None:
+        regions, count = ndimage.label(heat >= threshold)
+        if count:
+            largest = int(np.bincount(regions.ravel())[1:].argmax()) + 1
+            heat = np.where(regions == largest, heat, -np.inf)
+    return tuple(int(i) for i in np.unravel_index(int(heat.argmax()), heat.shape))
+
+
+def canonical(
+    array: NDArray[np.float32], affine: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """(X, Y, Z) and its affine with axes to the right, front and head."""
+    image = nib.as_closest_canonical(nib.Nifti1Image(array, affine))
+    return np.asarray(image.dataobj), np.asarray(image.affine)
+
+
+def cut(array: NDArray[Any], axis: int, position: int) -> NDArray[Any]:
+    """A cut of an RAS+ array as a picture: rows downwards, the patient's left on the right."""
+    plane = np.take(array, position, axis=axis).T  # rows: the higher of the two axes
+    return plane[::-1, ::-1]
+
+
+def write_letters(ax: Any, letters: str) -> None:
+    """Directions at left, right, top and bottom, as in :data:`PLANES`."""
+    places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02))
+    for letter, (x, y) in zip(letters, places, strict=True):
+        ax.text(
+            x,
+            y,
+            letter,
+            transform=ax.transAxes,
+            color="white",
+            fontsize=7,
+            ha="center",
+            va="center",
+            alpha=0.8,
+        )

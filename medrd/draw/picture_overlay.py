@@ -1,0 +1,79 @@
+"""A picture with its anomaly map, for people to look at."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from medrd.draw.heat import HeatScale, dark_figure, outline
+
+_WIDTH_INCHES = 9.6
+LARGEST_SIDE_PX = 1024
+"""Twice what a panel shows; matplotlib would make a dozen copies of a picture of any size."""
+
+
+def draw_picture_overlay(
+    *,
+    image: NDArray[np.float32],
+    score_map: NDArray[np.float32],
+    threshold: float | None,
+    title: str,
+    label: NDArray[np.bool_] | None = None,
+) -> Figure:
+    """The picture at the left and the heat map over it at the right.
+
+    Colours are those of :mod:`medrd.draw.heat`: in units of the calibrated threshold. The
+    picture keeps its own brightness, 0 black and 1 white.
+
+    Parameters
+    ----------
+    image
+        (H, W, C) in [0, 1], C = 1 or 3.
+    score_map
+        (H, W).
+    label
+        (H, W) bool, outlined where given.
+    """
+    factor = -(-max(score_map.shape) // LARGEST_SIDE_PX)
+    scale = HeatScale.of(score_map, threshold)
+    # The mean of the picture, as every viewer shows it; the highest score, so that a small
+    # finding does not fade below the threshold.
+    picture = np.clip(blocks(image, factor).mean(axis=(1, 3)), 0, 1)
+    heat = blocks(score_map, factor).max(axis=(1, 3))
+    truth = blocks(label, factor).max(axis=(1, 3)) if label is not None else None
+
+    height, width = heat.shape
+    tall = _WIDTH_INCHES * 0.45 * height / width
+    figure = dark_figure((_WIDTH_INCHES, float(np.clip(tall, 1.5, 8)) + 0.5))
+    axes = figure.subplots(1, 2)
+    for ax in axes:
+        if picture.shape[2] == 1:
+            ax.imshow(picture[..., 0], cmap="gray", vmin=0, vmax=1)
+        else:
+            ax.imshow(picture)
+        ax.set_axis_off()
+    shown = scale.show(axes[1], heat)
+    if threshold:
+        # Pictures may be white: black around the line.
+        outline(axes[1], heat, threshold, colour="black", width=1.6)
+        outline(axes[1], heat, threshold, colour="white", width=0.7)
+    if truth is not None:
+        for ax in axes:
+            outline(ax, truth.astype(np.float32), 0.5, colour="lime", width=0.8)
+    scale.add_bar(figure, shown, axes, noun="picture")
+    figure.suptitle(
+        f"{title} — left the picture, right its anomaly score — {scale.legend}research use only",
+        color="white",
+        fontsize=9,
+    )
+    return figure
+
+
+def blocks(array: NDArray, factor: int) -> NDArray:
+    """(H, W, ...) as (h, factor, w, factor, ...), the edges repeated to whole blocks."""
+    height, width = array.shape[:2]
+    missing = [(0, -height % factor), (0, -width % factor)]
+    padded = np.pad(array, missing + [(0, 0)] * (array.ndim - 2), mode="edge")
+    rows, columns = padded.shape[0] // factor, padded.shape[1] // factor
+    return padded.reshape(rows, factor, columns, factor, *array.shape[2:])

@@ -1,0 +1,103 @@
+"""The untrained baseline that stands beside every model, under the model's own protocol."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medrd.config import Config, IntensityConfig, ScoringConfig
+from medrd.data.domains import domain_of
+from medrd.errors import ConfigError, InputError, MedrdError
+from medrd.run.calibration import Calibration, calibrate
+from medrd.run.cohort import Cohort, try_sides
+from medrd.run.device import choose_execution
+from medrd.run.model_folder import Model, make_detector, make_scoring
+from medrd.run.predictor import Predictor
+from medrd.run.scores_on_disk import scratch_folder
+
+logger = logging.getLogger("medrd.evaluate")
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """The intensity baseline, calibrated.
+
+    Attributes
+    ----------
+    config
+        See :func:`baseline_config`; :func:`baseline_predictor` makes a predictor of it.
+    protocol
+        What it is shown, and what it was calibrated on.
+    errors
+        Why it has no threshold: calibration subjects that cannot be used.
+    """
+
+    config: Config
+    calibration: Calibration | None
+    protocol: dict[str, Any]
+    errors: list[MedrdError]
+
+
+def baseline_config(config: Config) -> Config:
+    """The domain's plainest view (rank of FLAIR, brightness), smoothed with sigma 3."""
+    return config.model_copy(
+        update={
+            "model": IntensityConfig(),
+            "recipe": domain_of(config.recipe).baseline_recipe(config.recipe),
+            "scoring": ScoringConfig(sigma_px=3, image_score="top", top_fraction=0.01),
+        }
+    )
+
+
+def baseline_predictor(config: Config, device: str) -> Predictor:
+    """The baseline at work; the config is that of :func:`baseline_config`."""
+    return Predictor(
+        make_detector(config),
+        make_scoring(config.scoring, size=config.recipe.size),
+        choose_execution(device, "fp32"),
+    )
+
+
+def intensity_baseline(
+    cohort: Cohort, model: Model, config: Config, device: str, out: Path
+) -> Baseline:
+    """Build the baseline and calibrate it as the model was: same margin, same target rate.
+
+    The held-out subjects are those of the evaluation's split; where the model was calibrated
+    on others (another data set), the protocol says so.
+    """
+    config = baseline_config(config)
+    predictor = baseline_predictor(config, device)
+    calibration = None
+    errors: list[MedrdError] = []
+    try:
+        sides = ["calibration", *(["train"] if model.config.calibration.with_training else [])]
+        cached, failed = try_sides(cohort, sides, config)
+        errors.extend(failed)
+        held_out, *known = (
+            [cached[s.id] for s in cohort.side(side) if s.id in cached] for side in sides
+        )
+        if held_out and (not failed or domain_of(config.recipe).spares_damaged):
+            with scratch_folder(out) as scratch:
+                calibration = calibrate(
+                    predictor,
+                    held_out,
+                    margin=model.config.data.healthy_margin,
+                    target_fpr=model.config.calibration.voxel_fpr,
+                    scratch=scratch,
+                    known=known[0] if known else (),
+                )
+    except (InputError, ConfigError) as error:  # a label is missing, or no slice is healthy
+        errors.append(error)
+    for problem in errors:
+        logger.error("calibrating the intensity baseline: %s", problem)
+    subjects = list(calibration.subjects) if calibration else []
+    models = list(model.calibration.subjects) if model.calibration else []
+    protocol = {
+        "recipe": config.recipe.model_dump(mode="json"),
+        "calibration": calibration.to_dict() if calibration else None,
+        "calibrated_on_the_models_subjects": bool(subjects) and subjects == models,
+    }
+    return Baseline(config, calibration, protocol, errors)

@@ -1,0 +1,193 @@
+"""A model as a MONAI bundle: what ``monai.bundle`` can load, verify and run.
+
+The bundle holds the model folder and asks for medrd to be installed: its ``run`` is ``medrd
+predict``, so that scans take the very same way from file to file.
+
+Source: MONAI Bundle Specification, https://docs.monai.io/en/stable/mb_specification.html.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medrd.errors import InputError, ModelError, OutputError
+from medrd.exporting.interface import exportable
+from medrd.images.atomic import atomic_path, write_json
+from medrd.prediction.predict import predict
+from medrd.run.card import CARD_NAME
+from medrd.run.model_folder import Model, load_model
+from medrd.run.outputs import make_folder
+
+_MODEL, _METADATA = "models/medrd", "configs/metadata.json"
+_FILES = ("model.json", "model.safetensors", CARD_NAME)
+
+
+class BundleNetwork(nn.Module):
+    """Slices (N, C, H, W) in [0, 1] -> maps (N, 1, H, W), smoothed in the plane.
+
+    MONAI's networks take one tensor and give one: where a slice is not 0 counts as brain.
+
+    Parameters
+    ----------
+    folder
+        The model folder in the bundle.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.network, interface = exportable(load_model(folder), across=False)
+        self.modalities = len(interface.layout.modalities)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The maps."""
+        maps: Tensor = self.network(images, images[:, : self.modalities].amax(1) > 0)[0]
+        return maps[:, None]
+
+
+def write_bundle(model: str | Path | Model, out: Path) -> Path:
+    """Write a bundle of a model folder.
+
+    Raises
+    ------
+    ModelError
+        A loaded model instead of its folder, or a method that makes no graph.
+    OutputError
+        ``out`` holds something else.
+    """
+    if isinstance(model, Model):
+        raise ModelError(
+            "model",
+            expected="the path of a run or model folder",
+            found="a model in memory",
+            remedy="A bundle holds the folder's files: give its path.",
+        )
+    loaded = load_model(model)
+    _, interface = exportable(loaded, across=False)
+    metadata = out / _METADATA
+    if out.is_dir() and any(out.iterdir()) and not _is_own(out):
+        raise OutputError(
+            out,
+            expected="a new or empty folder, or an earlier bundle",
+            found="a folder with other files",
+            remedy="Give another --out.",
+        )
+    source = Path(model) / "model" if (Path(model) / "model").is_dir() else Path(model)
+    make_folder(out / _MODEL)
+    for name in _FILES:
+        if (source / name).is_file():
+            with atomic_path(out / _MODEL / name) as temporary:
+                shutil.copyfile(source / name, temporary)
+    # The specification wants the weights under this name too, as those of its network_def.
+    with atomic_path(out / "models" / "model.pt") as temporary:
+        torch.save(BundleNetwork(str(out / _MODEL)).state_dict(), temporary)
+    if (source / CARD_NAME).is_file():
+        with atomic_path(out / "docs" / "README.md") as temporary:
+            shutil.copyfile(source / CARD_NAME, temporary)
+    write_json(out / "configs" / "inference.json", _inference())
+    write_json(metadata, _metadata(loaded, interface.channels))  # last: its presence means finished
+    return out
+
+
+def predict_all(model: str, inputs: Sequence[str], out: str, device: str) -> None:
+    """``medrd predict`` as the bundle's ``run``.
+
+    Raises
+    ------
+    InputError
+        An input that failed: ``monai.bundle run`` knows of success and exceptions only.
+    """
+    errors = predict(model, [Path(path) for path in inputs], out, device=device).errors
+    if errors:
+        raise InputError(
+            ", ".join(inputs),
+            expected="inputs that can be predicted",
+            found=f"{len(errors)} that cannot be, the first: {errors[0]}",
+            remedy=f"See errors.json in {out}; the others are done.",
+        )
+
+
+def _is_own(out: Path) -> bool:
+    """Whether an earlier export made the folder, or began to."""
+    if not (out / _METADATA).exists():
+        return (out / _MODEL / "model.json").is_file()
+    try:
+        content = json.loads((out / _METADATA).read_text(encoding="utf-8"))
+        return "medrd" in content["required_packages_version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _inference() -> dict[str, Any]:
+    return {
+        "imports": ["$from medrd.exporting.bundle import predict_all"],
+        "bundle_root": ".",
+        "dataset_dir": "$@bundle_root + '/input'",
+        "output_dir": "$@bundle_root + '/eval'",
+        "device": "auto",
+        "model_dir": f"$@bundle_root + '/{_MODEL}'",
+        "network_def": {
+            "_target_": "medrd.exporting.bundle.BundleNetwork",
+            "folder": "@model_dir",
+        },
+        "run": ["$predict_all(@model_dir, [@dataset_dir], @output_dir, @device)"],
+    }
+
+
+def _metadata(model: Model, channels: list[str]) -> dict[str, Any]:
+    recipe = model.recipe
+    volumes = recipe.kind == "volumes"
+    size = [recipe.size, recipe.size]
+    return {
+        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/"
+        "0.8.1/meta_schema_20240725.json",
+        "version": "0.1.0",
+        "changelog": {"0.1.0": f"exported by medrd {version('medrd')}"},
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__.split("+")[0],
+        "numpy_version": np.__version__,
+        "required_packages_version": {"medrd": version("medrd")},
+        "supported_apps": {},
+        "name": f"medrd {model.config.model.name}",
+        "task": "anomaly detection in brain MRI" if volumes else "anomaly detection in pictures",
+        "description": "Anomaly maps by medrd; see docs/README.md. Research use only.",
+        "authors": "medrd",
+        "copyright": "see the project's LICENSE; the weights are their trainer's",
+        "intended_use": "Research use only; not a medical device.",
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "magnitude" if volumes else "RGB",
+                    "modality": "MR" if volumes else "n/a",
+                    "num_channels": len(channels),
+                    "spatial_shape": size,
+                    "dtype": "float32",
+                    "value_range": [0, 1],
+                    "is_patch_data": False,
+                    "channel_def": {str(i): name for i, name in enumerate(channels)},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    "type": "image",
+                    "format": "anomaly score",
+                    "num_channels": 1,
+                    "spatial_shape": size,
+                    "dtype": "float32",
+                    "value_range": [],
+                    "is_patch_data": False,
+                    "channel_def": {"0": "anomaly score"},
+                }
+            },
+        },
+    }

@@ -1,0 +1,258 @@
+"""``medrd export``: a model as ONNX, as a torch.export archive, or as a MONAI bundle.
+
+The graph holds all between slices and scores: repeating a single channel, the teacher's own
+normalisation, the networks, smoothing and the image score. What is before it (brain, normalisation
+over the whole scan, slices) and after it (back onto the scan's grid) is in the interface file, in
+words and numbers. A graph that does not say what the model says is not written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medrd.errors import ModelError, OutputError
+from medrd.exporting.interface import Interface, exportable
+from medrd.exporting.interface_words import words_after, words_before, words_on_precision
+from medrd.images.atomic import atomic_path, write_json, write_text
+from medrd.models.exportable import Exportable
+from medrd.run.card import CARD_NAME, model_card
+from medrd.run.device import choose_execution
+from medrd.run.model_folder import Model, load_model
+from medrd.run.outputs import make_folder, remove
+from medrd.run.predictor import Predictor
+from medrd.run.progress import progress
+from medrd.run.provenance import versions
+
+logger = logging.getLogger("medrd.export")
+
+Format = Literal["onnx", "pt2", "bundle"]
+Run = Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+INTERFACE_NAME = "interface.json"
+TOLERANCE = 1e-4
+"""Largest difference from the native path, as a share of the range of the native maps."""
+_COMPARED_IN: Final = "fp32"
+"""What the graph computes in, and so the native path that it is held against."""
+_OPSET = 20
+_FORMATS: tuple[Format, ...] = ("onnx", "pt2")
+_TRACED, _CHECKED = 2, (1, 5)
+"""Slices that the graph is made with, and that it is checked with: never the same number."""
+
+
+def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx") -> Path:
+    """Write a trained model for use without medrd's own code (a bundle: with it).
+
+    Parameters
+    ----------
+    model
+        A run folder, its ``model/``, or a loaded model (a bundle needs the folder).
+    out
+        Gets ``model.onnx`` or ``model.pt2`` with ``interface.json`` and the model card; or a
+        bundle's ``configs/``, ``models/`` and ``docs/``.
+
+    Returns
+    -------
+    The graph's file, or the bundle's folder.
+
+    Raises
+    ------
+    ModelError
+        Unusable model, one whose method makes no graph (``patchcore``), or a graph that differs
+        from the native path in fp32 by more than :data:`TOLERANCE`.
+    OutputError
+        ``out`` holds something else.
+    """
+    out = Path(out)
+    if format == "bundle":
+        from medrd.exporting.bundle import write_bundle
+
+        return write_bundle(model, out)
+    loaded = model if isinstance(model, Model) else load_model(model)
+    earlier = _earlier_export(out)
+    network, interface = exportable(loaded)
+    with _quiet(), progress("exporting", 3) as advance:
+        with _as_model_error(loaded.config.model.name):
+            program = _traced(network, interface)
+        advance(note="traced")
+        file = out / f"model.{format}"
+        make_folder(out)
+        # Checked under its hidden name: what differs never gets the name of a result.
+        with atomic_path(file) as temporary:
+            with _as_model_error(loaded.config.model.name):
+                run = (_save_onnx if format == "onnx" else _save_pt2)(program, interface, temporary)
+            advance(note="written")
+            apart = _largest_difference(run, loaded, interface)
+            if not apart <= TOLERANCE:
+                raise ModelError(
+                    file,
+                    expected=f"a graph that is within {TOLERANCE:g} of the model",
+                    found=f"a difference of {apart:.2g}",
+                    remedy="Report it, with the model's config; the other format may do.",
+                )
+            # Another model's graph never lies beside this one's interface; and a folder with an
+            # interface is known for an export, so that a killed one can be run again.
+            if earlier is not None and earlier != loaded.hash:
+                for each in _FORMATS:
+                    remove(out / f"model.{each}")
+            write_json(out / INTERFACE_NAME, _described(loaded, interface, format, apart))
+            write_text(out / CARD_NAME, model_card(loaded.description, loaded.hash))
+        advance(note="checked")
+    logger.info("%s differs from the model in %s by %.2g at most", file, _COMPARED_IN, apart)
+    return file
+
+
+def _described(model: Model, interface: Interface, format: Format, apart: float) -> dict[str, Any]:
+    threshold = model.calibration.threshold if model.calibration else None
+    # Models from before do not say it.
+    calibrated_in = model.description.get("precision") if model.calibration else None
+    return {
+        "format": format,
+        "model": {"name": model.config.model.name, "hash": model.hash},
+        "before": words_before(model.recipe),
+        **interface.to_dict(),
+        "after": words_after(model.recipe, threshold),
+        "largest_difference": apart,
+        "compared_in": _COMPARED_IN,
+        "calibrated_in": calibrated_in,
+        "precision_note": words_on_precision(_COMPARED_IN, calibrated_in, tolerance=TOLERANCE),
+        "recipe": model.recipe.model_dump(mode="json"),
+        "scoring": model.config.scoring.model_dump(mode="json"),
+        "threshold": threshold,
+        "versions": versions(),
+        "notice": "Research use only; not a medical device.",
+    }
+
+
+def _traced(network: Exportable, interface: Interface) -> torch.export.ExportedProgram:
+    slices = torch.export.Dim("slices", min=1)
+    with torch.no_grad():
+        return torch.export.export(
+            network,
+            interface.example(_TRACED),
+            dynamic_shapes={name: {0: slices} for name in interface.names},
+            strict=False,
+        )
+
+
+def _save_pt2(program: torch.export.ExportedProgram, interface: Interface, path: Path) -> Run:
+    with path.open("wb") as written:
+        torch.export.save(program, written)
+    with path.open("rb") as read:
+        module = torch.export.load(read).module()
+
+    def run(*given: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        with torch.no_grad():
+            maps, scores = module(*given)
+        return maps.numpy(), scores.numpy()
+
+    return run
+
+
+def _save_onnx(program: torch.export.ExportedProgram, interface: Interface, path: Path) -> Run:
+    import onnxruntime
+
+    made = torch.onnx.export(
+        program,
+        dynamo=True,
+        opset_version=_OPSET,
+        input_names=interface.names,
+        output_names=["map", "score"],
+        verbose=False,
+    )
+    assert made is not None
+    made.model.metadata_props["medrd"] = json.dumps(interface.to_dict())
+    made.save(path, external_data=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(*given: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        feed = {name: x.numpy() for name, x in zip(interface.names, given, strict=True)}
+        maps, scores = session.run(None, feed)
+        return maps, scores
+
+    return run
+
+
+def _largest_difference(run: Run, model: Model, interface: Interface) -> float:
+    """From what prediction in fp32 would say of the same slices, as a share of its maps' range.
+
+    Infinite where either says what is no number.
+    """
+    predictor = Predictor(model.detector, model.scoring(), choose_execution("cpu", _COMPARED_IN))
+    worst = 0.0
+    for slices in _CHECKED:
+        given = interface.example(slices, seed=slices)
+        images, region, *places = (x.numpy() for x in given)
+        native = predictor.maps(images, region, places[0].astype(np.float64) if places else None)
+        for ours, theirs in zip(run(*given), native, strict=True):
+            if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+                return float("inf")
+            # Scores have no range of their own where there is one slice; a map that is all but
+            # constant has rounding errors alone.
+            unit = max(float(np.ptp(native[0])), 0.01 * float(np.abs(theirs).max()), 1e-12)
+            worst = max(worst, float(np.abs(ours - theirs).max()) / unit)
+    return worst
+
+
+def _earlier_export(out: Path) -> str | None:
+    """Hash of the model that a folder holds an export of; None for a new or empty folder.
+
+    Hidden files do not count: a killed export leaves one.
+    """
+    if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
+        return None
+    try:
+        content = json.loads((out / INTERFACE_NAME).read_text(encoding="utf-8"))
+        return str(content["model"]["hash"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise OutputError(
+            out,
+            expected="a new or empty folder, or an earlier export",
+            found="a folder with other files",
+            remedy="Give another --out.",
+        ) from None
+
+
+@contextmanager
+def _as_model_error(name: str) -> Iterator[None]:
+    """What the exporters raise is of many kinds, none of which a user can tell from a bug."""
+    try:
+        yield
+    except (OSError, ModelError):
+        raise
+    except Exception as error:
+        said = next(iter(str(error).strip().splitlines()), "")
+        raise ModelError(
+            name,
+            expected="a model that PyTorch's exporter can make a graph of",
+            found=f"{type(error).__name__}: {said}",
+            remedy="Try the other --format; or use it through medrd.load(...).predict(...).",
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' talk of their own insides."""
+    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx")
+    before = {name: logging.getLogger(name).level for name in names}
+    try:
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,111 @@
+"""What an exported graph takes and gives, and the module that it is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medrd.config.layout import Layout
+from medrd.errors import ModelError
+from medrd.models.exportable import Exportable
+from medrd.run.model_folder import Model
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The graph's inputs: names, types and shapes, the first axis being any number of slices."""
+
+    layout: Layout
+    size: int
+    positions: bool
+
+    @property
+    def channels(self) -> list[str]:
+        """What the channels of an image are, in words."""
+        layout = self.layout
+        shown = [
+            f"{m} {o:+g} mm off" if o else m for o in layout.offsets_mm for m in layout.modalities
+        ]
+        return shown + (["row", "distance from the middle", "height"] if layout.place else [])
+
+    @property
+    def names(self) -> list[str]:
+        """In their order."""
+        return ["images", "region", *(["positions_mm"] if self.positions else [])]
+
+    def example(self, slices: int, *, seed: int = 0) -> tuple[Tensor, ...]:
+        """Random inputs: blobs with noise on them, in discs that shrink from slice to slice.
+
+        Of more slices than two the last is empty.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        side, channels = self.size, len(self.channels)
+        axis = torch.linspace(-1, 1, side)
+        radii = torch.linspace(0.8, 0.3, slices)
+        if slices > 2:
+            radii[-1] = 0
+        disc = (axis[:, None] ** 2 + axis[None] ** 2) < radii[:, None, None] ** 2
+        coarse = torch.rand(slices, channels, 8, 8, generator=generator)
+        blobs = F.interpolate(coarse, size=(side, side), mode="bilinear", align_corners=False)
+        noise = torch.rand(slices, channels, side, side, generator=generator)
+        given = ((0.8 * blobs + 0.2 * noise) * disc[:, None], disc)
+        return (*given, 1.5 * torch.arange(slices).float()) if self.positions else given
+
+    def to_dict(self) -> dict[str, Any]:
+        """For people and programs that call the graph."""
+        inputs = {
+            "images": {
+                "dtype": "float32",
+                "shape": ["slices", len(self.channels), self.size, self.size],
+                "channels": self.channels,
+                "is": "slices in [0, 1], 0 outside the region, as the recipe makes them",
+            },
+            "region": {
+                "dtype": "bool",
+                "shape": ["slices", self.size, self.size],
+                "is": "the brain, or what there is of a picture",
+            },
+        }
+        if self.positions:
+            inputs["positions_mm"] = {
+                "dtype": "float32",
+                "shape": ["slices"],
+                "is": "place of each slice along the stack; the slices are one scan's",
+            }
+        outputs = {
+            "map": {
+                "dtype": "float32",
+                "shape": ["slices", self.size, self.size],
+                "is": "smoothed anomaly map, not masked: mask it on the scan's own grid",
+            },
+            "score": {"dtype": "float32", "shape": ["slices"], "is": "score of each slice"},
+        }
+        return {"inputs": inputs, "outputs": outputs}
+
+
+def exportable(model: Model, *, across: bool = True) -> tuple[Exportable, Interface]:
+    """The module to export, on the CPU in float32, and what it takes.
+
+    ``across=False`` leaves the smoothing across slices out.
+
+    Raises
+    ------
+    ModelError
+        A method that makes no graph.
+    """
+    if not model.detector.exports:
+        raise ModelError(
+            model.config.model.name,
+            expected="a method whose sums are the same for all images",
+            found="one that searches a bank of patches, by what it finds in each image",
+            remedy="Use it through medrd.load(...).predict(...).",
+        )
+    recipe, scoring = model.recipe, model.scoring()
+    if not across:
+        scoring.sigma_across_mm = 0.0
+    network = Exportable(model.detector.cpu(), scoring.cpu(), size=recipe.size).eval()
+    return network, Interface(recipe.layout, recipe.size, network.reads_positions)

@@ -1,0 +1,1 @@
+"""Files <-> volumes and pictures: NIfTI, DICOM, PNG and TIFF in, NIfTI out; atomic writes."""

@@ -1,0 +1,285 @@
+"""Judging a NIfTI header before a single voxel is read.
+
+nibabel knows the fields; sizes and magic are checked here, because a hostile or broken
+header must be refused by name, and before it makes anybody allocate memory.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+
+from medrd.errors import FileFormatError, ShapeError, TooLargeError
+from medrd.images.affine import affine_in_force
+from medrd.images.geometry import Affine, Shape3, format_shape
+from medrd.images.grid import Grid, grid_of_header
+from medrd.images.stream import open_forward
+
+# 134 million voxels: fifteen times a 1 mm head, more than a 0.5 mm one, and 0.5 GiB as
+# float32, so that prediction with its handful of copies fits a 8 GiB laptop.
+DEFAULT_MAX_VOXELS = 512**3
+
+# Header extensions stand before the voxels. Real ones (DICOM fields, XML) are kilobytes;
+# without a limit a header could send the reader through terabytes of gzip first.
+_MAX_VOXEL_OFFSET = 64 << 20
+
+_MAGICS = {b"n+1", b"ni1", b"n+2", b"ni2"}
+_LINE_ENDS = ([13, 10, 26, 10], [0, 0, 0, 0])  # zeros: not written by some programs
+_EXPORT_AGAIN = "Export the scan again, for instance with dcm2niix."
+
+
+@dataclass(frozen=True, eq=False)
+class NiftiHeader:
+    """What a judged header says.
+
+    Attributes
+    ----------
+    path, voxel_path
+        The file as named by the caller, and the one that holds the voxels: the same
+        except for an ``.hdr`` and ``.img`` pair.
+    shape
+        (X, Y, Z).
+    frames, frame
+        How many three-dimensional images the file holds, and which one was chosen.
+    affine
+        (4, 4), the one in force, voxel index to RAS+ mm.
+    grid
+        The raw geometry of one frame.
+    dtype
+        On disk, with byte order.
+    scaling
+        (slope, intercept), or None where the voxels are to be taken as they are.
+    voxel_offset
+        Bytes before the first voxel.
+    warnings
+        What is odd about the geometry, a sentence each.
+    """
+
+    path: Path
+    voxel_path: Path
+    shape: Shape3
+    frames: int
+    frame: int
+    affine: Affine
+    grid: Grid
+    dtype: np.dtype[Any]
+    scaling: tuple[float, float] | None
+    voxel_offset: int
+    warnings: tuple[str, ...]
+
+
+def inspect_nifti(
+    path: str | Path, *, frame: int | None = None, max_voxels: int = DEFAULT_MAX_VOXELS
+) -> NiftiHeader:
+    """Read and judge the header alone.
+
+    Parameters
+    ----------
+    path
+        ``.nii``, ``.nii.gz``, or either file of an ``.hdr`` and ``.img`` pair (``.gz`` too).
+        NIfTI-1 or NIfTI-2, either byte order.
+    frame
+        Which three-dimensional image of a 4D file, from 0.
+    max_voxels
+        Budget for all frames together: reading has to pass over every one of them.
+
+    Raises
+    ------
+    MissingInputError, FileFormatError, TruncatedFileError
+        If there is no readable NIfTI header.
+    ShapeError
+        If it is not one three-dimensional image, or the frame is not there.
+    TooLargeError
+        If it promises more than ``max_voxels``.
+    AffineError
+        If the affine in force is not finite or not invertible.
+    """
+    path = Path(path)
+    header_path, voxel_path = _header_and_voxel_files(path)
+    version, header = _read_header(header_path)
+    dtype = _dtype(path, header)
+    dims = _dims(path, header)
+    shape, frames = (dims[0], dims[1], dims[2]), math.prod(dims[3:])
+    chosen = _chosen_frame(path, dims, frames, frame)
+    _check_budget(path, dims, max_voxels)
+    affine, warnings = affine_in_force(path, header, shape)
+    return NiftiHeader(
+        path=path,
+        voxel_path=voxel_path,
+        shape=shape,
+        frames=frames,
+        frame=chosen,
+        affine=affine,
+        grid=grid_of_header(header, dims if frames == 1 else shape, version),
+        dtype=dtype,
+        scaling=_scaling(path, header),
+        voxel_offset=_voxel_offset(path, header, pair=header_path != voxel_path),
+        warnings=warnings,
+    )
+
+
+def _header_and_voxel_files(path: Path) -> tuple[Path, Path]:
+    gz = path.suffix if path.suffix.lower() == ".gz" else ""
+    bare = path.with_suffix("") if gz else path
+    kind = bare.suffix
+    if kind.lower() == ".nii":
+        return path, path
+    if kind.lower() in {".hdr", ".img"}:
+        hdr, img = (".HDR", ".IMG") if kind.isupper() else (".hdr", ".img")
+        return bare.with_suffix(hdr + gz), bare.with_suffix(img + gz)
+    raise FileFormatError(
+        path,
+        expected="a NIfTI file: .nii, .nii.gz or an .hdr and .img pair",
+        found="a folder" if path.is_dir() else f"the suffix {path.suffix!r}",
+        remedy="Convert the image to NIfTI, or name the right file.",
+    )
+
+
+def _read_header(path: Path) -> tuple[int, nib.Nifti1Header]:
+    """NIfTI version and header, its fields as they are."""
+    with open_forward(path) as stream:
+        start = stream.read(4)
+        sizes = {"<": int.from_bytes(start, "little"), ">": int.from_bytes(start, "big")}
+        for byte_order, size in sizes.items():
+            if size == nib.Nifti1Header.sizeof_hdr:
+                block = start + stream.read_exactly(size - len(start))
+                return 1, _with_magic(path, nib.Nifti1Header(block, byte_order, check=False))
+            if size == nib.Nifti2Header.sizeof_hdr:
+                block = start + stream.read_exactly(size - len(start))
+                return 2, _with_magic(path, nib.Nifti2Header(block, byte_order, check=False))
+    raise FileFormatError(
+        path,
+        expected="a NIfTI header, which begins with the number 348 or 540",
+        found=f"a file that begins with {start!r}",
+        remedy="This is no NIfTI file, whatever its name. Download or export it again.",
+    )
+
+
+def _with_magic(path: Path, header: nib.Nifti1Header) -> nib.Nifti1Header:
+    magic = header["magic"].item()
+    if magic not in _MAGICS:
+        raise FileFormatError(
+            path,
+            expected="the magic of NIfTI, n+1, ni1, n+2 or ni2",
+            found=f"{magic!r}",
+            remedy="Analyze 7.5 files have none and do not say which side is left: convert "
+            "the file to NIfTI with a tool that knows where it came from.",
+        )
+    if "eol_check" in header and header["eol_check"].tolist() not in _LINE_ENDS:
+        raise FileFormatError(
+            path,
+            expected="NIfTI-2's line end bytes 13 10 26 10",
+            found=f"{header['eol_check'].tolist()}",
+            remedy="A program has copied the file as text. Copy it again, as binary.",
+        )
+    return header
+
+
+def _dtype(path: Path, header: nib.Nifti1Header) -> np.dtype[Any]:
+    found = f"the data type code {int(header['datatype'])}"
+    with suppress(KeyError):  # a code outside nibabel's table
+        dtype: np.dtype[Any] = header.get_data_dtype()
+        if dtype.kind in "iuf":
+            return dtype
+        if dtype.kind == "c":
+            found = "complex voxels"
+        elif dtype.names is not None:
+            found = "colour voxels"
+    raise FileFormatError(
+        path,
+        expected="voxels that are integer or real numbers",
+        found=found,
+        remedy="Save one channel, or the magnitude, as integers or floats.",
+    )
+
+
+def _dims(path: Path, header: nib.Nifti1Header) -> tuple[int, ...]:
+    """All dimensions of the file; at least three, each at least 1."""
+    # Not get_data_shape(): it rewrites some shapes for FreeSurfer's surfaces.
+    ndim, *sizes = (int(size) for size in header["dim"])
+    dims = tuple(sizes[: max(ndim, 0)])
+    if not 3 <= ndim <= len(sizes):
+        found = f"{ndim} dimensions"
+    elif min(dims) < 1:
+        found = f"dimensions {format_shape(dims)}"
+    else:
+        return dims
+    raise ShapeError(
+        path,
+        expected="three dimensions of at least one voxel each",
+        found=found,
+        remedy=_EXPORT_AGAIN,
+    )
+
+
+def _chosen_frame(path: Path, dims: tuple[int, ...], frames: int, frame: int | None) -> int:
+    choice = (
+        f"Choose one, K from 0 to {frames - 1}: medrd predict --frame K, frame=K in Python; "
+        "for training save it as a file of its own."
+    )
+    if frame is None:
+        if frames == 1:
+            return 0
+        raise ShapeError(
+            path,
+            expected="one three-dimensional image",
+            found=f"{frames} frames ({format_shape(dims)})",
+            remedy=choice,
+        )
+    if 0 <= frame < frames:
+        return frame
+    raise ShapeError(
+        path,
+        expected=f"frame {frame}",
+        found=f"{frames} frame{'s' if frames > 1 else ''} ({format_shape(dims)})",
+        remedy=choice if frames > 1 else "Leave --frame out.",
+    )
+
+
+def _check_budget(path: Path, dims: tuple[int, ...], max_voxels: int) -> None:
+    voxels = math.prod(dims)
+    if voxels > max_voxels:
+        raise TooLargeError(
+            path,
+            expected=f"at most {max_voxels:,} voxels",
+            found=f"{voxels:,} voxels ({format_shape(dims)})",
+            remedy="If the header is right, raise the budget with --max-voxels "
+            "(data.max_voxels in a config, max_voxels= in Python).",
+        )
+
+
+def _scaling(path: Path, header: nib.Nifti1Header) -> tuple[float, float] | None:
+    try:
+        slope, inter = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise FileFormatError(
+            path,
+            expected="a finite slope and intercept",
+            found=str(error),
+            remedy="Set scl_slope to 1 and scl_inter to 0, or export the scan again.",
+        ) from error
+    if slope is None or (slope, inter) == (1.0, 0.0):
+        return None
+    return slope, inter
+
+
+def _voxel_offset(path: Path, header: nib.Nifti1Header, *, pair: bool) -> int:
+    offset = float(header["vox_offset"])
+    lowest = 0 if pair else header.single_vox_offset
+    if offset == 0:
+        return int(lowest)
+    if lowest <= offset <= _MAX_VOXEL_OFFSET:
+        return int(offset)
+    raise FileFormatError(
+        path,
+        expected=f"voxels that begin between byte {lowest} and byte {_MAX_VOXEL_OFFSET:,}",
+        found=f"vox_offset {offset:g}",
+        remedy=_EXPORT_AGAIN,
+    )

@@ -1,0 +1,29 @@
+"""A volume from whatever the user has: a NIfTI file or a DICOM series."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medrd.images.dicom import read_dicom
+from medrd.images.dicom_meta import is_dicom
+from medrd.images.header import DEFAULT_MAX_VOXELS
+from medrd.images.nifti import read_nifti
+from medrd.images.volume import Volume
+
+
+def read_volume(
+    path: str | Path,
+    *,
+    frame: int | None = None,
+    series: str | None = None,
+    max_voxels: int = DEFAULT_MAX_VOXELS,
+) -> Volume:
+    """Read a folder or file of DICOM by its magic, anything else as NIfTI.
+
+    ``series`` is a Series Instance UID, for a folder that holds several. Raises InputError;
+    see :func:`read_dicom` and :func:`read_nifti`.
+    """
+    path = Path(path)
+    if path.is_dir() or is_dicom(path):
+        return read_dicom(path, series=series, frame=frame, max_voxels=max_voxels)
+    return read_nifti(path, frame=frame, max_voxels=max_voxels)

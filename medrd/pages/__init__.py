@@ -1,0 +1,1 @@
+"""HTML pages: a scan, a picture, an index, a run."""

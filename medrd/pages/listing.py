@@ -1,0 +1,112 @@
+"""Pages that are one table: a row a result with its thumbnail, sortable by every column."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from medrd.pages.page import as_base64, render
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One result.
+
+    Attributes
+    ----------
+    record
+        Its JSON.
+    href
+        Its page or picture, relative to this one.
+    still
+        A PNG to make a thumbnail of.
+    dice
+        Of mask and label, where there are both.
+    """
+
+    record: Mapping[str, Any]
+    href: str
+    still: bytes | None = None
+    dice: float | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a row shows under a heading.
+
+    Attributes
+    ----------
+    value
+        What it sorts by; None where there is nothing.
+    shown
+        The value as text.
+    """
+
+    name: str
+    value: Callable[[Entry], float | str | None]
+    shown: Callable[[Any], str] = str
+
+
+def listing_page(
+    entries: Sequence[Entry],
+    columns: Sequence[Column],
+    *,
+    title: str,
+    summary: str,
+    failed: Sequence[str],
+    notes: Sequence[str],
+    thumbnail_px: int,
+) -> str:
+    """The page as HTML. Columns in which no row has a value are left out.
+
+    Parameters
+    ----------
+    failed
+        What is not among the entries, and why: a sentence each.
+    thumbnail_px
+        Twice what the table shows, for sharp screens.
+    """
+    shown = [c for c in columns if any(c.value(entry) is not None for entry in entries)]
+    rows = [
+        {
+            "name": entry.record["subject"],
+            "href": entry.href,
+            "cells": [_cell(column, entry) for column in shown],
+            "thumbnail": _thumbnail(entry.still, thumbnail_px) if entry.still else None,
+        }
+        for entry in entries
+    ]
+    return render(
+        "index.html",
+        title=title,
+        summary=summary,
+        columns=["name", *(column.name for column in shown)],
+        rows=rows,
+        thumbnails=any(row["thumbnail"] for row in rows),
+        failed=failed,
+        notes=notes,
+    )
+
+
+def _cell(column: Column, entry: Entry) -> dict[str, str]:
+    value = column.value(entry)
+    if value is None:
+        return {"value": "", "text": "–"}
+    return {
+        "value": value if isinstance(value, str) else repr(float(value)),
+        "text": column.shown(value),
+    }
+
+
+def _thumbnail(still: bytes, side_px: int) -> str:
+    """A small JPEG of a PNG, as base64."""
+    with Image.open(io.BytesIO(still)) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((side_px, side_px))
+    target = io.BytesIO()
+    small.save(target, format="JPEG", quality=80)
+    return as_base64(target.getvalue())

@@ -1,0 +1,77 @@
+"""What the pages of scans and of pictures have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+
+from medrd.draw.heat import COLOUR_MAP, HeatScale
+
+NODES = 32
+"""Of the colour map, between which viewers interpolate."""
+
+
+def colour_bar(scale: HeatScale) -> dict[str, Any]:
+    """What ``bar.html`` shows; the same for every page of a report."""
+    colours = (to_hex(colormaps[COLOUR_MAP](i / (NODES - 1))) for i in range(NODES))
+    return {
+        "ramp": ", ".join(colours),
+        "ticks": [f"{scale.top / scale.unit * i / 4:g}" for i in range(5)],
+        "bar_label": f"anomaly score, {scale.describe('report')}; the same on every page",
+    }
+
+
+def no_findings(scale: HeatScale) -> str:
+    """Why the table of findings is empty."""
+    if scale.threshold:
+        return "None: nothing connected reaches the calibrated threshold."
+    return "Not looked for: the model has no calibrated threshold."
+
+
+def calibrated_whole(record: Mapping[str, Any]) -> bool:
+    """Whether all slices of the calibration scans were healthy, so that there is a p-value.
+
+    Else a scan's percentile is among scores over fewer slices than its own, and tends to be high.
+    """
+    return record["p_value"] is not None
+
+
+def standing(record: Mapping[str, Any], normal: str, noun: str) -> list[tuple[str, str]]:
+    """Percentile and p-value among the calibration scans or pictures, as far as there are any.
+
+    Parameters
+    ----------
+    normal, noun
+        As in the record's keys: ``healthy`` and ``scan``, or ``normal`` and ``picture``.
+    """
+    rows = []
+    percentile, count = record[f"{normal}_percentile"], record[f"{normal}_{noun}s"]
+    if percentile is not None:
+        plural = noun + "s" * (count != 1)
+        text = f"higher than {percentile:.0f} % of {count} calibration {plural}"
+        if not calibrated_whole(record):
+            text += f" (by {'their' if count != 1 else 'its'} {normal} slices alone)"
+        rows.append(("", text))
+    if record["p_value"] is not None:
+        rows.append(("p-value", f"{record['p_value']:.3g}"))
+    return rows
+
+
+def provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Inputs, model, threshold and versions, with hashes."""
+    identity, model = record["identity"], record["model"]
+    rows = []
+    for channel, path in record["inputs"].items():
+        rows += [(channel, path), ("sha256", identity["inputs"][channel])]
+    if record.get("label"):
+        rows.append(("label", record["label"]))
+    rows += [("model", model["name"]), ("its hash", model["hash"])]
+    if record["threshold"] is not None:
+        share = f"{100 * record['threshold_target_fpr']:g} % of what is healthy reaches it"
+        rows.append(("threshold", f"{record['threshold']:.6g}: in calibration, {share}"))
+    rows.append(("computed", f"on {identity['device']} in {identity['precision']}"))
+    rows.append(("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())))
+    return rows

@@ -1,0 +1,87 @@
+"""The page of a training run or an evaluation: facts, tables, curves and cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medrd.pages.page import as_base64, render
+from medrd.run.table import COLUMNS, cell
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell: what is read, and what it sorts by and leads to."""
+
+    text: str
+    value: float | None = None
+    href: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings that sort."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG element or a PNG with what is said below it, and where a click leads."""
+
+    caption: str
+    svg: str = ""
+    png: bytes = b""
+    href: str | None = None
+
+    @property
+    def png_base64(self) -> str:
+        """For a data URI."""
+        return as_base64(self.png)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page; what is empty is left out."""
+
+    heading: str
+    facts: Sequence[tuple[str, str]] = ()
+    table: Table | None = None
+    pictures: Sequence[Picture] = ()
+    text: str = ""
+    note: str = ""
+    folded: bool = False
+
+
+def run_page(title: str, sections: Sequence[Section], *, warnings: Sequence[str] = ()) -> str:
+    """The page as HTML."""
+    return render("run.html", title=title, sections=sections, warnings=warnings)
+
+
+def metrics_rows(content: Mapping[str, Any]) -> Table:
+    """The model of a ``metrics.json``, its categories and baselines, a row each.
+
+    Columns in which no row has a value are left out; intervals stand behind the model's own.
+    """
+    model = content["protocol"]["model"]
+    intervals = content.get("intervals", {})
+    rows: dict[str, Mapping[str, Any]] = {}
+    for category, row in content.get("categories", {}).items():
+        rows[f"{model}, {category}"] = row
+    rows[f"{model}, mean" if rows else model] = content
+    rows |= content.get("baseline", {})
+    keys = [key for key in COLUMNS if any(row.get(key) is not None for row in rows.values())]
+
+    def shown(row: Mapping[str, Any], key: str) -> Cell:
+        text = cell(row.get(key))
+        if row is content and key in intervals:
+            low, high = intervals[key]
+            text += f" ({low:.2f} – {high:.2f})"
+        return Cell(text, row.get(key))
+
+    return Table(
+        ["model", *(COLUMNS[key] for key in keys)],
+        [[Cell(name), *(shown(row, key) for key in keys)] for name, row in rows.items()],
+    )

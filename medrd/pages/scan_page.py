@@ -1,0 +1,123 @@
+"""A scan's page: three planes to move through, its findings, and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib import colormaps
+
+from medrd.draw.heat import COLOUR_MAP, HeatScale
+from medrd.pages.embed import EmbeddedScan
+from medrd.pages.page import as_base64, packed_niivue, render
+from medrd.pages.parts import NODES, colour_bar, no_findings, provenance, standing
+
+
+@dataclass(frozen=True)
+class ScanView:
+    """What a scan's page is made from.
+
+    Attributes
+    ----------
+    record
+        The scan's JSON.
+    scale
+        The same for all scans of a report.
+    embedded
+        The scan, its map in the scale's units, and its label.
+    dice
+        Of the mask and the label, where there are both.
+    still
+        A PNG, for browsers without WebGL.
+    stamp
+        See :func:`medrd.pages.page.render`.
+    """
+
+    record: Mapping[str, Any]
+    scale: HeatScale
+    embedded: EmbeddedScan
+    dice: float | None = None
+    still: bytes | None = None
+    stamp: Mapping[str, Any] | None = None
+
+
+def scan_page(view: ScanView, *, index: str | None = None) -> str:
+    """The page as HTML.
+
+    Parameters
+    ----------
+    index
+        Address of the page that lists all scans.
+    """
+    record, scale, embedded = view.record, view.scale, view.embedded
+    return render(
+        "scan.html",
+        title=record["subject"],
+        index=index,
+        page={
+            "window": embedded.window,
+            "top": scale.top / scale.unit,
+            "sign": scale.sign,
+            "threshold": scale.threshold,
+            "truth": embedded.truth is not None,
+            "colours": _colour_nodes(),
+        },
+        first_threshold=1.0 if scale.threshold else 0.5,
+        stamp=view.stamp,
+        warnings=record["warnings"],
+        not_judged=record["not_judged"],
+        summary=_summary(record, view.dice),
+        **colour_bar(scale),
+        findings=[_finding(row, scale) for row in record["findings"]],
+        no_findings=no_findings(scale),
+        provenance=provenance(record),
+        still=as_base64(view.still) if view.still else None,
+        notes=embedded.notes,
+        scan=as_base64(embedded.image),
+        heat=as_base64(embedded.heat),
+        truth=as_base64(embedded.truth) if embedded.truth is not None else None,
+        niivue=packed_niivue(),
+    )
+
+
+def format_volume(volume_mm3: float) -> str:
+    """In ml from a tenth on.
+
+    >>> format_volume(64.0), format_volume(2345.6)
+    ('64 mm³', '2.3 ml')
+    """
+    return f"{volume_mm3:.0f} mm³" if volume_mm3 < 100 else f"{volume_mm3 / 1000:.1f} ml"
+
+
+def _summary(record: Mapping[str, Any], dice: float | None) -> list[tuple[str, str]]:
+    rows = [("scan score", f"{record['scan_score']:.4g}"), *standing(record, "healthy", "scan")]
+    if record["findings_volume_mm3"] is not None:
+        rows.append(("at or above threshold", format_volume(record["findings_volume_mm3"])))
+    if dice is not None:
+        rows.append(("Dice with the label", f"{dice:.3f}"))
+    rows.append(("slices scored", f"{record['slices_scored']} of {record['slices']}"))
+    return rows
+
+
+def _finding(row: Mapping[str, Any], scale: HeatScale) -> dict[str, str]:
+    return {
+        "mm": " ".join(f"{value:.3f}" for value in row["peak_mm"]),
+        "volume": format_volume(row["volume_mm3"]),
+        "peak": f"{row['peak_score'] / scale.unit:.2f}",
+        "centre": ", ".join(f"{value:.0f}" for value in row["centroid_mm"]),
+    }
+
+
+def _colour_nodes() -> dict[str, list[int]]:
+    """The colour map as niivue takes it; nothing is drawn where there is no score."""
+    places = [i / (NODES - 1) for i in range(NODES)]
+    colours = [colormaps[COLOUR_MAP](place, bytes=True) for place in places]
+    red, green, blue = ([int(colour[i]) for colour in colours] for i in range(3))
+    return {
+        "R": red,
+        "G": green,
+        "B": blue,
+        "A": [0] + [255] * (NODES - 1),
+        "I": [round(255 * place) for place in places],
+    }

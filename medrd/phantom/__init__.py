@@ -1,0 +1,1 @@
+"""Simulated brains and textures, for the demo, the docs and the tests."""

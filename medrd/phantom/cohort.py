@@ -1,0 +1,223 @@
+"""Phantom brains: a cohort in the BraTS layout that anyone may have.
+
+Each subject is the MNI152 template bent into another head, with a glioma, scanned in
+four modalities. No patient is behind it. A subject is a function of its index and the
+seed alone, so that cohorts of different sizes share their first subjects.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrd.errors import ConfigError, OutputError
+from medrd.images.atomic import atomic_folder, refuse_foreign
+from medrd.phantom.anatomy import GRID, load_template, make_head, make_tissues
+from medrd.phantom.contrast import MODALITIES, make_surroundings, render
+from medrd.phantom.lesions import displace, grow_lesion, plan_lesion
+from medrd.phantom.scanner import plan_acquisitions, scan
+
+# Raise it whenever the same seed gives other voxels: kept subjects are then remade.
+VERSION = 3
+
+# Voxels run left, posterior, superior, with the origin where BraTS has it.
+BRATS_AFFINE = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]], np.float64)
+
+# BraTS 2018 holds 210 high-grade and 75 low-grade gliomas. By turns, not by chance: a
+# cohort of four has both.
+_LOW_GRADE_EVERY = 4
+_BRIGHT_VOXEL_CHANCE = 0.2
+_RECORD = "phantom.json"
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One simulated subject.
+
+    Attributes
+    ----------
+    subject_id
+        ``Phantom_000``, the name of its folder.
+    modalities
+        ``flair``, ``t1``, ``t1ce`` and ``t2``, each (240, 240, 155) int16, 0 outside the
+        brain and nowhere in it.
+    labels
+        (240, 240, 155) uint8: 1 necrotic or non-enhancing core, 2 oedema, 4 enhancing.
+    affine
+        (4, 4) float64, voxels to RAS millimetres.
+    """
+
+    subject_id: str
+    modalities: dict[str, NDArray[np.int16]]
+    labels: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+
+
+def make_subject(index: int, *, seed: int = 0) -> Phantom:
+    """Simulate one subject (about 3 s; the first of a process takes longer).
+
+    Parameters
+    ----------
+    index
+        Which subject of the cohort, from 0.
+    seed
+        Which cohort.
+
+    Raises
+    ------
+    ConfigError
+        If either is negative.
+    """
+    _require("index", index, least=0)
+    _require("seed", seed, least=0)
+    # A stream for each stage: a change in one leaves the others' draws alone.
+    anatomy, folds, growth, normal, look, scanner = np.random.default_rng([seed, index]).spawn(6)
+    template = load_template()
+    head = make_head(anatomy, template)
+    high_grade = (index + 1) % _LOW_GRADE_EVERY != 0
+    plan = plan_lesion(growth, template, head, high_grade=high_grade)
+    mni_mm = displace(head, plan)
+    tissues = make_tissues(folds, template, head, mni_mm)
+    lesion = grow_lesion(growth, head, tissues, plan)
+    surroundings = make_surroundings(normal, head, tissues, mni_mm)
+    signals = render(look, head, tissues, surroundings, lesion, mni_mm, high_grade=high_grade)
+    acquisitions = plan_acquisitions(scanner)
+    modalities = {m: scan(scanner, head, signals[m], acquisitions[m]) for m in MODALITIES}
+    if scanner.random() < _BRIGHT_VOXEL_CHANCE:
+        # Some BraTS volumes hold one voxel at the top of int16: a trap for max-scaling.
+        at = head.voxels[:, scanner.integers(head.voxels.shape[1])].astype(np.intp)
+        modalities[str(scanner.choice(MODALITIES))][tuple(at)] = np.iinfo(np.int16).max
+    labels = np.zeros(GRID, np.uint8)
+    labels[head.box][head.mask] = lesion.labels
+    return Phantom(_subject_id(index), modalities, labels, BRATS_AFFINE.copy())
+
+
+def write_cohort(
+    out: Path,
+    subjects: int,
+    *,
+    seed: int = 0,
+    on_done: Callable[[str], None] | None = None,
+    workers: int = 1,
+) -> list[Path]:
+    """Write ``subjects`` phantoms in the BraTS layout.
+
+    A subject that is complete and of the same seed and version is kept; one cut short is
+    made again. Each folder appears under its name only once all its files are written.
+
+    Parameters
+    ----------
+    out
+        The cohort's folder, made if need be; gets ``Phantom_000/Phantom_000_flair.nii.gz``
+        and so on.
+    subjects
+        How many.
+    seed
+        Which cohort.
+    on_done
+        Called with each subject's name when it is there, in the order of the names.
+    workers
+        Processes; about 1 GB of memory each.
+
+    Returns
+    -------
+    The subjects' folders, in order.
+
+    Raises
+    ------
+    ConfigError
+        If ``subjects`` or ``workers`` is below 1 or ``seed`` negative.
+    OutputError
+        If a folder cannot be written, or one of a subject's name holds other files.
+    """
+    _require("subjects", subjects, least=1)
+    _require("workers", workers, least=1)
+    _require("seed", seed, least=0)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            out, expected="a folder to write to", found=str(error), remedy="Choose another --out."
+        ) from error
+    folders = []
+    for folder in _written(out, subjects, seed, workers):
+        folders.append(folder)
+        if on_done is not None:
+            on_done(folder.name)
+    return folders
+
+
+def _written(out: Path, subjects: int, seed: int, workers: int) -> Iterator[Path]:
+    """Each subject's folder as soon as it and those before it are there."""
+    jobs: Iterable[tuple[Path, int, int]] = ((out, index, seed) for index in range(subjects))
+    if workers == 1:
+        yield from map(_write_job, jobs)
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    # Spawned, not forked: the caller may hold threads (torch, BLAS), which do not survive one.
+    with ProcessPoolExecutor(min(workers, subjects), get_context("spawn")) as pool:
+        yield from pool.map(_write_job, jobs)
+
+
+def _write_job(job: tuple[Path, int, int]) -> Path:
+    """Write one subject unless it is there; the whole work of one process's turn."""
+    out, index, seed = job
+    folder = out / _subject_id(index)
+    if _is_complete(folder, seed):
+        return folder
+    refuse_foreign(folder, [*_file_names(folder.name), _RECORD])
+    with atomic_folder(folder) as partial:
+        _save(make_subject(index, seed=seed), partial, seed)
+    return folder
+
+
+def _save(phantom: Phantom, folder: Path, seed: int) -> None:
+    """The five volumes, then the record that says they are all there."""
+    import nibabel as nib
+
+    sizes = {}
+    for name, array in {**phantom.modalities, "seg": phantom.labels}.items():
+        path = folder / f"{phantom.subject_id}_{name}.nii.gz"
+        image = nib.Nifti1Image(array, phantom.affine)
+        image.header.set_xyzt_units("mm", "sec")
+        image.set_sform(phantom.affine, code=1)
+        image.set_qform(phantom.affine, code=1)
+        nib.save(image, path)
+        sizes[path.name] = path.stat().st_size
+    record = {"seed": seed, "version": VERSION, "bytes": sizes}
+    (folder / _RECORD).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _is_complete(folder: Path, seed: int) -> bool:
+    """Whether the folder holds this version's subject, every file at its full length."""
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        sizes = {name: (folder / name).stat().st_size for name in _file_names(folder.name)}
+    except (OSError, ValueError):
+        return False
+    return bool(record == {"seed": seed, "version": VERSION, "bytes": sizes})
+
+
+def _file_names(subject_id: str) -> list[str]:
+    return [f"{subject_id}_{name}.nii.gz" for name in (*MODALITIES, "seg")]
+
+
+def _subject_id(index: int) -> str:
+    return f"Phantom_{index:03d}"
+
+
+def _require(name: str, value: int, *, least: int) -> None:
+    if value < least:
+        raise ConfigError(
+            name,
+            expected=f"{least} or more",
+            found=str(value),
+            remedy=f"Give a whole number from {least}.",
+        )

@@ -1,0 +1,226 @@
+"""The verbs on scans and pictures in memory: ``medrd.load(path).predict(scan)``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from medrd.data.pictures.files import PICTURE_ENDINGS
+from medrd.draw.overlay import draw_overlay
+from medrd.draw.picture_overlay import draw_picture_overlay
+from medrd.errors import ConfigError, GridMismatchError
+from medrd.images.header import DEFAULT_MAX_VOXELS
+from medrd.images.picture import DEFAULT_MAX_PIXELS, Picture, read_picture
+from medrd.images.read import read_volume
+from medrd.images.volume import Volume
+from medrd.prediction.case import anomaly_mask
+from medrd.prediction.guard import blind_spots, oddities
+from medrd.prediction.medium import medium_of
+from medrd.prediction.pictures import refuse_frame, refuse_series
+from medrd.run.device import choose_execution
+from medrd.run.model_folder import Model, load_model
+from medrd.run.predictor import Predictor
+
+
+@dataclass(frozen=True, eq=False)
+class AnomalyMap:
+    """What a model says of a volume or a picture.
+
+    Attributes
+    ----------
+    scores
+        float32 on the input's own grid: (X, Y, Z), 0 outside the brain; or (H, W), 0 outside
+        the middle square with ``resize: crop``.
+    mask
+        bool on that grid, at the calibrated threshold; None for a model without one.
+    scan_score
+        The highest score of a slice; of a picture its score.
+    slice_scores
+        (S,) float32, of the slices that hold enough brain; of a picture (1,).
+    warnings
+        What was odd about the input, and in what it is unlike the model's training scans.
+    threshold
+        The calibrated one, which the mask is at.
+    not_judged
+        What of that likeness could not be judged, and why.
+    """
+
+    scores: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None
+    scan_score: float
+    slice_scores: NDArray[np.float32]
+    warnings: tuple[str, ...] = ()
+    threshold: float | None = None
+    not_judged: tuple[str, ...] = ()
+
+
+class LoadedModel:
+    """A trained model, ready to predict.
+
+    Parameters
+    ----------
+    model
+        From :func:`medrd.run.model_folder.load_model`.
+    device
+        ``auto``, ``cpu``, ``cuda`` …
+    """
+
+    def __init__(self, model: Model, *, device: str = "auto") -> None:
+        self.model = model
+        execution = choose_execution(device, model.config.train.precision)
+        self._medium = medium_of(model.recipe)
+        self._predictor = Predictor(model.detector, model.scoring(), execution)
+
+    def predict(self, given: Volume | Mapping[str, Volume] | Picture) -> AnomalyMap:
+        """Score what the model was trained on.
+
+        Parameters
+        ----------
+        given
+            A volume, or volumes by modality where the model takes three; or a picture, read
+            with the model's ``recipe.value_range`` if that is set.
+
+        Raises
+        ------
+        ModelError
+            A picture for a model of scans or a volume for one of pictures, or modalities
+            that the model was not trained on.
+        InputError
+            Volumes on different grids, or without a brain.
+        """
+        prepared = self._medium.prepare(given)
+        paths = _paths(given, self.model.recipe.layout.modalities)
+        prediction = self._predictor.on_grid(prepared)
+        calibration, mask = self.model.calibration, None
+        if calibration:
+            mask = anomaly_mask(prediction, prepared.scored(), calibration.threshold)
+        return AnomalyMap(
+            scores=prediction.grid_map,
+            mask=mask,
+            scan_score=prediction.scan_score,
+            slice_scores=prediction.image_scores,
+            warnings=(*prepared.warnings, *oddities(prepared, self.model, paths)),
+            threshold=calibration.threshold if calibration else None,
+            not_judged=tuple(blind_spots(self.model, paths)),
+        )
+
+
+def load(path: str | Path, *, device: str = "auto") -> LoadedModel:
+    """Open a run folder or its ``model/`` for prediction. Raises ModelError."""
+    return LoadedModel(load_model(path), device=device)
+
+
+def plot(
+    given: Volume | Picture,
+    result: AnomalyMap | NDArray[np.float32],
+    *,
+    label: NDArray[np.bool_] | None = None,
+    threshold: float | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw a scan or picture with its map, in the colours and units of the reports.
+
+    Parameters
+    ----------
+    given
+        What was predicted.
+    result
+        What :meth:`LoadedModel.predict` returned, or a map on the input's grid.
+    label
+        bool on that grid, outlined.
+    threshold
+        For a bare map: the score that is called 1 in the colour bar. Without one the colours
+        reach to the map's own maximum, and the bar says so.
+
+    Raises
+    ------
+    GridMismatchError
+        A map or a label of another shape.
+    """
+    if isinstance(result, AnomalyMap):
+        scores, threshold = result.scores, threshold or result.threshold
+    else:
+        scores = np.asarray(result, np.float32)
+    shape = given.shape if isinstance(given, Volume) else given.array.shape[:2]
+    for noun, array in (("map", scores), ("label", label)):
+        if array is not None and array.shape != shape:
+            raise GridMismatchError(
+                noun,
+                expected=f"the shape of what was predicted, {shape}",
+                found=str(array.shape),
+                remedy="Give the map and the label on the input's own grid.",
+            )
+    if title is None:
+        title = given.path.name if given.path else ""
+    content: dict[str, Any] = {
+        "image": given.array,
+        "score_map": scores,
+        "threshold": threshold,
+        "title": title,
+        "label": label,
+    }
+    if isinstance(given, Picture):
+        return draw_picture_overlay(**content)
+    return draw_overlay(affine=given.affine, **content)
+
+
+def read(
+    path: str | Path,
+    *,
+    frame: int | None = None,
+    series: str | None = None,
+    max_voxels: int | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> Volume | Picture:
+    """Read a picture (``.png``, ``.tif`` …), a DICOM series by its folder, or a NIfTI file.
+
+    Parameters
+    ----------
+    frame
+        Of a 4D NIfTI file or series, from 0.
+    series
+        Series Instance UID, for a folder that holds several.
+    max_voxels
+        Budget of voxels or pixels; default: 512³ and 100 million.
+    value_range
+        Of a picture: which values become 0 and 1; see :func:`medrd.images.picture.read_picture`.
+
+    Raises
+    ------
+    InputError
+        See :func:`medrd.images.read.read_volume` and :func:`medrd.images.picture.read_picture`.
+    ConfigError
+        A frame or series of a picture, or a value range for a NIfTI file.
+    """
+    if Path(path).suffix.lower() in PICTURE_ENDINGS:
+        refuse_frame(path, frame)
+        refuse_series(path, series)
+        return read_picture(
+            path, max_pixels=max_voxels or DEFAULT_MAX_PIXELS, value_range=value_range
+        )
+    if value_range is not None:
+        raise ConfigError(
+            path,
+            expected="no value range: a scan is normalised by its own brain",
+            found=str(value_range),
+            remedy="Leave value_range out.",
+        )
+    return read_volume(
+        path, frame=frame, series=series, max_voxels=max_voxels or DEFAULT_MAX_VOXELS
+    )
+
+
+def _paths(
+    given: Volume | Mapping[str, Volume] | Picture, modalities: Sequence[str]
+) -> dict[str, Path | None]:
+    """Where the volumes of these modalities were read from; a picture's name tells nothing."""
+    if isinstance(given, Picture):
+        return {}
+    volumes = {modalities[0]: given} if isinstance(given, Volume) else given
+    return {modality: volumes[modality].path for modality in modalities}

@@ -1,0 +1,255 @@
+"""One input of ``medrd predict``: read, put through the model, and written with its record.
+
+What differs between scans and pictures is behind :class:`medrd.prediction.medium.Medium`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrd.data.brains.bids import map_sidecar, mask_sidecar
+from medrd.data.cache import file_hash, source_hash
+from medrd.data.domain import CODE_VERSION
+from medrd.errors import InputError
+from medrd.images.atomic import write_json
+from medrd.prediction.guard import blind_spots, oddities, refuse
+from medrd.prediction.medium import Opened, medium_of
+from medrd.prediction.native import (
+    NATIVE_ENDINGS,
+    WayBack,
+    check_native_targets,
+    way_back,
+    write_native,
+)
+from medrd.run.attempt import attempt
+from medrd.run.cases import Case
+from medrd.run.device import choose_execution
+from medrd.run.model_folder import Model
+from medrd.run.outputs import (
+    BIDS_MASK_SIDECAR,
+    MAKER,
+    check_targets,
+    files_of,
+    is_done,
+    make_folder,
+    remove,
+)
+from medrd.run.overwrite import refuse_others
+from medrd.run.predictor import Prediction, Predictor
+from medrd.run.provenance import versions
+
+logger = logging.getLogger("medrd.predict")
+
+
+class Done(NamedTuple):
+    """A case that has been predicted: its score, and how it is unlike the training scans."""
+
+    score: float
+    odd: tuple[str, ...]
+
+
+Outcome = Done | InputError | None
+"""Of a case: None if it was done before."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for all inputs of a call, as it travels to other processes.
+
+    Attributes
+    ----------
+    inputs
+        Real paths of all that was given, which no output may replace.
+    """
+
+    out: Path
+    overwrite: bool
+    max_voxels: int | None
+    device: str
+    strict: bool
+    picture: bool
+    inputs: frozenset[Path]
+    native: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """An input that has been read."""
+
+    case: Case
+    opened: Opened
+    hashes: dict[str, str]
+    odd: tuple[str, ...]
+    back: WayBack | None = None
+    record_time: int | None = None
+    """When its record was last written, before it was read; None if there was none."""
+
+
+class CasePredictor:
+    """A model at work on the inputs of a job, one at a time."""
+
+    def __init__(self, model: Model, job: Job) -> None:
+        self.job = job
+        self._model = model
+        self._medium = medium_of(model.recipe)
+        execution = choose_execution(job.device, model.config.train.precision)
+        self._predictor = Predictor(model.detector, model.scoring(), execution)
+        # Maps differ in their last bits between precisions and devices, so these belong to
+        # what a finished input is compared by.
+        self._identity = {
+            "model": model.hash,
+            "precision": execution.precision,
+            "device": execution.device.type,
+            "code": str(CODE_VERSION),
+        }
+
+    def read(self, case: Case) -> Loaded | InputError | None:
+        """The case's slices, or why it has none; None if it is done already."""
+        return attempt(case.first_file, lambda: self._read(case))
+
+    def finish(self, item: Loaded | InputError | None) -> Outcome:
+        """Predict and write what has been read."""
+        if item is None or isinstance(item, InputError):
+            return item
+        return attempt(item.case.first_file, lambda: self._write(item))
+
+    def __call__(self, case: Case) -> Outcome:
+        """Read, predict and write."""
+        return self.finish(self.read(case))
+
+    def _record(self, case: Case) -> Path:
+        return case.output(self.job.out, files_of(case, self._medium.files).record)
+
+    def _is_done(self, case: Case, hashes: dict[str, str]) -> bool:
+        return is_done(
+            self._record(case),
+            hashes,
+            self._identity,
+            strict=self.job.strict,
+            native=self.job.native,
+        )
+
+    def _read(self, case: Case) -> Loaded | None:
+        record_time = _time_of(self._record(case))
+        hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
+        if not self.job.overwrite and self._is_done(case, hashes):
+            return None
+        back = way_back(case.first_file) if self.job.native else None
+        check_targets(
+            case,
+            self.job.out,
+            self.job.inputs,
+            files_of(case, self._medium.files),
+            is_own_map=self._medium.is_own_map,
+        )
+        if not self.job.overwrite:
+            refuse_others(self._record(case), self._record(case), case, whole=False)
+        if back is not None:
+            check_native_targets(case, self.job.out, is_own_map=self._medium.is_own_map)
+        budget = self.job.max_voxels or self._model.config.data.budget
+        opened = self._medium.read(case, budget=budget)
+        odd = oddities(opened.prepared, self._model, case.subject.paths)
+        if self.job.strict:
+            refuse(case.first_file, odd)
+        return Loaded(case, opened, hashes, odd, back, record_time)
+
+    def _write(self, item: Loaded) -> Done | None:
+        """The JSON comes last, so its presence means finished."""
+        case, opened, origin, out = item.case, item.opened, item.case.origin, self.job.out
+        files = files_of(case, self._medium.files)
+        start = time.perf_counter()
+        prediction = self._predictor.on_grid(opened.prepared)
+        scored, seconds = len(prediction.image_scores), time.perf_counter() - start
+        logger.debug("%s: %d %s in %.2f s", case.subject.id, scored, files.pieces, seconds)
+        # A process that others take for dead may come so late that they have done its scan.
+        record = self._record(case)
+        if _time_of(record) != item.record_time and self._is_done(case, item.hashes):
+            return None
+        calibration = self._model.calibration
+        threshold = calibration.threshold if calibration else None
+        paths = {"map": case.output(out, files.map)}
+        make_folder(paths["map"].parent)
+        # What this model or call does not write must not stay behind from an earlier one.
+        stale = (files.record, files.mask, files.overlay, *([BIDS_MASK_SIDECAR] if origin else []))
+        for ending in stale:
+            remove(case.output(out, ending))
+        for path in (case.output(out, ending) for ending in NATIVE_ENDINGS):
+            if self._medium.is_own_map(path):
+                remove(path)
+        description = f"{MAKER} anomaly score, model {self._model.hash[:12]}"
+        opened.write_map(
+            paths["map"], prediction.grid_map, description=description, threshold=threshold
+        )
+        mask = None
+        if threshold is not None:
+            mask = anomaly_mask(prediction, opened.prepared.scored(), threshold)
+            paths["mask"] = case.output(out, files.mask)
+            opened.write_mask(paths["mask"], mask)
+            if origin:
+                sidecar = case.output(out, BIDS_MASK_SIDECAR)
+                write_json(sidecar, mask_sidecar(origin, threshold))
+        native: dict[str, object] = {}
+        if item.back is not None:
+            native = write_native(
+                item.back,
+                case,
+                out,
+                prediction.grid_map,
+                mask,
+                paths,
+                description=description,
+                threshold=threshold,
+            )
+        if self.job.picture:
+            paths["picture"] = case.output(out, files.overlay)
+            opened.write_overlay(
+                paths["picture"], prediction.grid_map, threshold=threshold, title=case.subject.id
+            )
+        outputs = {
+            name: {"file": path.name, "sha256": file_hash(path)} for name, path in paths.items()
+        }
+        write_json(
+            record,
+            {
+                **(map_sidecar(origin) if origin else {}),
+                "subject": case.subject.id,
+                # Absolute: who reads them again may stand elsewhere.
+                "inputs": {c: str(s.path.absolute()) for c, s in case.subject.images.items()},
+                "frame": next(iter(case.subject.images.values())).frame,
+                "series": next(iter(case.subject.images.values())).series,
+                "label": str(label.path.absolute()) if (label := case.subject.label) else None,
+                **opened.describe(prediction, mask, calibration),
+                **native,
+                "warnings": list(opened.prepared.warnings),
+                "unlike_training": list(item.odd),
+                "not_judged": blind_spots(self._model, case.subject.paths),
+                "model": {"name": self._model.config.model.name, "hash": self._model.hash},
+                "versions": versions(),
+                "notice": self._medium.notice,
+                "outputs": outputs,
+                "identity": {**self._identity, "inputs": item.hashes},
+            },
+        )
+        return Done(prediction.scan_score, item.odd)
+
+
+def anomaly_mask(
+    prediction: Prediction, region: NDArray[np.bool_], threshold: float
+) -> NDArray[np.bool_]:
+    """Where the scored region's score is at least the threshold: bool on the input's grid."""
+    return (prediction.grid_map >= threshold) & region
+
+
+def _time_of(path: Path) -> int | None:
+    """When a file was last written, in ns; None if it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None

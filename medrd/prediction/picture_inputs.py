@@ -1,0 +1,89 @@
+"""What ``medrd predict`` finds for a model of pictures: picture files, and folders of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from medrd.data.layouts import Source, Subject, folders_below, is_nifti
+from medrd.data.pictures.files import PICTURE_ENDINGS, is_picture
+from medrd.errors import InputError, MissingInputError
+from medrd.run.cases import Case, expand_all, holds, refuse_collisions, refuse_nothing
+from medrd.run.outputs import PICTURE_FILES
+
+_ENDINGS = ", ".join(sorted(PICTURE_ENDINGS))
+_MASK = Path(PICTURE_FILES.mask).stem
+
+
+def find_pictures(inputs: Sequence[Path]) -> tuple[list[Case], list[InputError]]:
+    """Expand files and folders.
+
+    A folder's tree is mirrored in the outputs. Hidden files, masks beside their pictures and
+    medrd's own outputs are passed over, unless they are given by name. What cannot be used
+    is returned as errors, so that the rest gets done.
+
+    Raises
+    ------
+    ConfigError
+        Two inputs that would write the same output, or nothing to do at all.
+    """
+    cases, errors = expand_all(inputs, _expand)
+    what = f"pictures ({_ENDINGS}) or folders of those"
+    refuse_nothing(inputs, cases, errors, noun="picture", what=what)
+    refuse_collisions(cases, lambda _: PICTURE_FILES.endings, PICTURE_FILES.noun)
+    return cases, errors
+
+
+def _expand(path: Path, _: list[InputError]) -> list[Case]:
+    if path.is_dir():
+        cases = [
+            _case(file, folder.relative_to(path))
+            for folder in folders_below(path)
+            for file in _pictures_of(folder)
+        ]
+        if not cases:
+            raise MissingInputError(
+                path,
+                expected=f"a picture ({_ENDINGS}) in this folder or below: the model was "
+                "trained on pictures",
+                found="scans" if holds(path, is_nifti) else "none",
+                remedy="Give the folder of pictures.",
+            )
+        return cases
+    if path.is_file() and not is_picture(path):
+        raise MissingInputError(
+            path,
+            expected=f"a picture ({_ENDINGS}) or a folder: the model was trained on pictures",
+            found=f"a {'scan' if is_nifti(path) else 'file'} named {path.name}",
+            remedy="Save the picture as PNG first; for scans, train a model on scans.",
+        )
+    # A missing file becomes a case too: reading it says what is wrong.
+    return [_case(path, Path())]
+
+
+def _case(path: Path, place: Path) -> Case:
+    return Case(Subject(path.stem, {"picture": Source(path)}), place)
+
+
+def _pictures_of(folder: Path) -> list[Path]:
+    """Those in this very folder, in order; told by names alone."""
+    names = {path.name for path in folder.iterdir()}
+    pictures = [path for path in sorted(folder.iterdir()) if is_picture(path)]
+    stems = Counter(path.stem for path in pictures)
+
+    def passed_over(path: Path) -> bool:
+        if path.name.endswith(PICTURE_FILES.map):
+            return True
+        of = path.stem.removesuffix(_MASK)
+        if of != path.stem:
+            return of in stems or f"{of}{PICTURE_FILES.map}" in names
+        # An overlay has a map beside it, and its record, or its picture where a killed run
+        # wrote no record.
+        return (
+            path.suffix == PICTURE_FILES.overlay
+            and f"{of}{PICTURE_FILES.map}" in names
+            and (f"{of}{PICTURE_FILES.record}" in names or stems[of] > 1)
+        )
+
+    return [path for path in pictures if not passed_over(path)]

@@ -1,0 +1,238 @@
+"""What ``medrd predict`` finds for a model of scans: NIfTI files, BraTS subjects, DICOM series."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medrd.config import RecipeConfig
+from medrd.data.brains.bids import bids_root, bids_subjects
+from medrd.data.layouts import (
+    Source,
+    Subject,
+    brats_subjects,
+    folders_below,
+    is_label_name,
+    is_nifti,
+    label_beside,
+    named_kind,
+    stem,
+)
+from medrd.data.pictures.files import is_picture
+from medrd.errors import InputError, MissingInputError, WrongKindError
+from medrd.images.dicom import find_series, holds_dicom, series_of
+from medrd.images.dicom_meta import is_dicom
+from medrd.run.cases import (
+    ERRORS_NAME,
+    Case,
+    expand_all,
+    holds,
+    refuse_collisions,
+    refuse_nothing,
+)
+from medrd.run.outputs import SCAN_FILES, UNPREPARED_ENDING, ending_in, files_of
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What the model takes, and what the caller chose."""
+
+    recipe: RecipeConfig
+    frame: int | None
+    series: str | None
+
+
+def find_scans(
+    inputs: Sequence[Path],
+    recipe: RecipeConfig,
+    *,
+    frame: int | None = None,
+    series: str | None = None,
+) -> tuple[list[Case], list[InputError]]:
+    """Expand files, subject folders and folders of those.
+
+    A folder's tree is mirrored in the outputs. Labels and medrd's own outputs are passed
+    over. What cannot be used is returned as errors, so that the rest gets done.
+
+    Parameters
+    ----------
+    frame
+        Which frame of 4D files to take, from 0.
+    series
+        Series Instance UID; folders of DICOM files without it are passed over.
+
+    Raises
+    ------
+    ConfigError
+        Two inputs that would write the same output, or nothing to do at all.
+    """
+    wanted = _Wanted(recipe, frame, series)
+    cases, errors = expand_all(inputs, lambda path, bad: _expand(path, wanted, bad))
+    complete = []
+    for case in cases:
+        try:
+            complete.append(_with_channels(case, recipe))
+        except InputError as error:
+            errors.append(error)
+    what = "NIfTI files, BraTS subject folders, DICOM series or folders of those"
+    refuse_nothing(inputs, complete, errors, noun="scan", what=what)
+    refuse_collisions(complete, lambda case: files_of(case, SCAN_FILES).endings, SCAN_FILES.noun)
+    return complete, errors
+
+
+def _expand(path: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]:
+    if path.is_dir() and (root := bids_root(path)):
+        failed = len(errors)
+        cases = [
+            Case(subject, place, origin)
+            for subject, place, origin in bids_subjects(root, path, wanted.recipe.channels, errors)
+        ]
+        if not cases and len(errors) == failed:
+            raise MissingInputError(
+                path,
+                expected=f"images of {', '.join(wanted.recipe.channels)} in this BIDS dataset "
+                "(sub-*/anat/sub-*_FLAIR.nii.gz and so on)",
+                found="none",
+                remedy="Give the dataset that holds them, or a model for what there is.",
+            )
+        return [_in_frame(case, wanted.frame) for case in cases]
+    if path.is_dir():
+        failed = len(errors)
+        cases = [
+            case for folder in folders_below(path) for case in _folder(folder, path, wanted, errors)
+        ]
+        if not cases and len(errors) == failed:
+            raise _no_scan(path)
+        return cases
+    if is_dicom(path):
+        return [_series(path.parent, Path(), wanted, wanted.series or series_of(path))]
+    if path.is_file() and not is_nifti(path):
+        raise MissingInputError(
+            path,
+            expected="a NIfTI file (.nii, .nii.gz), a DICOM file or a folder: the model was "
+            "trained on scans",
+            found=f"a {'picture' if is_picture(path) else 'file'} named {path.name}",
+            remedy="Convert the scan to NIfTI first; for pictures, train a model on pictures.",
+        )
+    _refuse_other_modality(path, wanted.recipe)
+    # A missing file becomes a case too: reading it says what is wrong.
+    return [_file(path, Path(), wanted)]
+
+
+def _no_scan(folder: Path) -> MissingInputError:
+    """What there is instead in a folder without scans, and what to do about that."""
+    if ending_in(folder, UNPREPARED_ENDING):
+        found = "none, but subjects that medrd prepare failed on"
+        remedy = f"See why in the {ERRORS_NAME} that it wrote, and prepare them again."
+    else:
+        found = "pictures" if holds(folder, is_picture) else "none"
+        remedy = "Give the folder of a subject, or of subjects."
+    return MissingInputError(
+        folder,
+        expected="a scan (.nii, .nii.gz, DICOM) in this folder or below: the model was trained on "
+        "scans",
+        found=found,
+        remedy=remedy,
+    )
+
+
+def _refuse_other_modality(path: Path, recipe: RecipeConfig) -> None:
+    """Raise InputError for a file of a BraTS subject that is not what the model takes.
+
+    Only where the subject's folder shows so: a plain folder's images may end in ``_t1`` and
+    be what the model was trained on, under whatever name its channel has.
+    """
+    if not path.is_file():
+        return
+    for subject in brats_subjects(path.parent):
+        files = {s.path.name: c for c, s in subject.images.items()}
+        if subject.label is not None:
+            files[subject.label.path.name] = "label"
+        kind = files.get(path.name)
+        if kind is None or kind in recipe.channels or recipe.channels[0] not in subject.images:
+            continue
+        right = ", ".join(s.path.name for c, s in subject.images.items() if c in recipe.channels)
+        raise WrongKindError(
+            path,
+            expected=f"{', '.join(recipe.channels)}, which the model was trained on",
+            found=f"the {kind} of subject {subject.id}",
+            remedy=f"Give {right}, or the folder.",
+        )
+
+
+def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]:
+    """Cases whose files lie in this very folder. What is wrong with it spares the others."""
+    try:
+        subjects = brats_subjects(folder)
+        if subjects:
+            # A subject's own folder is no part of the outputs' tree; one that several share is.
+            own = len(subjects) == 1 and folder != root
+            place = (folder.parent if own else folder).relative_to(root)
+            return [Case(subject, place) for subject in subjects]
+        files = [
+            _file(path, folder.relative_to(root), wanted)
+            for path in sorted(folder.iterdir())
+            if is_nifti(path) and not is_label_name(path)
+        ]
+        return files + _dicom(folder, root, wanted)
+    except InputError as error:
+        errors.append(error)
+        return []
+
+
+def _dicom(folder: Path, root: Path, wanted: _Wanted) -> list[Case]:
+    """The folder's series, if it has one: which of several is asked only when it is read."""
+    if not holds_dicom(folder):
+        return []
+    if wanted.series and all(found.uid != wanted.series for found in find_series(folder)):
+        return []
+    place = Path() if folder == root else folder.parent.relative_to(root)
+    return [_series(folder, place, wanted, wanted.series)]
+
+
+def _in_frame(case: Case, frame: int | None) -> Case:
+    images = {c: replace(s, frame=frame) for c, s in case.subject.images.items()}
+    return replace(case, subject=replace(case.subject, images=images))
+
+
+def _series(folder: Path, place: Path, wanted: _Wanted, uid: str | None) -> Case:
+    """Named after its folder: what DICOM files call a patient is nobody's business."""
+    source = Source(folder, wanted.frame, uid)
+    return Case(Subject(folder.resolve().name, {wanted.recipe.channels[0]: source}), place)
+
+
+def _file(path: Path, place: Path, wanted: _Wanted) -> Case:
+    images = {wanted.recipe.channels[0]: Source(path, wanted.frame)}
+    return Case(Subject(stem(path), images, label_beside(path)), place)
+
+
+def _with_channels(case: Case, recipe: RecipeConfig) -> Case:
+    images = case.subject.images
+    missing = [channel for channel in recipe.channels if channel not in images]
+    if missing:
+        raise _incomplete(case, missing, recipe)
+    chosen = {channel: images[channel] for channel in recipe.channels}
+    return replace(case, subject=replace(case.subject, images=chosen))
+
+
+def _incomplete(case: Case, missing: Sequence[str], recipe: RecipeConfig) -> MissingInputError:
+    images = case.subject.images
+    if all(named_kind(path) == channel for channel, path in case.subject.paths.items()):
+        there = _listed(images)
+        remedy = f"Give a folder with its {_listed(missing)} too, or a model of {there}."
+    else:  # a file or series by itself, which was taken for the model's first modality
+        there = case.first_file.name
+        remedy = "Give the folder of a subject that has them all."
+    return MissingInputError(
+        case.first_file if len(images) == 1 else case.first_file.parent,
+        expected=f"{_listed(recipe.channels)}, which the model was trained on",
+        found=f"{there} alone",
+        remedy=remedy,
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """``a``; ``a and b``; ``a, b and c``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,152 @@
+"""Which part of a head is brain.
+
+Three ways: a scan without skull says so itself; the template's brain, refined by what is bright
+and connected; or deepbet (Fisch et al. 2024), whose weights come in its wheel, where it is
+installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medrd.errors import ConfigError, EmptyBrainError
+from medrd.images.box import bounding_box
+from medrd.images.volume import Volume
+
+LEAST_ML, MOST_ML = 500.0, 2300.0
+"""Brains, from a small child's to a large man's with all fluid around it."""
+_LEAST_AIR = 0.3
+"""Share of a scan's voxels that are exactly 0 where the skull was removed."""
+
+_CORE_MM, _GROWTH_MM, _BRIDGE_MM, _SULCUS_MM = 8.0, 4.0, 2.0, 6.0
+_TISSUE = 0.4
+"""How far from the dark end to the median of the core tissue begins."""
+
+
+class Extraction(StrEnum):
+    """How the brain is told from the rest of the head."""
+
+    template = "template"
+    deepbet = "deepbet"
+
+
+def is_stripped(volume: Volume) -> bool:
+    """Whether what is not 0 has the size of a brain, in a background of exactly 0."""
+    inside = volume.array != 0
+    ml = np.count_nonzero(inside) * volume.voxel_volume_mm3 / 1000
+    return bool(LEAST_ML / 2 <= ml <= MOST_ML and 1 - inside.mean() >= _LEAST_AIR)
+
+
+def filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest connected part, holes filled."""
+    regions, count = ndimage.label(mask)
+    if count > 1:
+        mask = regions == np.bincount(regions.ravel())[1:].argmax() + 1
+    result: NDArray[np.bool_] = ndimage.binary_fill_holes(mask)
+    return result
+
+
+def refine(
+    image: NDArray[np.float32], prior: NDArray[np.bool_], spacing_mm: float
+) -> NDArray[np.bool_]:
+    """Fit a template's brain to a T1-weighted head, in which skull and fluid are dark.
+
+    Tissue within a few millimetres of the prior, cut from what hangs on by thin bridges (dura,
+    vessels, optic nerves), then closed over the sulci. BET's thresholds (Smith 2002) and the
+    morphology of Brain Surface Extractor (Shattuck et al. 2001), with the prior to start from.
+
+    Parameters
+    ----------
+    image, prior
+        (X, Y, Z) on one grid of isotropic voxels.
+
+    Returns
+    -------
+    (X, Y, Z) bool; the prior's core is always in it.
+    """
+    box = bounding_box(prior, round(3 * _GROWTH_MM / spacing_mm))
+    values, near = image[box], prior[box]
+    core = _shrunk(near, _CORE_MM / spacing_mm)
+    if not core.any():
+        return prior
+    dark = float(np.percentile(values[near], 2))
+    threshold = dark + _TISSUE * (float(np.median(values[core])) - dark)
+    candidates = ((values > threshold) & _grown(near, _GROWTH_MM / spacing_mm)) | core
+    solid = filled(_shrunk(candidates, _BRIDGE_MM / spacing_mm) | core)
+    tissue = _grown(solid, _BRIDGE_MM / spacing_mm) & candidates
+    closed = _shrunk(_grown(tissue, _SULCUS_MM / spacing_mm), _SULCUS_MM / spacing_mm)
+    result = np.zeros_like(prior)
+    result[box] = ndimage.binary_fill_holes(closed | tissue)
+    return result
+
+
+def require_deepbet() -> None:
+    """Raise ConfigError where deepbet is not installed."""
+    if importlib.util.find_spec("deepbet") is None:
+        raise ConfigError(
+            "--brain deepbet",
+            expected="the package deepbet",
+            found="not installed",
+            remedy="Install it (pip install 'medrd[brain]'), or leave --brain out.",
+        )
+
+
+def deepbet_mask(volume: Volume) -> NDArray[np.bool_]:
+    """The brain of a T1-weighted head by deepbet: (X, Y, Z) bool on its grid.
+
+    Needs about 2 GB of memory.
+
+    Raises
+    ------
+    ConfigError
+        deepbet is not installed.
+    EmptyBrainError
+        It finds no brain.
+    """
+    require_deepbet()
+    try:
+        _, mask, _ = _deepbet().run(nib.Nifti1Image(volume.array, volume.affine))
+        inside: NDArray[np.bool_] = np.asarray(mask.dataobj) > 0
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise _no_brain(volume, str(error) or "deepbet gave up") from None
+    if not inside.any():
+        raise _no_brain(volume, "deepbet marked nothing")
+    return inside
+
+
+@lru_cache(maxsize=1)
+def _deepbet() -> Any:
+    from deepbet import BrainExtraction
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch.jit.load: deepbet's to mend
+        return BrainExtraction()
+
+
+def _no_brain(volume: Volume, found: str) -> EmptyBrainError:
+    return EmptyBrainError(
+        volume.path or "volume",
+        expected="a T1-weighted head that deepbet finds the brain of",
+        found=found,
+        remedy="Leave --brain out, or strip the skull with another program first.",
+    )
+
+
+def _grown(mask: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
+    result: NDArray[np.bool_] = ndimage.distance_transform_edt(~mask) <= radius_px
+    return result
+
+
+def _shrunk(mask: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
+    # Padded: what lies at the border of the box goes on beyond it, for all that is known.
+    result: NDArray[np.bool_] = ndimage.distance_transform_edt(mask) > radius_px
+    return result

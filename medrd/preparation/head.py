@@ -1,0 +1,327 @@
+"""A subject's raw scans -> the same on one grid, without skull."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrd.errors import EmptyBrainError
+from medrd.images.box import bounding_box
+from medrd.images.sitk import quiet_sitk, sitk_array, to_sitk
+from medrd.images.volume import Volume, volume_from_array
+from medrd.preparation.bias import around_head, correct_bias
+from medrd.preparation.brain import Extraction, deepbet_mask, filled, is_stripped, refine
+from medrd.preparation.check import checked, shown
+from medrd.preparation.linear import Matrix, apply, closest_rigid, inverse, translation
+from medrd.preparation.quality import NOT_REFINED, STRIPPED, Alignment, Quality, dice
+from medrd.preparation.register import Registration, register
+from medrd.preparation.sample import centres_mm, resample
+from medrd.preparation.template import Template
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+T1_WEIGHTED = ("t1", "t1ce")
+_ORDER = (*T1_WEIGHTED, "t2", "flair")
+
+_MARGIN_MM = 8.0
+"""Around the template's brain, where a head without skull must be empty."""
+_MASK_MM = 2.0
+_FAINTEST = 1e-3
+"""Of the brain's brightest percentile: no voxel of the brain may be 0, which means background."""
+
+# Degrees of pitch, roll and yaw, and mm: where a head may lie in a scanner, and how far the
+# centre of the brain is from that of a head with more or less of its neck.
+_LYING = ((-30, -15, 0, 15, 30), (-15, 0, 15), (-15, 0, 15))
+_HEAD_SHIFTS_MM = ((0,), (-20, 0, 20), (-20, 0, 20, 40, 60))
+_BRAIN_SHIFTS_MM = ((0,), (0,), (0,))
+# Within a session a head moves little.
+_NODDING = ((-10, 0, 10),) * 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is done.
+
+    Attributes
+    ----------
+    bias
+        Correct each scan's bias field.
+    stretch
+        Also stretch the head to the template's size. BraTS's are not.
+    extraction
+        How the brain is found where the skull is still there.
+    """
+
+    bias: bool = True
+    stretch: bool = False
+    extraction: Extraction = Extraction.template
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedHead:
+    """A subject's scans on the template's grid.
+
+    Attributes
+    ----------
+    volumes
+        By modality, with the raw scan's warnings; 0 outside the brain and nowhere in it, where the
+        scan shows it.
+    brain
+        (X, Y, Z) bool.
+    to_raw
+        By modality: prepared world to the raw scan's, RAS+ mm.
+    to_template
+        Prepared world to the template's, affine.
+    """
+
+    volumes: Mapping[str, Volume]
+    brain: NDArray[np.bool_]
+    to_raw: Mapping[str, Matrix]
+    to_template: Matrix
+    quality: Quality
+
+    def warnings(self) -> list[str]:
+        """What is odd about the scans and what was made of them, a sentence each."""
+        own = [
+            f"{name}: {text}" for name, volume in self.volumes.items() for text in volume.warnings
+        ]
+        return own + self.quality.warnings()
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """Scans on their own grids, what was made of them, and how they lie to one another.
+
+    Attributes
+    ----------
+    images
+        The scans, their bias corrected if that was wanted.
+    onto_others
+        The reference's world to that of each other modality.
+    """
+
+    scans: Mapping[str, Volume]
+    images: Mapping[str, SimpleITK.Image]
+    reference: str
+    onto_others: Mapping[str, Registration]
+
+
+def choose_reference(volumes: Mapping[str, Volume]) -> str:
+    """The modality that the others and the template are registered with.
+
+    A T1-weighted one if there is any, as the template is; then the one with the finest slices.
+    """
+
+    def rank(channel: str) -> tuple[bool, float, int]:
+        thickest_mm = round(max(volumes[channel].spacing_mm), 1)
+        known = _ORDER.index(channel) if channel in _ORDER else len(_ORDER)
+        return channel not in T1_WEIGHTED, thickest_mm, known
+
+    return min(volumes, key=rank)
+
+
+def prepare_head(
+    volumes: Mapping[str, Volume], template: Template, options: Options
+) -> PreparedHead:
+    """Bring all modalities of a subject to the template.
+
+    Whether the result may be used, its :attr:`~PreparedHead.quality` says. Every voxel is
+    resampled once, by the product of all maps.
+
+    Parameters
+    ----------
+    volumes
+        Raw scans by modality, each on its own grid.
+
+    Raises
+    ------
+    WrongKindError
+        Values well below 0: no MRI magnitude.
+    ShapeError
+        A slice or two.
+    AffineError
+        A sheared grid.
+    EmptyBrainError
+        Nothing that varies, or deepbet finds no brain.
+    """
+    scans = {channel: checked(volume) for channel, volume in volumes.items()}
+    reference = choose_reference(scans)
+    with quiet_sitk():
+        images = {channel: to_sitk(volume) for channel, volume in scans.items()}
+        if options.bias:
+            images = {channel: correct_bias(image) for channel, image in images.items()}
+        onto_others = {
+            channel: coregister(images[reference], image)
+            for channel, image in images.items()
+            if channel != reference
+        }
+        subject = _Subject(scans, images, reference, onto_others)
+        method, mask = _raw_brain(scans[reference], reference, options)
+        head = _on_template(subject, template, options, method, mask)
+        if method == STRIPPED and head.quality.failures():
+            # A small head in air of exactly 0 may look as if it had no skull.
+            method, mask = _brain_in_skull(scans[reference], reference, options)
+            again = _on_template(subject, template, options, method, mask)
+            head = head if again.quality.failures() else again
+    return head
+
+
+def coregister(reference: SimpleITK.Image, image: SimpleITK.Image) -> Registration:
+    """A scan of the same head in the same session: the reference's world to its own."""
+    return register(
+        reference,
+        around_head(reference),
+        image,
+        freedom="rigid",
+        angles=_NODDING,
+        shifts_mm=_BRAIN_SHIFTS_MM,
+        starts=[np.eye(4)],
+        turns=True,
+    )
+
+
+def _on_template(
+    subject: _Subject, template: Template, options: Options, method: str, mask: Volume | None
+) -> PreparedHead:
+    """The subject where its brain, found by ``method``, lies as the template's does."""
+    reference, others = subject.reference, subject.onto_others
+    image = subject.images[reference]
+    placed = _to_template(image, mask, template)
+    onto = placed.matrix
+    if not options.stretch:
+        onto = closest_rigid(onto, template.centre_mm)
+    to_reference = onto @ template.pose
+    to_template = inverse(placed.matrix) @ to_reference
+    to_raw = {
+        channel: (others[channel].matrix if channel in others else np.eye(4)) @ to_reference
+        for channel in subject.scans
+    }
+    prior = resample(template.region(), template.shape, template.affine, to_template).array > 0.5
+    if mask is not None:
+        brain = resample(to_sitk(mask), template.shape, template.affine, to_reference).array > 0.5
+    elif reference in T1_WEIGHTED:
+        brain = _refined(image, template, to_reference, to_template)
+    else:
+        brain = prior
+    prepared, covered = {}, {}
+    for channel, scan in subject.scans.items():
+        prepared[channel], covered[channel] = _cut(
+            subject.images[channel], scan, brain, template, to_raw[channel]
+        )
+    change = abs(float(np.linalg.det(to_reference[:3, :3])))
+    quality = Quality(
+        reference=reference,
+        to_template=Alignment.of(placed),
+        to_reference={channel: Alignment.of(found) for channel, found in others.items()},
+        brain=method,
+        brain_ml=round(float(np.count_nonzero(brain)) * _voxel_ml(template) * change, 1),
+        brain_dice=None if mask is None else round(dice(brain, prior), 4),
+        covered=covered,
+    )
+    return PreparedHead(prepared, brain, to_raw, to_template, quality)
+
+
+def _raw_brain(volume: Volume, reference: str, options: Options) -> tuple[str, Volume | None]:
+    """How the brain was found and where it is on the raw grid, as far as it is known there."""
+    if is_stripped(volume):
+        mask = filled(volume.array != 0)
+        return STRIPPED, volume_from_array(mask, volume.affine)
+    return _brain_in_skull(volume, reference, options)
+
+
+def _brain_in_skull(volume: Volume, reference: str, options: Options) -> tuple[str, Volume | None]:
+    """As :func:`_raw_brain`, of a head that has its skull."""
+    if options.extraction is Extraction.template:
+        return ("template" if reference in T1_WEIGHTED else NOT_REFINED), None
+    if reference not in T1_WEIGHTED:
+        raise EmptyBrainError(
+            volume.path or "volume",
+            expected="a T1-weighted scan, which deepbet was made for",
+            found=f"{reference} as the only kind of scan",
+            remedy="Add the subject's T1, or leave --brain out.",
+        )
+    return "deepbet", volume_from_array(deepbet_mask(volume), volume.affine)
+
+
+def _to_template(image: SimpleITK.Image, mask: Volume | None, template: Template) -> Registration:
+    """Template world to the reference's, affine."""
+    if mask is None:
+        return register(
+            template.stripped,
+            template.region(),
+            image,
+            freedom="affine",
+            angles=_LYING,
+            shifts_mm=_HEAD_SHIFTS_MM,
+            turns=True,
+        )
+    import SimpleITK
+
+    inside = SimpleITK.Cast(to_sitk(mask) > 0.5, image.GetPixelID())
+    return register(
+        template.stripped,
+        template.region(_MARGIN_MM),
+        image * inside,
+        freedom="affine",
+        angles=_LYING,
+        shifts_mm=_BRAIN_SHIFTS_MM,
+        turns=True,
+    )
+
+
+def _refined(
+    image: SimpleITK.Image, template: Template, to_reference: Matrix, to_template: Matrix
+) -> NDArray[np.bool_]:
+    """The template's brain, fitted to a head at 2 mm: finer costs eight times as much."""
+    factor = _MASK_MM / abs(float(np.linalg.det(template.affine[:3, :3]))) ** (1 / 3)
+    x, y, z = (max(1, round(n / factor)) for n in template.shape)
+    affine = template.affine @ np.array(
+        [[factor, 0, 0, (factor - 1) / 2], [0, factor, 0, (factor - 1) / 2],
+         [0, 0, factor, (factor - 1) / 2], [0, 0, 0, 1]]
+    )  # fmt: skip
+    prior = resample(template.region(), (x, y, z), affine, to_template).array > 0.5
+    if not prior.any():
+        return np.zeros(template.shape, bool)
+    values = resample(image, (x, y, z), affine, to_reference).array
+    mask = volume_from_array(refine(values, prior, _MASK_MM), affine)
+    fine = resample(to_sitk(mask), template.shape, template.affine, np.eye(4))
+    result: NDArray[np.bool_] = fine.array > 0.5
+    return result
+
+
+def _cut(
+    image: SimpleITK.Image,
+    raw: Volume,
+    brain: NDArray[np.bool_],
+    template: Template,
+    to_raw: Matrix,
+) -> tuple[Volume, float]:
+    """The brain of one modality on the template's grid, and the share of it that the scan shows."""
+    at = apply(inverse(raw.affine) @ to_raw, centres_mm(brain, template.affine))
+    nearest = np.rint(at).astype(np.int64)
+    seen = np.all((nearest >= 0) & (nearest < raw.shape), axis=1)
+    seen[seen] = shown(raw.array)[tuple(nearest[seen].T)]
+    result = np.zeros(template.shape, np.float32)
+    if seen.any():
+        box = bounding_box(brain)
+        corner = template.affine @ translation([part.start for part in box])
+        x, y, z = (part.stop - part.start for part in box)
+        values = resample(image, (x, y, z), corner, to_raw, order=3).array[brain[box]]
+        # Splines overshoot at edges.
+        most = float(sitk_array(image).max())
+        faintest = _FAINTEST * float(np.percentile(values[seen], 99))
+        faintest = max(faintest, float(np.finfo(np.float32).tiny))
+        values = np.clip(values, faintest, max(most, faintest))
+        result[brain] = np.where(seen, values, 0)
+    share = round(float(seen.mean()), 4) if seen.size else 0.0
+    volume = volume_from_array(result, template.affine, code=2)
+    return replace(volume, warnings=raw.warnings), share
+
+
+def _voxel_ml(template: Template) -> float:
+    return abs(float(np.linalg.det(template.affine[:3, :3]))) / 1000

@@ -1,0 +1,158 @@
+"""A prepared subject's folder: its files with the record last, or why there are none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medrd import errors
+from medrd.data.cache import file_hash
+from medrd.draw.heat import save_figure
+from medrd.errors import InputError, OutputError
+from medrd.images.atomic import refuse_foreign, write_json
+from medrd.images.nifti import write_nifti
+from medrd.images.volume import Volume
+from medrd.preparation.figure import draw_prepared
+from medrd.preparation.head import PreparedHead
+from medrd.preparation.linear import write_transform
+from medrd.preparation.record import Origin
+from medrd.preparation.sample import resample
+from medrd.preparation.template import Template
+from medrd.run.cases import Case
+from medrd.run.outputs import PREPARED_ENDING, UNPREPARED_ENDING, ending_in, remove
+from medrd.run.overwrite import refuse_others
+from medrd.run.provenance import versions
+
+FAILED_PICTURE = "_failed.png"
+
+
+def check_folder(folder: Path, case: Case, *, overwrite: bool) -> None:
+    """Make sure that what is in a subject's folder may be replaced.
+
+    Raises
+    ------
+    OutputError
+        It holds what medrd did not write, or was prepared from other scans that are still there
+        (not with ``overwrite``): another subject of that name.
+    """
+    refuse_foreign(folder, _written_in(folder, case.subject.id))
+    if not overwrite:
+        refuse_others(folder, folder / f"{case.subject.id}{PREPARED_ENDING}", case, whole=True)
+
+
+def write_head(
+    folder: Path,
+    head: PreparedHead,
+    raw: Mapping[str, Volume],
+    case: Case,
+    template: Template,
+    identity: Mapping[str, Any],
+) -> None:
+    """Everything of a subject, the record last."""
+    name, images = case.subject.id, case.subject.images
+    like = next(iter(head.volumes.values()))
+    paths = {}
+    for channel, volume in head.volumes.items():
+        paths[channel] = folder / f"{name}_{channel}.nii.gz"
+        write_nifti(
+            paths[channel], volume.array, volume, dtype="float32", description="prepared head"
+        )
+        transform = f"from-{channel}_to-prepared_mode-image_xfm"
+        paths[transform] = folder / "transforms" / f"{name}_{transform}.tfm"
+        write_transform(paths[transform], head.to_raw[channel])
+    onto = "from-template_to-prepared_mode-image_xfm"
+    paths[onto] = folder / "transforms" / f"{name}_{onto}.tfm"
+    write_transform(paths[onto], head.to_template)
+    paths["brain"] = folder / f"{name}_brain_mask.nii.gz"
+    write_nifti(paths["brain"], head.brain, like, dtype="uint8", description="brain")
+    paths["picture"] = folder / f"{name}_prepare.png"
+    draw(paths["picture"], head, case, template)
+    origins = {
+        channel: Origin.of(volume, head.to_raw[channel], str(images[channel].path.absolute()))
+        for channel, volume in raw.items()
+    }
+    write_json(
+        folder / f"{name}{PREPARED_ENDING}",
+        {
+            "subject": name,
+            # Absolute: who reads them again may stand elsewhere.
+            "inputs": {channel: str(source.path.absolute()) for channel, source in images.items()},
+            "series": {channel: source.series for channel, source in images.items()},
+            "template": template.name,
+            "quality": head.quality.to_dict(),
+            "warnings": head.warnings(),
+            "outputs": {
+                key: {"file": path.relative_to(folder).as_posix(), "sha256": file_hash(path)}
+                for key, path in paths.items()
+            },
+            "origins": {channel: origin.to_dict() for channel, origin in origins.items()},
+            "versions": versions(),
+            "notice": "Research use only; not a medical device.",
+            "identity": identity,
+        },
+    )
+
+
+def draw(path: Path, head: PreparedHead, case: Case, template: Template) -> None:
+    """The picture to look at."""
+    outline = resample(template.region(), template.shape, template.affine, head.to_template)
+    figure = draw_prepared(
+        {channel: volume.array for channel, volume in head.volumes.items()},
+        template.affine,
+        brain=head.brain,
+        template=np.asarray(outline.array > 0.5),
+        title=f"{case.subject.id} — " + "; ".join(head.quality.failures() or ["prepared"]),
+    )
+    save_figure(figure, path)
+
+
+def keep_failure(folder: Path, case: Case, error: InputError) -> None:
+    """Write why a subject failed, for later calls and other processes on the same ``--out``.
+
+    Not where its folder cannot be written, or holds what medrd did not write.
+    """
+    name = case.subject.id
+    with suppress(OutputError):
+        refuse_foreign(folder, _written_in(folder, name))
+        write_json(folder / f"{name}{UNPREPARED_ENDING}", error.to_dict())
+
+
+def forget_failure(folder: Path, case: Case) -> None:
+    """What an earlier call said of a subject that is prepared by now. Raises OutputError."""
+    for ending in (FAILED_PICTURE, UNPREPARED_ENDING):
+        remove(folder / f"{case.subject.id}{ending}")
+
+
+def kept_failures(out: Path) -> list[InputError]:
+    """Why subjects below a folder failed, whichever call it was."""
+    found = []
+    for path in ending_in(out, UNPREPARED_ENDING):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            kind = vars(errors).get(kept.pop("error"), InputError)
+            found.append(kind(kept.pop("where"), **kept))
+    return found
+
+
+def _written_in(folder: Path, name: str) -> set[str]:
+    """The files that an earlier call wrote there, as far as its record can be read."""
+    outputs = _entries(folder / f"{name}{PREPARED_ENDING}", "outputs").values()
+    listed = {
+        str(entry["file"]) for entry in outputs if isinstance(entry, dict) and "file" in entry
+    }
+    endings = (PREPARED_ENDING, FAILED_PICTURE, UNPREPARED_ENDING)
+    return listed | {f"{name}{ending}" for ending in endings}
+
+
+def _entries(record: Path, key: str) -> dict[str, Any]:
+    """A table in a subject's record; empty where it cannot be read."""
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return content if isinstance(content, dict) else {}

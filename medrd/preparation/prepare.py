@@ -1,0 +1,286 @@
+"""``medrd prepare``: raw heads in, what models were trained on out.
+
+A subject's folder appears under its name when everything in it is written. One that failed is
+reported, and leaves nothing but the reason and, where there is something to see, a picture; an
+earlier result of it stays.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medrd.data.brains.prepare import refuse_label
+from medrd.data.cache import source_hash
+from medrd.data.layouts import Source
+from medrd.errors import InputError, OutputError, RegistrationError, SeriesError, ShapeError
+from medrd.images.atomic import atomic_folder, remove_abandoned
+from medrd.images.header import DEFAULT_MAX_VOXELS
+from medrd.images.read import read_volume
+from medrd.images.volume import Volume
+from medrd.preparation.brain import Extraction, require_deepbet
+from medrd.preparation.head import Options, PreparedHead, prepare_head
+from medrd.preparation.inputs import find_raw
+from medrd.preparation.outputs import (
+    FAILED_PICTURE,
+    check_folder,
+    draw,
+    forget_failure,
+    keep_failure,
+    kept_failures,
+    write_head,
+)
+from medrd.preparation.report import write_prepared_page
+from medrd.preparation.template import Template, load_template
+from medrd.run.attempt import attempt
+from medrd.run.cases import Case
+from medrd.run.outputs import PREPARED_ENDING, is_done, write_errors
+from medrd.run.progress import progress
+from medrd.run.signals import InterruptedRunError, stop_on_signals
+
+logger = logging.getLogger("medrd.prepare")
+
+CODE_VERSION = 2
+"""Raise it whenever the same scans give other results: subjects are then prepared again."""
+
+
+@dataclass
+class PrepareReport:
+    """What happened to each subject.
+
+    Attributes
+    ----------
+    done, skipped
+        Records of subjects: written now, or valid from an earlier run.
+    errors
+        Inputs that failed in this call. ``errors.json`` and the page also list those of earlier
+        ones, until their subjects are prepared.
+    page
+        What there is to look at; None where it could not be written.
+    """
+
+    done: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    errors: list[InputError] = field(default_factory=list)
+    page: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is the same for all subjects."""
+
+    out: Path
+    template: Template
+    options: Options
+    overwrite: bool
+    max_voxels: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a finished subject is compared by, besides its scans."""
+        return {
+            "code": CODE_VERSION,
+            "template": self.template.hash,
+            "options": json.loads(json.dumps(asdict(self.options))),
+        }
+
+    def folder(self, case: Case) -> Path:
+        return self.out / case.place / case.subject.id
+
+    def record(self, case: Case) -> Path:
+        return self.folder(case) / f"{case.subject.id}{PREPARED_ENDING}"
+
+
+def prepare(
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    template: str | Path | None = None,
+    template_mask: str | Path | None = None,
+    options: Options | None = None,
+    modality: str | None = None,
+    frame: int | None = None,
+    series: str | None = None,
+    overwrite: bool = False,
+    max_voxels: int = DEFAULT_MAX_VOXELS,
+) -> PrepareReport:
+    """Prepare subjects one at a time; see docs/prepare.md.
+
+    Parameters
+    ----------
+    inputs
+        NIfTI files, BIDS datasets, DICOM series, folders of those.
+    out
+        Gets a folder a subject, in BraTS's layout.
+    template, template_mask
+        NIfTI; default: MNI152 as nilearn carries it.
+    options
+        What is done.
+    modality, frame, series
+        See :func:`medrd.preparation.inputs.find_raw`.
+    overwrite
+        Prepare again what is already there.
+    max_voxels
+        Larger scans are refused unread.
+
+    Raises
+    ------
+    MedrdError
+        An unusable template, nothing to do, or two subjects of one name.
+    InterruptedRunError
+        On SIGTERM or Ctrl-C, after the subject under way.
+    """
+    options = options or Options()
+    if options.extraction is Extraction.deepbet:
+        require_deepbet()
+    cases, errors = find_raw(
+        [Path(p) for p in inputs], modality=modality, frame=frame, series=series
+    )
+    for problem in errors:
+        logger.error("%s", problem)
+    result = PrepareReport(errors=list(errors))
+    job = _Job(
+        Path(out),
+        load_template(_path(template), _path(template_mask)),
+        options,
+        overwrite,
+        max_voxels,
+    )
+    remove_abandoned(job.out)
+    count = 0
+    try:
+        with stop_on_signals() as stop, progress("preparing", len(cases)) as advance:
+            for case in cases:
+                if stop:
+                    break
+                advance(note=f"{case.subject.id}: {_run(case, job, result)}")
+                count += 1
+        if count < len(cases):
+            raise InterruptedRunError(
+                f"stopped after {count} of {len(cases)} subjects; finished ones are kept. Run the "
+                "same command again to go on."
+            )
+    finally:
+        listed = {str(error): error for error in (*kept_failures(job.out), *result.errors)}
+        write_errors(job.out, list(listed.values()))
+    if result.done or result.skipped:
+        try:
+            result.page = write_prepared_page(job.out, list(listed.values()))
+        except OutputError as error:  # what it shows is there all the same
+            logger.warning("%s", error)
+    return result
+
+
+def _run(case: Case, job: _Job, result: PrepareReport) -> str:
+    """Prepare a subject, enter it into the result, and say in a word what became of it."""
+    start = time.perf_counter()
+    outcome = attempt(case.first_file, lambda: _prepare(case, job))
+    if isinstance(outcome, InputError):
+        logger.error("%s", outcome)
+        result.errors.append(outcome)
+        if not isinstance(outcome, OutputError):
+            keep_failure(job.folder(case), case, outcome)
+        return "failed"
+    if not outcome:
+        result.skipped.append(job.record(case))
+        return "already there"
+    logger.info("%s: prepared in %.0f s", case.subject.id, time.perf_counter() - start)
+    result.done.append(job.record(case))
+    return "done"
+
+
+def _prepare(case: Case, job: _Job) -> bool:
+    """Prepare a subject; False where there was nothing to do."""
+    folder = job.folder(case)
+    identity = {
+        **job.identity,
+        "inputs": {c: source_hash(s) for c, s in case.subject.images.items()},
+    }
+    if not job.overwrite and is_done(job.record(case), identity["inputs"], job.identity):
+        forget_failure(folder, case)
+        return False
+    check_folder(folder, case, overwrite=job.overwrite)
+    volumes = {}
+    for channel, source in case.subject.images.items():
+        logger.debug("%s: %s is %s", case.subject.id, channel, source.path)
+        volumes[channel] = _read(source, job.max_voxels)
+        refuse_label(volumes[channel])
+    head = _made(case, volumes, job)
+    if failures := head.quality.failures():
+        # What an earlier call made of the subject stays beside the picture.
+        picture = folder / f"{case.subject.id}{FAILED_PICTURE}"
+        draw(picture, head, case, job.template)
+        raise _failed(
+            case,
+            "; ".join(failures),
+            f"Look at {picture}, and at the scan's orientation and field of view; nothing else "
+            "was written of this subject.",
+        )
+    try:
+        with atomic_folder(folder) as unfinished:
+            write_head(unfinished, head, volumes, case, job.template, identity)
+    except OutputError:
+        # Another process may have prepared it meanwhile, and put its own there.
+        if is_done(job.record(case), identity["inputs"], job.identity):
+            return False
+        raise
+    for text in head.warnings():
+        logger.warning("%s: %s", case.subject.id, text)
+    return True
+
+
+def _read(source: Source, max_voxels: int) -> Volume:
+    """``--frame`` is for those of a subject's scans that hold several."""
+    read = partial(read_volume, source.path, series=source.series, max_voxels=max_voxels)
+    if source.frame is None:
+        return read()
+    try:
+        return read(frame=source.frame)
+    except (ShapeError, SeriesError) as error:
+        try:
+            return read()
+        except InputError:
+            raise error from None
+
+
+def _made(case: Case, volumes: dict[str, Volume], job: _Job) -> PreparedHead:
+    """The head; what ITK or LAPACK cannot do is its scans' fault."""
+    try:
+        head = prepare_head(volumes, job.template, job.options)
+    except (RuntimeError, np.linalg.LinAlgError) as error:
+        found = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise _failed(
+            case, found, "Look at its scans: is there a head in each, whole and with contrast?"
+        ) from None
+    quality = head.quality
+    logger.debug(
+        "%s: reference %s, brain %s, contrast %.2f to the template%s",
+        case.subject.id,
+        quality.reference,
+        quality.brain,
+        quality.to_template.contrast,
+        "".join(f", {a.contrast:.2f} of {c}" for c, a in quality.to_reference.items()),
+    )
+    return head
+
+
+def _failed(case: Case, found: str, remedy: str) -> RegistrationError:
+    several = len(case.subject.images) > 1
+    return RegistrationError(
+        case.first_file.parent if several else case.first_file,
+        expected="a head that can be brought to the template",
+        found=found,
+        remedy=remedy,
+    )
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)

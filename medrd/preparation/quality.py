@@ -1,0 +1,162 @@
+"""What says that a head was prepared well, or that it was not.
+
+A registration that failed looks like any other to the programs that come after it. Every rule here
+is one that right registrations of real heads keep with room to spare (docs/prepare.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrd.preparation.brain import LEAST_ML, MOST_ML
+from medrd.preparation.linear import angle_degrees, scales
+from medrd.preparation.register import Registration
+
+LEAST_CONTRAST = 0.1
+LEAST_DICE = 0.85
+SCALES = (0.75, 1.3)
+MOST_DEGREES = 60.0
+LEAST_COVERED, WHOLE = 0.6, 0.98
+STRIPPED, NOT_REFINED = "stripped", "template, not refined"
+_LOST = "the registration is lost"
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Figures of one registration.
+
+    Attributes
+    ----------
+    similarity
+        Normalised mutual information, from 1.
+    contrast
+        Share of it (above 1) that is lost at least when the head is moved by 10 mm or turned by
+        10 degrees.
+    covered
+        Share of the brain that lies in the scan's field of view.
+    degrees
+        By how much the head is turned.
+    scales
+        Factors of length, largest first.
+    """
+
+    similarity: float
+    contrast: float
+    covered: float
+    degrees: float
+    scales: tuple[float, ...]
+
+    @classmethod
+    def of(cls, registration: Registration) -> Alignment:
+        """The figures of a registration, rounded for the record."""
+        matrix = registration.matrix
+        return cls(
+            similarity=round(registration.similarity, 4),
+            contrast=round(registration.contrast, 3),
+            covered=round(registration.covered, 3),
+            degrees=round(angle_degrees(matrix), 2),
+            scales=tuple(round(float(factor), 4) for factor in scales(matrix)),
+        )
+
+
+@dataclass(frozen=True)
+class Quality:
+    """All figures of a prepared head.
+
+    Attributes
+    ----------
+    reference
+        The modality that was registered to the template.
+    to_template
+        Of the reference.
+    to_reference
+        Of the other modalities, by name.
+    brain
+        How it was found: ``stripped``, ``template``, ``template, not refined``, ``deepbet``.
+    brain_ml
+        Its volume in the raw scan.
+    brain_dice
+        Of it and the template's brain, affinely registered; None where it was made from that.
+    covered
+        By modality: share of the brain that the scan shows.
+    """
+
+    reference: str
+    to_template: Alignment
+    to_reference: Mapping[str, Alignment]
+    brain: str
+    brain_ml: float
+    brain_dice: float | None
+    covered: Mapping[str, float]
+
+    def failures(self) -> list[str]:
+        """Why the result must not be used, a clause each; none if it may be."""
+        found = [
+            f"{self.reference} to template: {text}" for text in _affine_failures(self.to_template)
+        ]
+        for channel, alignment in self.to_reference.items():
+            texts = _rigid_failures(alignment)
+            found += [f"{channel} to {self.reference}: {text}" for text in texts]
+        if not LEAST_ML <= self.brain_ml <= MOST_ML:
+            found.append(
+                f"a brain of {self.brain_ml:.0f} ml (brains have {LEAST_ML:.0f} to {MOST_ML:.0f})"
+            )
+        if self.brain_dice is not None and self.brain_dice < LEAST_DICE:
+            found.append(
+                f"brain and template overlap by a Dice of {self.brain_dice:.2f} only "
+                f"(at least {LEAST_DICE})"
+            )
+        for channel, share in self.covered.items():
+            if share < LEAST_COVERED:
+                found.append(f"{channel} shows {share:.0%} of the brain only")
+        return found
+
+    def warnings(self) -> list[str]:
+        """What is odd but can be gone on with."""
+        found = [
+            f"{channel} shows {share:.0%} of the brain; the rest is 0 in it"
+            for channel, share in self.covered.items()
+            if LEAST_COVERED <= share < WHOLE
+        ]
+        if self.brain == NOT_REFINED:
+            found.append(
+                "the brain's outline is the template's, not refined: that takes a T1-weighted scan"
+            )
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types for JSON."""
+        return asdict(self)
+
+
+def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """Overlap of two masks, 0 to 1."""
+    both = np.count_nonzero(first) + np.count_nonzero(second)
+    return 2 * float(np.count_nonzero(first & second)) / both if both else 0.0
+
+
+def _affine_failures(alignment: Alignment) -> list[str]:
+    found = _rigid_failures(alignment)
+    low, high = min(alignment.scales), max(alignment.scales)
+    if not found and not SCALES[0] <= low <= high <= SCALES[1]:
+        found.append(f"{_LOST}: lengths change by factors of {low:.2f} to {high:.2f}")
+    return found
+
+
+def _rigid_failures(alignment: Alignment) -> list[str]:
+    if alignment.contrast < LEAST_CONTRAST:
+        return [
+            f"{_LOST}: moved by 10 mm or turned by 10 degrees it would fit as well "
+            f"(contrast {alignment.contrast:.2f}, at least {LEAST_CONTRAST})"
+        ]
+    if alignment.degrees > MOST_DEGREES:
+        return [
+            f"it fits best turned by {alignment.degrees:.0f} degrees: the header's orientation "
+            "seems wrong"
+        ]
+    return []

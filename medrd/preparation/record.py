@@ -1,0 +1,71 @@
+"""What the JSON beside prepared scans says of where they came from, and how it is read again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from medrd.images.geometry import Affine
+from medrd.images.volume import Grid, Volume
+from medrd.preparation.linear import Matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """The raw scan that a prepared one was made from.
+
+    Attributes
+    ----------
+    path
+        Of the raw file or series.
+    grid, affine
+        The raw scan's geometry, whole: the way back does not need the file.
+    to_raw
+        Prepared world to raw world, RAS+ mm.
+    """
+
+    path: str
+    grid: Grid
+    affine: Affine
+    to_raw: Matrix
+
+    @classmethod
+    def of(cls, volume: Volume, to_raw: Matrix, path: str) -> Origin:
+        """Of a raw volume."""
+        return cls(path, volume.grid, volume.affine, to_raw)
+
+    def blank(self) -> Volume:
+        """The raw scan's grid, of zeros: what results are written like."""
+        x, y, z = self.grid.shape[:3]
+        return Volume(np.zeros((x, y, z), np.float32), self.affine, self.grid)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types for JSON. float32 survives it bit for bit."""
+        grid = {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in asdict(self.grid).items()
+        }
+        return {
+            "path": self.path,
+            "grid": grid,
+            "affine": self.affine.tolist(),
+            "prepared_to_raw_mm": self.to_raw.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Origin:
+        """The inverse of :meth:`to_dict`. Raises KeyError, TypeError or ValueError."""
+        raw = dict(content["grid"])
+        real = np.float64 if raw["nifti_version"] == 2 else np.float32
+        for name in ("sform", "quaternion", "offset", "pixdim"):
+            raw[name] = np.asarray(raw[name], real)
+        raw["shape"] = tuple(raw["shape"])
+        affine, to_raw = (
+            np.asarray(content[name], np.float64) for name in ("affine", "prepared_to_raw_mm")
+        )
+        if affine.shape != (4, 4) or to_raw.shape != (4, 4):
+            raise ValueError("expected (4, 4) matrices")
+        return cls(str(content["path"]), Grid(**raw), affine, to_raw)

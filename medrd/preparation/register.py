@@ -1,0 +1,165 @@
+"""Rigid and affine registration: many starts, few optimisations, coarse before fine.
+
+SimpleITK's registration framework (Yaniv et al. 2018) maximises mutual information (Mattes et al.
+2003), which needs no two images to have one contrast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrd.images.sitk import sitk_array
+from medrd.preparation.linear import Matrix, apply, from_itk, to_itk
+from medrd.preparation.sample import coarse
+from medrd.preparation.similarity import (
+    BINS,
+    Fit,
+    affine_of,
+    make_fit,
+    starts_around,
+    starts_turned,
+)
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+Freedom = Literal["rigid", "affine"]
+
+COARSE_MM, FINE_MM = 4.0, 2.0
+_FINALISTS, _FINALISTS_TURNED = 4, 2
+_FINE_SHARE = 0.3
+"""Of the fine image's voxels, looked at in each step."""
+_SEED = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """A map found, and how well it fits.
+
+    Attributes
+    ----------
+    matrix
+        Fixed world to moving world, RAS+ mm.
+    similarity, contrast, covered
+        Of :class:`medrd.preparation.similarity.Fit`, at 4 mm.
+    """
+
+    matrix: Matrix
+    similarity: float
+    contrast: float
+    covered: float
+
+
+def register(
+    fixed: SimpleITK.Image,
+    region: SimpleITK.Image,
+    moving: SimpleITK.Image,
+    *,
+    freedom: Freedom,
+    angles: Sequence[Sequence[float]],
+    shifts_mm: Sequence[Sequence[float]],
+    starts: Sequence[Matrix] = (),
+    turns: bool = False,
+) -> Registration:
+    """Find where ``moving`` lies under the region of ``fixed``.
+
+    Parameters
+    ----------
+    fixed, region, moving
+        Images with their geometry; the region is not 0 where the fit counts.
+    freedom
+        ``rigid``, or ``affine`` after it.
+    angles, shifts_mm
+        Starts around the moving image's centre of mass; see :func:`starts_around`.
+    starts
+        Further ones.
+    turns
+        Also start with the head in every position that a wrong header may put it in: upside
+        down, back to front, with its axes exchanged.
+    """
+    fixed_4, moving_4 = coarse(fixed, COARSE_MM), coarse(moving, COARSE_MM)
+    mask_4 = _as_mask(region, fixed_4)
+    fit = make_fit(fixed_4, sitk_array(mask_4) > 0, moving_4)
+    middle_mm = centre_of_mass_mm(moving_4)
+    around = starts_around(fit, middle_mm, angles=angles, shifts_mm=shifts_mm)
+    turned = starts_turned(fit, middle_mm, shifts_mm=shifts_mm) if turns else []
+    # Turned ones apart: among many right ones a wrong one is to have its chance, not more.
+    finalists = fit.best([*starts, *around], _FINALISTS) + fit.best(turned, _FINALISTS_TURNED)
+    matrix = fit.best([fit.climb(start) for start in finalists], 1)[0]
+    if freedom == "affine":
+        matrix = _optimise(fixed_4, mask_4, moving_4, matrix, "affine", fit.centre_mm)
+    fixed_2, moving_2 = coarse(fixed, FINE_MM), coarse(moving, FINE_MM)
+    matrix = _optimise(
+        fixed_2,
+        _as_mask(region, fixed_2),
+        moving_2,
+        matrix,
+        freedom,
+        fit.centre_mm,
+        share=_FINE_SHARE,
+    )
+    return judged(fit, matrix)
+
+
+def judged(fit: Fit, matrix: Matrix) -> Registration:
+    """A map with its figures."""
+    return Registration(matrix, fit(matrix), fit.contrast(matrix), fit.covered(matrix))
+
+
+def centre_of_mass_mm(image: SimpleITK.Image) -> NDArray[np.float64]:
+    """Of the brighter half of an image, (3,) RAS+ mm: background has no say."""
+    values = sitk_array(image)
+    return apply(affine_of(image), np.argwhere(values > values.mean()).mean(0))
+
+
+def _optimise(
+    fixed: SimpleITK.Image,
+    mask: SimpleITK.Image,
+    moving: SimpleITK.Image,
+    start: Matrix,
+    freedom: Freedom,
+    centre_mm: NDArray[np.float64],
+    *,
+    share: float = 1.0,
+) -> Matrix:
+    """The nearest optimum; the start itself where the optimiser cannot leave it."""
+    import SimpleITK
+
+    centre = (centre_mm * (-1, -1, 1)).tolist()
+    method = SimpleITK.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(BINS)
+    method.SetMetricFixedMask(mask)
+    if share < 1:
+        method.SetMetricSamplingStrategy(method.RANDOM)
+        method.SetMetricSamplingPercentage(share, _SEED)
+    method.SetInterpolator(SimpleITK.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=2.0, minStep=0.005, numberOfIterations=150, relaxationFactor=0.6
+    )
+    method.SetOptimizerScalesFromPhysicalShift()
+    # The optimiser moves away from the start, about the centre of the region: rotations and
+    # shifts are then as independent as they can be.
+    move: Any = (  # SimpleITK's own annotations end at the constructors
+        SimpleITK.Euler3DTransform() if freedom == "rigid" else SimpleITK.AffineTransform(3)
+    )
+    move.SetCenter(centre)
+    method.SetInitialTransform(move, inPlace=True)
+    method.SetMovingInitialTransform(to_itk(start))
+    try:
+        method.Execute(fixed, moving)
+    except RuntimeError:  # all samples outside the moving image: no optimum to be had from here
+        return start
+    return start @ from_itk(move)
+
+
+def _as_mask(region: SimpleITK.Image, like: SimpleITK.Image) -> SimpleITK.Image:
+    import SimpleITK
+
+    return SimpleITK.Resample(
+        region, like, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor, 0, SimpleITK.sitkUInt8
+    )

@@ -1,0 +1,192 @@
+"""How well two images fit, whatever their contrasts: for choosing starts and judging results.
+
+The optimiser has its own measure (Mattes et al. 2003), of the points that both images cover; this
+one counts what lies outside the moving image as its background, so that sliding away from it is no
+way to a better fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, optimize
+
+from medrd.images.geometry import Affine
+from medrd.images.sitk import sitk_array
+from medrd.preparation.linear import Matrix, about, apply, inverse, rotation, translation
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+BINS = 32
+"""Of intensity, in which images are compared."""
+_MOST_POINTS = 5_000
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Two images to be compared under many maps.
+
+    Attributes
+    ----------
+    points_mm
+        (N, 3) of the fixed image, RAS+.
+    fixed
+        (N,) its values there, as bins.
+    moving
+        (X, Y, Z) bins of the moving image.
+    world_to_voxel
+        (4, 4) of the moving image.
+    """
+
+    points_mm: NDArray[np.float64]
+    fixed: NDArray[np.int64]
+    moving: NDArray[np.float32]
+    world_to_voxel: Affine
+
+    @cached_property
+    def centre_mm(self) -> NDArray[np.float64]:
+        """(3,) mean of the points."""
+        return self.points_mm.mean(0)
+
+    def covered(self, matrix: Matrix) -> float:
+        """Share of the points that lie in the moving image's field."""
+        at = self._voxels(matrix)
+        limits = np.array(self.moving.shape)[:, None] - 0.5
+        return float(((at > -0.5) & (at < limits)).all(0).mean())
+
+    def __call__(self, matrix: Matrix) -> float:
+        """Normalised mutual information, 1 (none) to 2 (the same image).
+
+        Studholme et al., "An overlap invariant entropy measure of 3D medical image alignment",
+        1999.
+        """
+        values = ndimage.map_coordinates(self.moving, self._voxels(matrix), order=1, cval=0.0)
+        moved = np.clip(np.rint(values), 0, BINS - 1).astype(np.int64)
+        joint = np.bincount(self.fixed * BINS + moved, minlength=BINS**2).reshape(BINS, BINS)
+        both = _entropy(joint)
+        return (_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / both if both > 0 else 1.0
+
+    def contrast(self, matrix: Matrix) -> float:
+        """How much worse the fit gets when the head is moved by 10 mm or turned by 10 degrees.
+
+        The least loss among twelve such moves, as a share of what the fit is above none. Not
+        above 0 where the map is not even a local optimum.
+        """
+        best = self(matrix)
+        moves = [translation(move) for axis in np.eye(3) for move in (10 * axis, -10 * axis)]
+        for angles in (step * axis for axis in np.eye(3) for step in (10, -10)):
+            moves.append(about(self.centre_mm, rotation(*angles)))
+        worst = max(self(matrix @ move) for move in moves)
+        return (best - worst) / max(best - 1, 1e-6)
+
+    def climb(self, start: Matrix) -> Matrix:
+        """The rigid map of the nearest optimum, by Powell's method: it looks along whole lines,
+        and so steps over small hollows that stop a gradient."""
+
+        def moved(move: NDArray[np.float64]) -> Matrix:
+            return start @ translation(move[:3]) @ about(self.centre_mm, rotation(*move[3:]))
+
+        found = optimize.minimize(
+            lambda move: -self(moved(move)),
+            np.zeros(6),
+            method="Powell",
+            options={"direc": np.diag([8.0] * 3 + [6.0] * 3), "xtol": 0.05, "ftol": 1e-4},
+        )
+        return moved(found.x)
+
+    def best(self, starts: Iterable[Matrix], count: int) -> list[Matrix]:
+        """The ``count`` maps that fit best, the best first."""
+        ranked = sorted(((self(start), i, start) for i, start in enumerate(starts)), reverse=True)
+        return [start for _, _, start in ranked[:count]]
+
+    def _voxels(self, matrix: Matrix) -> NDArray[np.float64]:
+        return apply(self.world_to_voxel @ matrix, self.points_mm).T
+
+
+def make_fit(fixed: SimpleITK.Image, region: NDArray[np.bool_], moving: SimpleITK.Image) -> Fit:
+    """Compare ``moving`` with the region (X, Y, Z) of ``fixed``; both as from ``coarse``."""
+    values, affine = sitk_array(fixed), affine_of(fixed)
+    indices = np.argwhere(region)
+    indices = indices[:: max(1, len(indices) // _MOST_POINTS)]
+    chosen = values[tuple(indices.T)]
+    moving_values = sitk_array(moving)
+    inside = moving_values[moving_values > 0]
+    return Fit(
+        points_mm=apply(affine, indices),
+        fixed=np.rint(_binned(chosen, chosen)).astype(np.int64),
+        moving=_binned(moving_values, inside if inside.size else moving_values),
+        world_to_voxel=inverse(affine_of(moving)),
+    )
+
+
+def starts_around(
+    fit: Fit,
+    moving_centre_mm: NDArray[np.float64],
+    *,
+    angles: Sequence[Sequence[float]],
+    shifts_mm: Sequence[Sequence[float]],
+) -> list[Matrix]:
+    """Rigid maps that take the points' centre to the moving one, turned and shifted.
+
+    Parameters
+    ----------
+    angles
+        Degrees of pitch, roll and yaw to try, each.
+    shifts_mm
+        Distances from the moving centre along x, y and z to try, each.
+    """
+    onto = translation(moving_centre_mm - fit.centre_mm)
+    return [
+        translation(shift) @ onto @ about(fit.centre_mm, rotation(*turn))
+        for turn in product(*angles)
+        for shift in product(*shifts_mm)
+    ]
+
+
+def starts_turned(
+    fit: Fit, moving_centre_mm: NDArray[np.float64], *, shifts_mm: Sequence[Sequence[float]]
+) -> list[Matrix]:
+    """As :func:`starts_around`, in the 23 other positions of a cube."""
+    onto = translation(moving_centre_mm - fit.centre_mm)
+    cube = {
+        tuple(rotation(*turn).round().astype(int).ravel())
+        for turn in product((0, 90, 180, 270), repeat=3)
+    }
+    turns = [np.array(turn, np.float64).reshape(4, 4) for turn in sorted(cube)]
+    # A neck hangs down, wherever down is: the brain's centre is shifted with the head.
+    return [
+        onto @ about(fit.centre_mm, turn) @ translation(shift)
+        for turn in turns
+        if not np.array_equal(turn, np.eye(4))
+        for shift in product(*shifts_mm)
+    ]
+
+
+def affine_of(image: SimpleITK.Image) -> Affine:
+    """Voxels to RAS+ mm."""
+    result = np.eye(4)
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    result[:3, :3] = direction * np.array(image.GetSpacing())
+    result[:3, 3] = image.GetOrigin()
+    result[:2] *= -1
+    return result
+
+
+def _binned(values: NDArray[np.float32], of: NDArray[np.float32]) -> NDArray[np.float32]:
+    """To [0, 31], from 0 or the first percentile to the 99.5th."""
+    low, high = np.percentile(of, (1, 99.5))
+    low = min(low, 0.0)
+    scaled = (values - low) / max(float(high - low), 1e-6) * (BINS - 1)
+    return np.clip(scaled, 0, BINS - 1).astype(np.float32)
+
+
+def _entropy(counts: NDArray[np.int64]) -> float:
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())

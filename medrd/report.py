@@ -1,0 +1,46 @@
+"""``medrd report``: a folder of medrd's own -> a page that a double click opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medrd.errors import ConfigError
+from medrd.evaluation.report import is_evaluation, is_run, report_run
+from medrd.prediction.report import Report, find_records, report_predictions
+from medrd.preparation.report import PAGE_NAME
+from medrd.run.outputs import PREPARED_ENDING, ending_in
+
+__all__ = ["Report", "write_report"]
+
+
+def write_report(folder: str | Path) -> Report:
+    """Write ``report.html`` into what ``medrd predict``, ``train`` or ``evaluate`` wrote.
+
+    Raises
+    ------
+    ConfigError
+        Nothing in the folder that these wrote.
+    FileFormatError
+        A run or an evaluation with a file that is not medrd's.
+    OutputError
+        The page cannot be written.
+    """
+    folder = Path(folder)
+    if is_run(folder) or is_evaluation(folder):
+        return report_run(folder)
+    records = find_records(folder) if folder.is_dir() else []
+    if records:
+        return report_predictions(folder, records)
+    if prepared := ending_in(folder, PREPARED_ENDING):
+        raise ConfigError(
+            folder,
+            expected="a folder that medrd predict, train or evaluate wrote",
+            found=f"what medrd prepare wrote ({prepared[0].name})",
+            remedy=f"Open its {PAGE_NAME}, which lies beside the subjects' folders.",
+        )
+    raise ConfigError(
+        folder,
+        expected="a folder that medrd predict, train or evaluate wrote",
+        found="none of their files" if folder.is_dir() else "no such folder",
+        remedy="Give the folder that was --out.",
+    )

@@ -1,0 +1,1 @@
+"""What the verbs share: model folder, predictor, calibration, cohort, outputs, progress."""

@@ -1,0 +1,226 @@
+"""Thresholds and reference scores from held-out healthy slices; no label of a lesion is used
+beyond saying which slices have none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medrd.data.cache import CachedSubject
+from medrd.data.margin import away_from, none_healthy
+from medrd.metrics import Run, rates_at, threshold_at_fpr
+from medrd.run.predictor import Predictor, scan_score
+from medrd.run.progress import progress
+from medrd.run.scores_on_disk import run_on_disk
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What healthy looks like to a model.
+
+    Attributes
+    ----------
+    threshold
+        A voxel is called anomalous when its smoothed score is at least this.
+    target_fpr
+        The share of healthy voxels (pixels of normal pictures) that may be called so.
+    held_fpr
+        The share that is, over all calibration voxels.
+    held_fpr_by_scan
+        The share in each scan: their spread says more than ``held_fpr`` about a new scan.
+    left_out_fpr_by_scan
+        The share in each scan under a threshold from other scans (each scan left out in
+        turn, or in tenths where there are more than ten): an honest estimate for a new one.
+        Empty where there is one scan only.
+    scan_scores
+        Of the calibration scans' healthy slices, ascending.
+    whole
+        Whether every slice of every calibration scan was healthy. Where not, a scan's score
+        is a maximum over fewer slices than a new scan's, in other places, so that a new
+        healthy scan tends to score higher than these.
+    scans, slices, voxels
+        How many the numbers stand on.
+    subjects
+        Ids of the scans.
+    known_subjects
+        Training scans whose healthy slices the threshold stands on too; nothing else does.
+    """
+
+    threshold: float
+    target_fpr: float
+    held_fpr: float
+    held_fpr_by_scan: tuple[float, ...]
+    left_out_fpr_by_scan: tuple[float, ...]
+    scan_scores: tuple[float, ...]
+    whole: bool
+    scans: int
+    slices: int
+    voxels: int
+    subjects: tuple[str, ...]
+    known_subjects: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Calibration:
+        """The inverse of :meth:`to_dict`."""
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in content.items()
+        }
+        return cls(**plain)
+
+    def percentile(self, score: float) -> float:
+        """Share, in percent, of the calibration scans that score below this one."""
+        return 100 * float(np.mean(np.asarray(self.scan_scores) < score))
+
+    def p_value(self, score: float) -> float | None:
+        """Split-conformal p-value of a scan being like the healthy ones.
+
+        (1 + healthy scans that score at least as high) / (1 + n): with n scans no smaller
+        than 1 / (n + 1). Vovk et al., "Algorithmic Learning in a Random World", 2005. None
+        where the calibration scans are not ``whole``: theirs and a new scan's scores are not
+        exchangeable then, and the number would be too low.
+        """
+        if not self.whole:
+            return None
+        higher = int(np.sum(np.asarray(self.scan_scores) >= score))
+        return (1 + higher) / (1 + len(self.scan_scores))
+
+
+def standing(
+    score: float, calibration: Calibration | None, *, normal: str, noun: str
+) -> dict[str, Any]:
+    """Where a score stands among those of held-out normal inputs, for the record.
+
+    Parameters
+    ----------
+    normal, noun
+        What those are called there: ``healthy`` and ``scan`` give ``healthy_scans``.
+    """
+    return {
+        f"{normal}_{noun}s": calibration.scans if calibration else 0,
+        f"{normal}_percentile": calibration.percentile(score) if calibration else None,
+        "p_value": calibration.p_value(score) if calibration else None,
+        "threshold": calibration.threshold if calibration else None,
+        "threshold_target_fpr": calibration.target_fpr if calibration else None,
+    }
+
+
+def calibrate(
+    predictor: Predictor,
+    subjects: Sequence[CachedSubject],
+    *,
+    margin: int,
+    target_fpr: float,
+    scratch: Path,
+    known: Sequence[CachedSubject] = (),
+) -> Calibration:
+    """Run a model on the healthy slices of held-out subjects.
+
+    Parameters
+    ----------
+    margin
+        See :func:`medrd.data.margin.away_from`.
+    scratch
+        An empty folder for scores, so that memory does not grow with the number of scans.
+    known
+        Subjects that the model was trained on, for the threshold alone: their slices look a
+        little too healthy to the model, but where one or two subjects are held out, how scans
+        differ matters more.
+
+    Raises
+    ------
+    ConfigError
+        No subject has a healthy slice.
+    """
+    with progress("calibrating", len(subjects) + len(known)) as advance:
+
+        def scored(each: Sequence[CachedSubject], name: str) -> list[_Part]:
+            parts = []
+            for number, subject in enumerate(each):
+                part = _of_subject(predictor, subject, margin, scratch / f"{name}{number}")
+                parts += [part] if part is not None else []
+                advance(note=subject.id)
+            return parts
+
+        held_out, beside = scored(subjects, "held_out"), scored(known, "known")
+    if not held_out:
+        raise none_healthy(
+            "calibration",
+            len(subjects),
+            wanted="held-out subjects with healthy slices to set a threshold on",
+        )
+    runs, more = [part.run for part in held_out], [part.run for part in beside]
+    threshold = threshold_at_fpr([*runs, *more], target_fpr)
+    slices = sum(part.slices for part in held_out)
+    return Calibration(
+        threshold=threshold,
+        target_fpr=target_fpr,
+        held_fpr=_fpr(runs, threshold),
+        held_fpr_by_scan=tuple(_fpr([run], threshold) for run in runs),
+        left_out_fpr_by_scan=_left_out(runs, more, target_fpr),
+        scan_scores=tuple(sorted(part.score for part in held_out)),
+        whole=slices == sum(subject.numbers.size for subject in subjects),
+        scans=len(runs),
+        slices=slices,
+        voxels=sum(part.voxels for part in held_out),
+        subjects=tuple(part.id for part in held_out),
+        known_subjects=tuple(part.id for part in beside),
+    )
+
+
+class _Part(NamedTuple):
+    """A subject's healthy slices under the model."""
+
+    id: str
+    run: Run
+    score: float
+    slices: int
+    voxels: int
+
+
+def _of_subject(
+    predictor: Predictor, subject: CachedSubject, margin: int, place: Path
+) -> _Part | None:
+    """Its scores on disk at ``place``; None where no slice is healthy."""
+    healthy = np.flatnonzero(away_from(subject.numbers, subject.touched, margin=margin))
+    if healthy.size == 0:
+        return None
+    region = subject.region[healthy]
+    maps, image_scores = predictor.maps(
+        subject.images[healthy], region, subject.positions_mm[healthy]
+    )
+    values = maps[region]
+    run = run_on_disk(place, values, np.zeros(values.size, bool))
+    return _Part(subject.id, run, scan_score(image_scores), healthy.size, values.size)
+
+
+def _left_out(
+    runs: Sequence[Run], always: Sequence[Run], target_fpr: float, folds: int = 10
+) -> tuple[float, ...]:
+    """Rates by scan under thresholds from the scans of the other folds, in the scans' order.
+
+    ``always`` are in every threshold.
+    """
+    if len(runs) + len(always) < 2:
+        return ()
+    folds = min(folds, len(runs))
+    rates = [0.0] * len(runs)
+    for fold in range(folds):
+        others = [run for i, run in enumerate(runs) if i % folds != fold]
+        threshold = threshold_at_fpr([*others, *always], target_fpr)
+        for i in range(fold, len(runs), folds):
+            rates[i] = _fpr([runs[i]], threshold)
+    return tuple(rates)
+
+
+def _fpr(runs: Sequence[Run], threshold: float) -> float:
+    rate = rates_at(runs, threshold)[0]
+    assert rate is not None  # every run holds negatives only
+    return rate

@@ -1,0 +1,123 @@
+"""What ``medrd predict`` was given -> cases: which files, and where their results go.
+
+Shared by scans (:mod:`medrd.prediction.scan_inputs`) and pictures
+(:mod:`medrd.prediction.picture_inputs`), which say what their files are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medrd.data.brains.bids import BidsOrigin
+from medrd.data.layouts import Subject, folders_below
+from medrd.errors import ConfigError, InputError
+
+ERRORS_NAME = "errors.json"
+"""In ``--out``: the inputs that failed. No output may go by this name."""
+
+Expand = Callable[[Path, list[InputError]], list["Case"]]
+"""One path that was given -> its cases; what is wrong with some of them is appended."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan or picture to predict.
+
+    Attributes
+    ----------
+    subject
+        Its id is the stem of the output names.
+    place
+        Folder of its outputs, relative to ``--out``.
+    origin
+        Of a scan in a BIDS dataset: its outputs are a BIDS derivative.
+    """
+
+    subject: Subject
+    place: Path
+    origin: BidsOrigin | None = None
+
+    def output(self, out: Path, ending: str) -> Path:
+        """``<out>/<place>/<stem><ending>``."""
+        return out / self.place / f"{self.subject.id}{ending}"
+
+    @property
+    def first_file(self) -> Path:
+        """The file that stands for it in messages."""
+        return next(iter(self.subject.images.values())).path
+
+
+def expand_all(inputs: Sequence[Path], expand: Expand) -> tuple[list[Case], list[InputError]]:
+    """The cases of all paths. What cannot be used is returned, so that the rest gets done."""
+    cases: list[Case] = []
+    errors: list[InputError] = []
+    for path in inputs:
+        try:
+            cases += expand(path, errors)
+        except InputError as error:
+            errors.append(error)
+    return cases, errors
+
+
+def refuse_nothing(
+    inputs: Sequence[Path],
+    cases: Sequence[Case],
+    errors: Sequence[InputError],
+    *,
+    noun: str,
+    what: str,
+) -> None:
+    """Raise ConfigError where there is nothing to do, and no error that says why.
+
+    Parameters
+    ----------
+    noun, what
+        What an input is called, and what may be given.
+    """
+    if not cases and not errors:
+        raise ConfigError(
+            ", ".join(map(str, inputs)) or "inputs",
+            expected=what,
+            found=f"no {noun}",
+            remedy=f"Give the path of a {noun}.",
+        )
+
+
+def holds(folder: Path, is_kind: Callable[[Path], bool]) -> bool:
+    """Whether a file of a kind lies in this folder or below."""
+    return any(is_kind(path) for inner in folders_below(folder) for path in inner.iterdir())
+
+
+def refuse_collisions(
+    cases: Sequence[Case], endings: Callable[[Case], Sequence[str]], noun: str
+) -> None:
+    """Raise ConfigError where two inputs would write the same output.
+
+    Parameters
+    ----------
+    endings
+        Of all outputs of a case: the overlay of ``a_mask`` may be the mask of ``a``.
+    noun
+        What an input is called.
+    """
+    seen: dict[Path, Case] = {}
+    for case in cases:
+        for target in (case.output(Path(), ending) for ending in endings(case)):
+            if target == Path(ERRORS_NAME):
+                raise ConfigError(
+                    case.first_file,
+                    expected=f"a {noun} by another name: {ERRORS_NAME} lists the {noun}s that "
+                    "failed",
+                    found="errors",
+                    remedy=f"Rename the {noun}.",
+                )
+            if target in seen:
+                raise ConfigError(
+                    case.first_file,
+                    expected="every input to have outputs of its own",
+                    found=f"the same output name {target} as of {seen[target].first_file}",
+                    remedy="Give the folder that holds both (its tree is kept), or rename one.",
+                )
+            seen[target] = case

@@ -1,0 +1,220 @@
+"""A trained model on disk: ``model.safetensors`` and ``model.json``, self-contained.
+
+The teacher's weights are in the file, so that prediction needs neither a download nor the
+package that the teacher came from.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from medrd.config import AnyRecipeConfig, Config, ScoringConfig, digest, make_config
+from medrd.data.brains.profile import Profile
+from medrd.data.cache import file_hash
+from medrd.errors import MedrdError, ModelError
+from medrd.images.atomic import atomic_path, write_json, write_text
+from medrd.models import Detector, Scoring
+from medrd.models.build import detector_from_config
+from medrd.run.calibration import Calibration
+from medrd.run.card import CARD_NAME, model_card
+from medrd.run.provenance import versions
+
+logger = logging.getLogger("medrd.model")
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A detector with all that a scan or picture has to go through.
+
+    Attributes
+    ----------
+    config
+        The resolved config that it was trained with (without paths of that machine).
+    training
+        What it has seen: subject ids, content hashes, split hash; of a search with labels also
+        ``validation_subjects``, which it was chosen on.
+    hash
+        SHA-256 over weights, config, calibration and training data.
+    profile
+        What its training scans looked like; None for pictures, and for models from before.
+    description
+        All that ``model.json`` holds.
+    """
+
+    detector: Detector
+    config: Config
+    calibration: Calibration | None
+    training: dict[str, Any]
+    hash: str
+    profile: Profile | None = None
+    description: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> AnyRecipeConfig:
+        """How volumes or pictures become slices."""
+        return self.config.recipe
+
+    def scoring(self) -> Scoring:
+        """The smoothing and image score that belong to it."""
+        return make_scoring(self.config.scoring, size=self.config.recipe.size)
+
+
+def make_detector(config: Config) -> Detector:
+    """The detector of a config with random weights, for images as its recipe makes them.
+
+    Raises
+    ------
+    ValueError
+        A teacher that is unknown or does not fit.
+    """
+    layout = config.recipe.layout
+    return detector_from_config(
+        config.to_dict()["model"], modalities=len(layout.modalities), channels=layout.channels
+    )
+
+
+def make_scoring(config: ScoringConfig, *, size: int) -> Scoring:
+    """The scoring module of a config."""
+    return Scoring(
+        size=size,
+        sigma_px=config.sigma_px,
+        image_score=config.image_score,
+        top_fraction=config.top_fraction,
+        sigma_across_mm=config.sigma_across_mm,
+    )
+
+
+def save_model(
+    folder: Path,
+    detector: Detector,
+    config: Config,
+    *,
+    calibration: Calibration | None,
+    training: dict[str, Any],
+    profile: Profile | None = None,
+    precision: str | None = None,
+) -> None:
+    """Write ``model.safetensors``, ``model.json`` and the model card, each atomically.
+
+    ``precision`` is what the calibration was computed in, as
+    :attr:`medrd.run.device.Execution.precision` has it; None where nobody knows.
+    """
+    unread = tuple(f"{name}." for name in detector.training_only)
+    # A copy each: safetensors refuses tensors that share memory.
+    tensors = {
+        key: value.detach().to("cpu").contiguous().clone()
+        for key, value in detector.state_dict().items()
+        if not key.startswith(unread)
+    }
+    if not tensors:  # an untrained baseline; the format wants at least one
+        tensors = {"untrained": torch.zeros(1)}
+    # As bytes: save_file would leave a file that only its owner can read. One entry of metadata:
+    # safetensors writes several in random order, and equal models would have unequal hashes.
+    weights = save(tensors, metadata={"format": "pt"})
+    with atomic_path(folder / "model.safetensors") as path:
+        path.write_bytes(weights)
+    described = config.to_dict()
+    described["data"] |= {"root": None, "cache": None}
+    if "teacher" in described["model"]:
+        described["model"]["teacher"] |= {"file": None, "weights": "random"}
+    content = {
+        "format": FORMAT,
+        "config": described,
+        "teacher": config.to_dict()["model"].get("teacher"),
+        "calibration": calibration.to_dict() if calibration else None,
+        "precision": precision,
+        "training": training,
+        "profile": profile.to_dict() if profile else None,
+        "weights_sha256": file_hash(folder / "model.safetensors"),
+        "versions": versions(),
+    }
+    write_json(folder / "model.json", content)
+    write_text(folder / CARD_NAME, model_card(content, _identity(content)))
+
+
+def copy_model(source: Path, target: Path, *, seen: Mapping[str, Any]) -> None:
+    """Copy a model, with ``seen`` added to its ``training``; each file atomically."""
+    with atomic_path(target / "model.safetensors") as path:
+        shutil.copyfile(source / "model.safetensors", path)
+    content = json.loads((source / "model.json").read_text(encoding="utf-8"))
+    content["training"] |= seen
+    write_json(target / "model.json", content)
+    write_text(target / CARD_NAME, model_card(content, _identity(content)))
+
+
+def load_model(path: str | Path) -> Model:
+    """Open a run folder or its ``model/``.
+
+    Raises
+    ------
+    ModelError
+        Not a model, damaged, from another format, or weights that do not fit.
+    """
+    folder = Path(path)
+    if (folder / "model").is_dir():
+        folder = folder / "model"
+    description = folder / "model.json"
+    if not description.is_file():
+        unfinished = (Path(path) / "checkpoint.pt").is_file()
+        raise ModelError(
+            folder,
+            expected="a run folder or a model folder (model.json, model.safetensors)",
+            found="an unfinished training run" if unfinished else "no model.json",
+            remedy="Finish it with medrd train --resume." if unfinished else "Check the path.",
+        )
+    try:
+        content = json.loads(description.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}")
+        config = make_config(content["config"], where=str(description))
+        calibration = (
+            Calibration.from_dict(content["calibration"]) if content["calibration"] else None
+        )
+        profile = Profile.from_dict(content["profile"]) if content.get("profile") else None
+        weights, training = content["weights_sha256"], content["training"]
+    except (OSError, ValueError, KeyError, TypeError, ValidationError, MedrdError) as error:
+        raise ModelError(
+            description,
+            expected=f"a model description of format {FORMAT}",
+            found=str(error),
+            remedy="Train the model again with this version of medrd.",
+        ) from None
+    file = folder / "model.safetensors"
+    try:
+        if file_hash(file) != weights:
+            raise ValueError("other bytes than model.json was written for")
+        detector = make_detector(config)
+        detector.keep_for_prediction()
+        state = load_file(file)
+        state.pop("untrained", None)
+        detector.load_state_dict(state)
+    except (OSError, ValueError, RuntimeError, SafetensorError, MedrdError) as error:
+        raise ModelError(
+            file,
+            expected="the weights that belong to model.json",
+            found=(str(error) or type(error).__name__).splitlines()[0],
+            remedy="Copy the whole model folder again.",
+        ) from None
+    detector.eval()
+    identity = _identity(content)
+    logger.debug("%s: model %s, %s", folder, config.model.name, identity[:12])
+    return Model(detector, config, calibration, training, identity, profile, content)
+
+
+def _identity(content: dict[str, Any]) -> str:
+    # The calibration too: an untrained baseline has no weights to tell two thresholds apart.
+    parts = ("weights_sha256", "config", "calibration", "training")
+    return digest([content[part] for part in parts])

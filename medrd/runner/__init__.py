@@ -1,0 +1,1 @@
+"""Who does the work: processes of Ray, on this machine or a cluster."""

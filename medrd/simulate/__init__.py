@@ -1,0 +1,1 @@
+"""Anomalies put into healthy images, for training and for tuning without labels."""

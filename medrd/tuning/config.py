@@ -1,0 +1,284 @@
+"""A search for hyperparameters as a file: what is varied, by what it is judged, on what it runs.
+
+Everything that can be wrong with it is found here, before Ray or torch is imported.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from medrd.config.difference import first_difference
+from medrd.config.load import (
+    apply_overrides,
+    make_config,
+    mistake,
+    parse_override,
+    read_yaml,
+    set_key,
+)
+from medrd.config.models import SimulationConfig
+from medrd.config.section import Section
+from medrd.config.sections import Config
+from medrd.errors import ConfigError
+from medrd.tuning.space import Dimension, Point, corner_points
+
+_EXAMPLE = "See configs/tune/rd4ad.yaml for an example."
+
+
+class SimulatedObjective(Section):
+    """Average precision on anomalies simulated in held-out healthy slices; needs no label."""
+
+    judges: ClassVar[str] = "single slices, pixel by pixel and by no threshold"
+    unseen: ClassVar[dict[str, Any]] = {
+        "scoring": {"image_score", "top_fraction", "sigma_across_mm"},
+        "calibration": True,
+    }
+    """Of a trial's config, what changes nothing of that."""
+
+    kind: Literal["simulated"] = "simulated"
+    simulation: SimulationConfig = SimulationConfig()
+    copies: int = Field(2, ge=1)
+    """How often each held-out slice is used, with another anomaly each time."""
+    max_slices: int = Field(128, ge=1)
+    """Of all held-out subjects together, evenly chosen."""
+    seed: int = Field(0, ge=0)
+    """The same for all trials: they are judged on the same anomalies."""
+
+
+class LabelledObjective(Section):
+    """Average precision on validation subjects with labels, as ``medrd evaluate`` takes it."""
+
+    judges: ClassVar[str] = "whole scans, voxel by voxel and by no threshold"
+    unseen: ClassVar[dict[str, Any]] = {
+        "scoring": {"image_score", "top_fraction"},
+        "calibration": True,
+    }
+
+    kind: Literal["labelled"]
+    validation: tuple[str, ...] = Field(min_length=1)
+    """Their ids. They are taken out of training and calibration; none may be a test subject."""
+
+
+AnyObjective = Annotated[SimulatedObjective | LabelledObjective, Field(discriminator="kind")]
+
+
+class SearchConfig(Section):
+    """How the next trial is chosen, and how many there are."""
+
+    algorithm: Literal["optuna", "random", "grid"] = "optuna"
+    """``optuna``: tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011)."""
+    seed: int = Field(0, ge=0)
+    samples: int = Field(16, ge=1)
+    """Trials. Of a grid every point is tried, whatever stands here."""
+    time_budget_s: float | None = Field(None, gt=0)
+    """Of one session; trials that it cuts off go on with ``--resume``."""
+    concurrent: int = Field(0, ge=0)
+    """Trials at a time; 0: as many as the resources allow."""
+
+
+class StoppingConfig(Section):
+    """Which trials are stopped early: asynchronous successive halving (Li et al., MLSys 2020)."""
+
+    kind: Literal["asha", "none"] = "asha"
+    grace_epochs: int = Field(2, ge=1)
+    """No trial is stopped before."""
+    reduction: int = Field(3, ge=2)
+    """Of this many trials one goes on at each rung."""
+
+
+class ResourcesConfig(Section):
+    """Of one trial."""
+
+    cpus: float = Field(1, gt=0)
+    """As many threads, rounded down, and at least one."""
+    gpus: float = Field(0, ge=0)
+    """A fraction lets trials share a GPU."""
+    retries: int = Field(1, ge=0)
+    """How often a trial goes on whose process or node has died. One that raises does not."""
+
+
+class TuneConfig(Section):
+    """A search."""
+
+    name: str = "search"
+    config: dict[str, Any] = Field(default_factory=dict)
+    """What all trials share, as in a config of ``medrd train``."""
+    space: dict[str, Dimension] = Field(min_length=1)
+    """Config keys, such as ``model.lr``, and what their values are drawn from."""
+    objective: AnyObjective = SimulatedObjective()
+    search: SearchConfig = SearchConfig()
+    stopping: StoppingConfig = StoppingConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _name_default(cls, value: Any) -> Any:
+        return {"kind": "simulated", **value} if isinstance(value, dict) else value
+
+    def trial_config(self, point: Point, *, where: str = "search") -> Config:
+        """The plain config of one trial: what all share, with the point's keys set.
+
+        Raises
+        ------
+        ConfigError
+            They do not make a valid config.
+        """
+        raw = copy.deepcopy(self.config)
+        # A section before the keys inside it, in whatever order the space names them.
+        for key in sorted(point, key=lambda key: key.count(".")):
+            set_key(raw, key, copy.deepcopy(point[key]), where=where)
+        return make_config(raw, where=where)
+
+    def corners(self, *, where: str = "search") -> list[tuple[str, Config]]:
+        """A config for every end of every dimension, with the key that it stands for.
+
+        Raises
+        ------
+        ConfigError
+            One of them is not valid; its key is named.
+        """
+        return [
+            (key, self.trial_config(point, where=f"{where}: space.{key}"))
+            for key, point in corner_points(self.space)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, as in the YAML file."""
+        result: dict[str, Any] = self.model_dump(mode="json")
+        return result
+
+    def to_yaml(self) -> str:
+        """The search as YAML text."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def load_tune(path: str | Path, overrides: Sequence[str] = ()) -> TuneConfig:
+    """Read a search and apply ``key.path=value`` overrides (values are YAML).
+
+    A key of a plain config, such as ``data.root``, means the one that all trials share; the
+    others are the search's own: ``search.samples``, ``space.model.lr.high``.
+
+    Raises
+    ------
+    ConfigError
+        Missing or damaged file, unknown key, bad value, a value in the space that makes no
+        valid config, other slices to be judged on or no difference to the objective, simulated
+        anomalies of a kind that the model trains on.
+    """
+    raw = read_yaml(Path(path))
+    for override in overrides:
+        _override(raw, override)
+    return make_tune(raw, where=str(path))
+
+
+def make_tune(raw: Mapping[str, Any], *, where: str = "search") -> TuneConfig:
+    """Validate a plain mapping; see :func:`load_tune`.
+
+    Every value that a dimension can end at is tried in a config.
+    """
+    try:
+        config = TuneConfig.model_validate(raw)
+    except ValidationError as error:
+        raise _plain_error(error, where) from None
+    corners = config.corners(where=where)
+    for key, trial in corners:
+        _refuse_what_it_trains_on(config, trial, where=f"{where}: space.{key}")
+        _refuse_other_slices(config, corners[0][1], trial, where=f"{where}: space.{key}")
+    for key in config.space:
+        ends = [trial for each, trial in corners if each == key]
+        _refuse_ties(config, ends, where=f"{where}: space.{key}")
+    return config
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    section, _, rest = override.strip().partition(".")
+    if section in Config.model_fields:
+        apply_overrides(raw, [f"config.{override.strip()}"])
+    elif section == "space" and isinstance(raw.get("space"), dict):
+        _override_space(raw["space"], rest)
+    else:
+        apply_overrides(raw, [override])
+
+
+def _override_space(space: dict[str, Any], override: str) -> None:
+    """``model.lr.high=0.1``: keys of a space hold dots themselves."""
+    path, value = parse_override(override)
+    own = [key for key in space if path == key or path.startswith(f"{key}.")]
+    key = max(own, key=len, default=path)
+    if path == key:
+        space[key] = value
+    else:
+        # Under its last name, so that what is no section there is found out like any other.
+        name = key.rpartition(".")[2]
+        inner = path.removeprefix(f"{key}.")
+        set_key({name: space[key]}, f"{name}.{inner}", value, where=f"--set space.{override}")
+
+
+def _plain_error(error: ValidationError, where: str) -> ConfigError:
+    # Without the tag of a union: space.model.lr.uniform.low -> space.model.lr.low
+    tags = {"uniform", "log_uniform", "integer", "choice", "simulated", "labelled"}
+    parts = [str(part) for part in error.errors()[0]["loc"]]
+    key = ".".join(part for part in parts if part not in tags) or "search"
+    return mistake(error, key, where=where, remedy=_EXAMPLE)
+
+
+def _refuse_what_it_trains_on(config: TuneConfig, trial: Config, *, where: str) -> None:
+    """A model must not win by having learnt the very anomalies that it is judged on."""
+    trained_on = getattr(trial.model, "simulation", None)
+    if config.objective.kind != "simulated" or trained_on is None:
+        return
+    shared = [c for c in config.objective.simulation.contents if c in trained_on.contents]
+    if shared:
+        raise ConfigError(
+            where,
+            expected="objective.simulation.contents that the model does not train on",
+            found=f"{', '.join(shared)} in config.model.simulation.contents too",
+            remedy="For example objective.simulation.contents=[brighter, darker] and "
+            "model.simulation.contents=[slice, texture, deform].",
+        )
+
+
+def _refuse_other_slices(config: TuneConfig, first: Config, trial: Config, *, where: str) -> None:
+    """Numbers that were taken on different anomalies in different slices choose nothing."""
+    if config.objective.kind == "simulated" and _slices_of(trial) != _slices_of(first):
+        raise ConfigError(
+            where,
+            expected="trials that are all judged on the same slices",
+            found="a key that changes which slices those are, or how they look",
+            remedy="Set it under config, the same for all trials; or name validation subjects "
+            "with objective.kind=labelled, which judges maps on the scan's own grid.",
+        )
+
+
+def _slices_of(trial: Config) -> tuple[Any, ...]:
+    """What decides them beside the split, which a search checks against its data."""
+    return trial.recipe, trial.data.model_dump(exclude={"split", "calibration", "cache"})
+
+
+def _refuse_ties(config: TuneConfig, ends: Sequence[Config], *, where: str) -> None:
+    """Trials that differ in what the objective does not see tie, and the best is any of them.
+
+    ``ends`` are configs that differ in one dimension alone.
+    """
+    objective = config.objective
+    for one, other in itertools.combinations(ends, 2):
+        key, _, _ = first_difference(one.to_dict(), other.to_dict())
+        if key and _seen_of(one, objective) == _seen_of(other, objective):
+            raise ConfigError(
+                where,
+                expected=f"values that objective.kind={objective.kind} can tell apart; it judges "
+                f"{objective.judges}",
+                found=f"some that differ in {key}, which changes nothing there",
+                remedy="Set it under config, the same for all trials.",
+            )
+
+
+def _seen_of(trial: Config, objective: AnyObjective) -> dict[str, Any]:
+    return trial.model_dump(exclude=objective.unseen)

@@ -1,0 +1,189 @@
+"""By what a trial of a search is judged while its test subjects stay unseen.
+
+Without labels: average precision on anomalies simulated in held-out healthy slices. They are
+the same for all trials of a search, and of kinds that no trial trains on. With labels: average
+precision on validation subjects, as an evaluation takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medrd.config import Config
+from medrd.data.cache import CachedSubject
+from medrd.data.domains import domain_of
+from medrd.data.layouts import Subject
+from medrd.data.margin import none_healthy
+from medrd.data.slices import HealthySlices
+from medrd.errors import ConfigError, ModelError
+from medrd.evaluation.evaluation import gather
+from medrd.evaluation.examine import (
+    Contender,
+    Examiner,
+    by_category,
+    entries_of,
+    examine_in_turn,
+)
+from medrd.metrics import make_run, pixel_metrics
+from medrd.run.cohort import Cohort, try_sides
+from medrd.run.predictor import Predictor
+from medrd.training.simulation import Simulator, make_simulator
+from medrd.tuning.config import AnyObjective, SimulatedObjective
+
+Objective = Callable[[Predictor], float]
+"""How good a detector is, from 0 to 1; higher is better."""
+
+_BATCH = 16
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedSet:
+    """Held-out healthy slices with anomalies in them.
+
+    Attributes
+    ----------
+    images
+        (N, C, H, W) float32 in [0, 1].
+    region
+        (N, H, W) bool: what is judged.
+    mask
+        (N, H, W) bool: where an anomaly shows.
+    """
+
+    images: NDArray[np.float32]
+    region: NDArray[np.bool_]
+    mask: NDArray[np.bool_]
+
+
+def make_objective(wanted: AnyObjective, config: Config, cohort: Cohort) -> Objective:
+    """The objective of a search for the trials that are trained with a config.
+
+    Raises
+    ------
+    ConfigError
+        No held-out subject with a healthy slice to simulate in.
+    InputError
+        A subject cannot be read; of pictures, which training spares too, none can.
+    """
+    if wanted.kind == "labelled":
+        subjects = [cohort.subjects[id] for id in wanted.validation]
+        return lambda predictor: _labelled_ap(predictor, subjects, config)
+    cached, errors = try_sides(cohort, ("calibration",), config)
+    held_out = [cached[id] for id in cohort.split.calibration if id in cached]
+    if errors and not (held_out and domain_of(config.recipe).spares_damaged):
+        raise errors[0]
+    anomalies = simulate_set(held_out, wanted, config)
+    return lambda predictor: simulated_ap(predictor, anomalies)
+
+
+def simulate_set(
+    subjects: Sequence[CachedSubject], wanted: SimulatedObjective, config: Config
+) -> SimulatedSet:
+    """Put anomalies into the healthy slices of held-out subjects; a function of its arguments.
+
+    Raises
+    ------
+    ConfigError
+        No subject has a healthy slice, or no anomaly can be seen.
+    """
+    slices = HealthySlices(subjects, margin=config.data.healthy_margin)
+    if len(slices) == 0:
+        raise none_healthy(
+            "calibration",
+            len(subjects),
+            wanted="held-out subjects with healthy slices to simulate anomalies in",
+        )
+    chosen = _evenly(len(slices), wanted.max_slices)
+    # Neighbours look alike: shuffled, so that the content `slice` comes from elsewhere.
+    healthy = slices.batch(np.random.default_rng(wanted.seed).permutation(chosen).tolist())
+    simulator = make_simulator("anomalies", dict(wanted.simulation), recipe=config.recipe)
+    generator = torch.Generator().manual_seed(wanted.seed)
+    copies = [
+        _with_anomalies(simulator, healthy.images, healthy.region, generator)
+        for _ in range(wanted.copies)
+    ]
+    images, masks = (np.concatenate(part) for part in zip(*copies, strict=True))
+    region = np.tile(healthy.region, (wanted.copies, 1, 1))
+    if not masks.any() or masks[region].all():
+        raise ConfigError(
+            "objective.simulation",
+            expected="anomalies that can be seen, and healthy pixels beside them",
+            found=f"{np.count_nonzero(masks)} anomalous pixels of {np.count_nonzero(region)}",
+            remedy="Raise objective.simulation.probability, or lower its min_change or min_pixels.",
+        )
+    return SimulatedSet(images, region, masks)
+
+
+def simulated_ap(predictor: Predictor, anomalies: SimulatedSet) -> float:
+    """Average precision of the smoothed maps over the pixels of all regions.
+
+    Raises
+    ------
+    ModelError
+        The maps are not finite.
+    """
+    maps, _ = predictor.maps(anomalies.images, anomalies.region)
+    scores = maps[anomalies.region]
+    if not np.isfinite(scores).all():
+        raise ModelError(
+            "objective",
+            expected="finite anomaly maps",
+            found=f"{np.count_nonzero(~np.isfinite(scores))} pixels that are not",
+            remedy="Lower the model's learning rate, or train with train.precision=fp32.",
+        )
+    run = make_run(scores, anomalies.mask[anomalies.region], None, 0)
+    found = pixel_metrics([run])["pixel_ap"]
+    assert found is not None  # a set holds both healthy and anomalous pixels
+    return found
+
+
+def _evenly(available: int, wanted: int) -> NDArray[np.int64]:
+    """Positions of at most ``wanted``, spread over all that there are."""
+    count = min(available, wanted)
+    return np.linspace(0, available - 1, count).round().astype(np.int64)
+
+
+def _with_anomalies(
+    simulator: Simulator,
+    images: NDArray[np.float32],
+    region: NDArray[np.bool_],
+    generator: torch.Generator,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Changed images (N, C, H, W) and where they differ visibly (N, H, W)."""
+    made, masks = [], []
+    for start in range(0, len(images), _BATCH):
+        here = slice(start, start + _BATCH)
+        simulated = simulator(
+            torch.from_numpy(images[here]), torch.from_numpy(region[here]), generator
+        )
+        made.append(simulated.images.numpy())
+        masks.append(simulated.mask.numpy())
+    return np.concatenate(made), np.concatenate(masks)
+
+
+def _labelled_ap(predictor: Predictor, subjects: Sequence[Subject], config: Config) -> float:
+    subjects = by_category(subjects)
+    contender = Contender(config.model.name, config, threshold=None, entries=entries_of(subjects))
+    outcomes = examine_in_turn(Examiner(contender, predictor), subjects, lambda: False)
+    result = gather(contender.name, subjects, outcomes)
+    if result.errors:
+        raise result.errors[0]
+    found = result.metrics["pixel_ap"]
+    if found is None:
+        raise nothing_outlined()
+    return found
+
+
+def nothing_outlined() -> ConfigError:
+    """What is wrong with validation subjects among which there is nothing to find."""
+    return ConfigError(
+        "objective.validation",
+        expected="subjects with outlined anomalies",
+        found="none among them",
+        remedy="Name subjects that have lesions.",
+    )

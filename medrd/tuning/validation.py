@@ -1,0 +1,96 @@
+"""The validation subjects of a search with labels: they can judge, and are on no other side."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from medrd.config import Config
+from medrd.data.domain import TestItem
+from medrd.data.domains import domain_of
+from medrd.data.layouts import Subject
+from medrd.errors import InputError
+from medrd.run.attempt import attempt
+from medrd.run.cohort import Cohort, refuse_same_content
+from medrd.run.progress import progress
+from medrd.tuning.objective import nothing_outlined
+
+logger = logging.getLogger("medrd.tune")
+
+
+def read_validation(cohort: Cohort, ids: Sequence[str], config: Config) -> dict[str, str]:
+    """Hashes of validation subjects' scans, by id, as the config's recipe reads them.
+
+    Raises
+    ------
+    InputError
+        One of them, or its label, cannot be read.
+    ConfigError
+        None of them has a lesion where there is something to judge.
+    """
+    contents: dict[str, str] = {}
+    outlined = False
+    with progress("reading validation inputs", len(ids)) as advance:
+        for id in ids:
+            item = _test_item(cohort.subjects[id], config)
+            contents[id] = item.content
+            outlined |= item.truth is not None and bool((item.truth & item.judged).any())
+            advance(note=id)
+    if not outlined:
+        raise nothing_outlined()
+    return contents
+
+
+def hash_test_side(cohort: Cohort, config: Config) -> dict[str, str]:
+    """Hashes of the test subjects' scans by id, and nothing else of them.
+
+    One that cannot be read is left out: it cannot be tested on either.
+    """
+    subjects = cohort.side("test")
+    contents: dict[str, str] = {}
+    with progress("looking for validation scans among the test inputs", len(subjects)) as advance:
+        for subject in subjects:
+            try:
+                contents[subject.id] = _test_item(subject, config).content
+            except InputError as error:
+                logger.debug("not compared with the validation subjects: %s", error)
+            advance(note=subject.id)
+    return contents
+
+
+def refuse_same_scans(
+    validation: Mapping[str, str], sides: Mapping[str, Mapping[str, str]]
+) -> None:
+    """One scan under two names must not choose a model and train, calibrate or test it too.
+
+    Parameters
+    ----------
+    validation
+        Hashes of scans by subject id.
+    sides
+        The same of the other sides, by what their subjects are called.
+
+    Raises
+    ------
+    LeakageError
+        A validation subject's scan is among them.
+    """
+    for side, others in sides.items():
+        refuse_same_content(
+            validation,
+            others,
+            side=side,
+            expected="a scan that is on no other side",
+            where="objective.validation: ",
+        )
+
+
+def _test_item(subject: Subject, config: Config) -> TestItem:
+    domain = domain_of(config.recipe)
+    found = attempt(
+        subject.files[0],
+        lambda: domain.test_item(subject, config.recipe, budget=config.data.budget),
+    )
+    if isinstance(found, InputError):
+        raise found
+    return found

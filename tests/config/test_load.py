@@ -1,0 +1,240 @@
+"""Configs: what people write is understood, or the mistake is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from medrd.config import Config, digest, load_config, make_config
+from medrd.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "brats"
+
+
+def get(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+# --- What is understood ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("model.lr=1e-3", 0.001),
+        ("model.lr=1E-3", 0.001),
+        ("model.lr=.5", 0.5),
+        ("model.betas=[0.9, 9e-1]", (0.9, 0.9)),
+        ("train.epochs=20", 20),
+        ("train.epochs=1e2", 100),
+        ("train.compile=true", True),
+        ("train.device=cuda:1", "cuda:1"),
+        ("recipe.channels=[flair, t1, t2]", ("flair", "t1", "t2")),
+        (" recipe.size = 64", 64),
+        ("data.root=/a b/ü=c", Path("/a b/ü=c")),
+        ("data.root=null", None),
+        ("data.root=", None),
+        ("data.split.train=7", 7),
+        ("data.split.train=1e-1", 0.1),
+        ("data.split.train=[a, b]", ("a", "b")),
+        ("data.split.train=['1', '2e3']", ("1", "2e3")),
+    ],
+)
+def test_overrides(override: str, value: object) -> None:
+    result = get(make_config({}, [override]), override.partition("=")[0].strip())
+    assert result == value
+    assert type(result) is type(value) or isinstance(value, Path)
+
+
+def test_later_overrides_win_and_sections_can_be_set_whole() -> None:
+    config = make_config(
+        {"train": {"epochs": 3, "batch_size": 2}},
+        ["train.epochs=4", "train.epochs=5", "data.split={train: 1, test: 2}"],
+    )
+    assert (config.train.epochs, config.train.batch_size) == (5, 2)
+    assert (config.data.split.train, config.data.split.test) == (1, 2)
+
+
+def test_a_count_and_a_share_are_told_apart_through_yaml() -> None:
+    config = make_config({"data": {"split": {"train": 1, "calibration": 1.0, "test": 0}}})
+    again = make_config(yaml.safe_load(config.to_yaml()))
+    assert type(again.data.split.train) is int
+    assert type(again.data.split.calibration) is float
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {},
+        {"model": {"name": "intensity", "channel": 2}},
+        {
+            "seed": 7,
+            "data": {"root": "/dätä", "cache": "x", "split": {"train": ["b", "1"], "test": 2}},
+            "recipe": {"channels": ["t1", "t1ce", "t2"], "percentiles": [1, 99]},
+            "model": {"teacher": {"name": "resnet18", "weights": "file", "file": "w.pth"}},
+        },
+    ],
+)
+def test_yaml_round_trip(raw: dict[str, Any], tmp_path: Path) -> None:
+    config = make_config(raw)
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    assert load_config(path) == config
+    assert digest(load_config(path).to_dict()) == digest(config.to_dict())
+
+
+def test_the_callers_mapping_is_left_alone() -> None:
+    raw: dict[str, Any] = {"model": {"lr": 1}, "data": {}}
+    make_config(raw, ["data.root=/x", "train.epochs=2", "model.lr=2"])
+    assert raw == {"model": {"lr": 1}, "data": {}}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_of_the_repository_loads(path: Path) -> None:
+    assert load_config(path, ["data.root=/data"]).data.root == Path("/data")
+
+
+def test_a_config_cannot_be_changed_after_validation() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Config().train.epochs = 3  # type: ignore[misc]
+
+
+# --- What is refused -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epoch=3", r"unknown key train\.epoch\. Did you mean epochs\?"),
+        ("data.rooot=x", "Did you mean root"),
+        ("model.teacher.weight=random", r"model\.teacher\.weight\. Did you mean weights"),
+        ("data.split.tst=1", "Did you mean test"),
+        ("qqq=1", "Known here: calibration, data, model"),
+        ("model.rd4ad={lr: 1}", r"unknown key model\.rd4ad\."),
+        # A section called like a model is a likely slip, and was once a traceback.
+        ("intensity={}", "unknown key intensity"),
+        ("rd4ad.lr=1", "unknown key rd4ad"),
+    ],
+)
+def test_unknown_keys_are_named_with_the_nearest_known(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_config({}, [override])
+
+
+def test_keys_of_another_model_are_unknown() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key model\.lr\..*channel"):
+        make_config({"model": {"name": "intensity"}}, ["model.lr=1"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epochs=0", r"valid train\.epochs.*found 0"),
+        ("train.epochs=1.5", r"train\.epochs"),
+        ("train.epochs=many", r"train\.epochs.*'many'"),
+        ("model.lr=.inf", r"valid model\.lr"),
+        ("model.lr=-1", r"valid model\.lr"),
+        ("model.loss=both", r"valid model\.loss.*global.*pixel"),
+        ("model.betas=[0.9, 1.5]", r"valid model\.betas"),
+        ("model.name=rd5", "rd5.*rd4ad.*intensity"),
+        ("model=3", "valid model"),
+        ("data.split.train=few", r"valid data\.split\.train.*count.*share.*list.*'few'"),
+        ("data.split.train=[1, 2]", r"valid data\.split\.train.*in quotes"),
+        ("data.split.train=.nan", r"valid data\.split\.train"),
+        ("data.split.train=true", r"valid data\.split\.train"),
+        ("data.layout=bratz", "valid data.layout"),
+        ("recipe.channels=[]", "at least 1"),
+        ("recipe.channels=[flair, t1]", "one or three"),
+        ("recipe.channels=[flair, flair, t1]", "must differ"),
+        ("recipe.percentiles=[99, 1]", "must rise"),
+        ("recipe.percentiles=[0, 101]", "must rise"),
+        ("model.teacher.weights=file", "needs file: PATH"),
+        ("model.teacher.file=w.pth", "needs weights: file"),
+        ("model.teacher.name=wide_resnet50_2", "embedded weights are those of"),
+        ("schema_version=2", "schema_version"),
+        ("seed=-1", "seed"),
+    ],
+)
+def test_bad_values_name_key_and_value(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        make_config({}, [override], where="here.yaml")
+    assert caught.value.where == "here.yaml"
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "cure", "message"),
+    [
+        (
+            "recipe.channels=[t2, flair, t1]",
+            "model.intensity_weight=0",
+            "brightness of the first channel, t2; put flair first",
+        ),
+        (
+            "recipe.normalise=rank",
+            "model.intensity_weight=0",
+            "recipe.normalise: median.*not rank",
+        ),
+        ("recipe.axis=sagittal", "model.mirror=false", "mirror.*sagittal"),
+    ],
+)
+def test_rdseg_refuses_scans_that_it_would_misread(override: str, cure: str, message: str) -> None:
+    path = CONFIGS / "rdseg.yaml"
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, [override])
+    load_config(path, [override, cure])
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=3", "", " =3", "train.epochs.x.y=1"])
+def test_malformed_overrides(override: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        make_config({"train": {"epochs": 1}}, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {epochs: 3", "valid YAML"),
+        ("train:\n\tepochs: 3", "valid YAML"),
+        ("- train", "mapping of sections; found list"),
+        ("hello", "mapping of sections; found str"),
+        ("train: &a {epochs: *a}", "Circular"),
+        ("2020-01-01: 3", "keys must be"),
+        ("train: [1]", "valid train"),
+        ("!!python/object/apply:os.getcwd []", "valid YAML"),
+    ],
+)
+def test_files_that_are_no_config(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(path)
+    assert caught.value.where == str(path)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing there"):
+        load_config(tmp_path / "missing.yaml")
+    with pytest.raises(ConfigError, match="YAML config file"):
+        load_config(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\x80\x81\xff")
+    with pytest.raises(ConfigError, match="YAML config file"):
+        load_config(tmp_path / "binary.yaml")
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("# nothing but a comment\n")
+    assert load_config(path) == Config()
+
+
+def test_the_digest_is_of_content_not_of_order() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest([1, 2]) != digest([2, 1])
+    assert digest({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"

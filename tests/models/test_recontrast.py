@@ -1,0 +1,270 @@
+"""ReContrast against the released code: what goes where, which points teach, what trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medrd.config import TeacherConfig
+from medrd.models import Batch, Teacher
+from medrd.models.recontrast import ReContrast, mined_distance
+from medrd.run.teacher_weights import load_teacher_weights
+from training import auroc, count, iterate, phantoms
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def batch(images: Tensor | None = None, progress: float = 0.0) -> Batch:
+    pictures = torch.rand(2, 3, 64, 64) if images is None else images
+    return Batch(pictures, torch.ones_like(pictures[:, 0], dtype=torch.bool), progress=progress)
+
+
+def test_wide_resnet50_is_rd4ad_with_an_encoder_and_two_heads_for_each_level() -> None:
+    with torch.device("meta"):
+        detector = ReContrast(Teacher("wide_resnet50_2"))
+    assert count(detector.teacher) == 24_862_528
+    assert count(detector.encoder) == 24_862_528
+    assert count(detector.bottleneck) + count(detector.decoder) == 83_802_624
+    assert count(detector.heads) == 2 * sum(c * c + c for c in (256, 512, 1024))
+    trained = 83_802_624 + 24_862_528 + 2_756_096
+    assert sum(p.numel() for p in detector.parameters() if p.requires_grad) == trained
+    assert sum(p.numel() for s in detector.steps() for p in s.parameters) == trained
+
+
+def test_the_optimiser_is_the_released_one() -> None:
+    (step,) = ReContrast(Teacher("resnet18")).steps()
+    rest, encoder = step.groups
+    assert step.optimizer.kind == "adamw"
+    assert step.optimizer.settings == {"lr": 2e-3, "betas": (0.9, 0.999), "weight_decay": 1e-5}
+    assert step.optimizer.schedule is None
+    assert rest.settings == {}
+    assert encoder.settings == {"lr": 1e-5}
+    assert sum(p.numel() for p in encoder.parameters) == 2_782_784
+
+
+def test_what_the_encoder_sees_must_match_the_teacher_and_the_reverse() -> None:
+    detector = ReContrast(Teacher("resnet18")).eval()
+    with torch.no_grad():
+        for parameter in detector.encoder.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        images = torch.rand(2, 3, 64, 64)
+        targets, outputs = detector.features(images)
+        frozen, adapted = detector.teacher(images), detector.encoder(images)
+        for i in range(3):
+            assert torch.equal(targets[i], frozen[i])
+            assert torch.equal(targets[3 + i], adapted[i])
+            assert not torch.allclose(frozen[i], adapted[i])
+        # In eval mode BatchNorm does not mix the views, so each can be decoded alone.
+        for view, seen in enumerate((adapted, frozen)):
+            decoded = detector.decoder(detector.bottleneck(seen))
+            heads = detector.heads[view]
+            assert isinstance(heads, nn.ModuleList)
+            for i in range(3):
+                expected = heads[i](decoded[i])
+                torch.testing.assert_close(outputs[3 * view + i], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_both_views_share_the_batch_statistics_of_the_student() -> None:
+    detector = ReContrast(Teacher("resnet18"), encoder_batch_norm="eval").train()
+    with torch.no_grad():
+        for parameter in detector.encoder.parameters():
+            parameter.mul_(1.5)
+    norm = detector.bottleneck.fuse[0][1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.momentum = 1.0
+    images = torch.rand(2, 3, 64, 64)
+    detector.features(images)
+    with torch.no_grad():
+        seen = torch.cat([detector.encoder(images)[0], detector.teacher(images)[0]])
+        inputs = detector.bottleneck.fuse[0][0](seen)
+    assert norm.running_mean is not None
+    torch.testing.assert_close(norm.running_mean, inputs.mean((0, 2, 3)), atol=1e-4, rtol=1e-4)
+
+
+def slow_loss(targets: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
+    total = 0.0
+    for target, output in zip(targets, outputs, strict=True):
+        cosines = []
+        for a, b in zip(target.flatten(1).tolist(), output.flatten(1).tolist(), strict=True):
+            dot = sum(x * y for x, y in zip(a, b, strict=True))
+            norms = math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+            cosines.append(dot / norms)
+        total += sum(1 - c for c in cosines) / len(cosines)
+    return total / 2
+
+
+def test_the_loss_is_its_formula_written_as_a_loop_whatever_is_mined() -> None:
+    detector = ReContrast(Teacher("resnet18"))
+    shapes = ((3, 4), (5, 2), (7, 2)) * 2
+    targets = [torch.randn(2, c, s, s) for c, s in shapes]
+    outputs = [torch.randn(2, c, s, s) for c, s in shapes]
+    detector.features = lambda images: (targets, outputs)  # type: ignore[method-assign]
+    expected = slow_loss(targets, outputs)
+    for progress in (0.0, 0.05, 0.9):
+        found = float(detector.contrastive_loss(batch(progress=progress)))
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_easy_points_get_no_gradient_and_hard_ones_that_of_the_whole_cosine() -> None:
+    target = torch.randn(3, 6, 5, 4)
+    output = (target + torch.rand(3, 1, 5, 4) * torch.randn(3, 6, 5, 4)).requires_grad_(True)
+    mined_distance(target, output, alpha=0.5).backward()
+    mined = output.grad
+    assert mined is not None
+
+    # The same by hand: every point's distance, mean and std over the batch, and a plain gradient.
+    distances = [
+        1 - float(F.cosine_similarity(target[n, :, i, j], output[n, :, i, j].detach(), dim=0))
+        for n in range(3)
+        for i in range(5)
+        for j in range(4)
+    ]
+    mean = sum(distances) / 60
+    std = math.sqrt(sum((d - mean) ** 2 for d in distances) / 59)
+    hard = torch.tensor([d >= mean + 0.5 * std for d in distances]).view(3, 1, 5, 4)
+    assert 0 < int(hard.sum()) < 30
+    plain = output.detach().clone().requires_grad_(True)
+    (1 - F.cosine_similarity(target.flatten(1), plain.flatten(1))).mean().backward()
+    assert plain.grad is not None
+    assert bool((plain.grad != 0).all())
+    torch.testing.assert_close(mined, plain.grad * hard, atol=1e-7, rtol=1e-5)
+    assert bool((mined[~hard.expand_as(mined)] == 0).all())
+
+
+def test_alpha_rises_over_the_first_tenth_and_the_loss_follows_it() -> None:
+    detector = ReContrast(Teacher("resnet18"))
+    found = [detector.hardness(p) for p in (0.0, 0.025, 0.05, 0.1, 0.5, 0.999)]
+    assert found == pytest.approx([-3, -2, -1, 1, 1, 1])
+    target = torch.randn(2, 4, 8, 8)
+    output = (target + torch.rand(2, 1, 8, 8) * torch.randn(2, 4, 8, 8)).requires_grad_(True)
+    fixed = [target] * 6, [output] + [target] * 5  # of what is learnt, only the first level
+    detector.features = lambda images: fixed  # type: ignore[method-assign]
+    taught = []
+    for progress in (0.0, 0.075, 0.5):
+        output.grad = None
+        detector.contrastive_loss(batch(progress=progress)).backward()
+        assert output.grad is not None
+        taught.append(float((output.grad != 0).any(1).float().mean()))
+    assert taught[0] == 1
+    assert 0.3 < taught[1] < 0.8
+    assert 0 < taught[2] < 0.3
+
+
+def test_targets_get_no_gradient_so_the_encoder_learns_through_the_bottleneck_alone() -> None:
+    target = torch.randn(2, 4, 3, 3, requires_grad=True)
+    mined_distance(target, torch.randn(2, 4, 3, 3, requires_grad=True), -3).backward()
+    assert target.grad is None
+
+    detector = ReContrast(Teacher("resnet18")).train()
+    for network in (detector.bottleneck, detector.decoder):
+        network.requires_grad_(False)
+    # The encoder's features detached on their way into the bottleneck: no other way is left.
+    inner = detector.bottleneck.forward
+    detector.bottleneck.forward = lambda levels: inner([x.detach() for x in levels])  # type: ignore[method-assign]
+    detector.contrastive_loss(batch()).backward()
+    assert all(p.grad is None for p in detector.encoder.parameters())
+    assert all(p.grad is not None for p in detector.heads.parameters())
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_training_moves_all_but_the_teacher_and_the_statistics_that_are_to_stay(mode: str) -> None:
+    assert mode in ("train", "eval")
+    detector = ReContrast(
+        Teacher("resnet18"), encoder_batch_norm="eval" if mode == "eval" else "train"
+    )
+    before = {key: value.clone() for key, value in detector.state_dict().items()}
+    detector.train()
+    detector.train(True)
+    assert detector.decoder.training
+    assert not any(module.training for module in detector.teacher.modules())
+    assert all(module.training == (mode == "train") for module in detector.encoder.modules())
+    iterate(detector, [batch() for _ in range(2)])
+    assert not detector.eval().encoder.training
+
+    for name, parameter in detector.named_parameters():
+        if name.startswith("teacher."):
+            assert parameter.grad is None, name
+        else:
+            assert parameter.grad is not None, name
+            assert bool((parameter.grad != 0).any()), name
+    for key, value in detector.state_dict().items():
+        statistics = key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        still = key.startswith("teacher.") or (
+            mode == "eval" and key.startswith("encoder.") and statistics
+        )
+        assert torch.equal(value, before[key]) == still, key
+
+
+def test_the_encoder_is_the_teacher_at_first_also_when_its_weights_come_later() -> None:
+    teacher = Teacher("resnet18")
+    detector = ReContrast(teacher)
+    with torch.no_grad():
+        for value in teacher.state_dict().values():
+            value.add_(1)
+    detector.teacher_loaded()
+    copied = detector.encoder.state_dict()
+    assert all(torch.equal(value, copied[key]) for key, value in teacher.state_dict().items())
+    assert all(p.requires_grad for p in detector.encoder.parameters())
+    with torch.no_grad():
+        for parameter in detector.encoder.parameters():
+            parameter.zero_()
+    assert any(bool((p != 0).any()) for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("teacher", ["resnet18", "tf_efficientnet_lite0", "convnext_atto"])
+def test_the_map_is_the_sum_of_six_distances(teacher: str) -> None:
+    detector = ReContrast(Teacher(teacher)).eval()
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        targets, outputs = detector.features(images)
+        found = detector.anomaly_map(images)
+    assert [t.shape for t in targets] == [o.shape for o in outputs]
+    expected = torch.zeros(2, 64, 96)
+    for a, b in zip(targets, outputs, strict=True):
+        level = (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)))[:, None]
+        expected += F.interpolate(level, (64, 96), mode="bilinear", align_corners=True)[:, 0]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_images_without_content_give_finite_gradients() -> None:
+    detector = ReContrast(Teacher("tf_efficientnet_lite0")).train()
+    loss = detector.contrastive_loss(batch(torch.zeros(2, 3, 64, 64), progress=0.5))
+    loss.backward()
+    assert bool(torch.isfinite(loss))
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is None or bool(torch.isfinite(parameter.grad).all()), name
+
+
+def test_a_phantoms_planted_anomaly_stands_out_after_training_and_after_saving() -> None:
+    detector = ReContrast(Teacher("tf_efficientnet_lite0"))
+    load_teacher_weights(detector.teacher, TeacherConfig())
+    detector.teacher_loaded()
+    detector.train()
+    iterations = 28
+    losses = iterate(
+        detector, [batch(phantoms(2), progress=i / iterations) for i in range(iterations)]
+    )
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+    healthy = phantoms(6)
+    changed = healthy.clone()
+    changed[:, :, 24:36, 28:40] = 1
+    detector.eval()
+    with torch.no_grad():
+        found = detector.anomaly_map(changed)
+        inside = torch.zeros(64, 64, dtype=torch.bool)
+        inside[24:36, 28:40] = True
+        assert auroc(found[:, inside], found[:, ~inside]) > 0.85
+        assert auroc(found[:, inside], detector.anomaly_map(healthy)[:, inside]) > 0.85
+
+        other = ReContrast(Teacher("tf_efficientnet_lite0")).eval()
+        other.load_state_dict(detector.state_dict())
+        assert torch.equal(other.anomaly_map(changed), found)

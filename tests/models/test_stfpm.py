@@ -1,0 +1,274 @@
+"""STFPM against the released code: loss, map, what trains; and the watch over its student."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medrd.config import TeacherConfig
+from medrd.models import Batch, Teacher, stfpm
+from medrd.models.stfpm import STFPM
+from medrd.run.teacher_weights import load_teacher_weights
+from training import auroc, count, iterate, phantoms
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def batch(images: Tensor | None = None) -> Batch:
+    pictures = torch.rand(2, 3, 64, 64) if images is None else images
+    return Batch(pictures, torch.ones_like(pictures[:, 0], dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "parameters"), [("resnet18", 2_782_784), ("wide_resnet50_2", 24_862_528)]
+)
+def test_the_student_is_as_large_as_the_teacher_and_alone_optimised(
+    teacher: str, parameters: int
+) -> None:
+    with torch.device("meta"):
+        detector = STFPM(Teacher(teacher))
+    assert count(detector.teacher) == count(detector.student) == parameters
+    (step,) = detector.steps()
+    assert sum(p.numel() for p in step.parameters) == parameters
+    assert sum(p.numel() for p in detector.parameters() if p.requires_grad) == parameters
+    assert step.optimizer.kind == "sgd"
+    assert step.optimizer.settings == {"lr": 0.4, "momentum": 0.9, "weight_decay": 1e-4}
+    assert step.optimizer.schedule is None
+
+
+def test_the_student_starts_at_random_with_live_residual_branches() -> None:
+    teacher = Teacher("resnet18")
+    detector = STFPM(teacher)
+    own = dict(detector.student.named_parameters())
+    for name, parameter in teacher.named_parameters():
+        assert parameter.dim() != 4 or not torch.equal(parameter, own[name]), name
+    norms = [m for m in detector.student.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 15
+    assert all(bool((m.weight == 1).all()) for m in norms)
+
+
+def test_the_loss_is_its_formula_written_as_a_loop() -> None:
+    detector = STFPM(Teacher("resnet18"))
+    shapes = ((2, 3, 4, 4), (2, 5, 2, 2))
+    levels = [(torch.randn(s), torch.randn(s)) for s in shapes]
+    detector.teacher.forward = lambda images: [a for a, _ in levels]  # type: ignore[method-assign]
+    detector.student.forward = lambda images: [b for _, b in levels]  # type: ignore[method-assign]
+    expected = 0.0
+    for a, b in levels:
+        distances = []
+        for n in range(2):
+            for i in range(a.shape[2]):
+                for j in range(a.shape[3]):
+                    u, v = a[n, :, i, j], b[n, :, i, j]
+                    difference = u / u.square().sum().sqrt() - v / v.square().sum().sqrt()
+                    distances.append(float(difference.square().sum()))
+        expected += sum(distances) / len(distances)
+    assert float(detector.distillation_loss(batch())) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("teacher", ["resnet18", "tf_efficientnet_lite0", "convnext_atto"])
+def test_the_map_is_the_product_at_the_shallowest_size_then_enlarged(teacher: str) -> None:
+    detector = STFPM(Teacher(teacher)).eval()
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        found = detector.anomaly_map(images)
+        product = torch.ones(2, 1, 16, 24)
+        pairs = zip(detector.teacher(images), detector.student(images), strict=True)
+        for target, output in pairs:
+            # squared distance of unit vectors = 2 (1 - cosine)
+            level = 2 * (1 - F.cosine_similarity(target, output, dim=1))[:, None]
+            product *= F.interpolate(level, (16, 24), mode="bilinear", align_corners=False)
+    expected = F.interpolate(product, (64, 96), mode="bilinear", align_corners=False)[:, 0]
+    assert found.shape == (2, 64, 96)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    # Enlarged from the product: between the centres of two positions a map is linear.
+    along = found[:, 2::4, 2:6]
+    torch.testing.assert_close(along.diff(2), torch.zeros_like(along.diff(2)), atol=1e-5, rtol=0)
+
+
+def test_distances_under_bfloat16_are_computed_in_float32() -> None:
+    detector = STFPM(Teacher("resnet18")).eval()
+    detector.student.load_state_dict(detector.teacher.state_dict())
+    with torch.no_grad():
+        for parameter in detector.student.parameters():
+            parameter.mul_(1 + 0.02 * torch.randn_like(parameter))
+        images = torch.rand(1, 3, 64, 64)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            targets, outputs = detector.features(images)
+            found = detector.anomaly_map(images)
+    assert all(level.dtype == torch.float32 for level in (*targets, *outputs))
+    torch.testing.assert_close(targets[0].square().sum(1), torch.ones(1, 16, 16))
+    assert found.dtype == torch.float32
+    assert found.unique().numel() > found.numel() // 2
+
+
+def test_training_moves_the_student_alone_even_after_train_was_called() -> None:
+    detector = STFPM(Teacher("resnet18"))
+    before = {key: value.clone() for key, value in detector.state_dict().items()}
+    detector.train()
+    detector.train(True)
+    assert all(module.training for module in detector.student.modules())
+    assert not any(module.training for module in detector.teacher.modules())
+    iterate(detector, [batch() for _ in range(2)])
+    for name, parameter in detector.named_parameters():
+        if name.startswith("teacher."):
+            assert parameter.grad is None, name
+        else:
+            assert parameter.grad is not None, name
+            assert bool((parameter.grad != 0).any()), name
+    for key, value in detector.state_dict().items():
+        assert torch.equal(value, before[key]) == key.startswith("teacher."), key
+    assert all(key.startswith(("teacher.", "student.")) for key in before)
+
+
+@pytest.mark.parametrize("teacher", ["resnet18", "tf_efficientnet_lite0"])
+def test_images_without_content_give_finite_gradients_and_no_verdict(
+    teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stfpm, "GRACE", 1)
+    detector = STFPM(Teacher(teacher)).train()
+    loss = detector.distillation_loss(batch(torch.zeros(2, 3, 64, 64)))
+    loss.backward()
+    assert bool(torch.isfinite(loss))
+    for name, parameter in detector.student.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(torch.isfinite(parameter.grad).all()), name
+    # As constant as its teacher: that is not dead.
+    assert detector.fault() is None
+
+
+def test_a_healthy_run_learns_finds_an_anomaly_and_is_never_called_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stfpm, "GRACE", 20)
+    detector = STFPM(Teacher("tf_efficientnet_lite0")).train()
+    load_teacher_weights(detector.teacher, TeacherConfig())
+    losses = []
+    for _ in range(3):
+        losses += iterate(detector, [batch(phantoms(4)) for _ in range(20)])
+        assert detector.fault() is None
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+    healthy = phantoms(8)
+    changed = healthy.clone()
+    changed[:, :, 24:36, 28:40] = 1
+    detector.eval()
+    with torch.no_grad():
+        found = detector.anomaly_map(changed)
+        inside = torch.zeros(64, 64, dtype=torch.bool)
+        inside[24:36, 28:40] = True
+        assert auroc(found[:, inside], found[:, ~inside]) > 0.8
+        assert auroc(found[:, inside], detector.anomaly_map(healthy)[:, inside]) > 0.8
+
+        other = STFPM(Teacher("tf_efficientnet_lite0")).eval()
+        other.load_state_dict(detector.state_dict())
+        assert torch.equal(other.anomaly_map(changed), found)
+
+
+@torch.no_grad()
+def watch(detector: STFPM, images: Tensor, batches: int) -> str | None:
+    """An epoch in which the student does not move."""
+    for _ in range(batches):
+        detector.distillation_loss(batch(images))
+    return detector.fault()
+
+
+@pytest.mark.parametrize("part", ["student.backbone.conv1", "student.backbone.layer3"])
+def test_a_dead_student_is_found_after_its_grace_and_the_level_named(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stfpm, "GRACE", 6)
+    detector = STFPM(Teacher("resnet18")).train()
+    for parameter in detector.get_submodule(part).parameters():
+        nn.init.zeros_(parameter)
+    images = phantoms(4)
+    assert watch(detector, images, 3) is None  # too young
+    found = watch(detector, images, 3)
+    assert found is not None
+    assert "dead" in found
+    assert f"level {3 if part.endswith('layer3') else 1} " in found
+    assert detector.fault() is None  # nothing new was seen
+
+
+def test_a_student_that_stays_worse_than_a_constant_is_found_and_a_slow_one_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stfpm, "GRACE", 4)
+    detector = STFPM(Teacher("resnet18")).train()
+    images = phantoms(4)
+    assert watch(detector, images, 4) is None  # so far it may only be young
+    found = watch(detector, images, 4)
+    assert found is not None
+    assert "learns nothing" in found
+
+    slow = STFPM(Teacher("resnet18"), lr=0.01).train()
+    for _ in range(3):
+        iterate(slow, [batch(images)] * 4)
+        beat = slow.watch.beats[-1]
+        assert bool((beat.loss > beat.constant).all())
+        assert slow.fault() is None
+
+
+def test_what_the_guard_has_seen_survives_a_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stfpm, "GRACE", 6)
+    images = phantoms(4)
+    detector = STFPM(Teacher("resnet18")).train()
+    for parameter in detector.get_submodule("student.backbone.conv1").parameters():
+        nn.init.zeros_(parameter)
+    for _ in range(2):  # killed again and again, a dead student is found all the same
+        assert watch(detector, images, 2) is None
+        resumed = STFPM(Teacher("resnet18")).train()
+        resumed.load_state_dict(detector.state_dict())
+        resumed.load_watch_state(detector.watch_state())
+        detector = resumed
+    assert "dead" in str(watch(detector, images, 2))
+
+
+def test_a_diverged_student_is_not_excused_by_drifting_a_little() -> None:
+    watcher = stfpm._Pulse()
+    target = F.normalize(torch.randn(4, 8, 4, 4) + 3, dim=1)  # nearly one direction
+    found = []
+    for epoch in range(3):
+        for _ in range(stfpm.GRACE):
+            loss = torch.tensor([2.0 - 1e-3 * epoch])
+            watcher.feel([target], [F.normalize(torch.randn(4, 8, 4, 4), dim=1)], loss)
+        found.append(watcher.fault())
+    assert "learns nothing" in str(found[-1])
+
+
+def test_a_diverging_student_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stfpm, "GRACE", 10)
+    detector = STFPM(Teacher("tf_efficientnet_lite0"), lr=1000).train()
+    found = None
+    for _ in range(8):
+        losses = iterate(detector, [batch(phantoms(4, size=32)) for _ in range(10)])
+        found = detector.fault()
+        if found is not None:
+            break
+    assert all(loss < float("inf") for loss in losses)
+    assert found is not None
+    assert "learns nothing" in found
+
+
+def test_the_watch_sees_training_alone() -> None:
+    detector = STFPM(Teacher("resnet18")).eval()
+    with torch.no_grad():
+        detector.distillation_loss(batch())
+    assert not detector.watch.beats
+
+
+def test_the_constant_is_the_best_that_one_vector_can_do() -> None:
+    targets = F.normalize(torch.randn(3, 6, 4, 4) + 0.5, dim=1)
+    watcher = stfpm._Pulse()
+    watcher.feel([targets], [targets], torch.zeros(1))
+    limit = float(watcher.beats[0].constant)
+    tries = F.normalize(targets.mean((0, 2, 3)) + 0.3 * torch.randn(500, 6), dim=1)
+    reached = [(targets - t[:, None, None]).square().sum(1).mean() for t in tries]
+    assert limit <= float(torch.stack(reached).min()) + 1e-6
+    assert limit == pytest.approx(float(torch.stack(reached).min()), rel=0.05)

@@ -1,0 +1,153 @@
+"""From what was given to cases: whose files, which outputs, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medrd.config import RecipeConfig
+from medrd.errors import ConfigError, MissingInputError, WrongKindError
+from medrd.prediction.scan_inputs import find_scans
+
+ONE = RecipeConfig()
+THREE = RecipeConfig(channels=("flair", "t1", "t2"))
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def outputs(inputs: list[Path], recipe: RecipeConfig = ONE) -> list[str]:
+    cases, errors = find_scans(inputs, recipe)
+    assert errors == []
+    return sorted(str(case.place / case.subject.id) for case in cases)
+
+
+def test_a_file_a_subject_and_a_tree_of_both(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "in/x.nii", "in/deep/y.nii.gz", "in/s1/s1_flair.nii.gz")
+    touch(tmp_path, "in/s1/s1_t1.nii.gz", "in/s1/s1_seg.nii.gz", "in/notes.txt")
+    touch(tmp_path, "in/b/s2/s2-t2f.nii.gz")
+    assert outputs([tmp_path / "a.nii.gz"]) == ["a"]
+    assert outputs([tmp_path / "in" / "s1"]) == ["s1"]
+    assert outputs([tmp_path / "in"]) == ["b/s2", "deep/y", "s1", "x"]
+
+
+def test_the_channels_of_the_model_are_picked_in_its_order(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"s/s_{m}.nii.gz" for m in ("t2", "t1", "t1ce", "flair", "seg")))
+    ((case,), errors) = find_scans([tmp_path / "s"], THREE)
+    assert errors == []
+    assert list(case.subject.images) == ["flair", "t1", "t2"]
+    assert case.subject.label is not None
+    assert case.subject.label.path.name == "s_seg.nii.gz"
+
+
+def test_a_subject_without_a_modality_is_an_error_and_the_other_is_a_case(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"a/a_{m}.nii.gz" for m in ("flair", "t1", "t2")), "b/b_flair.nii.gz")
+    cases, (error,) = find_scans([tmp_path], THREE)
+    assert [case.subject.id for case in cases] == ["a"]
+    assert isinstance(error, MissingInputError)
+    assert error.where == str(tmp_path / "b" / "b_flair.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("names", "recipe", "expected", "found", "remedy"),
+    [
+        (["b_t1"], ONE, "flair,", "t1 alone", "with its flair too, or a model of t1."),
+        (["b-t1n", "b-t2w"], ONE, "flair,", "t1 and t2 alone", "or a model of t1 and t2."),
+        (["b_flair"], THREE, "flair, t1 and t2,", "flair alone", "with its t1 and t2 too, or a"),
+        (["b"], THREE, "flair, t1 and t2,", "b.nii.gz alone", "Give the folder of a subject"),
+    ],
+)
+def test_what_a_subject_has_instead_of_a_modality_is_said(
+    names: list[str], recipe: RecipeConfig, expected: str, found: str, remedy: str, tmp_path: Path
+) -> None:
+    touch(tmp_path, *(f"b/{name}.nii.gz" for name in names))
+    _, (error,) = find_scans([tmp_path / "b"], recipe)
+    assert error.expected.startswith(f"{expected} which the model was trained on")
+    assert error.found == found
+    assert remedy in error.remedy
+
+
+def test_labels_outputs_and_hidden_files_of_a_folder_are_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz", "a_mask.nii.gz", "a_seg.nii.gz", "a_anomaly.nii.gz")
+    touch(tmp_path, "._a.nii.gz", ".hidden/b.nii.gz")
+    assert outputs([tmp_path]) == ["a"]
+    # asked for by name it is predicted all the same
+    assert outputs([tmp_path / "a_anomaly.nii.gz"]) == ["a_anomaly"]
+
+
+def test_another_file_of_a_brats_subject_is_refused_and_the_right_one_named(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"s/s_{m}.nii.gz" for m in ("flair", "t1", "seg")), "plain/p_t1.nii.gz")
+    for kind, said in (("t1", "t1"), ("seg", "label")):
+        cases, (error,) = find_scans([tmp_path / "s" / f"s_{kind}.nii.gz"], ONE)
+        assert cases == []
+        assert isinstance(error, WrongKindError)
+        assert said in error.found
+        assert "s_flair.nii.gz" in error.remedy
+    # By itself it may be what the model was trained on, under another channel's name.
+    assert outputs([tmp_path / "plain" / "p_t1.nii.gz"]) == ["p_t1"]
+
+
+def test_a_scan_that_is_given_as_a_file_knows_its_label(tmp_path: Path) -> None:
+    touch(tmp_path, "s/s_flair.nii.gz", "s/s_seg.nii.gz", "x.nii.gz", "x_seg.nii.gz", "y.nii.gz")
+    touch(tmp_path, "y_mask.nii.gz")  # which may be medrd's own
+    given = [tmp_path / "s" / "s_flair.nii.gz", tmp_path / "x.nii.gz", tmp_path / "y.nii.gz"]
+    labels = [case.subject.label for case in find_scans(given, ONE)[0]]
+    assert [label and label.path.name for label in labels] == ["s_seg.nii.gz", "x_seg.nii.gz", None]
+
+
+def test_one_bad_folder_spares_its_neighbours(tmp_path: Path) -> None:
+    touch(tmp_path, "two/a_flair.nii.gz", "two/a_flair.nii", "good/c_flair.nii.gz")
+    cases, errors = find_scans([tmp_path], ONE)
+    assert [case.subject.id for case in cases] == ["c"]
+    assert [error.where for error in errors] == [str(tmp_path / "two")]
+
+
+def test_subjects_that_share_a_folder_are_a_case_each_in_its_place(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"in/flat/{s}_{m}.nii.gz" for s in "ab" for m in ("flair", "t1", "seg")))
+    touch(tmp_path, "in/own/c_FLAIR.nii.gz", "in/own/d.NII.GZ", "in/e/e_flair.nii.gz")
+    assert outputs([tmp_path / "in" / "flat"]) == ["a", "b"]
+    # A subject's own folder adds nothing to its name; a folder of several keeps them apart.
+    assert outputs([tmp_path / "in"]) == ["e", "flat/a", "flat/b", "own/c_FLAIR", "own/d"]
+
+
+def test_a_link_that_runs_in_a_circle_is_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.nii.gz")
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "in")
+    assert outputs([tmp_path / "in"]) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("x/a.nii.gz", "y/a.nii.gz"), ("x/a.nii.gz", "x/a.nii"), ("x/a.nii.gz", "x/a.nii.gz")],
+)
+def test_two_inputs_with_one_output_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    touch(tmp_path, *names)
+    with pytest.raises(ConfigError, match="same output name a"):
+        find_scans([tmp_path / name for name in names], ONE)
+
+
+def test_a_scan_must_not_take_the_place_of_the_list_of_errors(tmp_path: Path) -> None:
+    touch(tmp_path, "errors.nii.gz", "in/sub/errors.nii.gz")
+    with pytest.raises(ConfigError, match="Rename"):
+        find_scans([tmp_path / "errors.nii.gz"], ONE)
+    assert outputs([tmp_path / "in"]) == ["sub/errors"]
+
+
+def test_nothing_to_do_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="no scan"):
+        find_scans([], ONE)
+    cases, (error,) = find_scans([tmp_path / "empty"], ONE)
+    assert cases == []
+    assert error.where == str(tmp_path / "empty")
+
+
+def test_a_frame_belongs_to_every_file(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz")
+    ((case,), _) = find_scans([tmp_path], ONE, frame=3)
+    assert case.subject.images["flair"].frame == 3

@@ -1,0 +1,351 @@
+"""Heads: linear maps, registration, brain extraction, and the figures that judge them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medrd.errors import ConfigError, EmptyBrainError, InputError, ShapeError, WrongKindError
+from medrd.images.sitk import to_sitk
+from medrd.images.volume import volume_from_array
+from medrd.preparation import head as head_module
+from medrd.preparation.bias import around_head, correct_bias
+from medrd.preparation.brain import Extraction, deepbet_mask, is_stripped, refine
+from medrd.preparation.check import checked, shown
+from medrd.preparation.head import Options, choose_reference, coregister, prepare_head
+from medrd.preparation.linear import (
+    Matrix,
+    about,
+    angle_degrees,
+    apply,
+    closest_rigid,
+    from_itk,
+    rotation,
+    translation,
+    write_transform,
+)
+from medrd.preparation.quality import NOT_REFINED, Alignment, Quality, dice
+from medrd.preparation.register import register
+from medrd.preparation.sample import centres_mm, resample
+from medrd.preparation.template import BRATS_AFFINE, BRATS_SHAPE, Template, load_template
+from phantom_heads import affine_of, brain_at, make_head, points_of, save
+
+MOVED = translation([12, -8, 15]) @ rotation(8, -5, 6)
+SHAPE = (56, 64, 64)
+
+
+def error_mm(found: Matrix, true: Matrix) -> float:
+    """The farthest that a map puts a voxel of the brain from where it belongs."""
+    affine = affine_of(4.0, SHAPE)
+    brain = centres_mm(brain_at(points_of(SHAPE, affine)), affine)
+    return float(np.linalg.norm(apply(found, brain) - apply(true, brain), axis=1).max())
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """Its prepared scans have voxels of 4 mm, as 64 times as many would tell no more here."""
+    path = tmp_path_factory.mktemp("template") / "template.nii.gz"
+    fine = load_template(save(make_head("t1", skull=False, seed=9), path))
+    coarse = np.diag([4.0, 4.0, 4.0, 1.0])
+    coarse[:3, 3] = 1.5
+    return replace(fine, shape=(60, 60, 39), affine=fine.affine @ coarse)
+
+
+# --- Linear maps ---
+
+
+def test_a_transform_file_means_to_itk_what_the_matrix_means_here(tmp_path: Path) -> None:
+    matrix = translation([1, 2, 3]) @ rotation(10, 20, 30) @ np.diag([1.1, 0.9, 1.0, 1.0])
+    write_transform(tmp_path / "x.tfm", matrix)
+    moved = apply(matrix, np.array([[4.0, 5.0, 6.0]]))[0]
+    itk = SimpleITK.ReadTransform(str(tmp_path / "x.tfm"))
+    assert itk.TransformPoint((-4.0, -5.0, 6.0)) == pytest.approx(moved * (-1, -1, 1))
+    np.testing.assert_allclose(from_itk(itk), matrix, atol=1e-12)
+
+
+def test_the_closest_rigid_map_drops_scales_and_keeps_the_centre() -> None:
+    turn, centre = rotation(5, -12, 20), np.array([3.0, -4.0, 10.0])
+    stretched = translation([5, 6, 7]) @ turn @ np.diag([1.2, 0.9, 1.1, 1.0])
+    rigid = closest_rigid(stretched, centre)
+    np.testing.assert_allclose(rigid[:3, :3], turn[:3, :3], atol=1e-12)
+    np.testing.assert_allclose(apply(rigid, centre[None]), apply(stretched, centre[None]))
+    assert angle_degrees(rotation(pitch=37)) == pytest.approx(37)
+
+
+# --- Registration ---
+
+
+def test_modalities_of_a_moved_head_are_found_to_a_fraction_of_a_voxel() -> None:
+    fixed = make_head("t1", seed=1)
+    nodded = translation([6, 4, -8]) @ about((0, 0, 0), rotation(7, -4, 5))
+    moving = make_head("flair", to_head=nodded, spacing_mm=(3, 3, 6), shape=(74, 86, 42), seed=2)
+    image = to_sitk(fixed)
+    found = register(
+        image,
+        around_head(image),
+        to_sitk(moving),
+        freedom="rigid",
+        angles=[(-10, 0, 10)] * 3,
+        shifts_mm=[(0,)] * 3,
+    )
+    assert error_mm(found.matrix, np.linalg.inv(nodded)) < 1.5
+    assert found.contrast > 0.1
+    assert found.covered > 0.9
+
+
+def test_the_reference_is_t1_weighted_and_of_these_the_finest() -> None:
+    thick = volume_from_array(np.ones((4, 4, 4)), np.diag([1, 1, 5, 1]))
+    fine = volume_from_array(np.ones((4, 4, 4)), np.eye(4))
+    assert choose_reference({"flair": fine, "t1": thick, "t2": fine}) == "t1"
+    assert choose_reference({"t1": thick, "t1ce": fine}) == "t1ce"
+    assert choose_reference({"flair": thick, "t2": thick}) == "t2"
+
+
+def test_a_scan_without_skull_comes_to_the_template_with_its_own_brain(template: Template) -> None:
+    scan = make_head("t1", to_head=MOVED, skull=False, seed=3)
+    assert is_stripped(scan)
+    # Its FLAIR was cut off at the top and filled up with zeros.
+    filled_up = make_head("flair", to_head=MOVED, skull=False, seed=4).array.copy()
+    filled_up[:, :, 36:] = 0
+    flair = volume_from_array(filled_up, scan.affine)
+    head = prepare_head({"t1": scan, "flair": flair}, template, Options(bias=False))
+    assert head.quality.failures() == []
+    assert (head.quality.brain, head.quality.brain_dice > 0.95) == ("stripped", True)
+    assert error_mm(head.to_raw["t1"] @ np.linalg.inv(template.pose), np.linalg.inv(MOVED)) < 2.5
+    volume = head.volumes["t1"]
+    assert volume.shape == template.shape
+    np.testing.assert_array_equal(volume.affine, template.affine)
+    np.testing.assert_array_equal(volume.array > 0, head.brain)
+    truth = brain_at(points_of(template.shape, template.pose @ template.affine))
+    assert dice(head.brain, truth) > 0.97
+    missing = head.brain & (head.volumes["flair"].array == 0)
+    assert 0.02 < missing.sum() / head.brain.sum() < 0.4
+    assert head.quality.warnings() == [
+        f"flair shows {1 - missing.sum() / head.brain.sum():.0%} of the brain; the rest is 0 in it"
+    ]
+
+
+def test_a_modality_whose_header_mirrors_it_is_not_used() -> None:
+    """Lying otherwise than its T1, it fits somewhere: heads are much alike from all sides."""
+    t1 = make_head("t1", to_head=MOVED, seed=1)
+    flair = make_head("flair", to_head=MOVED, spacing_mm=(4, 4, 6), shape=(56, 64, 44), seed=2)
+    wrong = volume_from_array(flair.array, np.diag([1, -1, 1, 1]) @ flair.affine)
+    found = Alignment.of(coregister(to_sitk(t1), to_sitk(wrong)))
+    (failure,) = replace(GOOD, to_reference={"flair": found}).failures()
+    assert failure.startswith("flair to t1: it fits best turned by")
+
+
+def test_a_small_head_in_air_of_exactly_0_is_tried_again_with_its_skull(
+    template: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = make_head("t1", skull=False)
+
+    def placed(*given: Any, found: dict[str, float]) -> SimpleNamespace:
+        return SimpleNamespace(quality=replace(GOOD, brain_ml=found[given[3]]))
+
+    for found, chosen in (
+        ({"stripped": 1400.0}, 1400.0),
+        ({"stripped": 300.0, "template": 1200.0}, 1200.0),
+        ({"stripped": 300.0, "template": 3000.0}, 300.0),
+    ):
+        monkeypatch.setattr(head_module, "_on_template", partial(placed, found=found))
+        head = prepare_head({"t1": scan}, template, Options(bias=False))
+        assert head.quality.brain_ml == chosen
+
+
+def test_a_head_whose_header_turns_it_upside_down_is_not_used(template: Template) -> None:
+    scan = make_head("t1", to_head=MOVED, seed=3)
+    wrong = volume_from_array(scan.array, np.diag([1, -1, -1, 1]) @ scan.affine)
+    head = prepare_head({"t1": wrong}, template, Options(bias=False))
+    (failure,) = head.quality.failures()
+    assert "orientation seems wrong" in failure
+
+
+# --- What a head must be ---
+
+
+@pytest.mark.parametrize(
+    ("scan", "error", "words"),
+    [
+        (make_head("t1").array - 50, WrongKindError, "as in CT"),
+        (np.zeros((56, 64, 64)), EmptyBrainError, "the value 0 in every voxel"),
+        (np.full((56, 64, 64), 7), EmptyBrainError, "the value 7"),
+        (make_head("t1").array[:, :, 30:33], ShapeError, "56 × 64 × 3 voxels, 224 × 256 × 12 mm"),
+    ],
+)
+def test_what_is_no_head_is_refused(
+    scan: NDArray, error: type[InputError], words: str, template: Template
+) -> None:
+    good = make_head("t1")
+    with pytest.raises(error, match=words):
+        prepare_head(
+            {"t1": good, "flair": volume_from_array(scan, good.affine)}, template, Options()
+        )
+
+
+def test_the_ringing_of_a_spline_is_taken_off_and_said() -> None:
+    head = make_head("t1")
+    ringing = ndimage.shift(head.array, (0.5, 0.4, 0.3), order=3)
+    assert (ringing < 0).mean() > 0.2
+    scan = checked(volume_from_array(ringing, head.affine))
+    np.testing.assert_array_equal(scan.array, np.maximum(ringing, 0))
+    (warning,) = scan.warnings
+    assert "a little below 0" in warning
+
+
+def test_what_is_0_out_to_the_edge_is_not_shown_and_a_hole_is() -> None:
+    array = np.ones((9, 9, 9), np.float32)
+    array[:, :, 5:] = 0
+    array[4, 4, 2] = 0
+    assert np.unique(np.argwhere(~shown(array))[:, 2]).tolist() == [6, 7, 8]
+
+
+GOOD = Quality(
+    reference="t1",
+    to_template=Alignment(1.15, 0.3, 1.0, 12.0, (1.1, 1.0, 0.9)),
+    to_reference={"flair": Alignment(1.1, 0.4, 1.0, 3.0, (1.0, 1.0, 1.0))},
+    brain="stripped",
+    brain_ml=1400.0,
+    brain_dice=0.95,
+    covered={"t1": 1.0, "flair": 1.0},
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, ""),
+        ({"to_template": replace(GOOD.to_template, contrast=0.05)}, "t1 to template: the reg"),
+        ({"to_template": replace(GOOD.to_template, scales=(1.4, 1.0, 0.9))}, "factors of 0.90"),
+        ({"to_reference": {"flair": Alignment(1, 0, 1, 3, (1, 1, 1))}}, "flair to t1: the reg"),
+        ({"to_reference": {"flair": replace(GOOD.to_template, degrees=90)}}, "turned by 90 deg"),
+        ({"brain_ml": 300.0}, "a brain of 300 ml"),
+        ({"brain_dice": 0.7}, "a Dice of 0.70"),
+        ({"covered": {"flair": 0.4}}, "flair shows 40% of the brain"),
+    ],
+)
+def test_what_fails_a_head(change: dict[str, Any], words: str) -> None:
+    failures = replace(GOOD, **change).failures()
+    assert len(failures) == bool(words)
+    assert all(words in text for text in failures)
+
+
+def test_what_is_odd_about_a_head_is_warned_of() -> None:
+    shows, outline = replace(GOOD, covered={"flair": 0.8}, brain=NOT_REFINED).warnings()
+    assert shows.startswith("flair shows 80% of the brain")
+    assert "not refined" in outline
+
+
+# --- Bias and brain ---
+
+
+def test_n4_takes_a_coil_s_shading_out_of_the_head() -> None:
+    scan = make_head("t1", skull=False, shape=(36, 46, 36))
+    points = points_of(scan.shape, scan.affine)
+    shading = np.exp(0.006 * points[..., 1]).astype(np.float32)
+    white = scan.array > 120
+    before, after = (
+        image[white].std() / image[white].mean()
+        for image in (
+            scan.array * shading,
+            SimpleITK.GetArrayFromImage(
+                correct_bias(to_sitk(volume_from_array(scan.array * shading, scan.affine)))
+            ).T,
+        )
+    )
+    assert after < 0.4 * before
+
+
+def test_a_prior_that_is_too_small_or_too_large_is_fitted_to_the_brain() -> None:
+    affine = affine_of(2.0, (104, 112, 104))
+    points = points_of((104, 112, 104), affine)
+    truth = brain_at(points)
+    scan = make_head("t1", spacing_mm=2.0, shape=(104, 112, 104))
+    for scale in (0.97, 1.04):
+        prior = brain_at(points / scale)
+        fitted = refine(scan.array, prior, 2.0)
+        assert dice(fitted, truth) > dice(prior, truth)
+
+
+class _FakeBet:
+    """Stands for deepbet: marks what is bright, on an image in whatever orientation it comes."""
+
+    def run(self, image: nib.Nifti1Image) -> tuple[object, nib.Nifti1Image, float]:
+        array = np.asarray(image.dataobj)
+        assert array.any(), "Not enough foreground"
+        return None, nib.Nifti1Image((array > 30).astype(np.uint8), image.affine), 0.0
+
+
+def test_deepbet_gives_its_mask_or_says_that_it_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from medrd.preparation import brain
+
+    module = ModuleType("deepbet")
+    module.__dict__["BrainExtraction"] = _FakeBet
+    monkeypatch.setitem(sys.modules, "deepbet", module)
+    monkeypatch.setattr(brain.importlib.util, "find_spec", lambda name: SimpleNamespace(name=name))
+    brain._deepbet.cache_clear()
+    scan = make_head("t1")
+    np.testing.assert_array_equal(deepbet_mask(scan), scan.array > 30)
+    with pytest.raises(EmptyBrainError, match="Not enough foreground"):
+        deepbet_mask(volume_from_array(np.zeros((8, 8, 8)), np.eye(4)))
+    brain._deepbet.cache_clear()
+
+
+def test_deepbet_is_asked_for_in_vain_where_it_is_not_or_cannot_help(
+    monkeypatch: pytest.MonkeyPatch, template: Template
+) -> None:
+    from medrd.preparation import brain
+
+    monkeypatch.setattr(brain.importlib.util, "find_spec", lambda name: None)
+    options = Options(bias=False, extraction=Extraction.deepbet)
+    with pytest.raises(ConfigError, match="medrd\\[brain\\]"):
+        prepare_head({"t1": make_head("t1")}, template, options)
+    with pytest.raises(EmptyBrainError, match="Add the subject's T1"):
+        prepare_head({"flair": make_head("flair")}, template, options)
+
+
+# --- The template ---
+
+
+def test_a_template_of_brats_s_shape_gives_its_own_grid(
+    tmp_path: Path, template: Template, make_brain: Callable[..., Any]
+) -> None:
+    affine = BRATS_AFFINE.copy()
+    affine[:3, 3] = (7, 8, 9)
+    array = np.zeros(BRATS_SHAPE, np.float32)
+    array[60:180, 60:200, 20:120] = 5
+    own = load_template(save(volume_from_array(array, affine), tmp_path / "sri24.nii.gz"))
+    np.testing.assert_array_equal(own.affine, affine)
+    np.testing.assert_array_equal(own.pose, np.eye(4))
+    # Over any other, BraTS's grid is laid so that brains lie in it as BraTS's do.
+    assert template.hash != own.hash
+    at = np.linalg.inv(template.pose @ BRATS_AFFINE)
+    assert apply(at, template.centre_mm[None])[0] == pytest.approx([118.3, 135.4, 72.8])
+
+
+def test_a_template_s_mask_needs_its_template_and_a_brain(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Give --template too"):
+        load_template(mask=tmp_path / "mask.nii.gz")
+    empty = save(volume_from_array(np.zeros((8, 8, 8)), np.eye(4)), tmp_path / "empty.nii.gz")
+    with pytest.raises(EmptyBrainError, match="nothing above 0"):
+        load_template(empty)
+    with pytest.raises(EmptyBrainError, match="a head with its skull"):
+        load_template(save(make_head("t1"), tmp_path / "head.nii.gz"))
+
+
+def test_resampling_there_and_back_gives_the_same_voxels() -> None:
+    scan = make_head("t1")
+    there = resample(to_sitk(scan), scan.shape, scan.affine, np.eye(4), order=3)
+    np.testing.assert_allclose(there.array, scan.array, atol=0.05)

@@ -1,0 +1,71 @@
+"""``prepare`` on real heads: against another program's brain, and where the right answer is known.
+
+Phantoms of ellipsoids (test_head.py) cannot say how registration and refinement do on folds,
+scalps and lesions. Without N4, which is half of the time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medrd.data.layouts import find_subjects
+from medrd.images.nifti import read_mask, read_nifti
+from medrd.images.sitk import to_sitk
+from medrd.images.volume import volume_from_array
+from medrd.prediction.native import WayBack, native_mask
+from medrd.preparation.head import Options, prepare_head
+from medrd.preparation.linear import about, apply, inverse, rotation, translation
+from medrd.preparation.quality import dice
+from medrd.preparation.record import Origin
+from medrd.preparation.sample import centres_mm, resample
+from medrd.preparation.template import Template, load_template
+
+MRICRON = Path("/usr/share/mricron/templates")
+OPTIONS = Options(bias=False)
+
+
+@pytest.fixture(scope="module")
+def template() -> Template:
+    """The installed one: four seconds."""
+    return load_template()
+
+
+def test_a_head_with_its_skull_gets_the_brain_that_bet_finds(template: Template) -> None:
+    if not (MRICRON / "ch2bet.nii.gz").is_file():
+        pytest.skip("no real head with a brain mask; on Debian: apt-get install mricron-data")
+    scan = read_nifti(MRICRON / "ch2.nii.gz")
+    brain = read_nifti(MRICRON / "ch2bet.nii.gz").array > 0
+    head = prepare_head({"t1": scan}, template, OPTIONS)
+    assert head.quality.failures() == []
+    assert head.quality.brain == "template"
+    mask = to_sitk(volume_from_array(head.brain, template.affine))
+    back = resample(mask, scan.shape, scan.affine, inverse(head.to_raw["t1"])).array > 0.5
+    assert dice(back, brain) > 0.95
+
+
+def test_modalities_of_a_moved_patient_are_put_together_and_maps_come_back(
+    brats_root: Path, template: Template
+) -> None:
+    subject = find_subjects(brats_root, layout="auto", channels=["t1", "flair"])[1]
+    scans = {c: read_nifti(subject.images[c].path) for c in ("t1", "flair")}
+    brain = centres_mm(scans["t1"].array > 0, scans["t1"].affine)[::200]
+    session = translation([25, -20, 10]) @ about(brain.mean(0), rotation(12, -8, 10))
+    nod = translation([6, 4, -8]) @ about(brain.mean(0), rotation(7, -4, 5))
+    poses = {"t1": session, "flair": session @ nod}
+    moved = {c: volume_from_array(v.array, poses[c] @ v.affine) for c, v in scans.items()}
+    head = prepare_head(moved, template, OPTIONS)
+    assert head.quality.failures() == []
+    own = {c: inverse(poses[c]) @ head.to_raw[c] for c in moved}  # to where BraTS has them
+    at = apply(inverse(own["t1"]), brain)
+    assert np.linalg.norm(apply(own["flair"] - own["t1"], at), axis=1).max() < 1.5
+
+    assert subject.label is not None
+    label = read_mask(subject.label.path, scans["t1"])
+    image = to_sitk(volume_from_array(label, moved["t1"].affine))
+    there = resample(image, template.shape, template.affine, head.to_raw["t1"]).array > 0.5
+    origin = Origin.of(moved["t1"], head.to_raw["t1"], "")
+    back, _ = native_mask(WayBack(origin, origin.blank()), there, template.affine)
+    assert dice(back, label) > 0.97

