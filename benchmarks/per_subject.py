@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy.stats import wilcoxon
 
 from medrd.evaluation.files import load_units
-from medrd.images.atomic import atomic_path
+from medrd.files import atomic_path
 from medrd.metrics.weighted import weighted_metrics
 from medrd.run.table import markdown_table
 

@@ -13,7 +13,7 @@ from typing import Any
 from medrd.comparison.compare import plan
 from medrd.comparison.config import Cell, load_compare
 from medrd.data.layouts import Subject
-from medrd.images.atomic import write_json
+from medrd.files import write_json
 from medrd.run.cohort import load_cohort
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import Model, load_model

@@ -31,7 +31,7 @@ import numpy as np
 from medrd.config import Config, digest, make_config
 from medrd.errors import MedrdError
 from medrd.evaluation.evaluate import evaluate
-from medrd.images.atomic import write_json
+from medrd.files import write_json
 from medrd.metrics import percentile_interval
 from medrd.metrics.ranks import spearman
 from medrd.run.cohort import load_cohort

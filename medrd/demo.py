@@ -9,7 +9,7 @@ import yaml
 
 from medrd.config import Config, make_config
 from medrd.evaluation.evaluate import evaluate
-from medrd.images.atomic import write_text
+from medrd.files import write_text
 from medrd.prediction.predict import predict
 from medrd.run.cohort import load_cohort
 from medrd.run.phantoms import make_phantoms

@@ -1,14 +1,51 @@
-"""Opening a file of the user's, with what may be wrong with it said in the house's errors."""
+"""Files: read with clear errors, hashed, and written so that they are whole or not there.
+
+A run that dies in the middle of a write must not leave something that looks like a result
+and that a later run skips as done. Everything is therefore written to a hidden name in the
+target's own folder and renamed, which POSIX makes atomic within one file system.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from medrd.errors import MissingInputError
+from medrd.errors import MissingInputError, OutputError
+
+logger = logging.getLogger("medrd.files")
+
+_ELSEWHERE = "Choose another output folder, or get write permission for this one."
+_NOT_A_FOLDER = ("a file where a folder should be", "Choose another output folder.")
+_IS_A_FOLDER = ("a folder of that name", "Remove it or choose another output folder.")
+_FULL = "Free some space and run again; what is already written stays valid."
+
+_HIDDEN = ".medrd-"
+_ABANDONED_S = 3600.0
+
+# What the operating system says -> (what was found, what to do).
+_CAUSES: dict[int, tuple[str, str]] = {
+    errno.EACCES: ("no permission to write there", _ELSEWHERE),
+    errno.EPERM: ("no permission to write there", _ELSEWHERE),
+    errno.EROFS: ("a read-only file system", "Choose another output folder."),
+    errno.ENOSPC: ("no space left on the device", _FULL),
+    errno.EDQUOT: ("no space left in your disk quota", _FULL),
+    errno.EFBIG: ("a file size limit", "Raise the limit (ulimit -f) or write elsewhere."),
+    errno.ENOTDIR: _NOT_A_FOLDER,
+    errno.EEXIST: _NOT_A_FOLDER,
+    errno.EISDIR: _IS_A_FOLDER,
+    errno.ENAMETOOLONG: ("a name too long for the file system", "Use shorter names."),
+}
 
 
 @contextmanager
@@ -45,3 +82,211 @@ def unreadable(path: Path, error: OSError) -> MissingInputError:
     else:
         found, remedy = error.strerror or str(error), "Check the path and the disk."
     return MissingInputError(path, expected="a readable file", found=found, remedy=remedy)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes.
+
+    Raises
+    ------
+    MissingInputError
+        The file is not there or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        found = "nothing there" if isinstance(error, FileNotFoundError) else str(error.strerror)
+        raise MissingInputError(
+            path,
+            expected="a readable file",
+            found=found,
+            remedy="Check the path and its permissions.",
+        ) from None
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path to write to; on success it becomes ``path`` in one step.
+
+    The folder is made if it is missing. The temporary lies in the same folder, is hidden,
+    ends in the same full suffix (writers choose gzip by ``.nii.gz``) and is unique to the
+    process. If the block raises, it is removed and ``path`` is left as it was; after a
+    ``kill -9`` it stays behind, under its hidden name.
+
+    The block should do nothing but write: any operating system error in it is taken for
+    a failure to write ``path``.
+
+    Raises
+    ------
+    OutputError
+        If the folder or file cannot be written: no permission, no space, a folder of that
+        name, a file in the folder's place.
+    """
+    path = Path(path)
+    temporary = path.parent / _temporary_name(path)
+    try:
+        with _output_errors(path):
+            _prepare(path)
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
+        logger.debug("wrote %s", path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give a folder to fill; on success it becomes ``path``, in the place of what was there.
+
+    As :func:`atomic_path`. See :func:`refuse_foreign` for what is not ours to replace.
+
+    Raises
+    ------
+    OutputError
+        If the folder or a file in it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.parent / _temporary_name(path)
+    try:
+        with _output_errors(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            _put(temporary, path)
+            _flush_folder(path.parent)
+        logger.debug("wrote %s", path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put(folder: Path, path: Path) -> None:
+    """Rename a folder, with what was there moved out of the way first and removed last: whenever
+    the process dies, one of the two is whole."""
+    if not path.exists():
+        os.replace(folder, path)
+        return
+    replaced = path.parent / f".{path.name}-replaced-{secrets.token_hex(4)}"
+    os.replace(path, replaced)
+    try:
+        os.replace(folder, path)
+    except OSError:
+        os.replace(replaced, path)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def remove_abandoned(root: Path) -> None:
+    """Remove what killed processes left half written in a folder and below.
+
+    Known by its hidden name, and by an hour in which nothing was written to it: its process may
+    run on another machine, so its number says nothing.
+    """
+    latest = time.time() - _ABANDONED_S
+    for folder, below, files in os.walk(root):
+        for name in (*below, *files):
+            path = Path(folder, name)
+            with suppress(OSError):
+                if not name.startswith(_HIDDEN) or path.stat().st_mtime > latest:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        below[:] = [name for name in below if not name.startswith(".")]
+
+
+def refuse_foreign(folder: Path, ours: Collection[str]) -> None:
+    """Make sure that nothing but earlier results would be replaced with a folder.
+
+    Parameters
+    ----------
+    ours
+        Files that may be in it, relative to it.
+
+    Raises
+    ------
+    OutputError
+        It holds others, or is a file.
+    """
+    if folder.is_dir():
+        there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+    else:
+        there = {folder.name} if folder.exists() else set()
+    others = sorted(there - set(ours))
+    if others:
+        raise OutputError(
+            folder,
+            expected="a free name, or an earlier result of medrd",
+            found=f"files that it did not write ({', '.join(others[:3])})",
+            remedy="Give another --out, or move them away.",
+        )
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically. Raises OutputError as :func:`atomic_path` does."""
+    with atomic_path(path) as temporary:
+        # Always "\n", so that the same text is the same bytes on every system.
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | Path, obj: object) -> None:
+    """Write an object as indented JSON, keys in their given order, atomically.
+
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite, which JSON does not have.
+    OutputError
+        As :func:`atomic_path`.
+    """
+    write_text(path, json.dumps(obj, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _temporary_name(path: Path) -> str:
+    suffix = "".join(path.suffixes[-2:])
+    return f"{_HIDDEN}{os.getpid()}-{secrets.token_hex(4)}{suffix}"
+
+
+def _prepare(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        # os.replace would say so too, but only after the work of writing.
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
+def _flush(path: Path) -> None:
+    # Before the rename: otherwise a power cut can leave the new name on an empty file.
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    # Makes the rename itself last. Windows and some network file systems cannot do this;
+    # the file is in place all the same.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    """What the operating system refuses, as an OutputError about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # raised by a library, not by the operating system
+            raise
+        raise _as_output_error(path, error) from error
+
+
+def _as_output_error(path: Path, error: OSError) -> OutputError:
+    assert error.errno is not None
+    unknown = (error.strerror or str(error), "Check the disk and the folder, then run again.")
+    found, remedy = _CAUSES.get(error.errno, unknown)
+    return OutputError(path, expected="a place to write a file", found=found, remedy=remedy)

@@ -18,7 +18,7 @@ from medrd.errors import MedrdError
 from medrd.evaluation.evaluate import evaluate
 from medrd.evaluation.files import load_units
 from medrd.evaluation.tally import KEYS
-from medrd.images.atomic import write_json
+from medrd.files import write_json
 from medrd.metrics import Units
 from medrd.run.outputs import remove
 from medrd.run.signals import InterruptedRunError

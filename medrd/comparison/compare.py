@@ -33,7 +33,7 @@ from medrd.data.domains import domain_of
 from medrd.data.pictures.layouts import find_pictures
 from medrd.data.split import seeded_order
 from medrd.errors import ConfigError
-from medrd.images.atomic import write_json, write_text
+from medrd.files import write_json, write_text
 from medrd.metrics import Units, bootstrap_intervals, count_units, paired_differences, ranks
 from medrd.phantom.textures import write_texture_set
 from medrd.run.folder_lock import alone_in

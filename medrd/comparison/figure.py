@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
 from medrd.comparison.comparison import HEADLINES, METRICS, Aggregate, Comparison, aggregate
-from medrd.images.atomic import atomic_path
+from medrd.files import atomic_path
 
 CHANCE = {"image_auroc": 0.5, "aupro": 0.15}
 """What scores drawn at random reach. AUPRO: overlap equals the false-positive rate, so that its

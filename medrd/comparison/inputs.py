@@ -9,9 +9,9 @@ from pathlib import Path
 from medrd.comparison.config import Cell
 from medrd.config import Config, digest, load_config
 from medrd.config.difference import first_difference
-from medrd.data.cache import file_hash
 from medrd.data.layouts import Subject
 from medrd.errors import ConfigError, InputError, MedrdError
+from medrd.files import file_hash
 from medrd.run.cohort import load_cohort
 from medrd.run.progress import progress
 from medrd.training.fit import portable

@@ -10,7 +10,6 @@ later one throws its own away.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -31,8 +30,8 @@ from medrd.data.domain import CODE_VERSION
 from medrd.data.domains import domain_of
 from medrd.data.layouts import Source, Subject
 from medrd.data.traits import ScanTraits
-from medrd.errors import InputError, MissingInputError, OutputError
-from medrd.images.atomic import write_json
+from medrd.errors import InputError, OutputError
+from medrd.files import file_hash, write_json
 from medrd.images.dicom import choose_series
 
 logger = logging.getLogger("medrd.data")
@@ -95,27 +94,6 @@ def default_cache() -> Path:
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "medrd"
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes.
-
-    Raises
-    ------
-    MissingInputError
-        The file is not there or cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        found = "nothing there" if isinstance(error, FileNotFoundError) else str(error.strerror)
-        raise MissingInputError(
-            path,
-            expected="a readable file",
-            found=found,
-            remedy="Check the path and its permissions.",
-        ) from None
 
 
 def files_hash(subject: Subject) -> str:

@@ -17,7 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from medrd.images.atomic import atomic_path
+from medrd.files import atomic_path
 
 COLOUR_MAP = "inferno"
 

@@ -31,7 +31,7 @@ from medrd.evaluation.examine import (
 from medrd.evaluation.files import CASES_NAME, FROC_NAME, save_units
 from medrd.evaluation.report import report_run
 from medrd.evaluation.tally import MAX_FPR
-from medrd.images.atomic import write_json, write_text
+from medrd.files import write_json, write_text
 from medrd.metrics import Units, bootstrap_intervals, count_units
 from medrd.run.card import CARD_NAME, model_card
 from medrd.run.cohort import Cohort, load_cohort

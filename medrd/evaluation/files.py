@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medrd.images.atomic import atomic_path
+from medrd.files import atomic_path
 from medrd.metrics import Units
 
 CASES_NAME = "cases"

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from medrd.errors import InputError, ModelError, OutputError
 from medrd.exporting.interface import exportable
-from medrd.images.atomic import atomic_path, write_json
+from medrd.files import atomic_path, write_json
 from medrd.prediction.predict import predict
 from medrd.run.card import CARD_NAME
 from medrd.run.model_folder import Model, load_model

@@ -24,7 +24,7 @@ from torch import Tensor
 from medrd.errors import ModelError, OutputError
 from medrd.exporting.interface import Interface, exportable
 from medrd.exporting.interface_words import words_after, words_before, words_on_precision
-from medrd.images.atomic import atomic_path, write_json, write_text
+from medrd.files import atomic_path, write_json, write_text
 from medrd.models.exportable import Exportable
 from medrd.run.card import CARD_NAME, model_card
 from medrd.run.device import choose_execution

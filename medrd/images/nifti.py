@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.errors import NonFiniteError, OutputError, TooLargeError
-from medrd.images.atomic import atomic_path
+from medrd.files import atomic_path
 from medrd.images.grid import header_of_grid
 from medrd.images.header import DEFAULT_MAX_VOXELS, NiftiHeader, inspect_nifti
 from medrd.images.stream import open_forward

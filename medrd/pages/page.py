@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medrd.errors import OutputError
-from medrd.images.atomic import write_text
+from medrd.files import write_text
 
 NOTICE = "Research use only; not a medical device."
 _GENERATOR = '<meta name="generator" content="medrd '

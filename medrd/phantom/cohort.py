@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.errors import ConfigError, OutputError
-from medrd.images.atomic import atomic_folder, refuse_foreign
+from medrd.files import atomic_folder, refuse_foreign
 from medrd.phantom.anatomy import GRID, load_template, make_head, make_tissues
 from medrd.phantom.contrast import MODALITIES, make_surroundings, render
 from medrd.phantom.lesions import displace, grow_lesion, plan_lesion

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medrd.errors import ConfigError, OutputError
-from medrd.images.atomic import atomic_path, write_json
+from medrd.files import atomic_path, write_json
 from medrd.phantom.texture_defects import DEFECTS, outline
 from medrd.phantom.texture_surfaces import SURFACES, FloatArray, plan_camera
 

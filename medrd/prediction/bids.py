@@ -13,7 +13,7 @@ from medrd.data.brains.bids import (
     read_description,
 )
 from medrd.errors import ConfigError, OutputError
-from medrd.images.atomic import write_json, write_text
+from medrd.files import write_json, write_text
 from medrd.run.cases import ERRORS_NAME, Case
 from medrd.run.outputs import PAGES_NAME, REPORT_NAME
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.data.brains.bids import map_sidecar, mask_sidecar
-from medrd.data.cache import file_hash, source_hash
+from medrd.data.cache import source_hash
 from medrd.data.domain import CODE_VERSION
 from medrd.errors import InputError
-from medrd.images.atomic import write_json
+from medrd.files import file_hash, write_json
 from medrd.prediction.guard import blind_spots, oddities, refuse
 from medrd.prediction.medium import Opened, medium_of
 from medrd.prediction.native import (

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medrd.data.cache import file_hash
 from medrd.errors import FileFormatError, MissingInputError, OutputError
+from medrd.files import file_hash
 from medrd.images.header import inspect_nifti
 from medrd.images.nifti import write_nifti
 from medrd.images.volume import Volume

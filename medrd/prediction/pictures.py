@@ -16,7 +16,7 @@ from medrd.data.pictures.kind import PreparedPicture, prepare_picture
 from medrd.draw.heat import save_figure
 from medrd.draw.picture_overlay import draw_picture_overlay
 from medrd.errors import ConfigError, FileFormatError, InputError, ModelError
-from medrd.images.atomic import atomic_path
+from medrd.files import atomic_path
 from medrd.images.picture import Picture, read_picture
 from medrd.images.volume import Volume
 from medrd.metrics import lesion_table

@@ -15,10 +15,11 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.data.cache import file_hash, source_hash
+from medrd.data.cache import source_hash
 from medrd.data.layouts import Source
 from medrd.draw.heat import HeatScale
 from medrd.errors import FileFormatError, InputError, WrongKindError
+from medrd.files import file_hash
 from medrd.images.nifti import read_mask, read_nifti
 from medrd.images.picture import read_picture
 from medrd.images.read import read_volume

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medrd.images.atomic import write_text
+from medrd.files import write_text
 
 if TYPE_CHECKING:
     import SimpleITK

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from medrd import errors
-from medrd.data.cache import file_hash
 from medrd.draw.heat import save_figure
 from medrd.errors import InputError, OutputError
-from medrd.images.atomic import refuse_foreign, write_json
+from medrd.files import file_hash, refuse_foreign, write_json
 from medrd.images.nifti import write_nifti
 from medrd.images.volume import Volume
 from medrd.preparation.figure import draw_prepared

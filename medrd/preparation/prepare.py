@@ -22,7 +22,7 @@ from medrd.data.brains.prepare import refuse_label
 from medrd.data.cache import source_hash
 from medrd.data.layouts import Source
 from medrd.errors import InputError, OutputError, RegistrationError, SeriesError, ShapeError
-from medrd.images.atomic import atomic_folder, remove_abandoned
+from medrd.files import atomic_folder, remove_abandoned
 from medrd.images.header import DEFAULT_MAX_VOXELS
 from medrd.images.read import read_volume
 from medrd.images.volume import Volume

@@ -21,9 +21,8 @@ from safetensors.torch import load_file, save
 
 from medrd.config import AnyRecipeConfig, Config, ScoringConfig, digest, make_config
 from medrd.data.brains.profile import Profile
-from medrd.data.cache import file_hash
 from medrd.errors import MedrdError, ModelError
-from medrd.images.atomic import atomic_path, write_json, write_text
+from medrd.files import atomic_path, file_hash, write_json, write_text
 from medrd.models import Detector, Scoring
 from medrd.models.build import detector_from_config
 from medrd.run.calibration import Calibration

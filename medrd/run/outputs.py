@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medrd.data.cache import file_hash
 from medrd.data.layouts import folders_below
 from medrd.errors import InputError, MedrdError, OutputError
-from medrd.images.atomic import write_json
+from medrd.files import file_hash, write_json
 from medrd.run.cases import ERRORS_NAME, Case
 
 MAKER = "medrd"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medrd.errors import ModelError
-from medrd.images.atomic import atomic_path
+from medrd.files import atomic_path
 from medrd.models import Detector
 
 FORMAT = 2

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medrd.images.atomic import write_text
+from medrd.files import write_text
 from medrd.training.loop import EpochReport
 
 logger = logging.getLogger("medrd.train")

@@ -25,7 +25,7 @@ from medrd import errors
 from medrd.config import Config
 from medrd.data.slices import HealthySlices
 from medrd.errors import ConfigError, MedrdError, ModelError
-from medrd.images.atomic import write_json
+from medrd.files import write_json
 from medrd.run.cohort import load_cohort, try_sides
 from medrd.run.device import Execution, choose_execution
 from medrd.run.folder_lock import alone_in

@@ -18,7 +18,7 @@ from medrd.data.layouts import all_named
 from medrd.data.margin import none_healthy
 from medrd.data.slices import HealthySlices
 from medrd.errors import ConfigError, MedrdError
-from medrd.images.atomic import write_json, write_text
+from medrd.files import write_json, write_text
 from medrd.models import Detector
 from medrd.run.calibration import Calibration, calibrate
 from medrd.run.cohort import contents_of, load_cohort, prepare_sides, refuse_same_scan

@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from medrd.images.atomic import atomic_path
+from medrd.files import atomic_path
 from medrd.tuning.space import Choice, Dimension, Space, Uniform
 from medrd.tuning.trials import Status, Trial, as_text, best_of
 

@@ -14,7 +14,7 @@ from medrd.config.difference import first_difference
 from medrd.config.load import read_yaml
 from medrd.data.split import SIDES, Split
 from medrd.errors import ConfigError, LeakageError
-from medrd.images.atomic import write_json, write_text
+from medrd.files import write_json, write_text
 from medrd.run.cohort import Cohort, contents_of, load_cohort, prepare_sides, refuse_same_scan
 from medrd.training.fit import portable
 from medrd.tuning.config import LabelledObjective, TuneConfig, make_tune

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medrd.config import load_config
-from medrd.images.atomic import write_text
+from medrd.files import write_text
 from medrd.run.cohort import load_cohort
 from medrd.run.model_folder import copy_model
 from medrd.run.outputs import make_folder

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from medrd.config import digest
 from medrd.errors import ConfigError, LeakageError, MedrdError
-from medrd.images.atomic import write_json, write_text
+from medrd.files import write_json, write_text
 from medrd.run.cohort import load_cohort
 from medrd.run.folder_lock import alone_in
 from medrd.run.outputs import make_folder, remove

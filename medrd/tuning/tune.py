@@ -19,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from medrd.images.atomic import write_text
+from medrd.files import write_text
 from medrd.run.folder_lock import alone_in
 from medrd.run.outputs import make_folder
 from medrd.run.signals import InterruptedRunError

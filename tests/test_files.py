@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from medrd.errors import OutputError
-from medrd.images.atomic import atomic_folder, atomic_path, remove_abandoned, write_json, write_text
+from medrd.files import atomic_folder, atomic_path, remove_abandoned, write_json, write_text
 
 
 def test_the_target_appears_only_at_the_end(tmp_path: Path) -> None:
