@@ -61,7 +61,7 @@ check-tree: ## look for data and registry addresses among the files that git tra
 
 lock: $(READY) ## resolve requirements.lock again; ARGS=--upgrade takes the newest versions
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-		pyproject.toml --group dev --no-header -o requirements.lock $(ARGS)
+		pyproject.toml --extra all --group dev --no-header -o requirements.lock $(ARGS)
 
 clean: ## remove .venv and what the tools and the demo leave behind
 	rm -rf .venv demo site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -60,6 +60,10 @@ class ConfigError(MedrdError):
     exit_code = 2
 
 
+class MissingExtraError(ConfigError):
+    """An optional package that a verb or an option needs is not installed."""
+
+
 class LeakageError(ConfigError):
     """A subject stands on two sides of a split."""
 

@@ -67,6 +67,8 @@ def share_on_ray(
     """What each of Ray's processes gets; None where neither ``--ray`` nor any of its options is."""
     if not on_ray(ray, address, actors, cpus, gpus):
         return None
+    from medrd.extras import require_extra
     from medrd.runner.pool import Share
 
+    require_extra("ray", "--ray")
     return Share(cpus or 1, gpus, actors)

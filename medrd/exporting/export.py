@@ -24,6 +24,7 @@ from torch import Tensor
 from medrd.errors import ModelError, OutputError
 from medrd.exporting.interface import Interface, exportable
 from medrd.exporting.interface_words import words_after, words_before, words_on_precision
+from medrd.extras import require_extra
 from medrd.files import atomic_path, write_json, write_text
 from medrd.models.exportable import Exportable
 from medrd.run.card import CARD_NAME, model_card
@@ -67,12 +68,16 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
 
     Raises
     ------
+    MissingExtraError
+        If ONNX is asked for and its packages are not installed.
     ModelError
         Unusable model, one whose method makes no graph (``patchcore``), or a graph that differs
         from the native path in fp32 by more than :data:`TOLERANCE`.
     OutputError
         ``out`` holds something else.
     """
+    if format == "onnx":
+        require_extra("export", "--format onnx")
     out = Path(out)
     if format == "bundle":
         from medrd.exporting.bundle import write_bundle

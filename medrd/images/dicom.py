@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.errors import FileFormatError, MissingInputError, SeriesError, TooLargeError
+from medrd.extras import require_extra
 from medrd.images.dicom_meta import is_dicom, may_be_of, says_no_image, transfer_syntax
 from medrd.images.dicom_stack import SliceHeader, doubts, order_slices, stack_affine
 from medrd.images.header import DEFAULT_MAX_VOXELS
@@ -252,6 +253,7 @@ def _unique(alike: Sequence[SliceHeader]) -> Sequence[SliceHeader]:
 
 def _header(path: Path) -> SimpleITK.ImageFileReader:
     """A reader that has read the tags."""
+    require_extra("prepare", "reading DICOM")
     import SimpleITK  # heavy, and needed by few
 
     reader = SimpleITK.ImageFileReader()

@@ -7,7 +7,6 @@ installed.
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from enum import StrEnum
 from functools import lru_cache
@@ -18,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medrd.errors import ConfigError, EmptyBrainError
+from medrd.errors import EmptyBrainError
+from medrd.extras import require_extra
 from medrd.images.box import bounding_box
 from medrd.images.volume import Volume
 
@@ -89,17 +89,6 @@ def refine(
     return result
 
 
-def require_deepbet() -> None:
-    """Raise ConfigError where deepbet is not installed."""
-    if importlib.util.find_spec("deepbet") is None:
-        raise ConfigError(
-            "--brain deepbet",
-            expected="the package deepbet",
-            found="not installed",
-            remedy="Install it (pip install 'medrd[brain]'), or leave --brain out.",
-        )
-
-
 def deepbet_mask(volume: Volume) -> NDArray[np.bool_]:
     """The brain of a T1-weighted head by deepbet: (X, Y, Z) bool on its grid.
 
@@ -107,12 +96,12 @@ def deepbet_mask(volume: Volume) -> NDArray[np.bool_]:
 
     Raises
     ------
-    ConfigError
-        deepbet is not installed.
+    MissingExtraError
+        If deepbet is not installed.
     EmptyBrainError
-        It finds no brain.
+        If it finds no brain.
     """
-    require_deepbet()
+    require_extra("brain", "--brain deepbet")
     try:
         _, mask, _ = _deepbet().run(nib.Nifti1Image(volume.array, volume.affine))
         inside: NDArray[np.bool_] = np.asarray(mask.dataobj) > 0

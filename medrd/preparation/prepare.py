@@ -22,11 +22,12 @@ from medrd.data.brains.prepare import refuse_label
 from medrd.data.cache import source_hash
 from medrd.data.layouts import Source
 from medrd.errors import InputError, OutputError, RegistrationError, SeriesError, ShapeError
+from medrd.extras import require_extra
 from medrd.files import atomic_folder, remove_abandoned
 from medrd.images.header import DEFAULT_MAX_VOXELS
 from medrd.images.read import read_volume
 from medrd.images.volume import Volume
-from medrd.preparation.brain import Extraction, require_deepbet
+from medrd.preparation.brain import Extraction
 from medrd.preparation.head import Options, PreparedHead, prepare_head
 from medrd.preparation.inputs import find_raw
 from medrd.preparation.outputs import (
@@ -133,14 +134,17 @@ def prepare(
 
     Raises
     ------
+    MissingExtraError
+        If SimpleITK is not installed, or deepbet where it is asked for.
     MedrdError
         An unusable template, nothing to do, or two subjects of one name.
     InterruptedRunError
         On SIGTERM or Ctrl-C, after the subject under way.
     """
     options = options or Options()
+    require_extra("prepare", "medrd prepare")
     if options.extraction is Extraction.deepbet:
-        require_deepbet()
+        require_extra("brain", "--brain deepbet")
     cases, errors = find_raw(
         [Path(p) for p in inputs], modality=modality, frame=frame, series=series
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medrd.errors import ConfigError
+from medrd.extras import require_extra
 
 logger = logging.getLogger("medrd.ray")
 
@@ -97,9 +98,12 @@ def ray_cluster(
 
     Raises
     ------
+    MissingExtraError
+        If Ray is not installed.
     ConfigError
         Nobody answers at the address.
     """
+    require_extra("ray", "working on Ray")
     settle_environment()
     import ray
 

@@ -25,6 +25,7 @@ from medrd import errors
 from medrd.config import Config
 from medrd.data.slices import HealthySlices
 from medrd.errors import ConfigError, MedrdError, ModelError
+from medrd.extras import require_extra
 from medrd.files import write_json
 from medrd.run.cohort import load_cohort, try_sides
 from medrd.run.device import Execution, choose_execution
@@ -85,6 +86,8 @@ def train_on_ray(
 
     Raises
     ------
+    MissingExtraError
+        If Ray Train is not installed.
     ConfigError
         A model without gradients, ``train.compile``, one device by number, fewer slices a batch
         than workers, no cluster at the address, or a machine that is too small.
@@ -93,6 +96,7 @@ def train_on_ray(
     InterruptedRunError
         On SIGTERM or Ctrl-C, once the checkpoint is saved.
     """
+    require_extra("ray", "medrd train --workers")
     refuse_what_workers_cannot(config, workers)
     optimise = partial(_optimise, workers, cpus, given_address(address))
     return train(config, out, resume=resume, optimise=optimise)

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from medrd.extras import require_extra
 from medrd.files import write_text
 from medrd.run.folder_lock import alone_in
 from medrd.run.outputs import make_folder
@@ -91,6 +92,8 @@ def tune(
 
     Raises
     ------
+    MissingExtraError
+        If Ray Tune or Optuna is not installed.
     ConfigError
         What :func:`medrd.tuning.folder.open_search` refuses, resources that are not there,
         no cluster at the address, or another search at work in ``out``.
@@ -99,6 +102,7 @@ def tune(
     InterruptedRunError
         On SIGTERM or Ctrl-C; the trials' checkpoints are saved.
     """
+    require_extra("tune", "medrd tune")
     out = Path(out).absolute()
     make_folder(out)
     with alone_in(out, "search"):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -292,9 +293,9 @@ def test_deepbet_gives_its_mask_or_says_that_it_has_none(monkeypatch: pytest.Mon
     from medrd.preparation import brain
 
     module = ModuleType("deepbet")
+    module.__spec__ = ModuleSpec("deepbet", None)
     module.__dict__["BrainExtraction"] = _FakeBet
     monkeypatch.setitem(sys.modules, "deepbet", module)
-    monkeypatch.setattr(brain.importlib.util, "find_spec", lambda name: SimpleNamespace(name=name))
     brain._deepbet.cache_clear()
     scan = make_head("t1")
     np.testing.assert_array_equal(deepbet_mask(scan), scan.array > 30)
@@ -306,9 +307,7 @@ def test_deepbet_gives_its_mask_or_says_that_it_has_none(monkeypatch: pytest.Mon
 def test_deepbet_is_asked_for_in_vain_where_it_is_not_or_cannot_help(
     monkeypatch: pytest.MonkeyPatch, template: Template
 ) -> None:
-    from medrd.preparation import brain
-
-    monkeypatch.setattr(brain.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "deepbet", None)
     options = Options(bias=False, extraction=Extraction.deepbet)
     with pytest.raises(ConfigError, match="medrd\\[brain\\]"):
         prepare_head({"t1": make_head("t1")}, template, options)
