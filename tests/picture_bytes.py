@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
@@ -38,14 +36,6 @@ def deep_tiff(array: NDArray[np.uint16]) -> bytes:
     """Grey or RGB with alpha."""
     kind = "rgb" if array.shape[-1] == 4 else "minisblack"
     return tiff(array, photometric=kind, planarconfig="contig", extrasamples=["unassalpha"])
-
-
-def lzw_tiff(array: NDArray[np.uint16], folder: Path) -> bytes:
-    """16-bit RGB with LZW, as OpenCV and many programs write it by default."""
-    path = folder / "lzw.tif"
-    image = SimpleITK.GetImageFromArray(array, isVector=True)
-    SimpleITK.WriteImage(image, str(path), useCompression=True, compressor="LZW")
-    return path.read_bytes()
 
 
 def retagged(content: bytes, **tags: Any) -> bytes:
@@ -86,6 +76,7 @@ DEEP = {
     "tiff grey, lzw": (pillow(LOW_BYTES[..., 0], "TIFF", compression="tiff_lzw"), 1),
     "tiff rgb": (tiff(LOW_BYTES[..., :3]), 3),
     "tiff rgb, big-endian": (tiff(LOW_BYTES[..., :3], byteorder=">"), 3),
+    "tiff rgb, lzw": (tiff(LOW_BYTES[..., :3], compression="lzw"), 3),
     "tiff rgb, deflate": (tiff(LOW_BYTES[..., :3], compression="zlib"), 3),
     "tiff rgb, tiles": (tiff(LOW_BYTES[..., :3], tile=(16, 16)), 3),
     "tiff rgb, planes": (tiff(PLANES, photometric="rgb", planarconfig="separate"), 3),
@@ -105,6 +96,7 @@ WHOLE = {
     "deep grey tiff": DEEP["tiff grey"][0],
     "deep lzw tiff": DEEP["tiff grey, lzw"][0],
     "deep tiff": DEEP["tiff rgb"][0],
+    "deep lzw colour tiff": DEEP["tiff rgb, lzw"][0],
     "deep deflated tiff": DEEP["tiff rgb, deflate"][0],
     "deep tiff of tiles": DEEP["tiff rgb, tiles"][0],
     "float64 tiff": tiff(NOISE / 255),

@@ -1,17 +1,21 @@
-"""What a picture file stores, whichever library has decoded it."""
+"""The values that a picture file stores, whichever library has decoded it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medrd.errors import TooLargeError
 
-UPRIGHT = 1  # as EXIF and TIFF count orientations
+Palette = Literal["colours", "indices"]
+"""What a palette file gives: its colours (C = 3) or its indices (C = 1)."""
+
+UPRIGHT = 1
+"""The orientation, as EXIF and TIFF count them, of a picture that is shown as it is stored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +27,7 @@ class Samples:
     values
         (H, W, C) in the file's type; C is 1 (grey or palette indices) or 3 (colour).
     full_scale
-        The value of white; None where the type does not say: floats, signed and 32-bit
+        The value of white; None where the type does not tell: floats, signed and 32-bit
         integers.
     warnings
         A sentence for each thing that the file has and the values have not.
@@ -41,7 +45,15 @@ def samples_without_alpha(
     frames: int = 1,
     orientation: int = UPRIGHT,
 ) -> Samples:
-    """Of decoded values (H, W, 1 to 4), whose second or fourth channel is alpha."""
+    """Drop the alpha of decoded values, with a warning for each thing that is not applied.
+
+    Parameters
+    ----------
+    values
+        (H, W) or (H, W, 1 to 4); the second or fourth channel is alpha.
+    """
+    if values.ndim == 2:
+        values = values[..., None]
     warnings = []
     if frames > 1:
         warnings.append(f"The file holds {frames:,} frames or pages; the first was read.")
@@ -63,7 +75,7 @@ def _opaque(dtype: np.dtype[Any], full_scale: int | None) -> int:
     return int(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1
 
 
-def check_budget(path: str | Path, *, height: int, width: int, max_pixels: int) -> None:
+def check_budget(path: Path, *, height: int, width: int, max_pixels: int) -> None:
     """Raise TooLargeError if the header promises more pixels than the budget."""
     pixels = height * width
     if pixels > max_pixels:

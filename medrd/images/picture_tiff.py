@@ -1,4 +1,4 @@
-"""TIFF pages with samples that Pillow does not know or would cut to 8 bits, by tifffile."""
+"""TIFF files, at any depth: tifffile, with imagecodecs for what is compressed."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.errors import FileFormatError, TruncatedFileError
-from medrd.images.picture_itk import read_by_itk
-from medrd.images.picture_samples import UPRIGHT, Samples, check_budget, samples_without_alpha
+from medrd.images.picture_samples import (
+    UPRIGHT,
+    Palette,
+    Samples,
+    check_budget,
+    samples_without_alpha,
+)
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
-WHITE_IS_ZERO = 0
-_BLACK_IS_ZERO, _RGB = 1, 2
-_LZW = 5
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = range(4)
 _MAX_CHANNELS = 4
 _SAVE_AGAIN = "Save it as PNG, or as a grey or RGB TIFF without compression."
 
 
-def read_tiff_page(path: Path, file: BinaryIO, *, max_pixels: int) -> Samples:
+def read_tiff(path: Path, file: BinaryIO, *, max_pixels: int, palette: Palette) -> Samples:
     """Decode the first page.
 
     One channel is grey and three are colour; a second or a fourth one is alpha.
@@ -30,13 +33,13 @@ def read_tiff_page(path: Path, file: BinaryIO, *, max_pixels: int) -> Samples:
     Raises
     ------
     FileFormatError
-        If the page is no grey or RGB picture, or nobody here can decompress it.
+        If the page is no grey, RGB or palette picture, or is compressed in an unknown way.
     TruncatedFileError
         If the file ends before the data that its header promises.
     TooLargeError
         If it has more than ``max_pixels``.
     Exception
-        Whatever tifffile stumbles over in a damaged file.
+        Whatever tifffile raises for a damaged file.
     """
     import tifffile  # needed by few pictures
 
@@ -45,63 +48,57 @@ def read_tiff_page(path: Path, file: BinaryIO, *, max_pixels: int) -> Samples:
         assert isinstance(page, tifffile.TiffPage)  # later ones may be lighter frames
         check_budget(path, height=page.imagelength, width=page.imagewidth, max_pixels=max_pixels)
         _check_all_there(path, page, file_bytes=tif.filehandle.size)
-        _check_kind(path, page)
-        if page.compression in tifffile.TIFF.DECOMPRESSORS:
-            values = _channels_last(page)
-        else:
-            values = _decompressed_by_itk(path, page)
-        full_scale = 2**page.bitspersample - 1 if values.dtype in (np.uint8, np.uint16) else None
-        if page.photometric == WHITE_IS_ZERO and full_scale is not None:
-            values = full_scale - values
+        _check_kind(path, page, compressions=tifffile.TIFF.DECOMPRESSORS)
+        values, full_scale = _values(page, palette)
         return samples_without_alpha(
             values,
             full_scale,
             frames=len(tif.pages),
-            orientation=_orientation(page),
+            orientation=int(page.tags.valueof("Orientation", default=UPRIGHT)),
         )
 
 
-def _kind(page: TiffPage) -> str:
-    return f"{page.bitspersample}-bit {getattr(page.photometric, 'name', page.photometric)}"
+def _values(page: TiffPage, palette: Palette) -> tuple[NDArray[Any], int | None]:
+    """(H, W) or (H, W, 1 to 4), and the value of white."""
+    values: NDArray[Any] = page.asarray()
+    channels = page.axes.find("S")
+    if channels >= 0:
+        values = np.moveaxis(values, channels, -1)
+    full_scale = None
+    if values.dtype.kind in "bu" and page.bitspersample <= 16:
+        full_scale = 2**page.bitspersample - 1  # 12 bits come as they are, in 16
+    if page.photometric == _WHITE_IS_ZERO and full_scale is not None:
+        values = full_scale - values
+    if page.photometric == _PALETTE and palette == "colours":
+        colours = page.colormap  # (3, 2**bits) uint16, of which programs fill the high byte
+        assert colours is not None
+        return np.moveaxis(colours[:, values] >> 8, 0, -1), 255
+    return values, full_scale
 
 
-def _check_kind(path: Path, page: TiffPage) -> None:
+def _check_kind(path: Path, page: TiffPage, *, compressions: Any) -> None:
+    kind = f"{page.bitspersample}-bit {getattr(page.photometric, 'name', page.photometric)}"
     if (
-        page.photometric not in (WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
+        page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE)
         or not 1 <= page.samplesperpixel <= _MAX_CHANNELS
+        or (page.photometric == _PALETTE and page.samplesperpixel > 1)
         or page.imagedepth != 1
         or page.dtype is None
-        or page.dtype.kind not in "uif"
+        or page.dtype.kind not in "buif"
     ):
         raise FileFormatError(
             path,
-            expected="a grey or RGB picture of whole or floating-point numbers",
-            found=f"{page.samplesperpixel} {_kind(page)} channels of type {page.dtype}",
+            expected="a grey, RGB or palette picture of whole or floating-point numbers",
+            found=f"{page.samplesperpixel} {kind} channels of type {page.dtype}",
             remedy=_SAVE_AGAIN,
         )
-
-
-def _decompressed_by_itk(path: Path, page: TiffPage) -> NDArray[Any]:
-    """LZW, the default of many programs, for which tifffile needs another package.
-
-    ITK keeps the 16 bits of RGB pixels in strips, and turns what it does not know into 8.
-    """
-    colour = page.dtype == np.uint16 and page.photometric == _RGB
-    if page.compression == _LZW and colour and _orientation(page) == UPRIGHT:
-        values = read_by_itk(path, "TIFFImageIO")
-        if values.dtype == page.dtype and values.shape == page.shape:
-            return values
-    raise FileFormatError(
-        path,
-        expected=f"{_kind(page)} samples, uncompressed or deflated",
-        found=f"the compression {getattr(page.compression, 'name', page.compression)}",
-        remedy="Install imagecodecs, with which LZW, JPEG 2000 and others are read, or "
-        "save the picture uncompressed or as PNG.",
-    )
-
-
-def _orientation(page: TiffPage) -> int:
-    return int(page.tags.valueof("Orientation", default=UPRIGHT))
+    if page.compression not in compressions:
+        raise FileFormatError(
+            path,
+            expected=f"{kind} samples in a compression that imagecodecs decodes",
+            found=f"the compression {getattr(page.compression, 'name', page.compression)}",
+            remedy=_SAVE_AGAIN,
+        )
 
 
 def _check_all_there(path: Path, page: TiffPage, file_bytes: int) -> None:
@@ -110,6 +107,7 @@ def _check_all_there(path: Path, page: TiffPage, file_bytes: int) -> None:
     end = max((offset + count for offset, count in segments), default=0)
     missing = sum(count == 0 for _, count in segments)
     untold = page.samplesperpixel > 1 and "BitsPerSample" not in page.tags
+    untold |= page.photometric == _PALETTE and page.colormap is None
     if not segments or missing or untold or end > file_bytes:
         raise TruncatedFileError(
             path,
@@ -117,10 +115,3 @@ def _check_all_there(path: Path, page: TiffPage, file_bytes: int) -> None:
             found=f"{missing} strips or tiles without data, and {file_bytes:,} bytes in all",
             remedy="Copy, download or export the file again.",
         )
-
-
-def _channels_last(page: TiffPage) -> NDArray[Any]:
-    """(H, W, 1 to 4)."""
-    values: NDArray[Any] = page.asarray()
-    channels = page.axes.find("S")
-    return values[..., None] if channels < 0 else np.moveaxis(values, channels, -1)

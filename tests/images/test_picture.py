@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
 from medrd.errors import ConfigError, NonFiniteError, ValueRangeError
 from medrd.images.picture import read_picture, read_picture_mask
-from picture_bytes import DEEP, LOW_BYTES, NOISE, SHAPE, deep_png, lzw_tiff, pillow, retagged, tiff
+from picture_bytes import DEEP, LOW_BYTES, NOISE, SHAPE, deep_png, pillow, retagged, tiff
 
 
 @pytest.mark.parametrize("name", DEEP)
@@ -25,17 +24,6 @@ def test_16_bits_keep_their_low_byte(save: Callable[..., Path], name: str) -> No
     assert picture.array.dtype == np.float32
     np.testing.assert_array_equal(
         picture.array, LOW_BYTES[..., :channels].astype(np.float32) / np.float32(65535)
-    )
-
-
-def test_16_bits_keep_their_low_byte_in_an_lzw_tiff(
-    save: Callable[..., Path], tmp_path: Path
-) -> None:
-    content = lzw_tiff(LOW_BYTES[..., :3], tmp_path)
-    with tifffile.TiffFile(io.BytesIO(content)) as tif:
-        assert tif.pages.first.compression == tifffile.COMPRESSION.LZW
-    np.testing.assert_array_equal(
-        read_picture(save(content)).array, LOW_BYTES[..., :3] / np.float32(65535)
     )
 
 
@@ -108,9 +96,11 @@ def test_cmyk_becomes_rgb(save: Callable[..., Path]) -> None:
     ink = np.zeros((*SHAPE, 4), np.uint8)
     ink[..., 0] = 255  # cyan: no red
     file = io.BytesIO()
-    Image.fromarray(ink, "CMYK").save(file, "TIFF")
-    np.testing.assert_array_equal(
-        read_picture(save(file.getvalue())).array, np.tile(np.float32([0, 1, 1]), (*SHAPE, 1))
+    Image.fromarray(ink, "CMYK").save(file, "JPEG", quality=95)
+    np.testing.assert_allclose(
+        read_picture(save(file.getvalue())).array,
+        np.tile(np.float32([0, 1, 1]), (*SHAPE, 1)),
+        atol=0.02,
     )
 
 
