@@ -32,13 +32,48 @@ from torch import Tensor, nn
 
 from medrd.models.cosine import global_distance, pixel_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
-from medrd.models.running import CollapseWatch, HealthyScale
+from medrd.models.monitors import CollapseMonitor
 from medrd.models.simulated import in_eval, masks_at_levels
 from medrd.models.student import fresh_encoder, reverse_student
 from medrd.models.synced import summed
 from medrd.models.teacher import Teacher
 
 Levels = list[Tensor]
+
+
+class HealthyScale(nn.Module):
+    """Brings maps to units of their standard deviation on healthy slices, inside their region.
+
+    The mean is not subtracted: where maps are summed it is one constant, and maps that are not
+    negative stay so.
+    """
+
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("std", torch.ones(()))
+        self._sums: Tensor | None = None
+
+    @torch.no_grad()
+    def add(self, maps: Tensor, region: Tensor) -> None:
+        """Add (B, H, W) maps of healthy slices and their region."""
+        values = maps[region].double()
+        sums = torch.stack([values.new_tensor(len(values)), values.sum(), values.square().sum()])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def finish(self) -> None:
+        """Set the scale once all maps have been added; it stays 1 if they held no pixel."""
+        if self._sums is None or not self._sums[0]:
+            return
+        count, total, squares = self._sums
+        variance = (squares / count - (total / count).square()).clamp(min=1e-12)
+        self.std.copy_(variance.sqrt())
+        self._sums = None
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Divide maps by their healthy standard deviation."""
+        return maps / self.std
 
 
 class BiKD(Detector):
@@ -66,7 +101,7 @@ class BiKD(Detector):
     """
 
     simulation = "anomalies"
-    watch: CollapseWatch
+    monitor: CollapseMonitor
 
     def __init__(
         self,
@@ -86,7 +121,7 @@ class BiKD(Detector):
         self.trained_teacher: Teacher | None = None
         if variant == "reciprocal":
             self.trained_teacher = copy.deepcopy(teacher).requires_grad_(True)
-            self.still = (self.trained_teacher,)
+            self.frozen_batchnorm = (self.trained_teacher,)
             self.training_only = ("teacher",)
         else:
             self.encoder = fresh_encoder(teacher)
@@ -100,7 +135,7 @@ class BiKD(Detector):
         self.anchor = anchor
         self.betas = betas
         self.size_multiple = 2 * teacher.strides[-1]
-        self.watch = CollapseWatch()
+        self.monitor = CollapseMonitor()
         self._seen: tuple[Batch, Levels, Levels] | None = None
         self.freeze(teacher)
         self.train()
@@ -166,7 +201,7 @@ class BiKD(Detector):
         healthy = [level.detach() for level in healthy]
         anomalous = [level.detach() for level in anomalous]
         outputs = self.student(healthy)
-        self.watch.see("student", outputs, healthy)
+        self.monitor.see("student", outputs, healthy)
         return denoising_loss(outputs, self.student(anomalous), healthy)
 
     def teacher_loss(self, batch: Batch) -> Tensor:
@@ -187,7 +222,7 @@ class BiKD(Detector):
             wanted = self.student([level.detach() for level in healthy])
             shunned = self.student([level.detach() for level in anomalous])
             reference = self.teacher(batch.images)
-        self.watch.see("trained teacher", healthy, reference)
+        self.monitor.see("trained teacher", healthy, reference)
         terms = []
         for level, inside in enumerate(masks_at_levels(mask, healthy)):
             apart = pixel_distance(anomalous[level], shunned[level])
@@ -217,8 +252,8 @@ class BiKD(Detector):
             targets = self.teacher(batch.images)
             anomalous = self.teacher(changed)
         forward, reverse = self.encoder(batch.images), self.student(targets)
-        self.watch.see("forward student", forward, targets)
-        self.watch.see("reverse student", reverse, targets)
+        self.monitor.see("forward student", forward, targets)
+        self.monitor.see("reverse student", reverse, targets)
         matched = [
             pixel_distance(level, target).mean()
             for outputs in (forward, self.encoder(changed))

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from medrd.models.running import Watch
+from medrd.models.monitors import Monitor
 
 Simulation = Literal["anomalies", "simplex_box", "coarse_noise"]
 """What the data side can do to a healthy slice: put anomalies into it (with their mask), simplex
@@ -104,8 +104,8 @@ class Detector(nn.Module):
     """
 
     frozen: Sequence[nn.Module] = ()
-    still: Sequence[nn.Module] = ()
-    """Networks that learn while their BatchNorm stays in eval mode."""
+    frozen_batchnorm: Sequence[nn.Module] = ()
+    """Networks that are trained while their BatchNorm stays in eval mode."""
     size_multiple: int = 1
     """Height and width of the images must be multiples of this (pixels)."""
     simulation: Simulation | None = None
@@ -115,8 +115,8 @@ class Detector(nn.Module):
     instead of one): a pass of :meth:`collect` over them in eval mode, then :meth:`finish`."""
     scores_images: bool = False
     """True where :meth:`map_and_score` gives an image score of the method's own."""
-    watch: Watch | None = None
-    """Sees features during training, for detectors that could collapse."""
+    monitor: Monitor | None = None
+    """Watches features during training, for detectors that could collapse."""
     shares_alike: bool = True
     """False where the loss holds images of a batch against each other, so that processes that
     share the batch train on the pairs within their shares."""
@@ -134,9 +134,9 @@ class Detector(nn.Module):
             network.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, leaving ``frozen`` and ``still`` networks in eval."""
+        """Set the mode, leaving ``frozen`` and ``frozen_batchnorm`` networks in eval."""
         super().train(mode)
-        for network in (*self.frozen, *self.still):
+        for network in (*self.frozen, *self.frozen_batchnorm):
             network.eval()
         return self
 
@@ -179,8 +179,8 @@ class Detector(nn.Module):
         return self.anomaly_map(images), None
 
     @property
-    def remembered(self) -> int:
-        """Numbers that it keeps of its training slices, besides parameters."""
+    def memory_size(self) -> int:
+        """How many numbers it keeps from its training slices, besides parameters."""
         return 0
 
     def teacher_loaded(self) -> None:
@@ -191,16 +191,16 @@ class Detector(nn.Module):
 
         None where nothing is; else training stops.
         """
-        return None if self.watch is None else self.watch.fault()
+        return None if self.monitor is None else self.monitor.fault()
 
-    def watch_state(self) -> dict[str, Any]:
-        """What :meth:`fault` judges by, as plain types and tensors, for a run that resumes."""
-        return {} if self.watch is None else self.watch.state()
+    def monitor_state(self) -> dict[str, Any]:
+        """The monitor's state as plain types and tensors, for a checkpoint."""
+        return {} if self.monitor is None else self.monitor.state()
 
-    def load_watch_state(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`watch_state` gave."""
-        if self.watch is not None:
-            self.watch.load(state)
+    def load_monitor_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`monitor_state` returned."""
+        if self.monitor is not None:
+            self.monitor.load(state)
 
     def collect(self, batch: Batch) -> None:
         """See a batch of healthy slices once; for detectors with ``collects``."""

@@ -132,8 +132,8 @@ class PatchCore(Detector):
         return (share >= needed) & (share > 0)
 
     @property
-    def remembered(self) -> int:
-        """Numbers in the bank."""
+    def memory_size(self) -> int:
+        """How many numbers the bank holds."""
         return self.bank.numel()
 
     def steps(self) -> list[Step]:

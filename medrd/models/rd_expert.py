@@ -29,7 +29,7 @@ from torch import Tensor
 from medrd.models.cosine import global_distance, pixel_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.injection import GuidedStudent
-from medrd.models.running import CollapseWatch
+from medrd.models.monitors import CollapseMonitor
 from medrd.models.simulated import in_eval, masks_at_levels
 from medrd.models.teacher import Teacher
 
@@ -56,7 +56,7 @@ class RDExpert(Detector):
     """
 
     simulation = "anomalies"
-    watch: CollapseWatch
+    monitor: CollapseMonitor
     training_only = ("teacher",)
 
     def __init__(
@@ -74,12 +74,12 @@ class RDExpert(Detector):
         self.trained_teacher = copy.deepcopy(teacher).requires_grad_(True)
         self.student = GuidedStudent(teacher, gating=gating)
         if teacher_batch_norm == "eval":
-            self.still = (self.trained_teacher,)
+            self.frozen_batchnorm = (self.trained_teacher,)
         self.teacher_lr = teacher_lr
         self.student_lr = student_lr
         self.betas = betas
         self.size_multiple = 2 * teacher.strides[-1]
-        self.watch = CollapseWatch()
+        self.monitor = CollapseMonitor()
         self._seen: tuple[Batch, list[Tensor]] | None = None
         self.freeze(teacher)
         self.train()
@@ -105,7 +105,7 @@ class RDExpert(Detector):
         # Two forwards: BatchNorm takes its statistics from one kind of image at a time.
         healthy = self.trained_teacher(batch.images)
         anomalous = self.trained_teacher(changed)
-        self.watch.see("trained teacher", healthy, expert)
+        self.monitor.see("trained teacher", healthy, expert)
         masks = masks_at_levels(mask, expert)
         terms = []
         for level, wanted in enumerate(masks):

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from medrd.models.cosine import global_distance, pixel_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
-from medrd.models.running import CollapseWatch
+from medrd.models.monitors import CollapseMonitor
 from medrd.models.student import reverse_student
 from medrd.models.synced import mean_and_std
 from medrd.models.teacher import Teacher
@@ -53,7 +53,7 @@ class ReContrast(Detector):
         Hard mining: from the first to the second value over this share of the training.
     """
 
-    watch: CollapseWatch
+    monitor: CollapseMonitor
 
     def __init__(
         self,
@@ -75,9 +75,9 @@ class ReContrast(Detector):
         self.lr, self.encoder_lr = lr, encoder_lr
         self.weight_decay, self.betas = weight_decay, betas
         if encoder_batch_norm == "eval":
-            self.still = (self.encoder,)
+            self.frozen_batchnorm = (self.encoder,)
         self.alpha, self.ramp = alpha, ramp
-        self.watch = CollapseWatch()
+        self.monitor = CollapseMonitor()
         self.size_multiple = 2 * teacher.strides[-1]
         self.freeze(teacher)
         self.train()
@@ -115,7 +115,7 @@ class ReContrast(Detector):
     def contrastive_loss(self, batch: Batch) -> Tensor:
         """Half the sum over both directions and all levels of the mined distance, in [0, 6]."""
         targets, outputs = self.features(batch.images)
-        self.watch.see("trained encoder", targets[3:], targets[:3])
+        self.monitor.see("trained encoder", targets[3:], targets[:3])
         alpha = self.hardness(batch.progress)
         distances = [
             mined_distance(target, output, alpha)

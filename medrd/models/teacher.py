@@ -11,8 +11,6 @@ from timm.models import FeatureInfo
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
-from medrd.models.depthwise import use_fast_depthwise
-
 LEVEL_STRIDES = (4, 8, 16)
 """The levels that RD4AD, STFPM and their kin read: layer1 to layer3 of a ResNet."""
 _PROBE = 64
@@ -85,7 +83,6 @@ class Teacher(nn.Module):
         self.strides: tuple[int, ...] = tuple(_levels(self.backbone).reduction())
         _drop_unused_stages(self.backbone)
         _check_levels(self.backbone, name, self.channels, self.strides)
-        use_fast_depthwise(self.backbone)
         config = timm.get_pretrained_cfg(name)
         mean, std = _normalisation(name, config)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)

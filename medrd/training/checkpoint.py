@@ -56,7 +56,7 @@ def save_checkpoint(
         "losses": dict(position.losses),
         "detector": _trainable_state(detector),
         "optimizers": {name: opt.state_dict() for name, opt in optimizers.items()},
-        "watch": detector.watch_state(),
+        "watch": detector.monitor_state(),
         "rng": torch.get_rng_state(),
         "rng_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -111,7 +111,7 @@ def load_checkpoint(
     detector.load_state_dict(saved, strict=False)  # the frozen networks' are not in it
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict(content["optimizers"][name])
-    detector.load_watch_state(content["watch"])
+    detector.load_monitor_state(content["watch"])
     torch.set_rng_state(content["rng"])
     if content["rng_cuda"] and torch.cuda.is_available():
         # It may have been written where there were more of them.

@@ -121,6 +121,10 @@ class Loop:
         self.should_stop = should_stop
         self.team = team
         self.steps = list(detector.steps())
+        if compile and detector.monitor is not None:
+            # What it keeps outlives a graph. Disabled only here: torch._dynamo takes 2 s to import.
+            seeing = torch.compiler.disable(detector.monitor.see)
+            detector.monitor.see = seeing  # type: ignore[method-assign]
         self.losses = {
             step.name: team.join(step, torch.compile(step.loss) if compile else step.loss)
             for step in self.steps

@@ -255,7 +255,7 @@ def train(
             "seed": config.seed,
             "slices": len(slices),
             "inputs_left_out": [error.where for error in left_out],
-            "parameters": detector.parameter_counts() | {"remembered": detector.remembered},
+            "parameters": detector.parameter_counts() | {"remembered": detector.memory_size},
             "epochs": config.train.epochs if detector.steps() else 0,
             # Of all sessions, and of the last one with its preparation and calibration.
             "training_seconds": round(training_seconds, 3),

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from medrd.models import Batch, Teacher
 from medrd.models import bikd as bikd_module
-from medrd.models.bikd import BiKD
+from medrd.models.bikd import BiKD, HealthyScale
 from medrd.models.cosine import summed_map
-from medrd.models.running import CollapseWatch, HealthyScale
+from medrd.models.monitors import CollapseMonitor
 from medrd.models.simulated import masks_at_levels
 from training import (
     SMALL,
@@ -344,15 +344,15 @@ def test_a_trained_teacher_that_collapses_raises_the_alarm() -> None:
 
 
 def test_the_watch_knows_directions_from_lengths_and_forgives_flat_images() -> None:
-    watch = CollapseWatch()
+    monitor = CollapseMonitor()
     reference = [torch.randn(4, 6, 8, 8)]
-    watch.see("net", [reference[0] * 1e-3], reference)  # short, but as varied
-    assert watch.fault() is None
+    monitor.see("net", [reference[0] * 1e-3], reference)  # short, but as varied
+    assert monitor.fault() is None
     flat = [torch.ones(4, 6, 8, 8)]
-    watch.see("other", flat, flat)
-    assert watch.fault() is None
-    watch.see("third", [torch.full((4, 6, 8, 8), math.nan)], reference)
-    assert "third" in str(watch.fault())
+    monitor.see("other", flat, flat)
+    assert monitor.fault() is None
+    monitor.see("third", [torch.full((4, 6, 8, 8), math.nan)], reference)
+    assert "third" in str(monitor.fault())
 
 
 def phantom(images: int) -> Batch:

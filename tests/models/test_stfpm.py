@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrd.config import TeacherConfig
-from medrd.models import Batch, Teacher, stfpm
+from medrd.models import Batch, Teacher
+from medrd.models.monitors import GRACE, StudentMonitor
 from medrd.models.stfpm import STFPM
 from medrd.run.teacher_weights import load_teacher_weights
 from training import auroc, count, iterate, phantoms
@@ -129,10 +130,9 @@ def test_training_moves_the_student_alone_even_after_train_was_called() -> None:
 
 @pytest.mark.parametrize("teacher", ["resnet18", "tf_efficientnet_lite0"])
 def test_images_without_content_give_finite_gradients_and_no_verdict(
-    teacher: str, monkeypatch: pytest.MonkeyPatch
+    teacher: str,
 ) -> None:
-    monkeypatch.setattr(stfpm, "GRACE", 1)
-    detector = STFPM(Teacher(teacher)).train()
+    detector = STFPM(Teacher(teacher), grace=1).train()
     loss = detector.distillation_loss(batch(torch.zeros(2, 3, 64, 64)))
     loss.backward()
     assert bool(torch.isfinite(loss))
@@ -143,11 +143,8 @@ def test_images_without_content_give_finite_gradients_and_no_verdict(
     assert detector.fault() is None
 
 
-def test_a_healthy_run_learns_finds_an_anomaly_and_is_never_called_dead(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(stfpm, "GRACE", 20)
-    detector = STFPM(Teacher("tf_efficientnet_lite0")).train()
+def test_a_healthy_run_learns_finds_an_anomaly_and_is_never_called_dead() -> None:
+    detector = STFPM(Teacher("tf_efficientnet_lite0"), grace=20).train()
     load_teacher_weights(detector.teacher, TeacherConfig())
     losses = []
     for _ in range(3):
@@ -166,7 +163,7 @@ def test_a_healthy_run_learns_finds_an_anomaly_and_is_never_called_dead(
         assert auroc(found[:, inside], found[:, ~inside]) > 0.8
         assert auroc(found[:, inside], detector.anomaly_map(healthy)[:, inside]) > 0.8
 
-        other = STFPM(Teacher("tf_efficientnet_lite0")).eval()
+        other = STFPM(Teacher("tf_efficientnet_lite0"), grace=20).eval()
         other.load_state_dict(detector.state_dict())
         assert torch.equal(other.anomaly_map(changed), found)
 
@@ -181,10 +178,9 @@ def watch(detector: STFPM, images: Tensor, batches: int) -> str | None:
 
 @pytest.mark.parametrize("part", ["student.backbone.conv1", "student.backbone.layer3"])
 def test_a_dead_student_is_found_after_its_grace_and_the_level_named(
-    part: str, monkeypatch: pytest.MonkeyPatch
+    part: str,
 ) -> None:
-    monkeypatch.setattr(stfpm, "GRACE", 6)
-    detector = STFPM(Teacher("resnet18")).train()
+    detector = STFPM(Teacher("resnet18"), grace=6).train()
     for parameter in detector.get_submodule(part).parameters():
         nn.init.zeros_(parameter)
     images = phantoms(4)
@@ -196,55 +192,50 @@ def test_a_dead_student_is_found_after_its_grace_and_the_level_named(
     assert detector.fault() is None  # nothing new was seen
 
 
-def test_a_student_that_stays_worse_than_a_constant_is_found_and_a_slow_one_is_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(stfpm, "GRACE", 4)
-    detector = STFPM(Teacher("resnet18")).train()
+def test_a_student_that_stays_worse_than_a_constant_is_found_and_a_slow_one_is_not() -> None:
+    detector = STFPM(Teacher("resnet18"), grace=4).train()
     images = phantoms(4)
     assert watch(detector, images, 4) is None  # so far it may only be young
     found = watch(detector, images, 4)
     assert found is not None
     assert "learns nothing" in found
 
-    slow = STFPM(Teacher("resnet18"), lr=0.01).train()
+    slow = STFPM(Teacher("resnet18"), lr=0.01, grace=4).train()
     for _ in range(3):
         iterate(slow, [batch(images)] * 4)
-        beat = slow.watch.beats[-1]
+        beat = slow.monitor.batches[-1]
         assert bool((beat.loss > beat.constant).all())
         assert slow.fault() is None
 
 
-def test_what_the_guard_has_seen_survives_a_resume(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stfpm, "GRACE", 6)
+def test_what_the_guard_has_seen_survives_a_resume() -> None:
     images = phantoms(4)
-    detector = STFPM(Teacher("resnet18")).train()
+    detector = STFPM(Teacher("resnet18"), grace=6).train()
     for parameter in detector.get_submodule("student.backbone.conv1").parameters():
         nn.init.zeros_(parameter)
     for _ in range(2):  # killed again and again, a dead student is found all the same
         assert watch(detector, images, 2) is None
-        resumed = STFPM(Teacher("resnet18")).train()
+        resumed = STFPM(Teacher("resnet18"), grace=6).train()
         resumed.load_state_dict(detector.state_dict())
-        resumed.load_watch_state(detector.watch_state())
+        resumed.load_monitor_state(detector.monitor_state())
         detector = resumed
     assert "dead" in str(watch(detector, images, 2))
 
 
 def test_a_diverged_student_is_not_excused_by_drifting_a_little() -> None:
-    watcher = stfpm._Pulse()
+    watcher = StudentMonitor()
     target = F.normalize(torch.randn(4, 8, 4, 4) + 3, dim=1)  # nearly one direction
     found = []
     for epoch in range(3):
-        for _ in range(stfpm.GRACE):
+        for _ in range(GRACE):
             loss = torch.tensor([2.0 - 1e-3 * epoch])
-            watcher.feel([target], [F.normalize(torch.randn(4, 8, 4, 4), dim=1)], loss)
+            watcher.see([target], [F.normalize(torch.randn(4, 8, 4, 4), dim=1)], loss)
         found.append(watcher.fault())
     assert "learns nothing" in str(found[-1])
 
 
-def test_a_diverging_student_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stfpm, "GRACE", 10)
-    detector = STFPM(Teacher("tf_efficientnet_lite0"), lr=1000).train()
+def test_a_diverging_student_is_found() -> None:
+    detector = STFPM(Teacher("tf_efficientnet_lite0"), lr=1000, grace=10).train()
     found = None
     for _ in range(8):
         losses = iterate(detector, [batch(phantoms(4, size=32)) for _ in range(10)])
@@ -260,14 +251,14 @@ def test_the_watch_sees_training_alone() -> None:
     detector = STFPM(Teacher("resnet18")).eval()
     with torch.no_grad():
         detector.distillation_loss(batch())
-    assert not detector.watch.beats
+    assert not detector.monitor.batches
 
 
 def test_the_constant_is_the_best_that_one_vector_can_do() -> None:
     targets = F.normalize(torch.randn(3, 6, 4, 4) + 0.5, dim=1)
-    watcher = stfpm._Pulse()
-    watcher.feel([targets], [targets], torch.zeros(1))
-    limit = float(watcher.beats[0].constant)
+    watcher = StudentMonitor()
+    watcher.see([targets], [targets], torch.zeros(1))
+    limit = float(watcher.batches[0].constant)
     tries = F.normalize(targets.mean((0, 2, 3)) + 0.3 * torch.randn(500, 6), dim=1)
     reached = [(targets - t[:, None, None]).square().sum(1).mean() for t in tries]
     assert limit <= float(torch.stack(reached).min()) + 1e-6
