@@ -7,7 +7,9 @@ attribute of the class, so that no caller has to translate.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 class MedrdError(Exception):
@@ -46,6 +48,18 @@ class MedrdError(Exception):
             "found": self.found,
             "remedy": self.remedy,
         }
+
+    @staticmethod
+    def from_dict(content: Mapping[str, Any]) -> MedrdError:
+        """The inverse of :meth:`to_dict`; an unknown class becomes :class:`InputError`.
+
+        Raises KeyError where a field is missing.
+        """
+        kind = globals().get(content["error"])
+        if not (isinstance(kind, type) and issubclass(kind, MedrdError)):
+            kind = InputError
+        fields = {name: str(content[name]) for name in ("where", "expected", "found", "remedy")}
+        return kind(fields.pop("where"), **fields)
 
 
 def _rebuild(

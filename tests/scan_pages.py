@@ -12,6 +12,7 @@ from medrd.draw.heat import HeatScale
 from medrd.pages.embed import embed_scan
 from medrd.pages.page import write_page
 from medrd.pages.scan_page import ScanView, scan_page
+from medrd.run.record import PredictionRecord
 
 THRESHOLD = 0.4
 SHAPE = (52, 60, 44)
@@ -21,7 +22,7 @@ FIRST, SECOND = (16, 30, 22), (33, 39, 29)  # voxels of two findings that share 
 SUBJECT = "<b>A & B</b>"
 
 
-def make_record(**changes: Any) -> dict[str, Any]:
+def make_record(**changes: Any) -> PredictionRecord:
     def finding(at: tuple[int, int, int], volume_mm3: float, peak: float) -> dict[str, Any]:
         mm = (AFFINE @ [*at, 1])[:3].tolist()
         return {
@@ -32,7 +33,7 @@ def make_record(**changes: Any) -> dict[str, Any]:
             "peak_mm": mm,
         }
 
-    return {
+    content = {
         "subject": SUBJECT,
         "inputs": {"flair": "a.nii.gz"},
         "label": "seg.nii.gz",
@@ -48,12 +49,15 @@ def make_record(**changes: Any) -> dict[str, Any]:
         "slices_scored": 20,
         "slices": 32,
         "warnings": ["a </script> warning"],
+        "unlike_training": [],
         "not_judged": ["contrast: too few scans"],
         "model": {"name": "rd4ad", "hash": "0" * 64},
         "versions": {"medrd": "0"},
+        "notice": "Research use only.",
+        "outputs": {"map": {"file": "a_anomaly.nii.gz", "sha256": "2" * 64}},
         "identity": {"device": "cpu", "precision": "fp32", "inputs": {"flair": "1" * 64}},
-        **changes,
     }
+    return PredictionRecord(**{**content, **changes})
 
 
 def make_arrays() -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:

@@ -35,8 +35,9 @@ from medrd.files import write_json, write_text
 from medrd.metrics import Units, bootstrap_intervals, count_units
 from medrd.run.card import CARD_NAME, model_card
 from medrd.run.cohort import Cohort, load_cohort
+from medrd.run.failures import write_errors
 from medrd.run.model_folder import Model, load_model
-from medrd.run.outputs import make_folder, remove, write_errors
+from medrd.run.outputs import make_folder, remove
 from medrd.run.provenance import versions
 from medrd.run.signals import stop_on_signals
 

@@ -16,6 +16,7 @@ from medrd.pages.page import write_page
 from medrd.pages.run_page import Cell, Picture, Section, Table, metrics_rows, run_page
 from medrd.prediction.report import Report, find_records, report_predictions
 from medrd.run.outputs import PAGES_NAME, REPORT_NAME
+from medrd.run.record import Record
 
 _PAGE_CURVES = 12
 """Categories that are drawn at most: more lines cannot be told apart."""
@@ -200,11 +201,10 @@ def _cases(
     rows = {row["subject"]: row for row in subjects}
     pictures = []
     for path in records:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        still = record["outputs"].get("picture")
-        if not still:
+        record = Record.read(path)
+        if record is None or "picture" not in record.outputs:
             continue
-        row = rows.get(record["subject"], {})
+        row = rows.get(record.subject, {})
         dice = row.get("dice")
         said = f"score {row['scan_score']:.4g}" if dice is None else f"Dice {dice:.3f}"
         place = path.relative_to(cases).with_suffix(".html")
@@ -213,8 +213,8 @@ def _cases(
             (
                 dice if dice is not None else row["scan_score"],
                 Picture(
-                    f"{record['subject']}: {said}",
-                    png=(path.parent / still["file"]).read_bytes(),
+                    f"{record.subject}: {said}",
+                    png=(path.parent / record.outputs["picture"].file).read_bytes(),
                     href=quote(page.relative_to(base).as_posix()) if page.is_file() else None,
                 ),
             )

@@ -1,4 +1,4 @@
-"""The page that lists what was predicted, a row a scan or picture."""
+"""The page that lists what was predicted, a row for each scan or picture."""
 
 from __future__ import annotations
 
@@ -6,76 +6,66 @@ from collections.abc import Sequence
 
 from medrd.pages.listing import Column, Entry, listing_page
 from medrd.pages.parts import calibrated_whole
+from medrd.run.record import PredictionRecord
 
 _THUMBNAIL_PX = 264
+_Entry = Entry[PredictionRecord]
 
 
-def _score(entry: Entry) -> float:
+def _size(entry: _Entry) -> float | None:
+    """The size of all findings: ml of a scan, pixels of a picture."""
     record = entry.record
-    return float(record["scan_score"] if "scan_score" in record else record["image_score"])
-
-
-def _percentile(entry: Entry) -> float | None:
-    record = entry.record
-    return record.get("healthy_percentile", record.get("normal_percentile"))
-
-
-def _size(entry: Entry) -> float | None:
-    """Of all findings: ml of a scan, pixels of a picture."""
-    record = entry.record
-    if "findings_volume_mm3" not in record:
-        return record["anomalous_pixels"]
-    volume_mm3 = record["findings_volume_mm3"]
+    if not record.is_scan:
+        return record.anomalous_pixels
+    volume_mm3 = record.findings_volume_mm3
     return None if volume_mm3 is None else volume_mm3 / 1000
 
 
-def _largest(entry: Entry) -> float | None:
-    findings = entry.record["findings"]
+def _largest(entry: _Entry) -> float | None:
+    findings = entry.record.findings
     if not findings:
         return None
-    first = findings[0]
-    return first["volume_mm3"] / 1000 if "volume_mm3" in first else first["area_px"]
+    return findings[0]["volume_mm3"] / 1000 if entry.record.is_scan else findings[0]["area_px"]
 
 
-def _columns(entries: Sequence[Entry]) -> list[Column]:
-    pictures = any("image_score" in entry.record for entry in entries)
+def _columns(entries: Sequence[_Entry]) -> list[Column[PredictionRecord]]:
+    pictures = any(not entry.record.is_scan for entry in entries)
     unit, show = ("px", "{:.0f}".format) if pictures else ("ml", "{:.2f}".format)
     count = "{:.0f}".format
     return [
-        Column("score", _score, "{:.4g}".format),
-        Column("percentile", _percentile, "{:.0f} %".format),
-        Column("p-value", lambda entry: entry.record["p_value"], "{:.3g}".format),
+        Column("score", lambda entry: entry.record.score, "{:.4g}".format),
+        Column("percentile", lambda entry: entry.record.percentile, "{:.0f} %".format),
+        Column("p-value", lambda entry: entry.record.p_value, "{:.3g}".format),
         Column(f"findings, {unit}", _size, show),
-        Column("number", lambda entry: len(entry.record["findings"]), count),
+        Column("number", lambda entry: len(entry.record.findings), count),
         Column(f"largest, {unit}", _largest, show),
         Column("Dice", lambda entry: entry.dice, "{:.3f}".format),
-        Column("warnings", lambda entry: len(entry.record["warnings"]) or None, count),
-        Column("not judged", lambda entry: len(entry.record["not_judged"]) or None, count),
+        Column("warnings", lambda entry: len(entry.record.warnings) or None, count),
+        Column("not judged", lambda entry: len(entry.record.not_judged) or None, count),
     ]
 
 
-def index_page(entries: Sequence[Entry], *, title: str, failed: Sequence[str]) -> str:
+def index_page(entries: Sequence[_Entry], *, title: str, failed: Sequence[str]) -> str:
     """The page as HTML.
 
     Parameters
     ----------
     failed
-        What could not be predicted or shown, a sentence each.
+        A sentence about each input that could not be predicted or shown.
     """
-    models = [entry.record["model"] for entry in entries]
-    names = sorted({f"{model['name']} {model['hash'][:12]}" for model in models})
+    models = [entry.record.model for entry in entries]
+    names = sorted({f"{model.name} {model.hash[:12]}" for model in models})
     notes = [
         "Percentile: the share of calibration scans or pictures that score lower. "
         "Colours are in units of each model's calibrated threshold, the same on every page.",
     ]
-    if any(
-        _percentile(entry) is not None and not calibrated_whole(entry.record) for entry in entries
-    ):
+    records = [entry.record for entry in entries]
+    if any(record.percentile is not None and not calibrated_whole(record) for record in records):
         notes.append(
             "Calibration scans that are not healthy as a whole score by their healthy slices "
             "alone: percentiles among them tend to be high."
         )
-    if any(entry.record["not_judged"] for entry in entries):
+    if any(record.not_judged for record in records):
         notes.append(
             "Not judged: how many things the guard, which warns of what is unlike the training "
             "data, cannot say. Each page names them."

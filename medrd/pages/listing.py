@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
 from medrd.pages.page import as_base64, render
+from medrd.run.record import Record
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Generic[AnyRecord]):
     """One result.
 
     Attributes
     ----------
-    record
-        Its JSON.
     href
         Its page or picture, relative to this one.
     still
         A PNG to make a thumbnail of.
     dice
-        Of mask and label, where there are both.
+        Overlap of mask and label, where there are both.
     """
 
-    record: Mapping[str, Any]
+    record: AnyRecord
     href: str
     still: bytes | None = None
     dice: float | None = None
 
 
 @dataclass(frozen=True)
-class Column:
+class Column(Generic[AnyRecord]):
     """What a row shows under a heading.
 
     Attributes
@@ -47,13 +48,13 @@ class Column:
     """
 
     name: str
-    value: Callable[[Entry], float | str | None]
+    value: Callable[[Entry[AnyRecord]], float | str | None]
     shown: Callable[[Any], str] = str
 
 
 def listing_page(
-    entries: Sequence[Entry],
-    columns: Sequence[Column],
+    entries: Sequence[Entry[AnyRecord]],
+    columns: Sequence[Column[AnyRecord]],
     *,
     title: str,
     summary: str,
@@ -66,14 +67,14 @@ def listing_page(
     Parameters
     ----------
     failed
-        What is not among the entries, and why: a sentence each.
+        A sentence about each result that is missing.
     thumbnail_px
-        Twice what the table shows, for sharp screens.
+        Twice the size in the table, for sharp screens.
     """
     shown = [c for c in columns if any(c.value(entry) is not None for entry in entries)]
     rows = [
         {
-            "name": entry.record["subject"],
+            "name": entry.record.subject,
             "href": entry.href,
             "cells": [_cell(column, entry) for column in shown],
             "thumbnail": _thumbnail(entry.still, thumbnail_px) if entry.still else None,
@@ -92,7 +93,7 @@ def listing_page(
     )
 
 
-def _cell(column: Column, entry: Entry) -> dict[str, str]:
+def _cell(column: Column[AnyRecord], entry: Entry[AnyRecord]) -> dict[str, str]:
     value = column.value(entry)
     if value is None:
         return {"value": "", "text": "–"}

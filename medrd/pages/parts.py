@@ -1,21 +1,21 @@
-"""What the pages of scans and of pictures have in common."""
+"""Parts that the pages of scans and of pictures share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from medrd.draw.heat import COLOUR_MAP, HeatScale
+from medrd.run.record import PredictionRecord
 
 NODES = 32
-"""Of the colour map, between which viewers interpolate."""
+"""Points of the colour map, between which viewers interpolate."""
 
 
 def colour_bar(scale: HeatScale) -> dict[str, Any]:
-    """What ``bar.html`` shows; the same for every page of a report."""
+    """The values of ``bar.html``, the same on every page of a report."""
     colours = (to_hex(colormaps[COLOUR_MAP](i / (NODES - 1))) for i in range(NODES))
     return {
         "ramp": ", ".join(colours),
@@ -31,47 +31,44 @@ def no_findings(scale: HeatScale) -> str:
     return "Not looked for: the model has no calibrated threshold."
 
 
-def calibrated_whole(record: Mapping[str, Any]) -> bool:
+def calibrated_whole(record: PredictionRecord) -> bool:
     """Whether all slices of the calibration scans were healthy, so that there is a p-value.
 
-    Else a scan's percentile is among scores over fewer slices than its own, and tends to be high.
+    Otherwise a scan is compared with scores over fewer slices than its own, and its percentile
+    tends to be high.
     """
-    return record["p_value"] is not None
+    return record.p_value is not None
 
 
-def standing(record: Mapping[str, Any], normal: str, noun: str) -> list[tuple[str, str]]:
-    """Percentile and p-value among the calibration scans or pictures, as far as there are any.
-
-    Parameters
-    ----------
-    normal, noun
-        As in the record's keys: ``healthy`` and ``scan``, or ``normal`` and ``picture``.
-    """
+def standing(record: PredictionRecord) -> list[tuple[str, str]]:
+    """Percentile and p-value among the calibration scans or pictures, as far as there are any."""
+    normal, noun, count = "healthy", "scan", record.healthy_scans
+    if not record.is_scan:
+        normal, noun, count = "normal", "picture", record.normal_pictures
     rows = []
-    percentile, count = record[f"{normal}_percentile"], record[f"{normal}_{noun}s"]
-    if percentile is not None:
+    if record.percentile is not None:
         plural = noun + "s" * (count != 1)
-        text = f"higher than {percentile:.0f} % of {count} calibration {plural}"
+        text = f"higher than {record.percentile:.0f} % of {count} calibration {plural}"
         if not calibrated_whole(record):
             text += f" (by {'their' if count != 1 else 'its'} {normal} slices alone)"
         rows.append(("", text))
-    if record["p_value"] is not None:
-        rows.append(("p-value", f"{record['p_value']:.3g}"))
+    if record.p_value is not None:
+        rows.append(("p-value", f"{record.p_value:.3g}"))
     return rows
 
 
-def provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def provenance(record: PredictionRecord) -> list[tuple[str, str]]:
     """Inputs, model, threshold and versions, with hashes."""
-    identity, model = record["identity"], record["model"]
     rows = []
-    for channel, path in record["inputs"].items():
-        rows += [(channel, path), ("sha256", identity["inputs"][channel])]
-    if record.get("label"):
-        rows.append(("label", record["label"]))
-    rows += [("model", model["name"]), ("its hash", model["hash"])]
-    if record["threshold"] is not None:
-        share = f"{100 * record['threshold_target_fpr']:g} % of what is healthy reaches it"
-        rows.append(("threshold", f"{record['threshold']:.6g}: in calibration, {share}"))
+    for channel, path in record.inputs.items():
+        rows += [(channel, path), ("sha256", record.input_hashes[channel])]
+    if record.label:
+        rows.append(("label", record.label))
+    rows += [("model", record.model.name), ("its hash", record.model.hash)]
+    if record.threshold is not None and record.threshold_target_fpr is not None:
+        share = f"{100 * record.threshold_target_fpr:g} % of what is healthy reaches it"
+        rows.append(("threshold", f"{record.threshold:.6g}: in calibration, {share}"))
+    identity = record.identity
     rows.append(("computed", f"on {identity['device']} in {identity['precision']}"))
-    rows.append(("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())))
+    rows.append(("versions", ", ".join(f"{k} {v}" for k, v in record.versions.items())))
     return rows

@@ -15,10 +15,11 @@ from medrd.draw.heat import COLOUR_MAP, HeatScale
 from medrd.draw.picture_overlay import LARGEST_SIDE_PX, blocks
 from medrd.pages.page import as_base64, render
 from medrd.pages.parts import colour_bar, no_findings, provenance, standing
+from medrd.run.record import PredictionRecord
 
 
 def picture_page(
-    record: Mapping[str, Any],
+    record: PredictionRecord,
     scale: HeatScale,
     *,
     image: NDArray[np.float32],
@@ -30,8 +31,6 @@ def picture_page(
 
     Parameters
     ----------
-    record
-        The picture's JSON.
     image
         (H, W, C) in [0, 1], C = 1 or 3.
     score_map
@@ -46,19 +45,19 @@ def picture_page(
     notes = [] if factor == 1 else [f"Shown at 1/{factor} of the picture's resolution."]
     return render(
         "picture.html",
-        title=record["subject"],
+        title=record.subject,
         index=index,
         width=width,
         height=height,
         picture=_png(np.repeat(shown, 3 // shown.shape[2], axis=2)),
         heat=_png(_coloured(heat, scale)),
         stamp=stamp,
-        warnings=record["warnings"],
-        not_judged=record["not_judged"],
+        warnings=record.warnings,
+        not_judged=record.not_judged,
         summary=[
-            ("score", f"{record['image_score']:.4g}"),
-            *standing(record, "normal", "picture"),
-            ("pixels scored", f"{record['pixels_scored']} of {height * width}"),
+            ("score", f"{record.score:.4g}"),
+            *standing(record),
+            ("pixels scored", f"{record.pixels_scored} of {height * width}"),
         ],
         **colour_bar(scale),
         calibrated=scale.threshold is not None,
@@ -70,7 +69,7 @@ def picture_page(
                 "peak": f"{row['peak_score'] / scale.unit:.2f}",
                 "centre": ", ".join(f"{value:.0f}" for value in row["centroid_px"]),
             }
-            for row in record["findings"]
+            for row in record.findings
         ],
         no_findings=no_findings(scale),
         provenance=provenance(record),

@@ -12,6 +12,7 @@ from medrd.draw.heat import COLOUR_MAP, HeatScale
 from medrd.pages.embed import EmbeddedScan
 from medrd.pages.page import as_base64, packed_niivue, render
 from medrd.pages.parts import NODES, colour_bar, no_findings, provenance, standing
+from medrd.run.record import PredictionRecord
 
 
 @dataclass(frozen=True)
@@ -20,21 +21,19 @@ class ScanView:
 
     Attributes
     ----------
-    record
-        The scan's JSON.
     scale
         The same for all scans of a report.
     embedded
         The scan, its map in the scale's units, and its label.
     dice
-        Of the mask and the label, where there are both.
+        Overlap of the mask and the label, where there are both.
     still
         A PNG, for browsers without WebGL.
     stamp
         See :func:`medrd.pages.page.render`.
     """
 
-    record: Mapping[str, Any]
+    record: PredictionRecord
     scale: HeatScale
     embedded: EmbeddedScan
     dice: float | None = None
@@ -53,7 +52,7 @@ def scan_page(view: ScanView, *, index: str | None = None) -> str:
     record, scale, embedded = view.record, view.scale, view.embedded
     return render(
         "scan.html",
-        title=record["subject"],
+        title=record.subject,
         index=index,
         page={
             "window": embedded.window,
@@ -65,11 +64,11 @@ def scan_page(view: ScanView, *, index: str | None = None) -> str:
         },
         first_threshold=1.0 if scale.threshold else 0.5,
         stamp=view.stamp,
-        warnings=record["warnings"],
-        not_judged=record["not_judged"],
+        warnings=record.warnings,
+        not_judged=record.not_judged,
         summary=_summary(record, view.dice),
         **colour_bar(scale),
-        findings=[_finding(row, scale) for row in record["findings"]],
+        findings=[_finding(row, scale) for row in record.findings],
         no_findings=no_findings(scale),
         provenance=provenance(record),
         still=as_base64(view.still) if view.still else None,
@@ -90,13 +89,13 @@ def format_volume(volume_mm3: float) -> str:
     return f"{volume_mm3:.0f} mm³" if volume_mm3 < 100 else f"{volume_mm3 / 1000:.1f} ml"
 
 
-def _summary(record: Mapping[str, Any], dice: float | None) -> list[tuple[str, str]]:
-    rows = [("scan score", f"{record['scan_score']:.4g}"), *standing(record, "healthy", "scan")]
-    if record["findings_volume_mm3"] is not None:
-        rows.append(("at or above threshold", format_volume(record["findings_volume_mm3"])))
+def _summary(record: PredictionRecord, dice: float | None) -> list[tuple[str, str]]:
+    rows = [("scan score", f"{record.score:.4g}"), *standing(record)]
+    if record.findings_volume_mm3 is not None:
+        rows.append(("at or above threshold", format_volume(record.findings_volume_mm3)))
     if dice is not None:
         rows.append(("Dice with the label", f"{dice:.3f}"))
-    rows.append(("slices scored", f"{record['slices_scored']} of {record['slices']}"))
+    rows.append(("slices scored", f"{record.slices_scored} of {record.slices}"))
     return rows
 
 

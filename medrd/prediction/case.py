@@ -9,7 +9,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,13 +37,13 @@ from medrd.run.outputs import (
     MAKER,
     check_targets,
     files_of,
-    is_done,
     make_folder,
     remove,
 )
 from medrd.run.overwrite import refuse_others
 from medrd.run.predictor import Prediction, Predictor
 from medrd.run.provenance import versions
+from medrd.run.record import ModelName, OutputFile, PredictionRecord, Record
 
 logger = logging.getLogger("medrd.predict")
 
@@ -124,22 +124,24 @@ class CasePredictor:
         """Read, predict and write."""
         return self.finish(self.read(case))
 
-    def _record(self, case: Case) -> Path:
+    def _record_path(self, case: Case) -> Path:
         return case.output(self.job.out, files_of(case, self._medium.files).record)
 
-    def _is_done(self, case: Case, hashes: dict[str, str]) -> bool:
-        return is_done(
-            self._record(case),
-            hashes,
-            self._identity,
-            strict=self.job.strict,
-            native=self.job.native,
-        )
+    def _is_done(self, path: Path, record: Record | None, hashes: dict[str, str]) -> bool:
+        """Whether an earlier result is of these inputs, whole, and what this call asks for."""
+        if record is None:
+            return False
+        if self.job.strict and record.unlike_training != []:
+            return False
+        if self.job.native and "native_map" not in record.outputs:
+            return False
+        return record.is_current(path.parent, {**self._identity, "inputs": hashes})
 
     def _read(self, case: Case) -> Loaded | None:
-        record_time = _time_of(self._record(case))
+        path = self._record_path(case)
+        record_time, record = _time_of(path), Record.read(path)
         hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
-        if not self.job.overwrite and self._is_done(case, hashes):
+        if not self.job.overwrite and self._is_done(path, record, hashes):
             return None
         back = way_back(case.first_file) if self.job.native else None
         check_targets(
@@ -150,7 +152,7 @@ class CasePredictor:
             is_own_map=self._medium.is_own_map,
         )
         if not self.job.overwrite:
-            refuse_others(self._record(case), self._record(case), case, whole=False)
+            refuse_others(path, record, case, whole=False)
         if back is not None:
             check_native_targets(case, self.job.out, is_own_map=self._medium.is_own_map)
         budget = self.job.max_voxels or self._model.config.data.budget
@@ -169,8 +171,10 @@ class CasePredictor:
         scored, seconds = len(prediction.image_scores), time.perf_counter() - start
         logger.debug("%s: %d %s in %.2f s", case.subject.id, scored, files.pieces, seconds)
         # A process that others take for dead may come so late that they have done its scan.
-        record = self._record(case)
-        if _time_of(record) != item.record_time and self._is_done(case, item.hashes):
+        path = self._record_path(case)
+        if _time_of(path) != item.record_time and self._is_done(
+            path, Record.read(path), item.hashes
+        ):
             return None
         calibration = self._model.calibration
         threshold = calibration.threshold if calibration else None
@@ -180,9 +184,9 @@ class CasePredictor:
         stale = (files.record, files.mask, files.overlay, *([BIDS_MASK_SIDECAR] if origin else []))
         for ending in stale:
             remove(case.output(out, ending))
-        for path in (case.output(out, ending) for ending in NATIVE_ENDINGS):
-            if self._medium.is_own_map(path):
-                remove(path)
+        for native_path in (case.output(out, ending) for ending in NATIVE_ENDINGS):
+            if self._medium.is_own_map(native_path):
+                remove(native_path)
         description = f"{MAKER} anomaly score, model {self._model.hash[:12]}"
         opened.write_map(
             paths["map"], prediction.grid_map, description=description, threshold=threshold
@@ -195,7 +199,7 @@ class CasePredictor:
             if origin:
                 sidecar = case.output(out, BIDS_MASK_SIDECAR)
                 write_json(sidecar, mask_sidecar(origin, threshold))
-        native: dict[str, object] = {}
+        native: dict[str, Any] = {}
         if item.back is not None:
             native = write_native(
                 item.back,
@@ -212,31 +216,30 @@ class CasePredictor:
             opened.write_overlay(
                 paths["picture"], prediction.grid_map, threshold=threshold, title=case.subject.id
             )
-        outputs = {
-            name: {"file": path.name, "sha256": file_hash(path)} for name, path in paths.items()
-        }
-        write_json(
-            record,
-            {
-                **(map_sidecar(origin) if origin else {}),
-                "subject": case.subject.id,
-                # Absolute: who reads them again may stand elsewhere.
-                "inputs": {c: str(s.path.absolute()) for c, s in case.subject.images.items()},
-                "frame": next(iter(case.subject.images.values())).frame,
-                "series": next(iter(case.subject.images.values())).series,
-                "label": str(label.path.absolute()) if (label := case.subject.label) else None,
-                **opened.describe(prediction, mask, calibration),
-                **native,
-                "warnings": list(opened.prepared.warnings),
-                "unlike_training": list(item.odd),
-                "not_judged": blind_spots(self._model, case.subject.paths),
-                "model": {"name": self._model.config.model.name, "hash": self._model.hash},
-                "versions": versions(),
-                "notice": self._medium.notice,
-                "outputs": outputs,
-                "identity": {**self._identity, "inputs": item.hashes},
+        first, label = next(iter(case.subject.images.values())), case.subject.label
+        record = PredictionRecord(
+            **(map_sidecar(origin) if origin else {}),
+            subject=case.subject.id,
+            # Absolute: a later call may run in another folder.
+            inputs={c: str(path.absolute()) for c, path in case.subject.paths.items()},
+            frame=first.frame,
+            series=first.series,
+            label=str(label.path.absolute()) if label else None,
+            **opened.describe(prediction, mask, calibration),
+            **native,
+            warnings=list(opened.prepared.warnings),
+            unlike_training=list(item.odd),
+            not_judged=blind_spots(self._model, case.subject.paths),
+            model=ModelName(name=self._model.config.model.name, hash=self._model.hash),
+            versions=versions(),
+            notice=self._medium.notice,
+            outputs={
+                name: OutputFile(file=path.name, sha256=file_hash(path))
+                for name, path in paths.items()
             },
+            identity={**self._identity, "inputs": item.hashes},
         )
+        record.write(self._record_path(case))
         return Done(prediction.scan_score, item.odd)
 
 

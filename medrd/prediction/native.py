@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medrd.errors import FileFormatError, MissingInputError, OutputError
+from medrd.errors import MissingInputError, OutputError
 from medrd.files import file_hash
 from medrd.images.header import inspect_nifti
 from medrd.images.nifti import write_nifti
 from medrd.images.volume import Volume
 from medrd.metrics import LEAST_VOXELS, lesion_table
 from medrd.preparation.linear import inverse
-from medrd.preparation.record import Origin
+from medrd.preparation.record import Origin, PreparedRecord
 from medrd.run.cases import Case
 from medrd.run.outputs import MAKER, PREPARED_ENDING
 from medrd.run.score_map import write_score_map
@@ -70,27 +69,21 @@ def way_back(prepared: Path) -> WayBack:
         A record that is damaged.
     """
     for path in sorted(prepared.parent.glob(f"*{PREPARED_ENDING}")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            for name, output in record["outputs"].items():
-                if output["file"] != prepared.name:
-                    continue
-                if output["sha256"] != file_hash(prepared):
-                    raise MissingInputError(
-                        prepared,
-                        expected="the scan as medrd prepare wrote it, to find the way back",
-                        found="other content than its record says",
-                        remedy="Prepare the raw scan again, or leave --native out.",
-                    )
-                origin = Origin.from_dict(record["origins"][name])
-                return WayBack(origin, origin.blank())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FileFormatError(
-                path,
-                expected="the record of medrd prepare",
-                found=f"something else ({error})",
-                remedy="Prepare the raw scan again, or leave --native out.",
-            ) from None
+        record = PreparedRecord.load(
+            path, remedy="Prepare the raw scan again, or leave --native out."
+        )
+        for name, origin in record.origins.items():
+            output = record.outputs.get(name)
+            if output is None or output.file != prepared.name:
+                continue
+            if output.sha256 != file_hash(prepared):
+                raise MissingInputError(
+                    prepared,
+                    expected="the scan as medrd prepare wrote it, to find the way back",
+                    found="other content than its record says",
+                    remedy="Prepare the raw scan again, or leave --native out.",
+                )
+            return WayBack(origin, origin.blank())
     raise MissingInputError(
         prepared,
         expected="a scan that medrd prepare wrote, with its record beside it",

@@ -18,9 +18,9 @@ from medrd.prediction.guard import check_strict
 from medrd.prediction.medium import medium_of
 from medrd.prediction.report import Report, find_records, report_predictions
 from medrd.run.cases import Case
-from medrd.run.failures import all_failures
+from medrd.run.failures import REPORT_STEP, Failure, all_failures, write_failures
 from medrd.run.model_folder import Model, load_model
-from medrd.run.outputs import REPORT_STEP, files_of, write_entries
+from medrd.run.outputs import files_of
 from medrd.run.progress import progress
 from medrd.run.read_ahead import read_ahead
 from medrd.run.signals import InterruptedRunError, stop_on_signals
@@ -201,13 +201,13 @@ def predict_cases(
         ]
         result.errors = [error for _, error in failed]
         listed = all_failures(out, failed, [path for case in ended for path in case.subject.files])
-        write_entries(out, listed)
+        write_failures(out, listed)
     result.done += [record for record in records if isinstance(outcomes[record], Done)]
     result.skipped += [record for record in records if outcomes[record] is None]
     if report and (result.done or result.skipped):
         result.page = report_predictions(out, find_records(out))
-        unshown = [{**error.to_dict(), "step": REPORT_STEP} for error in result.page.errors]
-        write_entries(out, [*listed, *unshown])
+        unshown = [Failure(error, step=REPORT_STEP) for error in result.page.errors]
+        write_failures(out, [*listed, *unshown])
     return result
 
 

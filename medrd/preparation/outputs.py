@@ -10,22 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from medrd import errors
 from medrd.draw.heat import save_figure
-from medrd.errors import InputError, OutputError
+from medrd.errors import InputError, MedrdError, OutputError
 from medrd.files import file_hash, refuse_foreign, write_json
 from medrd.images.nifti import write_nifti
 from medrd.images.volume import Volume
 from medrd.preparation.figure import draw_prepared
 from medrd.preparation.head import PreparedHead
 from medrd.preparation.linear import write_transform
-from medrd.preparation.record import Origin
+from medrd.preparation.record import Origin, PreparedRecord
 from medrd.preparation.sample import resample
 from medrd.preparation.template import Template
 from medrd.run.cases import Case
 from medrd.run.outputs import PREPARED_ENDING, UNPREPARED_ENDING, ending_in, remove
 from medrd.run.overwrite import refuse_others
 from medrd.run.provenance import versions
+from medrd.run.record import OutputFile, Record
 
 FAILED_PICTURE = "_failed.png"
 
@@ -39,9 +39,10 @@ def check_folder(folder: Path, case: Case, *, overwrite: bool) -> None:
         It holds what medrd did not write, or was prepared from other scans that are still there
         (not with ``overwrite``): another subject of that name.
     """
-    refuse_foreign(folder, _written_in(folder, case.subject.id))
+    record = Record.read(folder / f"{case.subject.id}{PREPARED_ENDING}")
+    refuse_foreign(folder, _written_in(case.subject.id, record))
     if not overwrite:
-        refuse_others(folder, folder / f"{case.subject.id}{PREPARED_ENDING}", case, whole=True)
+        refuse_others(folder, record, case, whole=True)
 
 
 def write_head(
@@ -75,26 +76,23 @@ def write_head(
         channel: Origin.of(volume, head.to_raw[channel], str(images[channel].path.absolute()))
         for channel, volume in raw.items()
     }
-    write_json(
-        folder / f"{name}{PREPARED_ENDING}",
-        {
-            "subject": name,
-            # Absolute: who reads them again may stand elsewhere.
-            "inputs": {channel: str(source.path.absolute()) for channel, source in images.items()},
-            "series": {channel: source.series for channel, source in images.items()},
-            "template": template.name,
-            "quality": head.quality.to_dict(),
-            "warnings": head.warnings(),
-            "outputs": {
-                key: {"file": path.relative_to(folder).as_posix(), "sha256": file_hash(path)}
-                for key, path in paths.items()
-            },
-            "origins": {channel: origin.to_dict() for channel, origin in origins.items()},
-            "versions": versions(),
-            "notice": "Research use only; not a medical device.",
-            "identity": identity,
+    PreparedRecord(
+        subject=name,
+        # Absolute: a later call may run in another folder.
+        inputs={channel: str(source.path.absolute()) for channel, source in images.items()},
+        series={channel: source.series for channel, source in images.items()},
+        template=template.name,
+        quality=head.quality,
+        warnings=head.warnings(),
+        outputs={
+            key: OutputFile(file=path.relative_to(folder).as_posix(), sha256=file_hash(path))
+            for key, path in paths.items()
         },
-    )
+        origins=origins,
+        versions=versions(),
+        notice="Research use only; not a medical device.",
+        identity=dict(identity),
+    ).write(folder / f"{name}{PREPARED_ENDING}")
 
 
 def draw(path: Path, head: PreparedHead, case: Case, template: Template) -> None:
@@ -117,7 +115,8 @@ def keep_failure(folder: Path, case: Case, error: InputError) -> None:
     """
     name = case.subject.id
     with suppress(OutputError):
-        refuse_foreign(folder, _written_in(folder, name))
+        record = Record.read(folder / f"{name}{PREPARED_ENDING}")
+        refuse_foreign(folder, _written_in(name, record))
         write_json(folder / f"{name}{UNPREPARED_ENDING}", error.to_dict())
 
 
@@ -127,31 +126,17 @@ def forget_failure(folder: Path, case: Case) -> None:
         remove(folder / f"{case.subject.id}{ending}")
 
 
-def kept_failures(out: Path) -> list[InputError]:
-    """Why subjects below a folder failed, whichever call it was."""
+def kept_failures(out: Path) -> list[MedrdError]:
+    """Why subjects below a folder failed, in whichever call."""
     found = []
     for path in ending_in(out, UNPREPARED_ENDING):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            kind = vars(errors).get(kept.pop("error"), InputError)
-            found.append(kind(kept.pop("where"), **kept))
+            found.append(MedrdError.from_dict(json.loads(path.read_text(encoding="utf-8"))))
     return found
 
 
-def _written_in(folder: Path, name: str) -> set[str]:
-    """The files that an earlier call wrote there, as far as its record can be read."""
-    outputs = _entries(folder / f"{name}{PREPARED_ENDING}", "outputs").values()
-    listed = {
-        str(entry["file"]) for entry in outputs if isinstance(entry, dict) and "file" in entry
-    }
+def _written_in(name: str, record: Record | None) -> set[str]:
+    """The files that an earlier call wrote into a subject's folder."""
     endings = (PREPARED_ENDING, FAILED_PICTURE, UNPREPARED_ENDING)
+    listed = {output.file for output in record.outputs.values()} if record else set()
     return listed | {f"{name}{ending}" for ending in endings}
-
-
-def _entries(record: Path, key: str) -> dict[str, Any]:
-    """A table in a subject's record; empty where it cannot be read."""
-    try:
-        content = json.loads(record.read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,8 +43,10 @@ from medrd.preparation.report import write_prepared_page
 from medrd.preparation.template import Template, load_template
 from medrd.run.attempt import attempt
 from medrd.run.cases import Case
-from medrd.run.outputs import PREPARED_ENDING, is_done, write_errors
+from medrd.run.failures import write_errors
+from medrd.run.outputs import PREPARED_ENDING
 from medrd.run.progress import progress
+from medrd.run.record import Record
 from medrd.run.signals import InterruptedRunError, stop_on_signals
 
 logger = logging.getLogger("medrd.prepare")
@@ -208,7 +210,7 @@ def _prepare(case: Case, job: _Job) -> bool:
         **job.identity,
         "inputs": {c: source_hash(s) for c, s in case.subject.images.items()},
     }
-    if not job.overwrite and is_done(job.record(case), identity["inputs"], job.identity):
+    if not job.overwrite and _is_done(folder, job.record(case), identity):
         forget_failure(folder, case)
         return False
     check_folder(folder, case, overwrite=job.overwrite)
@@ -233,12 +235,17 @@ def _prepare(case: Case, job: _Job) -> bool:
             write_head(unfinished, head, volumes, case, job.template, identity)
     except OutputError:
         # Another process may have prepared it meanwhile, and put its own there.
-        if is_done(job.record(case), identity["inputs"], job.identity):
+        if _is_done(folder, job.record(case), identity):
             return False
         raise
     for text in head.warnings():
         logger.warning("%s: %s", case.subject.id, text)
     return True
+
+
+def _is_done(folder: Path, path: Path, identity: Mapping[str, Any]) -> bool:
+    record = Record.read(path)
+    return record is not None and record.is_current(folder, identity)
 
 
 def _read(source: Source, max_voxels: int) -> Volume:

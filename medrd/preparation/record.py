@@ -1,16 +1,19 @@
-"""What the JSON beside prepared scans says of where they came from, and how it is read again."""
+"""The record beside prepared scans: where they came from, and how well it went."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import PlainSerializer, PlainValidator
 
 from medrd.images.geometry import Affine
 from medrd.images.volume import Grid, Volume
 from medrd.preparation.linear import Matrix
+from medrd.preparation.quality import Quality
+from medrd.run.record import OutputFile, Record
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +23,9 @@ class Origin:
     Attributes
     ----------
     path
-        Of the raw file or series.
+        The raw file or series.
     grid, affine
-        The raw scan's geometry, whole: the way back does not need the file.
+        The raw scan's whole geometry: the way back does not need the file.
     to_raw
         Prepared world to raw world, RAS+ mm.
     """
@@ -34,11 +37,11 @@ class Origin:
 
     @classmethod
     def of(cls, volume: Volume, to_raw: Matrix, path: str) -> Origin:
-        """Of a raw volume."""
+        """Describe the grid and header of a raw volume."""
         return cls(path, volume.grid, volume.affine, to_raw)
 
     def blank(self) -> Volume:
-        """The raw scan's grid, of zeros: what results are written like."""
+        """A volume of zeros on the raw scan's grid, as the template of results."""
         x, y, z = self.grid.shape[:3]
         return Volume(np.zeros((x, y, z), np.float32), self.affine, self.grid)
 
@@ -57,15 +60,44 @@ class Origin:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Origin:
-        """The inverse of :meth:`to_dict`. Raises KeyError, TypeError or ValueError."""
-        raw = dict(content["grid"])
-        real = np.float64 if raw["nifti_version"] == 2 else np.float32
-        for name in ("sform", "quaternion", "offset", "pixdim"):
-            raw[name] = np.asarray(raw[name], real)
-        raw["shape"] = tuple(raw["shape"])
-        affine, to_raw = (
-            np.asarray(content[name], np.float64) for name in ("affine", "prepared_to_raw_mm")
-        )
+        """The inverse of :meth:`to_dict`. Raises ValueError."""
+        try:
+            raw = dict(content["grid"])
+            real = np.float64 if raw["nifti_version"] == 2 else np.float32
+            for name in ("sform", "quaternion", "offset", "pixdim"):
+                raw[name] = np.asarray(raw[name], real)
+            raw["shape"] = tuple(raw["shape"])
+            affine, to_raw = (
+                np.asarray(content[name], np.float64) for name in ("affine", "prepared_to_raw_mm")
+            )
+            path, grid = str(content["path"]), Grid(**raw)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no geometry of a raw scan: {error}") from None
         if affine.shape != (4, 4) or to_raw.shape != (4, 4):
             raise ValueError("expected (4, 4) matrices")
-        return cls(str(content["path"]), Grid(**raw), affine, to_raw)
+        return cls(path, grid, affine, to_raw)
+
+
+class PreparedRecord(Record):
+    """The record of ``medrd prepare``; docs/prepare.md explains the keys."""
+
+    expected: ClassVar[str] = "the record of medrd prepare"
+
+    subject: str
+    inputs: dict[str, str]
+    series: dict[str, str | None]
+    template: str
+    quality: Quality
+    warnings: list[str]
+    outputs: dict[str, OutputFile]
+    origins: dict[
+        str,
+        Annotated[
+            Origin,
+            PlainValidator(lambda v: v if isinstance(v, Origin) else Origin.from_dict(v)),
+            PlainSerializer(Origin.to_dict),
+        ],
+    ]
+    versions: dict[str, str]
+    notice: str
+    identity: dict[str, Any]

@@ -1,8 +1,7 @@
-"""The page beside prepared heads."""
+"""The page beside prepared scans: a row for each subject, with its picture and figures."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,21 +9,40 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from medrd.errors import MedrdError
-from medrd.pages.listing import Entry
+from medrd.errors import FileFormatError, MedrdError
+from medrd.pages.listing import Column, Entry, listing_page
 from medrd.pages.page import write_page
-from medrd.pages.prepared_page import COLUMNS, prepared_page
+from medrd.preparation.record import PreparedRecord
 from medrd.run.outputs import PREPARED_ENDING, ending_in
 
 logger = logging.getLogger("medrd.prepare")
 
 PAGE_NAME = "prepared.html"
+_PICTURE_PX = 400
+_Entry = Entry[PreparedRecord]
+
+
+def _least_contrast(entry: _Entry) -> float:
+    quality = entry.record.quality
+    alignments = [quality.to_template, *quality.to_reference.values()]
+    return min(alignment.contrast for alignment in alignments)
+
+
+_COLUMNS: tuple[Column[PreparedRecord], ...] = (
+    Column("modalities", lambda entry: ", ".join(entry.record.inputs)),
+    Column("brain, ml", lambda entry: entry.record.quality.brain_ml, "{:.0f}".format),
+    Column("brain by", lambda entry: entry.record.quality.brain),
+    Column("Dice", lambda entry: entry.record.quality.brain_dice, "{:.3f}".format),
+    Column("turned", lambda entry: entry.record.quality.to_template.degrees, "{:.1f}°".format),
+    Column("contrast", _least_contrast, "{:.2f}".format),
+    Column("warnings", lambda entry: "; ".join(entry.record.warnings) or None),
+)
 
 
 def write_prepared_page(out: Path, failed: Sequence[MedrdError]) -> Path:
     """List all that lies prepared in a folder, of earlier runs too.
 
-    A record that cannot be read is warned of and left out; a row may lack its picture.
+    A record that cannot be read is left out, with a warning; a row may lack its picture.
 
     Raises
     ------
@@ -35,23 +53,34 @@ def write_prepared_page(out: Path, failed: Sequence[MedrdError]) -> Path:
     for path in ending_in(out, PREPARED_ENDING):
         try:
             entries.append(_entry(path, out))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning(
-                "%s: no record of medrd prepare (%s: %s); the page leaves it out. Remove it, "
-                "or prepare its subject again.",
-                path,
-                type(error).__name__,
-                error,
-            )
-    page = prepared_page(entries, title=out.name, failed=[str(error) for error in failed])
+        except FileFormatError as error:
+            logger.warning("the page leaves out %s", error)
+    page = listing_page(
+        entries,
+        _COLUMNS,
+        title=out.name,
+        summary=f"{len(entries)} prepared. Look at each: green is the brain that was found, blue "
+        "the template's.",
+        failed=[str(error) for error in failed],
+        notes=[
+            "Dice: of the brain that was found and the template's, where they are independent. "
+            "Turned: by how many degrees the head was. Contrast: the share of the fit that is lost "
+            "when the head is moved by 10 mm or turned by 10 degrees; the least of all "
+            "registrations of the subject.",
+        ],
+        thumbnail_px=_PICTURE_PX,
+    )
     write_page(out / PAGE_NAME, page)
     return out / PAGE_NAME
 
 
-def _entry(path: Path, out: Path) -> Entry:
-    """A record's row. Raises one of many errors where it is not what medrd writes."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    picture = path.parent / record["outputs"]["picture"]["file"]
+def _entry(path: Path, out: Path) -> _Entry:
+    """A record's row. Raises FileFormatError if it is not a record of ``medrd prepare``."""
+    remedy = "Remove it, or prepare its subject again."
+    record = PreparedRecord.load(path, remedy=remedy)
+    if "picture" not in record.outputs:
+        raise FileFormatError(path, expected="a picture on record", found="none", remedy=remedy)
+    picture = path.parent / record.outputs["picture"].file
     try:
         with Image.open(picture) as opened:
             opened.verify()
@@ -59,6 +88,4 @@ def _entry(path: Path, out: Path) -> Entry:
     except (OSError, SyntaxError):  # Pillow's word for a broken PNG
         logger.warning("%s: no such picture; prepare its subject again (--overwrite).", picture)
         still, shown = None, path
-    entry = Entry(record, quote(shown.relative_to(out).as_posix()), still)
-    str(record["subject"]), [column.value(entry) for column in COLUMNS]  # all that a row shows
-    return entry
+    return Entry(record, quote(shown.relative_to(out).as_posix()), still)

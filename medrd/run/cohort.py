@@ -14,7 +14,7 @@ from medrd.data.domains import domain_of
 from medrd.data.layouts import Subject
 from medrd.data.split import Split
 from medrd.errors import ConfigError, InputError, LeakageError
-from medrd.run.outputs import write_errors
+from medrd.run.failures import write_errors
 from medrd.run.progress import progress
 
 logger = logging.getLogger("medrd.data")

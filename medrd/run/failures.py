@@ -1,49 +1,106 @@
-"""``errors.json`` of ``medrd predict``: what failed stays listed until it is predicted, or gone."""
+"""``errors.json``: the inputs that failed and, of ``medrd predict``, those of earlier calls too.
+
+A failure stays listed until its input is predicted, or gone.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medrd.errors import InputError
+from medrd.errors import InputError, MedrdError
+from medrd.files import write_json
 from medrd.run.cases import ERRORS_NAME
+from medrd.run.outputs import remove
+
+REPORT_STEP = "report"
+"""The step of what was predicted but could not be shown in the report."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An entry of ``errors.json``.
+
+    Attributes
+    ----------
+    input
+        Absolute path of what failed, where later calls must recognise it.
+    step
+        The step that failed, if it is not the work itself.
+    """
+
+    error: MedrdError
+    input: str | None = None
+    step: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types for JSON."""
+        added = {"input": self.input, "step": self.step}
+        return self.error.to_dict() | {k: text for k, text in added.items() if text is not None}
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Failure:
+        """The inverse of :meth:`to_dict`. Raises KeyError or TypeError for anything else."""
+        return cls(MedrdError.from_dict(content), content.get("input"), content.get("step"))
+
+
+def write_failures(out: Path, failures: Sequence[Failure]) -> None:
+    """Write ``errors.json``, or remove it where nothing failed. Raises OutputError."""
+    if failures:
+        write_json(out / ERRORS_NAME, [failure.to_dict() for failure in failures])
+    else:
+        remove(out / ERRORS_NAME)
+
+
+def write_errors(out: Path, errors: Sequence[MedrdError]) -> None:
+    """:func:`write_failures` of plain errors."""
+    write_failures(out, [Failure(error) for error in errors])
+
+
+def read_failures(out: Path) -> list[Failure]:
+    """The entries of ``errors.json`` in a folder; what is not an entry is left out."""
+    try:
+        listed = json.loads((out / ERRORS_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    failures = []
+    for content in listed if isinstance(listed, list) else []:
+        with suppress(KeyError, TypeError):
+            failures.append(Failure.from_dict(content))
+    return failures
 
 
 def all_failures(
-    out: Path, failed: Sequence[tuple[Path, InputError]], dealt_with: Sequence[Path]
-) -> list[dict[str, Any]]:
-    """The entries that ``errors.json`` in ``out`` is to have.
+    out: Path, failed: Sequence[tuple[Path, InputError]], inputs: Sequence[Path]
+) -> list[Failure]:
+    """The entries that ``errors.json`` in ``out`` is to have after a call.
 
-    First those that are there, of inputs that are still there. An earlier call wrote them: what it
-    said of this call's inputs, or of a folder that holds one, is said anew or no longer true.
+    The first are earlier ones whose inputs are still there. Those about this call's inputs, or
+    about a folder that holds one, are out of date and left out.
 
     Parameters
     ----------
     failed
         Inputs of this call that failed, and why.
-    dealt_with
-        Files of this call's inputs, whatever became of them.
+    inputs
+        Files of all of this call's inputs.
     """
-    now = [Path(os.path.realpath(path)) for path in (*dealt_with, *(path for path, _ in failed))]
+    now = [Path(os.path.realpath(path)) for path in (*inputs, *(path for path, _ in failed))]
     return [
-        *(e for path, e in _earlier(out) if os.path.exists(path) and not _is_of(path, now)),
-        # Absolute: who reads it again may stand elsewhere.
-        *({**error.to_dict(), "input": os.path.abspath(path)} for path, error in failed),
+        *(each for each in read_failures(out) if each.input and _still_holds(each.input, now)),
+        # Absolute: a later call may run in another folder.
+        *(Failure(error, os.path.abspath(path)) for path, error in failed),
     ]
 
 
-def _earlier(out: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Entries of an earlier call, by their input's real path; not what a report could not show."""
-    try:
-        listed = json.loads((out / ERRORS_NAME).read_text(encoding="utf-8"))
-        return [(Path(os.path.realpath(e["input"])), e) for e in listed if "input" in e]
-    except (OSError, ValueError, TypeError):
-        return []
-
-
-def _is_of(path: Path, inputs: Sequence[Path]) -> bool:
-    """Whether it is one of them, a folder that holds one, or a file of a series."""
-    return any(given.is_relative_to(path) or given == path.parent for given in inputs)
+def _still_holds(path: str, inputs: Sequence[Path]) -> bool:
+    """Whether a path is there, and neither one of the inputs nor a folder or file of one."""
+    real = Path(os.path.realpath(path))
+    return os.path.exists(path) and not any(
+        given.is_relative_to(real) or given == real.parent for given in inputs
+    )

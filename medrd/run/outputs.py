@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medrd.data.layouts import folders_below
-from medrd.errors import InputError, MedrdError, OutputError
-from medrd.files import file_hash, write_json
-from medrd.run.cases import ERRORS_NAME, Case
+from medrd.errors import OutputError
+from medrd.run.cases import Case
+from medrd.run.record import Record
 
 MAKER = "medrd"
 """The description in every map begins with this word."""
@@ -56,8 +54,6 @@ BIDS_MASK_SIDECAR = "_label-L_desc-medrd_mask.json"
 REPORT_NAME = "report.html"
 PAGES_NAME = "report"
 """Folder of the pages of more scans than one."""
-REPORT_STEP = "report"
-"""In ``errors.json``: what could not be shown, though it was predicted."""
 PREPARED_ENDING, UNPREPARED_ENDING = "_prepare.json", "_failed.json"
 """Of the record beside scans that ``medrd prepare`` wrote, and of why it wrote none."""
 PICTURE_FILES = OutputFiles("picture", "picture", map="_anomaly.tiff", mask="_mask.png")
@@ -84,50 +80,9 @@ def remove(path: Path) -> None:
         raise _no_place(path, error) from None
 
 
-def write_errors(out: Path, errors: Sequence[MedrdError]) -> None:
-    """``errors.json``: a list of what failed; removed when nothing did."""
-    write_entries(out, [error.to_dict() for error in errors])
-
-
-def write_entries(out: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """``errors.json`` with entries that are more than the errors; see :func:`write_errors`."""
-    path = out / ERRORS_NAME
-    if entries:
-        write_json(path, entries)
-    else:
-        remove(path)
-
-
 def ending_in(out: Path, ending: str) -> list[Path]:
     """Files of that ending in a folder and below, but for hidden ones."""
     return [path for folder in folders_below(out) for path in sorted(folder.glob(f"*{ending}"))]
-
-
-def is_done(
-    path: Path,
-    hashes: Mapping[str, str],
-    identity: Mapping[str, Any],
-    *,
-    strict: bool = False,
-    native: bool = False,
-) -> bool:
-    """Whether the JSON on record is of these inputs and this identity, and its files are whole.
-
-    Where what is unlike the training scans is to fail (``strict``), a result of such a scan does
-    not count; nor does one without a map on the raw grid where that is wanted (``native``).
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if strict and record["unlike_training"]:
-            return False
-        if native and "native_map" not in record["outputs"]:
-            return False
-        return record["identity"] == {**identity, "inputs": hashes} and all(
-            file_hash(path.parent / entry["file"]) == entry["sha256"]
-            for entry in record["outputs"].values()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
-        return False
 
 
 def check_targets(
@@ -163,7 +118,7 @@ def check_targets(
                 remedy="Give another --out.",
             )
     # By its record, or by its map where a killed run wrote no record.
-    earlier = _is_record(case.output(out, files.record)) or is_own_map(case.output(out, files.map))
+    earlier = Record.read(case.output(out, files.record)) or is_own_map(case.output(out, files.map))
     if there and not earlier:
         raise OutputError(
             there[0],
@@ -171,13 +126,6 @@ def check_targets(
             found="a file that medrd did not write",
             remedy="Give another --out, or move the file away.",
         )
-
-
-def _is_record(path: Path) -> bool:
-    try:
-        return "identity" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
 
 
 def _no_place(path: Path, error: OSError) -> OutputError:

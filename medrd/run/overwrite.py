@@ -1,8 +1,7 @@
-"""Whose result has a name already: one of other scans that are still there is not replaced."""
+"""A result of other inputs that are still there is not overwritten."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -10,27 +9,28 @@ from medrd.data.layouts import Source
 from medrd.errors import InputError, MissingInputError, OutputError
 from medrd.images.dicom import choose_series
 from medrd.run.cases import Case
+from medrd.run.record import Record
 
 
-def refuse_others(where: Path, record: Path, case: Case, *, whole: bool) -> None:
-    """Make sure that the result of a record was made from a case's own scans.
+def refuse_others(where: Path, record: Record | None, case: Case, *, whole: bool) -> None:
+    """Make sure that an earlier result was made from a case's own scans.
 
-    What they hold may have changed since, and their paths may be spelled another way.
+    Their content may have changed since, and their paths may be spelled differently.
 
     Parameters
     ----------
     where, record
-        What would be replaced, and the JSON that says what it was made from.
+        What would be replaced, and its record; None where there is none.
     whole
-        Whether the case must have all of the record's scans, since the result holds each; else
-        one will do, since models take different modalities of a subject.
+        Whether the case must have all of the record's scans, since the result holds each of them.
+        Otherwise one is enough, since models take different modalities of a subject.
 
     Raises
     ------
     OutputError
-        Others are on record, and still there.
+        It was made from others, which are still there.
     """
-    ours, recorded = list(case.subject.images.values()), _sources_on(record)
+    ours, recorded = list(case.subject.images.values()), record.sources if record else []
     others = [source for source in recorded if not any(_is_same(source, own) for own in ours)]
     if len(others) < len(recorded) and not whole:
         return
@@ -41,18 +41,6 @@ def refuse_others(where: Path, record: Path, case: Case, *, whole: bool) -> None
             found=f"a result of {', '.join(map(_named, others))}",
             remedy="Give another --out, or --overwrite to replace that result.",
         )
-
-
-def _sources_on(record: Path) -> list[Source]:
-    """None where the record is not there, or not one."""
-    try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-        inputs, frame, series = content["inputs"], content.get("frame"), content.get("series")
-        # Of prepared heads by modality, of a prediction one for all; earlier records have none.
-        by_channel = series if isinstance(series, dict) else dict.fromkeys(inputs, series)
-        return [Source(Path(path), frame, by_channel.get(c)) for c, path in inputs.items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
 
 
 def _is_same(one: Source, other: Source) -> bool:

@@ -106,7 +106,7 @@ def test_another_frame_of_the_same_file_is_another_scan(
 
 
 @pytest.mark.parametrize(
-    "moment", ["predict_case.write_json", "scans.save_figure", "scans.write_score_map"]
+    "moment", ["record.write_json", "scans.save_figure", "scans.write_score_map"]
 )
 def test_killed_while_writing_a_scan_it_is_done_again(
     medrd: Medrd, tiny_run: Path, scan: Path, tmp_path: Path, moment: str
@@ -115,7 +115,8 @@ def test_killed_while_writing_a_scan_it_is_done_again(
     out = tmp_path / "out"
     kill = f"""
 import os, signal
-from medrd.prediction import case as predict_case, scans
+from medrd.prediction import scans
+from medrd.run import record
 {moment} = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 """
     assert medrd("predict", tiny_run, scan, "--out", out, prelude=kill).code == -9
