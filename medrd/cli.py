@@ -1,4 +1,7 @@
-"""The verbs: parse, call one workflow, print. Heavy imports happen inside the verbs."""
+"""The command line: each verb parses its options, calls one room and prints the result.
+
+Heavy imports happen inside the verbs, so that ``medrd --help`` is quick.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def _show_version(wanted: bool) -> None:
 
 
 def _end_incomplete(said: str) -> NoReturn:
-    """Some inputs failed and the rest is done: a word and the exit code for that."""
+    """Exit with code 3: some inputs failed, and the others are done."""
     typer.echo(said, err=True)
     raise typer.Exit(3)
 
@@ -41,14 +44,19 @@ def _end_incomplete(said: str) -> NoReturn:
 @app.callback()
 def common(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say what is found and chosen.")
+        bool, typer.Option("--verbose", "-v", help="Log what is found and chosen.")
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say it.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Log warnings and errors only.")
+    ] = False,
 ) -> None:
-    """Options of every verb."""
+    """Options that every verb accepts."""
     from medrd.run.logs import set_up_logging
 
     if verbose and quiet:
@@ -58,11 +66,11 @@ def common(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("demo"),
-    subjects: Annotated[int, typer.Option(min=4, help="Simulated brains.")] = 8,
-    epochs: Annotated[int, typer.Option(min=1, help="Of training.")] = 12,
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("demo"),
+    subjects: Annotated[int, typer.Option(min=4, help="Number of simulated brains.")] = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of training epochs.")] = 12,
 ) -> None:
-    """Simulated brains: make, train, predict, evaluate; no data needed."""
+    """Train, predict and evaluate on simulated brains. Needs no data."""
     from medrd.demo import run_demo
 
     typer.echo(run_demo(out, subjects=subjects, epochs=epochs))
@@ -70,22 +78,22 @@ def demo(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file; see configs/.")],
-    out: Annotated[Path, typer.Option(help="Run folder.")],
+    config: Annotated[Path, typer.Argument(help="YAML file; configs/ has examples.")],
+    out: Annotated[Path, typer.Option(help="Run folder to create.")],
     set_: options.Set = None,
     resume: options.Resume = False,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes of Ray's that share each batch.")
+        int, typer.Option(min=1, help="Number of Ray processes that train together.")
     ] = 1,
     cpus: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Cores of each; default: an equal part of the machine's, 1 on a cluster."
+            min=1, help="CPU cores for each process. Default: an equal share; 1 on a cluster."
         ),
     ] = None,
     address: options.Address = None,
 ) -> None:
-    """Train on healthy slices and calibrate thresholds."""
+    """Train a model on healthy slices and calibrate its thresholds."""
     from medrd.config import load_config
 
     loaded = load_config(config, set_ or [])
@@ -99,7 +107,7 @@ def train(
         run = train_here(loaded, out, resume=resume)
     typer.echo(run)
     if (out / "errors.json").exists():
-        _end_incomplete(f"some inputs were left out: see {out / 'errors.json'}")
+        _end_incomplete(f"some inputs could not be used: see {out / 'errors.json'}")
 
 
 @app.command()
@@ -108,8 +116,8 @@ def predict(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            help="NIfTI files, BraTS subject folders, BIDS datasets, DICOM series, folders of "
-            "those; for a model of pictures, pictures and folders of those."
+            help="NIfTI files, BraTS subject folders, BIDS datasets, DICOM series, or folders of "
+            "these. For a model trained on pictures: pictures, or folders of pictures."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for maps, masks, JSON and overlays.")],
@@ -117,10 +125,13 @@ def predict(
     frame: options.Frame = None,
     series: options.Series = None,
     max_voxels: Annotated[
-        int | None, typer.Option(min=1, help="Refuse larger volumes or pictures unread.")
+        int | None,
+        typer.Option(
+            min=1, help="Refuse volumes or pictures with more voxels, without reading them."
+        ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail scans unlike those that the model knows.")
+        bool, typer.Option("--strict", help="Refuse scans that are unlike the training scans.")
     ] = False,
     device: options.Device = "auto",
     ray: options.OnRay = False,
@@ -130,13 +141,15 @@ def predict(
     gpus: options.Gpus = None,
     native: Annotated[
         bool,
-        typer.Option("--native", help="Of scans from medrd prepare: maps on the raw grid too."),
+        typer.Option(
+            "--native", help="For scans from medrd prepare: also write maps on the raw scan's grid."
+        ),
     ] = False,
     report: Annotated[
-        bool, typer.Option("--report", help="Also write report.html to look at the maps.")
+        bool, typer.Option("--report", help="Also write report.html, a page that shows the maps.")
     ] = False,
 ) -> None:
-    """Write anomaly maps on the scans' or pictures' own grids."""
+    """Write anomaly maps on the grid of each scan or picture."""
     from medrd.prediction.on_ray import predict_on_ray
     from medrd.prediction.predict import PredictReport
     from medrd.prediction.predict import predict as predict_here
@@ -171,31 +184,39 @@ def predict(
 def prepare(
     scans: Annotated[
         list[Path],
-        typer.Argument(help="Raw heads: NIfTI files, BIDS datasets, DICOM series, folders."),
+        typer.Argument(
+            help="Raw heads: NIfTI files, BIDS datasets, DICOM series, or folders of these."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Gets a folder a subject, in BraTS's layout.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Output folder; it gets one folder per subject, in the BraTS layout."),
+    ],
     modality: Annotated[
-        str | None, typer.Option(help="flair, t1, t1ce or t2, where names do not say it.")
+        str | None, typer.Option(help="flair, t1, t1ce or t2, for scans whose names do not tell.")
     ] = None,
     template: Annotated[
-        Path | None, typer.Option(help="T1-weighted NIfTI; default: MNI152, which is installed.")
+        Path | None, typer.Option(help="T1-weighted template (NIfTI). Default: the bundled MNI152.")
     ] = None,
     template_mask: Annotated[
-        Path | None, typer.Option(help="Of its brain; none: it is without skull.")
+        Path | None,
+        typer.Option(
+            help="Brain mask of the template. Without it, the template must be skull-stripped."
+        ),
     ] = None,
     brain: Annotated[
         options.Brain,
-        typer.Option(help="Brain extraction: the template's mask, refined, or deepbet."),
+        typer.Option(help="Brain extraction: the refined template mask, or deepbet."),
     ] = options.Brain.template,
-    bias: Annotated[bool, typer.Option(help="Correct the bias field (N4).")] = True,
+    bias: Annotated[bool, typer.Option(help="Correct the bias field with N4.")] = True,
     stretch: Annotated[
-        bool, typer.Option("--stretch", help="Also bring heads to the template's size.")
+        bool, typer.Option("--stretch", help="Also scale heads to the size of the template.")
     ] = False,
     overwrite: options.Overwrite = False,
     frame: options.Frame = None,
     series: options.Series = None,
 ) -> None:
-    """Bring raw heads to what models were trained on: bias, registration, 1 mm, brain alone."""
+    """Prepare raw heads: correct the bias field, register, resample to 1 mm, remove the skull."""
     from medrd.preparation.brain import Extraction
     from medrd.preparation.head import Options
     from medrd.preparation.prepare import prepare as run
@@ -224,8 +245,8 @@ def prepare(
 @app.command()
 def evaluate(
     model: options.Model,
-    config: Annotated[Path, typer.Argument(help="YAML file that names data and split.")],
-    out: Annotated[Path, typer.Option(help="Folder for metrics.json.")],
+    config: Annotated[Path, typer.Argument(help="YAML file that names the data and the split.")],
+    out: Annotated[Path, typer.Option(help="Output folder for metrics.json.")],
     set_: options.Set = None,
     device: options.Device = "auto",
     ray: options.OnRay = False,
@@ -233,12 +254,15 @@ def evaluate(
     actors: options.Actors = None,
     cpus: options.Cpus = None,
     gpus: options.Gpus = None,
-    baseline: Annotated[bool, typer.Option(help="Also evaluate the intensity baseline.")] = True,
+    baseline: Annotated[bool, typer.Option(help="Evaluate the intensity baseline too.")] = True,
     report: Annotated[
-        bool, typer.Option("--report", help="Also write report.html: curves, best and worst cases.")
+        bool,
+        typer.Option(
+            "--report", help="Also write report.html: curves, and the best and worst cases."
+        ),
     ] = False,
 ) -> None:
-    """Measure a model on test subjects it has never seen."""
+    """Evaluate a model on test subjects that it has never seen."""
     from medrd.config import load_config
 
     loaded = load_config(config, set_ or [])
@@ -258,8 +282,10 @@ def evaluate(
 
 @app.command()
 def compare(
-    config: Annotated[Path, typer.Argument(help="YAML file; see configs/compare/.")],
-    out: Annotated[Path, typer.Option(help="Folder for cells and results; goes on if there.")],
+    config: Annotated[Path, typer.Argument(help="YAML file; configs/compare/ has examples.")],
+    out: Annotated[
+        Path, typer.Option(help="Output folder; an unfinished comparison in it is continued.")
+    ],
     set_: options.Set = None,
     ray: options.OnRay = False,
     address: options.Address = None,
@@ -267,7 +293,7 @@ def compare(
     cpus: options.Cpus = None,
     gpus: options.Gpus = None,
 ) -> None:
-    """Models x data sets x seeds: train, evaluate, one table and one figure."""
+    """Train and evaluate models x data sets x seeds, into one table and one figure."""
     from medrd.comparison.config import load_compare
 
     loaded = load_compare(config, set_ or [])
@@ -282,22 +308,24 @@ def compare(
     typer.echo((out / "results.md").read_text(encoding="utf-8"))
     typer.echo(out / "results.md")
     if any(cell.error or not cell.complete for cell in comparison.cells):
-        _end_incomplete("some cells failed or lack test inputs; they are marked above")
+        _end_incomplete("some cells failed or lack test inputs; the table marks them")
 
 
 @app.command()
 def tune(
-    config: Annotated[Path, typer.Argument(help="YAML file; see configs/tune/.")],
-    out: Annotated[Path, typer.Option(help="Folder for trials and results, seen by all nodes.")],
+    config: Annotated[Path, typer.Argument(help="YAML file; configs/tune/ has examples.")],
+    out: Annotated[
+        Path, typer.Option(help="Output folder for trials and results; all nodes must see it.")
+    ],
     set_: options.Set = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Trials in all.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Total number of trials.")] = None,
     address: options.Address = None,
     resume: options.Resume = False,
     dashboard: Annotated[
-        bool, typer.Option("--dashboard", help="Let Ray serve its dashboard (ray[default]).")
+        bool, typer.Option("--dashboard", help="Serve the Ray dashboard (needs ray[default]).")
     ] = False,
 ) -> None:
-    """Search hyperparameters, judged without labels, on this machine or a Ray cluster."""
+    """Search hyperparameters without labels, on this machine or a Ray cluster."""
     from medrd.tuning.config import load_tune
 
     wanted = [] if samples is None else [f"search.samples={samples}"]
@@ -310,31 +338,35 @@ def tune(
     if best_of(trials) is not None:
         typer.echo(out / "best.yaml")
     if any(trial.reason for trial in trials):
-        _end_incomplete(f"some trials failed, or died: see {out / 'trials.csv'}")
+        _end_incomplete(f"some trials failed: see {out / 'trials.csv'}")
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="What medrd predict, train or evaluate wrote.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Output folder of medrd predict, train or evaluate.")
+    ],
 ) -> None:
-    """Write report.html: a page to open by double click, without a network."""
+    """Write report.html, a page that opens without a network."""
     from medrd.report import write_report as run
 
     result = run(folder)
     typer.echo(result.path)
     if result.errors:
         shown = result.pages + result.kept
-        _end_incomplete(f"{shown} shown, {len(result.errors)} could not be")
+        _end_incomplete(f"{shown} results shown, {len(result.errors)} could not be shown")
 
 
 @app.command()
 def phantom(
-    out: Annotated[Path, typer.Option(help="Folder for the cohort.")],
-    subjects: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same brains.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    out: Annotated[Path, typer.Option(help="Output folder.")],
+    subjects: Annotated[int, typer.Option(min=1, help="Number of subjects.")] = 8,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed; the same seed gives the same brains.")
+    ] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 2,
 ) -> None:
-    """Simulate brains with lesions and labels, laid out like BraTS."""
+    """Simulate brains with lesions and labels, in the BraTS layout."""
     from medrd.run.phantoms import make_phantoms
 
     for folder in make_phantoms(out, subjects, seed=seed, workers=workers):
@@ -344,13 +376,13 @@ def phantom(
 @app.command()
 def export(
     model: options.Model,
-    out: Annotated[Path, typer.Option(help="Folder for the graph, or the bundle.")],
+    out: Annotated[Path, typer.Option(help="Output folder for the graph or the bundle.")],
     format_: Annotated[
         options.ExportFormat,
-        typer.Option("--format", help="ONNX, torch.export, or a MONAI bundle."),
+        typer.Option("--format", help="ONNX, torch.export, or MONAI bundle."),
     ] = options.ExportFormat.onnx,
 ) -> None:
-    """Write a model as a graph for other programs, checked against the model itself."""
+    """Export a model for other programs, and check that it computes the same."""
     from medrd.exporting.export import export as run
 
     typer.echo(run(model, out, format=format_.value))
@@ -358,9 +390,9 @@ def export(
 
 @app.command()
 def doctor(
-    json_: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Versions, devices, teacher weights and models."""
+    """Show versions, devices, teacher weights and models."""
     from medrd.doctor import examine, findings
 
     if not json_:
@@ -372,11 +404,11 @@ def doctor(
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend become one line and an exit code."""
+    """Entry point: an error that the user can fix becomes one line and an exit code."""
     from medrd.errors import MedrdError
 
-    # Where nothing has to be saved first, SIGTERM ends a verb as Ctrl-C does: with a word and
-    # with its temporary files removed.
+    # Where nothing has to be saved first, SIGTERM ends a verb as Ctrl-C does: with a message,
+    # and with its temporary files removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()

@@ -1,6 +1,6 @@
 """One family of errors: which file, what was expected, what was found, what to do.
 
-Everything that a user can mend is raised as a :class:`MedrdError`; anything else that
+Everything that a user can fix is raised as a :class:`MedrdError`; anything else that
 escapes is a bug and shows its traceback. The exit code of the command line is an
 attribute of the class, so that no caller has to translate.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class MedrdError(Exception):
-    """A problem that the user can mend.
+    """A problem that the user can fix.
 
     Parameters
     ----------
@@ -107,52 +107,52 @@ class TruncatedFileError(InputError):
 
 
 class ShapeError(InputError):
-    """Dimensions that are not those of one three-dimensional image."""
+    """The dimensions are not those of one three-dimensional image."""
 
 
 class SeriesError(InputError):
-    """DICOM files that are not the slices of one volume: several series, missing, doubled or
-    uneven slices, a tilted gantry."""
+    """The DICOM files are not the slices of one volume: several series, missing, doubled or
+    uneven slices, or a tilted gantry."""
 
 
 class TooLargeError(InputError):
-    """More voxels than the budget allows, or the memory suffices for."""
+    """The input has more voxels than the budget allows, or than fit into memory."""
 
 
 class AffineError(InputError):
-    """An affine that maps voxels to nowhere: not finite or not invertible."""
+    """The affine is not finite or not invertible."""
 
 
 class NonFiniteError(InputError):
-    """Too many NaN or infinite voxels."""
+    """The image has too many NaN or infinite voxels."""
 
 
 class ValueRangeError(InputError):
-    """Values of which nothing says which stand for black and for white."""
+    """Nothing tells which values stand for black and for white."""
 
 
 class GridMismatchError(InputError):
-    """Images of one subject on different grids."""
+    """The images of one subject lie on different grids."""
 
 
 class WrongKindError(InputError):
-    """A readable image of another kind: a label, a map, a modality the model does not take."""
+    """The image is readable but of another kind: a label, a map, or another modality."""
 
 
 class EmptyBrainError(InputError):
-    """No brain found: nothing but background, or nothing that varies."""
+    """The scan shows no brain: only background, or nothing that varies."""
 
 
 class RegistrationError(InputError):
-    """A head that could not be brought to the template, or two scans of it to each other."""
+    """A head could not be registered to the template, or its scans to each other."""
 
 
 class UnlikeTrainingError(InputError):
-    """A scan unlike those that its model was trained on, where that is forbidden (``--strict``)."""
+    """The scan is unlike the training scans of the model, and ``--strict`` forbids that."""
 
 
 class EmptyMaskError(InputError):
-    """A picture that is said to be anomalous has masks that outline nothing."""
+    """A picture that counts as anomalous has an empty mask."""
 
 
 class OutputError(InputError):

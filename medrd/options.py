@@ -1,4 +1,4 @@
-"""What the verbs' options may be, where several have them or where there is a choice."""
+"""Options that several verbs share, and the choices that some options offer."""
 
 from __future__ import annotations
 
@@ -11,33 +11,44 @@ import typer
 if TYPE_CHECKING:
     from medrd.runner.pool import Share
 
-Model = Annotated[Path, typer.Argument(help="Run folder, or its model/.")]
+Model = Annotated[Path, typer.Argument(help="Run folder, or the model/ folder inside it.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a config key; may be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a config key. May be repeated."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with what was stopped.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Also what is done, be it of other scans of that name.")
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Recompute existing results, even those of another scan with the same name.",
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cuda or cuda:N. auto takes a GPU if there is one.")
+]
 
-Frame = Annotated[int | None, typer.Option(min=0, help="Which frame of 4D scans, from 0.")]
+Frame = Annotated[int | None, typer.Option(min=0, help="Frame of a 4D scan, counted from 0.")]
 Series = Annotated[
-    str | None, typer.Option(help="Series Instance UID, where a DICOM folder has several.")
+    str | None, typer.Option(help="Series Instance UID, for DICOM folders with several series.")
 ]
 
 OnRay = Annotated[
-    bool, typer.Option("--ray", help="In processes of Ray's, on this machine or a cluster.")
+    bool,
+    typer.Option("--ray", help="Run in several processes with Ray, on this machine or a cluster."),
 ]
-Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; auto on one of its nodes.")]
+Address = Annotated[
+    str | None, typer.Option(help="Address of a Ray cluster; auto on one of its nodes.")
+]
 Actors = Annotated[
-    int | None, typer.Option(min=1, help="Ray's processes; default: as many as there is room.")
+    int | None, typer.Option(min=1, help="Number of Ray processes. Default: as many as fit.")
 ]
-Cpus = Annotated[int | None, typer.Option(min=1, help="Cores of each of them; default: 1.")]
+Cpus = Annotated[int | None, typer.Option(min=1, help="CPU cores for each process. Default: 1.")]
 Gpus = Annotated[
     float | None,
-    typer.Option(min=0.0, help="GPUs of each; 0.5: two share one. Default: 1 where there are."),
+    typer.Option(
+        min=0.0, help="GPUs for each process; 0.5 lets two share one. Default: 1 if there is any."
+    ),
 ]
 
 
@@ -50,21 +61,21 @@ class ExportFormat(StrEnum):
 
 
 class Brain(StrEnum):
-    """How ``medrd prepare`` finds the brain."""
+    """Methods that ``medrd prepare`` has to find the brain."""
 
     template = "template"
     deepbet = "deepbet"
 
 
 def on_ray(asked: bool, *options: object) -> bool:
-    """Whether Ray is asked for, or any option that has a meaning with Ray alone is given."""
+    """Return whether Ray is requested, by its own option or by one that only Ray uses."""
     return asked or any(option is not None for option in options)
 
 
 def share_on_ray(
     ray: bool, address: str | None, actors: int | None, cpus: int | None, gpus: float | None
 ) -> Share | None:
-    """What each of Ray's processes gets; None where neither ``--ray`` nor any of its options is."""
+    """Return the resources of each Ray process, or None if Ray is not requested."""
     if not on_ray(ray, address, actors, cpus, gpus):
         return None
     from medrd.extras import require_extra
