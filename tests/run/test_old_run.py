@@ -1,0 +1,71 @@
+"""A run folder that an earlier version trained: it loads, and predicts what it predicted.
+
+``old_run/`` holds a small STFPM with a random teacher, trained on simulated ellipsoids by the code
+of November 2026, and what ``medrd predict`` wrote for one of them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+import medrd
+from medrd.prediction.predict import predict
+from medrd.run.model_folder import load_model
+from tiny import write_tiny_subject
+
+OLD = Path(__file__).parent / "old_run"
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Path:
+    """The ellipsoid that the old version predicted."""
+    folder = tmp_path / "cohort" / "tiny_0"
+    write_tiny_subject(folder, "tiny_0", seed=0)
+    return folder
+
+
+def test_its_map_and_mask_are_what_they_were(subject: Path, tmp_path: Path) -> None:
+    (record,) = predict(OLD / "run", [subject], tmp_path / "maps").done
+    old_map, new_map = (
+        nib.load(folder / "tiny_0_anomaly.nii.gz") for folder in (OLD / "maps", tmp_path / "maps")
+    )
+    old, new = (np.asarray(image.dataobj) for image in (old_map, new_map))
+    # Another processor, or PyTorch, rounds otherwise.
+    assert np.abs(new - old).max() < 1e-4 * old.max()
+    assert np.array_equal(new_map.affine, old_map.affine)
+    old_record = json.loads((OLD / "maps" / "tiny_0.json").read_text(encoding="utf-8"))
+    new_record = json.loads(record.read_text(encoding="utf-8"))
+    # A later version may add keys, but takes none away.
+    assert old_record.keys() <= new_record.keys()
+    for key in ("threshold", "healthy_scans", "p_value", "slices", "slices_scored", "model"):
+        assert new_record[key] == old_record[key], key
+    assert new_record["scan_score"] == pytest.approx(old_record["scan_score"], rel=1e-4)
+
+
+def test_its_config_and_calibration_are_read() -> None:
+    model = load_model(OLD / "run")
+    assert model.config.model.name == "stfpm"
+    assert model.calibration is not None
+    config = yaml.safe_load((OLD / "run" / "config.yaml").read_text(encoding="utf-8"))
+    again = medrd.load_config(OLD / "run" / "config.yaml").to_dict()
+    assert {key: again[key] for key in ("model", "recipe", "scoring", "seed")} == {
+        key: config[key] for key in ("model", "recipe", "scoring", "seed")
+    }
+
+
+def test_its_results_make_a_report(subject: Path, tmp_path: Path) -> None:
+    """The record that it wrote is read, whatever a newer one holds."""
+    maps = tmp_path / "maps"
+    shutil.copytree(OLD / "maps", maps)
+    path = maps / "tiny_0.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["inputs"] = {"flair": str(subject / "tiny_0_flair.nii.gz")}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert medrd.write_report(maps).pages == 1
