@@ -272,7 +272,7 @@ def texture_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from medrd.phantom.textures import write_texture_set
 
     root = tmp_path_factory.mktemp("textures") / "set"
-    write_texture_set(root, train=10, test_good=4, test_bad=8, size=96, workers=1)
+    write_texture_set(root, train=10, test_good=4, test_bad=8, size=96)
     return root
 
 

@@ -69,9 +69,7 @@ def write_dicom(root: Path) -> None:
 
 def write_mvtec(root: Path) -> None:
     """One category in MVTec AD's layout, ``bottle``."""
-    write_texture_set(
-        root, categories=["weave"], train=10, test_good=4, test_bad=8, size=96, workers=1
-    )
+    write_texture_set(root, categories=["weave"], train=10, test_good=4, test_bad=8, size=96)
     (root / "weave").rename(root / "bottle")
 
 

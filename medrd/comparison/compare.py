@@ -119,7 +119,7 @@ def plan(config: CompareConfig, out: Path) -> list[Cell]:
         if isinstance(data.generate, PhantomConfig):
             make_phantoms(roots[name], data.generate.subjects, seed=data.generate.seed)
         elif isinstance(data.generate, TexturesConfig):
-            _make_textures(roots[name], data.generate)
+            write_texture_set(roots[name], **data.generate.model_dump(exclude={"kind"}))
     cells = []
     parts = {name: _parts(config, name, root) for name, root in roots.items()}
     for seed in config.seeds:
@@ -131,16 +131,6 @@ def plan(config: CompareConfig, out: Path) -> list[Cell]:
                     resolved = cell_config(config, model, name, seed, root=roots[name], part=part)
                     cells.append(Cell(model, name, data.domain, category, seed, resolved))
     return cells
-
-
-def _make_textures(root: Path, config: TexturesConfig) -> None:
-    pictures = len(config.categories) * (config.train + config.test_good + config.test_bad)
-    with progress("making pictures", pictures) as advance:
-        write_texture_set(
-            root,
-            **config.model_dump(exclude={"kind"}),
-            on_done=lambda category: advance(note=category),
-        )
 
 
 def _parts(config: CompareConfig, name: str, root: Path) -> dict[str | None, dict[str, Any]]:

@@ -36,7 +36,7 @@ class TexturesConfig(Section):
     """Generated pictures of textures with defects, in MVTec's layout."""
 
     kind: Literal["textures"] = "textures"
-    categories: tuple[str, ...] = ("weave", "grain")
+    categories: tuple[Literal["weave", "grain"], ...] = Field(("weave", "grain"), min_length=1)
     train: int = Field(40, ge=4)
     test_good: int = Field(8, ge=1)
     test_bad: int = Field(16, ge=1)

@@ -1,7 +1,7 @@
-"""A model as a MONAI bundle: what ``monai.bundle`` can load, verify and run.
+"""A model as a MONAI bundle, which ``monai.bundle`` can load, verify and run.
 
-The bundle holds the model folder and asks for medrd to be installed: its ``run`` is ``medrd
-predict``, so that scans take the very same way from file to file.
+The bundle holds the model folder and needs medrd installed: its ``run`` is ``medrd predict``, so
+that scans are read, predicted and written in exactly the same way.
 
 Source: MONAI Bundle Specification, https://docs.monai.io/en/stable/mb_specification.html.
 """
@@ -35,7 +35,7 @@ _FILES = ("model.json", "model.safetensors", CARD_NAME)
 class BundleNetwork(nn.Module):
     """Slices (N, C, H, W) in [0, 1] -> maps (N, 1, H, W), smoothed in the plane.
 
-    MONAI's networks take one tensor and give one: where a slice is not 0 counts as brain.
+    MONAI's networks take one tensor and return one, so every pixel that is not 0 counts as brain.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class BundleNetwork(nn.Module):
         self.modalities = len(interface.layout.modalities)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The maps."""
+        """Compute the maps."""
         maps: Tensor = self.network(images, images[:, : self.modalities].amax(1) > 0)[0]
         return maps[:, None]
 
@@ -60,9 +60,9 @@ def write_bundle(model: str | Path | Model, out: Path) -> Path:
     Raises
     ------
     ModelError
-        A loaded model instead of its folder, or a method that makes no graph.
+        If ``model`` is a loaded model instead of its folder, or its method makes no graph.
     OutputError
-        ``out`` holds something else.
+        If ``out`` holds something else.
     """
     if isinstance(model, Model):
         raise ModelError(
@@ -104,7 +104,7 @@ def predict_all(model: str, inputs: Sequence[str], out: str, device: str) -> Non
     Raises
     ------
     InputError
-        An input that failed: ``monai.bundle run`` knows of success and exceptions only.
+        If an input failed: ``monai.bundle run`` can report a failure only as an exception.
     """
     errors = predict(model, [Path(path) for path in inputs], out, device=device).errors
     if errors:
@@ -117,7 +117,7 @@ def predict_all(model: str, inputs: Sequence[str], out: str, device: str) -> Non
 
 
 def _is_own(out: Path) -> bool:
-    """Whether an earlier export made the folder, or began to."""
+    """Whether an earlier export made the folder, or began to make it."""
     if not (out / _METADATA).exists():
         return (out / _MODEL / "model.json").is_file()
     try:

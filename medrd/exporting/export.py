@@ -1,9 +1,10 @@
 """``medrd export``: a model as ONNX, as a torch.export archive, or as a MONAI bundle.
 
-The graph holds all between slices and scores: repeating a single channel, the teacher's own
-normalisation, the networks, smoothing and the image score. What is before it (brain, normalisation
-over the whole scan, slices) and after it (back onto the scan's grid) is in the interface file, in
-words and numbers. A graph that does not say what the model says is not written.
+The graph holds everything between slices and scores: repeating a single channel, the teacher's own
+normalisation, the networks, smoothing and the image score. The steps before it (brain,
+normalisation over the whole scan, slices) and after it (back onto the scan's grid) follow from the
+recipe in the interface file; docs/export.md describes them. A graph that differs from the model is
+not written.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from torch import Tensor
 
 from medrd.errors import ModelError, OutputError
 from medrd.exporting.interface import Interface, exportable
-from medrd.exporting.interface_words import words_after, words_before, words_on_precision
 from medrd.extras import require_extra
 from medrd.files import atomic_path, write_json, write_text
 from medrd.models.exportable import Exportable
@@ -44,37 +44,38 @@ INTERFACE_NAME = "interface.json"
 TOLERANCE = 1e-4
 """Largest difference from the native path, as a share of the range of the native maps."""
 _COMPARED_IN: Final = "fp32"
-"""What the graph computes in, and so the native path that it is held against."""
+"""Precision of the graph, and so of the native path that it is compared with."""
 _OPSET = 20
 _FORMATS: tuple[Format, ...] = ("onnx", "pt2")
 _TRACED, _CHECKED = 2, (1, 5)
-"""Slices that the graph is made with, and that it is checked with: never the same number."""
+"""Numbers of slices that the graph is traced with and checked with: never the same."""
 
 
 def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx") -> Path:
-    """Write a trained model for use without medrd's own code (a bundle: with it).
+    """Write a trained model for programs without medrd, or as a bundle that calls medrd.
 
     Parameters
     ----------
     model
         A run folder, its ``model/``, or a loaded model (a bundle needs the folder).
     out
-        Gets ``model.onnx`` or ``model.pt2`` with ``interface.json`` and the model card; or a
-        bundle's ``configs/``, ``models/`` and ``docs/``.
+        Folder for ``model.onnx`` or ``model.pt2`` with ``interface.json`` and the model card, or
+        for a bundle's ``configs/``, ``models/`` and ``docs/``.
 
     Returns
     -------
-    The graph's file, or the bundle's folder.
+    Path
+        The graph's file, or the bundle's folder.
 
     Raises
     ------
     MissingExtraError
         If ONNX is asked for and its packages are not installed.
     ModelError
-        Unusable model, one whose method makes no graph (``patchcore``), or a graph that differs
+        If the model cannot be used, its method makes no graph (``patchcore``), or the graph differs
         from the native path in fp32 by more than :data:`TOLERANCE`.
     OutputError
-        ``out`` holds something else.
+        If ``out`` holds something else.
     """
     if format == "onnx":
         require_extra("export", "--format onnx")
@@ -92,7 +93,7 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
         advance(note="traced")
         file = out / f"model.{format}"
         make_folder(out)
-        # Checked under its hidden name: what differs never gets the name of a result.
+        # Checked under its hidden name: a graph that differs never gets the name of a result.
         with atomic_path(file) as temporary:
             with _as_model_error(loaded.config.model.name):
                 run = (_save_onnx if format == "onnx" else _save_pt2)(program, interface, temporary)
@@ -105,8 +106,8 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
                     found=f"a difference of {apart:.2g}",
                     remedy="Report it, with the model's config; the other format may do.",
                 )
-            # Another model's graph never lies beside this one's interface; and a folder with an
-            # interface is known for an export, so that a killed one can be run again.
+            # Another model's graph must not lie beside this one's interface. A folder with an
+            # interface is recognised as an export, so that a killed export can be run again.
             if earlier is not None and earlier != loaded.hash:
                 for each in _FORMATS:
                     remove(out / f"model.{each}")
@@ -119,18 +120,15 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
 
 def _described(model: Model, interface: Interface, format: Format, apart: float) -> dict[str, Any]:
     threshold = model.calibration.threshold if model.calibration else None
-    # Models from before do not say it.
+    # Absent from models of earlier versions.
     calibrated_in = model.description.get("precision") if model.calibration else None
     return {
         "format": format,
         "model": {"name": model.config.model.name, "hash": model.hash},
-        "before": words_before(model.recipe),
         **interface.to_dict(),
-        "after": words_after(model.recipe, threshold),
         "largest_difference": apart,
         "compared_in": _COMPARED_IN,
         "calibrated_in": calibrated_in,
-        "precision_note": words_on_precision(_COMPARED_IN, calibrated_in, tolerance=TOLERANCE),
         "recipe": model.recipe.model_dump(mode="json"),
         "scoring": model.config.scoring.model_dump(mode="json"),
         "threshold": threshold,
@@ -191,9 +189,9 @@ def _save_onnx(program: torch.export.ExportedProgram, interface: Interface, path
 
 
 def _largest_difference(run: Run, model: Model, interface: Interface) -> float:
-    """From what prediction in fp32 would say of the same slices, as a share of its maps' range.
+    """Largest difference from native prediction of the same slices, as a share of its maps' range.
 
-    Infinite where either says what is no number.
+    Infinite where either gives NaN or infinity.
     """
     predictor = Predictor(model.detector, model.scoring(), choose_execution("cpu", _COMPARED_IN))
     worst = 0.0
@@ -204,17 +202,17 @@ def _largest_difference(run: Run, model: Model, interface: Interface) -> float:
         for ours, theirs in zip(run(*given), native, strict=True):
             if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
                 return float("inf")
-            # Scores have no range of their own where there is one slice; a map that is all but
-            # constant has rounding errors alone.
+            # The score of a single slice has no range of its own, and a nearly constant map
+            # differs by rounding alone.
             unit = max(float(np.ptp(native[0])), 0.01 * float(np.abs(theirs).max()), 1e-12)
             worst = max(worst, float(np.abs(ours - theirs).max()) / unit)
     return worst
 
 
 def _earlier_export(out: Path) -> str | None:
-    """Hash of the model that a folder holds an export of; None for a new or empty folder.
+    """Hash of the model whose export a folder holds; None for a new or empty folder.
 
-    Hidden files do not count: a killed export leaves one.
+    Hidden files do not count, because a killed export leaves one.
     """
     if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
         return None
@@ -232,7 +230,7 @@ def _earlier_export(out: Path) -> str | None:
 
 @contextmanager
 def _as_model_error(name: str) -> Iterator[None]:
-    """What the exporters raise is of many kinds, none of which a user can tell from a bug."""
+    """Turn the many exceptions of PyTorch's exporters into one that a user can act on."""
     try:
         yield
     except (OSError, ModelError):
@@ -249,7 +247,7 @@ def _as_model_error(name: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' talk of their own insides."""
+    """Silence the exporters' own log messages and warnings."""
     names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx")
     before = {name: logging.getLogger(name).level for name in names}
     try:

@@ -1,4 +1,4 @@
-"""What an exported graph takes and gives, and the module that it is made from."""
+"""The inputs and outputs of an exported graph, and the module that it is made from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medrd.run.model_folder import Model
 
 @dataclass(frozen=True)
 class Interface:
-    """The graph's inputs: names, types and shapes, the first axis being any number of slices."""
+    """Names, types and shapes of the graph's inputs; their first axis is any number of slices."""
 
     layout: Layout
     size: int
@@ -25,7 +25,7 @@ class Interface:
 
     @property
     def channels(self) -> list[str]:
-        """What the channels of an image are, in words."""
+        """A description of each channel of an image."""
         layout = self.layout
         shown = [
             f"{m} {o:+g} mm off" if o else m for o in layout.offsets_mm for m in layout.modalities
@@ -34,13 +34,13 @@ class Interface:
 
     @property
     def names(self) -> list[str]:
-        """In their order."""
+        """The inputs' names, in order."""
         return ["images", "region", *(["positions_mm"] if self.positions else [])]
 
     def example(self, slices: int, *, seed: int = 0) -> tuple[Tensor, ...]:
-        """Random inputs: blobs with noise on them, in discs that shrink from slice to slice.
+        """Random inputs: noisy blobs in discs that shrink from slice to slice.
 
-        Of more slices than two the last is empty.
+        The last of more than two slices is empty.
         """
         generator = torch.Generator().manual_seed(seed)
         side, channels = self.size, len(self.channels)
@@ -56,7 +56,7 @@ class Interface:
         return (*given, 1.5 * torch.arange(slices).float()) if self.positions else given
 
     def to_dict(self) -> dict[str, Any]:
-        """For people and programs that call the graph."""
+        """Plain types for ``interface.json``, for people and programs that call the graph."""
         inputs = {
             "images": {
                 "dtype": "float32",
@@ -67,7 +67,7 @@ class Interface:
             "region": {
                 "dtype": "bool",
                 "shape": ["slices", self.size, self.size],
-                "is": "the brain, or what there is of a picture",
+                "is": "the brain, or the part of the square that shows the picture",
             },
         }
         if self.positions:
@@ -88,14 +88,14 @@ class Interface:
 
 
 def exportable(model: Model, *, across: bool = True) -> tuple[Exportable, Interface]:
-    """The module to export, on the CPU in float32, and what it takes.
+    """The module to export, on the CPU in float32, and its interface.
 
-    ``across=False`` leaves the smoothing across slices out.
+    ``across=False`` leaves out the smoothing across slices.
 
     Raises
     ------
     ModelError
-        A method that makes no graph.
+        If the model's method makes no graph.
     """
     if not model.detector.exports:
         raise ModelError(

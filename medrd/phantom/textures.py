@@ -1,119 +1,118 @@
-"""Pictures of textured material with defects, generated, in MVTec AD's layout.
+"""Pictures of cloth and terrazzo with defects, generated, in MVTec AD's layout.
 
-They show the industrial side of medrd where no data set is at hand; no result on them says
-anything about real parts. A picture is a function of seed, category, folder and index alone,
-so that sets of different sizes share their first pictures. Good and bad pictures differ in
-nothing but the defect: both vary alike in pose, light, exposure and noise, and a defect's
-pixels stay in the range of the picture around it.
+They stand in where no data set is at hand; results on them say nothing about real parts. Good
+and bad pictures vary alike in light and noise, and no global statistic tells them apart.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
-from medrd.errors import ConfigError, OutputError
-from medrd.files import atomic_path, write_json
-from medrd.phantom.texture_defects import DEFECTS, outline
-from medrd.phantom.texture_surfaces import SURFACES, FloatArray, plan_camera
+from medrd.errors import OutputError
+from medrd.files import atomic_path, write_text
+from medrd.phantom.fields import FloatArray
 
-# Raise it whenever the same seed gives other pixels: a set of another version is refused.
-VERSION = 1
+_blurred = partial(ndimage.gaussian_filter, axes=(0, 1), mode="wrap")
+_VERSION = 2  # raise it whenever the same seed gives other pixels
+_VISIBLE = 8  # grey levels of 255 by which a channel must differ, for a defect to be seen
 
-GOOD = "good"
-
-_RECORD = "textures.json"
-_LEAST_SIZE = 64  # pixels; below this a defect is as large as the picture
-_LEAST_DEFECT_PX = 20
-_ATTEMPTS = 20
+_WARP, _WEFT = np.array([[0.25, 0.36, 0.52], [0.72, 0.68, 0.58]])  # blue and unbleached threads
+_CEMENT = (0.62, 0.60, 0.56)
+_STONES = np.array([[0.86, 0.84, 0.80], [0.36, 0.34, 0.34], [0.62, 0.42, 0.33]])
 
 
-@dataclass(frozen=True)
-class TexturePicture:
-    """A picture and what is wrong with it.
-
-    Attributes
-    ----------
-    picture
-        (H, W, 3) uint8.
-    clean
-        The same picture without the defect; it agrees with ``picture`` outside the mask.
-    mask
-        (H, W) bool, where the defect can be seen; False everywhere in a good one.
-    """
-
-    picture: NDArray[np.uint8]
-    clean: NDArray[np.uint8]
-    mask: NDArray[np.bool_]
+def _smooth_noise(rng: np.random.Generator, size: int, sigma_px: float) -> FloatArray:
+    """(size, size) with mean 0 and standard deviation 1."""
+    field = _blurred(rng.standard_normal((size, size)), sigma_px)
+    return (field - field.mean()) / field.std()
 
 
-def make_texture(category: str, seed: int | Sequence[int], *, size: int = 192) -> FloatArray:
-    """A photograph of the flawless material, (size, size, 3) float32 in [0, 1].
+def _blob(rng: np.random.Generator, size: int) -> FloatArray:
+    """(size, size, 1): 1 in a patch with a wavy edge, 0 outside."""
+    y, x = np.indices((size, size)) - rng.uniform(0.25, 0.75, (2, 1, 1)) * size
+    depth = 1 - np.hypot(y, x) / (size * rng.uniform(0.08, 0.16))
+    return ((depth + 0.15 * _smooth_noise(rng, size, size / 24)) / 0.1).clip(0, 1)[..., None]
 
-    Raises
-    ------
-    ConfigError
-        An unknown category, or a size below 64.
-    """
-    _check([category], size)
-    look, camera = np.random.default_rng(seed).spawn(2)
-    return plan_camera(camera, size).photograph(SURFACES[category](look, size))
+
+def weave(rng: np.random.Generator, size: int) -> FloatArray:
+    """Plain-woven cloth, (size, size, 3); no two threads alike."""
+    y, x = np.indices((size, size)) / rng.uniform(8.6, 9.4)  # pixels a thread
+    across, along = x + 0.02 * y + rng.uniform(0, 2), y - 0.02 * x + rng.uniform(2, 4)
+    i, j = (np.floor(u).astype(int) for u in (across, along))
+    warp_tone, weft_tone = (rng.normal(1, 0.06, u.max() + 1)[u, None] for u in (i, j))
+    warp = _WARP * warp_tone * (0.5 + 0.5 * np.abs(np.sin(np.pi * across)))[..., None]
+    weft = _WEFT * weft_tone * (0.5 + 0.5 * np.abs(np.sin(np.pi * along)))[..., None]
+    return np.where(((i + j) % 2 == 0)[..., None], warp, weft)
+
+
+def grain(rng: np.random.Generator, size: int) -> FloatArray:
+    """Terrazzo, (size, size, 3): chips of three kinds of stone in sandy cement."""
+    fields = np.stack([_smooth_noise(rng, size, 4) for _ in _STONES])
+    chips = np.where((fields.max(0) > 1)[..., None], _STONES[fields.argmax(0)], _CEMENT)
+    return chips * (1 + 0.06 * _smooth_noise(rng, size, 1))[..., None]
+
+
+def scratch(surface: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """A straight groove, dark or bright, a quarter to a half of the picture long."""
+    y, x = np.indices(surface.shape[:2]) - rng.uniform(0.3, 0.7, (2, 1, 1)) * len(surface)
+    turned = (x + 1j * y) * np.exp(1j * rng.uniform(0, np.pi))
+    inside = np.abs(turned.real) < len(surface) * rng.uniform(0.12, 0.25)
+    groove = rng.choice([-0.4, 0.4]) * np.exp(-((turned.imag / 1.3) ** 2)) * inside
+    return surface + groove[..., None]
+
+
+def stain(surface: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """A liquid that dried: the texture shows through, darker or bleached."""
+    amount = rng.uniform(0.35, 0.6) * _blob(rng, len(surface))
+    return surface + amount * (rng.choice([0.0, 0.95]) - surface)
+
+
+def wear(surface: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """The texture rubbed off: its structure fades, its mean brightness stays."""
+    return surface + _blob(rng, len(surface)) * (_blurred(surface, 5) - surface)
+
+
+SURFACES = {"weave": weave, "grain": grain}
+DEFECTS = {"scratch": scratch, "stain": stain, "wear": wear}
 
 
 def make_picture(
     category: str, folder: str, index: int, *, seed: int = 0, size: int = 192
-) -> TexturePicture:
-    """The picture that belongs at ``<category>/<folder>/<index>.png``.
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The picture at ``<category>/<folder>/<index>.png``: a function of its arguments alone.
 
-    Parameters
-    ----------
-    category
-        ``weave`` or ``grain``.
-    folder
-        ``train/good``, ``test/good`` or ``test/<defect>``, a key of
-        :data:`medrd.phantom.texture_defects.DEFECTS`.
-
-    Raises
-    ------
-    ConfigError
-        An unknown category or defect, or a size below 64.
+    Returns (size, size, 3) uint8, and the defect's mask, (size, size) uint8: 255 where it shows.
     """
-    defect = folder.rpartition("/")[2]
-    _check([category], size)
-    if defect not in (GOOD, *DEFECTS):
-        raise ConfigError(
-            "defect",
-            expected=f"{GOOD}, or one of {', '.join(DEFECTS)}",
-            found=defect,
-            remedy="Name another.",
-        )
-    # A stream for each stage: a change in one leaves the others' draws alone.
-    names = [zlib.crc32(name.encode()) for name in (category, folder)]
-    look, optics, flaws = np.random.default_rng([seed, *names, index]).spawn(3)
+    names = zlib.crc32(category.encode()), zlib.crc32(folder.encode())
+    look, camera, flaw = np.random.default_rng([seed, *names, index]).spawn(3)
     surface = SURFACES[category](look, size)
-    camera = plan_camera(optics, size)
-    photo = camera.photograph(surface)
-    clean = _quantise(photo)
-    if defect == GOOD:
-        return TexturePicture(clean, clean, np.zeros((size, size), bool))
+    slopes = camera.uniform(-0.12, 0.12, (2, 1, 1)) * (np.indices((size, size)) / size - 0.5)
+    light = (1 + slopes.sum(axis=0))[..., None] * np.exp(camera.normal(0, 0.05))
+    noise = 0.01 * camera.standard_normal(surface.shape)
+
+    def photograph(seen: FloatArray) -> FloatArray:
+        return (_blurred(seen, 0.6) * light + noise).clip(0, 1) * 255
+
+    photo = photograph(surface)
+    clean, defect = np.rint(photo).astype(np.uint8), folder.rpartition("/")[2]
+    if defect == "good":
+        return clean, np.zeros((size, size), np.uint8)
     # A defect is no brighter or darker than anything else in its picture.
-    low, high = photo.min(axis=(0, 1)), photo.max(axis=(0, 1))
-    strength = float(flaws.uniform())
-    for flaw in flaws.spawn(_ATTEMPTS):
-        flawed = camera.photograph(DEFECTS[defect](surface, flaw, strength))
-        marred = _quantise(np.clip(flawed, low, high))
-        mask = outline(clean, marred)
-        if mask.sum() >= _LEAST_DEFECT_PX:
-            return TexturePicture(np.where(mask[..., None], marred, clean), clean, mask)
-    raise AssertionError(f"no visible {defect} on {category} in {_ATTEMPTS} attempts")
+    flawed = photograph(DEFECTS[defect](surface, flaw)).clip(photo.min((0, 1)), photo.max((0, 1)))
+    visible = (np.abs(flawed - photo) >= _VISIBLE).any(axis=-1)
+    mask = visible | ndimage.binary_closing(visible, iterations=2)  # an outline, not a sieve
+    picture = np.where(mask[..., None], np.rint(flawed).astype(np.uint8), clean)
+    return picture, mask.astype(np.uint8) * 255
 
 
 def write_texture_set(
@@ -125,135 +124,28 @@ def write_texture_set(
     test_bad: int = 16,
     size: int = 192,
     seed: int = 0,
-    workers: int = 2,
-    on_done: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write textured pictures in MVTec AD's layout; files that are there are kept.
+    """Write generated pictures into ``root``, unless an earlier call has written them all.
 
-    Parameters
-    ----------
-    root
-        The data set's folder, made if need be; gets ``weave/train/good/000.png``,
-        ``weave/test/scratch/000.png``, ``weave/ground_truth/scratch/000_mask.png`` and so on.
-    categories
-        Out of ``weave`` and ``grain``.
-    train, test_good, test_bad
-        Pictures a category. The bad ones take the kinds of defect by turns.
-    size
-        Pixels a side.
-    seed
-        Which set.
-    workers
-        Threads.
-    on_done
-        Called with each picture's category when it is there.
-
-    Returns
-    -------
-    ``root``.
-
-    Raises
-    ------
-    ConfigError
-        A number out of range, or an unknown category.
-    OutputError
-        The folder cannot be written to, or holds another set.
+    ``train``, ``test_good`` and ``test_bad`` count the pictures of each category, whose bad ones
+    have the kinds of defect by turns. Raises OutputError if the folder holds another set.
     """
-    _check(categories, size)
-    least = {"train": (train, 1), "test_good": (test_good, 0), "test_bad": (test_bad, 0)}
-    for name, (value, minimum) in {**least, "seed": (seed, 0), "workers": (workers, 1)}.items():
-        if value < minimum:
-            raise ConfigError(
-                name,
-                expected=f"{minimum} or more",
-                found=str(value),
-                remedy=f"Give a whole number from {minimum}.",
-            )
-    counts = {"train": train, "test_good": test_good, "test_bad": test_bad}
-    _claim(root, categories, {"version": VERSION, "seed": seed, "size": size, **counts})
-    jobs = [
-        (category, folder, index)
-        for category in categories
-        for folder, index in _places(train, test_good, test_bad)
-    ]
-    # Threads: NumPy, SciPy and the PNG encoder work outside Python's lock, and each file
-    # waits for the disk.
-    with ThreadPoolExecutor(workers) as pool:
-        written = pool.map(lambda job: _write(root, *job, seed=seed, size=size), jobs)
-        for (category, _, _), _ in zip(jobs, written, strict=True):
-            if on_done is not None:
-                on_done(category)
+    record = json.dumps([_VERSION, seed, size, train, test_good, test_bad, *categories])
+    finished = root / "textures.json"
+    if finished.is_file() and (found := finished.read_text(encoding="utf-8")) != record:
+        raise OutputError(finished, expected=record, found=found, remedy="Use another folder.")
+    if finished.is_file():
+        return root
+    folders = ["train/good"] * train + ["test/good"] * test_good
+    folders += [f"test/{list(DEFECTS)[i % len(DEFECTS)]}" for i in range(test_bad)]
+    for category, (number, folder) in product(categories, enumerate(folders)):
+        index = folders[:number].count(folder)
+        picture, mask = make_picture(category, folder, index, seed=seed, size=size)
+        files = {f"{folder}/{index:03d}.png": picture}
+        if not folder.endswith("good"):
+            files[folder.replace("test", "ground_truth") + f"/{index:03d}_mask.png"] = mask
+        for name, array in files.items():
+            with atomic_path(root / category / name) as temporary:
+                Image.fromarray(array).save(temporary, format="PNG")
+    write_text(finished, record)
     return root
-
-
-def _places(train: int, test_good: int, test_bad: int) -> Iterator[tuple[str, int]]:
-    """Folder and index of every picture of a category."""
-    yield from (("train/good", index) for index in range(train))
-    yield from (("test/good", index) for index in range(test_good))
-    kinds = list(DEFECTS)
-    for number in range(test_bad):
-        yield f"test/{kinds[number % len(kinds)]}", number // len(kinds)
-
-
-def _write(root: Path, category: str, folder: str, index: int, *, seed: int, size: int) -> None:
-    """Write one picture, and its mask if it is a bad one, unless they are there."""
-    path = root / category / folder / f"{index:03d}.png"
-    defect = path.parent.name
-    mask_path = root / category / "ground_truth" / defect / f"{index:03d}_mask.png"
-    if path.is_file() and (defect == GOOD or mask_path.is_file()):
-        return
-    made = make_picture(category, folder, index, seed=seed, size=size)
-    if defect != GOOD:
-        _save(mask_path, made.mask.astype(np.uint8) * 255)
-    _save(path, made.picture)
-
-
-def _save(path: Path, array: NDArray[np.uint8]) -> None:
-    with atomic_path(path) as temporary:
-        # Noise hardly compresses: the fastest level costs 2 % in size.
-        Image.fromarray(array).save(temporary, format="PNG", compress_level=1)
-
-
-def _claim(root: Path, categories: Sequence[str], record: dict[str, int]) -> None:
-    """Say in ``root`` which set it holds; raise if it holds another, or files of others."""
-    path = root / _RECORD
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-        foreign = [name for name in categories if (root / name).exists()]
-        if foreign:
-            raise OutputError(
-                root / foreign[0],
-                expected="nothing, or a generated set that medrd can go on with",
-                found=f"a folder without a readable {_RECORD} beside it",
-                remedy="Choose another folder.",
-            ) from None
-    if found is None:
-        write_json(path, record)
-    elif found != record:
-        raise OutputError(
-            path, expected=f"{record}", found=f"{found}", remedy="Choose another folder."
-        )
-
-
-def _quantise(photo: FloatArray) -> NDArray[np.uint8]:
-    return np.rint(photo * 255).astype(np.uint8)
-
-
-def _check(categories: Sequence[str], size: int) -> None:
-    unknown = [name for name in categories if name not in SURFACES]
-    if unknown or not categories:
-        raise ConfigError(
-            "category",
-            expected=f"out of {', '.join(SURFACES)}",
-            found=unknown[0] if unknown else "none",
-            remedy="Name one of these.",
-        )
-    if size < _LEAST_SIZE:
-        raise ConfigError(
-            "size",
-            expected=f"{_LEAST_SIZE} pixels or more",
-            found=str(size),
-            remedy="Below this a defect is as large as the picture.",
-        )

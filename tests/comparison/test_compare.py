@@ -25,6 +25,7 @@ from medrd.run.folder_lock import alone_in
 from training import SMALL
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "compare"
+WOOD = {"categories": ["wood"]}
 RD4AD = {"name": "rd4ad", "teacher": {"name": SMALL, "weights": "random"}}
 
 
@@ -154,6 +155,10 @@ def test_folds_that_cannot_be_are_refused(
         ({"seeds": [1, 1]}, "seeds"),
         ({"data_sets": {"tyre": {"root": "x"}, "tire": {"domain": "a"}}}, "tyre misspelt.*tire"),
         ({"models": {"a/b": {}}}, "names a folder"),
+        (
+            {"data_sets": {"t": {"domain": "a", "generate": {"kind": "textures"} | WOOD}}},
+            "categories.*weave",
+        ),
         ({"models": {"x": {"where": {"brian": {}}}}}, "brian"),
         (
             {"models": {"x": {"config": {"model": {"nam": 1}}}}},

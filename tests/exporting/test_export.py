@@ -24,7 +24,6 @@ from medrd.errors import ModelError, OutputError
 from medrd.exporting import export as export_module
 from medrd.exporting.bundle import BundleNetwork
 from medrd.exporting.export import export
-from medrd.exporting.interface_words import words_before
 from medrd.images.nifti import read_nifti
 from medrd.models import Scoring, build_detector
 from medrd.models.build import DETECTORS
@@ -146,7 +145,6 @@ def test_onnx_agrees_with_the_model_on_a_scans_slices_in_batches_of_any_size(
     interface = json.loads((exported.out / "interface.json").read_text(encoding="utf-8"))
     assert interface["largest_difference"] <= 1e-4
     assert (interface["compared_in"], interface["calibrated_in"]) == ("fp32", None)
-    assert "calibrated in" not in interface["precision_note"]
     assert list(interface["inputs"]) == ["images", "region", "positions_mm"]
     shown = ["flair", "flair -4 mm off", "flair +4 mm off"]
     places = ["row", "distance from the middle", "height"]
@@ -187,7 +185,6 @@ def test_what_was_compared_and_what_calibrated_in_which_precision_is_said(
 
     interface = said(replace(quick, description=quick.description | {"precision": "bf16"}))
     assert (interface["compared_in"], interface["calibrated_in"]) == ("fp32", "bf16")
-    assert "the threshold was calibrated in bf16" in interface["precision_note"]
     assert any("the model in fp32 by" in message for message in caplog.messages)
     assert quick.description["precision"] == choose_execution().precision  # as train wrote it
     before = {k: v for k, v in quick.description.items() if k != "precision"}
@@ -249,26 +246,24 @@ def test_graphs_of_two_models_never_share_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
-def test_the_interfaces_words_make_the_slices_that_prediction_makes(
+def test_the_steps_of_the_documentation_make_the_slices_of_prediction(
     tiny_root: Path, axis: Any
 ) -> None:
-    """Done by hand, from nothing but what interface.json says."""
+    """Done by hand, from nothing but the recipe and docs/export.md."""
     recipe = RecipeConfig(size=64, field_mm=256, axis=axis, min_brain_mm2=500)
-    words = words_before(recipe)
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
     scan = read_nifti(tiny_root / "tiny_0" / "tiny_0_flair.nii.gz")
     prepared = prepare({"flair": scan}, recipe)
 
-    # "Axial slices from the feet up; rows from front to back, columns … (axes S, P, L)": R, A, S
-    # of an array in RAS+ become these.
+    # Step 4: R, A and S of an array in RAS+ become the axes in the table's last column.
     image = nib.as_closest_canonical(nib.Nifti1Image(scan.array, scan.affine))
     array = np.asarray(image.dataobj)
-    (codes,) = re.findall(r"\(axes (\w), (\w), (\w)\)", " ".join(words))
+    (codes,) = re.findall(rf"`{axis}` .* (\w), (\w), (\w) \|", page)
     place = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
     stack = array.transpose([place[code] for code in codes])
     stack = stack[tuple(slice(None, None, 1 if code in "RAS" else -1) for code in codes)]
     brain = ndimage.binary_fill_holes(stack != 0)
-    (found,) = re.findall(r"percentiles ([\d.]+) and ([\d.]+)", " ".join(words))
-    low, high = np.percentile(stack[brain], [float(each) for each in found])
+    low, high = np.percentile(stack[brain], recipe.percentiles)
     normal = np.clip((stack - low) / (high - low), 0, 1) * brain
     # Its voxels have 4 mm: 64 of them fill the field, so that nothing is resized.
     for dim in (1, 2):
