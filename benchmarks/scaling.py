@@ -34,6 +34,7 @@ from medrd.phantom.cohort import write_cohort
 from medrd.prediction.case import CasePredictor
 from medrd.prediction.medium import medium_of
 from medrd.prediction.on_ray import predict_on_ray
+from medrd.prediction.options import PredictOptions
 from medrd.prediction.predict import predict
 from medrd.run.cases import Case
 from medrd.run.device import choose_execution
@@ -131,7 +132,8 @@ def print_predict(run: Path, brains: list[Path], folder: Path, processes: int) -
 
     def on_ray(actors: int) -> float:
         out = folder / f"actors{actors}"
-        predict_on_ray(run, brains, out, share=Share(gpus=0, actors=actors), device="cpu")
+        options = PredictOptions(device="cpu")
+        predict_on_ray(run, brains, out, options, share=Share(gpus=0, actors=actors))
         return scans_per_s(out, len(brains), actors)
 
     first = one_by_one(run, brains, folder / "first")

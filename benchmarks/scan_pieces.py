@@ -19,6 +19,7 @@ import torch
 from medrd.data.cache import source_hash
 from medrd.prediction.case import CasePredictor, Job
 from medrd.prediction.medium import medium_of
+from medrd.prediction.options import PredictOptions
 from medrd.run.cases import Case
 from medrd.run.model_folder import load_model
 from medrd.run.table import markdown_table
@@ -69,16 +70,8 @@ def measure_pieces(run: Path, brains: list[Path], out: Path, device: str) -> Pie
 
 
 def job_in(out: Path, device: str) -> Job:
-    """As ``medrd predict`` has it by default."""
-    return Job(
-        out,
-        overwrite=True,
-        max_voxels=None,
-        device=device,
-        strict=False,
-        picture=True,
-        inputs=frozenset(),
-    )
+    """The defaults of ``medrd predict``, but for what is done already."""
+    return Job(out, PredictOptions(overwrite=True, device=device))
 
 
 class _Timed(CasePredictor):
@@ -114,7 +107,7 @@ class _Timed(CasePredictor):
         pieces.in_mb = sum(s.path.stat().st_size for s in case.subject.images.values()) / 1e6
         endings = self._medium.files.endings
         pieces.answer_kb = len(pickle.dumps(outcome, protocol=5)) / 1e3
-        there = (case.output(self.job.out, ending) for ending in endings)
+        there = (case.output(self._out, ending) for ending in endings)
         pieces.out_mb = sum(path.stat().st_size for path in there if path.is_file()) / 1e6
         return pieces
 

@@ -151,25 +151,23 @@ def predict(
 ) -> None:
     """Write anomaly maps on the grid of each scan or picture."""
     from medrd.prediction.on_ray import predict_on_ray
-    from medrd.prediction.predict import PredictReport
-    from medrd.prediction.predict import predict as predict_here
+    from medrd.prediction.options import PredictOptions
+    from medrd.prediction.predict import predict_inputs
 
-    run: Callable[..., PredictReport] = predict_here
-    if share := options.share_on_ray(ray, address, actors, cpus, gpus):
-        run = partial(predict_on_ray, share=share, address=address)
-    result = run(
-        model,
-        inputs,
-        out,
+    chosen = PredictOptions(
         overwrite=overwrite,
         frame=frame,
         series=series,
         max_voxels=max_voxels,
-        strict=strict,
         device=device,
+        strict=strict,
         native=native,
         report=report,
     )
+    if share := options.share_on_ray(ray, address, actors, cpus, gpus):
+        result = predict_on_ray(model, inputs, out, chosen, share=share, address=address)
+    else:
+        result = predict_inputs(model, inputs, out, chosen)
     for path in result.done:
         typer.echo(path)
     if result.page:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medrd.data.layouts import Subject
+from medrd.prediction.options import PredictOptions
 from medrd.prediction.predict import predict_cases
 from medrd.run.cases import Case
 from medrd.run.model_folder import Model
@@ -40,4 +41,4 @@ def predict_some(
     """Maps of the chosen subjects into ``out``; ``rows`` are those of ``subjects.json``."""
     by_id = {subject.id: subject for subject in subjects}
     cases = [Case(by_id[name], Path()) for name in choose_cases(rows)]
-    predict_cases(model, cases, out, device=device)
+    predict_cases(model, cases, out, PredictOptions(device=device))

@@ -19,8 +19,7 @@ from medrd.images.header import DEFAULT_MAX_VOXELS
 from medrd.images.picture import DEFAULT_MAX_PIXELS, Picture, read_picture
 from medrd.images.read import read_volume
 from medrd.images.volume import Volume
-from medrd.prediction.case import anomaly_mask
-from medrd.prediction.guard import blind_spots, oddities
+from medrd.prediction.guard import compare_with_training
 from medrd.prediction.medium import medium_of
 from medrd.prediction.pictures import refuse_frame, refuse_series
 from medrd.run.device import choose_execution
@@ -30,7 +29,7 @@ from medrd.run.predictor import Predictor
 
 @dataclass(frozen=True, eq=False)
 class AnomalyMap:
-    """What a model says of a volume or a picture.
+    """A model's result for a volume or a picture.
 
     Attributes
     ----------
@@ -40,15 +39,15 @@ class AnomalyMap:
     mask
         bool on that grid, at the calibrated threshold; None for a model without one.
     scan_score
-        The highest score of a slice; of a picture its score.
+        The highest score of a slice, or the score of a picture.
     slice_scores
-        (S,) float32, of the slices that hold enough brain; of a picture (1,).
+        (S,) float32, for the slices that hold enough brain; (1,) for a picture.
     warnings
-        What was odd about the input, and in what it is unlike the model's training scans.
+        What is unusual about the input, and how it differs from the model's training scans.
     threshold
-        The calibrated one, which the mask is at.
+        The calibrated threshold of the mask.
     not_judged
-        What of that likeness could not be judged, and why.
+        What could not be compared with the training scans, and why.
     """
 
     scores: NDArray[np.float32]
@@ -96,18 +95,16 @@ class LoadedModel:
         """
         prepared = self._medium.prepare(given)
         paths = _paths(given, self.model.recipe.layout.modalities)
-        prediction = self._predictor.on_grid(prepared)
-        calibration, mask = self.model.calibration, None
-        if calibration:
-            mask = anomaly_mask(prediction, prepared.scored(), calibration.threshold)
+        likeness = compare_with_training(prepared, self.model, paths)
+        prediction = self._predictor.on_grid(prepared, self.model.threshold)
         return AnomalyMap(
             scores=prediction.grid_map,
-            mask=mask,
+            mask=prediction.mask,
             scan_score=prediction.scan_score,
             slice_scores=prediction.image_scores,
-            warnings=(*prepared.warnings, *oddities(prepared, self.model, paths)),
-            threshold=calibration.threshold if calibration else None,
-            not_judged=tuple(blind_spots(self.model, paths)),
+            warnings=(*prepared.warnings, *likeness.differences),
+            threshold=self.model.threshold,
+            not_judged=likeness.unchecked,
         )
 
 

@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from medrd.data.brains.bids import map_sidecar, mask_sidecar
 from medrd.data.cache import source_hash
 from medrd.data.domain import CODE_VERSION
 from medrd.errors import InputError
 from medrd.files import file_hash, write_json
-from medrd.prediction.guard import blind_spots, oddities, refuse
+from medrd.prediction.guard import Likeness, compare_with_training, refuse
 from medrd.prediction.medium import Opened, medium_of
 from medrd.prediction.native import (
     NATIVE_ENDINGS,
@@ -28,6 +25,7 @@ from medrd.prediction.native import (
     way_back,
     write_native,
 )
+from medrd.prediction.options import DEFAULTS, PredictOptions
 from medrd.run.attempt import attempt
 from medrd.run.cases import Case
 from medrd.run.device import choose_execution
@@ -41,7 +39,7 @@ from medrd.run.outputs import (
     remove,
 )
 from medrd.run.overwrite import refuse_others
-from medrd.run.predictor import Prediction, Predictor
+from medrd.run.predictor import Predictor
 from medrd.run.provenance import versions
 from medrd.run.record import ModelName, OutputFile, PredictionRecord, Record
 
@@ -49,34 +47,29 @@ logger = logging.getLogger("medrd.predict")
 
 
 class Done(NamedTuple):
-    """A case that has been predicted: its score, and how it is unlike the training scans."""
+    """A case that has been predicted: its score, and how it differs from the training scans."""
 
     score: float
-    odd: tuple[str, ...]
+    differences: tuple[str, ...]
 
 
 Outcome = Done | InputError | None
-"""Of a case: None if it was done before."""
+"""The outcome of a case; None if it was done before."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is the same for all inputs of a call, as it travels to other processes.
+    """A call of ``medrd predict``, without its inputs, as it is sent to other processes.
 
     Attributes
     ----------
-    inputs
-        Real paths of all that was given, which no output may replace.
+    protected
+        Real paths of all input files, which no output may replace.
     """
 
     out: Path
-    overwrite: bool
-    max_voxels: int | None
-    device: str
-    strict: bool
-    picture: bool
-    inputs: frozenset[Path]
-    native: bool = False
+    options: PredictOptions = DEFAULTS
+    protected: frozenset[Path] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +79,7 @@ class Loaded:
     case: Case
     opened: Opened
     hashes: dict[str, str]
-    odd: tuple[str, ...]
+    likeness: Likeness
     back: WayBack | None = None
     record_time: int | None = None
     """When its record was last written, before it was read; None if there was none."""
@@ -96,10 +89,10 @@ class CasePredictor:
     """A model at work on the inputs of a job, one at a time."""
 
     def __init__(self, model: Model, job: Job) -> None:
-        self.job = job
+        self._out, self._options, self._protected = job.out, job.options, job.protected
         self._model = model
         self._medium = medium_of(model.recipe)
-        execution = choose_execution(job.device, model.config.train.precision)
+        execution = choose_execution(job.options.device, model.config.train.precision)
         self._predictor = Predictor(model.detector, model.scoring(), execution)
         # Maps differ in their last bits between precisions and devices, so these belong to
         # what a finished input is compared by.
@@ -125,15 +118,15 @@ class CasePredictor:
         return self.finish(self.read(case))
 
     def _record_path(self, case: Case) -> Path:
-        return case.output(self.job.out, files_of(case, self._medium.files).record)
+        return case.output(self._out, files_of(case, self._medium.files).record)
 
     def _is_done(self, path: Path, record: Record | None, hashes: dict[str, str]) -> bool:
         """Whether an earlier result is of these inputs, whole, and what this call asks for."""
         if record is None:
             return False
-        if self.job.strict and record.unlike_training != []:
+        if self._options.strict and record.unlike_training != []:
             return False
-        if self.job.native and "native_map" not in record.outputs:
+        if self._options.native and "native_map" not in record.outputs:
             return False
         return record.is_current(path.parent, {**self._identity, "inputs": hashes})
 
@@ -141,33 +134,34 @@ class CasePredictor:
         path = self._record_path(case)
         record_time, record = _time_of(path), Record.read(path)
         hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
-        if not self.job.overwrite and self._is_done(path, record, hashes):
+        if not self._options.overwrite and self._is_done(path, record, hashes):
             return None
-        back = way_back(case.first_file) if self.job.native else None
+        back = way_back(case.first_file) if self._options.native else None
         check_targets(
             case,
-            self.job.out,
-            self.job.inputs,
+            self._out,
+            self._protected,
             files_of(case, self._medium.files),
             is_own_map=self._medium.is_own_map,
         )
-        if not self.job.overwrite:
+        if not self._options.overwrite:
             refuse_others(path, record, case, whole=False)
         if back is not None:
-            check_native_targets(case, self.job.out, is_own_map=self._medium.is_own_map)
-        budget = self.job.max_voxels or self._model.config.data.budget
+            check_native_targets(case, self._out, is_own_map=self._medium.is_own_map)
+        budget = self._options.max_voxels or self._model.config.data.budget
         opened = self._medium.read(case, budget=budget)
-        odd = oddities(opened.prepared, self._model, case.subject.paths)
-        if self.job.strict:
-            refuse(case.first_file, odd)
-        return Loaded(case, opened, hashes, odd, back, record_time)
+        likeness = compare_with_training(opened.prepared, self._model, case.subject.paths)
+        if self._options.strict:
+            refuse(case.first_file, likeness.differences)
+        return Loaded(case, opened, hashes, likeness, back, record_time)
 
     def _write(self, item: Loaded) -> Done | None:
         """The JSON comes last, so its presence means finished."""
-        case, opened, origin, out = item.case, item.opened, item.case.origin, self.job.out
+        case, opened, origin, out = item.case, item.opened, item.case.origin, self._out
         files = files_of(case, self._medium.files)
         start = time.perf_counter()
-        prediction = self._predictor.on_grid(opened.prepared)
+        threshold = self._model.threshold
+        prediction = self._predictor.on_grid(opened.prepared, threshold)
         scored, seconds = len(prediction.image_scores), time.perf_counter() - start
         logger.debug("%s: %d %s in %.2f s", case.subject.id, scored, files.pieces, seconds)
         # A process that others take for dead may come so late that they have done its scan.
@@ -176,8 +170,6 @@ class CasePredictor:
             path, Record.read(path), item.hashes
         ):
             return None
-        calibration = self._model.calibration
-        threshold = calibration.threshold if calibration else None
         paths = {"map": case.output(out, files.map)}
         make_folder(paths["map"].parent)
         # What this model or call does not write must not stay behind from an earlier one.
@@ -191,11 +183,9 @@ class CasePredictor:
         opened.write_map(
             paths["map"], prediction.grid_map, description=description, threshold=threshold
         )
-        mask = None
-        if threshold is not None:
-            mask = anomaly_mask(prediction, opened.prepared.scored(), threshold)
+        if prediction.mask is not None and threshold is not None:
             paths["mask"] = case.output(out, files.mask)
-            opened.write_mask(paths["mask"], mask)
+            opened.write_mask(paths["mask"], prediction.mask)
             if origin:
                 sidecar = case.output(out, BIDS_MASK_SIDECAR)
                 write_json(sidecar, mask_sidecar(origin, threshold))
@@ -205,13 +195,12 @@ class CasePredictor:
                 item.back,
                 case,
                 out,
-                prediction.grid_map,
-                mask,
+                prediction,
                 paths,
                 description=description,
                 threshold=threshold,
             )
-        if self.job.picture:
+        if self._options.picture:
             paths["picture"] = case.output(out, files.overlay)
             opened.write_overlay(
                 paths["picture"], prediction.grid_map, threshold=threshold, title=case.subject.id
@@ -225,11 +214,11 @@ class CasePredictor:
             frame=first.frame,
             series=first.series,
             label=str(label.path.absolute()) if label else None,
-            **opened.describe(prediction, mask, calibration),
+            **opened.describe(prediction, self._model.calibration),
             **native,
             warnings=list(opened.prepared.warnings),
-            unlike_training=list(item.odd),
-            not_judged=blind_spots(self._model, case.subject.paths),
+            unlike_training=list(item.likeness.differences),
+            not_judged=list(item.likeness.unchecked),
             model=ModelName(name=self._model.config.model.name, hash=self._model.hash),
             versions=versions(),
             notice=self._medium.notice,
@@ -240,14 +229,7 @@ class CasePredictor:
             identity={**self._identity, "inputs": item.hashes},
         )
         record.write(self._record_path(case))
-        return Done(prediction.scan_score, item.odd)
-
-
-def anomaly_mask(
-    prediction: Prediction, region: NDArray[np.bool_], threshold: float
-) -> NDArray[np.bool_]:
-    """Where the scored region's score is at least the threshold: bool on the input's grid."""
-    return (prediction.grid_map >= threshold) & region
+        return Done(prediction.scan_score, item.likeness.differences)
 
 
 def _time_of(path: Path) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from medrd.data.brains.profile import not_judged, unlike
@@ -15,36 +16,48 @@ from medrd.run.model_folder import Model
 logger = logging.getLogger("medrd.predict")
 
 Paths = Mapping[str, Path | None]
-"""By channel, the file or the series' folder that it comes from; None where it comes from none."""
+"""By channel, the file or the series' folder that it comes from; None for a volume in memory."""
 _SHOWN = 3
-"""So many scans are named in a warning of all."""
+"""Number of scans that a warning about many of them names."""
 
 
-def oddities(prepared: Prepared, model: Model, paths: Paths) -> tuple[str, ...]:
-    """In what an input is unlike the model's training scans: a sentence each.
+@dataclass(frozen=True)
+class Likeness:
+    """How an input compares with the model's training scans.
+
+    Attributes
+    ----------
+    differences
+        A sentence for each difference.
+    unchecked
+        What could not be compared, and why: no difference in it means nothing.
+    """
+
+    differences: tuple[str, ...]
+    unchecked: tuple[str, ...]
+
+
+def compare_with_training(prepared: Prepared, model: Model, paths: Paths) -> Likeness:
+    """Compare an input with the model's training scans.
 
     By its looks, where the model has a profile; and by its files' names, where they end as
-    BraTS's or BIDS's do and those of the training scans did too: a T1 scan may pass for a FLAIR
-    one by its looks. What is not judged says :func:`blind_spots`.
+    BraTS's or BIDS's do and those of the training scans did too: a T1 scan may look like a FLAIR
+    scan.
     """
+    unchecked = (*_blind_to_all(model), *_nameless(model, paths))
     if model.profile is None or prepared.traits is None:
-        return ()
+        return Likeness((), unchecked)
     found = _by_names(paths) if model.profile.named else []
-    return (*found, *unlike(prepared.traits, model.profile))
-
-
-def blind_spots(model: Model, paths: Paths) -> list[str]:
-    """What the guard cannot judge of an input, and why: silence on it means nothing."""
-    return [*_blind_to_all(model), *_nameless(model, paths)]
+    return Likeness((*found, *unlike(prepared.traits, model.profile)), unchecked)
 
 
 def check_strict(model: Model, subjects: Sequence[Subject]) -> None:
-    """Where only scans like the training scans may pass: say what that does not cover.
+    """Warn of what ``--strict`` cannot check.
 
     Raises
     ------
     ConfigError
-        Nothing can be judged at all.
+        Nothing can be checked at all.
     """
     blind = _blind_to_all(model)
     if model.profile is None:
@@ -67,19 +80,19 @@ def check_strict(model: Model, subjects: Sequence[Subject]) -> None:
         )
 
 
-def refuse(where: str | Path, odd: tuple[str, ...]) -> None:
-    """Raise UnlikeTrainingError if there is anything odd."""
-    if odd:
+def refuse(where: str | Path, differences: tuple[str, ...]) -> None:
+    """Raise UnlikeTrainingError if there are any differences from the training scans."""
+    if differences:
         raise UnlikeTrainingError(
             where,
             expected="a scan like those that the model was trained on",
-            found="; ".join(odd),
+            found="; ".join(differences),
             remedy="Mend the scan, take a model for its kind, or leave --strict out.",
         )
 
 
 def _blind_to_all(model: Model) -> list[str]:
-    """What no scan is judged by with this model."""
+    """What cannot be checked of any scan with this model."""
     if model.recipe.kind == "pictures":
         return ["anything: the guard knows scans, no pictures"]
     if model.profile is None:
@@ -96,7 +109,7 @@ def _by_names(paths: Paths) -> list[str]:
 
 
 def _nameless(model: Model, paths: Paths) -> list[str]:
-    """A sentence for each name that would be judged, if it said anything."""
+    """A sentence for each name that does not tell a modality, though names are checked."""
     if model.profile is None or not model.profile.named:
         return []
     return [
@@ -109,5 +122,5 @@ def _nameless(model: Model, paths: Paths) -> list[str]:
 
 
 def _kind(channel: str, path: Path | None) -> str | None:
-    """What a name says; None where it says nothing, or the channel's own does not."""
+    """The modality that a name tells; None if it tells none, or the channel is no modality."""
     return None if path is None or channel not in MODALITIES else named_kind(path)

@@ -52,7 +52,6 @@ class Opened(Protocol):
     def describe(
         self,
         prediction: Prediction,
-        mask: NDArray[np.bool_] | None,
         calibration: Calibration | None,
     ) -> dict[str, Any]:
         """What the record says of scores and findings, in the medium's own terms."""

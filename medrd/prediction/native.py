@@ -22,6 +22,7 @@ from medrd.preparation.linear import inverse
 from medrd.preparation.record import Origin, PreparedRecord
 from medrd.run.cases import Case
 from medrd.run.outputs import MAKER, PREPARED_ENDING
+from medrd.run.predictor import Prediction
 from medrd.run.score_map import write_score_map
 
 logger = logging.getLogger("medrd.predict")
@@ -123,8 +124,7 @@ def write_native(
     back: WayBack,
     case: Case,
     out: Path,
-    scores: NDArray[np.float32],
-    mask: NDArray[np.bool_] | None,
+    prediction: Prediction,
     paths: dict[str, Path],
     *,
     description: str,
@@ -134,20 +134,20 @@ def write_native(
 
     Parameters
     ----------
-    scores, mask
-        (X, Y, Z) on the prepared grid.
+    prediction
+        On the prepared grid.
     description, threshold
-        As of the map on the prepared grid.
+        Those of the map on the prepared grid.
     """
     affine = inspect_nifti(case.first_file).affine
-    raw_scores = back.scores(scores, affine)
+    raw_scores = back.scores(prediction.grid_map, affine)
     paths["native_map"], mask_path = (case.output(out, ending) for ending in NATIVE_ENDINGS)
     write_score_map(
         paths["native_map"], raw_scores, back.blank, description=description, threshold=threshold
     )
     found: dict[str, Any] = {"source": back.origin.path}
-    if mask is not None:
-        raw_mask, lost = native_mask(back, mask, affine)
+    if prediction.mask is not None:
+        raw_mask, lost = native_mask(back, prediction.mask, affine)
         if lost:
             logger.warning(
                 "%s: %d of its findings lie between the raw scan's slices: no voxel of the native "

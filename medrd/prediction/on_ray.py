@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from medrd.prediction.case import CasePredictor, Job, Outcome
-from medrd.prediction.predict import PredictReport, predict
+from medrd.prediction.options import DEFAULTS, PredictOptions
+from medrd.prediction.predict import PredictReport, predict_inputs
 from medrd.run.cases import Case
 from medrd.run.model_folder import Model
 from medrd.runner.actor import lost_input, pool_on_ray, same_model
@@ -26,34 +26,32 @@ def predict_on_ray(
     model: str | Path,
     inputs: Sequence[str | Path],
     out: str | Path,
+    options: PredictOptions = DEFAULTS,
     *,
     share: Share = A_CORE_EACH,
     address: str | None = None,
-    **options: Any,
 ) -> PredictReport:
     """Predict on all cores and GPUs of this machine, or of a cluster.
 
     Parameters
     ----------
-    model, inputs, out
-        As of :func:`medrd.prediction.predict.predict`, where all nodes see them.
+    model, inputs, out, options
+        See :func:`medrd.prediction.predict.predict_inputs`; all nodes must see the paths.
     share
         What each process gets.
     address
         Of a Ray cluster (``auto`` on one of its nodes). Default: ``RAY_ADDRESS``, or a cluster
         of this machine alone for the time of the call.
-    options
-        As of :func:`medrd.prediction.predict.predict`.
 
     Raises
     ------
     ConfigError
         No cluster at the address, more asked for than this machine has, or a device by number.
     MedrdError, InterruptedRunError
-        As of :func:`medrd.prediction.predict.predict`.
+        See :func:`medrd.prediction.predict.predict_inputs`.
     """
     do = partial(_do, Path(model), share, address)
-    return predict(model, inputs, out, do=do, **options)
+    return predict_inputs(model, inputs, out, options, do=do)
 
 
 def _do(
@@ -65,7 +63,7 @@ def _do(
     cases: Sequence[Case],
     should_stop: Callable[[], bool],
 ) -> Iterator[tuple[Case, Outcome]]:
-    share = share.on({job.device}, key="--device")
+    share = share.on({job.options.device}, key="--device")
     if not cases:
         return
     with pool_on_ray(

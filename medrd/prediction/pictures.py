@@ -76,11 +76,10 @@ class OpenedPicture:
     def describe(
         self,
         prediction: Prediction,
-        mask: NDArray[np.bool_] | None,
         calibration: Calibration | None,
     ) -> dict[str, Any]:
         """Findings in pixels of the picture."""
-        score, scored = prediction.scan_score, self.prepared.scored()
+        score, mask, scored = prediction.scan_score, prediction.mask, self.prepared.scored()
         return {
             "image_score": score,
             **standing(score, calibration, normal="normal", noun="picture"),

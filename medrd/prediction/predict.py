@@ -1,7 +1,6 @@
 """``medrd predict``: scans or pictures in, anomaly maps on their own grids out.
 
-The loop over the inputs, and what is said of them all; what is done to each is in
-:mod:`medrd.prediction.case`.
+Here is the loop over the inputs; :mod:`medrd.prediction.case` deals with each of them.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from medrd.prediction.bids import describe_derivative
 from medrd.prediction.case import CasePredictor, Done, Job, Outcome
 from medrd.prediction.guard import check_strict
 from medrd.prediction.medium import medium_of
+from medrd.prediction.options import DEFAULTS, PredictOptions
 from medrd.prediction.report import Report, find_records, report_predictions
 from medrd.run.cases import Case
 from medrd.run.failures import REPORT_STEP, Failure, all_failures, write_failures
@@ -37,8 +37,8 @@ class PredictReport:
     done, skipped
         Paths of the ``<stem>.json`` files: written now, or valid from an earlier run.
     errors
-        Inputs that failed in this call. ``errors.json`` also lists those of earlier ones, as long
-        as they are there and not predicted.
+        Inputs that failed in this call. ``errors.json`` also lists those that failed in earlier
+        calls, as long as they exist and are not predicted.
     page
         The report, if one was asked for.
     """
@@ -67,12 +67,39 @@ def predict(
     strict: bool = False,
     picture: bool = True,
     native: bool = False,
-    do: Do | None = None,
     report: bool = False,
+    do: Do | None = None,
+) -> PredictReport:
+    """Predict scans or pictures; see :func:`predict_inputs`.
+
+    The other keywords are the fields of :class:`medrd.prediction.options.PredictOptions`, which
+    explains them.
+    """
+    options = PredictOptions(
+        overwrite=overwrite,
+        frame=frame,
+        series=series,
+        max_voxels=max_voxels,
+        device=device,
+        strict=strict,
+        picture=picture,
+        native=native,
+        report=report,
+    )
+    return predict_inputs(model, inputs, out, options, do=do)
+
+
+def predict_inputs(
+    model: str | Path | Model,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    options: PredictOptions = DEFAULTS,
+    *,
+    do: Do | None = None,
 ) -> PredictReport:
     """Predict scans or pictures one at a time, reading the next while one computes.
 
-    Memory does not grow with their number. One that fails is reported in the result and in
+    Memory does not grow with their number. An input that fails is reported in the result and in
     ``errors.json``, and the others are done.
 
     Parameters
@@ -81,30 +108,10 @@ def predict(
         A run folder, its ``model/``, or a loaded model.
     inputs
         NIfTI files, BraTS subject folders, BIDS datasets (the results are then a BIDS
-        derivative), DICOM series (a folder, or one of its files), folders of those; of a model
-        of pictures, picture files and folders of those.
-    overwrite
-        Predict again what is already there; else an input is skipped if the hashes of its
-        files, of the model and of its outputs are those on record, and fails if there is a result
-        of another input that is still there.
-    frame
-        Of 4D scans, from 0.
-    series
-        Series Instance UID, for DICOM folders that hold several.
-    max_voxels
-        Budget of a volume or a picture; default: the model's config.
-    strict
-        An input unlike the model's training scans fails; else it is warned of, in the log and
-        in its JSON (``unlike_training``). What cannot be judged stands there too
-        (``not_judged``).
-    picture
-        Also write an overlay as PNG.
-    native
-        Of scans that ``medrd prepare`` wrote: also write map and mask on the raw scan's grid.
+        derivative), DICOM series (a folder, or one of its files), folders of those. For a model
+        of pictures: picture files and folders of those.
     do
         Who does the work; default: this process. See :mod:`medrd.prediction.on_ray`.
-    report
-        Also write ``report.html``, of all that lies in ``out``; see :func:`medrd.write_report`.
 
     Raises
     ------
@@ -115,7 +122,7 @@ def predict(
         On SIGTERM or Ctrl-C, after the input under way.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
-    if native and loaded.recipe.kind == "pictures":
+    if options.native and loaded.recipe.kind == "pictures":
         raise ConfigError(
             "--native",
             expected="a model of scans, which medrd prepare can write",
@@ -123,49 +130,30 @@ def predict(
             remedy="Leave --native out: maps are on the picture's own grid.",
         )
     cases, errors = medium_of(loaded.recipe).find(
-        [Path(p) for p in inputs], frame=frame, series=series
+        [Path(p) for p in inputs], frame=options.frame, series=options.series
     )
     for problem in errors:
         logger.error("%s", problem)
     describe_derivative(cases, Path(out))
-    return predict_cases(
-        loaded,
-        cases,
-        Path(out),
-        errors=errors,
-        overwrite=overwrite,
-        max_voxels=max_voxels,
-        device=device,
-        strict=strict,
-        picture=picture,
-        native=native,
-        do=do,
-        report=report,
-    )
+    return predict_cases(loaded, cases, Path(out), options, errors=errors, do=do)
 
 
 def predict_cases(
     loaded: Model,
     cases: Sequence[Case],
     out: Path,
+    options: PredictOptions = DEFAULTS,
     *,
     errors: Sequence[InputError] = (),
-    overwrite: bool = False,
-    max_voxels: int | None = None,
-    device: str = "auto",
-    strict: bool = False,
-    picture: bool = True,
-    native: bool = False,
     do: Do | None = None,
-    report: bool = False,
 ) -> PredictReport:
-    """:func:`predict` on what is found already; ``errors`` are those of the search."""
-    if strict:
+    """Predict what :func:`predict_inputs` has found; ``errors`` are about the rest."""
+    if options.strict:
         check_strict(loaded, [case.subject for case in cases])
     result = PredictReport()
     files = medium_of(loaded.recipe).files
     given = {path.resolve() for case in cases for path in case.subject.files}
-    job = Job(out, overwrite, max_voxels, device, strict, picture, frozenset(given), native)
+    job = Job(out, options, frozenset(given))
     outcomes: dict[Path, Outcome] = {}
 
     def record_of(case: Case) -> Path:
@@ -182,7 +170,7 @@ def predict_cases(
                     logger.error("%s", outcome)
                     advance(note=f"{case.subject.id}: failed")
                 else:
-                    for text in outcome.odd:
+                    for text in outcome.differences:
                         logger.warning("%s is unlike the training scans: %s", case.first_file, text)
                     advance(note=f"{case.subject.id}: score {outcome.score:.3f}")
         if len(outcomes) < len(cases):
@@ -204,7 +192,7 @@ def predict_cases(
         write_failures(out, listed)
     result.done += [record for record in records if isinstance(outcomes[record], Done)]
     result.skipped += [record for record in records if outcomes[record] is None]
-    if report and (result.done or result.skipped):
+    if options.report and (result.done or result.skipped):
         result.page = report_predictions(out, find_records(out))
         unshown = [Failure(error, step=REPORT_STEP) for error in result.page.errors]
         write_failures(out, [*listed, *unshown])

@@ -68,11 +68,10 @@ class OpenedScan:
     def describe(
         self,
         prediction: Prediction,
-        mask: NDArray[np.bool_] | None,
         calibration: Calibration | None,
     ) -> dict[str, Any]:
         """Findings in mm³ and in mm of the affine's world."""
-        first, score = self._first, prediction.scan_score
+        first, score, mask = self._first, prediction.scan_score, prediction.mask
         volume_mm3, findings = None, []
         if mask is not None:
             volume_mm3 = float(mask.sum() * first.voxel_volume_mm3)

@@ -66,6 +66,11 @@ class Model:
         """How volumes or pictures become slices."""
         return self.config.recipe
 
+    @property
+    def threshold(self) -> float | None:
+        """The calibrated threshold; None without a calibration."""
+        return self.calibration.threshold if self.calibration else None
+
     def scoring(self) -> Scoring:
         """The smoothing and image score that belong to it."""
         return make_scoring(self.config.scoring, size=self.config.recipe.size)

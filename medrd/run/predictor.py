@@ -17,18 +17,21 @@ from medrd.run.device import Execution
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a detector says of one scan or picture.
+    """A detector's result for one scan or picture.
 
     Attributes
     ----------
     grid_map
         float32 on the input's own grid, (X, Y, Z) or (H, W); 0 where there is no score.
     image_scores
-        (S,) float32, of the scored slices in their order (of a picture one).
+        (S,) float32, one for each scored slice in their order (one for a picture).
+    mask
+        bool on that grid: where the scored region reaches the threshold; None without a threshold.
     """
 
     grid_map: NDArray[np.float32]
     image_scores: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None = None
 
     @property
     def scan_score(self) -> float:
@@ -108,7 +111,9 @@ class Predictor:
     def _mask(self, region: NDArray[np.bool_]) -> Tensor:
         return torch.from_numpy(np.array(region)).to(self.execution.device)
 
-    def on_grid(self, prepared: Prepared) -> Prediction:
-        """A whole scan or picture."""
+    def on_grid(self, prepared: Prepared, threshold: float | None = None) -> Prediction:
+        """Predict a whole scan or picture, with a mask where there is a threshold."""
         maps, scores = self.maps(prepared.images, prepared.region, prepared.positions_mm)
-        return Prediction(prepared.to_grid(maps), scores)
+        grid_map = prepared.to_grid(maps)
+        mask = None if threshold is None else (grid_map >= threshold) & prepared.scored()
+        return Prediction(grid_map, scores, mask)

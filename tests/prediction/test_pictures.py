@@ -256,7 +256,7 @@ def test_killed_while_writing_nothing_half_is_there_and_it_goes_on(
     folder.mkdir()
     for i in range(3):
         Image.fromarray(spots((30 + i, 40))).save(folder / f"{i}.bmp")
-    module = {"imwrite": "tifffile", "write_json": "medrd.prediction.case"}
+    module = {"imwrite": "tifffile", "write_json": "medrd.run.record"}
     kill = f"""
 import os, signal
 import {module.get(moment, "medrd.prediction.pictures")} as module

@@ -258,7 +258,7 @@ def test_scans_in_memory_do_not_grow_with_their_number(
         counts.append(sum(ref() is not None for ref in alive))
         return prepared
 
-    def fail(self: Predictor, prepared: Prepared) -> None:
+    def fail(self: Predictor, prepared: Prepared, threshold: float | None) -> None:
         assert failure is not None
         raise type(failure)(*failure.args)
 

@@ -17,6 +17,7 @@ from folders import names, times
 from medrd.errors import OutputError
 from medrd.prediction import case as case_module
 from medrd.prediction.medium import medium_of
+from medrd.prediction.options import PredictOptions
 from medrd.prediction.predict import predict
 from medrd.run.model_folder import Model
 from tiny import brighter_copies
@@ -77,7 +78,7 @@ def test_a_late_process_leaves_what_others_have_done(
     out = tmp_path / "out"
     predict(quick, [scan], out)
     (case,), _ = medium_of(quick.recipe).find([scan], frame=None, series=None)
-    job = case_module.Job(out, True, None, "cpu", False, True, frozenset())
+    job = case_module.Job(out, PredictOptions(overwrite=True, device="cpu"))
     late = case_module.CasePredictor(quick, job)
     item = late.read(case)
     assert len(predict(quick, [scan], out, overwrite=True).done) == 1

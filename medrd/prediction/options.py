@@ -1,0 +1,50 @@
+"""The options of ``medrd predict``, made once and handed on whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Options of a call, the same for all of its inputs.
+
+    Attributes
+    ----------
+    overwrite
+        Predict again what is done. Otherwise an input is skipped if the hashes of its files, of
+        the model and of its outputs are those on record, and fails if its name belongs to a result
+        of another input that still exists.
+    frame
+        Frame of 4D scans, from 0.
+    series
+        Series Instance UID, for DICOM folders that hold several.
+    max_voxels
+        Largest volume or picture; default: the model's config.
+    device
+        ``auto``, ``cpu``, ``cuda`` …
+    strict
+        Fail inputs unlike the model's training scans. Otherwise they are warned of, in the log and
+        in their JSON (``unlike_training``), which also lists what could not be checked
+        (``not_judged``).
+    picture
+        Also write an overlay as PNG.
+    native
+        Also write map and mask on the raw scan's grid, for scans that ``medrd prepare`` wrote.
+    report
+        Also write ``report.html`` about everything in the output folder; see
+        :func:`medrd.write_report`.
+    """
+
+    overwrite: bool = False
+    frame: int | None = None
+    series: str | None = None
+    max_voxels: int | None = None
+    device: str = "auto"
+    strict: bool = False
+    picture: bool = True
+    native: bool = False
+    report: bool = False
+
+
+DEFAULTS = PredictOptions()
