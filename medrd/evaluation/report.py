@@ -78,7 +78,7 @@ def _training(folder: Path) -> list[Section]:
         names = list(epochs[-1]["losses"])
         charts = [Line(name, numbers, [e["losses"][name] for e in epochs]) for name in names]
         loss = line_chart(charts, x_label="epoch", y_label="loss", y_range=None)
-        sections.append(Section("Training", pictures=[Picture("Loss by epoch", svg=loss)]))
+        sections.append(Section("Training", pictures=[Picture("Loss by epoch", loss)]))
     if run:
         kept = {k: v for k, v in run.items() if k != "versions"} | run["versions"]
         sections.append(Section("How it was trained", facts=_facts(kept), folded=True))
@@ -161,14 +161,14 @@ def _chart(
     found = [Line(n, c[kind].x, c[kind].y) for n, c in curves.items() if kind in c]
     if not found:
         return []
-    svg = line_chart(
+    chart = line_chart(
         found,
         x_label=x_label,
         y_label=y_label,
         x_range=(0, 0.3 if kind == "pro" else 1),
         chance=None if kind == "pr" else ((0, 0), (1, 1)),
     )
-    return [Picture(caption, svg=svg)]
+    return [Picture(caption, chart)]
 
 
 def _froc(folder: Path) -> list[Picture]:
@@ -178,9 +178,9 @@ def _froc(folder: Path) -> list[Picture]:
     rates = [point["false_positives_per_scan"] for point in points]
     found = [point["lesion_sensitivity"] for point in points]
     at = [point["factor"] for point in points].index(1.0)
-    svg = line_chart(
+    chart = line_chart(
         [Line("", rates, found, dots=True, marked=at)],
-        x_label="false positives a scan",
+        x_label="false positives per scan",
         y_label="share of lesions found",
         x_range=(0, max(max(rates) * 1.05, 1)),
     )
@@ -189,7 +189,7 @@ def _froc(folder: Path) -> list[Picture]:
         Picture(
             f"FROC: connected lesions and findings at {factors} times the calibrated threshold "
             "(the large dot). Findings merge as the threshold falls, so the line may turn back.",
-            svg=svg,
+            chart,
         )
     ]
 
@@ -214,7 +214,7 @@ def _cases(
                 dice if dice is not None else row["scan_score"],
                 Picture(
                     f"{record.subject}: {said}",
-                    png=(path.parent / record.outputs["picture"].file).read_bytes(),
+                    (path.parent / record.outputs["picture"].file).read_bytes(),
                     href=quote(page.relative_to(base).as_posix()) if page.is_file() else None,
                 ),
             )

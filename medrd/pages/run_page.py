@@ -29,11 +29,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG element or a PNG with what is said below it, and where a click leads."""
+    """A PNG file with its caption, and where a click leads."""
 
     caption: str
-    svg: str = ""
-    png: bytes = b""
+    png: bytes
     href: str | None = None
 
     @property
