@@ -1,4 +1,4 @@
-"""``medrd demo``: the main job from end to end on simulated brains."""
+"""``medrd demo``: the whole workflow on simulated brains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ logger = logging.getLogger("medrd.demo")
 
 
 def demo_config(out: Path, *, subjects: int, epochs: int) -> Config:
-    """Half of the brains to train, one in eight for calibration, the rest to test."""
+    """Config with half of the brains for training, one in eight for calibration, the rest for
+    testing."""
     calibration = max(1, subjects // 8)
     training = subjects // 2
     return make_config(
@@ -34,7 +35,7 @@ def demo_config(out: Path, *, subjects: int, epochs: int) -> Config:
                     "test": subjects - training - calibration,
                 },
             },
-            # As configs/brats/rdseg.yaml: a test holds the two together.
+            # The same as in configs/brats/rdseg.yaml; a test keeps the two equal.
             "recipe": {"size": 128, "field_mm": 192, "normalise": "median", "place": True},
             "model": {
                 "name": "rdseg",
@@ -60,9 +61,9 @@ def demo_config(out: Path, *, subjects: int, epochs: int) -> Config:
 
 
 def run_demo(out: str | Path, *, subjects: int = 8, epochs: int = 12) -> str:
-    """Simulate, train RDSeg, predict, evaluate; what is done already is kept.
+    """Simulate brains, train RDSeg, predict and evaluate; finished steps are kept.
 
-    Returns the metrics with the intensity baseline beside them, and where things are.
+    Returns a text with the metrics, those of the intensity baseline, and the paths of the results.
     """
     out = Path(out)
     config = demo_config(out, subjects=subjects, epochs=epochs)
@@ -83,16 +84,16 @@ def run_demo(out: str | Path, *, subjects: int = 8, epochs: int = 12) -> str:
             "",
             metrics_table(metrics),
             "",
-            "intensity is the untrained baseline, hard to beat where lesions are simply bright.",
-            "Dice is at the calibrated threshold, best Dice at the best one in hindsight; of false",
-            "positives a scan (FP/scan) fewer is better.",
+            "intensity is the untrained baseline, hard to beat if lesions are simply bright.",
+            "Dice is at the calibrated threshold, best Dice at the best one in hindsight.",
+            "Fewer false positives per scan (FP/scan) are better.",
             "",
-            f"to look at, by double click: {out / 'maps' / 'report.html'}",
-            "anomaly maps, on the scans' own grids:",
+            f"report, opens with a double click: {out / 'maps' / 'report.html'}",
+            "anomaly maps on the scans' own grids:",
             *(f"  {path}" for path in maps),
             f"model: {run / 'model'}",
             "",
             "Your own scans: medrd predict " + str(run) + " SCAN.nii.gz --out maps",
-            "(this model knows simulated brains only; train one on real scans first)",
+            "(this model was trained on simulated brains only; train one on real scans first)",
         ]
     )

@@ -1,4 +1,4 @@
-"""``medrd doctor``: what is installed, what it runs on, and which models there are."""
+"""``medrd doctor``: installed versions, the device, and the available models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TEACHERS = ("tf_efficientnet_lite0", "wide_resnet50_2")
 
 
 def findings() -> dict[str, Any]:
-    """All that is found, as plain types for JSON."""
+    """All findings as plain types for JSON."""
     execution = choose_execution()
     return {
         "versions": versions() | part_versions(),
@@ -38,7 +38,7 @@ def findings() -> dict[str, Any]:
 
 
 def examine() -> str:
-    """A report for people."""
+    """The findings as text."""
     found = findings()
     lines = [f"{name:12} {version}" for name, version in found["versions"].items()]
     lines.append(f"{'git':12} {found['git'] or 'not a checkout'}")
@@ -59,7 +59,7 @@ def _row(model: dict[str, Any]) -> list[str]:
 
 
 def _models() -> list[dict[str, Any]]:
-    """Each detector with each teacher, and how many parameters there are."""
+    """Each detector with each teacher, and its number of parameters."""
     wanted = [
         (name, teacher)
         for name, kind in DETECTORS.items()
@@ -68,7 +68,7 @@ def _models() -> list[dict[str, Any]]:
     models = []
     with progress("looking at models", len(wanted)) as advance:
         for name, teacher in wanted:
-            with torch.device("meta"):  # nothing is computed, so nothing need be filled
+            with torch.device("meta"):  # nothing is computed, so no weights are needed
                 detector = build_detector(name, teacher=teacher)
             models.append(
                 {

@@ -1,7 +1,7 @@
-"""What a run is: typed, validated, YAML in and YAML out.
+"""The configuration of a run: typed, validated, read and written as YAML.
 
-The resolved config is written into every run folder, so that a run can be read without the
-file that it came from.
+The resolved config is written into every run folder, so a run can be understood without the
+original file.
 """
 
 from medrd.config.layout import Layout

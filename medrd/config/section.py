@@ -1,4 +1,4 @@
-"""What every section of a config is."""
+"""Base class of the sections of a config."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A part of a config: unknown keys are refused, values do not change."""
+    """A part of a config; it refuses unknown keys and is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -1,6 +1,6 @@
-"""The sections of a config: what each key is, its default, and what values it may have.
+"""The sections of a config: each key with its meaning, default and allowed values.
 
-A config file names only what differs from the defaults below.
+A config file lists only what differs from the defaults below.
 """
 
 from __future__ import annotations
@@ -27,44 +27,44 @@ _Distance = Annotated[float, Field(gt=0, le=50)]
 
 
 class RecipeConfig(Section):
-    """How a volume becomes slices; travels with the model, so prediction does the same."""
+    """How a volume becomes slices; stored with the model, so that prediction does the same."""
 
     kind: Literal["volumes"] = "volumes"
     channels: tuple[str, ...] = Field(("flair",), min_length=1, max_length=8)
-    """Modalities. Every model takes one (repeated to three channels) or three (one a channel);
+    """Modalities. Every model takes one (repeated to three channels) or three (one per channel);
     rdseg takes any number."""
     axis: Literal["axial", "coronal", "sagittal"] = "axial"
     size: int = Field(256, ge=32, le=1024)
     """Side of a slice in pixels."""
     field_mm: float = Field(240.0, gt=0)
-    """Side of the square around the brain's centre that a slice shows, in mm."""
+    """Side length, in mm, of the square around the brain's centre that a slice shows."""
     normalise: Literal["percentile", "rank", "median"] = "percentile"
-    """Over the brain of the whole volume, never of a slice by itself. ``percentile``: two
+    """Normalisation over the brain of the whole volume, never per slice. ``percentile``: two
     percentiles become 0 and 1; ``rank``: the share of voxels that are darker; ``median``: 0 stays 0
-    and the median becomes 0.4, which a large lesion moves less than it does the percentiles."""
+    and the median becomes 0.4 (a large lesion shifts the median less than the percentiles)."""
     percentiles: tuple[float, float] = (0.5, 99.5)
-    """For ``percentile``: what is taken to 0 and to 1."""
+    """For ``percentile``: the percentiles that become 0 and 1."""
     min_brain_mm2: float = Field(3000.0, gt=0)
     """Slices with less brain than this are neither trained on nor scored."""
     neighbours_mm: tuple[_Distance, ...] = Field((), max_length=8)
-    """Show beside each slice the slices at these distances from it, on both sides (models that
-    take them: rdseg)."""
+    """Also show the slices at these distances on both sides of each slice (rdseg only)."""
     place: bool = False
-    """Show also where a pixel lies in the brain: its row, its distance from the middle column
-    and the slice's height between the lowest and the highest that hold enough brain (rdseg)."""
+    """Also show each pixel's position in the brain: its row, its distance from the middle column,
+    and the slice's height between the lowest and the highest slice with enough brain (rdseg
+    only)."""
 
     @property
     def layout(self) -> Layout:
-        """What the channels of an image are."""
+        """The channels of an image."""
         offsets = [side * each for each in self.neighbours_mm for side in (-1, 1)]
         return Layout(self.channels, (0.0, *offsets), self.place, self.field_mm / self.size)
 
     @model_validator(mode="after")
     def _check(self) -> RecipeConfig:
         if len(set(self.channels)) < len(self.channels):
-            raise ValueError("channels must differ; a single one is repeated to three by itself")
+            raise ValueError("channels must differ; a single one is repeated to three by medrd")
         if len(set(self.neighbours_mm)) < len(self.neighbours_mm):
-            raise ValueError("neighbours_mm must differ; each stands for both sides")
+            raise ValueError("neighbours_mm must differ; each applies to both sides")
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise ValueError(f"percentiles must rise within 0..100, not {low}, {high}")
@@ -72,22 +72,23 @@ class RecipeConfig(Section):
 
 
 class PictureRecipeConfig(Section):
-    """How a picture becomes a square image; travels with the model too."""
+    """How a picture becomes a square image; stored with the model too."""
 
     kind: Literal["pictures"] = "pictures"
     size: int = Field(256, ge=32, le=1024)
     """Side of the square in pixels."""
     resize: Literal["stretch", "fit", "crop"] = "stretch"
-    """A picture that is not square: change its aspect, pad it, or show its middle square."""
+    """For a picture that is not square: change its aspect ratio, pad it, or crop its middle
+    square."""
     colour: Literal["rgb", "grey"] = "rgb"
     """``grey``: the mean of red, green and blue, repeated."""
     value_range: tuple[float, float] | None = None
-    """What becomes 0 and 1; default: the range of the file's integer type (for files of
-    floating-point numbers 0 to 1)."""
+    """The values that become 0 and 1; default: the range of the file's integer type (0 to 1 for
+    floating-point files)."""
 
     @property
     def layout(self) -> Layout:
-        """What the channels of an image are. Lengths are as if a picture were a head's slice."""
+        """The channels of an image; pixel sizes are as if the picture were a slice of a head."""
         names = ("grey",) if self.colour == "grey" else ("red", "green", "blue")
         return Layout(names, pixel_mm=240 / self.size)
 
@@ -106,7 +107,7 @@ class SplitConfig(Section):
 
     train: int | float | tuple[str, ...] = 0.6
     calibration: int | float | tuple[str, ...] = 0.1
-    """Held-out subjects whose healthy slices set thresholds."""
+    """Held-out subjects whose healthy slices set the threshold."""
     test: int | float | tuple[str, ...] = 0.3
 
     @field_validator("train", "calibration", "test", mode="wrap")
@@ -114,10 +115,10 @@ class SplitConfig(Section):
     def _check_side(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:  # True would pass for 1
             return handler(None if isinstance(value, bool) else value)
-        except ValidationError:  # pydantic would complain once for each type of the union
+        except ValidationError:  # pydantic would report one error for each type of the union
             raise ValueError(
                 "write a count (3), a share (0.3) or a list of subject ids ([a, b]; "
-                "in quotes where an id looks like a number)"
+                "in quotes if an id looks like a number)"
             ) from None
 
 
@@ -128,37 +129,37 @@ class DataConfig(Section):
     root: Path | None = None
     layout: Literal["auto", "brats", "brats2023", "msd", "folder"] = "auto"
     healthy: bool = False
-    """True where every subject is known to be healthy: labels may then be missing."""
+    """True if every subject is known to be healthy; labels may then be missing."""
     healthy_margin: int = Field(2, ge=0)
-    """Slices this near to a lesion or nearer are not trained on (in slices; 0: only those
-    that hold one)."""
+    """Slices up to this distance from a lesion are not trained on (in slices; 0: only slices with a
+    lesion)."""
     split: SplitConfig = SplitConfig()
     cache: Path | None = None
-    """Folder for prepared volumes; default: MEDRD_CACHE, or medrd's own in the user's cache."""
+    """Folder for prepared volumes; default: MEDRD_CACHE, or medrd in the user's cache folder."""
     max_voxels: int = Field(512**3, gt=0)
     """A volume with more voxels is refused before it is read."""
 
     @property
     def budget(self) -> int:
-        """What :class:`medrd.data.domain.Domain` refuses more of."""
+        """The limit on the size of an input; larger ones are refused unread."""
         return self.max_voxels
 
 
 class PictureDataConfig(Section):
-    """Where the pictures are. What is normal, and what is for testing, the folders say."""
+    """Where the pictures are; their folders tell which are normal and which are for testing."""
 
     kind: Literal["pictures"] = "pictures"
     root: Path | None = None
     layout: Literal["auto", "mvtec", "mvtec_loco", "mvtec_3d", "visa", "folder"] = "auto"
     category: str | tuple[str, ...] = "all"
-    """One, several or all: one model is trained on all that are named."""
+    """One, several or all categories; one model is trained on all of them."""
     calibration: Literal["auto"] | int | float = "auto"
-    """Normal pictures of each category that set thresholds, held out of train/good: a count
-    or a share. ``auto``: validation/good where the data set has it, else 0.1."""
+    """Normal pictures per category that set the threshold, held out of train/good: a count or a
+    share. ``auto``: validation/good if the data set has it, else 0.1."""
     normal_test: float = Field(0.2, gt=0, lt=1)
-    """Share of the normal pictures that are tested on, where no folder says (``folder``)."""
+    """Share of the normal pictures used for testing, if no folder tells (layout ``folder``)."""
     cache: Path | None = None
-    """Folder for prepared pictures; default: as for volumes."""
+    """Folder for prepared pictures; the default is the same as for volumes."""
     max_pixels: int = Field(100_000_000, gt=0)
     """A picture with more pixels is refused before it is decoded."""
 
@@ -170,17 +171,17 @@ class PictureDataConfig(Section):
         except ValidationError:
             raise ValueError("write auto, a count (20) or a share (0.1)") from None
         if chosen != "auto" and (chosen < 0 or (isinstance(chosen, float) and chosen >= 1)):
-            raise ValueError("write auto, a count from 0 on or a share below 1")
+            raise ValueError("write auto, a count of 0 or more, or a share below 1")
         return chosen
 
     @property
     def budget(self) -> int:
-        """What :class:`medrd.data.domain.Domain` refuses more of."""
+        """The limit on the size of an input; larger ones are refused unread."""
         return self.max_pixels
 
     @property
     def healthy_margin(self) -> int:
-        """A picture is normal or not by itself; it has no neighbours."""
+        """Always 0: a picture has no neighbouring slices."""
         return 0
 
 
@@ -188,34 +189,34 @@ AnyDataConfig = Annotated[DataConfig | PictureDataConfig, Field(discriminator="k
 
 
 class ScoringConfig(Section):
-    """From a raw map to a smoothed one and an image's score; the same for every model."""
+    """Smoothing of the raw map, and the image score; the same for every model."""
 
     sigma_px: float = Field(4.0, ge=0)
-    """Gaussian, in pixels of a 256-pixel slice; scaled with the slice's size. 0: none."""
+    """Gaussian, in pixels of a 256-pixel slice; scaled with the slice's size. 0: no smoothing."""
     image_score: Literal["max", "top", "mean", "model"] = "max"
-    """``model``: the method's own, where it has one (patchcore)."""
+    """``model``: the method's own score, if it has one (patchcore)."""
     top_fraction: float = Field(0.01, gt=0, le=1)
-    """For ``top``: the mean of this share of the highest pixels inside the brain."""
+    """For ``top``: the share of highest pixels inside the brain whose mean is the score."""
     sigma_across_mm: float = Field(0.0, ge=0, le=100)
-    """Gaussian across a scan's slices, in mm. 0: each slice stays by itself, as with pictures."""
+    """Gaussian across a scan's slices, in mm. 0: slices stay independent, as for pictures."""
 
 
 class AugmentConfig(Section):
-    """Random changes of the healthy slices before anything is put into them; none by default."""
+    """Random changes to the healthy slices before anomalies are simulated; none by default."""
 
     flip: bool = False
-    """Mirror half of them: left and right in axial and coronal slices."""
+    """Mirror half of the slices: left and right in axial and coronal slices."""
     gamma: float = Field(0.0, ge=0, le=2)
-    """Raise intensities to a power between exp(-gamma) and exp(gamma), one a modality; 0.4, the
-    median under recipe.normalise: median, stays."""
+    """Raise intensities to a power between exp(-gamma) and exp(gamma), one per modality; 0.4, the
+    median under recipe.normalise: median, is kept."""
     gain: float = Field(0.0, ge=0, le=2)
-    """Multiply them by a factor between exp(-gain) and exp(gain), one a modality."""
+    """Multiply intensities by a factor between exp(-gain) and exp(gain), one per modality."""
     bias: float = Field(0.0, ge=0, le=2)
-    """Multiply them by a smooth field with a logarithm of up to this standard deviation."""
+    """Multiply intensities by a smooth field whose logarithm has up to this standard deviation."""
 
     @property
     def any(self) -> bool:
-        """Whether there is something to do."""
+        """Whether any augmentation is on."""
         return self.flip or max(self.gamma, self.gain, self.bias) > 0
 
 
@@ -234,15 +235,15 @@ class CalibrationConfig(Section):
     """Thresholds from held-out healthy slices."""
 
     voxel_fpr: float = Field(0.02, gt=0, lt=1)
-    """Share of healthy brain voxels that may lie above the threshold."""
+    """Share of healthy brain voxels that may reach the threshold."""
     with_training: bool = False
-    """Set the threshold on the training subjects' healthy slices too. They look a little too
-    healthy to the model; but where one or two subjects are held out, how scans differ matters
-    more. Scores of scans are compared with held-out ones alone."""
+    """Also use the training subjects' healthy slices for the threshold. They look slightly too
+    healthy to the model, but with only one or two held-out subjects the variation between scans
+    matters more. A scan's score is still compared with held-out scans only."""
 
 
 class Config(Section):
-    """A run."""
+    """The configuration of a run."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     seed: int = Field(0, ge=0, lt=2**31)
@@ -258,13 +259,13 @@ class Config(Section):
         if self.data.kind != self.recipe.kind:
             raise ValueError(
                 f"data.kind is {self.data.kind} and recipe.kind is {self.recipe.kind}; "
-                "they must be alike"
+                "they must be equal"
             )
         layout = self.recipe.layout
         if not (layout.plain or self.model.takes_stacks):
             raise ValueError(
-                f"model {self.model.name} takes one or three channels of one slice; the recipe "
-                f"shows {layout.channels} (recipe.channels, neighbours_mm, place); rdseg takes them"
+                f"model {self.model.name} takes one or three channels of one slice; the recipe has "
+                f"{layout.channels} (recipe.channels, neighbours_mm, place); only rdseg takes them"
             )
         if isinstance(self.recipe, RecipeConfig):
             self.model.check_scans(
@@ -275,7 +276,7 @@ class Config(Section):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, as in the YAML file."""
+        """The config in plain types, as in the YAML file."""
         result: dict[str, Any] = self.model_dump(mode="json")
         return result
 

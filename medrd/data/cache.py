@@ -1,10 +1,9 @@
 """Prepared volumes on disk, so that training reads random slices at memory speed.
 
-Each subject is prepared once into plain ``.npy`` arrays that are memory-mapped. The key
-covers the content of its files, the recipe and the version of the preparing code, so a
-stale entry cannot be met. Entries are built under another name and then renamed: a killed
-build leaves nothing that looks done, and of two processes that build the same entry the
-later one throws its own away.
+Each subject is prepared once into plain, memory-mapped ``.npy`` arrays. The key covers the
+content of its files, the recipe and the version of the preparing code, so an entry is never
+stale. Entries are built under a temporary name and then renamed: a killed build leaves no
+incomplete entry, and if two processes build the same entry, the later one discards its own.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ logger = logging.getLogger("medrd.data")
 _ARRAYS = ("images", "region", "numbers", "positions_mm", "touched")
 _INDEX = "entry.json"
 
-# A process that has met a damaged entry may take away the sound one that another has just
-# put in its place, so one failure does not mean a bad disk.
+# A process that found a damaged entry may remove the intact one that another process has just
+# put in its place, so a single failure does not mean a bad disk.
 _ATTEMPTS = 3
 
 
 # NumPy parses the headers of .npy files as Python literals, and CPython before 3.12 counts the
-# depth of that for all threads together: two at once can end in a SystemError (gh-106905).
+# recursion depth for all threads together: two at once can raise a SystemError (gh-106905).
 _HEADERS = threading.Lock()
 
 
@@ -56,22 +55,22 @@ class CachedSubject:
     Attributes
     ----------
     images
-        (S, C, H, W) float16 in [0, 1]: steps of at most 1/2048, finer than a scanner's noise
-        and half the disk and reading of float32. Pictures deeper than 8 bits: float32.
+        (S, C, H, W) float16 in [0, 1]: steps of at most 1/2048 are finer than a scanner's noise,
+        and float16 needs half the space of float32. Pictures deeper than 8 bits are float32.
     region
-        (S, H, W) bool: the brain, or what the square shows of a picture.
+        (S, H, W) bool: the brain, or the part of the square that shows the picture.
     numbers
         (S,) position of each slice in the whole stack.
     positions_mm
-        (S,) place of each slice along the stack.
+        (S,) position of each slice along the stack.
     touched
-        (L,) positions in the whole stack that hold a lesion at original resolution, or are shown
-        with a neighbour that does.
+        (L,) positions in the whole stack of slices that hold a lesion at original resolution, or
+        show a neighbour that does.
     has_label
         Whether the subject has a label; without one ``touched`` is empty.
     content
-        Hash of the scan itself (:attr:`medrd.data.domain.TrainingItem.content`), whatever its files
-        are called and however they are compressed.
+        Hash of the scan itself (:attr:`medrd.data.domain.TrainingItem.content`), independent of
+        file names and compression.
     """
 
     id: str
@@ -84,11 +83,11 @@ class CachedSubject:
     content: str
     warnings: tuple[str, ...]
     traits: ScanTraits | None = None
-    """What the scan looks like; None for a picture."""
+    """Summary of the scan's appearance; None for a picture."""
 
 
 def default_cache() -> Path:
-    """``MEDRD_CACHE``, or medrd's folder in the user's cache."""
+    """``MEDRD_CACHE``, or ``medrd`` in the user's cache folder."""
     named = os.environ.get("MEDRD_CACHE")
     if named:
         return Path(named)
@@ -110,25 +109,25 @@ def cache_subjects(
     workers: int = 2,
     on_done: Callable[[str], None] | None = None,
 ) -> tuple[dict[str, CachedSubject], list[InputError]]:
-    """Prepare what is not prepared yet and open all of it.
+    """Prepare the subjects that are not cached yet, and open all of them.
 
     Parameters
     ----------
     folder
-        The cache. Made if missing.
+        The cache; created if missing.
     budget
-        Voxels or pixels at most; a larger file is refused unread.
+        Maximum number of voxels or pixels; a larger file is refused unread.
     workers
-        Threads: reading and unpacking leave the interpreter free.
+        Number of threads; reading and decompression release the interpreter lock.
     on_done
-        Called with a subject's id when it is ready, or has failed.
+        Called with a subject's id when it is ready or has failed.
 
     Returns
     -------
     cached
-        By subject id.
+        Opened subjects by id.
     errors
-        Of the subjects that could not be prepared.
+        The errors of the subjects that could not be prepared.
 
     Raises
     ------
@@ -155,7 +154,7 @@ def cache_subjects(
                 subject = futures[future]
                 try:
                     cached[subject.id] = future.result()
-                except OutputError:  # of the cache, not of this subject
+                except OutputError:  # concerns the cache, not this subject
                     raise
                 except InputError as error:
                     errors.append(error)
@@ -170,7 +169,7 @@ def cache_subjects(
 def cache_subject(
     subject: Subject, recipe: AnyRecipeConfig, *, folder: Path, budget: int
 ) -> CachedSubject:
-    """One subject, from the cache if it is there and undamaged, else prepared now."""
+    """Open one subject from the cache, or prepare it if it is missing or damaged."""
     files = files_hash(subject)
     label = source_hash(subject.label) if subject.label else None
     key = digest(
@@ -183,7 +182,7 @@ def cache_subject(
     )
     entry = folder / key[:2] / key
     cached = _open(entry, subject.id)
-    logger.debug("%s: %s", subject.id, "prepared before" if cached else "preparing")
+    logger.debug("%s: %s", subject.id, "already prepared" if cached else "preparing")
     attempts = 0
     while cached is None and attempts < _ATTEMPTS:
         _build(entry, subject, recipe, budget=budget)
@@ -200,7 +199,7 @@ def cache_subject(
 
 
 def source_hash(source: Source) -> str:
-    """Of the bytes of the file, or of a series' files in order; and which frame is taken."""
+    """SHA-256 of the file, or of a series' files in order, with the chosen frame."""
     frame = "" if source.frame is None else f":{source.frame}"
     if source.path.is_dir():
         files = choose_series(source.path, source.series).files
@@ -247,7 +246,7 @@ def _build(entry: Path, subject: Subject, recipe: AnyRecipeConfig, *, budget: in
 
 
 def _put_in_place(temporary: Path, entry: Path) -> None:
-    """Rename; where another process was first, its entry stays."""
+    """Rename the entry; if another process was first, keep its entry."""
     try:
         temporary.rename(entry)
     except OSError:
@@ -256,7 +255,7 @@ def _put_in_place(temporary: Path, entry: Path) -> None:
 
 
 def _open(entry: Path, subject_id: str) -> CachedSubject | None:
-    """The entry, or None where there is none; a damaged one is taken away first."""
+    """Open an entry; None if it is missing, or damaged (it is then removed)."""
     if not entry.is_dir():
         return None
     try:
@@ -278,7 +277,7 @@ def _open(entry: Path, subject_id: str) -> CachedSubject | None:
             **arrays,
         )
     except (OSError, ValueError, KeyError, TypeError):
-        # Renamed before it is removed: another process may be looking at it.
+        # Renamed before removal: another process may be reading it.
         broken = entry.parent / f".{entry.name}.broken.{uuid.uuid4().hex}"
         with contextlib.suppress(OSError):
             entry.rename(broken)

@@ -1,8 +1,8 @@
-"""Where a data set keeps its subjects: a folder -> subjects with images and labels.
+"""Folder layouts of data sets: find the subjects with their images and labels.
 
-Four layouts. BraTS up to 2021 and from 2023 on (a folder a subject, a file a modality),
-the Medical Segmentation Decathlon's Task01 (one 4D file a subject), and a plain folder of
-NIfTI files with optional masks. Only names are looked at; no image is read.
+There are four layouts: BraTS up to 2021 and from 2023 on (a folder per subject, a file per
+modality), the Medical Segmentation Decathlon's Task01 (one 4D file per subject), and a plain folder
+of NIfTI files with optional masks. Only names are used; no image is read.
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ from pathlib import Path
 from medrd.errors import ConfigError, InputError, MissingInputError
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
-"""What channels can be called in the BraTS and MSD layouts."""
+"""The channel names of the BraTS and MSD layouts."""
 
 _BRATS = {"flair": "_flair", "t1": "_t1", "t1ce": "_t1ce", "t2": "_t2", "seg": "_seg"}
 _BRATS_2023 = {"flair": "-t2f", "t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w", "seg": "-seg"}
 _BIDS = {"flair": "_FLAIR", "t1": "_T1w", "t2": "_T2w"}
 _MSD_NAMES = {"flair": "flair", "t1w": "t1", "t1gd": "t1ce", "t2w": "t2"}
-_MSD_ORDER = ("flair", "t1", "t1ce", "t2")  # of Task01_BrainTumour's dataset.json
+_MSD_ORDER = ("flair", "t1", "t1ce", "t2")  # as in Task01_BrainTumour's dataset.json
 _CONTRAST = re.compile(r"_ce-[a-zA-Z0-9]+")  # BIDS: a T1w with a contrast agent
 _NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _MASK = re.compile(r"[_-](seg|mask|label|dseg)$")
-# What medrd itself writes; a folder of results must not become input.
+# medrd's own output files: results must not become input.
 _OWN_OUTPUT = re.compile(r"_(anomaly|mask)$")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A three-dimensional image: a file, and which frame of it if it is 4D.
+    """A three-dimensional image.
 
-    Or a DICOM series: the folder of its files, and its UID where there are several.
+    Either a file, with the frame to use if it is 4D, or a DICOM series: the folder of its files,
+    and its UID if the folder holds several.
     """
 
     path: Path
@@ -51,7 +52,7 @@ class Subject:
     Attributes
     ----------
     category
-        What numbers are gathered by; "" where the data set has no categories.
+        The category for grouping results; "" if the data set has no categories.
     """
 
     id: str
@@ -61,12 +62,12 @@ class Subject:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """Of its images, by channel."""
+        """Paths of the images by channel."""
         return {channel: source.path for channel, source in self.images.items()}
 
     @property
     def files(self) -> list[Path]:
-        """All that it is read from."""
+        """Paths of all images and the label."""
         return [source.path for source in (*self.images.values(), self.label) if source]
 
 
@@ -76,12 +77,13 @@ def stem(path: Path) -> str:
 
 
 def is_nifti(path: Path) -> bool:
-    """By name; hidden files (macOS resource forks ``._x.nii.gz``) are none."""
+    """Whether the name is that of a NIfTI file; not if hidden (macOS resource forks
+    ``._x.nii.gz``)."""
     return bool(_NIFTI.search(path.name)) and not path.name.startswith(".")
 
 
 def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[Subject]:
-    """All subjects below ``root`` in order of their ids.
+    """All subjects below ``root``, sorted by id.
 
     Parameters
     ----------
@@ -90,13 +92,13 @@ def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[S
     layout
         ``auto`` takes the first of ``msd``, ``brats``, ``brats2023``, ``folder`` that fits.
     channels
-        Modalities that every subject must have. In the ``folder`` layout there is one, with
-        any name.
+        Modalities that every subject must have; exactly one, with any name, in the ``folder``
+        layout.
 
     Raises
     ------
     ConfigError
-        No such folder, no subject in it, two subjects with one id, unknown modality.
+        The folder or subjects are missing, two subjects have one id, or a modality is unknown.
     MissingInputError
         A subject lacks a modality.
     """
@@ -125,7 +127,7 @@ def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[S
             found="no such file",
             remedy="Check data.root and data.layout.",
         )
-    _refuse_twins(root, subjects)
+    _refuse_duplicates(root, subjects)
     if name == "folder":
         return [_named(subject, channels) for subject in subjects]
     _check_channels(channels)
@@ -133,12 +135,12 @@ def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[S
 
 
 def brats_subjects(folder: Path) -> list[Subject]:
-    """The BraTS subjects (of any year) whose files lie in this very folder.
+    """The BraTS subjects (of any year) whose files lie directly in this folder.
 
     Raises
     ------
     InputError
-        A modality of one subject twice.
+        A subject has one modality twice.
     """
     for endings in (_BRATS, _BRATS_2023):
         subjects = _brats_subjects(folder, endings)
@@ -148,7 +150,8 @@ def brats_subjects(folder: Path) -> list[Subject]:
 
 
 def _brats_subjects(folder: Path, endings: Mapping[str, str]) -> list[Subject]:
-    """The subjects whose files lie in this very folder, told apart by what names begin with."""
+    """The subjects whose files lie directly in this folder, grouped by the prefix of their
+    names."""
     found: dict[str, dict[str, Source]] = {}
     for path in sorted(folder.iterdir()):
         if not is_nifti(path):
@@ -160,7 +163,7 @@ def _brats_subjects(folder: Path, endings: Mapping[str, str]) -> list[Subject]:
             if kind in sources:
                 raise InputError(
                     folder,
-                    expected=f"one file that ends in {ending}.nii.gz or {ending}.nii a subject",
+                    expected=f"one file that ends in {ending}.nii.gz or {ending}.nii per subject",
                     found=f"{sources[kind].path.name} and {path.name}",
                     remedy="Remove one of them.",
                 )
@@ -173,16 +176,17 @@ def _brats_subjects(folder: Path, endings: Mapping[str, str]) -> list[Subject]:
 
 
 def label_beside(path: Path) -> Source | None:
-    """The label of a scan that is given as a file: its BraTS subject's, or ``<stem>_seg`` …
+    """The label of a scan given as a file: that of its BraTS subject, or ``<stem>_seg`` and the
+    like.
 
-    Not ``<stem>_mask``, which medrd itself may have written there.
+    ``<stem>_mask`` does not count, since medrd itself may have written it.
     """
     folder = path.parent
     if not folder.is_dir():
         return None
     try:
         subjects = brats_subjects(folder)
-    except InputError:  # another subject's twin files: not this scan's concern
+    except InputError:  # duplicate files of another subject do not matter here
         subjects = []
     for subject in subjects:
         if any(source.path.name == path.name for source in subject.images.values()):
@@ -196,15 +200,15 @@ def label_beside(path: Path) -> Source | None:
 
 
 def is_label_name(path: Path) -> bool:
-    """A segmentation, mask or one of medrd's own outputs, to judge by its name."""
+    """Whether the name is that of a segmentation, a mask or one of medrd's own outputs."""
     name = stem(path)
     return bool(_MASK.search(name) or _OWN_OUTPUT.search(name))
 
 
 def named_kind(path: Path) -> str | None:
-    """What a NIfTI file's name says it is, in BraTS's or BIDS's way: a modality or ``label``.
+    """The kind that a NIfTI file's name (as in BraTS or BIDS) tells: a modality or ``label``.
 
-    None where it says nothing, as the folder of a DICOM series does.
+    None if the name tells nothing; always None for the folder of a DICOM series.
     """
     if not is_nifti(path):
         return None
@@ -212,9 +216,9 @@ def named_kind(path: Path) -> str | None:
 
 
 def all_named(subjects: Sequence[Subject]) -> bool:
-    """Whether every image is known to be what its channel is called.
+    """Whether every image is known to have the modality that its channel names.
 
-    By its file's name in BraTS's or BIDS's way, or by its place in one of MSD's files.
+    It is known from the file's name, as in BraTS or BIDS, or from the position in a file of MSD.
     """
     return all(
         source.frame is not None or name_and_modality(source.path)[1] == channel
@@ -224,7 +228,7 @@ def all_named(subjects: Sequence[Subject]) -> bool:
 
 
 def name_and_modality(path: Path) -> tuple[str, str | None]:
-    """What a file's name, in BraTS's or BIDS's way, says of whose it is and what it is.
+    """The subject and the modality that a file's name, as in BraTS or BIDS, tells.
 
     >>> name_and_modality(Path("a_flair.nii.gz")), name_and_modality(Path("x.nii"))
     (('a', 'flair'), ('x', None))
@@ -256,8 +260,8 @@ def _brats_below(root: Path, endings: Mapping[str, str]) -> Iterator[Subject]:
 def folders_below(root: Path) -> Iterator[Path]:
     """The root and all folders below it that are not hidden, each once.
 
-    Hidden ones hold unfinished work: a killed ``medrd phantom`` leaves its subject in one.
-    Links are followed, since clusters lend data that way; they may run in circles.
+    Hidden folders hold unfinished work: a killed ``medrd phantom`` leaves its subject in one.
+    Links are followed, since clusters often link data; they may form cycles.
     """
     seen: set[str] = set()
     for folder, below, _ in os.walk(root, followlinks=True):
@@ -320,7 +324,7 @@ def _named(subject: Subject, channels: Sequence[str]) -> Subject:
     if len(channels) != 1:
         raise ConfigError(
             "recipe.channels",
-            expected="one channel in a plain folder (one file a subject)",
+            expected="one channel in a plain folder (one file per subject)",
             found=", ".join(channels),
             remedy="Use a BraTS or MSD layout for several modalities.",
         )
@@ -334,7 +338,7 @@ def _check_channels(channels: Sequence[str]) -> None:
                 "recipe.channels",
                 expected=f"modalities out of {', '.join(MODALITIES)}",
                 found=channel,
-                remedy="Mend recipe.channels.",
+                remedy="Correct recipe.channels.",
             )
 
 
@@ -346,18 +350,18 @@ def _complete(subject: Subject, channels: Sequence[str]) -> Subject:
                 there,
                 expected=f"a {channel} image of subject {subject.id}",
                 found=f"{', '.join(subject.images)}",
-                remedy="Add the file, or take the subject out of the folder.",
+                remedy="Add the file, or move the subject out of the folder.",
             )
     return Subject(subject.id, {c: subject.images[c] for c in channels}, subject.label)
 
 
-def _refuse_twins(root: Path, subjects: Sequence[Subject]) -> None:
+def _refuse_duplicates(root: Path, subjects: Sequence[Subject]) -> None:
     for first, second in itertools.pairwise(subjects):
         if first.id == second.id:
             places = [str(next(iter(s.images.values())).path) for s in (first, second)]
             raise ConfigError(
                 root,
-                expected="one subject an id",
+                expected="one subject per id",
                 found=f"{first.id} twice: {places[0]} and {places[1]}",
                 remedy="Remove or rename one of them.",
             )

@@ -1,4 +1,4 @@
-"""Which slices are far enough from any lesion to count as healthy."""
+"""Select the slices that are far enough from any lesion to count as healthy."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from medrd.errors import ConfigError
 def away_from(
     numbers: NDArray[np.int64], positions: NDArray[np.int64], *, margin: int
 ) -> NDArray[np.bool_]:
-    """Which slices lie more than ``margin`` slices from every one of ``positions``: (S,) bool.
+    """Whether each slice is more than ``margin`` slices away from all ``positions``: (S,) bool.
 
-    Margin 0 asks for slices that hold no lesion themselves.
+    Margin 0 excludes only the slices that hold a lesion.
     """
     if positions.size == 0:
         return np.ones(numbers.size, bool)
@@ -21,18 +21,18 @@ def away_from(
 
 
 def none_healthy(side: str, subjects: int, *, wanted: str) -> ConfigError:
-    """The error of a side of the split whose subjects have no healthy slice.
+    """The error for a side of the split whose subjects have no healthy slice.
 
     Parameters
     ----------
     side
         ``train`` or ``calibration``.
     wanted
-        What was expected of it, in words.
+        What the side must have, in words.
     """
     return ConfigError(
         f"data.split.{side}",
         expected=wanted,
-        found=f"{subjects} subjects without one",
+        found=f"none in {subjects} subjects",
         remedy="Give it more subjects, or lower data.healthy_margin.",
     )

@@ -1,4 +1,4 @@
-"""Random batches of healthy slices, in an order that a resumed run can go on with."""
+"""Random batches of healthy slices, in an order that a resumed run can continue."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class HealthySlices:
     Parameters
     ----------
     subjects
-        Prepared and memory-mapped.
+        Prepared, memory-mapped subjects.
     margin
-        In slices; see :func:`medrd.data.margin.away_from`.
+        Margin in slices; see :func:`medrd.data.margin.away_from`.
     """
 
     def __init__(self, subjects: Sequence[CachedSubject], *, margin: int) -> None:
@@ -50,7 +50,7 @@ class HealthySlices:
         return len(self.index)
 
     def batch(self, which: Sequence[int]) -> SliceBatch:
-        """The slices at these positions of the index."""
+        """The slices at these indices."""
         places = [self.index[i] for i in which]
         return SliceBatch(
             images=np.stack([self.subjects[s].images[i] for s, i in places]).astype(np.float32),
@@ -61,10 +61,10 @@ class HealthySlices:
 def epoch_order(
     length: int, *, batch_size: int, seed: int, epoch: int, drop_last: bool = True
 ) -> list[list[int]]:
-    """The batches of an epoch as positions: a function of its arguments alone.
+    """The batches of an epoch as indices; they depend on the arguments alone.
 
-    A last batch that is smaller is left out with ``drop_last`` (a batch of one slice makes
-    BatchNorm noisy), unless it is the only one.
+    With ``drop_last`` a smaller last batch is dropped (a batch of one slice makes BatchNorm noisy),
+    unless it is the only one.
     """
     order = np.random.default_rng([seed, epoch]).permutation(length).tolist()
     batches = [order[i : i + batch_size] for i in range(0, length, batch_size)]
@@ -74,7 +74,7 @@ def epoch_order(
 
 
 class Prefetcher:
-    """Reads the next batches in a thread while the present one is computed.
+    """Reads the next batches in a thread while the current one is computed.
 
     Attributes
     ----------
@@ -91,7 +91,7 @@ class Prefetcher:
         self._ahead = ahead
 
     def __iter__(self) -> Iterator[SliceBatch]:
-        # Of this pass alone: what an earlier one left unread must not come up again.
+        # A new queue per pass: items left unread by an earlier one must not reappear.
         items: _Items = queue.Queue(self._ahead)
         stop = threading.Event()
         thread = threading.Thread(target=self._fill, args=(items, stop), daemon=True)

@@ -1,4 +1,4 @@
-"""Which subject stands on which side: by subject, reproducible, and without overlap."""
+"""Assign subjects to the sides of the split, reproducibly and without overlap."""
 
 from __future__ import annotations
 
@@ -22,29 +22,28 @@ class Split:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over the three lists; stands in every result."""
+        """SHA-256 over the three lists; stored in every result."""
         return digest({side: list(getattr(self, side)) for side in SIDES})
 
 
 def seeded_order(ids: Iterable[str], *, seed: int) -> list[str]:
-    """By SHA-256 over seed and id: the same with any library and on any machine."""
+    """Ids ordered by SHA-256 over seed and id: the same with any library and on any machine."""
     return sorted(ids, key=lambda id: hashlib.sha256(f"{seed}:{id}".encode()).hexdigest())
 
 
 def split_subjects(ids: Sequence[str], config: SplitConfig, *, seed: int) -> Split:
     """Divide subjects into train, calibration (held-out healthy) and test.
 
-    The order is that of SHA-256 over seed and id: a function of the two alone, the same
-    with any library and on any machine. Counts and shares are dealt from it in the order
-    train, calibration, test, to the subjects that no list names; shares are rounded, and at
-    least one subject goes where a share is above 0.
+    The subjects that no list names are taken in :func:`seeded_order` and assigned by count or
+    share to train, calibration and test, in this order. Shares are rounded, and each share above
+    0 gets at least one subject.
 
     Raises
     ------
     LeakageError
         A subject is listed on two sides.
     ConfigError
-        More subjects asked for than there are, shares of more than the whole, or unknown ids.
+        Counts exceed the number of subjects, shares exceed 1 in sum, or an id is unknown.
     """
     values = {side: getattr(config, side) for side in SIDES}
     listed: dict[str, str] = {}
@@ -57,7 +56,7 @@ def split_subjects(ids: Sequence[str], config: SplitConfig, *, seed: int) -> Spl
                     f"data.split.{side}",
                     expected="each subject on one side",
                     found=f"{subject} is also in {listed[subject]}",
-                    remedy="Take it out of one of them.",
+                    remedy="Remove it from one of them.",
                 )
             if subject not in ids:
                 raise ConfigError(

@@ -1,8 +1,8 @@
-"""What a scan looks like in a few numbers, to tell whether a model has seen its like.
+"""A scan's appearance in a few numbers, for comparison with a model's training scans.
 
-Nothing here depends on what the scan is called or on the unit of its intensities. A model's
-training scans are summed up in such numbers (:mod:`medrd.data.brains.profile`), and a scan to
-predict is held against them. They stand on about 60 voxels a side: coarse, and quick.
+The numbers depend neither on the scan's name nor on the unit of its intensities. A model's training
+scans are summarised in them (:mod:`medrd.data.brains.profile`), and a scan to predict is compared
+with that profile. They are computed on a coarse grid of about 60 voxels per side, for speed.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from medrd.images.box import bounding_box
 from medrd.images.volume import Volume
 
 CELLS = 12
-"""A side of the coarse pictures: the box around the brain is cut into so many parts."""
+"""Cells per side of the coarse grid that the brain's bounding box is divided into."""
 _SIDE = 60
 _DEPTHS_MM = (2, 4, 6, 8, 11, 14, 18, 23, 30, 60)
-"""Shells of the brain by their distance from its surface."""
+"""Depths below the brain's surface that bound its shells."""
 _PERCENTILES = (5, 15, 85, 95)
 TONES = len(_DEPTHS_MM) - 1 + len(_PERCENTILES)
 
 
 @dataclass(frozen=True, eq=False)
 class ChannelTraits:
-    """One modality.
+    """The appearance of one modality.
 
     Attributes
     ----------
     negative_share
-        Of all voxels, below 0: MR magnitudes have none, CT has air at -1000.
+        Share of all voxels below 0: MR magnitudes have none, CT has air at -1000.
     levels
-        Distinct values among the brain's voxels: a label has a handful.
+        Distinct values among the brain's voxels; a label has only a few.
     tone
-        (13,) medians of the shells below the brain's surface, then percentiles of the whole
-        brain, each from the brain's median in units of its interquartile range. Medians, so
-        that a lesion changes little.
+        (13,) medians of the shells below the brain's surface, then percentiles of the whole brain,
+        each as the distance from the brain's median in units of the interquartile range. Medians
+        change little with a lesion.
     pattern
-        (12, 12, 12) share of the brain's voxels that are darker, mean of each cell; 0 where
+        (12, 12, 12) mean rank of each cell (share of the brain's voxels that are darker); 0 where
         there is no brain.
     """
 
@@ -57,18 +57,18 @@ class ChannelTraits:
 
 @dataclass(frozen=True, eq=False)
 class ScanTraits:
-    """A subject's scan, axes in canonical order (right, anterior, superior).
+    """The appearance of a subject's scan; axes in canonical order (right, anterior, superior).
 
     Attributes
     ----------
     spacing_mm
-        (3,) edges of a voxel.
+        (3,) edge lengths of a voxel.
     brain_ml
-        Volume of what is not background.
+        Volume of the foreground.
     occupancy
         (12, 12, 12) share of each cell that is brain.
     channels
-        By modality.
+        Traits by modality.
     """
 
     spacing_mm: NDArray[np.float32]
@@ -95,7 +95,7 @@ class ScanTraits:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ScanTraits:
-        """The inverse of :meth:`to_dict`, but for the rounding of cells."""
+        """The inverse of :meth:`to_dict`, up to the rounding of cells."""
         channels = {
             name: ChannelTraits(
                 negative_share=float(channel["negative_share"]),
@@ -114,18 +114,18 @@ class ScanTraits:
 
 
 def pack_cells(cells: NDArray[np.float32]) -> str:
-    """(12, 12, 12) in [0, 1] as text: base64 of bytes, each 255 times a value."""
+    """Encode (12, 12, 12) values in [0, 1] as base64 of bytes, each 255 times a value."""
     return base64.b64encode(np.round(cells * 255).astype(np.uint8).tobytes()).decode("ascii")
 
 
 def unpack_cells(text: str) -> NDArray[np.float32]:
-    """The inverse of :func:`pack_cells`, to 1/510. Raises ValueError."""
+    """The inverse of :func:`pack_cells`, within 1/510. Raises ValueError."""
     cells = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
     return (cells.reshape(CELLS, CELLS, CELLS) / 255).astype(np.float32)
 
 
 def scan_traits(volumes: Mapping[str, Volume], brain: NDArray[np.bool_]) -> ScanTraits:
-    """The traits of a subject's volumes (on one grid) and its brain (X, Y, Z), not empty."""
+    """Compute the traits of a subject's volumes on one grid, with its nonempty brain (X, Y, Z)."""
     first = next(iter(volumes.values()))
     turn = nib.orientations.io_orientation(first.affine)
     spacing_mm = np.empty(3, np.float32)
@@ -163,7 +163,7 @@ def scan_traits(volumes: Mapping[str, Volume], brain: NDArray[np.bool_]) -> Scan
 
 
 def _cell_sums(array: NDArray) -> NDArray[np.float32]:
-    """(X, Y, Z) summed over 12 x 12 x 12 cells; where it is thinner, cells share a slice."""
+    """Sum (X, Y, Z) over 12 x 12 x 12 cells; with fewer than 12 slices, cells share slices."""
     array = array.astype(np.float32)
     for axis, size in enumerate(array.shape):
         array = np.add.reduceat(array, np.arange(CELLS) * size // CELLS, axis=axis)
@@ -171,7 +171,7 @@ def _cell_sums(array: NDArray) -> NDArray[np.float32]:
 
 
 def _depths_mm(inside: NDArray[np.bool_], spacing_mm: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of the brain's voxels, below its surface."""
+    """Depth of each brain voxel below the brain's surface."""
     padded = np.pad(inside, 1)
     depths: NDArray[np.float32] = ndimage.distance_transform_edt(padded, sampling=spacing_mm)
     return depths[padded]
@@ -185,5 +185,5 @@ def _tone(values: NDArray[np.float32], depth_mm: NDArray[np.float32]) -> NDArray
     ]
     levels = np.array([*shells, *np.percentile(values, _PERCENTILES)])
     spread = max(upper - lower, np.finfo(np.float32).tiny)
-    # A label's quartiles may be alike; what it then gets here is large, and finite.
+    # A label's quartiles may coincide; the result is then large but finite.
     return np.clip((levels - median) / spread, -1e3, 1e3).astype(np.float32)

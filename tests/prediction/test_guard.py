@@ -121,7 +121,7 @@ def test_names_count_only_where_those_of_the_training_scans_did(
     model = load_model(train(make_config(raw), tmp_path / "run"))
     report = predict(model, [plain], tmp_path / "out", strict=True, picture=False)
     assert [error for error in report.errors if "by its name" in error.found] == []
-    reasons = ("contrast: the model knows 2 scans", "file names: those of the training scans")
+    reasons = ("contrast: the profile has 2 scans", "file names: those of the training scans")
     for reason in reasons:
         assert any(f"--strict does not judge {reason}" in m for m in caplog.messages)
     predict(model, [plain], tmp_path / "out", picture=False)

@@ -1,7 +1,7 @@
-"""BIDS datasets: which files are a subject's modalities, and what the names of results are.
+"""BIDS datasets: find a subject's modalities, and name the results.
 
-Only names are looked at. A dataset is recognised by its ``dataset_description.json``, raw or
-derivative alike: models expect scans without skull, which are derivatives.
+Only names are read. A dataset is recognised by its ``dataset_description.json``, whether raw or
+derivative: models expect skull-stripped scans, which are derivatives.
 
 Source: Brain Imaging Data Structure 1.10, https://bids-specification.readthedocs.io.
 """
@@ -29,14 +29,14 @@ _FOLDER = re.compile(r"sub-[a-zA-Z0-9+]+(/ses-[a-zA-Z0-9+]+)?/anat")
 
 @dataclass(frozen=True)
 class BidsOrigin:
-    """Where in a dataset a subject's images come from.
+    """The images of a subject within a dataset.
 
     Attributes
     ----------
     root
         The dataset's folder.
     sources
-        Of the images, in the order of the channels, relative to the root.
+        Paths of the images relative to the root, in the order of the channels.
     """
 
     root: Path
@@ -44,7 +44,8 @@ class BidsOrigin:
 
     @property
     def uris(self) -> list[str]:
-        """BIDS URIs; the dataset is called ``source`` in the derivative's ``DatasetLinks``."""
+        """BIDS URIs of the sources; the derivative's ``DatasetLinks`` names the dataset
+        ``source``."""
         return [f"bids:source:{source}" for source in self.sources]
 
 
@@ -56,22 +57,22 @@ class _File:
     suffix: str
 
     def is_a(self, channel: str) -> bool:
-        """By suffix; a T1w with a contrast agent (``ce-``) is a t1ce."""
+        """Whether the suffix is the channel's; a T1w with a ``ce-`` entity is a t1ce."""
         if self.suffix != _SUFFIXES.get(channel, channel):
             return False
         return channel not in ("t1", "t1ce") or ("ce" in self.entities) == (channel == "t1ce")
 
     def name(self, *, keep: Sequence[str] = ()) -> str:
-        """Its entities, of which ``desc`` gives way to that of the result; or only some."""
+        """Its entities without ``desc``, which the result replaces; or only those in ``keep``."""
         kept = keep or [key for key in self.entities if key != "desc"]
         return "_".join(f"{k}-{v}" for k, v in self.entities.items() if k in kept)
 
 
 def bids_root(folder: Path) -> Path | None:
-    """The dataset that a folder is, or is a subject's part of; None if there is none.
+    """The dataset that a folder is the root of, or a subject's part of; None if there is none.
 
-    What else lies in a dataset is not in BIDS itself: ``sourcedata/`` holds what it was made
-    from, DICOM series often, and is read like any other folder.
+    Other folders in a dataset are not BIDS: ``sourcedata/`` holds the original data, often DICOM
+    series, and is read like any other folder.
     """
     folder = folder.absolute()
     for candidate in (folder, *folder.parents[:4]):
@@ -82,7 +83,7 @@ def bids_root(folder: Path) -> Path | None:
 
 
 def read_description(root: Path) -> dict[str, Any]:
-    """What ``dataset_description.json`` holds; empty where there is none, or no such thing."""
+    """The content of ``dataset_description.json``; empty if it is missing or not a mapping."""
     try:
         content = json.loads((root / DESCRIPTION_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -93,17 +94,17 @@ def read_description(root: Path) -> dict[str, Any]:
 def bids_subjects(
     root: Path, below: Path, channels: Sequence[str], errors: list[InputError]
 ) -> list[tuple[Subject, Path, BidsOrigin]]:
-    """Scans of a dataset: with the folder of their results, and where they come from.
+    """The scans of a dataset, each with the folder of its results and its origin.
 
-    With one channel every image of that modality is a scan; with several, a session has one of
-    each. The subject's id is what the names of results begin with.
+    With one channel, every image of that modality is a scan; with several, each session must have
+    exactly one image per channel. The subject's id is the prefix of the results' names.
 
     Parameters
     ----------
     root, below
-        The dataset, and the part of it that is wanted.
+        The dataset, and the part of it to search.
     errors
-        Sessions that cannot be used are added to it.
+        A list to which the errors of unusable sessions are appended.
     """
     found = sorted(_files(root, below.absolute()), key=lambda file: file.path)
     single = len(channels) == 1
@@ -126,15 +127,15 @@ def bids_subjects(
 
 
 def makers(description: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """``GeneratedBy`` as a list, whatever somebody wrote there."""
+    """The valid entries of ``GeneratedBy``, as a list."""
     given: Any = description.get("GeneratedBy")
     return [each for each in (given if isinstance(given, list) else [given]) if _is_maker(each)]
 
 
 def derivative_description(origin: BidsOrigin, out: Path, version: str) -> dict[str, Any]:
-    """``dataset_description.json`` of the results in ``out``.
+    """``dataset_description.json`` for the results in ``out``.
 
-    What was added to an earlier one (authors, a licence, another name) stays.
+    Additions to an existing one (authors, a licence, another name) are kept.
     """
     there = read_description(out)
     named = read_description(origin.root).get("Name")
@@ -153,7 +154,7 @@ def derivative_description(origin: BidsOrigin, out: Path, version: str) -> dict[
 
 
 def map_sidecar(origin: BidsOrigin) -> dict[str, Any]:
-    """What BIDS asks of the JSON beside a map."""
+    """The JSON that BIDS requires beside a map."""
     return {
         "Description": "Anomaly score of each voxel, no probability; 0 outside the brain",
         "Sources": origin.uris,
@@ -197,7 +198,7 @@ def _only(channel: str, files: Sequence[_File], folder: Path) -> _File:
         expected=f"one {channel} image ({_SUFFIXES.get(channel, channel)}"
         f"{' with ce-' if channel == 't1ce' else ''})",
         found=", ".join(file.path.name for file in chosen) or "none",
-        remedy="Give the folder or file that you mean by itself."
+        remedy="Give the folder or file that you want by itself."
         if chosen
-        else "Add it, or take a model for the modalities that there are.",
+        else "Add it, or use a model for the modalities that exist.",
     )

@@ -1,7 +1,7 @@
-"""Between a scan's own grid and the stack of square slices that a network sees, exactly.
+"""The exact mapping between a scan's own grid and the stack of square slices for the network.
 
-MONAI's invertible transforms do the moving: orientation, padding, cropping, resizing. They
-carry the affine along, so a pixel of a slice has a place in the scanner's world.
+It uses MONAI's invertible transforms for orientation, padding, cropping and resizing. They also
+transform the affine, so that each pixel of a slice has a position in scanner coordinates.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 @dataclass(frozen=True, eq=False)
 class SliceGeometry:
-    """How a volume's grid and its stack of slices belong together.
+    """The relation between a volume's grid and its stack of slices.
 
     Parameters
     ----------
     shape, affine
-        Of the volume (three dimensions, 4x4).
+        Shape (three dimensions) and affine (4x4) of the volume.
     axis
-        What the stack goes along.
+        The anatomical axis of the stack.
     crop
-        Rows and columns (start, stop) of the oriented volume that the slices show; may
-        reach beyond it.
+        Rows and columns (start, stop) of the oriented volume that the slices show; they may
+        extend beyond it.
     size
         Side of a slice in pixels.
     """
@@ -60,7 +60,8 @@ class SliceGeometry:
         field_mm: float,
         size: int,
     ) -> SliceGeometry:
-        """Slices that show a square of ``field_mm`` around the centre of the brain's box."""
+        """Slices that show a square of ``field_mm`` around the centre of the brain's bounding
+        box."""
         shape = (brain.shape[0], brain.shape[1], brain.shape[2])
         oriented = _move(_orientation(axis), brain.astype(np.uint8), affine)
         stack = oriented[0].numpy().astype(bool)
@@ -77,47 +78,48 @@ class SliceGeometry:
         return cls(shape, affine, axis, (crop[0], crop[1]), size)
 
     def to_slices(self, array: NDArray[Any], *, nearest: bool = False) -> NDArray[np.float32]:
-        """A volume (X, Y, Z) as a stack (S, size, size), linear or nearest in the plane."""
+        """Resample a volume (X, Y, Z) to a stack (S, size, size), linear or nearest in the
+        plane."""
         transforms = (self._nearest if nearest else self._linear)[0]
         result: NDArray[np.float32] = _move(transforms, array, self.affine)[0].numpy()
         return result
 
     def to_volume(self, stack: NDArray[Any], *, nearest: bool = False) -> NDArray[np.float32]:
-        """A stack (S, size, size) back on the volume's grid (X, Y, Z), 0 beyond the slices."""
+        """Put a stack (S, size, size) back on the volume's grid (X, Y, Z); 0 beyond the slices."""
         transforms, forward = self._nearest if nearest else self._linear
         moved = MetaTensor(
             torch.from_numpy(np.array(stack, np.float32))[None], affine=forward.affine
         )
-        # a copy: MONAI takes them off as it inverts
+        # a copy: MONAI removes them as it inverts
         moved.applied_operations = list(forward.applied_operations)
         result: NDArray[np.float32] = transforms.inverse(moved)[0].numpy()
         return np.ascontiguousarray(result)
 
     def oriented(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The volume with the stack's axis first and slices upright, voxels untouched."""
+        """Reorient a volume: the stack's axis first, slices upright, voxel values unchanged."""
         moved = _move(_orientation(self.axis), array, self.affine)
         result: NDArray[Any] = moved[0].numpy()
         return result
 
     @property
     def depth(self) -> int:
-        """Slices in the stack."""
+        """Number of slices in the stack."""
         return self._oriented_extent()[0]
 
     @property
     def slices_affine(self) -> NDArray[np.float64]:
-        """(slice, row, column) of the stack to world coordinates in RAS+ mm."""
+        """Affine from (slice, row, column) of the stack to world coordinates in RAS+ mm."""
         return np.asarray(self._nearest[1].affine, np.float64)
 
     @property
     def pixel_area_mm2(self) -> float:
-        """Of one pixel of a slice."""
+        """Area of one pixel of a slice."""
         rows, columns = self.slices_affine[:3, 1], self.slices_affine[:3, 2]
         return float(np.linalg.norm(np.cross(rows, columns)))
 
     @property
     def slice_distance_mm(self) -> float:
-        """Between the centres of two neighbouring slices."""
+        """Distance between the centres of two neighbouring slices."""
         return float(np.linalg.norm(self.slices_affine[:3, 0]))
 
     def share_inside(self, brain: NDArray[np.bool_]) -> float:
@@ -128,8 +130,8 @@ class SliceGeometry:
         whole = int(np.count_nonzero(oriented))
         return int(np.count_nonzero(shown)) / max(1, whole)
 
-    # MONAI inverts with the very transform objects that went forward, so they are kept,
-    # together with an (empty) image that has gone through them.
+    # MONAI inverts with the transform objects used in the forward direction, so they are kept
+    # together with an (empty) image that has passed through them.
     @cached_property
     def _linear(self) -> tuple[Compose, MetaTensor]:
         return self._with_example(self._transforms(nearest=False))
@@ -150,7 +152,7 @@ class SliceGeometry:
             pad.append((before, after))
             start.append(low + before)
             stop.append(high + before)
-        # MONAI annotates one pair and takes one for each dimension.
+        # MONAI annotates one pair but accepts one for each dimension.
         padding = Pad(pad)  # type: ignore[arg-type]
         steps: list[Callable[..., Any]] = [
             orientation,
@@ -176,7 +178,7 @@ class SliceGeometry:
 
 
 def _permutation(axis: Axis, affine: NDArray[np.float64]) -> list[int]:
-    """Which axis of the volume each axis of the oriented stack comes from."""
+    """The volume's axis behind each axis of the oriented stack."""
     import nibabel as nib
 
     wanted = [next(i for i, pair in enumerate(_LABELS) if code in pair) for code in _AXCODES[axis]]
@@ -191,8 +193,8 @@ def _orientation(axis: Axis) -> Orientation:
 def _move(
     transform: Callable[..., Any], array: NDArray[Any], affine: NDArray[np.float64]
 ) -> MetaTensor:
-    """An (X, Y, Z) array with its affine through a MONAI transform; the channel stays first."""
-    # A copy: where nothing has to move, MONAI would hand the caller's own memory back.
+    """Apply a MONAI transform to an (X, Y, Z) array with its affine; the channel stays first."""
+    # A copy: if nothing has to change, MONAI would return the caller's own memory.
     tensor = torch.from_numpy(np.array(array, order="C"))[None]
     moved: MetaTensor = transform(MetaTensor(tensor, affine=torch.from_numpy(affine)))
     return moved

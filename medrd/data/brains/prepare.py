@@ -1,4 +1,4 @@
-"""A subject's volumes -> normalised slices; the one way for training and prediction."""
+"""Turn a subject's volumes into normalised slices, for training and prediction alike."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from medrd.images.volume import Volume, check_same_grid
 
 SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 0.05, 50
 _MOST_LABELS = 16
-"""Different values that a label may have; an MRI scan has hundreds."""
+"""The most distinct values that a label may have; an MRI scan has hundreds."""
 MEDIAN_BECOMES = 0.4
-"""Room for what is up to 2.5 times as bright as the median brain."""
+"""Leaves room for values up to 2.5 times the brain's median."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,21 +37,21 @@ class PreparedVolume:
     Attributes
     ----------
     images
-        (S, C, H, W) float32 in [0, 1], channels as :attr:`RecipeConfig.layout` says.
+        (S, C, H, W) float32 in [0, 1]; channels as in :attr:`RecipeConfig.layout`.
     region
         (S, H, W) bool: the brain.
     numbers
         (S,) position of each slice in the stack of all ``depth`` slices.
     depth
-        Slices of the whole volume.
+        Number of slices in the whole volume.
     geometry
-        The way back to the volume's grid.
+        Maps slices back to the volume's grid.
     brain_volume
         (X, Y, Z) bool on the volume's grid.
     warnings
-        What was odd but could be gone on with.
+        Irregularities that do not prevent the scan's use.
     traits
-        What the scan looks like, to be held against a model's profile.
+        Summary of the scan's appearance, for comparison with a model's profile.
     """
 
     images: NDArray[np.float32]
@@ -65,7 +65,7 @@ class PreparedVolume:
 
     @property
     def positions_mm(self) -> NDArray[np.float64]:
-        """(S,) place of each slice along the stack, from its first slice."""
+        """(S,) distance of each slice from the first slice of the stack."""
         return self.numbers.astype(np.float64) * self.geometry.slice_distance_mm
 
     def to_grid(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -75,18 +75,19 @@ class PreparedVolume:
         return self.geometry.to_volume(stack) * self.brain_volume
 
     def upright(self, array: NDArray[Any]) -> NDArray[Any]:
-        """(X, Y, Z) as a stack of slices along the recipe's axis, at the scan's resolution."""
+        """Reorient (X, Y, Z) to a stack of slices along the recipe's axis, at the scan's
+        resolution."""
         return self.geometry.oriented(array)
 
     def scored(self) -> NDArray[np.bool_]:
-        """Where a map has values: the brain in the slices that hold enough of it."""
+        """Where a map has values: the brain, in the slices with enough brain."""
         stack = np.zeros((self.depth, *self.region.shape[1:]), np.uint8)
         stack[self.numbers] = 1
         return (self.geometry.to_volume(stack, nearest=True) > 0.5) & self.brain_volume
 
 
 def read_channels(subject: Subject, recipe: RecipeConfig, *, max_voxels: int) -> dict[str, Volume]:
-    """Read the subject's volumes of the recipe's channels and see that they share a grid."""
+    """Read the volumes of the recipe's channels and check that they share a grid."""
     volumes: dict[str, Volume] = {}
     for channel in recipe.channels:
         source = subject.images[channel]
@@ -99,9 +100,9 @@ def read_channels(subject: Subject, recipe: RecipeConfig, *, max_voxels: int) ->
 
 
 def refuse_label(volume: Volume) -> None:
-    """Raise WrongKindError where a "scan" holds a handful of whole numbers and nothing else."""
+    """Raise WrongKindError if a "scan" holds only a few distinct whole numbers."""
     values = volume.array[volume.array != 0]
-    # A part of them first: a scan shows within it that it is none.
+    # A sample first: it is enough to rule out a label for nearly every scan.
     for part in (values[:: max(1, values.size // 10_000)], values):
         levels = np.unique(part)
         if not 1 < levels.size <= _MOST_LABELS or (levels != np.round(levels)).any():
@@ -109,7 +110,7 @@ def refuse_label(volume: Volume) -> None:
     raise WrongKindError(
         volume.path or "volume",
         expected="a scan",
-        found=f"whole numbers of {levels.size} kinds only, as in a label",
+        found=f"only {levels.size} distinct whole numbers, as in a label",
         remedy="Give the image, not its segmentation.",
     )
 
@@ -120,9 +121,9 @@ def read_lesions(label: Source, like: Volume, *, max_voxels: int) -> NDArray[np.
 
 
 def brain_mask(volumes: Mapping[str, Volume]) -> NDArray[np.bool_]:
-    """Where any modality is nonzero, holes filled: (X, Y, Z) bool.
+    """Where any modality is nonzero, with holes filled: (X, Y, Z) bool.
 
-    Scans are expected without skull, with a background of exactly 0.
+    Scans must be skull-stripped, with a background of exactly 0.
     """
     arrays = [volume.array for volume in volumes.values()]
     brain = np.asarray(arrays[0] != 0)
@@ -135,11 +136,11 @@ def brain_mask(volumes: Mapping[str, Volume]) -> NDArray[np.bool_]:
 def normalise(
     array: NDArray[np.float32], brain: NDArray[np.bool_], recipe: RecipeConfig
 ) -> NDArray[np.float32]:
-    """One volume to [0, 1] by its own brain; 0 outside: (X, Y, Z) float32.
+    """Scale a volume to [0, 1] over its own brain; 0 outside: (X, Y, Z) float32.
 
     ``percentile`` maps two percentiles linearly and clips (a single voxel at 32,767 must
-    not set the scale); ``rank`` gives each voxel its share of brain voxels that are darker
-    (ties share their middle); ``median`` scales the median to :data:`MEDIAN_BECOMES` and clips.
+    not set the scale); ``rank`` gives each voxel the share of brain voxels that are darker
+    (ties get their mean rank); ``median`` scales the median to :data:`MEDIAN_BECOMES` and clips.
     """
     values = array[brain]
     if recipe.normalise == "rank":
@@ -150,7 +151,7 @@ def normalise(
     elif recipe.normalise == "median":
         median = float(np.median(values))
         if not median > 0:
-            raise ValueError("a median that is not above 0; use recipe.normalise=percentile")
+            raise ValueError("a median of 0 or below; use recipe.normalise=percentile")
         flat = bool(values.min() == values.max())
         scaled = np.clip(values * (MEDIAN_BECOMES / median), 0, 1)
     else:
@@ -158,19 +159,19 @@ def normalise(
         flat = not high > low
         scaled = np.clip((values - low) / (high - low if not flat else 1), 0, 1)
     if flat:
-        raise ValueError("the brain's voxels are all alike")
+        raise ValueError("the brain's voxels all have the same value")
     result = np.zeros(array.shape, np.float32)
     result[brain] = scaled
     return result
 
 
 def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> PreparedVolume:
-    """Brain, normalisation and slices of one subject.
+    """Find the brain of one subject, normalise its volumes and cut the slices.
 
     Parameters
     ----------
     volumes
-        By channel, on one grid, in the recipe's order.
+        Volumes by channel, on one grid, in the recipe's order.
 
     Raises
     ------
@@ -185,7 +186,7 @@ def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> PreparedVolu
     if brain.mean() > 0.9:
         warnings.append(
             "over 90 % of the voxels are not 0, so the brain cannot be told from the "
-            "background: models expect scans without skull, 0 outside the brain"
+            "background: models expect skull-stripped scans, 0 outside the brain"
         )
     geometry = SliceGeometry.around(
         brain, first.affine, axis=recipe.axis, field_mm=recipe.field_mm, size=recipe.size
@@ -235,8 +236,8 @@ def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> PreparedVolu
 def scan_hash(volumes: Mapping[str, Volume], geometry: SliceGeometry) -> str:
     """SHA-256 over the voxels in canonical orientation and their size in mm.
 
-    The same scan has the same hash however it is compressed, named or stored, so that it is
-    recognised on both sides of a split.
+    A scan has the same hash however it is compressed, named or stored, so that a copy on another
+    side of a split is recognised.
     """
     result = hashlib.sha256()
     for volume in volumes.values():
@@ -248,7 +249,7 @@ def scan_hash(volumes: Mapping[str, Volume], geometry: SliceGeometry) -> str:
 
 
 def _check_spacing(volume: Volume, where: Path) -> None:
-    """Refuse voxels that no scanner makes: a field in mm of them would not fit in memory."""
+    """Refuse voxel sizes that no scanner makes: a field in mm would not fit into memory."""
     if min(volume.spacing_mm) < SMALLEST_VOXEL_MM or max(volume.spacing_mm) > LARGEST_VOXEL_MM:
         raise AffineError(
             where,
@@ -259,7 +260,7 @@ def _check_spacing(volume: Volume, where: Path) -> None:
 
 
 def _check_extent(geometry: SliceGeometry, recipe: RecipeConfig, where: Path) -> None:
-    """The field of view at the scan's own resolution is what has to fit in memory."""
+    """Refuse a field of view that does not fit into memory at the scan's own resolution."""
     depth, (rows, columns) = geometry.depth, (stop - start for start, stop in geometry.crop)
     if depth * rows * columns > DEFAULT_MAX_VOXELS:
         raise TooLargeError(
@@ -271,8 +272,8 @@ def _check_extent(geometry: SliceGeometry, recipe: RecipeConfig, where: Path) ->
 
 
 def lesion_positions(lesions: NDArray[np.bool_], geometry: SliceGeometry) -> NDArray[np.int64]:
-    """Which slices of the whole stack hold any lesion: ascending positions (L,).
+    """Ascending positions (L,) of the slices of the whole stack that hold any lesion.
 
-    Judged at the label's original resolution: a lesion of one voxel counts.
+    They are determined at the label's original resolution: a lesion of one voxel counts.
     """
     return np.flatnonzero(geometry.oriented(lesions.astype(np.uint8)).any(axis=(1, 2)))

@@ -1,8 +1,8 @@
-"""What a model's training scans looked like, and in what a new scan is unlike them.
+"""A profile of a model's training scans, and how a new scan differs from it.
 
-The profile travels in the model file. Its limits come from the training scans alone: each is
-held against the others, and a new scan may be somewhat further off than the worst of them. It
-warns; it cannot vouch: a scan that passes may still be one that the model misjudges.
+The profile is stored in the model file. Its limits come from the training scans alone: each is
+compared with the others, and a new scan may deviate somewhat more than the worst of them. The
+profile can warn but not guarantee: the model may still fail on a scan that passes.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from medrd.data.traits import (
 )
 
 _SPACING_FACTOR, _VOLUME_FACTOR = 1.5, 1.4
-"""How far beyond the training scans' range is still like them."""
+"""How far beyond the training scans' range a scan still passes."""
 _NEGATIVE_MARGIN = 1e-3
 _FEW_LEVELS, _MANY_LEVELS = 20, 100
 _TURNED_MARGIN = 0.02
-"""By how much another orientation must fit better. On 12 BraTS scans the right one was 0.05 to
-0.08 ahead of all others."""
+"""How much better another orientation must fit. On 12 BraTS scans, the right orientation was ahead
+of all others by 0.05 to 0.08."""
 _TONE_FLOOR, _TONE_LIMIT, _TONE_FACTOR = 0.05, 3.0, 1.5
 _PATTERN_MARGIN = 0.25
 _ENOUGH_SCANS = 4
-"""From fewer, nobody can say how unlike two scans of a kind may be."""
+"""Fewer scans do not show how much scans of one kind vary."""
 _BRAIN = 0.5
-"""Cells with less brain than this have no say in the pattern."""
+"""Cells with a smaller share of brain are ignored in the pattern."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +47,12 @@ class ChannelProfile:
     Attributes
     ----------
     negative_share, levels
-        The highest, and the fewest.
+        The highest share and the lowest number of levels.
     tone, tone_spread
         (13,) mean and standard deviation; see :class:`ChannelTraits`.
     tone_limit, pattern_limit
-        A scan's distance from the tone above which, and likeness to the pattern below which, it
-        is unlike; None where there were too few scans to say.
+        Limits beyond which a scan differs: the largest distance from the tone, and the lowest
+        correlation with the pattern. None if there were too few scans to tell.
     pattern
         (12, 12, 12) median over the scans.
     """
@@ -68,20 +68,20 @@ class ChannelProfile:
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """All training scans.
+    """A summary of all training scans.
 
     Attributes
     ----------
     scans
-        How many.
+        Number of scans.
     spacing_mm, brain_ml
-        (3, 2) and (2,): lowest and highest.
+        (3, 2) and (2,): lowest and highest values.
     occupancy
         (12, 12, 12) mean share of brain.
     named
-        Whether the training files' names, or their place in MSD's files, said that each is what
-        its channel is called. In a plain folder a channel's name may be anything, so that the
-        name of a new file cannot be held against it.
+        Whether the training files' names, or their position in MSD's files, confirmed the
+        channels' names. In a plain folder a channel may have any name, so the name of a new file
+        cannot be compared with it.
     """
 
     scans: int
@@ -115,12 +115,12 @@ class Profile:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Profile:
-        """The inverse of :meth:`to_dict`, but for rounding.
+        """The inverse of :meth:`to_dict`, up to rounding.
 
         Raises
         ------
         KeyError, TypeError, ValueError
-            Not what :meth:`to_dict` gives.
+            The content does not come from :meth:`to_dict`.
         """
         channels = {
             name: ChannelProfile(
@@ -140,12 +140,12 @@ class Profile:
             brain_ml=_vector(content["brain_ml"], (2,)),
             occupancy=unpack_cells(content["occupancy"]),
             channels=channels,
-            named=bool(content.get("named", True)),  # models from before
+            named=bool(content.get("named", True)),  # older models lack it
         )
 
 
 def make_profile(scans: Sequence[ScanTraits], *, named: bool = True) -> Profile:
-    """Sum up the training scans, one or more, with the same modalities."""
+    """Summarise one or more training scans with the same modalities."""
     spacings = np.array([scan.spacing_mm for scan in scans])
     volumes = np.array([scan.brain_ml for scan in scans], np.float32)
     occupancies = np.array([scan.occupancy for scan in scans])
@@ -163,20 +163,20 @@ def make_profile(scans: Sequence[ScanTraits], *, named: bool = True) -> Profile:
 
 
 def not_judged(profile: Profile) -> list[str]:
-    """What :func:`unlike` and names cannot say of any scan with this profile: a sentence each."""
+    """The checks that this profile does not allow for any scan, a sentence each."""
     said = []
     if any(channel.tone_limit is None for channel in profile.channels.values()):
         said.append(
-            f"contrast: the model knows {profile.scans} scans, from fewer than {_ENOUGH_SCANS} "
-            "nobody can say how unlike two may be"
+            f"contrast: the profile has {profile.scans} scans; fewer than {_ENOUGH_SCANS} do not "
+            "show how much scans vary"
         )
     if not profile.named:
-        said.append("file names: those of the training scans do not say what they are")
+        said.append("file names: those of the training scans do not tell their modality")
     return said
 
 
 def unlike(scan: ScanTraits, profile: Profile) -> list[str]:
-    """In what a scan is unlike the training scans: a sentence each, none if it is like them."""
+    """The ways in which a scan differs from the training scans, a sentence each."""
     found: list[str] = []
     for axis, edge, (low, high) in zip(
         ("left-right", "front-back", "up-down"), scan.spacing_mm, profile.spacing_mm, strict=True
@@ -189,12 +189,12 @@ def unlike(scan: ScanTraits, profile: Profile) -> list[str]:
     low, high = profile.brain_ml
     if scan.brain_ml > high * _VOLUME_FACTOR:
         found.append(
-            f"what is not 0 fills {scan.brain_ml:.0f} ml, the training brains {_range(low, high)} "
+            f"nonzero voxels fill {scan.brain_ml:.0f} ml, the training brains {_range(low, high)} "
             "ml: a head with its skull, or noise around the brain? Strip it first"
         )
     elif scan.brain_ml < low / _VOLUME_FACTOR:
         found.append(
-            f"what is not 0 fills {scan.brain_ml:.0f} ml, the training brains {_range(low, high)} "
+            f"nonzero voxels fill {scan.brain_ml:.0f} ml, the training brains {_range(low, high)} "
             "ml: part of the brain is missing, or the unit of length is not mm"
         )
     turn = _better_turn(scan.occupancy, profile.occupancy)
@@ -214,22 +214,23 @@ def _unlike_channel(
 ) -> list[str]:
     if channel.negative_share > known.negative_share + _NEGATIVE_MARGIN:
         return [
-            f"{channel.negative_share:.0%} of its values are below 0, of the training scans' "
-            f"at most {known.negative_share:.1%}: a CT (HU), or normalised by another program?"
+            f"{channel.negative_share:.0%} of its values are below 0, but at most "
+            f"{known.negative_share:.1%} in the training scans: a CT (HU), or a scan normalised by "
+            "another program?"
         ]
     if channel.levels < _FEW_LEVELS and known.levels > _MANY_LEVELS:
         return [f"it has only {channel.levels} different values in the brain: a label?"]
     far = _distance(channel.tone, known.tone, known.tone_spread)
     if known.tone_limit is not None and far > known.tone_limit:
         return [
-            f"its contrast is {far:.1f} spreads from the training scans' (they stay within "
+            f"its contrast is {far:.1f} standard deviations from the training scans' (limit "
             f"{known.tone_limit:.1f}): another sequence, or another normalisation?"
         ]
     near = _likeness(channel.pattern, known.pattern, scan.occupancy, profile.occupancy)
     if known.pattern_limit is not None and near < known.pattern_limit:
         return [
-            f"what is bright and dark in it is like the training scans by {near:.2f} only "
-            f"(they are by {known.pattern_limit:.2f} and more): another sequence?"
+            f"its pattern of bright and dark correlates with the training scans by only {near:.2f} "
+            f"(at least {known.pattern_limit:.2f} is expected): another sequence?"
         ]
     return []
 
@@ -259,7 +260,7 @@ def _channel(channels: Sequence[ChannelTraits], occupancies: NDArray[np.float32]
 
 
 def _spread(tones: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Standard deviation, never so small that a handful of like scans rule out all others."""
+    """Standard deviation, with a floor so that a few similar scans do not rule out all others."""
     variance = tones.var(0, ddof=1) if len(tones) > 1 else np.zeros(tones.shape[1])
     spread: NDArray[np.float32] = np.sqrt(variance + _TONE_FLOOR**2).astype(np.float32)
     return spread
@@ -279,7 +280,7 @@ def _likeness(
 ) -> float:
     """Spearman's correlation over the cells of the hemisphere that fits better.
 
-    Of the better one, because a large lesion spoils the side that it is on.
+    A large lesion spoils the fit of its own hemisphere only.
     """
     brain = (occupancy > _BRAIN) & (known_occupancy > _BRAIN)
     best = -1.0
@@ -291,9 +292,9 @@ def _likeness(
 
 
 def _better_turn(occupancy: NDArray[np.float32], known: NDArray[np.float32]) -> str:
-    """The orientation, in words, in which the brain fits clearly better; "" if its own does.
+    """The orientation, in words, in which the brain fits clearly better; "" if there is none.
 
-    Left and right are too alike to be told apart.
+    Left and right are too similar to be told apart.
     """
     own = _correlation(occupancy, known)
     best, words = own + _TURNED_MARGIN, ""
@@ -328,5 +329,5 @@ def _range(low: float, high: float) -> str:
 def _vector(values: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
     array = np.asarray(values, np.float32)
     if array.shape != shape:
-        raise ValueError(f"a profile's array of {array.shape} instead of {shape}")
+        raise ValueError(f"an array of shape {array.shape} in a profile instead of {shape}")
     return array

@@ -1,4 +1,4 @@
-"""Slices shown with their neighbours and with where their pixels lie (2.5D)."""
+"""Add neighbouring slices and pixel positions to the channels of a slice (2.5D)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from medrd.config import Layout
 def neighbour_indices(
     positions_mm: NDArray[np.float64], offsets_mm: tuple[float, ...]
 ) -> NDArray[np.int64]:
-    """Which slice is nearest to each slice's place plus each offset: (S,), (K,) -> (S, K).
+    """The slice nearest to each slice's position plus each offset: (S,), (K,) -> (S, K).
 
-    Beyond the ends it is the last one; of two as near, the one that is nearer to the slice.
+    Beyond the ends it is the outermost slice; on a tie, the one nearer to the slice itself.
     """
     wanted = positions_mm[:, None] + np.asarray(offsets_mm)
     away = np.abs(wanted[:, :, None] - positions_mm)
-    # Slices that are thicker than an offset show themselves, whichever way it points.
+    # A slice thicker than an offset is its own neighbour, on both sides.
     ties = 1e-6 * np.abs(positions_mm[:, None, None] - positions_mm)
     return np.asarray((away + ties).argmin(axis=2), np.int64)
 
@@ -25,7 +25,7 @@ def neighbour_indices(
 def stacked(
     images: NDArray[np.float32], positions_mm: NDArray[np.float64], layout: Layout
 ) -> NDArray[np.float32]:
-    """Slices (S, M, H, W) in the order of one stack -> (S, C, H, W) as the layout says."""
+    """Slices (S, M, H, W) in the order of one stack -> (S, C, H, W) in the given layout."""
     parts = [images]
     if len(layout.offsets_mm) > 1:
         beside = neighbour_indices(positions_mm, layout.offsets_mm[1:])
@@ -41,7 +41,8 @@ def also_shown(
     positions_mm: NDArray[np.float64],
     layout: Layout,
 ) -> NDArray[np.int64]:
-    """``touched`` and the numbers of the slices that are shown with one of them: ascending."""
+    """``touched``, and the numbers of the slices that show one of them as a neighbour;
+    ascending."""
     shown = numbers[neighbour_indices(positions_mm, layout.offsets_mm)]
     return np.union1d(touched, numbers[np.isin(shown, touched).any(axis=1)])
 
