@@ -33,15 +33,13 @@ from medrd.evaluation.judge import unit_entries
 from medrd.phantom.cohort import write_cohort
 from medrd.prediction.case import CasePredictor
 from medrd.prediction.medium import medium_of
-from medrd.prediction.on_ray import predict_on_ray
-from medrd.prediction.options import PredictOptions
 from medrd.prediction.predict import predict
 from medrd.run.cases import Case
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import load_model
 from medrd.run.table import markdown_table
-from medrd.runner.cluster import Cluster, ray_cluster
-from medrd.runner.pool import Pool, Share
+from medrd.runner.cluster import ray_cluster
+from medrd.runner.on_ray import Ray
 from medrd.training.metrics_log import read_reports
 from medrd.training.on_ray import train_on_ray
 from medrd.training.train import train
@@ -88,9 +86,25 @@ def print_sent(pieces: Pieces, judged: dict[int, float]) -> None:
     print("\n" + markdown_table(["a process sends back of a scan", "MB"], rows) + "\n")
 
 
-def echo() -> Any:
-    """Work that is none."""
-    return lambda item: item
+class Echo:
+    """Work that does nothing; see :class:`medrd.runner.runner.Work`."""
+
+    devices = ("--device", ("cpu",))
+
+    def open(self) -> Echo:
+        return self
+
+    def read(self, case: Case, /) -> Case:
+        return case
+
+    def finish(self, case: Case, /) -> Case:
+        return case
+
+    def name(self, case: Case, /) -> str:
+        return case.subject.id
+
+    def lost(self, case: Case, reason: str, /) -> Case:
+        raise RuntimeError(reason)
 
 
 @dataclass(frozen=True)
@@ -113,12 +127,11 @@ class Calls:
     caller_s: float
 
 
-def measure_ray(cluster: Cluster, cases: list[Case], count: int) -> Calls:
+def measure_ray(cases: list[Case], count: int) -> Calls:
     """Of so many calls with what ``medrd predict`` sends."""
-    pool: Pool[Case, Case] = Pool(echo, Share(gpus=0, actors=1), cluster)
     start = time.perf_counter()
     times = []
-    for _ in pool.map([cases[i % len(cases)] for i in range(count)]):
+    for _ in Ray(actors=1).map(Echo(), [cases[i % len(cases)] for i in range(count)]):
         times.append((time.perf_counter(), time.process_time()))
     (first, first_cpu), (last, last_cpu) = times[0], times[-1]
     return Calls(first - start, (last - first) / (count - 1), (last_cpu - first_cpu) / (count - 1))
@@ -132,8 +145,7 @@ def print_predict(run: Path, brains: list[Path], folder: Path, processes: int) -
 
     def on_ray(actors: int) -> float:
         out = folder / f"actors{actors}"
-        options = PredictOptions(device="cpu")
-        predict_on_ray(run, brains, out, options, share=Share(gpus=0, actors=actors))
+        predict(run, brains, out, device="cpu", runner=Ray(actors=actors))
         return scans_per_s(out, len(brains), actors)
 
     first = one_by_one(run, brains, folder / "first")
@@ -271,7 +283,7 @@ def main() -> None:
         args.scans, args.trials = 4, 2
     torch.set_num_threads(1)
 
-    with tempfile.TemporaryDirectory() as name, ray_cluster(None) as cluster:
+    with tempfile.TemporaryDirectory() as name, ray_cluster(None):
         folder = Path(name)
         write_cohort(folder / "brains", BRAINS, seed=0)
         write_cohort(folder / "scans", args.scans, seed=1)
@@ -285,7 +297,7 @@ def main() -> None:
         if "pieces" in args.only:
             pieces = measure_pieces(run, brains, folder / "pieces", args.device)
             cases, _ = medium_of(load_model(run).recipe).find(brains, frame=None, series=None)
-            calls = measure_ray(cluster, cases, 20 if args.smoke else 1000)
+            calls = measure_ray(cases, 20 if args.smoke else 1000)
             print_pieces(pieces, args.device)
             print(
                 f"Ray: {calls.begin_s:.1f} s until a process works; a call takes "

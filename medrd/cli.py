@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -139,6 +137,7 @@ def predict(
     actors: options.Actors = None,
     cpus: options.Cpus = None,
     gpus: options.Gpus = None,
+    shard: options.ShardText = None,
     native: Annotated[
         bool,
         typer.Option(
@@ -150,7 +149,6 @@ def predict(
     ] = False,
 ) -> None:
     """Write anomaly maps on the grid of each scan or picture."""
-    from medrd.prediction.on_ray import predict_on_ray
     from medrd.prediction.options import PredictOptions
     from medrd.prediction.predict import predict_inputs
 
@@ -163,11 +161,10 @@ def predict(
         strict=strict,
         native=native,
         report=report,
+        shard=options.parse_shard(shard),
     )
-    if share := options.share_on_ray(ray, address, actors, cpus, gpus):
-        result = predict_on_ray(model, inputs, out, chosen, share=share, address=address)
-    else:
-        result = predict_inputs(model, inputs, out, chosen)
+    runner = options.choose_runner(ray, address, actors, cpus, gpus)
+    result = predict_inputs(model, inputs, out, chosen, runner=runner)
     for path in result.done:
         typer.echo(path)
     if result.page:
@@ -264,14 +261,11 @@ def evaluate(
     from medrd.config import load_config
 
     loaded = load_config(config, set_ or [])
-    from medrd.evaluation.evaluate import evaluate as evaluate_here
-    from medrd.evaluation.on_ray import evaluate_on_ray
+    from medrd.evaluation.evaluate import evaluate as run
     from medrd.run.table import metrics_table
 
-    run: Callable[..., Path] = evaluate_here
-    if share := options.share_on_ray(ray, address, actors, cpus, gpus):
-        run = partial(evaluate_on_ray, share=share, address=address)
-    path = run(model, loaded, out, device=device, baseline=baseline, report=report)
+    runner = options.choose_runner(ray, address, actors, cpus, gpus)
+    path = run(model, loaded, out, device=device, baseline=baseline, report=report, runner=runner)
     typer.echo(metrics_table(path))
     typer.echo(path)
     if (out / "errors.json").exists():
@@ -295,14 +289,10 @@ def compare(
     from medrd.comparison.config import load_compare
 
     loaded = load_compare(config, set_ or [])
-    if share := options.share_on_ray(ray, address, actors, cpus, gpus):
-        from medrd.comparison.on_ray import compare_on_ray
+    from medrd.comparison.compare import compare as run
 
-        comparison = compare_on_ray(loaded, out, share=share, address=address)
-    else:
-        from medrd.comparison.compare import compare as compare_here
-
-        comparison = compare_here(loaded, out)
+    runner = options.choose_runner(ray, address, actors, cpus, gpus)
+    comparison = run(loaded, out, runner=runner)
     typer.echo((out / "results.md").read_text(encoding="utf-8"))
     typer.echo(out / "results.md")
     if any(cell.error or not cell.complete for cell in comparison.cells):

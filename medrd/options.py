@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from medrd.runner.pool import Share
+    from medrd.run.shard import Shard
+    from medrd.runner.runner import Runner
 
 Model = Annotated[Path, typer.Argument(help="Run folder, or the model/ folder inside it.")]
 Set = Annotated[
@@ -35,19 +36,37 @@ Series = Annotated[
 
 OnRay = Annotated[
     bool,
-    typer.Option("--ray", help="Run in several processes with Ray, on this machine or a cluster."),
+    typer.Option(
+        "--ray",
+        help="Run in several processes with Ray, on this machine or a cluster. Implied by the "
+        "other Ray options.",
+    ),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Address of a Ray cluster; auto on one of its nodes.")
+    str | None, typer.Option(help="Address (HOST:PORT) of a Ray cluster; auto on one of its nodes.")
 ]
 Actors = Annotated[
     int | None, typer.Option(min=1, help="Number of Ray processes. Default: as many as fit.")
 ]
-Cpus = Annotated[int | None, typer.Option(min=1, help="CPU cores for each process. Default: 1.")]
+Cpus = Annotated[
+    int | None, typer.Option(min=1, help="CPU cores, and threads, of each Ray process. Default: 1.")
+]
 Gpus = Annotated[
     float | None,
     typer.Option(
-        min=0.0, help="GPUs for each process; 0.5 lets two share one. Default: 1 if there is any."
+        min=0.0,
+        help="GPUs of each Ray process; 0.5 lets two share one. Default: 1 if there is any.",
+    ),
+]
+
+
+ShardText = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="K/N",
+        help="Do only part K of N, counted from 1: one call per part, all with the same --out, for "
+        "instance in a SLURM array.",
     ),
 ]
 
@@ -72,14 +91,23 @@ def on_ray(asked: bool, *options: object) -> bool:
     return asked or any(option is not None for option in options)
 
 
-def share_on_ray(
+def choose_runner(
     ray: bool, address: str | None, actors: int | None, cpus: int | None, gpus: float | None
-) -> Share | None:
-    """Return the resources of each Ray process, or None if Ray is not requested."""
-    if not on_ray(ray, address, actors, cpus, gpus):
-        return None
-    from medrd.extras import require_extra
-    from medrd.runner.pool import Share
+) -> Runner:
+    """Return Ray if it is requested (see :func:`on_ray`), and this process otherwise."""
+    if on_ray(ray, address, actors, cpus, gpus):
+        from medrd.extras import require_extra
+        from medrd.runner.on_ray import Ray
 
-    require_extra("ray", "--ray")
-    return Share(cpus or 1, gpus, actors)
+        require_extra("ray", "--ray")
+        return Ray(cpus or 1, gpus, actors, address)
+    from medrd.runner.runner import HERE
+
+    return HERE
+
+
+def parse_shard(text: str | None) -> Shard | None:
+    """Return the shard that ``--shard`` names, or None without it. Raises ConfigError."""
+    from medrd.run.shard import Shard
+
+    return None if text is None else Shard.parse(text)

@@ -21,7 +21,7 @@ from medrd.images.volume import Volume, volume_from_array
 from tiny import make_tiny_raw, write_tiny_subject
 
 FIRST = (
-    "runner/test_pool.py",
+    "runner/test_verbs.py",
     "training/test_train_resumed.py",
     "comparison/test_compare.py",
     "training/test_on_ray.py",

@@ -6,7 +6,7 @@ import json
 import logging
 import traceback
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from medrd.evaluation.files import load_units
 from medrd.evaluation.tally import KEYS
 from medrd.files import write_json
 from medrd.metrics import Units
-from medrd.run.outputs import remove
+from medrd.run.folder_lock import alone_in
+from medrd.run.outputs import make_folder, remove
 from medrd.run.signals import InterruptedRunError
 from medrd.training.train import train
 
@@ -35,6 +36,54 @@ class Finished:
     units: dict[str, Units]
 
 
+@dataclass(frozen=True)
+class CellWork:
+    """What is done to each cell; see :class:`medrd.runner.runner.Work`.
+
+    Attributes
+    ----------
+    out
+        The comparison's folder.
+    inputs
+        Hashes of the files that a cell reads by subject or picture, by the cell's folder.
+    cells
+        All of them.
+    """
+
+    out: Path
+    inputs: Mapping[Path, Mapping[str, str]]
+    cells: tuple[Cell, ...]
+
+    @property
+    def devices(self) -> tuple[str, Collection[str]]:
+        """The devices that cells are trained on."""
+        return "train.device", {cell.config.train.device for cell in self.cells}
+
+    def open(self) -> CellWork:
+        """Nothing needs to be set up."""
+        return self
+
+    def read(self, cell: Cell, /) -> Cell:
+        """Nothing is read ahead."""
+        return cell
+
+    def finish(self, cell: Cell, /) -> Finished:
+        """Run a cell with its folder locked."""
+        folder = self.out / cell.folder
+        make_folder(folder)
+        # A process that is taken for dead may need a moment to let go.
+        with alone_in(folder, "process", wait=True):
+            return run_cell(cell, self.out, self.inputs[cell.folder])
+
+    def name(self, cell: Cell, /) -> str:
+        """Model, data set and seed."""
+        return cell.name
+
+    def lost(self, cell: Cell, reason: str, /) -> Finished:
+        """A failed cell, put on record."""
+        return failed_cell(cell, self.out / cell.folder, reason, {"error": reason})
+
+
 def run_cell(cell: Cell, out: Path, inputs: Mapping[str, str]) -> Finished:
     """Train, calibrate and evaluate one cell, or find that it is done.
 
@@ -47,6 +96,7 @@ def run_cell(cell: Cell, out: Path, inputs: Mapping[str, str]) -> Finished:
         Hashes of the data set's files, kept with the results that were got from them.
     """
     folder = out / cell.folder
+    logger.info("%s begins", cell.name)
     remove(folder.parent / f"{folder.name}.error.json")
     try:
         train(cell.config, folder, resume=True)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
-from medrd.comparison.cells import Finished, run_cell
+from medrd.comparison.cells import CellWork, Finished
 from medrd.comparison.comparison import HEADLINES, Comparison, Difference, Interval
 from medrd.comparison.config import (
     Cell,
@@ -40,17 +41,13 @@ from medrd.run.folder_lock import alone_in
 from medrd.run.outputs import make_folder
 from medrd.run.phantoms import make_phantoms
 from medrd.run.progress import progress
+from medrd.run.signals import InterruptedRunError
+from medrd.runner.runner import HERE, Runner
 
 logger = logging.getLogger("medrd.compare")
 
 
-Inputs = Mapping[Path, Mapping[str, str]]
-"""By a cell's folder: hashes of the files that it reads, by subject or picture."""
-Run = Callable[[Sequence[Cell], Path, Inputs], list[Finished]]
-"""(cells, the comparison's folder, inputs) -> the cells' results in their order."""
-
-
-def compare(config: CompareConfig, out: str | Path, *, run: Run | None = None) -> Comparison:
+def compare(config: CompareConfig, out: str | Path, *, runner: Runner = HERE) -> Comparison:
     """Train and evaluate every cell, and write the results.
 
     Parameters
@@ -60,9 +57,9 @@ def compare(config: CompareConfig, out: str | Path, *, run: Run | None = None) -
     out
         Gets ``cells/``, ``results.csv``, ``results.json``, ``results.md`` and
         ``results.png``. What another call of the same comparison has finished is kept.
-    run
-        Who runs the cells; default: this process, one after the other. See
-        :mod:`medrd.comparison.on_ray`.
+    runner
+        Who does the work: this process, or :class:`medrd.runner.on_ray.Ray`, which runs several
+        cells at a time. Speeds in the results are then those of cells that ran beside others.
 
     Raises
     ------
@@ -71,24 +68,31 @@ def compare(config: CompareConfig, out: str | Path, *, run: Run | None = None) -
         with other configs or other data, or another comparison is at work there. Nothing is
         started then, and nothing changed.
     InterruptedRunError
-        On SIGTERM or Ctrl-C, with the running cell saved.
+        On SIGTERM or Ctrl-C, with the running cells saved.
     """
     out = Path(out)
     make_folder(out)
     with alone_in(out, "comparison"):
         cells = plan(config, out)
         inputs = refuse_changes(cells, out)
-        comparison = _gather(config, (run or _run_here)(cells, out, inputs))
+        comparison = _gather(config, _run(cells, CellWork(out, inputs, tuple(cells)), runner))
         _write(comparison, out)
     return comparison
 
 
-def _run_here(cells: Sequence[Cell], out: Path, inputs: Inputs) -> list[Finished]:
-    finished = []
-    for number, cell in enumerate(cells, start=1):
-        logger.info("[%d/%d] %s", number, len(cells), cell.name)
-        finished.append(run_cell(cell, out, inputs[cell.folder]))
-    return finished
+def _run(cells: Sequence[Cell], work: CellWork, runner: Runner) -> list[Finished]:
+    finished: dict[int, Finished] = {}
+    try:
+        with closing(runner.map(work, cells)) as results:
+            for index, result in results:
+                finished[index] = result
+                logger.info("[%d/%d] %s", len(finished), len(cells), cells[index].name)
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            f"stopped after {len(finished)} of {len(cells)} cells; what they saved is kept. Run "
+            "the same comparison again to go on."
+        ) from None
+    return [finished[index] for index in range(len(cells))]
 
 
 def _write(comparison: Comparison, out: Path) -> None:

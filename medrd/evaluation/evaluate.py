@@ -22,15 +22,14 @@ from medrd.evaluation.cases import predict_some
 from medrd.evaluation.evaluation import Evaluation, gather
 from medrd.evaluation.examine import (
     Contender,
-    Examine,
     by_category,
     entries_of,
-    examine_here,
     leakage,
 )
 from medrd.evaluation.files import CASES_NAME, FROC_NAME, save_units
 from medrd.evaluation.report import report_run
 from medrd.evaluation.tally import MAX_FPR
+from medrd.evaluation.work import EvaluateWork
 from medrd.files import write_json, write_text
 from medrd.metrics import Units, bootstrap_intervals, count_units
 from medrd.run.card import CARD_NAME, model_card
@@ -40,6 +39,8 @@ from medrd.run.model_folder import Model, load_model
 from medrd.run.outputs import make_folder, remove
 from medrd.run.provenance import versions
 from medrd.run.signals import stop_on_signals
+from medrd.runner.runner import HERE, Runner, in_order
+from medrd.runner.shared_model import SharedModel
 
 logger = logging.getLogger("medrd.evaluate")
 
@@ -58,7 +59,7 @@ def evaluate(
     device: str = "auto",
     baseline: bool = True,
     report: bool = False,
-    examine: Examine = examine_here,
+    runner: Runner = HERE,
 ) -> Path:
     """Evaluate a model on the test side of a config's split.
 
@@ -76,9 +77,8 @@ def evaluate(
     report
         Also count lesions at other thresholds (``froc.json``), predict the best and the worst
         subjects into ``cases/``, and write ``report.html``.
-    examine
-        Who predicts and judges; default: this process. See
-        :mod:`medrd.evaluation.on_ray`.
+    runner
+        Who does the work: this process, or :class:`medrd.runner.on_ray.Ray`.
 
     Returns
     -------
@@ -120,7 +120,10 @@ def evaluate(
         if baseline and contenders[0].name != "intensity":
             intensity = intensity_baseline(cohort, loaded, config, device, out)
             contenders.append(_rival(intensity, subjects))
-        with closing(examine(loaded, device, contenders, subjects, lambda: bool(stop))) as outcomes:
+        work = EvaluateWork(SharedModel(loaded), device, contenders)
+        items = [(number, subject) for number in range(len(contenders)) for subject in subjects]
+        with closing(runner.map(work, items, lambda: bool(stop))) as results:
+            outcomes = in_order(results)
             result, *beside = (gather(each.name, subjects, outcomes) for each in contenders)
     write_errors(out, [*result.errors, *(intensity.errors if intensity else ())])
     if not result.subjects:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,7 +20,6 @@ from medrd.run.attempt import attempt
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import Model
 from medrd.run.predictor import Predictor
-from medrd.run.read_ahead import read_ahead
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,6 @@ class Examined(NamedTuple):
 
 
 Outcome = Examined | InputError
-
-Examine = Callable[
-    [Model, str, Sequence[Contender], Sequence[Subject], Callable[[], bool]],
-    Generator[Outcome, None, None],
-]
-"""(model, device, contenders, subjects, should_stop) -> what came of each subject under the first
-contender, in their order, then under the next. It ends early where ``should_stop`` says so."""
 
 
 class Examiner:
@@ -125,30 +117,6 @@ class Examiner:
 def make_examiners(model: Model, device: str, contenders: Sequence[Contender]) -> list[Examiner]:
     """The contenders at work; ``model`` is the one of them that is no baseline."""
     return [Examiner(each, _predictor(each, model, device)) for each in contenders]
-
-
-def examine_here(
-    model: Model,
-    device: str,
-    contenders: Sequence[Contender],
-    subjects: Sequence[Subject],
-    should_stop: Callable[[], bool],
-) -> Generator[Outcome, None, None]:
-    """In this process, reading the next subject while one is predicted; see :data:`Examine`."""
-    for examiner in make_examiners(model, device, contenders):
-        yield from examine_in_turn(examiner, subjects, should_stop)
-
-
-def examine_in_turn(
-    examiner: Examiner, subjects: Sequence[Subject], should_stop: Callable[[], bool]
-) -> Generator[Outcome, None, None]:
-    """:func:`examine_here` with one contender that is at work already."""
-    for subject, item in read_ahead(subjects, examiner.read):
-        if should_stop():
-            return
-        outcome = examiner.finish(subject, item)
-        del item  # the next is being read
-        yield outcome
 
 
 def by_category(subjects: Sequence[Subject]) -> list[Subject]:

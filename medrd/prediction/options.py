@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from medrd.run.shard import Shard
+
 
 @dataclass(frozen=True)
 class PredictOptions:
@@ -34,6 +36,9 @@ class PredictOptions:
     report
         Also write ``report.html`` about everything in the output folder; see
         :func:`medrd.write_report`.
+    shard
+        Predict only this part of the inputs, in the order of their results' paths. Other calls with
+        the same output folder predict the other parts.
     """
 
     overwrite: bool = False
@@ -45,6 +50,7 @@ class PredictOptions:
     picture: bool = True
     native: bool = False
     report: bool = False
+    shard: Shard | None = None
 
 
 DEFAULTS = PredictOptions()

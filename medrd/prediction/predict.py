@@ -6,24 +6,29 @@ Here is the loop over the inputs; :mod:`medrd.prediction.case` deals with each o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medrd.errors import ConfigError, InputError
 from medrd.prediction.bids import describe_derivative
-from medrd.prediction.case import CasePredictor, Done, Job, Outcome
+from medrd.prediction.case import Done, Job, Outcome
 from medrd.prediction.guard import check_strict
 from medrd.prediction.medium import medium_of
 from medrd.prediction.options import DEFAULTS, PredictOptions
 from medrd.prediction.report import Report, find_records, report_predictions
+from medrd.prediction.work import PredictWork
 from medrd.run.cases import Case
 from medrd.run.failures import REPORT_STEP, Failure, all_failures, write_failures
+from medrd.run.folder_lock import alone_in
 from medrd.run.model_folder import Model, load_model
-from medrd.run.outputs import files_of
+from medrd.run.outputs import files_of, make_folder
 from medrd.run.progress import progress
-from medrd.run.read_ahead import read_ahead
+from medrd.run.shard import Shard
 from medrd.run.signals import InterruptedRunError, stop_on_signals
+from medrd.runner.runner import HERE, Runner
+from medrd.runner.shared_model import SharedModel
 
 logger = logging.getLogger("medrd.predict")
 
@@ -49,11 +54,6 @@ class PredictReport:
     page: Report | None = None
 
 
-Do = Callable[[Model, Job, Sequence[Case], Callable[[], bool]], Iterable[tuple[Case, Outcome]]]
-"""(model, job, cases, should_stop) -> the cases in the order in which they are done. It ends before
-the last one where ``should_stop`` says so."""
-
-
 def predict(
     model: str | Path | Model,
     inputs: Sequence[str | Path],
@@ -68,7 +68,8 @@ def predict(
     picture: bool = True,
     native: bool = False,
     report: bool = False,
-    do: Do | None = None,
+    shard: Shard | None = None,
+    runner: Runner = HERE,
 ) -> PredictReport:
     """Predict scans or pictures; see :func:`predict_inputs`.
 
@@ -85,8 +86,9 @@ def predict(
         picture=picture,
         native=native,
         report=report,
+        shard=shard,
     )
-    return predict_inputs(model, inputs, out, options, do=do)
+    return predict_inputs(model, inputs, out, options, runner=runner)
 
 
 def predict_inputs(
@@ -95,7 +97,7 @@ def predict_inputs(
     out: str | Path,
     options: PredictOptions = DEFAULTS,
     *,
-    do: Do | None = None,
+    runner: Runner = HERE,
 ) -> PredictReport:
     """Predict scans or pictures one at a time, reading the next while one computes.
 
@@ -110,8 +112,8 @@ def predict_inputs(
         NIfTI files, BraTS subject folders, BIDS datasets (the results are then a BIDS
         derivative), DICOM series (a folder, or one of its files), folders of those. For a model
         of pictures: picture files and folders of those.
-    do
-        Who does the work; default: this process. See :mod:`medrd.prediction.on_ray`.
+    runner
+        Who does the work: this process, or :class:`medrd.runner.on_ray.Ray`.
 
     Raises
     ------
@@ -129,13 +131,20 @@ def predict_inputs(
             found="one of pictures",
             remedy="Leave --native out: maps are on the picture's own grid.",
         )
+    if options.shard and options.report:
+        raise ConfigError(
+            "--report",
+            expected="a call for all inputs",
+            found=f"--shard {options.shard}",
+            remedy="Leave --report out, and run medrd report when all shards are done.",
+        )
     cases, errors = medium_of(loaded.recipe).find(
         [Path(p) for p in inputs], frame=options.frame, series=options.series
     )
     for problem in errors:
         logger.error("%s", problem)
     describe_derivative(cases, Path(out))
-    return predict_cases(loaded, cases, Path(out), options, errors=errors, do=do)
+    return predict_cases(loaded, cases, Path(out), options, errors=errors, runner=runner)
 
 
 def predict_cases(
@@ -145,7 +154,7 @@ def predict_cases(
     options: PredictOptions = DEFAULTS,
     *,
     errors: Sequence[InputError] = (),
-    do: Do | None = None,
+    runner: Runner = HERE,
 ) -> PredictReport:
     """Predict what :func:`predict_inputs` has found; ``errors`` are about the rest."""
     if options.strict:
@@ -154,6 +163,9 @@ def predict_cases(
     files = medium_of(loaded.recipe).files
     given = {path.resolve() for case in cases for path in case.subject.files}
     job = Job(out, options, frozenset(given))
+    if options.shard:
+        cases = options.shard.of(sorted(cases, key=lambda case: case.output(Path(), "")))
+    work = PredictWork(SharedModel(loaded), job)
     outcomes: dict[Path, Outcome] = {}
 
     def record_of(case: Case) -> Path:
@@ -161,8 +173,13 @@ def predict_cases(
 
     records = [record_of(case) for case in cases]
     try:
-        with stop_on_signals() as stop, progress("predicting", len(cases)) as advance:
-            for case, outcome in (do or _do_here)(loaded, job, cases, lambda: bool(stop)):
+        with (
+            stop_on_signals() as stop,
+            closing(runner.map(work, cases, lambda: bool(stop))) as results,
+            progress("predicting", len(cases)) as advance,
+        ):
+            for index, outcome in results:
+                case = cases[index]
                 outcomes[record_of(case)] = outcome
                 if outcome is None:
                     advance(note=f"{case.subject.id}: already there")
@@ -188,8 +205,10 @@ def predict_cases(
             if isinstance(outcome := outcomes[record_of(case)], InputError)
         ]
         result.errors = [error for _, error in failed]
-        listed = all_failures(out, failed, [path for case in ended for path in case.subject.files])
-        write_failures(out, listed)
+        with _alone_at_errors(out, options.shard):
+            known = [path for case in ended for path in case.subject.files]
+            listed = all_failures(out, failed, known)
+            write_failures(out, listed)
     result.done += [record for record in records if isinstance(outcomes[record], Done)]
     result.skipped += [record for record in records if outcomes[record] is None]
     if options.report and (result.done or result.skipped):
@@ -199,12 +218,9 @@ def predict_cases(
     return result
 
 
-def _do_here(
-    model: Model, job: Job, cases: Sequence[Case], should_stop: Callable[[], bool]
-) -> Iterator[tuple[Case, Outcome]]:
-    """One at a time in this process, reading the next while one computes."""
-    worker = CasePredictor(model, job)
-    for case, item in read_ahead(cases, worker.read):
-        yield case, worker.finish(item)
-        if should_stop():
-            return
+def _alone_at_errors(out: Path, shard: Shard | None) -> AbstractContextManager[None]:
+    """Let no other shard change ``errors.json`` between this one's reading and writing it."""
+    if shard is None:
+        return nullcontext()
+    make_folder(out)
+    return alone_in(out, "shard", wait=True)

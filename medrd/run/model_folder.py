@@ -51,6 +51,8 @@ class Model:
         What its training scans looked like; None for pictures, and for models from before.
     description
         All that ``model.json`` holds.
+    folder
+        Where it was loaded from.
     """
 
     detector: Detector
@@ -60,6 +62,7 @@ class Model:
     hash: str
     profile: Profile | None = None
     description: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
 
     @property
     def recipe(self) -> AnyRecipeConfig:
@@ -215,7 +218,9 @@ def load_model(path: str | Path) -> Model:
     detector.eval()
     identity = _identity(content)
     logger.debug("%s: model %s, %s", folder, config.model.name, identity[:12])
-    return Model(detector, config, calibration, training, identity, profile, content)
+    return Model(
+        detector, config, calibration, training, identity, profile, content, folder.absolute()
+    )
 
 
 def _identity(content: dict[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""Who does the work: processes of Ray, on this machine or a cluster."""
+"""Who does the work of a verb: this process, or processes of Ray."""

@@ -1,4 +1,4 @@
-"""Ray, begun on this machine for one call or joined where it runs already.
+"""A Ray that is started on this machine for one call, or a cluster that is joined.
 
 Ray is imported inside the functions, so that everything else works without it.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -22,24 +24,25 @@ from medrd.extras import require_extra
 logger = logging.getLogger("medrd.ray")
 
 EVERYWHERE = "Put what the command reads and writes on storage that all nodes see."
-STORE_BYTES = 128 * 2**20
-"""Of Ray's object store: hardly anything of ours passes through it."""
-_PATIENCE_S = 30.0
+STORE_BYTES = 512 * 2**20
+"""Size of the object store of a Ray that is started here. Little passes through it but the scores
+of an evaluation; what does not fit goes to the disk."""
+_STALL_S = 30.0
 _HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray that answers.
+    """The resources of a Ray that is running.
 
     Attributes
     ----------
     resources
-        What its nodes have in all, by Ray's names (``CPU``, ``GPU`` …).
+        Totals over its nodes by Ray's names (``CPU``, ``GPU`` …).
     grows
-        Whether nodes may still join; one of this machine alone stays as it is.
+        Whether nodes may still join. A Ray of this machine alone never grows.
     nodes
-        What each of them has; default: one has it all.
+        The resources of each node; default: one node has them all.
     """
 
     resources: Mapping[str, float]
@@ -47,11 +50,11 @@ class Cluster:
     nodes: tuple[Mapping[str, float], ...] = ()
 
     def amount(self, name: str) -> float:
-        """Of a resource; 0 where there is none."""
+        """Total amount of a resource in the cluster (0 if absent)."""
         return self.resources.get(name, 0.0)
 
     def room(self, wanted: Mapping[str, float]) -> int:
-        """How many processes that each want so much its nodes hold; none lies on two of them."""
+        """How many processes with these resources each fit on the nodes; none spans two nodes."""
         return sum(
             min(int(node.get(n, 0.0) / amount + 1e-9) for n, amount in wanted.items() if amount)
             for node in self.nodes or (self.resources,)
@@ -59,49 +62,47 @@ class Cluster:
 
 
 def given_address(address: str | None) -> str | None:
-    """The address of a cluster; ``RAY_ADDRESS`` where none is given."""
+    """The address of the cluster to join: the one given, or else ``RAY_ADDRESS``."""
     return address or os.environ.get("RAY_ADDRESS")
 
 
 def settle_environment() -> None:
-    """What Ray reads when it is imported or started; what the user has set stays."""
+    """Set the variables that Ray reads when it is imported or started, unless the user has."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    # Ray would take Ctrl-C for itself; here it ends the verb with a word.
+    # Ray Tune would handle Ctrl-C itself; here it ends the verb with a message.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    # Ray Train gives its workers a minute to import torch: too little on a busy disk.
+    # Ray Train gives its workers a minute to import torch, which is too little on a busy disk.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
-    # Else a process that asks for no GPU sees, and takes, all of its node's.
+    # Otherwise a process that asks for no GPU sees all GPUs of its node, and uses them.
     os.environ.setdefault(_HIDE_GPUS, "1")
-    # `ray start` asks for the user's token where there is one; so who connects must show it.
+    # `ray start` requires the user's token where there is one, so this connection must show it.
     if (Path.home() / ".ray" / "auth_token").is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the other one prints whatever verbose says
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output ignores `verbose`
 
 
 @contextmanager
-def ray_cluster(
-    address: str | None, *, dashboard: bool = False, store_bytes: int = STORE_BYTES
-) -> Iterator[Cluster]:
-    """A Ray that was there before stays; one that is begun here ends here.
+def ray_cluster(address: str | None, *, dashboard: bool = False) -> Iterator[Cluster]:
+    """Join a cluster, or start a Ray that ends with the block; one that was joined stays.
 
-    What Ray prints meanwhile (of a node that died, say) goes to stderr: stdout is the results'.
+    What Ray prints meanwhile, for instance about a dead node, goes to stderr, because stdout is for
+    results.
 
     Parameters
     ----------
     address
-        Of a cluster (``auto`` on one of its nodes); None begins one of this machine alone.
+        Address of a cluster (``auto`` on one of its nodes). None starts a Ray of this machine
+        alone.
     dashboard
-        Let a Ray that is begun here serve its dashboard.
-    store_bytes
-        Of the object store of a Ray that is begun here.
+        Let a Ray that is started here serve its dashboard.
 
     Raises
     ------
     MissingExtraError
         If Ray is not installed.
     ConfigError
-        Nobody answers at the address.
+        No cluster answers at the address, or Ray cannot be started here.
     """
     require_extra("ray", "working on Ray")
     settle_environment()
@@ -110,7 +111,8 @@ def ray_cluster(
     joined = ray.is_initialized()
     with redirect_stdout(sys.stderr):
         if not joined:
-            _begin(address, dashboard=dashboard, store_bytes=store_bytes)
+            with _own_sigterm_handler():
+                _start(address, dashboard=dashboard)
         try:
             resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             nodes = tuple(node["Resources"] for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
@@ -120,76 +122,87 @@ def ray_cluster(
                 ray.shutdown()
 
 
-def _begin(address: str | None, *, dashboard: bool, store_bytes: int) -> None:
+@contextmanager
+def _own_sigterm_handler() -> Iterator[None]:
+    """Keep the handler of SIGTERM, which Ray replaces by one that exits without a message."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _start(address: str | None, *, dashboard: bool) -> None:
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            ray.init("local", include_dashboard=dashboard, object_store_memory=store_bytes, **quiet)
+            ray.init("local", include_dashboard=dashboard, object_store_memory=STORE_BYTES, **quiet)
         else:
             _refuse_silence(address)
             ray.init(address, runtime_env=job_environment(), **quiet)
-    except Exception as error:  # a machine that is too busy is a bare Exception to Ray
+    except Exception as error:  # Ray raises a bare Exception on a machine that is too busy
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if address is None:
             raise ConfigError(
                 "Ray",
-                expected="a machine on which Ray begins",
+                expected="a machine on which Ray starts",
                 found=reason,
                 remedy="Run it again when the machine is less busy (Ray gives its node 30 s to "
-                "begin), or look into /tmp/ray/session_latest/logs.",
+                "start), or look into /tmp/ray/session_latest/logs.",
             ) from None
         raise ConfigError(
             "--address",
             expected="a Ray cluster that answers",
             found=f"none at {address} ({reason})",
-            remedy="Begin one with ray start --head, or leave --address out.",
+            remedy="Start one with ray start --head, or leave --address out.",
         ) from None
 
 
 def job_environment() -> dict[str, Any]:
-    """What processes need that nodes start which were not begun here; Ray's ``runtime_env``."""
+    """Ray's ``runtime_env`` for processes on nodes that were not started here."""
     return {"env_vars": {_HIDE_GPUS: os.environ[_HIDE_GPUS]}}
 
 
 def _refuse_silence(address: str) -> None:
-    """Ray would try a host that does not answer for minutes. Raises OSError."""
+    """Raise OSError at once for a host that does not answer; Ray would try it for minutes."""
     host, colon, port = address.rpartition(":")
     if colon and "/" not in host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def enter(folder: Path) -> None:
-    """In another process: let paths mean what they mean to the caller.
+    """Change to the caller's folder in another process, so that relative paths stay valid.
 
     Raises
     ------
     ConfigError
-        The caller's folder is not there on this node.
+        This node does not see the caller's folder.
     """
     try:
         os.chdir(folder)
     except OSError as error:
         raise ConfigError(
             folder,
-            expected="the folder that the command was given in, on every node",
+            expected="the folder that the command was started in, on every node",
             found=error.strerror or str(error),
             remedy=EVERYWHERE,
         ) from None
 
 
-class Patience:
-    """Says every half minute that none of the processes is at work that should be."""
+class StallWarning:
+    """Logs a warning every half minute in which no process is at work."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
 
-    def see(self, *, at_work: bool) -> None:
-        """How it stands now."""
+    def check(self, *, at_work: bool) -> None:
+        """Call this often, with whether any process is at work now."""
         if at_work:
             self._since = time.monotonic()
-        elif time.monotonic() - self._since > _PATIENCE_S:
+        elif time.monotonic() - self._since > _STALL_S:
             self._since = time.monotonic()
             logger.warning("waiting for processes: they are starting, or no node has room")
 
@@ -202,19 +215,24 @@ def refuse_too_much(
     remedy: str,
     processes: int = 1,
 ) -> None:
-    """More than there is would be waited for without end; a cluster may still grow.
+    """Refuse more than this machine has, which Ray would wait for without end.
+
+    On a cluster, which may still grow, log a warning.
 
     Parameters
     ----------
     wanted
-        By each of so many processes, hence of one node: amounts by Ray's names.
+        Resources of each process, which must lie on one node, by Ray's names.
     key, remedy
-        What asked for them, as it stands in a message with ``{name}`` for ``cpus`` or ``gpus``.
+        The option or config key that asked for them, and what to do, with ``{name}`` for ``cpus``
+        or ``gpus``.
+    processes
+        How many processes there are to be.
 
     Raises
     ------
     ConfigError
-        More than a machine alone has.
+        This machine alone has less.
     """
     if cluster.room(wanted) >= processes:
         return

@@ -36,7 +36,7 @@ from medrd.run.signals import InterruptedRunError
 from medrd.runner.cluster import (
     EVERYWHERE,
     Cluster,
-    Patience,
+    StallWarning,
     enter,
     given_address,
     ray_cluster,
@@ -264,7 +264,7 @@ def _follow(
 
     With nobody at work to hear of a stop, it returns at once.
     """
-    told, starts, patience = len(read_reports(order.out)), 1, Patience()
+    told, starts, stall = len(read_reports(order.out)), 1, StallWarning()
     epochs = order.config.train.epochs
     with progress(f"training with {workers} workers", epochs, done=told) as advance:
         alive = True
@@ -278,7 +278,7 @@ def _follow(
             nobody = (order.scratch / _NOBODY).exists()
             if stop and nobody:
                 return
-            patience.see(at_work=not nobody)
+            stall.check(at_work=not nobody)
             for report in read_reports(order.out)[told:]:
                 say(report)
                 advance(note=f"loss {report.loss:.4f}  {report.slices_per_s:.0f} slices/s")

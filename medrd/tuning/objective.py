@@ -22,16 +22,12 @@ from medrd.data.margin import none_healthy
 from medrd.data.slices import HealthySlices
 from medrd.errors import ConfigError, ModelError
 from medrd.evaluation.evaluation import gather
-from medrd.evaluation.examine import (
-    Contender,
-    Examiner,
-    by_category,
-    entries_of,
-    examine_in_turn,
-)
+from medrd.evaluation.examine import Contender, Examiner, by_category, entries_of
+from medrd.evaluation.work import EvaluateWorker
 from medrd.metrics import make_run, pixel_metrics
 from medrd.run.cohort import Cohort, try_sides
 from medrd.run.predictor import Predictor
+from medrd.runner.runner import work_through
 from medrd.training.simulation import Simulator, make_simulator
 from medrd.tuning.config import AnyObjective, SimulatedObjective
 
@@ -169,7 +165,8 @@ def _with_anomalies(
 def _labelled_ap(predictor: Predictor, subjects: Sequence[Subject], config: Config) -> float:
     subjects = by_category(subjects)
     contender = Contender(config.model.name, config, threshold=None, entries=entries_of(subjects))
-    outcomes = examine_in_turn(Examiner(contender, predictor), subjects, lambda: False)
+    worker = EvaluateWorker([Examiner(contender, predictor)])
+    outcomes = work_through(worker, [(0, subject) for subject in subjects])
     result = gather(contender.name, subjects, outcomes)
     if result.errors:
         raise result.errors[0]

@@ -241,7 +241,7 @@ def test_where_no_workers_are_it_is_said_and_a_stop_is_heard(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("medrd.runner.cluster._PATIENCE_S", -1)
+    monkeypatch.setattr("medrd.runner.cluster._STALL_S", -1)
     order = module._Order(make_config(raw), tmp_path, "", tmp_path, tmp_path, cpus=1, gpu=False)
     (tmp_path / "nobody").touch()
     asked = iter([False, False, True])

@@ -1,20 +1,16 @@
-"""A pool of Ray's processes: ``medrd predict --ray``, ``evaluate --ray`` and ``compare --ray``.
+"""``medrd predict --ray``, ``evaluate --ray`` and ``compare --ray``, and what Ray itself does.
 
-What comes out is what the plain verbs make, and nothing is lost with a node that dies. The
-bookkeeping behind it is tested in tests/runner/test_pool_pass.py, without Ray.
+The results are those of the plain verbs, and nothing is lost with a node or a process that dies.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import re
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +26,10 @@ from medrd.comparison.config import make_compare
 from medrd.config import make_config
 from medrd.errors import LeakageError, ModelError
 from medrd.evaluation.evaluate import evaluate
-from medrd.evaluation.on_ray import evaluate_on_ray
-from medrd.prediction import on_ray as module
-from medrd.prediction.on_ray import predict_on_ray
 from medrd.prediction.predict import predict
-from medrd.runner.cluster import Cluster, job_environment, ray_cluster, settle_environment
-from medrd.runner.pool import Pool, Share
+from medrd.run.model_folder import load_model
+from medrd.runner.cluster import job_environment, ray_cluster, settle_environment
+from medrd.runner.on_ray import Ray
 from medrd.training.train import train
 from tiny import make_tiny_raw, write_tiny_subject
 from waiting import wait_for
@@ -43,7 +37,6 @@ from waiting import wait_for
 NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 * 2**20}
 SOON_DEAD = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
 """A killed node is known to be dead after 2 s, not after 15."""
-ONE_GPU = {"CPU": 1.0, "GPU": 1.0}
 SCANS = 24
 
 
@@ -162,10 +155,6 @@ def doomed_node(nodes: Any, orders: Path, when: Callable[[], bool]) -> Iterator[
                 order.unlink()
 
 
-def deaths(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.message for r in caplog.records if "it is done again" in r.message]
-
-
 @pytest.fixture(scope="module")
 def run(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network whose sums depend on the number of threads; trained enough to have a threshold."""
@@ -193,7 +182,6 @@ def test_a_node_that_dies_in_the_middle_costs_nothing(
     scans: Path,
     orders: Path,
     tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Every byte is that of the plain verb, which has no Ray."""
     here = predict(run, [scans], tmp_path / "here")
@@ -206,16 +194,11 @@ def test_a_node_that_dies_in_the_middle_costs_nothing(
         written[:] = [path.name for path in out.rglob("tiny*.*")]
         return sum(name.endswith(".json") for name in written) > 3
 
-    with (
-        one_more(nodes),
-        caplog.at_level(logging.WARNING, "medrd"),
-        doomed_node(nodes, orders, some_are_done) as at_work,
-    ):
-        there = predict_on_ray(run, [scans], out)
-    (name,), (said,) = at_work, deaths(caplog)
+    with one_more(nodes), doomed_node(nodes, orders, some_are_done) as at_work:
+        there = predict(run, [scans], out, runner=Ray())
+    (name,) = at_work
     # It was between two of its files.
     assert [each for each in written if each.startswith(name)] == [f"{name}_anomaly.nii.gz"]
-    assert re.fullmatch(rf"{name}: its process has died \(Actor\w+Error: .*\); .*", said)
     assert contents(out) == contents(tmp_path / "here")
     assert [path.relative_to(out) for path in there.done] == [
         path.relative_to(tmp_path / "here") for path in here.done
@@ -250,7 +233,6 @@ def test_an_evaluation_is_that_of_the_plain_verb_though_a_node_dies(
     orders: Path,
     tiny_cache: Path,
     tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Of a network and of the baseline beside it; one subject cannot be read."""
     raw = make_tiny_raw(scans, tiny_cache)
@@ -263,12 +245,9 @@ def test_an_evaluation_is_that_of_the_plain_verb_though_a_node_dies(
     run = train(config, tmp_path / "run")
     evaluate(run, config, tmp_path / "here")
 
-    with (
-        caplog.at_level(logging.WARNING, "medrd"),
-        doomed_node(nodes, orders, lambda: True) as at_work,
-    ):
-        evaluate_on_ray(run, config, tmp_path / "there")
-    assert [text.split(":")[0] for text in deaths(caplog)] == at_work
+    with doomed_node(nodes, orders, lambda: True) as at_work:
+        evaluate(run, config, tmp_path / "there", runner=Ray())
+    assert len(at_work) == 1
     here = numbers(tmp_path / "here")
     assert {"subjects.json", "units/all.npz", "errors.json"} <= set(here)
     assert here["metrics.json"]["counts"]["subjects"] == 10
@@ -282,7 +261,7 @@ def test_an_evaluation_is_that_of_the_plain_verb_though_a_node_dies(
         shutil.copy(copied, tmp_path / "twins" / "tiny_05" / f"tiny_05_{kind}.nii.gz")
     twin["data"]["root"] = str(tmp_path / "twins")
     with pytest.raises(LeakageError, match=r"tiny_05: .*as tiny_00"):
-        evaluate_on_ray(run, make_config(twin), tmp_path / "twin", share=Share(actors=1))
+        evaluate(run, make_config(twin), tmp_path / "twin", runner=Ray(actors=1))
 
 
 def test_pictures_are_evaluated_so_too_and_reported(
@@ -318,37 +297,16 @@ def test_what_ray_prints_does_not_stand_among_results(
 
 
 def test_a_model_that_is_another_on_a_node_is_an_error(
-    nodes: Any, run: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: Any, run: Path, scans: Path, tmp_path: Path
 ) -> None:
     """An actor's error arrives as it was raised there."""
-    other = Path(shutil.copytree(run, tmp_path / "other"))
-    described = json.loads((other / "model" / "model.json").read_text(encoding="utf-8"))
+    model = load_model(shutil.copytree(run, tmp_path / "other"))
+    path = tmp_path / "other" / "model" / "model.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
     described["training"]["seed"] = 99
-    (other / "model" / "model.json").write_text(json.dumps(described))
-    do = partial(module._do, other, Share(actors=1), None)
+    path.write_text(json.dumps(described))
     with pytest.raises(ModelError, match=r"expected the model \w{12} on every node"):
-        predict(run, [scans], tmp_path / "out", do=do)
-
-
-def make_honest() -> Callable[[str], str | None]:
-    """Says what a process's environment holds. (Nested, so that it travels by value.)"""
-
-    def work(name: str) -> str | None:
-        import os
-
-        return os.environ.get(name)
-
-    return work
-
-
-@pytest.mark.parametrize(("gpus", "seen"), [(0, ""), (1, "0")])
-def test_a_process_sees_the_gpus_that_it_was_given_and_no_other(
-    nodes: Any, gpus: float, seen: str
-) -> None:
-    work = make_honest()
-    share = Share(gpus=gpus, actors=1)
-    pool: Pool[str, str | None] = Pool(lambda: work, share, Cluster(ONE_GPU, grows=True))
-    assert dict(pool.map(["CUDA_VISIBLE_DEVICES"])) == {0: seen}
+        predict(model, [scans], tmp_path / "out", runner=Ray(actors=1))
 
 
 def test_cells_side_by_side_are_those_of_the_plain_verb_though_a_node_dies(
@@ -357,7 +315,6 @@ def test_cells_side_by_side_are_those_of_the_plain_verb_though_a_node_dies(
     tiny_root: Path,
     tiny_cache: Path,
     tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It dies in the middle of a training. Two of the cells cannot work, and fail alone."""
     part = make_tiny_raw(tiny_root, tiny_cache)
@@ -381,8 +338,7 @@ def test_cells_side_by_side_are_those_of_the_plain_verb_though_a_node_dies(
     with doomed_node(nodes, orders, lambda: True) as at_work:
         done = CliRunner().invoke(app, command)
     assert done.exit_code == 3, done.output
-    (folder,), (said,) = at_work, deaths(caplog)
-    assert said.startswith(f"dae on scans, seed {folder[-1]}: its process has died")
+    assert len(at_work) == 1
     there = compare(make_compare(raw), out)  # finds them done, and tries again what failed
     assert [cell.metrics for cell in there.cells] == [cell.metrics for cell in here.cells]
     assert [cell.error for cell in there.cells] == [cell.error for cell in here.cells]

@@ -1,0 +1,59 @@
+"""What ``medrd evaluate`` does to each test subject, as it travels to other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from medrd.data.domain import TestItem
+from medrd.data.layouts import Subject
+from medrd.errors import InputError
+from medrd.evaluation.examine import Contender, Examiner, Outcome, make_examiners
+from medrd.runner.runner import lost_input
+from medrd.runner.shared_model import SharedModel
+
+Item = tuple[int, Subject]
+"""A test subject, after the number of the contender that predicts it."""
+
+
+@dataclass(frozen=True)
+class EvaluateWork:
+    """What is done to each subject; see :class:`medrd.runner.runner.Work`."""
+
+    model: SharedModel
+    device: str
+    contenders: Sequence[Contender]
+
+    @property
+    def devices(self) -> tuple[str, Collection[str]]:
+        """The device of the call."""
+        return "--device", {self.device}
+
+    def open(self) -> EvaluateWorker:
+        """Load the model. Raises ModelError."""
+        return EvaluateWorker(make_examiners(self.model.load(), self.device, self.contenders))
+
+    def name(self, item: Item, /) -> str:
+        """The subject's id."""
+        return item[1].id
+
+    def lost(self, item: Item, reason: str, /) -> Outcome:
+        """An error of this subject alone."""
+        return lost_input(item[1].files[0], reason, limit="data.budget")
+
+
+class EvaluateWorker:
+    """All contenders, each with the subjects that are its own."""
+
+    def __init__(self, examiners: Sequence[Examiner]) -> None:
+        self._examiners = examiners
+
+    def read(self, item: Item, /) -> tuple[Item, TestItem | InputError]:
+        """The subject's slices and its truth. Raises LeakageError."""
+        number, subject = item
+        return item, self._examiners[number].read(subject)
+
+    def finish(self, loaded: tuple[Item, TestItem | InputError], /) -> Outcome:
+        """Predict the subject and score its map."""
+        (number, subject), read = loaded
+        return self._examiners[number].finish(subject, read)

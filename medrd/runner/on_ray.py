@@ -1,0 +1,283 @@
+"""The work done by actors of Ray, on this machine or on a cluster.
+
+Each actor sets the work up once and has one item at a time. Ray restarts an actor whose process or
+node died, and gives it the same item again. Ray is imported inside the functions, so that
+everything else works without it.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import traceback
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from medrd.errors import ConfigError, MedrdError
+from medrd.run.signals import InterruptedRunError
+from medrd.runner.cluster import (
+    StallWarning,
+    enter,
+    given_address,
+    ray_cluster,
+    refuse_too_much,
+)
+from medrd.runner.runner import Work, Worker, never
+
+logger = logging.getLogger("medrd.ray")
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+RETRIES = 2
+"""How often an item is begun again whose process died: it may be the item that kills."""
+_LOOK_S = 0.2
+
+
+@dataclass(frozen=True)
+class Ray:
+    """Actors of Ray with the same share of the machines each; see
+    :class:`medrd.runner.runner.Runner`.
+
+    Attributes
+    ----------
+    cpus
+        Cores of each actor, and its threads.
+    gpus
+        GPUs of each actor; a fraction shares one. None: a whole one where the cluster has any.
+    actors
+        How many; None: as many as the cluster has room for.
+    address
+        Address of a Ray cluster (``auto`` on one of its nodes). None: ``RAY_ADDRESS``, or else a
+        cluster of this machine alone for the time of the call.
+
+    Raises
+    ------
+    ConfigError
+        A fraction of several GPUs.
+    """
+
+    cpus: int = 1
+    gpus: float | None = None
+    actors: int | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus % 1)):
+            raise ConfigError(
+                "--gpus",
+                expected="a fraction of one GPU, or a whole number of them",
+                found=f"{self.gpus:g}",
+                remedy="Give 0.5 for two processes a GPU, or 1.",
+            )
+
+    def map(
+        self,
+        work: Work[Item, Outcome],
+        items: Sequence[Item],
+        should_stop: Callable[[], bool] = never,
+    ) -> Generator[tuple[int, Outcome], None, None]:
+        """See :meth:`medrd.runner.runner.Runner.map`.
+
+        An item whose process died is begun again :data:`RETRIES` times and then given up, as is one
+        on which the work raised what it should not.
+
+        Raises
+        ------
+        ConfigError
+            No cluster at the address, more asked for than this machine has, GPUs for work on the
+            CPU, a device by number, or no actor that can be set up.
+        """
+        gpus = self._gpus_for(*work.devices)
+        if not items:
+            return
+        with ray_cluster(given_address(self.address)) as cluster:
+            import ray
+
+            if gpus is None:
+                gpus = 1.0 if cluster.amount("GPU") else 0.0
+            each = {"CPU": float(self.cpus), "GPU": gpus}
+            refuse_too_much(cluster, each, key="--{name}", remedy="Lower --{name}.")
+            kind: Any = ray.remote(
+                num_cpus=self.cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES
+            )(_Actor)
+            order = ray.put((work, Path.cwd(), self.cpus))
+            actors = self.actors or max(1, cluster.room(each))
+            pool = _Pool(kind, order, work, items)
+            yield from pool.run(min(actors, len(items)), should_stop)
+
+    def _gpus_for(self, key: str, devices: Collection[str]) -> float | None:
+        """GPUs of each actor whose work wants these devices; None: one where there are any."""
+        for device in devices:
+            if ":" in device:
+                raise ConfigError(
+                    key,
+                    expected="auto, cpu or cuda with --ray, which gives each process its GPU",
+                    found=device,
+                    remedy="Use auto.",
+                )
+        if set(devices) == {"cpu"}:
+            if self.gpus:
+                raise ConfigError(
+                    "--gpus",
+                    expected=f"none with {key} cpu",
+                    found=f"{self.gpus:g}",
+                    remedy="Leave one of the two out.",
+                )
+            return 0.0
+        return 1.0 if "cuda" in devices and self.gpus is None else self.gpus
+
+
+class _Actor:
+    """Runs in a process of its own.
+
+    Its methods get the work, the caller's folder and the number of threads as a reference in a
+    list, which Ray does not resolve: only a process that has just started needs them.
+    """
+
+    def __init__(self) -> None:
+        self._worker: Worker[Any, Any] | None = None
+
+    def ready(self, order: list[Any]) -> None:
+        """Set the work up. Ray would report an error in ``__init__`` as a mere death."""
+        self._open(order)
+
+    def do(self, order: list[Any], item: Any) -> Any:
+        worker = self._worker or self._open(order)  # there is none after a restart
+        return worker.finish(worker.read(item))
+
+    def _open(self, order: list[Any]) -> Worker[Any, Any]:
+        import ray
+        import torch
+
+        work, folder, threads = ray.get(order[0])
+        enter(folder)
+        torch.set_num_threads(threads)
+        self._worker = work.open()
+        return self._worker
+
+
+class _Pool:
+    """Actors and the items that are left for them."""
+
+    def __init__(self, kind: Any, order: Any, work: Work[Any, Any], items: Sequence[Any]) -> None:
+        self._kind, self._order = kind, [order]
+        self._work, self._items = work, items
+        self._left = deque(range(len(items)))
+        self._starting: dict[Any, Any] = {}
+        self._idle: list[Any] = []
+        self._busy: dict[Any, tuple[Any, int]] = {}
+
+    def run(
+        self, actors: int, should_stop: Callable[[], bool]
+    ) -> Generator[tuple[int, Any], None, None]:
+        import ray
+
+        stall = StallWarning()
+        try:
+            for _ in range(actors):
+                self._add_actor()
+            while True:
+                if should_stop():
+                    self._left.clear()
+                while self._idle and self._left:
+                    self._begin(self._idle.pop(), self._left.popleft())
+                if not self._left:
+                    # An actor whose node died can only restart where others make room.
+                    self._dismiss(*self._idle, *self._starting.values())
+                    self._idle.clear()
+                    self._starting.clear()
+                if not (self._left or self._busy):
+                    return
+                done, _ = ray.wait([*self._busy, *self._starting], timeout=_LOOK_S)
+                stall.check(at_work=bool(done or self._busy))
+                for reference in done:
+                    if reference in self._starting:
+                        self._welcome(reference)
+                    else:
+                        yield self._result(reference)
+        finally:
+            busy = (actor for actor, _ in self._busy.values())
+            self._dismiss(*self._idle, *self._starting.values(), *busy)
+
+    def _add_actor(self) -> None:
+        actor = self._kind.remote()
+        self._starting[actor.ready.remote(self._order)] = actor
+
+    def _begin(self, actor: Any, index: int) -> None:
+        item = self._items[index]
+        # SIGTERM interrupts what saves itself and is gone on with; Ray's log has the name.
+        call = actor.do.options(
+            name=self._work.name(item), retry_exceptions=[InterruptedRunError]
+        ).remote(self._order, item)
+        self._busy[call] = actor, index
+
+    def _welcome(self, reference: Any) -> None:
+        """Let an actor work, or do without one that could not be set up."""
+        import ray
+        from ray.exceptions import RayError
+
+        actor = self._starting.pop(reference)
+        try:
+            ray.get(reference)
+        except RayError as error:
+            self._dismiss(actor)
+            if not (self._idle or self._busy or self._starting):
+                raise _mendable(error) from None
+            logger.warning("a process could not be set up and is left out: %s", _in_words(error))
+        else:
+            self._idle.append(actor)
+
+    def _result(self, reference: Any) -> tuple[int, Any]:
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        actor, index = self._busy.pop(reference)
+        try:
+            # A copy: arrays would be views that keep their place in Ray's store.
+            outcome = copy.deepcopy(ray.get(reference))
+        except RayError as error:
+            self._dismiss(actor)  # nobody knows what an error has left in it
+            if isinstance(cause := getattr(error, "cause", None), MedrdError):
+                raise cause from None
+            if isinstance(error, RayTaskError):
+                logger.error("%s", "".join(traceback.format_exception(error)))
+                reason = f"the work on it failed with {_in_words(error)}"
+            else:
+                reason = f"{RETRIES + 1} processes died of it, the last one with {_in_words(error)}"
+            if self._left:
+                self._add_actor()
+            return index, self._work.lost(self._items[index], reason)
+        self._idle.append(actor)
+        return index, outcome
+
+    def _dismiss(self, *actors: Any) -> None:
+        import ray
+
+        for actor in actors:
+            ray.kill(actor)
+
+
+def _mendable(error: Exception) -> Exception:
+    """The error of a call none of whose actors could be set up."""
+    from ray.exceptions import RayTaskError
+
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        # Of a bug Ray's error shows where in which process it was.
+        return cause if isinstance(cause, MedrdError) else error
+    return ConfigError(
+        "Ray",
+        expected="processes that can be set up",
+        found=f"processes that died before they could work, the last one with {_in_words(error)}",
+        remedy="Look into Ray's logs (/tmp/ray/session_latest/logs).",
+    )
+
+
+def _in_words(error: Exception) -> str:
+    error = getattr(error, "cause", None) or error
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
