@@ -249,6 +249,7 @@ def evaluate(
     actors: options.Actors = None,
     cpus: options.Cpus = None,
     gpus: options.Gpus = None,
+    shard: options.ShardText = None,
     baseline: Annotated[bool, typer.Option(help="Evaluate the intensity baseline too.")] = True,
     report: Annotated[
         bool,
@@ -265,7 +266,18 @@ def evaluate(
     from medrd.run.table import metrics_table
 
     runner = options.choose_runner(ray, address, actors, cpus, gpus)
-    path = run(model, loaded, out, device=device, baseline=baseline, report=report, runner=runner)
+    path = run(
+        model,
+        loaded,
+        out,
+        device=device,
+        baseline=baseline,
+        report=report,
+        runner=runner,
+        shard=options.parse_shard(shard),
+    )
+    if not path.is_file():  # other shards are missing
+        return
     typer.echo(metrics_table(path))
     typer.echo(path)
     if (out / "errors.json").exists():

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from medrd.config import Config, make_config
+from medrd.config import Config, digest, make_config
 from medrd.data.domains import domain_of
 from medrd.data.layouts import Subject
 from medrd.errors import ConfigError
@@ -28,6 +28,7 @@ from medrd.evaluation.examine import (
 )
 from medrd.evaluation.files import CASES_NAME, FROC_NAME, save_units
 from medrd.evaluation.report import report_run
+from medrd.evaluation.shards import ShardedScores
 from medrd.evaluation.tally import MAX_FPR
 from medrd.evaluation.work import EvaluateWork
 from medrd.files import write_json, write_text
@@ -38,6 +39,7 @@ from medrd.run.failures import write_errors
 from medrd.run.model_folder import Model, load_model
 from medrd.run.outputs import make_folder, remove
 from medrd.run.provenance import versions
+from medrd.run.shard import Shard
 from medrd.run.signals import stop_on_signals
 from medrd.runner.runner import HERE, Runner, in_order
 from medrd.runner.shared_model import SharedModel
@@ -60,6 +62,7 @@ def evaluate(
     baseline: bool = True,
     report: bool = False,
     runner: Runner = HERE,
+    shard: Shard | None = None,
 ) -> Path:
     """Evaluate a model on the test side of a config's split.
 
@@ -79,6 +82,9 @@ def evaluate(
         subjects into ``cases/``, and write ``report.html``.
     runner
         Who does the work: this process, or :class:`medrd.runner.on_ray.Ray`.
+    shard
+        Score only this part of the test subjects, into ``shards/``. The call after which all shards
+        are done writes the results; the others leave no ``metrics.json``.
 
     Returns
     -------
@@ -122,7 +128,17 @@ def evaluate(
             contenders.append(_rival(intensity, subjects))
         work = EvaluateWork(SharedModel(loaded), device, contenders)
         items = [(number, subject) for number in range(len(contenders)) for subject in subjects]
-        with closing(runner.map(work, items, lambda: bool(stop))) as results:
+        if shard:
+            scores = ShardedScores(out, shard, items, _identity(loaded, contenders))
+            scores.score(runner, work, lambda: bool(stop))
+            if missing := scores.missing():
+                logger.info(
+                    "shard %s is done; still missing: %s", shard, ", ".join(map(str, missing))
+                )
+                return out / "metrics.json"
+        with closing(
+            scores.read() if shard else runner.map(work, items, lambda: bool(stop))
+        ) as results:
             outcomes = in_order(results)
             result, *beside = (gather(each.name, subjects, outcomes) for each in contenders)
     write_errors(out, [*result.errors, *(intensity.errors if intensity else ())])
@@ -154,6 +170,18 @@ def evaluate(
         predict_some(loaded, subjects, result.subjects, out / CASES_NAME, device)
         report_run(out)
     return out / "metrics.json"
+
+
+def _identity(model: Model, contenders: Sequence[Contender]) -> dict[str, Any]:
+    """What the scores of a subject depend on, besides its files."""
+    return {
+        "model": model.hash,
+        "config": digest([each.config.to_dict() for each in contenders]),
+        "contenders": [
+            {"name": c.name, "threshold": c.threshold, "froc_factors": c.froc_factors}
+            for c in contenders
+        ],
+    }
 
 
 def _intervals(units: Mapping[str, Units], categories: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,237 @@
+"""``medrd evaluate --shard``: the scores of single subjects on disk, until all shards are done.
+
+``shards/`` in the output folder holds a file for each subject under each contender, and
+``shards.json``, which says what they belong to. The call that finds all of them puts them together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrd.config import digest
+from medrd.data.layouts import Subject
+from medrd.errors import ConfigError, InputError, MedrdError
+from medrd.evaluation.examine import Examined, Outcome
+from medrd.evaluation.judge import Judged, Pixels
+from medrd.evaluation.work import EvaluateWork
+from medrd.files import atomic_path, file_hash, write_json
+from medrd.metrics import LesionCounts, Run
+from medrd.run.progress import progress
+from medrd.run.shard import Shard
+from medrd.run.signals import InterruptedRunError
+from medrd.runner.runner import Runner
+
+SHARDS_NAME = "shards"
+"""Folder of the scores of single subjects, in the evaluation's folder."""
+
+_STORED: dict[str, type] = {
+    kind.__name__: kind for kind in (Examined, Judged, Pixels, Run, LesionCounts)
+}
+"""The classes that a stored outcome is made of."""
+
+
+class ShardedScores:
+    """The outcomes of an evaluation's items in ``shards/``.
+
+    Parameters
+    ----------
+    items
+        The number of a contender and a subject each, in the order in which they are put together.
+    identity
+        What the scores depend on, besides the subjects' files.
+
+    Raises
+    ------
+    ConfigError
+        The folder holds shards of another evaluation.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        shard: Shard,
+        items: Sequence[tuple[int, Subject]],
+        identity: Mapping[str, Any],
+    ) -> None:
+        self._folder = out / SHARDS_NAME
+        self._shard, self._items = shard, items
+        subjects = list(dict.fromkeys(subject.id for _, subject in items))
+        self._shard_of = {name: i % shard.count + 1 for i, name in enumerate(subjects)}
+        self._refuse_others({"shards": shard.count, "subjects": subjects, **identity})
+
+    def score(self, runner: Runner, work: EvaluateWork, should_stop: Callable[[], bool]) -> None:
+        """Score the subjects of this shard that are not scored yet, or failed.
+
+        Raises
+        ------
+        MedrdError
+            As :meth:`medrd.runner.runner.Runner.map`.
+        InterruptedRunError
+            It was stopped; what is scored is kept.
+        """
+        own = [
+            index
+            for index, (_, subject) in enumerate(self._items)
+            if self._shard_of[subject.id] == self._shard.number
+        ]
+        inputs = {index: _hash(self._items[index][1]) for index in own}
+        left = [index for index in own if not self._is_scored(index, inputs[index])]
+        done = 0
+        with (
+            closing(runner.map(work, [self._items[i] for i in left], should_stop)) as results,
+            progress(f"evaluating shard {self._shard}", len(left)) as advance,
+        ):
+            for position, outcome in results:
+                index = left[position]
+                _save(self._path(index), outcome, inputs[index])
+                done += 1
+                advance(note=self._items[index][1].id)
+        if done < len(left):
+            raise InterruptedRunError(
+                f"stopped after {done} of {len(left)}; what is scored is kept. Run it again."
+            )
+
+    def missing(self) -> list[int]:
+        """The numbers of the shards that are not done yet."""
+        return sorted(
+            {
+                self._shard_of[subject.id]
+                for index, (_, subject) in enumerate(self._items)
+                if not self._path(index).is_file()
+            }
+        )
+
+    def read(self) -> Generator[tuple[int, Outcome], None, None]:
+        """All outcomes in the order of the items, as :meth:`Runner.map` yields them.
+
+        Raises
+        ------
+        ConfigError
+            A file is damaged.
+        """
+        for index in range(len(self._items)):
+            path = self._path(index)
+            try:
+                outcome, _ = _load(path)
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                raise ConfigError(
+                    path,
+                    expected="the scores of a subject",
+                    found=f"a file that cannot be read ({error})",
+                    remedy="Remove it and run its shard again.",
+                ) from None
+            yield index, outcome
+
+    def _path(self, index: int) -> Path:
+        return self._folder / f"{index:06}.npz"
+
+    def _is_scored(self, index: int, inputs: str | None) -> bool:
+        try:
+            outcome, stored = _load(self._path(index))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return False
+        return not isinstance(outcome, MedrdError) and stored == inputs
+
+    def _refuse_others(self, identity: Mapping[str, Any]) -> None:
+        path = self._folder / "shards.json"
+        wanted = json.loads(json.dumps(identity))
+        if not path.is_file():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, wanted)
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            found = {}
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                raise ConfigError(
+                    self._folder,
+                    expected=f"shards of this evaluation, with {key} {_short(value)}",
+                    found=f"shards with {key} {_short(found.get(key))}",
+                    remedy=f"Give another --out, or remove {SHARDS_NAME}/ to begin anew.",
+                )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _hash(subject: Subject) -> str | None:
+    try:
+        return digest([file_hash(path) for path in subject.files])
+    except InputError:
+        return None
+
+
+def _save(path: Path, outcome: Outcome, inputs: str | None) -> None:
+    """Write an outcome, atomically: arrays and JSON, no pickles."""
+    arrays: dict[str, NDArray[Any]] = {}
+    error = outcome.to_dict() if isinstance(outcome, MedrdError) else None
+    content = {
+        "inputs": inputs,
+        "error": error,
+        "scores": None if error else _encode(outcome, arrays),
+    }
+    text = np.frombuffer(json.dumps(content).encode(), np.uint8)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **{"content": text, **arrays})  # type: ignore[arg-type]
+
+
+def _load(path: Path) -> tuple[Outcome, str | None]:
+    """The inverse of :func:`_save`, with the hash of the subject's files."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        content = json.loads(arrays["content"].tobytes())
+        if content["error"]:
+            error = MedrdError.from_dict(content["error"])
+            assert isinstance(error, InputError)  # others end the call that meets them
+            return error, content["inputs"]
+        return _decode(content["scores"], arrays), content["inputs"]
+
+
+def _encode(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+    """A value as JSON; its arrays are put into ``arrays`` and named."""
+    if isinstance(value, np.ndarray):
+        name = f"array{len(arrays)}"
+        arrays[name] = value
+        return {"array": name}
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value).__name__ in _STORED:
+        fields = (
+            value._asdict()
+            if hasattr(value, "_asdict")  # a named tuple
+            else {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        )
+        encoded = {key: _encode(each, arrays) for key, each in fields.items()}
+        return {"class": type(value).__name__, "fields": encoded}
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(each, arrays) for each in value]}
+    if isinstance(value, dict):
+        return {"dict": [[key, _encode(each, arrays)] for key, each in value.items()]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{type(value).__name__} is not among the classes that shards store")
+
+
+def _decode(content: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """The inverse of :func:`_encode`."""
+    match content:
+        case {"array": name}:
+            return arrays[name]
+        case {"class": name, "fields": fields}:
+            return _STORED[name](**{k: _decode(each, arrays) for k, each in fields.items()})
+        case {"tuple": members}:
+            return tuple(_decode(each, arrays) for each in members)
+        case {"dict": pairs}:
+            return {key: _decode(each, arrays) for key, each in pairs}
+    return content
