@@ -23,7 +23,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX ?= $(CURDIR)/.venv/bytecode
 endif
 
-.PHONY: help setup demo test lint docs check-tree lock clean
+.PHONY: help setup demo test test-fast lint docs check-tree lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,10 @@ test: $(READY) ## run the tests, e.g. make test ARGS="tests/metrics -x"
 	@# All of them in three processes, since those on Ray wait more than they work, a module's tests
 	@# together; a choice of them in one.
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(or $(ARGS),-n 3 --dist loadfile --no-loadscope-reorder)
+
+test-fast: $(READY) ## the tests but those that start Ray, Chromium or a notebook, or take long
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m "not slow" \
+		$(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
 
 lint: $(READY) ## ruff, mypy and the import contracts
 	$(BIN)/ruff check

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from medrd.images.volume import Volume, volume_from_array
 from tiny import make_tiny_raw, write_tiny_subject
 
-FIRST = (
+SLOW_MODULES = (
     "runner/test_verbs.py",
     "training/test_train_resumed.py",
     "comparison/test_compare.py",
@@ -29,14 +29,27 @@ FIRST = (
     "tests/test_notebooks.py",
     "tuning/test_tune.py",
     "models/test_detectors.py",
+    "tests/test_demo.py",
+    "exporting/test_export.py",
 )
-"""Modules that take minutes. Those that begin Ray wait more than they work: seldom two at once."""
+"""Modules that take minutes, in the order in which they start: tests on Ray wait more than they
+compute, so seldom two of them are next to each other."""
+SLOW_FIXTURES = frozenset({"prompt_ray", "browser", "client", "reader"})
+"""What starts Ray, Chromium or a notebook, or runs a page of the documentation."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long begins early, so that both processes end alike."""
-    order = {name: number for number, name in enumerate(FIRST)}
-    items.sort(key=lambda item: order.get("/".join(item.path.parts[-2:]), len(order)))
+    """Mark slow tests, and start slow modules early, so that all processes end together."""
+    order = {name: number for number, name in enumerate(SLOW_MODULES)}
+
+    def place(item: pytest.Item) -> int:
+        return order.get("/".join(item.path.parts[-2:]), len(order))
+
+    items.sort(key=place)
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if place(item) < len(order) or not SLOW_FIXTURES.isdisjoint(fixtures):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""One picture of a data set, and the small questions that finding one asks of a folder."""
+"""A picture of a data set, and helpers that look for pictures and masks in folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", "
 
 Side = Literal["train", "calibration", "test", "any"]
 
-_NAMED = 5  # files an error or a warning names before it only counts
+_NAMED = 5  # files that an error or a warning lists by name
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class PictureSubject(Subject):
     defect
         Name of the kind of defect; ``good`` is normal.
     side
-        What the data set says the picture is for; ``any`` where it leaves that to us.
+        The data set's own use of the picture; ``any`` if it leaves the choice to us.
     masks
         Files whose union marks the defect: several in LOCO, none for a normal picture or
-        in a data set that comes without any.
+        in a data set without masks.
     """
 
     defect: str = GOOD
@@ -57,22 +57,22 @@ class PictureSubject(Subject):
 
     @property
     def anomalous(self) -> bool:
-        """As the folder says."""
+        """Whether the picture's folder is one of defects."""
         return self.defect != GOOD
 
 
 @dataclass(frozen=True)
 class Category:
-    """One category's folder, as a finder gets it.
+    """The folder of one category, as the functions that find pictures take it.
 
     Attributes
     ----------
     name, folder
-        ``bottle`` and where it lies.
+        The category's name, such as ``bottle``, and its folder.
     layout
-        Which of its kin the finder has before it.
+        One of :data:`medrd.data.pictures.layouts.LAYOUTS`.
     masked
-        Whether the data set comes with masks, so that each must be there.
+        Whether the data set has masks, so that every anomalous picture must have one.
     """
 
     name: str
@@ -87,7 +87,7 @@ def choose(root: Path, known: Sequence[str], category: str | Sequence[str]) -> l
     Raises
     ------
     ConfigError
-        One that is not there (the nearest that is gets named), or none.
+        If a category is unknown (the error suggests the nearest one), or none is asked for.
     """
     wanted = [category] if isinstance(category, str) else list(category)
     if wanted == ["all"]:
@@ -126,17 +126,17 @@ def picture_subject(
 
 
 def is_picture(path: Path) -> bool:
-    """By name; hidden files (macOS resource forks ``._x.png``) are none."""
+    """Judge by the name; hidden files (macOS resource forks ``._x.png``) are not pictures."""
     return path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith(".")
 
 
 def pictures_in(folder: Path) -> dict[str, Path]:
-    """The pictures in this very folder by stem, in order; none if there is no such folder.
+    """The pictures directly in a folder by stem, in order; none if there is no such folder.
 
     Raises
     ------
     ConfigError
-        Two of one stem, whose ids and masks would be the same.
+        If two have the same stem, and so the same id and masks.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -154,7 +154,7 @@ def pictures_in(folder: Path) -> dict[str, Path]:
 
 
 def pictures_below(top: Path) -> dict[PurePosixPath, dict[str, Path]]:
-    """Folder relative to ``top`` -> its pictures by stem; nothing if there is no ``top``."""
+    """The pictures of each folder by stem; keys are relative to ``top``, which may be missing."""
     return {
         PurePosixPath(folder.relative_to(top).as_posix()): pictures_in(folder)
         for folder in folders_below(top)
@@ -162,7 +162,7 @@ def pictures_below(top: Path) -> dict[PurePosixPath, dict[str, Path]]:
 
 
 def masks_in(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """``000_mask.png`` or ``000.png`` -> the masks of picture 000."""
+    """The masks directly in a folder: ``000_mask.png`` or ``000.png`` belongs to picture 000."""
     masks: dict[str, tuple[Path, ...]] = {}
     for stem, path in pictures_in(folder).items():
         of = stem.removesuffix("_mask")
@@ -178,29 +178,29 @@ def masks_in(folder: Path) -> dict[str, tuple[Path, ...]]:
 
 
 def masks_in_folders(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """``000/*.png`` -> the masks of picture 000."""
+    """The masks in subfolders: all of ``000/*.png`` belong to picture 000."""
     masks = {inner.name: tuple(pictures_in(inner).values()) for inner in folders_in(folder)}
     return {stem: paths for stem, paths in masks.items() if paths}
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders in this one that are not hidden, in order; none if it is not there."""
+    """The subfolders that are not hidden, in order; none if there is no such folder."""
     inside = sorted(folder.iterdir()) if folder.is_dir() else ()
     return [path for path in inside if path.is_dir() and not path.name.startswith(".")]
 
 
 def has_any(folder: Path, places: Iterable[str]) -> bool:
-    """Whether one of these folders is in this one."""
+    """Whether ``folder`` contains any of these subfolders."""
     return any((folder / place).is_dir() for place in places)
 
 
 def name_of(folder: Path) -> str:
-    """Its name even for ``.``; a link keeps its own, since that is what the user chose."""
+    """The folder's name, even for ``.``; a link keeps its own, because the user chose it."""
     return os.path.basename(os.path.abspath(folder))
 
 
 def needed_pictures(category: Path, place: str, inner: str) -> dict[str, Path]:
-    """The pictures of a folder that must have some."""
+    """The pictures of a folder; raises ConfigError if it has none."""
     place = f"{place}/{inner}" if inner else place
     require(category, place)
     pictures = pictures_in(category / place)
@@ -210,7 +210,7 @@ def needed_pictures(category: Path, place: str, inner: str) -> dict[str, Path]:
 
 
 def require(category: Path, place: str) -> None:
-    """Raise if a category lacks this folder."""
+    """Raise ConfigError if a category lacks this folder."""
     if not (category / place).is_dir():
         raise incomplete(category, f"a folder {place}", ".")
 
@@ -218,17 +218,17 @@ def require(category: Path, place: str) -> None:
 def with_expected(
     masks: Mapping[str, tuple[Path, ...]], expected: Mapping[str, Path]
 ) -> dict[str, tuple[Path, ...]]:
-    """The masks by stem; of a picture that lacks one, the place where it should be.
+    """The masks by stem, or the path where a missing one should be.
 
-    Reading that picture to test on then fails by that name, and it alone.
+    Reading such a picture for testing then fails with that path, and no other picture does.
     """
     bare = [path for stem, path in expected.items() if stem not in masks]
     if bare:
         names = ", ".join(str(path) for path in bare[:_NAMED])
         more = f" and {len(bare) - _NAMED} more" if len(bare) > _NAMED else ""
         logger.warning(
-            "Masks that are missing: %s%s. Unpack the data set again, or take their pictures "
-            "out. (With no folder of masks at all, image-level metrics are computed alone.)",
+            "Masks that are missing: %s%s. Unpack the data set again, or remove their pictures. "
+            "(Without any folder of masks, only image-level metrics are computed.)",
             names,
             more,
         )
@@ -236,7 +236,7 @@ def with_expected(
 
 
 def warn_of_orphans(masks: Iterable[Path]) -> None:
-    """Log masks that nothing claimed; they may be the trace of a missing picture."""
+    """Warn of masks that belong to no picture: a picture may be missing."""
     orphans = sorted(masks)
     if orphans:
         names = ", ".join(str(path) for path in orphans[:_NAMED])
@@ -245,7 +245,7 @@ def warn_of_orphans(masks: Iterable[Path]) -> None:
 
 
 def incomplete(category: Path, expected: str, place: str) -> ConfigError:
-    """The error of a tree that lacks something; names what is at ``place`` instead."""
+    """The error for an incomplete data set; it lists what is at ``place`` instead."""
     return ConfigError(
         category,
         expected=expected,
@@ -255,7 +255,7 @@ def incomplete(category: Path, expected: str, place: str) -> ConfigError:
 
 
 def names_in_words(folder: Path) -> str:
-    """The first names in a folder, as an error says what was found."""
+    """The first names in a folder, for error messages."""
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"{', '.join(names[:_NAMED])}{more}" if names else "nothing there"

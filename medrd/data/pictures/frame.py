@@ -1,4 +1,4 @@
-"""Between a picture's own grid and the square that a network sees, and back."""
+"""Resample pictures to the square that a network takes, and maps back to the picture's grid."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class _Box(NamedTuple):
 
 @dataclass(frozen=True)
 class PictureFrame:
-    """How a picture's grid and the network's square belong together.
+    """The correspondence between a picture's grid and the network's square.
 
-    A box of the picture is shown in a box of the square, edge on edge, so that along each
-    axis pixel ``i`` of the one has its centre at ``(i + 0.5) * scale - 0.5`` of the other.
+    A box of the picture is shown in a box of the square, edge on edge: along each axis, pixel
+    ``i`` of one has its centre at ``(i + 0.5) * scale - 0.5`` of the other.
 
     Parameters
     ----------
@@ -43,10 +43,10 @@ class PictureFrame:
     size
         Side of the square in pixels.
     resize
-        ``"stretch"`` shows all of the picture and changes its aspect. ``"fit"`` shows all and
-        keeps the aspect, to half a pixel; the rest of the square is padding, an odd pixel of
-        it below or to the right. ``"crop"`` keeps the aspect and shows the largest square in
-        the picture's middle, an odd pixel being left off below or to the right.
+        ``"stretch"`` shows the whole picture and changes its aspect. ``"fit"`` shows the whole
+        picture and keeps its aspect, to half a pixel; the rest of the square is padding, and an
+        odd pixel of padding is below or to the right. ``"crop"`` keeps the aspect and shows the
+        largest square in the picture's middle; an odd pixel is cut off below or to the right.
     """
 
     shape: tuple[int, int]
@@ -60,10 +60,10 @@ class PictureFrame:
             raise ValueError(f"resize must be stretch, fit or crop, not {self.resize!r}")
 
     def to_square(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A picture (H, W, C) as (C, size, size); 0 outside :meth:`region`.
+        """Resample a picture (H, W, C) to (C, size, size), with 0 outside :meth:`region`.
 
-        Bilinear, with a low-pass filter along an axis that gets fewer pixels. Values stay
-        within those of the picture.
+        The interpolation is bilinear, with a low-pass filter along an axis that gets fewer
+        pixels. Values stay within the range of the picture's.
         """
         _check_shape(array.shape[:2], self.shape)
         shown = array[self._picture_box.pixels]
@@ -79,9 +79,9 @@ class PictureFrame:
         return _filled((self.size, self.size), self._square_box)
 
     def to_picture(self, map: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A map (size, size) as (H, W), each value where :meth:`to_square` took it from.
+        """Resample a map (size, size) to (H, W), the inverse of :meth:`to_square`.
 
-        Resampled as there, from :meth:`region` alone; 0 outside :meth:`shown`.
+        Only :meth:`region` is used, and the result is 0 outside :meth:`shown`.
         """
         _check_shape(map.shape, (self.size, self.size))
         target = self._picture_box
@@ -97,7 +97,7 @@ class PictureFrame:
 
     @property
     def _picture_box(self) -> _Box:
-        """What the square shows of the picture."""
+        """The part of the picture that the square shows."""
         height, width = self.shape
         if self.resize != "crop":
             return _Box(0, 0, height, width)
@@ -106,7 +106,7 @@ class PictureFrame:
 
     @property
     def _square_box(self) -> _Box:
-        """Where the square shows it."""
+        """The part of the square that shows the picture."""
         if self.resize != "fit":
             return _Box(0, 0, self.size, self.size)
         longest = max(self.shape)
@@ -129,14 +129,14 @@ def _filled(shape: tuple[int, int], box: _Box) -> NDArray[np.bool_]:
 
 
 def _resized(array: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """(C, H, W) at another height and width, within the range of its values."""
-    # A copy: torch warns of arrays that may not be written to, and knows no negative strides.
+    """Resample (C, H, W) to another height and width, within the range of its values."""
+    # A copy, because torch warns about read-only arrays and does not take negative strides.
     values = torch.from_numpy(np.array(array, np.float32, order="C"))
     if values.shape[1:] == shape:
         return values.numpy()
     low, high = values.aminmax()
-    # PyTorch (seen in 2.15) repeats the first row of a result that is one column wide; one
-    # row high it is sound.
+    # PyTorch (seen in 2.15) repeats the first row of a result that is one column wide; a
+    # result that is one row high is right.
     upright = shape[1] != 1
     if not upright:
         values, shape = values.transpose(1, 2), shape[::-1]
@@ -146,5 +146,5 @@ def _resized(array: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float32]
     )[0]
     if not upright:
         resized = resized.transpose(1, 2)
-    # The weights of a pixel add up to 1 but for rounding.
+    # The weights of a pixel add up to 1 only up to rounding.
     return resized.clamp(low, high).numpy()

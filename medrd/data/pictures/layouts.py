@@ -1,8 +1,8 @@
-"""Where a data set of pictures keeps its files: a folder -> pictures with sides and masks.
+"""Find the pictures of a data set, with their sides and masks.
 
 The MVTec family (AD, AD 2, LOCO, 3D-AD), VisA, and a plain folder of normal and abnormal
-pictures. Only names are looked at; nothing but VisA's table is opened. Whether a picture
-is anomalous is what its folder (or VisA's table) says, whatever its mask turns out to hold.
+pictures. Only names are looked at, and no file but VisA's table is opened. Its folder (or VisA's
+table) decides whether a picture is anomalous, whatever its mask turns out to hold.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ __all__ = ["LAYOUTS", "PictureSubject", "find_pictures"]
 
 LAYOUTS = ("mvtec", "mvtec_loco", "mvtec_3d", "visa", "folder")
 
-# Any of these makes a folder a category of that layout; what else it must hold is checked
-# once it is asked for, so that an incomplete category is reported and not overlooked.
+# Any of these makes a folder a category of that layout. What else it must hold is checked
+# later, so that an incomplete category is reported and not overlooked.
 _MVTEC_SIGNS = ("train", "validation", "test", "test_public", "ground_truth")
 _FOLDER_SIGNS = ("normal", "abnormal")
 _LOCO_KINDS = ("logical_anomalies", "structural_anomalies")
@@ -51,20 +51,20 @@ def find_pictures(
     Parameters
     ----------
     root
-        The data set's folder (a folder a category), or one category's own folder.
+        The data set's folder, with a subfolder for each category, or one category's own folder.
     layout
-        One of :data:`LAYOUTS`, or ``auto`` for the one that the folders' names tell.
+        One of :data:`LAYOUTS`, or ``auto`` to recognise it by the names of folders.
     category
         ``all``, a category's name, or several.
 
     Raises
     ------
     ConfigError
-        No such folder, layout or category; a folder that the layout needs is missing or
-        empty; two pictures of one name.
+        If there is no such folder, layout or category; if a folder that the layout needs is
+        missing or empty; or if two pictures have the same name.
     MissingInputError
-        An anomalous picture lacks its mask while others have theirs, or a file that VisA's
-        table names is missing.
+        If a file that VisA's table names is missing, or its table has no mask for an anomalous
+        picture.
     """
     if not root.is_dir():
         raise ConfigError(
@@ -88,7 +88,7 @@ def find_pictures(
 
 
 def _from_folders(root: Path, layout: str, category: str | Sequence[str]) -> list[PictureSubject]:
-    """The pictures of all layouts but VisA's: one folder a category."""
+    """The pictures of all layouts but VisA's, which have a folder for each category."""
     known = _categories(root, layout)
     if not known:
         raise ConfigError(
@@ -107,7 +107,7 @@ def _from_folders(root: Path, layout: str, category: str | Sequence[str]) -> lis
             remedy="Set data.layout, or name the categories in data.category.",
         )
     kind = kinds[chosen[0]]
-    # Of the whole data set: a category whose masks alone are missing is damaged.
+    # Asked of the whole data set, because a single category without masks is damaged.
     masked = any(_has_masks(folder, kind) for folder in known.values())
     if not masked:
         logger.warning("%s has no masks: only image-level metrics can be computed.", root)
@@ -116,7 +116,7 @@ def _from_folders(root: Path, layout: str, category: str | Sequence[str]) -> lis
 
 
 def _categories(root: Path, layout: str) -> dict[str, Path]:
-    """Category folders by name: the root itself, or those in it."""
+    """Category folders by name: the root itself, or its subfolders."""
     signs: tuple[str, ...] = ()
     if layout in ("mvtec", "mvtec_loco", "mvtec_3d", "auto"):
         signs += _MVTEC_SIGNS
@@ -128,7 +128,7 @@ def _categories(root: Path, layout: str) -> dict[str, Path]:
 
 
 def _layout_of(category: Path) -> str:
-    """The layout that the names of a category's folders tell."""
+    """Recognise a category's layout by the names of its folders."""
     if has_any(category, [f"{side}/good/rgb" for side in ("train", "validation", "test")]):
         return "mvtec_3d"
     if has_any(category, [f"{top}/{k}" for top in ("test", "ground_truth") for k in _LOCO_KINDS]):
@@ -142,7 +142,7 @@ def _has_masks(category: Path, layout: str) -> bool:
 
 
 def _plain(category: Category) -> Iterator[PictureSubject]:
-    """``normal``, ``abnormal`` (with a folder a defect, or none) and ``masks``."""
+    """The pictures of ``normal`` and ``abnormal`` (with or without subfolders for defects)."""
     folder = category.folder
     require(folder, "normal")
     normal = pictures_below(folder / "normal")

@@ -1,7 +1,7 @@
 """Pictures of the MVTec family: AD, AD 2, LOCO and 3D-AD.
 
 Bergmann et al. 2019 (AD), Heckler-Kram et al. 2025 (AD 2), Bergmann et al. 2022 (LOCO and
-3D-AD): ``train/good``, a folder a defect to test on, and masks beside them.
+3D-AD): ``train/good``, a folder of test pictures for each defect, and masks beside them.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from medrd.data.pictures.files import (
 
 @dataclass(frozen=True)
 class Shape:
-    """What sets one data set of the family apart; paths are relative to a category.
+    """What is particular to one data set of the family; paths are relative to a category.
 
     Attributes
     ----------
     test
-        Holds a folder a defect.
+        Folder with a subfolder for each defect.
     inner
         Folder between a defect's folder and its pictures, if any.
     truth, mask
-        A defect's folder of masks, and a picture's mask in it (as errors name it).
+        A defect's folder of masks, and a picture's mask in it, for error messages.
     truth_sign
-        Pattern of the folders whose presence says that the data set has masks.
+        Pattern of folders; the data set has masks if any of them exists.
     needs_validation
-        Whether ``validation/good`` must be there; it is used wherever it is.
+        Whether ``validation/good`` is required; it is used in any case if it exists.
     masks_by_stem
-        A folder of masks -> the masks of each picture's stem.
+        Finds the masks in a folder, by the stem of their picture.
     """
 
     test: str
@@ -58,9 +58,9 @@ class Shape:
 
 
 def shape_of(category: Path, layout: str) -> Shape:
-    """What a category of this layout looks like."""
+    """The shape of a category in this layout."""
     if layout == "mvtec_loco":
-        # Several masks a picture: a defect of logic may lie in several places.
+        # A picture may have several masks, because a logical defect may lie in several places.
         return Shape(
             test="test",
             inner="",
@@ -73,7 +73,7 @@ def shape_of(category: Path, layout: str) -> Shape:
     if layout == "mvtec_3d":
         return Shape(
             test="test",
-            inner="rgb",  # beside it xyz: the positions of the surface, which we leave aside
+            inner="rgb",  # beside xyz, the positions of the surface, which are not used
             truth="test/{defect}/gt",
             mask="{stem}.png",
             truth_sign="test/*/gt",

@@ -1,4 +1,4 @@
-"""Which pictures train, calibrate and test: the data set's folders say it, mostly."""
+"""Split pictures into train, calibration and test, mostly by the data set's own folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medrd.data.split import Split, seeded_order
 from medrd.errors import ConfigError
 
 AUTO_SHARE = 0.1
-"""Of the normal training pictures, held out for calibration where no folder is given."""
+"""Share of normal training pictures that is held out for calibration if there is no folder."""
 
 
 def split_pictures(
@@ -18,16 +18,17 @@ def split_pictures(
 ) -> Split:
     """Divide pictures into train, calibration (held-out normal) and test, in each category.
 
-    Test pictures are those that the data set names, whatever the seed. Calibration pictures
-    are drawn from train/good in the order of SHA-256 over seed and id (as subjects are; see
+    Test pictures are those of the data set, whatever the seed. Calibration pictures are drawn
+    from train/good in the order of SHA-256 over seed and id, like subjects (see
     :func:`medrd.data.split.split_subjects`), unless ``calibration`` is ``auto`` and the data
-    set has normal pictures for this purpose (``validation/good``); those are never trained
-    on. Where no folder says (layout ``folder``), a share of the normal ones is tested on.
+    set has normal pictures for this purpose (``validation/good``), which are never trained
+    on. In the layout ``folder``, which has no such folders, a share of the normal pictures is
+    used for testing.
 
     Raises
     ------
     ConfigError
-        No normal picture is left to train on.
+        If no normal picture is left to train on.
     """
     sides: dict[str, list[str]] = {"train": [], "calibration": [], "test": []}
     for category in sorted({picture.category for picture in pictures}):

@@ -1,4 +1,4 @@
-"""Pictures of VisA (Zou et al. 2022), as its table of the one-class split lists them."""
+"""Pictures of VisA (Zou et al. 2022), from the table of its one-class split."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COLUMNS = ("object", "split", "label", "image", "mask")
 
 
 def looks_like_visa(root: Path) -> bool:
-    """VisA's own names: its table, or ``Data/Images`` in a category (or the root, being one)."""
+    """Whether there is VisA's table, or ``Data/Images`` in the root or a subfolder."""
     inner = (root, *folders_in(root))
     return (root / TABLE).is_file() or any((f / "Data" / "Images").is_dir() for f in inner)
 
@@ -72,7 +72,7 @@ def visa_pictures(root: Path, category: str | Sequence[str]) -> list[PictureSubj
 
 
 def _rows(table: Path) -> dict[int, dict[str, str]]:
-    """Line number -> row, each value checked that is not a path."""
+    """The rows by line number, with every value checked that is not a path."""
     if not table.is_file():
         raise incomplete(table.parent.parent, TABLE.as_posix(), ".")
     rows: dict[int, dict[str, str]] = {}
@@ -94,7 +94,7 @@ def _rows(table: Path) -> dict[int, dict[str, str]]:
 
 
 def _check_row(table: Path, line: int, row: Mapping[str, str]) -> None:
-    """Raise if a value that is not a path is none that we know."""
+    """Raise ConfigError if a value is unknown, or there is no path."""
     for column, values in (("split", ("train", "test")), ("label", ("normal", "anomaly"))):
         if row[column] not in values:
             found = f"{row[column]!r} in line {line}"
