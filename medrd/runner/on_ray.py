@@ -245,9 +245,9 @@ class _Pool:
                 raise cause from None
             if isinstance(error, RayTaskError):
                 logger.error("%s", "".join(traceback.format_exception(error)))
-                reason = f"the work on it failed with {_in_words(error)}"
+                reason = f"work on it that failed with {_in_words(error)}"
             else:
-                reason = f"{RETRIES + 1} processes died of it, the last one with {_in_words(error)}"
+                reason = f"{RETRIES + 1} processes that died of it ({type(error).__name__})"
             if self._left:
                 self._add_actor()
             return index, self._work.lost(self._items[index], reason)
@@ -272,7 +272,7 @@ def _mendable(error: Exception) -> Exception:
     return ConfigError(
         "Ray",
         expected="processes that can be set up",
-        found=f"processes that died before they could work, the last one with {_in_words(error)}",
+        found=f"processes that died before they could work ({type(error).__name__})",
         remedy="Look into Ray's logs (/tmp/ray/session_latest/logs).",
     )
 

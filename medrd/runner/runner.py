@@ -152,5 +152,6 @@ def lost_input(file: Path, reason: str, *, limit: str) -> InputError:
         expected="an input that a process gets through",
         found=reason,
         remedy="It may need more memory than there is: start fewer processes with --actors, or "
-        f"refuse inputs of its size with {limit}. What was raised, if anything, is in the log.",
+        f"refuse inputs of its size with {limit}. The log has what was raised, and Ray's logs "
+        "(/tmp/ray/session_latest/logs) have what killed a process.",
     )

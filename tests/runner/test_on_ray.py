@@ -86,11 +86,11 @@ def test_an_item_that_fails_costs_no_other_item_anything(
 
     items = [os.getpid, bug, os.getpid, interrupted, terminated, 1, die, *range(2, 8)]
     first, buggy, second, again, whole, *others = outcomes(Ray(actors=1), items)
-    assert buggy == "lost: the work on it failed with RuntimeError: CUDA error: no such luck"
+    assert buggy == "lost: work on it that failed with RuntimeError: CUDA error: no such luck"
     assert "in bug" in caplog.text  # its traceback
     assert first != second  # nobody knows what an error leaves in a process
     assert (again, whole) == ("gone on", "done")
-    assert others[1].startswith("lost: 3 processes died of it, the last one with Actor")
+    assert others[1].startswith("lost: 3 processes that died of it (Actor")
     assert [*others[:1], *others[2:]] == list(range(1, 8))
 
 

@@ -27,11 +27,11 @@ from medrd.config import make_config
 from medrd.errors import LeakageError, ModelError
 from medrd.evaluation.evaluate import evaluate
 from medrd.prediction.predict import predict
-from medrd.run.model_folder import load_model
+from medrd.run.model_folder import Model, load_model
 from medrd.runner.cluster import job_environment, ray_cluster, settle_environment
 from medrd.runner.on_ray import Ray
 from medrd.training.train import train
-from tiny import make_tiny_raw, write_tiny_subject
+from tiny import brighter_copies, make_tiny_raw, write_tiny_subject
 from waiting import wait_for
 
 NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 * 2**20}
@@ -344,3 +344,24 @@ def test_cells_side_by_side_are_those_of_the_plain_verb_though_a_node_dies(
     assert [cell.error for cell in there.cells] == [cell.error for cell in here.cells]
     assert sum(cell.error is None for cell in here.cells) == 2
     assert there.intervals == here.intervals
+
+
+def test_sigterm_finishes_the_scans_under_way_and_keeps_what_is_done(
+    medrd: Callable[..., Any], quick: Model, scan: Path, tmp_path: Path
+) -> None:
+    """Ray would have put a handler of its own, which ends the command without a message."""
+    out = tmp_path / "out"
+    scans = brighter_copies(scan, 20)
+    prelude = f"""
+import os, pathlib, signal, threading, time
+def stop():
+    while not list(pathlib.Path({str(out)!r}).glob("*.json")):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=stop, daemon=True).start()
+"""
+    done = medrd("predict", quick.folder, *scans, "--out", out, "--actors", 1, prelude=prelude)
+    assert done.code == 130, done.stderr
+    kept = len(list(out.glob("*.json")))
+    assert 1 <= kept < 20
+    assert f"stopped after {kept} of 20 scans; finished ones are kept" in done.stderr
