@@ -1,7 +1,7 @@
-"""A phantom's brain: the MNI152 tissue maps, bent into one person's head.
+"""A phantom's brain: the MNI152 tissue maps, deformed into one person's head.
 
-The maps are those that nilearn carries in its wheel (ICBM 2009a symmetric, Fonov et al.
-2011), so that nothing is downloaded. Coordinates: *voxels* are those of the BraTS grid
+The maps come with nilearn's wheel (ICBM 2009a symmetric, Fonov et al. 2011), so nothing is
+downloaded. Coordinates: *voxels* are those of the BraTS grid
 (240 x 240 x 155, 1 mm, LPS), *MNI* coordinates are millimetres, RAS.
 """
 
@@ -17,7 +17,7 @@ from medrd.images.box import bounding_box
 from medrd.phantom.fields import FloatArray, evaluate_spline, knots, random_field
 
 GRID = (240, 240, 155)
-# Every phantom's brain lies within this part of the grid; the rest is never computed.
+# Every phantom's brain lies within this part of the grid; only this part is computed.
 _HEAD_BOX = (slice(35, 204), slice(28, 230), slice(0, 152))
 # Where the centre of the brain lies in BraTS volumes (mean of the masks' centroids), and
 # where it lies in MNI space. BraTS heads are in SRI24 space, smaller than MNI's.
@@ -29,7 +29,7 @@ _MNI_ORIGIN_MM = np.array([-98.0, -134.0, -72.0], np.float32)
 
 @dataclass(frozen=True)
 class Template:
-    """MNI152 maps.
+    """The MNI152 maps.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Template:
     depth_mm
         (99, 117, 95) float32, distance to the brain's surface, negative outside; 2 mm.
     widening
-        (3, 99, 117, 95) float32, unitless direction that leads into the ventricles; 2 mm.
+        (3, 99, 117, 95) float32, unitless direction towards the ventricles; 2 mm.
     """
 
     grey: FloatArray
@@ -49,19 +49,19 @@ class Template:
 
 @dataclass(frozen=True)
 class Head:
-    """Where one person's brain is, and which place in MNI space each voxel is.
+    """The position of one person's brain, and the MNI coordinates of its voxels.
 
     Attributes
     ----------
     box
         The brain's bounding box in the BraTS grid.
     mask
-        (x, y, z) bool, the brain inside the box; its n True voxels, in C order, are what
-        the last axis of every flat array counts.
+        (x, y, z) bool, the brain inside the box; its n True voxels, in C order, form the last
+        axis of every flat array.
     voxels
         (3, n) float32, indices into the BraTS grid.
     mni_mm
-        (3, n) float32.
+        (3, n) float32, MNI coordinates of the voxels.
     depth_mm
         (n,) float32, distance to the brain's surface in MNI millimetres.
     """
@@ -131,7 +131,7 @@ def sample_map(values: FloatArray, mni_mm: FloatArray, spacing_mm: float = 1.0) 
 
 
 def make_head(rng: np.random.Generator, template: Template) -> Head:
-    """Bend the template into one person's head.
+    """Deform the template into one person's head.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def make_head(rng: np.random.Generator, template: Template) -> Head:
     """
     mni_mm = _deformed_coordinates(rng, template)
     depth_mm = sample_map(template.depth_mm, mni_mm, spacing_mm=2.0)
-    # A skull-stripper's edge is not smooth: it takes a little cortex here and leaves a
+    # A skull-stripper's edge is not smooth: it removes a little cortex here and leaves a
     # little dura there.
     edge_mm = 0.6 * random_field(rng, depth_mm.shape, 6) + 0.7 * random_field(
         rng, depth_mm.shape, 14
@@ -173,19 +173,19 @@ def make_tissues(
     Parameters
     ----------
     mni_mm
-        (3, n) the place in MNI space that each voxel's tissue comes from: that of the head,
-        less where a lesion has pushed it.
+        (3, n) the MNI coordinates that each voxel's tissue comes from: the head's own, shifted
+        where a lesion has displaced tissue.
     """
     grey = sample_map(template.grey, mni_mm)
     white = sample_map(template.white, mni_mm)
     csf = np.clip(1 - grey - white, 0, 1)
     sharpness = np.float32(rng.uniform(1.8, 2.5))
     atrophy = np.float32(rng.normal(0.5, 0.5))
-    # Deep nuclei are mixed tissue in every brain, not just in the mean of many.
+    # Deep nuclei are mixed tissue in every brain, not only in the mean of many.
     cortical = np.clip((34 - head.depth_mm) / 10, 0.25, 1)
     folds = head.field(rng, 3.5) * cortical
     widths = head.field(rng, 9.0) * cortical
-    # A field is zero on sheets: inside cortex, the sulci that the mean has lost.
+    # The field is zero on sheets: inside cortex these are the sulci that the mean has lost.
     sheets = np.exp(-((head.field(rng, 6.0) / 0.28) ** 2)) * cortical
     surface = np.clip((4 - head.depth_mm) / 4, 0, 1)
     noise = (
@@ -204,7 +204,7 @@ def make_tissues(
 def _deformed_coordinates(rng: np.random.Generator, template: Template) -> FloatArray:
     """MNI coordinates, (3, X, Y, Z), of every voxel of the head box."""
     shape = tuple(side.stop - side.start for side in _HEAD_BOX)
-    spacing = 6.0  # voxels; the finest deformation, and what all others are summed on
+    spacing = 6.0  # voxels; the grid of the finest deformation, on which all others are summed
     coarse = knots(shape, spacing)
     # Knot i of a cubic B-spline lies at voxel (i - 1) * spacing.
     places = [
@@ -218,10 +218,10 @@ def _deformed_coordinates(rng: np.random.Generator, template: Template) -> Float
     for knots_apart, amplitude_mm in ((7.0, 2.6), (2.7, 1.3)):
         for axis in range(3):
             position[axis] += amplitude_mm * random_field(rng, coarse, knots_apart)
-    # A random spline has a third of its coefficients' deviation.
+    # A random spline has a third of its coefficients' standard deviation.
     position += 3 * 0.7 * rng.standard_normal(position.shape, dtype=np.float32)
     position += _CENTRE_MNI.reshape(3, 1, 1, 1)
-    # Looking further in, towards the ventricles, is to see them wider.
+    # Sampling further in, towards the ventricles, makes them wider.
     widening_mm = rng.normal(1.2, 2.2)
     position += np.stack(
         [widening_mm * sample_map(axis, position, spacing_mm=2.0) for axis in template.widening]
@@ -230,7 +230,7 @@ def _deformed_coordinates(rng: np.random.Generator, template: Template) -> Float
 
 
 def _pose(rng: np.random.Generator) -> FloatArray:
-    """A small rotation with sizes a few per cent off, (3, 3)."""
+    """A small rotation with random scales a few per cent from 1, (3, 3)."""
     a, b, c = np.radians(rng.normal(0, [3.0, 1.5, 1.5]))
     about_x = [[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]]
     about_y = [[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]]
@@ -242,7 +242,7 @@ def _pose(rng: np.random.Generator) -> FloatArray:
 
 
 def _largest_part(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part."""
+    """The largest connected component."""
     from scipy import ndimage
 
     parts, count = ndimage.label(inside)

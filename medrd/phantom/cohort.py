@@ -1,8 +1,8 @@
-"""Phantom brains: a cohort in the BraTS layout that anyone may have.
+"""Phantom brains: a freely shareable cohort in the BraTS layout.
 
-Each subject is the MNI152 template bent into another head, with a glioma, scanned in
-four modalities. No patient is behind it. A subject is a function of its index and the
-seed alone, so that cohorts of different sizes share their first subjects.
+Each subject is the MNI152 template deformed into another head, with a glioma, scanned in
+four modalities; no patient data are involved. A subject depends only on its index and the
+seed, so cohorts of different sizes share their first subjects.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from medrd.phantom.contrast import MODALITIES, make_surroundings, render
 from medrd.phantom.lesions import displace, grow_lesion, plan_lesion
 from medrd.phantom.scanner import plan_acquisitions, scan
 
-# Raise it whenever the same seed gives other voxels: kept subjects are then remade.
+# Increase it whenever the same seed gives other voxels: existing subjects are then remade.
 VERSION = 3
 
-# Voxels run left, posterior, superior, with the origin where BraTS has it.
+# Voxel axes point left, posterior, superior, with BraTS's origin.
 BRATS_AFFINE = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]], np.float64)
 
-# BraTS 2018 holds 210 high-grade and 75 low-grade gliomas. By turns, not by chance: a
-# cohort of four has both.
+# BraTS 2018 has 210 high-grade and 75 low-grade gliomas. The grades follow a fixed cycle rather
+# than being drawn, so that a cohort of four has both.
 _LOW_GRADE_EVERY = 4
 _BRIGHT_VOXEL_CHANCE = 0.2
 _RECORD = "phantom.json"
@@ -45,7 +45,7 @@ class Phantom:
         ``Phantom_000``, the name of its folder.
     modalities
         ``flair``, ``t1``, ``t1ce`` and ``t2``, each (240, 240, 155) int16, 0 outside the
-        brain and nowhere in it.
+        brain and nonzero inside.
     labels
         (240, 240, 155) uint8: 1 necrotic or non-enhancing core, 2 oedema, 4 enhancing.
     affine
@@ -64,9 +64,9 @@ def make_subject(index: int, *, seed: int = 0) -> Phantom:
     Parameters
     ----------
     index
-        Which subject of the cohort, from 0.
+        Index of the subject in the cohort, from 0.
     seed
-        Which cohort.
+        Seed of the cohort.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def make_subject(index: int, *, seed: int = 0) -> Phantom:
     """
     _require("index", index, least=0)
     _require("seed", seed, least=0)
-    # A stream for each stage: a change in one leaves the others' draws alone.
+    # One random stream per stage: a change in one leaves the others' draws unchanged.
     anatomy, folds, growth, normal, look, scanner = np.random.default_rng([seed, index]).spawn(6)
     template = load_template()
     head = make_head(anatomy, template)
@@ -89,7 +89,7 @@ def make_subject(index: int, *, seed: int = 0) -> Phantom:
     acquisitions = plan_acquisitions(scanner)
     modalities = {m: scan(scanner, head, signals[m], acquisitions[m]) for m in MODALITIES}
     if scanner.random() < _BRIGHT_VOXEL_CHANCE:
-        # Some BraTS volumes hold one voxel at the top of int16: a trap for max-scaling.
+        # Some BraTS volumes have one voxel at int16's maximum: a trap for scaling by the maximum.
         at = head.voxels[:, scanner.integers(head.voxels.shape[1])].astype(np.intp)
         modalities[str(scanner.choice(MODALITIES))][tuple(at)] = np.iinfo(np.int16).max
     labels = np.zeros(GRID, np.uint8)
@@ -107,22 +107,22 @@ def write_cohort(
 ) -> list[Path]:
     """Write ``subjects`` phantoms in the BraTS layout.
 
-    A subject that is complete and of the same seed and version is kept; one cut short is
-    made again. Each folder appears under its name only once all its files are written.
+    Complete subjects of the same seed and version are kept; incomplete ones are made again.
+    A folder gets its name only after all its files are written.
 
     Parameters
     ----------
     out
-        The cohort's folder, made if need be; gets ``Phantom_000/Phantom_000_flair.nii.gz``
+        The cohort's folder, created if needed, for ``Phantom_000/Phantom_000_flair.nii.gz``
         and so on.
     subjects
-        How many.
+        Number of subjects.
     seed
-        Which cohort.
+        Seed of the cohort.
     on_done
-        Called with each subject's name when it is there, in the order of the names.
+        Called with each subject's name when it is written, in the order of the names.
     workers
-        Processes; about 1 GB of memory each.
+        Number of processes; each needs about 1 GB of memory.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def write_cohort(
     ConfigError
         If ``subjects`` or ``workers`` is below 1 or ``seed`` negative.
     OutputError
-        If a folder cannot be written, or one of a subject's name holds other files.
+        If a folder cannot be written, or a subject's folder holds other files.
     """
     _require("subjects", subjects, least=1)
     _require("workers", workers, least=1)
@@ -153,7 +153,7 @@ def write_cohort(
 
 
 def _written(out: Path, subjects: int, seed: int, workers: int) -> Iterator[Path]:
-    """Each subject's folder as soon as it and those before it are there."""
+    """Yield each subject's folder as soon as it and all before it are written."""
     jobs: Iterable[tuple[Path, int, int]] = ((out, index, seed) for index in range(subjects))
     if workers == 1:
         yield from map(_write_job, jobs)
@@ -161,13 +161,13 @@ def _written(out: Path, subjects: int, seed: int, workers: int) -> Iterator[Path
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    # Spawned, not forked: the caller may hold threads (torch, BLAS), which do not survive one.
+    # Spawned, not forked: the caller may have threads (torch, BLAS), which do not survive a fork.
     with ProcessPoolExecutor(min(workers, subjects), get_context("spawn")) as pool:
         yield from pool.map(_write_job, jobs)
 
 
 def _write_job(job: tuple[Path, int, int]) -> Path:
-    """Write one subject unless it is there; the whole work of one process's turn."""
+    """Write one subject unless it exists; one job of a process."""
     out, index, seed = job
     folder = out / _subject_id(index)
     if _is_complete(folder, seed):
@@ -179,7 +179,7 @@ def _write_job(job: tuple[Path, int, int]) -> Path:
 
 
 def _save(phantom: Phantom, folder: Path, seed: int) -> None:
-    """The five volumes, then the record that says they are all there."""
+    """Write the five volumes, then the record that marks the subject as complete."""
     import nibabel as nib
 
     sizes = {}
@@ -196,7 +196,7 @@ def _save(phantom: Phantom, folder: Path, seed: int) -> None:
 
 
 def _is_complete(folder: Path, seed: int) -> bool:
-    """Whether the folder holds this version's subject, every file at its full length."""
+    """Whether the folder holds this version's subject, with every file at its full length."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in _file_names(folder.name)}

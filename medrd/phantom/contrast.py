@@ -1,7 +1,7 @@
-"""What each tissue looks like in FLAIR, T1, T1 with contrast agent and T2.
+"""Brightness of each tissue in FLAIR, T1, T1 with contrast agent and T2.
 
 Brightness is relative to white matter (1.0) of the same modality. The means and spreads
-were set beside BraTS 2018 volumes, whose tissues k-means tells apart.
+were matched to BraTS 2018 volumes, segmented into tissues by k-means.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Contrast:
     """Brightness of one modality's tissues: (mean, standard deviation) over subjects.
 
     ``necrosis`` and ``core`` are a high-grade and a low-grade lesion's non-enhancing
-    core. ``oedema`` and ``core`` go with the lesion's severity: a negative deviation
-    darkens the severer one. ``vessel`` and ``fat`` are added where those are; ``texture``
-    is the relative deviation within a tissue.
+    core. ``oedema`` and ``core`` vary with the lesion's severity: with a negative
+    deviation, more severe lesions are darker. ``vessel`` and ``fat`` are added in these
+    structures; ``texture`` is the relative deviation within a tissue.
     """
 
     grey: tuple[float, float]
@@ -86,9 +86,9 @@ CONTRASTS = {
     ),
 }
 
-# A place in both hemispheres: |x|, y, z and radius, in MNI millimetres.
+# A position in both hemispheres: |x|, y, z and radius, in MNI millimetres.
 Place = tuple[float, float, float, float]
-# Where grey or white matter is unlike the rest of it, with what that adds to a modality.
+# Where grey or white matter differs from the rest, and the difference in each modality.
 _REGIONS: tuple[tuple[Place, dict[str, float]], ...] = (
     # Iron in the pallidum, the dentate nucleus and the substantia nigra.
     ((18, -3, 0, 6), {"flair": -0.18, "t2": -0.25, "t1": 0.03}),
@@ -109,7 +109,7 @@ _CHOROID: tuple[Place, ...] = ((24, -42, 8, 8), (5, -8, 16, 5))
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is bright without being a lesion, each (n,) float32 in [0, 1].
+    """Structures around the lesion that affect brightness, each (n,) float32 in [0, 1].
 
     Attributes
     ----------
@@ -118,9 +118,9 @@ class Surroundings:
     vessels
         Vessels, sinuses and choroid plexus: bright after contrast agent.
     fat
-        What the skull-stripper left of fat and marrow: bright.
+        Fat and marrow left by the skull-stripper: bright.
     bone
-        What it left of dura and bone: dark in every modality.
+        Dura and bone left by it: dark in every modality.
     """
 
     caps: FloatArray
@@ -132,7 +132,7 @@ class Surroundings:
 def make_surroundings(
     rng: np.random.Generator, head: Head, tissues: Tissues, mni_mm: FloatArray
 ) -> Surroundings:
-    """Draw the bright normal structures of one subject."""
+    """Draw the normal bright and dark structures of one subject."""
     first, second, patches = (head.field(rng, spacing_mm) for spacing_mm in (8.0, 8.0, 7.0))
     age = float(rng.beta(1.6, 2.5))
     # Both fields are zero along curves: a tree of vessels near the surface, dense in sulci.
@@ -141,7 +141,7 @@ def make_surroundings(
     vessels = curves * np.clip(tissues.csf * 2 + 0.6 * tissues.grey, 0, 1)
     vessels += _blobs(mni_mm, _CHOROID) * tissues.csf * np.clip(0.7 + 0.6 * second, 0, 1)
     vessels += _sinuses(mni_mm, head.depth_mm) * np.clip(0.9 + 0.35 * first, 0, 1)
-    # What is left at the edge is fat in some places and bone in others.
+    # The remains at the edge are fat in some places and bone in others.
     edge = np.clip((2.5 - head.depth_mm) / 2.5, 0, 1.5)
     fat = edge * np.clip(patches - rng.uniform(0.6, 1.8), 0, 1)
     bone = edge * np.clip(-patches - 0.1, 0, 1)
@@ -174,9 +174,9 @@ def render(
     *,
     high_grade: bool,
 ) -> dict[str, FloatArray]:
-    """The signal of each modality before the scanner touches it, (n,) float32 each."""
-    # The same cells are behind every modality: what varies within a tissue, and how
-    # severe a lesion is, is partly shared.
+    """The ideal signal of each modality, without scanner effects, (n,) float32 each."""
+    # All modalities image the same cells: variation within a tissue and the severity of a
+    # lesion are partly shared.
     shared = head.field(rng, 5.0)
     regional = head.field(rng, 18.0)
     grain = head.field(rng, 2.0)
@@ -217,7 +217,7 @@ def _add_lesion(
     high_grade: bool,
     severity: float,
 ) -> FloatArray:
-    """Lay oedema, core and rim over the healthy signal, each where it has taken over."""
+    """Blend oedema, core and rim over the healthy signal, by the fraction of each in a voxel."""
     core_mean, core_spread = contrast.necrosis if high_grade else contrast.core
     # Bounded: the faintest oedema is still oedema.
     degree = np.clip(0.8 * severity + 0.6 * rng.standard_normal(), -1.5, 1.5)
@@ -236,7 +236,7 @@ def _add_lesion(
 
 
 def _draw(rng: np.random.Generator, spread: tuple[float, float]) -> np.float32:
-    """A draw from a (mean, standard deviation), within two of them."""
+    """A normal draw from (mean, standard deviation), limited to two standard deviations."""
     mean, deviation = spread
     return np.float32(mean + deviation * np.clip(rng.standard_normal(), -2, 2))
 

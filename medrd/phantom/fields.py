@@ -1,9 +1,9 @@
 """Smooth random fields on a voxel grid: cubic B-splines with random coefficients.
 
 Everything irregular about a phantom (its folds, its bias field, the edge of its lesion)
-is drawn here. A spline costs a few passes over the array whatever its smoothness, and
-is plain elementwise arithmetic: the same bits come out on one thread or on eight, which
-neither an FFT nor a matrix product promises.
+is drawn here. A spline costs a few passes over the array, however smooth it is, and uses only
+elementwise arithmetic: the result has the same bits on one thread or on eight, which neither an
+FFT nor a matrix product guarantees.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def spline_weights(positions: FloatArray) -> tuple[NDArray[np.intp], FloatArray]
 
 
 def knots(shape: Sequence[int], spacing: float) -> tuple[int, ...]:
-    """How many coefficients a grid of ``shape`` needs at ``spacing`` voxels a knot."""
+    """Number of coefficients per axis for a grid of ``shape`` with ``spacing`` voxels per knot."""
     return tuple(int((n - 1) / spacing) + 4 for n in shape)
 
 
@@ -57,7 +57,7 @@ def evaluate_spline(coefficients: FloatArray, shape: Sequence[int], spacing: flo
     Parameters
     ----------
     coefficients
-        An array with ``knots(shape, spacing)`` entries an axis.
+        An array of shape ``knots(shape, spacing)``.
     shape
         The grid, (X, Y, Z).
     spacing

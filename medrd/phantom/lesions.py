@@ -1,10 +1,10 @@
-"""A phantom's tumour: where it is, what it displaces, and how far each part reaches.
+"""A phantom's tumour: its position, the tissue it displaces, and the extent of each part.
 
-An adult diffuse glioma has a core, of which a part may take up contrast agent, and
-oedema around it that runs along white matter. The oedema follows the travel time of
+An adult diffuse glioma has a core, part of which may enhance, surrounded by oedema that
+spreads along white matter. The oedema follows the travel time of
 cells that move several times faster in white matter than in grey (Swanson et al. 2000;
 as an eikonal front, Konukoglu et al. 2010). The core is a lumpy ball that pushes its
-surroundings away. Volumes are drawn first and the borders put where they give them.
+surroundings away. Volumes are drawn first, and the borders are placed to match them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _SLOW_GREY, _SLOW_CSF = 4.0, 25.0
 
 @dataclass(frozen=True)
 class LesionPlan:
-    """What a lesion shall be, before it is grown.
+    """The plan of a lesion, before it is grown.
 
     Attributes
     ----------
     high_grade
-        Whether it has a rim that enhances.
+        Whether it has an enhancing rim.
     centre_voxel, centre_mni_mm
         The same place in both spaces, (3,) float32.
     whole_ml, core_ml, enhancing_ml
@@ -52,7 +52,7 @@ class LesionPlan:
 
     @property
     def core_radius_mm(self) -> float:
-        """Of the ball that has the core's volume."""
+        """Radius of the ball with the core's volume."""
         return float((self.core_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3))
 
 
@@ -65,8 +65,8 @@ class Lesion:
     labels
         (n,) uint8, BraTS labels.
     oedema, core, enhancing
-        (n,) float32 in [0, 1], how much of the voxel each part has taken over; a later
-        part covers an earlier one.
+        (n,) float32 in [0, 1], fraction of the voxel that each part occupies; later parts cover
+        earlier ones.
     inward
         (n,) float32 in [0, 1], 0 at the oedema's border and 1 at the core.
     """
@@ -81,7 +81,7 @@ class Lesion:
 def plan_lesion(
     rng: np.random.Generator, template: Template, head: Head, *, high_grade: bool
 ) -> LesionPlan:
-    """Draw a lesion's place and volumes, spread as in BraTS 2018."""
+    """Draw a lesion's position and volumes, distributed as in BraTS 2018."""
     whole_ml = float(np.clip(rng.lognormal(np.log(105), 0.6), 6, 230))
     core_part = rng.uniform(0.2, 0.7) if high_grade else rng.uniform(0.35, 0.65)
     core_ml = whole_ml * core_part
@@ -103,10 +103,10 @@ def plan_lesion(
 
 
 def displace(head: Head, plan: LesionPlan) -> FloatArray:
-    """Where in MNI space each voxel's tissue comes from once the lesion has pushed.
+    """MNI coordinates that each voxel's tissue comes from after displacement by the lesion.
 
-    The push grows to ``push_mm`` at the core's border and fades beyond it, and at the
-    skull, which does not yield. It stays below the slope at which tissue would fold.
+    The displacement grows to ``push_mm`` at the core's border, fades beyond it, and vanishes at
+    the rigid skull. Its slope stays below the limit at which tissue would fold.
 
     Returns
     -------
@@ -139,7 +139,7 @@ def grow_lesion(rng: np.random.Generator, head: Head, tissues: Tissues, plan: Le
     oedema_edge = _border(travel, plan.whole_ml)
     in_whole = travel < oedema_edge
 
-    # A rim is where the core is near its border; without one, enhancement is patchy.
+    # The rim is the part of the core near its border; without a rim, enhancement is patchy.
     rim_first = reach / core_edge + (0.14 if plan.high_grade else 2.0) * patches
     rim = np.where(in_core, rim_first, -np.inf)
     rim_edge = -_border(-rim, plan.enhancing_ml)
@@ -162,7 +162,7 @@ def grow_lesion(rng: np.random.Generator, head: Head, tissues: Tissues, plan: Le
 
 
 def _choose_place(rng: np.random.Generator, template: Template, head: Head) -> int:
-    """The flat index of a voxel in cerebral white matter, neither midline nor surface."""
+    """The flat index of a voxel in cerebral white matter, away from midline and surface."""
     candidates = rng.permutation(head.mni_mm.shape[1])[:4000]
     x, _, z = head.mni_mm[:, candidates]
     white = sample_map(template.white, head.mni_mm[:, candidates])
@@ -172,7 +172,7 @@ def _choose_place(rng: np.random.Generator, template: Template, head: Head) -> i
 
 
 def _border(score: FloatArray, volume_ml: float) -> np.float32:
-    """The score below which lie ``volume_ml`` of voxels of 1 mm3."""
+    """The score below which ``volume_ml`` of voxels of 1 mm3 lie."""
     count = min(max(round(volume_ml * 1000), 0), score.size - 1)
     border: np.float32 = np.partition(score, count)[count]
     return border
@@ -187,7 +187,7 @@ def _soft(distance: FloatArray) -> FloatArray:
 def _travel_mm(
     rng: np.random.Generator, head: Head, tissues: Tissues, plan: LesionPlan
 ) -> FloatArray:
-    """How long the front takes to each voxel, in mm of white matter, (n,).
+    """Travel time of the front to each voxel, in mm of white matter, (n,).
 
     Shortest paths over the 26 neighbours of a coarse grid.
     """
@@ -242,7 +242,7 @@ def _shortest_paths(
 def _neighbours(
     offset: tuple[int, ...], shape: tuple[int, ...]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The parts of a grid that have a neighbour at ``offset``, and those neighbours."""
+    """Slices of a grid whose nodes have a neighbour at ``offset``, and of those neighbours."""
     sides = list(zip(offset, shape, strict=True))
     here = tuple(slice(max(0, -o), n - max(0, o)) for o, n in sides)
     there = tuple(slice(max(0, o), n - max(0, -o)) for o, n in sides)

@@ -1,8 +1,8 @@
-"""What a scanner and the BraTS preprocessing do to a signal.
+"""Effects of a scanner and of the BraTS preprocessing on a signal.
 
-Slices of some thickness, Rician noise (Gudbjartsson and Patz 1995), a receive-coil bias,
-interpolation to 1 mm, and an arbitrary unit of intensity. BraTS volumes keep all of
-them: neither bias nor scale is corrected in the release.
+These are thick slices, Rician noise (Gudbjartsson and Patz 1995), a receive-coil bias,
+interpolation to 1 mm, and an arbitrary unit of intensity. BraTS volumes have all of them:
+neither bias nor scale is corrected in the release.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from medrd.phantom.anatomy import GRID, Head
 from medrd.phantom.contrast import MODALITIES
 from medrd.phantom.fields import FloatArray, random_field
 
-# Slice thickness in mm: T1 after contrast is often a 3D scan, FLAIR and T2 seldom are.
+# Slice thickness in mm: T1 after contrast is often a 3D scan, FLAIR and T2 rarely are.
 _THICKNESSES_MM = {
     "flair": (1.0, 2.5, 3.0, 5.0, 5.0, 6.0),
     "t1": (1.0, 1.0, 2.0, 5.0, 5.0),
@@ -30,18 +30,18 @@ _INT16_MAX = 32767
 
 @dataclass(frozen=True)
 class Acquisition:
-    """How one modality of one subject was scanned.
+    """Scan parameters of one modality of one subject.
 
     Attributes
     ----------
     slice_mm
         Distance between slices and their thickness.
     blur_px
-        Deviation of the in-plane point spread with the interpolation's, in 1 mm pixels.
+        Standard deviation of the in-plane point spread including interpolation, in 1 mm pixels.
     noise
-        Deviation of the noise in one acquired slice, relative to white matter.
+        Standard deviation of the noise in one acquired slice, relative to white matter.
     bias
-        Deviation of the logarithm of the bias field.
+        Standard deviation of the logarithm of the bias field.
     unit
         Stored intensity of white matter.
     """
@@ -54,7 +54,7 @@ class Acquisition:
 
 
 def plan_acquisitions(rng: np.random.Generator) -> dict[str, Acquisition]:
-    """Draw the four acquisitions of one subject, all from one scanner's unit."""
+    """Draw the four acquisitions of one subject, all in one scanner's unit."""
     # Units in BraTS 2018 run from about 100 to 15,000; one scanner's differ less.
     unit = np.exp(rng.uniform(np.log(130), np.log(9000)))
     plans = {}
@@ -85,7 +85,7 @@ def scan(
     """
     from scipy import ndimage
 
-    # Outside lies what was there before the skull was stripped: bone, mostly, and dark.
+    # Outside is the tissue from before skull-stripping: mostly bone, and dark.
     volume = head.volume(signal, outside=0.35)
     volume *= np.exp(plan.bias * random_field(rng, volume.shape, 70))
     slices, where = _excite(volume, plan.slice_mm, rng.uniform(0, plan.slice_mm))

@@ -1,4 +1,4 @@
-"""The bias field of a scanner's coils, by N4."""
+"""Correction of the coils' bias field with N4."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ if TYPE_CHECKING:
     import SimpleITK
 
 _COARSE_MM = 4.0
-"""The field is smooth: finer voxels would cost much and tell nothing new."""
+"""The field is smooth: finer voxels would cost time without adding information."""
 _ITERATIONS = (50, 50, 30)
 
 
 def head_mask(image: SimpleITK.Image) -> SimpleITK.Image:
-    """What is not air, by Otsu's threshold, as 0 and 1."""
+    """Mask of everything but air, by Otsu's threshold, as 0 and 1."""
     import SimpleITK
 
     return SimpleITK.OtsuThreshold(image, 0, 1, 200)
 
 
 def around_head(image: SimpleITK.Image) -> SimpleITK.Image:
-    """The head with a margin of 8 mm, as 0 and 1 in voxels of 4 mm: its outline counts too when
-    images are compared."""
+    """Mask of the head with a margin of 8 mm, as 0 and 1 in voxels of 4 mm.
+
+    The margin lets the head's outline count in comparisons of images.
+    """
     import SimpleITK
 
     return SimpleITK.BinaryDilate(head_mask(coarse(image, _COARSE_MM)), [2, 2, 2])

@@ -1,8 +1,8 @@
-"""Which part of a head is brain.
+"""Find the brain in a head.
 
-Three ways: a scan without skull says so itself; the template's brain, refined by what is bright
-and connected; or deepbet (Fisch et al. 2024), whose weights come in its wheel, where it is
-installed.
+There are three ways: a skull-stripped scan has its own brain mask; the template's brain is refined
+to bright, connected tissue; or deepbet (Fisch et al. 2024), whose weights come in its wheel, is
+used if installed.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from medrd.images.box import bounding_box
 from medrd.images.volume import Volume
 
 LEAST_ML, MOST_ML = 500.0, 2300.0
-"""Brains, from a small child's to a large man's with all fluid around it."""
+"""The range of brain volumes, from a small child's to a large man's with all fluid around it."""
 _LEAST_AIR = 0.3
-"""Share of a scan's voxels that are exactly 0 where the skull was removed."""
+"""Minimum share of voxels that are exactly 0 in a skull-stripped scan."""
 
 _CORE_MM, _GROWTH_MM, _BRIDGE_MM, _SULCUS_MM = 8.0, 4.0, 2.0, 6.0
 _TISSUE = 0.4
-"""How far from the dark end to the median of the core tissue begins."""
+"""Threshold for tissue, as a fraction of the way from the dark end to the median of the core."""
 
 
 class Extraction(StrEnum):
-    """How the brain is told from the rest of the head."""
+    """Methods to find the brain in a head."""
 
     template = "template"
     deepbet = "deepbet"
 
 
 def is_stripped(volume: Volume) -> bool:
-    """Whether what is not 0 has the size of a brain, in a background of exactly 0."""
+    """Whether the nonzero part has the size of a brain, in a background of exactly 0."""
     inside = volume.array != 0
     ml = np.count_nonzero(inside) * volume.voxel_volume_mm3 / 1000
     return bool(LEAST_ML / 2 <= ml <= MOST_ML and 1 - inside.mean() >= _LEAST_AIR)
 
 
 def filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part, holes filled."""
+    """The largest connected component, with holes filled."""
     regions, count = ndimage.label(mask)
     if count > 1:
         mask = regions == np.bincount(regions.ravel())[1:].argmax() + 1
@@ -60,9 +60,10 @@ def refine(
 ) -> NDArray[np.bool_]:
     """Fit a template's brain to a T1-weighted head, in which skull and fluid are dark.
 
-    Tissue within a few millimetres of the prior, cut from what hangs on by thin bridges (dura,
-    vessels, optic nerves), then closed over the sulci. BET's thresholds (Smith 2002) and the
-    morphology of Brain Surface Extractor (Shattuck et al. 2001), with the prior to start from.
+    The result is the tissue within a few millimetres of the prior, separated from structures
+    attached by thin bridges (dura, vessels, optic nerves), and closed over the sulci. It combines
+    BET's thresholds (Smith 2002) with the morphology of Brain Surface Extractor (Shattuck et al.
+    2001), starting from the prior.
 
     Parameters
     ----------
@@ -71,7 +72,7 @@ def refine(
 
     Returns
     -------
-    (X, Y, Z) bool; the prior's core is always in it.
+    (X, Y, Z) bool; it always contains the prior's core.
     """
     box = bounding_box(prior, round(3 * _GROWTH_MM / spacing_mm))
     values, near = image[box], prior[box]
@@ -90,7 +91,7 @@ def refine(
 
 
 def deepbet_mask(volume: Volume) -> NDArray[np.bool_]:
-    """The brain of a T1-weighted head by deepbet: (X, Y, Z) bool on its grid.
+    """Find the brain of a T1-weighted head with deepbet: (X, Y, Z) bool on its grid.
 
     Needs about 2 GB of memory.
 
@@ -106,9 +107,9 @@ def deepbet_mask(volume: Volume) -> NDArray[np.bool_]:
         _, mask, _ = _deepbet().run(nib.Nifti1Image(volume.array, volume.affine))
         inside: NDArray[np.bool_] = np.asarray(mask.dataobj) > 0
     except (AssertionError, ValueError, RuntimeError) as error:
-        raise _no_brain(volume, str(error) or "deepbet gave up") from None
+        raise _no_brain(volume, str(error) or "deepbet failed") from None
     if not inside.any():
-        raise _no_brain(volume, "deepbet marked nothing")
+        raise _no_brain(volume, "an empty mask from deepbet")
     return inside
 
 
@@ -117,16 +118,16 @@ def _deepbet() -> Any:
     from deepbet import BrainExtraction
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch.jit.load: deepbet's to mend
+        warnings.simplefilter("ignore", FutureWarning)  # torch.jit.load, inside deepbet
         return BrainExtraction()
 
 
 def _no_brain(volume: Volume, found: str) -> EmptyBrainError:
     return EmptyBrainError(
         volume.path or "volume",
-        expected="a T1-weighted head that deepbet finds the brain of",
+        expected="a T1-weighted head in which deepbet finds the brain",
         found=found,
-        remedy="Leave --brain out, or strip the skull with another program first.",
+        remedy="Leave out --brain, or strip the skull with another program first.",
     )
 
 
@@ -136,6 +137,6 @@ def _grown(mask: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
 
 
 def _shrunk(mask: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
-    # Padded: what lies at the border of the box goes on beyond it, for all that is known.
+    # Padded: the mask may continue beyond the border of the box.
     result: NDArray[np.bool_] = ndimage.distance_transform_edt(mask) > radius_px
     return result

@@ -1,4 +1,4 @@
-"""What a raw scan must be before anything is made of it, and which part of its field it shows."""
+"""Checks of a raw scan before it is prepared, and the part of its field that holds data."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from medrd.images.geometry import format_shape
 from medrd.images.volume import Volume
 
 _LEAST_VOXELS, _LEAST_MM = 4, 40.0
-"""Along each axis: what filters and splines need, and less than any part of a head in use."""
+"""Minimum along each axis: enough for filters and splines, and less than any usable scan has."""
 _MOST_NEGATIVE = 0.05
-"""Of the 99th percentile. Resampling with splines rings by less; CT and z-scores go far below."""
+"""As a share of the 99th percentile. Ringing of splines is smaller; CT and z-scores go far
+below."""
 
 
 def checked(volume: Volume) -> Volume:
-    """A scan that can be worked on: as it is, or with a little ringing below 0 taken off.
+    """Check a scan, and return it with small negative values from ringing set to 0.
 
     Raises
     ------
     ShapeError
-        A slice or two: nothing to register.
+        The scan has too few slices to be registered.
     WrongKindError
-        Values well below 0: no MRI magnitude.
+        Values are well below 0, so this is not an MR magnitude image.
     EmptyBrainError
-        Nothing that varies.
+        The scan is constant.
     """
     where = volume.path or "volume"
     extent_mm = np.array(volume.shape) * volume.spacing_mm
@@ -48,11 +49,11 @@ def checked(volume: Volume) -> Volume:
             expected="an MRI scan, whose values are not below 0",
             found=f"values from {low:.4g} to {high:.4g} (1st and 99th percentile), as in CT or "
             "after another program's scaling",
-            remedy="Give the scan as the scanner made it.",
+            remedy="Give the scan as it came from the scanner.",
         )
     below = np.count_nonzero(volume.array < 0)
     if below:
-        note = f"{below:,} voxels were a little below 0, as resampling leaves them, and became 0."
+        note = f"{below:,} voxels were a little below 0, as after resampling, and were set to 0."
         volume = replace(
             volume, array=np.maximum(volume.array, 0), warnings=(*volume.warnings, note)
         )
@@ -67,14 +68,14 @@ def checked(volume: Volume) -> Volume:
 
 
 def shown(array: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where a scan shows anything: all but what is exactly 0 out to its field's edge.
+    """Where a scan has data: everything but exact zeros that extend to the edge of its field.
 
-    Air that a scanner measured is hardly ever exactly 0; slices that were filled up, and what lies
-    around a head whose skull was removed, are. A voxel beside what is shown counts as shown:
-    outlines of two modalities differ by as much.
+    Measured air is hardly ever exactly 0; padded slices and the surroundings of a skull-stripped
+    head are. Voxels next to data count as data, since the outlines of two modalities differ by as
+    much.
     """
     zero = array == 0
-    # Beyond the field it is as at its edge.
+    # Everything beyond the field counts as empty.
     regions, _ = ndimage.label(np.pad(zero, 1, constant_values=True))
     outside = ndimage.binary_erosion(regions == regions[0, 0, 0], border_value=1)
     result: NDArray[np.bool_] = ~outside[1:-1, 1:-1, 1:-1]

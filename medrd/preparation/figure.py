@@ -1,4 +1,4 @@
-"""Pictures of a prepared head: to see at a glance whether it lies as the template does."""
+"""Figure of a prepared head, to check its alignment with the template at a glance."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def draw_prepared(
     template: NDArray[np.bool_],
     title: str,
 ) -> Figure:
-    """A row a modality, three planes through the middle, with two outlines.
+    """Draw a row per modality: three planes through the middle, with two outlines.
 
     Parameters
     ----------
     images
-        (X, Y, Z) by modality.
+        Arrays (X, Y, Z) by modality.
     affine
-        Of their one grid.
+        Affine of their common grid.
     brain, template
-        (X, Y, Z): the brain that was found, and where the template has its own.
+        (X, Y, Z) masks of the detected brain and of the template's.
     """
     found, expected = (canonical(mask.astype(np.float32), affine)[0] for mask in (brain, template))
     inside = (found + expected) > 0
@@ -53,7 +53,7 @@ def draw_prepared(
             ax.set_title(f"{channel}, {name}", color="white", fontsize=9)
             write_letters(ax, letters)
     figure.suptitle(
-        f"{title}\ngreen: the brain that was found — blue: the template's — research use only",
+        f"{title}\ngreen: detected brain — blue: the template's — research use only",
         color="white",
         fontsize=9,
         wrap=True,

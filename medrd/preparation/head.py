@@ -1,4 +1,4 @@
-"""A subject's raw scans -> the same on one grid, without skull."""
+"""Bring a subject's raw scans onto one grid, without skull."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ T1_WEIGHTED = ("t1", "t1ce")
 _ORDER = (*T1_WEIGHTED, "t2", "flair")
 
 _MARGIN_MM = 8.0
-"""Around the template's brain, where a head without skull must be empty."""
+"""Margin around the template's brain beyond which a skull-stripped head must be empty."""
 _MASK_MM = 2.0
 _FAINTEST = 1e-3
-"""Of the brain's brightest percentile: no voxel of the brain may be 0, which means background."""
+"""Floor inside the brain, as a share of its brightest percentile: 0 would mean background."""
 
-# Degrees of pitch, roll and yaw, and mm: where a head may lie in a scanner, and how far the
-# centre of the brain is from that of a head with more or less of its neck.
+# Starts in degrees of pitch, roll and yaw, and in mm: possible positions of a head in a scanner,
+# and the distance from the centre of the brain to that of a head with more or less of its neck.
 _LYING = ((-30, -15, 0, 15, 30), (-15, 0, 15), (-15, 0, 15))
 _HEAD_SHIFTS_MM = ((0,), (-20, 0, 20), (-20, 0, 20, 40, 60))
 _BRAIN_SHIFTS_MM = ((0,), (0,), (0,))
@@ -45,16 +45,16 @@ _NODDING = ((-10, 0, 10),) * 3
 
 @dataclass(frozen=True)
 class Options:
-    """What is done.
+    """Options of the preparation.
 
     Attributes
     ----------
     bias
         Correct each scan's bias field.
     stretch
-        Also stretch the head to the template's size. BraTS's are not.
+        Also stretch the head to the template's size, which BraTS does not do.
     extraction
-        How the brain is found where the skull is still there.
+        How the brain is found in a head with its skull.
     """
 
     bias: bool = True
@@ -69,14 +69,14 @@ class PreparedHead:
     Attributes
     ----------
     volumes
-        By modality, with the raw scan's warnings; 0 outside the brain and nowhere in it, where the
-        scan shows it.
+        Volumes by modality, with the raw scan's warnings; 0 outside the brain and where the scan
+        has no data, nonzero elsewhere.
     brain
         (X, Y, Z) bool.
     to_raw
-        By modality: prepared world to the raw scan's, RAS+ mm.
+        By modality, the map from the prepared world to the raw scan's, RAS+ mm.
     to_template
-        Prepared world to the template's, affine.
+        Affine map from the prepared world to the template's.
     """
 
     volumes: Mapping[str, Volume]
@@ -86,7 +86,7 @@ class PreparedHead:
     quality: Quality
 
     def warnings(self) -> list[str]:
-        """What is odd about the scans and what was made of them, a sentence each."""
+        """Irregularities of the scans and of their preparation, a sentence each."""
         own = [
             f"{name}: {text}" for name, volume in self.volumes.items() for text in volume.warnings
         ]
@@ -95,14 +95,14 @@ class PreparedHead:
 
 @dataclass(frozen=True, eq=False)
 class _Subject:
-    """Scans on their own grids, what was made of them, and how they lie to one another.
+    """Scans on their own grids, their derived images, and the maps between them.
 
     Attributes
     ----------
     images
-        The scans, their bias corrected if that was wanted.
+        The scans, with the bias corrected if requested.
     onto_others
-        The reference's world to that of each other modality.
+        Maps from the reference's world to that of each other modality.
     """
 
     scans: Mapping[str, Volume]
@@ -112,9 +112,10 @@ class _Subject:
 
 
 def choose_reference(volumes: Mapping[str, Volume]) -> str:
-    """The modality that the others and the template are registered with.
+    """The modality to which the others and the template are registered.
 
-    A T1-weighted one if there is any, as the template is; then the one with the finest slices.
+    It is a T1-weighted one if there is any, like the template; otherwise the one with the finest
+    slices.
     """
 
     def rank(channel: str) -> tuple[bool, float, int]:
@@ -130,7 +131,7 @@ def prepare_head(
 ) -> PreparedHead:
     """Bring all modalities of a subject to the template.
 
-    Whether the result may be used, its :attr:`~PreparedHead.quality` says. Every voxel is
+    The result's :attr:`~PreparedHead.quality` tells whether it may be used. Every voxel is
     resampled once, by the product of all maps.
 
     Parameters
@@ -141,13 +142,13 @@ def prepare_head(
     Raises
     ------
     WrongKindError
-        Values well below 0: no MRI magnitude.
+        Values are well below 0, so this is not an MR magnitude image.
     ShapeError
-        A slice or two.
+        A scan has too few slices.
     AffineError
-        A sheared grid.
+        A grid is sheared.
     EmptyBrainError
-        Nothing that varies, or deepbet finds no brain.
+        A scan is constant, or deepbet finds no brain.
     """
     scans = {channel: checked(volume) for channel, volume in volumes.items()}
     reference = choose_reference(scans)
@@ -164,7 +165,7 @@ def prepare_head(
         method, mask = _raw_brain(scans[reference], reference, options)
         head = _on_template(subject, template, options, method, mask)
         if method == STRIPPED and head.quality.failures():
-            # A small head in air of exactly 0 may look as if it had no skull.
+            # A small head in air of exactly 0 may look skull-stripped.
             method, mask = _brain_in_skull(scans[reference], reference, options)
             again = _on_template(subject, template, options, method, mask)
             head = head if again.quality.failures() else again
@@ -172,7 +173,7 @@ def prepare_head(
 
 
 def coregister(reference: SimpleITK.Image, image: SimpleITK.Image) -> Registration:
-    """A scan of the same head in the same session: the reference's world to its own."""
+    """Register a scan of the same session: the map from the reference's world to its own."""
     return register(
         reference,
         around_head(reference),
@@ -188,7 +189,7 @@ def coregister(reference: SimpleITK.Image, image: SimpleITK.Image) -> Registrati
 def _on_template(
     subject: _Subject, template: Template, options: Options, method: str, mask: Volume | None
 ) -> PreparedHead:
-    """The subject where its brain, found by ``method``, lies as the template's does."""
+    """Bring the subject, with its brain found by ``method``, to the template's position."""
     reference, others = subject.reference, subject.onto_others
     image = subject.images[reference]
     placed = _to_template(image, mask, template)
@@ -227,7 +228,7 @@ def _on_template(
 
 
 def _raw_brain(volume: Volume, reference: str, options: Options) -> tuple[str, Volume | None]:
-    """How the brain was found and where it is on the raw grid, as far as it is known there."""
+    """The method that found the brain, and its mask on the raw grid if already known."""
     if is_stripped(volume):
         mask = filled(volume.array != 0)
         return STRIPPED, volume_from_array(mask, volume.affine)
@@ -235,21 +236,21 @@ def _raw_brain(volume: Volume, reference: str, options: Options) -> tuple[str, V
 
 
 def _brain_in_skull(volume: Volume, reference: str, options: Options) -> tuple[str, Volume | None]:
-    """As :func:`_raw_brain`, of a head that has its skull."""
+    """Like :func:`_raw_brain`, for a head with its skull."""
     if options.extraction is Extraction.template:
         return ("template" if reference in T1_WEIGHTED else NOT_REFINED), None
     if reference not in T1_WEIGHTED:
         raise EmptyBrainError(
             volume.path or "volume",
-            expected="a T1-weighted scan, which deepbet was made for",
+            expected="a T1-weighted scan, as deepbet requires",
             found=f"{reference} as the only kind of scan",
-            remedy="Add the subject's T1, or leave --brain out.",
+            remedy="Add the subject's T1, or leave out --brain.",
         )
     return "deepbet", volume_from_array(deepbet_mask(volume), volume.affine)
 
 
 def _to_template(image: SimpleITK.Image, mask: Volume | None, template: Template) -> Registration:
-    """Template world to the reference's, affine."""
+    """Affine registration: the map from the template's world to the reference's."""
     if mask is None:
         return register(
             template.stripped,
@@ -277,7 +278,7 @@ def _to_template(image: SimpleITK.Image, mask: Volume | None, template: Template
 def _refined(
     image: SimpleITK.Image, template: Template, to_reference: Matrix, to_template: Matrix
 ) -> NDArray[np.bool_]:
-    """The template's brain, fitted to a head at 2 mm: finer costs eight times as much."""
+    """Fit the template's brain to a head, at 2 mm: half of that would cost eight times as much."""
     factor = _MASK_MM / abs(float(np.linalg.det(template.affine[:3, :3]))) ** (1 / 3)
     x, y, z = (max(1, round(n / factor)) for n in template.shape)
     affine = template.affine @ np.array(
@@ -301,7 +302,7 @@ def _cut(
     template: Template,
     to_raw: Matrix,
 ) -> tuple[Volume, float]:
-    """The brain of one modality on the template's grid, and the share of it that the scan shows."""
+    """One modality's brain on the template's grid, and the share of it that the scan covers."""
     at = apply(inverse(raw.affine) @ to_raw, centres_mm(brain, template.affine))
     nearest = np.rint(at).astype(np.int64)
     seen = np.all((nearest >= 0) & (nearest < raw.shape), axis=1)

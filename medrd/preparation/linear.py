@@ -1,7 +1,7 @@
-"""Linear maps between the worlds of two images, and the files that other programs read.
+"""Linear maps between the world coordinates of two images, and ITK transform files.
 
-A map is a (4, 4) float64 matrix from RAS+ mm of the image that is resampled *onto* to RAS+ mm of
-the image that is resampled: the direction in which ITK, ANTs and 3D Slicer keep theirs.
+A map is a (4, 4) float64 matrix from RAS+ mm of the fixed image (resampled *onto*) to RAS+ mm of
+the moving image (resampled), the same direction as in ITK, ANTs and 3D Slicer.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 Matrix = NDArray[np.float64]
 
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""NIfTI's world is RAS+, ITK's LPS+; it is its own inverse."""
+"""Converts between NIfTI's RAS+ and ITK's LPS+; it is its own inverse."""
 
 
 def rotation(pitch: float = 0.0, roll: float = 0.0, yaw: float = 0.0) -> Matrix:
-    """Turn by degrees about x (nodding), y (tilting) and z (shaking the head), in that order.
+    """Rotation in degrees about x (nodding), y (tilting) and z (shaking the head), in that order.
 
     >>> rotation(yaw=90)[:3, :3].round().astype(int).tolist()
     [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
@@ -42,32 +42,32 @@ def rotation(pitch: float = 0.0, roll: float = 0.0, yaw: float = 0.0) -> Matrix:
 
 
 def translation(shift_mm: ArrayLike) -> Matrix:
-    """Move by (3,) mm."""
+    """Translation by (3,) mm."""
     result = np.eye(4)
     result[:3, 3] = shift_mm
     return result
 
 
 def about(centre_mm: ArrayLike, linear: Matrix) -> Matrix:
-    """A map that leaves ``centre_mm`` where it is."""
+    """The map that applies ``linear`` about the fixed point ``centre_mm``."""
     centre = np.asarray(centre_mm, np.float64)
     return translation(centre) @ linear @ translation(-centre)
 
 
 def apply(matrix: Matrix, points_mm: NDArray) -> NDArray[np.float64]:
-    """Map points (N, 3), or one."""
+    """Map points (N, 3), or a single point."""
     return np.asarray(points_mm @ matrix[:3, :3].T + matrix[:3, 3], np.float64)
 
 
 def inverse(matrix: Matrix) -> Matrix:
-    """The way back."""
+    """The inverse map."""
     return np.asarray(np.linalg.inv(matrix), np.float64)
 
 
 def closest_rigid(matrix: Matrix, centre_mm: ArrayLike) -> Matrix:
-    """The rotation of a map without its scales and shears; ``centre_mm`` goes where it went.
+    """The rigid part of a map, without scales and shears; ``centre_mm`` is mapped as before.
 
-    The orthogonal factor of the polar decomposition, which is the closest rotation (Higham,
+    Its rotation is the orthogonal factor of the polar decomposition, the closest one (Higham,
     "Matrix Procrustes Problems", 1993).
     """
     left, _, right = np.linalg.svd(matrix[:3, :3])
@@ -80,23 +80,23 @@ def closest_rigid(matrix: Matrix, centre_mm: ArrayLike) -> Matrix:
 
 
 def scales(matrix: Matrix) -> NDArray[np.float64]:
-    """(3,) factors by which lengths change, largest first; 1 for a rigid map."""
+    """(3,) scale factors of lengths, largest first; 1 for a rigid map."""
     return np.asarray(np.linalg.svd(matrix[:3, :3], compute_uv=False), np.float64)
 
 
 def angle_degrees(matrix: Matrix) -> float:
-    """By how much a map turns."""
+    """Rotation angle of a map, in degrees."""
     turn = closest_rigid(matrix, np.zeros(3))[:3, :3]
     return math.degrees(math.acos(min(1.0, max(-1.0, (np.trace(turn) - 1) / 2))))
 
 
 def farthest_mm(first: Matrix, second: Matrix, points_mm: NDArray) -> float:
-    """How far apart two maps put any of the points (N, 3)."""
+    """Largest distance between the images of any of the points (N, 3) under two maps."""
     return float(np.linalg.norm(apply(first - second, points_mm), axis=1).max())
 
 
 def to_itk(matrix: Matrix) -> SimpleITK.AffineTransform:
-    """As ITK has it, in LPS+ mm."""
+    """Convert to an ITK transform, in LPS+ mm."""
     import SimpleITK
 
     lps = _FLIP @ matrix @ _FLIP
@@ -120,10 +120,10 @@ def from_itk(transform: SimpleITK.Transform) -> Matrix:
 
 
 def write_transform(path: Path, matrix: Matrix) -> None:
-    """As an ITK transform file (``.tfm``, text), whole or not at all. Raises OutputError.
+    """Write an ITK transform file (``.tfm``, text) atomically. Raises OutputError.
 
-    Written here: SimpleITK says nothing of a disk that is full, and a file that was cut short
-    reads as the identity.
+    SimpleITK is not used, because it does not report a full disk, and reads a truncated file as the
+    identity.
     """
     lps = _FLIP @ matrix @ _FLIP
     numbers = " ".join(repr(float(value)) for value in (*lps[:3, :3].ravel(), *lps[:3, 3]))

@@ -1,7 +1,7 @@
-"""What says that a head was prepared well, or that it was not.
+"""Quality figures of a prepared head, and the rules that reject a failed one.
 
-A registration that failed looks like any other to the programs that come after it. Every rule here
-is one that right registrations of real heads keep with room to spare (docs/prepare.md).
+Later programs cannot notice a failed registration. Correct registrations of real heads satisfy
+every rule here with a wide margin (docs/prepare.md).
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ SCALES = (0.75, 1.3)
 MOST_DEGREES = 60.0
 LEAST_COVERED, WHOLE = 0.6, 0.98
 STRIPPED, NOT_REFINED = "stripped", "template, not refined"
-_LOST = "the registration is lost"
+_LOST = "the registration failed"
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Figures of one registration.
+    """Quality figures of one registration.
 
     Attributes
     ----------
     similarity
-        Normalised mutual information, from 1.
+        Normalised mutual information, at least 1.
     contrast
-        Share of it (above 1) that is lost at least when the head is moved by 10 mm or turned by
-        10 degrees.
+        The smallest loss, as a share of the similarity above 1, when the head is moved by 10 mm
+        or turned by 10 degrees.
     covered
         Share of the brain that lies in the scan's field of view.
     degrees
-        By how much the head is turned.
+        Rotation of the head.
     scales
-        Factors of length, largest first.
+        Scale factors, largest first.
     """
 
     similarity: float
@@ -66,24 +66,24 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Quality:
-    """All figures of a prepared head.
+    """All quality figures of a prepared head.
 
     Attributes
     ----------
     reference
         The modality that was registered to the template.
     to_template
-        Of the reference.
+        Figures of the reference's registration.
     to_reference
-        Of the other modalities, by name.
+        Figures of the other modalities' registrations, by name.
     brain
-        How it was found: ``stripped``, ``template``, ``template, not refined``, ``deepbet``.
+        How the brain was found: ``stripped``, ``template``, ``template, not refined``, ``deepbet``.
     brain_ml
-        Its volume in the raw scan.
+        Volume of the brain in the raw scan.
     brain_dice
-        Of it and the template's brain, affinely registered; None where it was made from that.
+        Dice of the brain and the affinely registered template's; None if derived from the latter.
     covered
-        By modality: share of the brain that the scan shows.
+        By modality, the share of the brain that the scan covers.
     """
 
     reference: str
@@ -95,7 +95,7 @@ class Quality:
     covered: Mapping[str, float]
 
     def failures(self) -> list[str]:
-        """Why the result must not be used, a clause each; none if it may be."""
+        """Reasons not to use the result, a clause each; empty if it is usable."""
         found = [
             f"{self.reference} to template: {text}" for text in _affine_failures(self.to_template)
         ]
@@ -108,16 +108,16 @@ class Quality:
             )
         if self.brain_dice is not None and self.brain_dice < LEAST_DICE:
             found.append(
-                f"brain and template overlap by a Dice of {self.brain_dice:.2f} only "
+                f"brain and template overlap with a Dice of only {self.brain_dice:.2f} "
                 f"(at least {LEAST_DICE})"
             )
         for channel, share in self.covered.items():
             if share < LEAST_COVERED:
-                found.append(f"{channel} shows {share:.0%} of the brain only")
+                found.append(f"{channel} shows only {share:.0%} of the brain")
         return found
 
     def warnings(self) -> list[str]:
-        """What is odd but can be gone on with."""
+        """Irregularities that do not prevent the result's use."""
         found = [
             f"{channel} shows {share:.0%} of the brain; the rest is 0 in it"
             for channel, share in self.covered.items()
@@ -125,7 +125,7 @@ class Quality:
         ]
         if self.brain == NOT_REFINED:
             found.append(
-                "the brain's outline is the template's, not refined: that takes a T1-weighted scan"
+                "the brain's outline is the template's, not refined: that needs a T1-weighted scan"
             )
         return found
 
@@ -151,7 +151,7 @@ def _affine_failures(alignment: Alignment) -> list[str]:
 def _rigid_failures(alignment: Alignment) -> list[str]:
     if alignment.contrast < LEAST_CONTRAST:
         return [
-            f"{_LOST}: moved by 10 mm or turned by 10 degrees it would fit as well "
+            f"{_LOST}: it fits about as well when moved by 10 mm or turned by 10 degrees "
             f"(contrast {alignment.contrast:.2f}, at least {LEAST_CONTRAST})"
         ]
     if alignment.degrees > MOST_DEGREES:

@@ -1,4 +1,4 @@
-"""The record beside prepared scans: where they came from, and how well it went."""
+"""The record beside prepared scans: their origin and the quality of the preparation."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from medrd.run.record import OutputFile, Record
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """The raw scan that a prepared one was made from.
+    """The raw scan behind a prepared one.
 
     Attributes
     ----------
     path
         The raw file or series.
     grid, affine
-        The raw scan's whole geometry: the way back does not need the file.
+        The raw scan's complete geometry, so that mapping back does not need the file.
     to_raw
-        Prepared world to raw world, RAS+ mm.
+        The map from the prepared world to the raw world, RAS+ mm.
     """
 
     path: str
@@ -41,12 +41,12 @@ class Origin:
         return cls(path, volume.grid, volume.affine, to_raw)
 
     def blank(self) -> Volume:
-        """A volume of zeros on the raw scan's grid, as the template of results."""
+        """A volume of zeros on the raw scan's grid, as a template for results."""
         x, y, z = self.grid.shape[:3]
         return Volume(np.zeros((x, y, z), np.float32), self.affine, self.grid)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types for JSON. float32 survives it bit for bit."""
+        """Plain types for JSON; float32 values are preserved bit for bit."""
         grid = {
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in asdict(self.grid).items()

@@ -1,7 +1,7 @@
 """Rigid and affine registration: many starts, few optimisations, coarse before fine.
 
 SimpleITK's registration framework (Yaniv et al. 2018) maximises mutual information (Mattes et al.
-2003), which needs no two images to have one contrast.
+2003), which does not require images of the same contrast.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ Freedom = Literal["rigid", "affine"]
 COARSE_MM, FINE_MM = 4.0, 2.0
 _FINALISTS, _FINALISTS_TURNED = 4, 2
 _FINE_SHARE = 0.3
-"""Of the fine image's voxels, looked at in each step."""
+"""Share of the fine image's voxels sampled in each step."""
 _SEED = 1
 
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """A map found, and how well it fits.
+    """The map that was found, and how well it fits.
 
     Attributes
     ----------
     matrix
-        Fixed world to moving world, RAS+ mm.
+        The map from fixed world to moving world, RAS+ mm.
     similarity, contrast, covered
-        Of :class:`medrd.preparation.similarity.Fit`, at 4 mm.
+        Figures of :class:`medrd.preparation.similarity.Fit`, at 4 mm.
     """
 
     matrix: Matrix
@@ -66,21 +66,21 @@ def register(
     starts: Sequence[Matrix] = (),
     turns: bool = False,
 ) -> Registration:
-    """Find where ``moving`` lies under the region of ``fixed``.
+    """Register ``moving`` to the region of ``fixed``.
 
     Parameters
     ----------
     fixed, region, moving
-        Images with their geometry; the region is not 0 where the fit counts.
+        Images with their geometry; the fit is evaluated where the region is nonzero.
     freedom
-        ``rigid``, or ``affine`` after it.
+        ``rigid``, or ``affine`` after a rigid stage.
     angles, shifts_mm
-        Starts around the moving image's centre of mass; see :func:`starts_around`.
+        Start positions around the moving image's centre of mass; see :func:`starts_around`.
     starts
-        Further ones.
+        Further start positions.
     turns
-        Also start with the head in every position that a wrong header may put it in: upside
-        down, back to front, with its axes exchanged.
+        Also start from every orientation that a wrong header may give: upside down, back to
+        front, with axes exchanged.
     """
     fixed_4, moving_4 = coarse(fixed, COARSE_MM), coarse(moving, COARSE_MM)
     mask_4 = _as_mask(region, fixed_4)
@@ -88,7 +88,7 @@ def register(
     middle_mm = centre_of_mass_mm(moving_4)
     around = starts_around(fit, middle_mm, angles=angles, shifts_mm=shifts_mm)
     turned = starts_turned(fit, middle_mm, shifts_mm=shifts_mm) if turns else []
-    # Turned ones apart: among many right ones a wrong one is to have its chance, not more.
+    # Turned starts are ranked separately, so that the upright ones do not crowd them out.
     finalists = fit.best([*starts, *around], _FINALISTS) + fit.best(turned, _FINALISTS_TURNED)
     matrix = fit.best([fit.climb(start) for start in finalists], 1)[0]
     if freedom == "affine":
@@ -107,12 +107,12 @@ def register(
 
 
 def judged(fit: Fit, matrix: Matrix) -> Registration:
-    """A map with its figures."""
+    """Evaluate a map's figures."""
     return Registration(matrix, fit(matrix), fit.contrast(matrix), fit.covered(matrix))
 
 
 def centre_of_mass_mm(image: SimpleITK.Image) -> NDArray[np.float64]:
-    """Of the brighter half of an image, (3,) RAS+ mm: background has no say."""
+    """Centre of mass of the brighter half of an image, (3,) RAS+ mm, which excludes background."""
     values = sitk_array(image)
     return apply(affine_of(image), np.argwhere(values > values.mean()).mean(0))
 
@@ -127,7 +127,7 @@ def _optimise(
     *,
     share: float = 1.0,
 ) -> Matrix:
-    """The nearest optimum; the start itself where the optimiser cannot leave it."""
+    """The nearest optimum, or the start itself if the optimiser fails there."""
     import SimpleITK
 
     centre = (centre_mm * (-1, -1, 1)).tolist()
@@ -142,9 +142,9 @@ def _optimise(
         learningRate=2.0, minStep=0.005, numberOfIterations=150, relaxationFactor=0.6
     )
     method.SetOptimizerScalesFromPhysicalShift()
-    # The optimiser moves away from the start, about the centre of the region: rotations and
-    # shifts are then as independent as they can be.
-    move: Any = (  # SimpleITK's own annotations end at the constructors
+    # The optimiser's parameters are relative to the start and about the region's centre, which
+    # makes rotations and shifts as independent as possible.
+    move: Any = (  # SimpleITK annotates only its constructors
         SimpleITK.Euler3DTransform() if freedom == "rigid" else SimpleITK.AffineTransform(3)
     )
     move.SetCenter(centre)
@@ -152,7 +152,7 @@ def _optimise(
     method.SetMovingInitialTransform(to_itk(start))
     try:
         method.Execute(fixed, moving)
-    except RuntimeError:  # all samples outside the moving image: no optimum to be had from here
+    except RuntimeError:  # all samples are outside the moving image: no optimum from here
         return start
     return start @ from_itk(move)
 

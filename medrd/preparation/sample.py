@@ -1,4 +1,4 @@
-"""Voxels of one image where another has its own."""
+"""Resample images onto other grids."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 def resample(
     image: SimpleITK.Image, shape: Shape3, affine: Affine, matrix: Matrix, *, order: int = 1
 ) -> Volume:
-    """An image on another grid, 0 outside its own field.
+    """Resample an image onto another grid; 0 outside its own field.
 
     Parameters
     ----------
     image
         From :func:`medrd.images.sitk.to_sitk`.
     shape, affine
-        The grid: (X, Y, Z), and voxels to RAS+ mm.
+        The grid: (X, Y, Z), and the affine from voxels to RAS+ mm.
     matrix
-        From that grid's world to the image's.
+        The map from that grid's world to the image's.
     order
         0 nearest, 1 linear, 3 cubic B-spline.
     """
@@ -45,7 +45,7 @@ def resample(
 
 
 def coarse(image: SimpleITK.Image, spacing_mm: float) -> SimpleITK.Image:
-    """Isotropic voxels of a size, smoothed before so that nothing finer shows through."""
+    """Resample to isotropic voxels, smoothed first to avoid aliasing."""
     import SimpleITK
 
     for axis, edge in enumerate(image.GetSpacing()):
@@ -72,5 +72,5 @@ def coarse(image: SimpleITK.Image, spacing_mm: float) -> SimpleITK.Image:
 
 
 def centres_mm(mask: NDArray[np.bool_], affine: Affine) -> NDArray[np.float64]:
-    """Where the voxels of a mask (X, Y, Z) lie: (N, 3) RAS+ mm."""
+    """Centres of the voxels of a mask (X, Y, Z): (N, 3) RAS+ mm."""
     return apply(affine, np.argwhere(mask))

@@ -1,8 +1,8 @@
-"""How well two images fit, whatever their contrasts: for choosing starts and judging results.
+"""Similarity of two images of any contrasts, to choose starts and to assess results.
 
-The optimiser has its own measure (Mattes et al. 2003), of the points that both images cover; this
-one counts what lies outside the moving image as its background, so that sliding away from it is no
-way to a better fit.
+The optimiser has its own measure (Mattes et al. 2003), over the points that both images cover. This
+one counts points outside the moving image as background, so that sliding off the image does not
+improve the fit.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     import SimpleITK
 
 BINS = 32
-"""Of intensity, in which images are compared."""
+"""Number of intensity bins."""
 _MOST_POINTS = 5_000
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """Two images to be compared under many maps.
+    """Two images to compare under many maps.
 
     Attributes
     ----------
     points_mm
-        (N, 3) of the fixed image, RAS+.
+        (N, 3) points of the fixed image, RAS+.
     fixed
-        (N,) its values there, as bins.
+        (N,) bins of the fixed image at these points.
     moving
         (X, Y, Z) bins of the moving image.
     world_to_voxel
-        (4, 4) of the moving image.
+        (4, 4) affine of the moving image.
     """
 
     points_mm: NDArray[np.float64]
@@ -56,13 +56,13 @@ class Fit:
         return self.points_mm.mean(0)
 
     def covered(self, matrix: Matrix) -> float:
-        """Share of the points that lie in the moving image's field."""
+        """Share of the points inside the moving image's field of view."""
         at = self._voxels(matrix)
         limits = np.array(self.moving.shape)[:, None] - 0.5
         return float(((at > -0.5) & (at < limits)).all(0).mean())
 
     def __call__(self, matrix: Matrix) -> float:
-        """Normalised mutual information, 1 (none) to 2 (the same image).
+        """Normalised mutual information, from 1 (none) to 2 (identical images).
 
         Studholme et al., "An overlap invariant entropy measure of 3D medical image alignment",
         1999.
@@ -76,8 +76,8 @@ class Fit:
     def contrast(self, matrix: Matrix) -> float:
         """How much worse the fit gets when the head is moved by 10 mm or turned by 10 degrees.
 
-        The least loss among twelve such moves, as a share of what the fit is above none. Not
-        above 0 where the map is not even a local optimum.
+        The smallest loss among twelve such moves, as a share of the similarity above 1. It is 0 or
+        less if the map is not even a local optimum.
         """
         best = self(matrix)
         moves = [translation(move) for axis in np.eye(3) for move in (10 * axis, -10 * axis)]
@@ -87,8 +87,10 @@ class Fit:
         return (best - worst) / max(best - 1, 1e-6)
 
     def climb(self, start: Matrix) -> Matrix:
-        """The rigid map of the nearest optimum, by Powell's method: it looks along whole lines,
-        and so steps over small hollows that stop a gradient."""
+        """The rigid map of the nearest optimum, by Powell's method.
+
+        It searches along whole lines and so passes small local optima that stop a gradient method.
+        """
 
         def moved(move: NDArray[np.float64]) -> Matrix:
             return start @ translation(move[:3]) @ about(self.centre_mm, rotation(*move[3:]))
@@ -102,7 +104,7 @@ class Fit:
         return moved(found.x)
 
     def best(self, starts: Iterable[Matrix], count: int) -> list[Matrix]:
-        """The ``count`` maps that fit best, the best first."""
+        """The ``count`` best-fitting maps, best first."""
         ranked = sorted(((self(start), i, start) for i, start in enumerate(starts)), reverse=True)
         return [start for _, _, start in ranked[:count]]
 
@@ -111,7 +113,8 @@ class Fit:
 
 
 def make_fit(fixed: SimpleITK.Image, region: NDArray[np.bool_], moving: SimpleITK.Image) -> Fit:
-    """Compare ``moving`` with the region (X, Y, Z) of ``fixed``; both as from ``coarse``."""
+    """Prepare a comparison of ``moving`` with a region (X, Y, Z) of ``fixed``, both from
+    ``coarse``."""
     values, affine = sitk_array(fixed), affine_of(fixed)
     indices = np.argwhere(region)
     indices = indices[:: max(1, len(indices) // _MOST_POINTS)]
@@ -133,14 +136,14 @@ def starts_around(
     angles: Sequence[Sequence[float]],
     shifts_mm: Sequence[Sequence[float]],
 ) -> list[Matrix]:
-    """Rigid maps that take the points' centre to the moving one, turned and shifted.
+    """Rigid maps that take the points' centre to the moving image's, turned and shifted.
 
     Parameters
     ----------
     angles
-        Degrees of pitch, roll and yaw to try, each.
+        Values of pitch, roll and yaw to try, in degrees.
     shifts_mm
-        Distances from the moving centre along x, y and z to try, each.
+        Distances from the moving centre to try along each of x, y and z.
     """
     onto = translation(moving_centre_mm - fit.centre_mm)
     return [
@@ -153,14 +156,14 @@ def starts_around(
 def starts_turned(
     fit: Fit, moving_centre_mm: NDArray[np.float64], *, shifts_mm: Sequence[Sequence[float]]
 ) -> list[Matrix]:
-    """As :func:`starts_around`, in the 23 other positions of a cube."""
+    """Like :func:`starts_around`, in the 23 other orientations of a cube."""
     onto = translation(moving_centre_mm - fit.centre_mm)
     cube = {
         tuple(rotation(*turn).round().astype(int).ravel())
         for turn in product((0, 90, 180, 270), repeat=3)
     }
     turns = [np.array(turn, np.float64).reshape(4, 4) for turn in sorted(cube)]
-    # A neck hangs down, wherever down is: the brain's centre is shifted with the head.
+    # The neck turns with the head, so the shift to the brain's centre turns too.
     return [
         onto @ about(fit.centre_mm, turn) @ translation(shift)
         for turn in turns
@@ -170,7 +173,7 @@ def starts_turned(
 
 
 def affine_of(image: SimpleITK.Image) -> Affine:
-    """Voxels to RAS+ mm."""
+    """The affine from voxels to RAS+ mm."""
     result = np.eye(4)
     direction = np.array(image.GetDirection()).reshape(3, 3)
     result[:3, :3] = direction * np.array(image.GetSpacing())
@@ -180,7 +183,7 @@ def affine_of(image: SimpleITK.Image) -> Affine:
 
 
 def _binned(values: NDArray[np.float32], of: NDArray[np.float32]) -> NDArray[np.float32]:
-    """To [0, 31], from 0 or the first percentile to the 99.5th."""
+    """Scale to [0, 31], from 0 or the first percentile to the 99.5th."""
     low, high = np.percentile(of, (1, 99.5))
     low = min(low, 0.0)
     scaled = (values - low) / max(float(high - low), 1e-6) * (BINS - 1)

@@ -1,8 +1,8 @@
-"""The brain that heads are brought to, and the grid that prepared scans lie on.
+"""The template brain that heads are registered to, and the grid of prepared scans.
 
-BraTS's scans lie in the space of SRI24 (Rohlfing et al. 2010), which is not to be had without a
-download. The default template is therefore MNI152 (ICBM 2009a, Fonov et al. 2011), which nilearn
-carries in its wheel, with a grid like BraTS's laid over it as BraTS's lies over brains.
+BraTS's scans lie in the space of SRI24 (Rohlfing et al. 2010), which needs a download. The default
+template is therefore MNI152 (ICBM 2009a, Fonov et al. 2011), which comes with nilearn's wheel. A
+grid like BraTS's is placed over it as BraTS's lies over brains.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ BRATS_SHAPE: Shape3 = (240, 240, 155)
 BRATS_AFFINE: Affine = np.array(
     [[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]], np.float64
 )
-"""Voxels of 1 mm that run left, posterior and superior."""
+"""Voxels of 1 mm with axes to the left, posterior and superior."""
 
-# How BraTS's brains lie on their grid, seen from MNI152: the mean of six of its subjects (their
-# standard deviations: 0.5, 2.1 and 2.9 mm, 1.2 and 1.0 degrees).
+# The pose of BraTS's brains on their grid relative to MNI152: the mean of six of its subjects
+# (their standard deviations: 0.5, 2.1 and 2.9 mm, 1.2 and 1.0 degrees).
 _BRATS_CENTRE_MM = np.array([-118.3, 103.6, 72.8])
 _BRATS_PITCH, _BRATS_YAW = 14.9, 1.7
 
 
 @dataclass(frozen=True, eq=False)
 class Template:
-    """A T1-weighted brain, and where prepared scans lie over it.
+    """A T1-weighted brain, and the grid of prepared scans relative to it.
 
     Attributes
     ----------
     name
-        For the record.
+        Name for the record.
     image
-        T1-weighted, with or without its skull.
+        T1-weighted image, with or without skull.
     brain
         (X, Y, Z) bool on the image's grid.
     shape, affine
-        The grid of prepared scans, and its voxels to RAS+ mm of the prepared world.
+        The grid of prepared scans, with its affine to RAS+ mm of the prepared world.
     pose
-        (4, 4) rigid: prepared world to the template's.
+        (4, 4) rigid map from the prepared world to the template's.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Template:
 
     @cached_property
     def hash(self) -> str:
-        """Of all that prepared scans depend on."""
+        """SHA-256 over everything that prepared scans depend on."""
         result = hashlib.sha256()
         for part in (self.image.array, self.image.affine, self.brain, self.affine, self.pose):
             result.update(np.ascontiguousarray(part).data)
@@ -82,13 +82,13 @@ class Template:
 
     @cached_property
     def stripped(self) -> SimpleITK.Image:
-        """The image without what is not brain."""
+        """The image, set to 0 outside the brain."""
         return to_sitk(
             volume_from_array(np.where(self.brain, self.image.array, 0), self.image.affine)
         )
 
     def region(self, margin_mm: float = 0.0) -> SimpleITK.Image:
-        """The brain, or what is within a distance of it, as an image of 0 and 1."""
+        """Mask of the brain with a margin, as an image of 0 and 1."""
         inside = self.brain
         if margin_mm:
             distance = ndimage.distance_transform_edt(~self.brain, sampling=self.image.spacing_mm)
@@ -97,30 +97,30 @@ class Template:
 
 
 def load_template(image: Path | None = None, mask: Path | None = None) -> Template:
-    """The template of these files, or the installed one (about 5 s).
+    """Load a template from files, or the installed one (about 5 s).
 
-    A template of BraTS's own shape (SRI24, or one of its scans) gives its own grid; over any
-    other, a grid like BraTS's is laid.
+    A template of BraTS's shape (SRI24, or one of BraTS's scans) provides the grid itself; over any
+    other, a grid like BraTS's is placed.
 
     Parameters
     ----------
     image
-        NIfTI, T1-weighted.
+        T1-weighted NIfTI file.
     mask
-        Of its brain. Without one, the image must be without skull.
+        Mask of its brain. Without a mask, the image must be skull-stripped.
 
     Raises
     ------
     ConfigError
-        A mask without an image.
+        A mask is given without an image.
     InputError
-        A file that cannot be read, another grid, or a mask that has no brain's size.
+        A file cannot be read, the grids differ, or the mask does not have the size of a brain.
     """
     if image is None:
         if mask is not None:
             raise ConfigError(
                 "--template-mask",
-                expected="the template that it belongs to",
+                expected="the template of this mask",
                 found="none",
                 remedy="Give --template too.",
             )
@@ -145,7 +145,7 @@ def load_template(image: Path | None = None, mask: Path | None = None) -> Templa
             mask or image,
             expected=f"the template's brain, of {LEAST_ML:.0f} to {MOST_ML:.0f} ml",
             found=f"{ml:.0f} ml" + (" above 0: a head with its skull?" if mask is None else ""),
-            remedy="Give its brain mask as --template-mask, or a template without skull.",
+            remedy="Give its brain mask as --template-mask, or a skull-stripped template.",
         )
     if volume.shape == BRATS_SHAPE and np.allclose(volume.spacing_mm, 1, atol=1e-3):
         return Template(image.name, volume, brain, volume.shape, volume.affine, np.eye(4))
@@ -155,7 +155,7 @@ def load_template(image: Path | None = None, mask: Path | None = None) -> Templa
 
 
 def _installed() -> Template:
-    from nilearn.datasets import (  # four seconds that nothing else must cost
+    from nilearn.datasets import (  # importing it takes four seconds
         load_mni152_brain_mask,
         load_mni152_template,
     )

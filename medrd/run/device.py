@@ -1,4 +1,4 @@
-"""On what, and in which numbers, a network runs."""
+"""Device and precision of a network."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Network = TypeVar("Network", bound=nn.Module)
 class Execution:
     """A device and a precision.
 
-    bfloat16 runs under autocast with channels_last: convolutions take it, while weights,
-    BatchNorm statistics, cosines and maps stay float32.
+    bfloat16 runs under autocast with channels_last: convolutions use it, while weights, BatchNorm
+    statistics, cosines and maps stay float32.
     """
 
     device: torch.device
@@ -32,18 +32,18 @@ class Execution:
 
     @property
     def precision(self) -> str:
-        """As in the config."""
+        """The precision, as named in the config."""
         return "bf16" if self.bf16 else "fp32"
 
     def place(self, network: Network) -> Network:
-        """Move a network there, in the memory format that is fast there."""
+        """Move a network to the device, in its fastest memory format."""
         network.to(self.device)
         if self.bf16:
             network.to(memory_format=torch.channels_last)
         return network
 
     def images(self, images: NDArray[np.float32]) -> Tensor:
-        """(B, C, H, W) with one or three channels -> (B, 3, H, W) there."""
+        """Move images (B, C, H, W) with one or three channels to the device, as (B, 3, H, W)."""
         tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self.device, non_blocking=True)
         if tensor.shape[1] == 1:
             tensor = tensor.expand(-1, 3, -1, -1)
@@ -52,19 +52,19 @@ class Execution:
         return tensor.contiguous()
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Around every forward pass."""
+        """The autocast context for every forward pass."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
 
 def choose_execution(
     device: str = "auto", precision: Literal["auto", "fp32", "bf16"] = "auto"
 ) -> Execution:
-    """Resolve ``auto``: a GPU where there is one, bfloat16 where the device computes in it.
+    """Resolve ``auto``: a GPU if there is one, bfloat16 if it is fast on the device.
 
     Raises
     ------
     ConfigError
-        A device that is unknown or not there.
+        The device is unknown or not available.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -74,7 +74,7 @@ def choose_execution(
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             "train.device",
-            expected="auto, cpu, cuda or cuda:N of a GPU that is there",
+            expected="auto, cpu, cuda or cuda:N of an available GPU",
             found=f"{device} ({str(error).splitlines()[0]})",
             remedy="Use auto.",
         ) from None
@@ -85,7 +85,7 @@ def choose_execution(
 
 
 def _computes_bf16(device: torch.device) -> bool:
-    """True where bfloat16 is faster than float32, not merely possible."""
+    """Whether bfloat16 is faster than float32 on the device, not only possible."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     if device.type == "cpu":

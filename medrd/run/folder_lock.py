@@ -1,4 +1,4 @@
-"""One process at a time in a folder that goes on where it was."""
+"""Let only one process at a time work in a resumable folder."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _LOCK = ".medrd.lock"
 
 @contextmanager
 def alone_in(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold a folder; the lock ends with the process, however that ends.
+    """Lock a folder; the lock ends with the process, however it ends.
 
     Parameters
     ----------
     what
-        What is done there, for messages: ``comparison``, ``search``.
+        The kind of work, for messages: ``comparison``, ``search``.
     wait
-        Wait for another process to let go, as after a kill, instead of failing.
+        Wait for another process to release the lock, as after a kill, instead of failing.
 
     Raises
     ------
     ConfigError
-        Another process holds it.
+        Another process holds the lock.
     """
     try:
         import fcntl
@@ -41,10 +41,10 @@ def alone_in(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(
                 folder,
-                expected=f"a folder in which no other {what} is at work",
-                found="one that is",
-                remedy="Wait for it, or give another --out.",
+                expected=f"a folder in which no other {what} is running",
+                found=f"another {what} is running in it",
+                remedy="Wait for it to finish, or give another --out.",
             ) from None
-        except OSError as error:  # of the file system, which may know no locks
+        except OSError as error:  # the file system may not support locks
             logger.warning("%s cannot be locked (%s)", folder, error.strerror)
         yield

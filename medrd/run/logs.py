@@ -1,4 +1,4 @@
-"""What the command line says while it works: the standard library's logging, on standard error."""
+"""Logging of the command line, to standard error, with the standard library."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _VERBOSE = "%(asctime)s %(name)s: %(message)s"
 
 
 class StandardError(logging.Handler):
-    """Writes to what standard error is at the time.
+    """A handler that writes to the current ``sys.stderr``.
 
-    While a bar is shown, rich stands in its place and puts each line above the bar; a handler
-    that kept the stream of its first day would write into the bar.
+    While a progress bar is shown, rich replaces ``sys.stderr`` and prints each line above the bar;
+    a handler that kept the original stream would write into the bar.
     """
 
     @property
     def stream(self) -> TextIO:
-        """Where lines go."""
+        """The stream to write to."""
         return sys.stderr
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
+        """Write one line."""
         try:
             self.stream.write(self.format(record) + "\n")
             self.stream.flush()
@@ -34,8 +34,8 @@ class StandardError(logging.Handler):
 def set_up_logging(*, verbose: bool, quiet: bool) -> None:
     """Log to standard error: warnings only if quiet, details with the time if verbose.
 
-    Other libraries' warnings are shown too. A program that has set up logging itself keeps what
-    it has, but for medrd's own level.
+    Other libraries' warnings are shown too. If the program has already set up logging, only medrd's
+    own level is changed.
     """
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     logging.getLogger("medrd").setLevel(level)

@@ -1,4 +1,4 @@
-"""Progress for people: bars in a terminal, nothing but log lines elsewhere."""
+"""Progress bars in a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from rich.progress import (
 logger = logging.getLogger("medrd")
 
 Advance = Callable[..., None]
-"""``advance(n=1, note="")``: n more are done; the note stands beside the bar."""
+"""``advance(n=1, note="")``: n more items are done; the note is shown beside the bar."""
 
 
 @contextmanager
 def progress(label: str, total: int, *, done: int = 0) -> Iterator[Advance]:
-    """A bar on standard error while the block runs; one log line where there is no terminal.
+    """Show a bar on standard error while the block runs; without a terminal, log one line.
 
-    Neither where there is nothing to do. Quiet (``--quiet``) is the logger's level: above INFO
-    there is no bar either.
+    Nothing is shown if there is nothing to do, or if the logger's level is above INFO
+    (``--quiet``).
     """
     console = Console(stderr=True)
     shown = logger.isEnabledFor(logging.INFO)

@@ -1,4 +1,4 @@
-"""What a result was made with: versions, machine, git revision, memory."""
+"""Provenance of a result: versions, machine, git revision, memory."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _PARTS = ("SimpleITK", "ray", "optuna", "onnx", "onnxruntime", "deepbet")
 
 
 def versions() -> dict[str, str]:
-    """Of Python, medrd and the libraries that numbers depend on."""
+    """Versions of Python, medrd and the libraries that affect numbers."""
     return {"python": platform.python_version()} | _installed(_NUMBERS)
 
 
 def part_versions() -> dict[str, str]:
-    """Of the libraries that some verbs alone need: DICOM and prepare, clusters, tune, export."""
+    """Versions of the libraries that only some verbs need: DICOM and prepare, Ray, tune, export."""
     return _installed(_PARTS)
 
 
@@ -34,7 +34,7 @@ def _installed(names: Sequence[str]) -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """Of the checkout that medrd runs from, with ``+`` if it has changes; None if there is none."""
+    """Revision of medrd's git checkout, with ``+`` if it has changes; None without a checkout."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return None
@@ -46,7 +46,7 @@ def git_revision() -> str | None:
 
 
 def peak_memory_mib() -> float | None:
-    """Highest resident memory of this process so far, in MiB; None where it is not told."""
+    """Peak resident memory of this process so far, in MiB; None where it is not available."""
     try:
         import resource
     except ImportError:  # Windows

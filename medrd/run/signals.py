@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request to stop at the next safe point."""
+"""Treat SIGTERM and Ctrl-C as a request to stop at the next safe point."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ logger = logging.getLogger("medrd")
 
 
 class InterruptedRunError(Exception):
-    """The user asked to stop, and what was done so far has been saved."""
+    """The user asked to stop; progress so far has been saved."""
 
     exit_code = 130
 
 
 class StopRequest:
-    """Set by a signal; looked at between steps."""
+    """A flag set by a signal and checked between steps."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -30,10 +30,10 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within the block SIGTERM and the first Ctrl-C only set the request.
+    """Within the block, SIGTERM and the first Ctrl-C only set the request.
 
-    A second Ctrl-C stops at once. Outside the main thread, where Python takes no signals,
-    nothing is changed.
+    A second Ctrl-C stops at once. Outside the main thread, where Python does not allow signal
+    handlers, nothing changes.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -44,7 +44,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
         if stop.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.requested = True
-        logger.warning("stopping at the next safe point; Ctrl-C (again) stops at once")
+        logger.warning("stopping at the next safe point; press Ctrl-C (again) to stop at once")
 
     before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

