@@ -35,7 +35,7 @@ def alone_in(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     except ImportError:  # not on Windows
         yield
         return
-    with (folder / _LOCK).open("w") as file:
+    with (folder / _LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
