@@ -17,7 +17,7 @@ from pathlib import Path
 from trained_cells import Kept, Trained, averages, brain_cells, load, parser
 
 from medrd.comparison.config import Cell
-from medrd.data.domains import domain_of
+from medrd.data.kinds import kind_of
 from medrd.evaluation.judge import judge, unit_entries
 from medrd.evaluation.tally import Tally
 from medrd.models.rdseg import RDSeg
@@ -63,10 +63,10 @@ def measure(cell: Cell, folder: Path, variant: Variant) -> dict[str, float | Non
     trained = load(cell, folder)
     variant.apply(trained)
     config = trained.cell.config
-    domain = domain_of(config.recipe)
+    kind = kind_of(config.recipe)
     tally, entries = Tally(), unit_entries(len(trained.subjects))
     for subject in trained.subjects:
-        item = domain.test_item(subject, config.recipe, budget=config.data.budget)
+        item = kind.test_item(subject, budget=config.data.budget)
         prediction = trained.predictor.on_grid(item.prepared)
         tally.add(judge(subject.id, item, prediction, threshold=None, entries=entries))
     return {key: tally.metrics()[0][key] for key in METRICS}

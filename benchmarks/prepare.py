@@ -32,6 +32,7 @@ from sklearn.metrics import average_precision_score
 
 from medrd.config import RecipeConfig
 from medrd.data.layouts import Subject, find_subjects
+from medrd.data.output_names import SCAN_FILES
 from medrd.images.nifti import read_mask, read_nifti, write_nifti
 from medrd.images.sitk import to_sitk
 from medrd.images.volume import Volume, volume_from_array
@@ -46,7 +47,6 @@ from medrd.preparation.record import Origin
 from medrd.preparation.sample import centres_mm, resample
 from medrd.preparation.template import Template, load_template
 from medrd.run.model_folder import Model, load_model
-from medrd.run.outputs import SCAN_FILES
 from medrd.run.table import markdown_table
 
 Rows = list[list[str]]

@@ -28,7 +28,7 @@ from medrd.data.brains.prepare import (
     read_channels,
     read_lesions,
 )
-from medrd.data.domain import TestItem
+from medrd.data.kind import TestItem
 from medrd.data.layouts import Subject
 from medrd.data.margin import away_from
 from medrd.evaluation.judge import judge, unit_entries

@@ -27,14 +27,13 @@ import torch
 from scan_pieces import Pieces, Site, clock, job_in, measure_pieces, print_paper, print_pieces
 
 from medrd.config import make_config
-from medrd.data.domains import domain_of
+from medrd.data.cases import Case
+from medrd.data.kinds import kind_of
 from medrd.evaluation.examine import Contender, make_examiners
 from medrd.evaluation.judge import unit_entries
 from medrd.phantom.cohort import write_cohort
 from medrd.prediction.case import CasePredictor
-from medrd.prediction.medium import medium_of
 from medrd.prediction.predict import predict
-from medrd.run.cases import Case
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import load_model
 from medrd.run.table import markdown_table
@@ -63,7 +62,7 @@ def measure_judged(
     """
     model = load_model(run)
     config = make_config(raw | {"data": raw["data"] | {"root": str(scans)}})
-    subjects = domain_of(config.recipe).find(config)[:3]
+    subjects = kind_of(config.recipe).subjects(config)[:3]
     threshold = model.calibration.threshold if model.calibration else None
     sent = {}
     for count in counts:
@@ -176,7 +175,7 @@ def print_predict(run: Path, brains: list[Path], folder: Path, processes: int) -
 def one_by_one(run: Path, brains: list[Path], out: Path) -> float:
     """Scans a second of what one of Ray's processes does, without Ray."""
     model = load_model(run)
-    cases, _ = medium_of(model.recipe).find(brains, frame=None, series=None)
+    cases, _ = model.kind.find(brains, frame=None, series=None)
     worker = CasePredictor(model, job_in(out, "cpu"))
     for case in cases:
         worker(case)
@@ -296,7 +295,7 @@ def main() -> None:
         print(f"{name} at {size} px, {os.cpu_count()} cores, one a process, {precision}")
         if "pieces" in args.only:
             pieces = measure_pieces(run, brains, folder / "pieces", args.device)
-            cases, _ = medium_of(load_model(run).recipe).find(brains, frame=None, series=None)
+            cases, _ = load_model(run).kind.find(brains, frame=None, series=None)
             calls = measure_ray(cases, 20 if args.smoke else 1000)
             print_pieces(pieces, args.device)
             print(

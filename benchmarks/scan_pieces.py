@@ -17,10 +17,9 @@ from typing import Any
 import torch
 
 from medrd.data.cache import source_hash
+from medrd.data.cases import Case
 from medrd.prediction.case import CasePredictor, Job
-from medrd.prediction.medium import medium_of
 from medrd.prediction.options import PredictOptions
-from medrd.run.cases import Case
 from medrd.run.model_folder import load_model
 from medrd.run.table import markdown_table
 
@@ -60,8 +59,7 @@ class Pieces:
 def measure_pieces(run: Path, brains: list[Path], out: Path, device: str) -> Pieces:
     """The median of each piece over scans, after one that warms up; files are in the cache."""
     model = load_model(run)
-    medium = medium_of(model.recipe)
-    cases, _ = medium.find(brains, frame=None, series=None)
+    cases, _ = model.kind.find(brains, frame=None, series=None)
     worker = _Timed(model, job_in(out, device))
     print(f"\n## One scan, on {device} in {worker.precision}")
     found = [worker.pieces_of(case) for case in cases][1:]
@@ -105,7 +103,7 @@ class _Timed(CasePredictor):
         pieces.read_s = reading[0] - hashing[0]
         pieces.write_s = finishing[0] - pieces.network_s
         pieces.in_mb = sum(s.path.stat().st_size for s in case.subject.images.values()) / 1e6
-        endings = self._medium.files.endings
+        endings = self._kind.files.endings
         pieces.answer_kb = len(pickle.dumps(outcome, protocol=5)) / 1e3
         there = (case.output(self._out, ending) for ending in endings)
         pieces.out_mb = sum(path.stat().st_size for path in there if path.is_file()) / 1e6

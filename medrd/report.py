@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medrd.data.output_names import PREPARED_ENDING, ending_in
 from medrd.errors import ConfigError
 from medrd.evaluation.report import is_evaluation, is_run, report_run
 from medrd.prediction.report import Report, find_records, report_predictions
 from medrd.preparation.report import PAGE_NAME
-from medrd.run.outputs import PREPARED_ENDING, ending_in
 
 __all__ = ["Report", "write_report"]
 

@@ -30,7 +30,7 @@ from medrd.comparison.inputs import refuse_changes
 from medrd.comparison.published import load_published
 from medrd.comparison.table import results_document, results_markdown, results_rows
 from medrd.config import Config
-from medrd.data.domains import domain_of
+from medrd.data.kinds import kind_of
 from medrd.data.pictures.layouts import find_pictures
 from medrd.data.split import seeded_order
 from medrd.errors import ConfigError
@@ -175,7 +175,7 @@ def _folds(
         )
     if not isinstance(wanted, int):
         return wanted
-    ids = [subject.id for subject in domain_of(config.recipe).find(config)]
+    ids = [subject.id for subject in kind_of(config.recipe).subjects(config)]
     if len(ids) < wanted + 2:
         raise ConfigError(
             f"data_sets.{name}.folds",

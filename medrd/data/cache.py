@@ -24,9 +24,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.config import AnyRecipeConfig, digest
-from medrd.data.domain import CODE_VERSION
-from medrd.data.domains import domain_of
+from medrd.config import digest
+from medrd.data.kind import CODE_VERSION, Kind
 from medrd.data.layouts import Source, Subject
 from medrd.data.traits import ScanTraits
 from medrd.errors import InputError, OutputError
@@ -69,7 +68,7 @@ class CachedSubject:
     has_label
         Whether the subject has a label; without one ``touched`` is empty.
     content
-        Hash of the scan itself (:attr:`medrd.data.domain.TrainingItem.content`), independent of
+        Hash of the scan itself (:attr:`medrd.data.kind.TrainingItem.content`), independent of
         file names and compression.
     """
 
@@ -102,7 +101,7 @@ def files_hash(subject: Subject) -> str:
 
 def cache_subjects(
     subjects: Sequence[Subject],
-    recipe: AnyRecipeConfig,
+    kind: Kind,
     *,
     folder: Path,
     budget: int,
@@ -147,7 +146,7 @@ def cache_subjects(
     errors: list[InputError] = []
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         futures = {
-            pool.submit(cache_subject, s, recipe, folder=folder, budget=budget): s for s in subjects
+            pool.submit(cache_subject, s, kind, folder=folder, budget=budget): s for s in subjects
         }
         try:
             for future in as_completed(futures):
@@ -166,9 +165,7 @@ def cache_subjects(
     return cached, sorted(errors, key=lambda error: error.where)
 
 
-def cache_subject(
-    subject: Subject, recipe: AnyRecipeConfig, *, folder: Path, budget: int
-) -> CachedSubject:
+def cache_subject(subject: Subject, kind: Kind, *, folder: Path, budget: int) -> CachedSubject:
     """Open one subject from the cache, or prepare it if it is missing or damaged."""
     files = files_hash(subject)
     label = source_hash(subject.label) if subject.label else None
@@ -176,7 +173,7 @@ def cache_subject(
         {
             "content": files,
             "label": label,
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": kind.recipe.model_dump(mode="json"),
             "code": CODE_VERSION,
         }
     )
@@ -185,7 +182,7 @@ def cache_subject(
     logger.debug("%s: %s", subject.id, "already prepared" if cached else "preparing")
     attempts = 0
     while cached is None and attempts < _ATTEMPTS:
-        _build(entry, subject, recipe, budget=budget)
+        _build(entry, subject, kind, budget=budget)
         cached = _open(entry, subject.id)
         attempts += 1
     if cached is None:
@@ -207,8 +204,8 @@ def source_hash(source: Source) -> str:
     return file_hash(source.path) + frame
 
 
-def _build(entry: Path, subject: Subject, recipe: AnyRecipeConfig, *, budget: int) -> None:
-    item = domain_of(recipe).training_item(subject, recipe, budget=budget)
+def _build(entry: Path, subject: Subject, kind: Kind, *, budget: int) -> None:
+    item = kind.training_item(subject, budget=budget)
     prepared = item.prepared
     arrays = {
         "images": prepared.images if item.fine else prepared.images.astype(np.float16),

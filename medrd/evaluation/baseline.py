@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medrd.config import Config, IntensityConfig, ScoringConfig
-from medrd.data.domains import domain_of
+from medrd.data.kinds import kind_of
 from medrd.errors import ConfigError, InputError, MedrdError
 from medrd.run.calibration import Calibration, calibrate
 from medrd.run.cohort import Cohort, try_sides
@@ -41,11 +41,11 @@ class Baseline:
 
 
 def baseline_config(config: Config) -> Config:
-    """The domain's plainest view (rank of FLAIR, brightness), smoothed with sigma 3."""
+    """The plainest view of an input (rank of FLAIR, brightness), smoothed with sigma 3."""
     return config.model_copy(
         update={
             "model": IntensityConfig(),
-            "recipe": domain_of(config.recipe).baseline_recipe(config.recipe),
+            "recipe": kind_of(config.recipe).baseline_recipe(),
             "scoring": ScoringConfig(sigma_px=3, image_score="top", top_fraction=0.01),
         }
     )
@@ -79,7 +79,7 @@ def intensity_baseline(
         held_out, *known = (
             [cached[s.id] for s in cohort.side(side) if s.id in cached] for side in sides
         )
-        if held_out and (not failed or domain_of(config.recipe).spares_damaged):
+        if held_out and (not failed or kind_of(config.recipe).spares_damaged):
             with scratch_folder(out) as scratch:
                 calibration = calibrate(
                     predictor,

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medrd.data.cases import Case
 from medrd.data.layouts import Subject
 from medrd.prediction.options import PredictOptions
 from medrd.prediction.predict import predict_cases
-from medrd.run.cases import Case
 from medrd.run.model_folder import Model
 
 SHOWN_CASES = 3

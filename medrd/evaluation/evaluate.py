@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from medrd.config import Config, digest, make_config
-from medrd.data.domains import domain_of
 from medrd.data.layouts import Subject
 from medrd.errors import ConfigError
 from medrd.evaluation.baseline import Baseline, intensity_baseline
@@ -256,7 +255,7 @@ def _protocol(cohort: Cohort, model: Model, config: Config, result: Evaluation) 
         "subjects": [row["subject"] for row in result.subjects],
         "split_hash": cohort.split.hash,
         "seed": config.seed,
-        **domain_of(model.config.recipe).protocol(model.config.recipe),
+        **model.kind.protocol(),
         "aupro": (
             f"data-set level, components of slices (8-connected), FPR <= {MAX_FPR}, "
             "false positives counted in the region"

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from medrd.config import Config
-from medrd.data.domain import TestItem
-from medrd.data.domains import domain_of
+from medrd.data.kind import TestItem
+from medrd.data.kinds import kind_of
 from medrd.data.layouts import Subject
 from medrd.errors import InputError, LeakageError
 from medrd.evaluation.baseline import baseline_predictor
@@ -68,7 +68,7 @@ class Examiner:
     def __init__(self, contender: Contender, predictor: Predictor) -> None:
         self._contender = contender
         self._predictor = predictor
-        self._domain = domain_of(contender.config.recipe)
+        self._kind = kind_of(contender.config.recipe)
 
     def read(self, subject: Subject) -> TestItem | InputError:
         """Its slices and its truth, or why it cannot be used.
@@ -92,7 +92,7 @@ class Examiner:
 
     def _read(self, subject: Subject) -> TestItem:
         config = self._contender.config
-        item = self._domain.test_item(subject, config.recipe, budget=config.data.budget)
+        item = self._kind.test_item(subject, budget=config.data.budget)
         same = self._contender.seen.get(item.content)
         if same is not None:
             raise leakage(subject.id, same, remedy="The data set holds it twice: remove one.")

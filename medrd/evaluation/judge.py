@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.data.domain import TestItem
+from medrd.data.kind import TestItem
 from medrd.images.box import bounding_box
 from medrd.metrics import (
     LesionCounts,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from medrd.data.output_names import PAGES_NAME, REPORT_NAME
 from medrd.draw.line_chart import Line, line_chart
 from medrd.errors import FileFormatError, InputError
 from medrd.evaluation.files import CASES_NAME, FROC_NAME, load_units
@@ -15,7 +16,6 @@ from medrd.metrics.curves import Curve, image_curves, pixel_curves
 from medrd.pages.page import write_page
 from medrd.pages.run_page import Cell, Picture, Section, Table, metrics_rows, run_page
 from medrd.prediction.report import Report, find_records, report_predictions
-from medrd.run.outputs import PAGES_NAME, REPORT_NAME
 from medrd.run.record import Record
 
 _PAGE_CURVES = 12

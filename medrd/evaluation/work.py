@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from medrd.data.domain import TestItem
+from medrd.data.kind import TestItem
 from medrd.data.layouts import Subject
 from medrd.errors import InputError
 from medrd.evaluation.examine import Contender, Examiner, Outcome, make_examiners

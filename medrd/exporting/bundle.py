@@ -145,7 +145,7 @@ def _inference() -> dict[str, Any]:
 
 def _metadata(model: Model, channels: list[str]) -> dict[str, Any]:
     recipe = model.recipe
-    volumes = recipe.kind == "volumes"
+    volumes = model.kind.volumetric
     size = [recipe.size, recipe.size]
     return {
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/"

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from medrd.data.pictures.files import PICTURE_ENDINGS
+from medrd.data.pictures.kind import refuse_frame, refuse_series
 from medrd.draw.overlay import draw_overlay
 from medrd.draw.picture_overlay import draw_picture_overlay
 from medrd.errors import ConfigError, GridMismatchError
@@ -20,8 +21,6 @@ from medrd.images.picture import DEFAULT_MAX_PIXELS, Picture, read_picture
 from medrd.images.read import read_volume
 from medrd.images.volume import Volume
 from medrd.prediction.guard import compare_with_training
-from medrd.prediction.medium import medium_of
-from medrd.prediction.pictures import refuse_frame, refuse_series
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import Model, load_model
 from medrd.run.predictor import Predictor
@@ -73,7 +72,6 @@ class LoadedModel:
     def __init__(self, model: Model, *, device: str = "auto") -> None:
         self.model = model
         execution = choose_execution(device, model.config.train.precision)
-        self._medium = medium_of(model.recipe)
         self._predictor = Predictor(model.detector, model.scoring(), execution)
 
     def predict(self, given: Volume | Mapping[str, Volume] | Picture) -> AnomalyMap:
@@ -93,7 +91,7 @@ class LoadedModel:
         InputError
             Volumes on different grids, or without a brain.
         """
-        prepared = self._medium.prepare(given)
+        prepared = self.model.kind.prepare(given)
         paths = _paths(given, self.model.recipe.layout.modalities)
         likeness = compare_with_training(prepared, self.model, paths)
         prediction = self._predictor.on_grid(prepared, self.model.threshold)

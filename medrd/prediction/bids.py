@@ -12,10 +12,10 @@ from medrd.data.brains.bids import (
     makers,
     read_description,
 )
+from medrd.data.cases import ERRORS_NAME, Case
+from medrd.data.output_names import PAGES_NAME, REPORT_NAME
 from medrd.errors import ConfigError, OutputError
 from medrd.files import write_json, write_text
-from medrd.run.cases import ERRORS_NAME, Case
-from medrd.run.outputs import PAGES_NAME, REPORT_NAME
 
 _IGNORED = ("*_anomalymap.*", ERRORS_NAME, REPORT_NAME, PAGES_NAME, f"{PAGES_NAME}/**")
 _README = """Anomaly maps by medrd. Research use only; not a medical device.

@@ -1,6 +1,6 @@
 """One input of ``medrd predict``: read, put through the model, and written with its record.
 
-What differs between scans and pictures is behind :class:`medrd.prediction.medium.Medium`.
+What differs between scans and pictures is behind :class:`medrd.data.kind.Kind`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 from medrd.data.brains.bids import map_sidecar, mask_sidecar
 from medrd.data.cache import source_hash
-from medrd.data.domain import CODE_VERSION
+from medrd.data.cases import Case
+from medrd.data.kind import CODE_VERSION, Opened
+from medrd.data.output_names import BIDS_MASK_SIDECAR, MAKER, files_of
 from medrd.errors import InputError
 from medrd.files import file_hash, write_json
 from medrd.prediction.guard import Likeness, compare_with_training, refuse
-from medrd.prediction.medium import Opened, medium_of
 from medrd.prediction.native import (
     NATIVE_ENDINGS,
     WayBack,
@@ -27,17 +28,10 @@ from medrd.prediction.native import (
 )
 from medrd.prediction.options import DEFAULTS, PredictOptions
 from medrd.run.attempt import attempt
-from medrd.run.cases import Case
+from medrd.run.calibration import standing
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import Model
-from medrd.run.outputs import (
-    BIDS_MASK_SIDECAR,
-    MAKER,
-    check_targets,
-    files_of,
-    make_folder,
-    remove,
-)
+from medrd.run.outputs import check_targets, make_folder, remove
 from medrd.run.overwrite import refuse_others
 from medrd.run.predictor import Predictor
 from medrd.run.provenance import versions
@@ -91,7 +85,7 @@ class CasePredictor:
     def __init__(self, model: Model, job: Job) -> None:
         self._out, self._options, self._protected = job.out, job.options, job.protected
         self._model = model
-        self._medium = medium_of(model.recipe)
+        self._kind = model.kind
         execution = choose_execution(job.options.device, model.config.train.precision)
         self._predictor = Predictor(model.detector, model.scoring(), execution)
         # Maps differ in their last bits between precisions and devices, so these belong to
@@ -118,7 +112,7 @@ class CasePredictor:
         return self.finish(self.read(case))
 
     def _record_path(self, case: Case) -> Path:
-        return case.output(self._out, files_of(case, self._medium.files).record)
+        return case.output(self._out, files_of(case, self._kind.files).record)
 
     def _is_done(self, path: Path, record: Record | None, hashes: dict[str, str]) -> bool:
         """Whether an earlier result is of these inputs, whole, and what this call asks for."""
@@ -141,15 +135,15 @@ class CasePredictor:
             case,
             self._out,
             self._protected,
-            files_of(case, self._medium.files),
-            is_own_map=self._medium.is_own_map,
+            files_of(case, self._kind.files),
+            is_own_map=self._kind.is_own_map,
         )
         if not self._options.overwrite:
             refuse_others(path, record, case, whole=False)
         if back is not None:
-            check_native_targets(case, self._out, is_own_map=self._medium.is_own_map)
+            check_native_targets(case, self._out, is_own_map=self._kind.is_own_map)
         budget = self._options.max_voxels or self._model.config.data.budget
-        opened = self._medium.read(case, budget=budget)
+        opened = self._kind.read(case, budget=budget)
         likeness = compare_with_training(opened.prepared, self._model, case.subject.paths)
         if self._options.strict:
             refuse(case.first_file, likeness.differences)
@@ -158,7 +152,7 @@ class CasePredictor:
     def _write(self, item: Loaded) -> Done | None:
         """The JSON comes last, so its presence means finished."""
         case, opened, origin, out = item.case, item.opened, item.case.origin, self._out
-        files = files_of(case, self._medium.files)
+        files = files_of(case, self._kind.files)
         start = time.perf_counter()
         threshold = self._model.threshold
         prediction = self._predictor.on_grid(opened.prepared, threshold)
@@ -177,7 +171,7 @@ class CasePredictor:
         for ending in stale:
             remove(case.output(out, ending))
         for native_path in (case.output(out, ending) for ending in NATIVE_ENDINGS):
-            if self._medium.is_own_map(native_path):
+            if self._kind.is_own_map(native_path):
                 remove(native_path)
         description = f"{MAKER} anomaly score, model {self._model.hash[:12]}"
         opened.write_map(
@@ -214,14 +208,20 @@ class CasePredictor:
             frame=first.frame,
             series=first.series,
             label=str(label.path.absolute()) if label else None,
-            **opened.describe(prediction, self._model.calibration),
+            **opened.describe(prediction.grid_map, prediction.mask, prediction.image_scores),
+            **standing(
+                prediction.scan_score,
+                self._model.calibration,
+                normal=self._kind.normal,
+                noun=self._kind.files.noun,
+            ),
             **native,
             warnings=list(opened.prepared.warnings),
             unlike_training=list(item.likeness.differences),
             not_judged=list(item.likeness.unchecked),
             model=ModelName(name=self._model.config.model.name, hash=self._model.hash),
             versions=versions(),
-            notice=self._medium.notice,
+            notice=self._kind.notice,
             outputs={
                 name: OutputFile(file=path.name, sha256=file_hash(path))
                 for name, path in paths.items()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medrd.data.brains.profile import not_judged, unlike
-from medrd.data.domain import Prepared
+from medrd.data.kind import Prepared
 from medrd.data.layouts import MODALITIES, Subject, named_kind
 from medrd.errors import ConfigError, UnlikeTrainingError
 from medrd.run.model_folder import Model
@@ -93,7 +93,7 @@ def refuse(where: str | Path, differences: tuple[str, ...]) -> None:
 
 def _blind_to_all(model: Model) -> list[str]:
     """What cannot be checked of any scan with this model."""
-    if model.recipe.kind == "pictures":
+    if not model.kind.volumetric:
         return ["anything: the guard knows scans, no pictures"]
     if model.profile is None:
         return ["anything: the model file has no profile of its training scans"]

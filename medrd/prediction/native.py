@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medrd.data.brains.opened import write_score_map
+from medrd.data.cases import Case
+from medrd.data.output_names import MAKER, PREPARED_ENDING
 from medrd.errors import MissingInputError, OutputError
 from medrd.files import file_hash
 from medrd.images.header import inspect_nifti
@@ -20,10 +23,7 @@ from medrd.images.volume import Volume
 from medrd.metrics import LEAST_VOXELS, lesion_table
 from medrd.preparation.linear import inverse
 from medrd.preparation.record import Origin, PreparedRecord
-from medrd.run.cases import Case
-from medrd.run.outputs import MAKER, PREPARED_ENDING
 from medrd.run.predictor import Prediction
-from medrd.run.score_map import write_score_map
 
 logger = logging.getLogger("medrd.predict")
 

@@ -11,19 +11,19 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medrd.data.cases import Case
+from medrd.data.output_names import files_of
 from medrd.errors import ConfigError, InputError
 from medrd.prediction.bids import describe_derivative
 from medrd.prediction.case import Done, Job, Outcome
 from medrd.prediction.guard import check_strict
-from medrd.prediction.medium import medium_of
 from medrd.prediction.options import DEFAULTS, PredictOptions
 from medrd.prediction.report import Report, find_records, report_predictions
 from medrd.prediction.work import PredictWork
-from medrd.run.cases import Case
 from medrd.run.failures import REPORT_STEP, Failure, all_failures, write_failures
 from medrd.run.folder_lock import alone_in
 from medrd.run.model_folder import Model, load_model
-from medrd.run.outputs import files_of, make_folder
+from medrd.run.outputs import make_folder
 from medrd.run.progress import progress
 from medrd.run.shard import Shard
 from medrd.run.signals import InterruptedRunError, stop_on_signals
@@ -124,7 +124,7 @@ def predict_inputs(
         On SIGTERM or Ctrl-C, after the input under way.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
-    if options.native and loaded.recipe.kind == "pictures":
+    if options.native and not loaded.kind.volumetric:
         raise ConfigError(
             "--native",
             expected="a model of scans, which medrd prepare can write",
@@ -138,7 +138,7 @@ def predict_inputs(
             found=f"--shard {options.shard}",
             remedy="Leave --report out, and run medrd report when all shards are done.",
         )
-    cases, errors = medium_of(loaded.recipe).find(
+    cases, errors = loaded.kind.find(
         [Path(p) for p in inputs], frame=options.frame, series=options.series
     )
     for problem in errors:
@@ -160,7 +160,7 @@ def predict_cases(
     if options.strict:
         check_strict(loaded, [case.subject for case in cases])
     result = PredictReport()
-    files = medium_of(loaded.recipe).files
+    files = loaded.kind.files
     given = {path.resolve() for case in cases for path in case.subject.files}
     job = Job(out, options, frozenset(given))
     if options.shard:

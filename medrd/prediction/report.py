@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from medrd.data.cache import source_hash
 from medrd.data.layouts import Source
+from medrd.data.output_names import PAGES_NAME, REPORT_NAME
+from medrd.data.pictures.opened import read_map
 from medrd.draw.heat import HeatScale
 from medrd.errors import FileFormatError, InputError, WrongKindError
 from medrd.files import file_hash
@@ -29,9 +31,7 @@ from medrd.pages.listing import Entry
 from medrd.pages.page import is_own_page, read_stamp, write_page
 from medrd.pages.picture_page import picture_page
 from medrd.pages.scan_page import ScanView, scan_page
-from medrd.prediction.pictures import read_map
 from medrd.run.failures import REPORT_STEP, read_failures
-from medrd.run.outputs import PAGES_NAME, REPORT_NAME
 from medrd.run.progress import progress
 from medrd.run.record import PredictionRecord, Record
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from medrd.data.cases import Case
 from medrd.prediction.case import CasePredictor, Job, Outcome
-from medrd.run.cases import Case
 from medrd.runner.runner import lost_input
 from medrd.runner.shared_model import SharedModel
 

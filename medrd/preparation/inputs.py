@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medrd.data.brains.bids import bids_root, bids_subjects
+from medrd.data.cases import Case, expand_all, refuse_collisions, refuse_nothing
 from medrd.data.layouts import (
     MODALITIES,
     Source,
@@ -19,11 +20,10 @@ from medrd.data.layouts import (
     name_and_modality,
     stem,
 )
+from medrd.data.output_names import PREPARED_ENDING
 from medrd.errors import ConfigError, InputError, MissingInputError
 from medrd.images.dicom import find_series, holds_dicom, series_of
 from medrd.images.dicom_meta import is_dicom
-from medrd.run.cases import Case, expand_all, refuse_collisions, refuse_nothing
-from medrd.run.outputs import PREPARED_ENDING
 
 _FOLDERS = {
     "flair": ("flair", "t2f"),

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from medrd.data.cases import Case
+from medrd.data.output_names import PREPARED_ENDING, UNPREPARED_ENDING, ending_in
 from medrd.draw.heat import save_figure
 from medrd.errors import InputError, MedrdError, OutputError
 from medrd.files import file_hash, refuse_foreign, write_json
@@ -21,8 +23,7 @@ from medrd.preparation.linear import write_transform
 from medrd.preparation.record import Origin, PreparedRecord
 from medrd.preparation.sample import resample
 from medrd.preparation.template import Template
-from medrd.run.cases import Case
-from medrd.run.outputs import PREPARED_ENDING, UNPREPARED_ENDING, ending_in, remove
+from medrd.run.outputs import remove
 from medrd.run.overwrite import refuse_others
 from medrd.run.provenance import versions
 from medrd.run.record import OutputFile, Record

@@ -20,7 +20,9 @@ import numpy as np
 
 from medrd.data.brains.prepare import refuse_label
 from medrd.data.cache import source_hash
+from medrd.data.cases import Case
 from medrd.data.layouts import Source
+from medrd.data.output_names import PREPARED_ENDING
 from medrd.errors import InputError, OutputError, RegistrationError, SeriesError, ShapeError
 from medrd.extras import require_extra
 from medrd.files import atomic_folder, remove_abandoned
@@ -42,9 +44,7 @@ from medrd.preparation.outputs import (
 from medrd.preparation.report import write_prepared_page
 from medrd.preparation.template import Template, load_template
 from medrd.run.attempt import attempt
-from medrd.run.cases import Case
 from medrd.run.failures import write_errors
-from medrd.run.outputs import PREPARED_ENDING
 from medrd.run.progress import progress
 from medrd.run.record import Record
 from medrd.run.signals import InterruptedRunError, stop_on_signals

@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from medrd.data.output_names import PREPARED_ENDING, ending_in
 from medrd.errors import FileFormatError, MedrdError
 from medrd.pages.listing import Column, Entry, listing_page
 from medrd.pages.page import write_page
 from medrd.preparation.record import PreparedRecord
-from medrd.run.outputs import PREPARED_ENDING, ending_in
 
 logger = logging.getLogger("medrd.prepare")
 

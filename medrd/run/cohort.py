@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medrd.config import Config
 from medrd.data.cache import CachedSubject, cache_subjects, default_cache
-from medrd.data.domains import domain_of
+from medrd.data.kinds import kind_of
 from medrd.data.layouts import Subject
 from medrd.data.split import Split
 from medrd.errors import ConfigError, InputError, LeakageError
@@ -41,9 +41,9 @@ def load_cohort(config: Config) -> Cohort:
             found="nothing",
             remedy="Add --set data.root=PATH.",
         )
-    domain = domain_of(config.recipe)
-    found = domain.find(config)
-    split = domain.split(found, config)
+    kind = kind_of(config.recipe)
+    found = kind.subjects(config)
+    split = kind.split(found, config)
     logger.debug(
         "%s: %d to train, %d to calibrate, %d to test, of %d; split %s",
         config.data.root,
@@ -71,11 +71,12 @@ def try_sides(
         The cache cannot be written.
     """
     subjects = [subject for side in sides for subject in cohort.side(side)]
-    domain_of(config.recipe).check_normal(subjects, config)
+    kind = kind_of(config.recipe)  # the baseline shows the same subjects in another way
+    kind.check_normal(subjects, config)
     with progress(f"preparing {' and '.join(sides)} inputs", len(subjects)) as advance:
         cached, errors = cache_subjects(
             subjects,
-            config.recipe,
+            kind,
             folder=config.data.cache or default_cache(),
             budget=config.data.budget,
             workers=min(8, os.cpu_count() or 2),
@@ -92,9 +93,8 @@ def prepare_sides(
 ) -> tuple[list[list[CachedSubject]], list[InputError]]:
     """Prepare what is trained and calibrated on; one list a side, and what was left out.
 
-    ``errors.json`` in ``out`` lists the subjects that could not be prepared. Whether the
-    others are gone on with is the domain's to say; see
-    :attr:`medrd.data.domain.Domain.spares_damaged`.
+    ``errors.json`` in ``out`` lists the subjects that could not be prepared. Whether training
+    continues without them depends on :attr:`medrd.data.kind.Kind.spares_damaged`.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def prepare_sides(
         for side in sides
     ]
     lost = any(cohort.side(s) and not found for s, found in zip(sides, ready, strict=True))
-    if errors and domain_of(config.recipe).spares_damaged and not lost:
+    if errors and kind_of(config.recipe).spares_damaged and not lost:
         for error in errors:
             logger.error("left out: %s", error)
         return ready, errors

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medrd.data.cases import ERRORS_NAME
 from medrd.errors import InputError, MedrdError
 from medrd.files import write_json
-from medrd.run.cases import ERRORS_NAME
 from medrd.run.outputs import remove
 
 REPORT_STEP = "report"

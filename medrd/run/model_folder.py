@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from safetensors.torch import load_file, save
 
 from medrd.config import AnyRecipeConfig, Config, ScoringConfig, digest, make_config
 from medrd.data.brains.profile import Profile
+from medrd.data.kind import Kind
+from medrd.data.kinds import kind_of
 from medrd.errors import MedrdError, ModelError
 from medrd.files import atomic_path, file_hash, write_json, write_text
 from medrd.models import Detector, Scoring
@@ -68,6 +71,11 @@ class Model:
     def recipe(self) -> AnyRecipeConfig:
         """How volumes or pictures become slices."""
         return self.config.recipe
+
+    @cached_property
+    def kind(self) -> Kind:
+        """The kind of input that it takes."""
+        return kind_of(self.recipe)
 
     @property
     def threshold(self) -> float | None:

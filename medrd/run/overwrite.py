@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from medrd.data.cases import Case
 from medrd.data.layouts import Source
 from medrd.errors import InputError, MissingInputError, OutputError
 from medrd.images.dicom import choose_series
-from medrd.run.cases import Case
 from medrd.run.record import Record
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medrd.data.domain import Prepared
+from medrd.data.kind import Prepared
 from medrd.models import Detector, Scoring
 from medrd.models.scoring import smooth_across
 from medrd.run.device import Execution

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medrd.config import Config
 from medrd.data.cache import CachedSubject
-from medrd.data.domains import domain_of
+from medrd.data.kinds import kind_of
 from medrd.data.layouts import Subject
 from medrd.data.margin import none_healthy
 from medrd.data.slices import HealthySlices
@@ -71,7 +71,7 @@ def make_objective(wanted: AnyObjective, config: Config, cohort: Cohort) -> Obje
         return lambda predictor: _labelled_ap(predictor, subjects, config)
     cached, errors = try_sides(cohort, ("calibration",), config)
     held_out = [cached[id] for id in cohort.split.calibration if id in cached]
-    if errors and not (held_out and domain_of(config.recipe).spares_damaged):
+    if errors and not (held_out and kind_of(config.recipe).spares_damaged):
         raise errors[0]
     anomalies = simulate_set(held_out, wanted, config)
     return lambda predictor: simulated_ap(predictor, anomalies)

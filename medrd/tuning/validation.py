@@ -6,8 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from medrd.config import Config
-from medrd.data.domain import TestItem
-from medrd.data.domains import domain_of
+from medrd.data.kind import TestItem
+from medrd.data.kinds import kind_of
 from medrd.data.layouts import Subject
 from medrd.errors import InputError
 from medrd.run.attempt import attempt
@@ -86,11 +86,8 @@ def refuse_same_scans(
 
 
 def _test_item(subject: Subject, config: Config) -> TestItem:
-    domain = domain_of(config.recipe)
-    found = attempt(
-        subject.files[0],
-        lambda: domain.test_item(subject, config.recipe, budget=config.data.budget),
-    )
+    kind = kind_of(config.recipe)
+    found = attempt(subject.files[0], lambda: kind.test_item(subject, budget=config.data.budget))
     if isinstance(found, InputError):
         raise found
     return found

@@ -25,6 +25,7 @@ from medrd.data.cache import (
     default_cache,
     files_hash,
 )
+from medrd.data.kinds import kind_of
 from medrd.data.layouts import Source, Subject
 from medrd.errors import EmptyBrainError, MissingInputError, OutputError
 from medrd.images.volume import Volume
@@ -68,7 +69,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def get(subject: Subject, folder: Path, recipe: RecipeConfig = RECIPE) -> CachedSubject:
-    return cache_subject(subject, recipe, folder=folder, budget=MAX_VOXELS)
+    return cache_subject(subject, kind_of(recipe), folder=folder, budget=MAX_VOXELS)
 
 
 def entries(folder: Path) -> list[Path]:
@@ -278,6 +279,7 @@ import json, multiprocessing, os, signal, sys
 from pathlib import Path
 from medrd.config import RecipeConfig
 from medrd.data import cache
+from medrd.data.kinds import kind_of
 from medrd.data.layouts import Source, Subject
 
 scan, label, folder = map(Path, sys.argv[1:4])
@@ -288,7 +290,7 @@ put, index = cache._put_in_place, cache.write_json
 together = fork.Barrier(2)
 
 def get():
-    cached = cache.cache_subject(subject, recipe, folder=folder, budget=10**6)
+    cached = cache.cache_subject(subject, kind_of(recipe), folder=folder, budget=10**6)
     assert cached.images.shape[0] == cached.numbers.size > 0
 
 def killed():
@@ -348,7 +350,7 @@ def test_subjects_come_by_their_ids_and_report_when_ready(
     ]
     ready: list[str] = []
     got, errors = cache_subjects(
-        subjects, RECIPE, folder=folder, budget=MAX_VOXELS, workers=3, on_done=ready.append
+        subjects, kind_of(RECIPE), folder=folder, budget=MAX_VOXELS, workers=3, on_done=ready.append
     )
     assert errors == []
     assert sorted(got) == sorted(ready) == ["a", "b", "c"]
@@ -366,7 +368,7 @@ def test_subjects_that_fail_are_named_and_leave_nothing_and_the_others_are_done(
     ready: list[str] = []
     got, errors = cache_subjects(
         [missing, broken, subject],
-        RECIPE,
+        kind_of(RECIPE),
         folder=folder,
         budget=MAX_VOXELS,
         on_done=ready.append,
@@ -384,7 +386,7 @@ def test_subjects_that_fail_are_named_and_leave_nothing_and_the_others_are_done(
 def test_a_file_in_the_caches_place_is_an_error(subject: Subject, folder: Path) -> None:
     folder.write_text("mine")
     with pytest.raises(OutputError, match=r"MEDRD_CACHE"):
-        cache_subjects([subject], RECIPE, folder=folder, budget=MAX_VOXELS)
+        cache_subjects([subject], kind_of(RECIPE), folder=folder, budget=MAX_VOXELS)
     assert folder.read_text(encoding="utf-8") == "mine"
 
 
@@ -403,7 +405,7 @@ def test_a_cache_that_cannot_be_written_is_an_error(subject: Subject, folder: Pa
         pytest.skip("root may write anywhere")
     folder.mkdir(mode=0o500)
     with pytest.raises(OutputError, match="MEDRD_CACHE"):
-        cache_subjects([subject], RECIPE, folder=folder, budget=MAX_VOXELS)
+        cache_subjects([subject], kind_of(RECIPE), folder=folder, budget=MAX_VOXELS)
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(

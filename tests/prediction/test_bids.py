@@ -15,9 +15,9 @@ import pytest
 from dicoms import write_series
 from medrd.config import RecipeConfig, make_config
 from medrd.data.brains.bids import bids_root, bids_subjects
+from medrd.data.brains.find import find_scans
 from medrd.errors import ConfigError, InputError, MissingInputError, OutputError
 from medrd.prediction.predict import predict
-from medrd.prediction.scan_inputs import find_scans
 from medrd.run.model_folder import Model, load_model
 from medrd.training.train import train
 

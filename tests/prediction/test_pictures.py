@@ -22,10 +22,9 @@ from folders import names, times
 from medrd.config import make_config
 from medrd.data.layouts import Source
 from medrd.data.pictures.files import PictureSubject
-from medrd.data.pictures.kind import Pictures
+from medrd.data.pictures.opened import find_parts
 from medrd.errors import ConfigError, ModelError, OutputError, TooLargeError
 from medrd.images.volume import volume_from_array
-from medrd.prediction.pictures import find_parts
 from medrd.prediction.predict import predict
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import Model, load_model
@@ -97,7 +96,7 @@ def test_the_map_is_the_one_that_evaluate_judges(
         assert report.errors == []
         written = tifffile.imread(tmp_path / name / "wide_anomaly.tiff")
         subject = PictureSubject("wide", {"picture": Source(picture)})
-        item = Pictures().test_item(subject, model.recipe, budget=10**6)
+        item = model.kind.test_item(subject, budget=10**6)
         predictor = Predictor(model.detector, model.scoring(), choose_execution("cpu", "fp32"))
         judged = predictor.on_grid(item.prepared)
         assert written.dtype == np.float32
@@ -259,7 +258,7 @@ def test_killed_while_writing_nothing_half_is_there_and_it_goes_on(
     module = {"imwrite": "tifffile", "write_json": "medrd.run.record"}
     kill = f"""
 import os, signal
-import {module.get(moment, "medrd.prediction.pictures")} as module
+import {module.get(moment, "medrd.draw.heat")} as module
 original, calls = module.{moment}, []
 def patched(path, *args, **kwargs):
     calls.append(path)

@@ -20,9 +20,9 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from dicoms import write_series
 from folders import names
-from medrd.data.domain import Prepared
+from medrd.data.brains import kind as brains_module
+from medrd.data.kind import Prepared
 from medrd.errors import ConfigError, SeriesError, TooLargeError, WrongKindError
-from medrd.prediction import scans as scans_module
 from medrd.prediction.predict import predict
 from medrd.run.model_folder import Model, load_model
 from medrd.run.predictor import Predictor
@@ -247,7 +247,7 @@ def test_scans_in_memory_do_not_grow_with_their_number(
     failure: Exception | None,
 ) -> None:
     """Nor do those that the memory does not suffice for: each fails alone."""
-    scans, original = brighter_copies(scan, 6), scans_module.prepare
+    scans, original = brighter_copies(scan, 6), brains_module.prepare
     alive: list[weakref.ref[Prepared]] = []
     counts = []
 
@@ -262,7 +262,7 @@ def test_scans_in_memory_do_not_grow_with_their_number(
         assert failure is not None
         raise type(failure)(*failure.args)
 
-    monkeypatch.setattr(scans_module, "prepare", counting)
+    monkeypatch.setattr(brains_module, "prepare", counting)
     if failure is not None:
         monkeypatch.setattr(Predictor, "on_grid", fail)
     report = predict(quick, scans, tmp_path / "out", picture=False)

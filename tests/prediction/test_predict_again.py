@@ -16,7 +16,6 @@ import pytest
 from folders import names, times
 from medrd.errors import OutputError
 from medrd.prediction import case as case_module
-from medrd.prediction.medium import medium_of
 from medrd.prediction.options import PredictOptions
 from medrd.prediction.predict import predict
 from medrd.run.model_folder import Model
@@ -77,7 +76,7 @@ def test_a_late_process_leaves_what_others_have_done(
     """It was taken for dead after it had read the scan, on whose earlier result it began."""
     out = tmp_path / "out"
     predict(quick, [scan], out)
-    (case,), _ = medium_of(quick.recipe).find([scan], frame=None, series=None)
+    (case,), _ = quick.kind.find([scan], frame=None, series=None)
     job = case_module.Job(out, PredictOptions(overwrite=True, device="cpu"))
     late = case_module.CasePredictor(quick, job)
     item = late.read(case)
@@ -107,7 +106,7 @@ def test_another_frame_of_the_same_file_is_another_scan(
 
 
 @pytest.mark.parametrize(
-    "moment", ["record.write_json", "scans.save_figure", "scans.write_score_map"]
+    "moment", ["record.write_json", "heat.save_figure", "opened.write_score_map"]
 )
 def test_killed_while_writing_a_scan_it_is_done_again(
     medrd: Medrd, tiny_run: Path, scan: Path, tmp_path: Path, moment: str
@@ -116,13 +115,14 @@ def test_killed_while_writing_a_scan_it_is_done_again(
     out = tmp_path / "out"
     kill = f"""
 import os, signal
-from medrd.prediction import scans
+from medrd.data.brains import opened
+from medrd.draw import heat
 from medrd.run import record
 {moment} = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 """
     assert medrd("predict", tiny_run, scan, "--out", out, prelude=kill).code == -9
     assert not (out / "scan.json").exists()
-    assert (out / "scan_anomaly.nii.gz").exists() == (moment != "scans.write_score_map")
+    assert (out / "scan_anomaly.nii.gz").exists() == (moment != "opened.write_score_map")
     again = medrd("predict", tiny_run, scan, "--out", out)
     assert again.code == 0, again.stderr
     assert "1 predicted, 0 already there" in again.stderr
@@ -135,7 +135,7 @@ def test_sigterm_ends_after_the_scan_under_way_and_the_rest_is_done_later(
     scans, out = [scan.parent / "missing.nii.gz", *brighter_copies(scan, 3)], tmp_path / "out"
     stop = """
 import os, signal
-import medrd.prediction.scans as module
+import medrd.draw.heat as module
 original = module.save_figure
 def patched(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGTERM)

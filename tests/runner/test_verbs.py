@@ -53,8 +53,8 @@ def make_saboteur(folder: str) -> Callable[[], None]:
             return
         import ray
 
+        from medrd.data.brains.opened import OpenedScan
         from medrd.evaluation import examine
-        from medrd.prediction.scans import OpenedScan
         from medrd.training import fit
 
         write_mask, judge, save_checkpoint = (

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medrd.config import Config, make_config
 from medrd.data.cache import CachedSubject, cache_subjects
+from medrd.data.kinds import kind_of
 from medrd.data.layouts import Subject
 from medrd.errors import ConfigError, InputError, ModelError
 from medrd.models import Detector, Scoring
@@ -207,9 +208,7 @@ def test_labelled_is_the_pixel_ap_that_evaluate_gives(config: Config) -> None:
 
 
 def _ap_on_grid(subject: Subject, config: Config) -> float:
-    from medrd.data.domains import domain_of
-
-    item = domain_of(config.recipe).test_item(subject, config.recipe, budget=10**9)
+    item = kind_of(config.recipe).test_item(subject, budget=10**9)
     scores = predictor(Brightness()).on_grid(item.prepared).grid_map[item.judged]
     assert item.truth is not None
     return float(average_precision_score(item.truth[item.judged], scores))

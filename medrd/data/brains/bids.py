@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medrd.data.cases import BidsOrigin
 from medrd.data.layouts import Source, Subject, is_nifti, stem
 from medrd.errors import InputError, MissingInputError
 
@@ -25,28 +26,6 @@ DESCRIPTION_NAME = "dataset_description.json"
 _SUFFIXES = {"flair": "FLAIR", "t1": "T1w", "t1ce": "T1w", "t2": "T2w"}
 _ENTITY = re.compile(r"([a-zA-Z]+)-([a-zA-Z0-9+]+)")
 _FOLDER = re.compile(r"sub-[a-zA-Z0-9+]+(/ses-[a-zA-Z0-9+]+)?/anat")
-
-
-@dataclass(frozen=True)
-class BidsOrigin:
-    """The images of a subject within a dataset.
-
-    Attributes
-    ----------
-    root
-        The dataset's folder.
-    sources
-        Paths of the images relative to the root, in the order of the channels.
-    """
-
-    root: Path
-    sources: tuple[str, ...]
-
-    @property
-    def uris(self) -> list[str]:
-        """BIDS URIs of the sources; the derivative's ``DatasetLinks`` names the dataset
-        ``source``."""
-        return [f"bids:source:{source}" for source in self.sources]
 
 
 @dataclass(frozen=True)

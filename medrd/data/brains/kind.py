@@ -1,40 +1,60 @@
-"""Brain scans as a domain: layouts of volumes, splits by subject, lesions by label."""
+"""Brain scans: volumes in many layouts, split by subject, with lesions by label."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gzip
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.config import AnyRecipeConfig, Config, DataConfig, RecipeConfig
+from medrd.config import Config, DataConfig, RecipeConfig
+from medrd.data.brains.find import find_scans
+from medrd.data.brains.opened import OpenedScan
 from medrd.data.brains.prepare import (
+    PreparedVolume,
     lesion_positions,
     prepare,
     read_channels,
     read_lesions,
+    refuse_label,
     scan_hash,
 )
 from medrd.data.brains.stacks import also_shown
-from medrd.data.domain import TestItem, TrainingItem
+from medrd.data.cases import Case
+from medrd.data.kind import TestItem, TrainingItem
 from medrd.data.layouts import Subject, find_subjects
 from medrd.data.margin import away_from
+from medrd.data.output_names import MAKER, SCAN_FILES
 from medrd.data.split import Split, split_subjects
-from medrd.errors import ConfigError, MissingInputError
+from medrd.errors import ConfigError, InputError, MissingInputError, ModelError, WrongKindError
+from medrd.images.picture import Picture
+from medrd.images.volume import Volume, check_same_grid
+
+_NIFTI2_HEADER_BYTES = 540
 
 
 class Brains:
-    """See :class:`medrd.data.domain.Domain`."""
+    """See :class:`medrd.data.kind.Kind`."""
 
-    # A cohort is small and its subjects are unlike each other: one that is left out unseen
-    # changes the results.
+    volumetric = True
+
+    # A cohort is small and its subjects differ: leaving one out changes the results.
     spares_damaged = False
+    files = SCAN_FILES
+    normal = "healthy"
+    notice = "Research use only; not a medical device."
 
-    def find(self, config: Config) -> list[Subject]:
+    def __init__(self, recipe: RecipeConfig) -> None:
+        self.recipe = recipe
+
+    def subjects(self, config: Config) -> list[Subject]:
         """Subjects of BraTS, MSD or a plain folder."""
-        data, recipe = _data(config), _recipe(config.recipe)
+        data = _data(config)
         assert data.root is not None
-        return find_subjects(data.root, layout=data.layout, channels=recipe.channels)
+        return find_subjects(data.root, layout=data.layout, channels=self.recipe.channels)
 
     def split(self, subjects: Sequence[Subject], config: Config) -> Split:
         """By subject; see :func:`medrd.data.split.split_subjects`."""
@@ -60,11 +80,9 @@ class Brains:
                     remedy="Add the label, or set data.healthy=true if all subjects are healthy.",
                 )
 
-    def training_item(
-        self, subject: Subject, recipe: AnyRecipeConfig, *, budget: int
-    ) -> TrainingItem:
+    def training_item(self, subject: Subject, *, budget: int) -> TrainingItem:
         """Slices, and which of them a lesion touches."""
-        recipe = _recipe(recipe)
+        recipe = self.recipe
         volumes = read_channels(subject, recipe, max_voxels=budget)
         prepared = prepare(volumes, recipe)
         touched: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -76,7 +94,7 @@ class Brains:
             touched = also_shown(touched, prepared.numbers, prepared.positions_mm, recipe.layout)
         return TrainingItem(prepared, touched, scan_hash(volumes, prepared.geometry))
 
-    def test_item(self, subject: Subject, recipe: AnyRecipeConfig, *, budget: int) -> TestItem:
+    def test_item(self, subject: Subject, *, budget: int) -> TestItem:
         """Slices, lesions on the scan's grid, and which slices hold one.
 
         Raises
@@ -84,7 +102,7 @@ class Brains:
         MissingInputError
             No label.
         """
-        recipe = _recipe(recipe)
+        recipe = self.recipe
         if subject.label is None:  # also in a cohort said to be healthy: a lost label is no proof
             raise MissingInputError(
                 next(iter(subject.images.values())).path,
@@ -104,11 +122,11 @@ class Brains:
             content=scan_hash(volumes, prepared.geometry),
         )
 
-    def baseline_recipe(self, recipe: AnyRecipeConfig) -> RecipeConfig:
+    def baseline_recipe(self) -> RecipeConfig:
         """FLAIR, or else the first channel, by rank in its brain."""
-        channels = _recipe(recipe).channels
+        channels = self.recipe.channels
         channel = "flair" if "flair" in channels else channels[0]
-        return _recipe(recipe).model_copy(
+        return self.recipe.model_copy(
             update={
                 "normalise": "rank",
                 "channels": (channel,),
@@ -117,9 +135,9 @@ class Brains:
             }
         )
 
-    def protocol(self, recipe: AnyRecipeConfig) -> dict[str, str]:
+    def protocol(self) -> dict[str, str]:
         """Inside the brain, on the scan's own grid."""
-        recipe = _recipe(recipe)
+        recipe = self.recipe
         return {
             "region": "brain",
             "region_note": (
@@ -132,12 +150,66 @@ class Brains:
             "lesions": "3D components (26-connected) of at least 10 voxels",
         }
 
+    def find(
+        self, inputs: Sequence[Path], *, frame: int | None, series: str | None
+    ) -> tuple[list[Case], list[InputError]]:
+        """NIfTI files, BraTS subject folders, DICOM series, folders of those."""
+        return find_scans(inputs, self.recipe, frame=frame, series=series)
+
+    def read(self, case: Case, *, budget: int) -> OpenedScan:
+        """All channels of the recipe, on one grid. Raises WrongKindError for a label or a map."""
+        for source in case.subject.images.values():
+            if self.is_own_map(source.path):
+                raise WrongKindError(
+                    source.path,
+                    expected="a scan",
+                    found="a map or mask that medrd wrote",
+                    remedy="Give the scan that it was made from.",
+                )
+        volumes = read_channels(case.subject, self.recipe, max_voxels=budget)
+        for volume in volumes.values():
+            refuse_label(volume)
+        return OpenedScan(volumes, prepare(volumes, self.recipe))
+
+    def prepare(self, given: Volume | Mapping[str, Volume] | Picture) -> PreparedVolume:
+        """A volume, or volumes by modality where the model takes three.
+
+        Raises
+        ------
+        ModelError
+            A picture, or modalities that the model was not trained on.
+        InputError
+            Volumes on different grids, or without a brain.
+        """
+        channels = self.recipe.channels
+        if isinstance(given, Picture):
+            raise ModelError(
+                given.path or "picture",
+                expected="a volume: the model was trained on scans",
+                found="a picture",
+                remedy="Give a scan, or load a model that was trained on pictures.",
+            )
+        volumes = {channels[0]: given} if isinstance(given, Volume) else dict(given)
+        if any(channel not in volumes for channel in channels):
+            raise ModelError(
+                "volume",
+                expected=f"the modalities {', '.join(channels)}",
+                found=", ".join(volumes),
+                remedy="Give a mapping from modality to Volume.",
+            )
+        volumes = {channel: volumes[channel] for channel in channels}
+        check_same_grid(volumes)
+        return prepare(volumes, self.recipe)
+
+    def is_own_map(self, path: Path) -> bool:
+        """By the description in the NIfTI header."""
+        try:
+            with gzip.open(path) as file:
+                return MAKER.encode() in file.read(_NIFTI2_HEADER_BYTES)
+        except (OSError, EOFError, zlib.error):
+            return False
+
 
 def _data(config: Config) -> DataConfig:
     assert isinstance(config.data, DataConfig)  # Config sees that data and recipe are alike
     return config.data
-
-
-def _recipe(recipe: AnyRecipeConfig) -> RecipeConfig:
-    assert isinstance(recipe, RecipeConfig)
-    return recipe

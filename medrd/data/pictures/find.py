@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from medrd.data.cases import Case, expand_all, holds, refuse_collisions, refuse_nothing
 from medrd.data.layouts import Source, Subject, folders_below, is_nifti
+from medrd.data.output_names import PICTURE_FILES
 from medrd.data.pictures.files import PICTURE_ENDINGS, is_picture
 from medrd.errors import InputError, MissingInputError
-from medrd.run.cases import Case, expand_all, holds, refuse_collisions, refuse_nothing
-from medrd.run.outputs import PICTURE_FILES
 
 _ENDINGS = ", ".join(sorted(PICTURE_ENDINGS))
 _MASK = Path(PICTURE_FILES.mask).stem

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from medrd.config import RecipeConfig
+from medrd.data.brains.find import find_scans
 from medrd.errors import ConfigError, MissingInputError, WrongKindError
-from medrd.prediction.scan_inputs import find_scans
 
 ONE = RecipeConfig()
 THREE = RecipeConfig(channels=("flair", "t1", "t2"))

@@ -1,7 +1,7 @@
-"""What ``medrd predict`` was given -> cases: which files, and where their results go.
+"""The inputs of a call as cases: which files, and where their results go.
 
-Shared by scans (:mod:`medrd.prediction.scan_inputs`) and pictures
-(:mod:`medrd.prediction.picture_inputs`), which say what their files are.
+:mod:`medrd.data.brains.find`, :mod:`medrd.data.pictures.find` and :mod:`medrd.preparation.inputs`
+find them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medrd.data.brains.bids import BidsOrigin
 from medrd.data.layouts import Subject, folders_below
 from medrd.errors import ConfigError, InputError
 
@@ -19,6 +18,28 @@ ERRORS_NAME = "errors.json"
 
 Expand = Callable[[Path, list[InputError]], list["Case"]]
 """One path that was given -> its cases; what is wrong with some of them is appended."""
+
+
+@dataclass(frozen=True)
+class BidsOrigin:
+    """The images of a subject within a dataset.
+
+    Attributes
+    ----------
+    root
+        The dataset's folder.
+    sources
+        Paths of the images relative to the root, in the order of the channels.
+    """
+
+    root: Path
+    sources: tuple[str, ...]
+
+    @property
+    def uris(self) -> list[str]:
+        """BIDS URIs of the sources; the derivative's ``DatasetLinks`` names the dataset
+        ``source``."""
+        return [f"bids:source:{source}" for source in self.sources]
 
 
 @dataclass(frozen=True)
@@ -32,7 +53,7 @@ class Case:
     place
         Folder of its outputs, relative to ``--out``.
     origin
-        Of a scan in a BIDS dataset: its outputs are a BIDS derivative.
+        For a scan in a BIDS dataset, whose outputs are a BIDS derivative.
     """
 
     subject: Subject

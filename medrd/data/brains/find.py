@@ -8,6 +8,14 @@ from pathlib import Path
 
 from medrd.config import RecipeConfig
 from medrd.data.brains.bids import bids_root, bids_subjects
+from medrd.data.cases import (
+    ERRORS_NAME,
+    Case,
+    expand_all,
+    holds,
+    refuse_collisions,
+    refuse_nothing,
+)
 from medrd.data.layouts import (
     Source,
     Subject,
@@ -19,19 +27,11 @@ from medrd.data.layouts import (
     named_kind,
     stem,
 )
+from medrd.data.output_names import SCAN_FILES, UNPREPARED_ENDING, ending_in, files_of
 from medrd.data.pictures.files import is_picture
 from medrd.errors import InputError, MissingInputError, WrongKindError
 from medrd.images.dicom import find_series, holds_dicom, series_of
 from medrd.images.dicom_meta import is_dicom
-from medrd.run.cases import (
-    ERRORS_NAME,
-    Case,
-    expand_all,
-    holds,
-    refuse_collisions,
-    refuse_nothing,
-)
-from medrd.run.outputs import SCAN_FILES, UNPREPARED_ENDING, ending_in, files_of
 
 
 @dataclass(frozen=True)
