@@ -82,7 +82,7 @@ def test_a_good_subject_is_prepared_and_bad_ones_are_named(prepared: Prepared) -
     by_kind = {error["error"]: error for error in errors}
     assert by_kind.keys() == {"RegistrationError", "TruncatedFileError"}
     assert "noise" in by_kind["RegistrationError"]["where"]
-    assert "lost" in by_kind["RegistrationError"]["found"]
+    assert "registration failed" in by_kind["RegistrationError"]["found"]
     # Of what failed there is a picture to look at, and nothing that could be used.
     noise, cut = ({p.name for p in (prepared.out / n).iterdir()} for n in ("noise", "cut"))
     assert noise == {"noise_failed.png", "noise_failed.json"}
