@@ -13,7 +13,6 @@ docs/scaling.md says how the numbers are to be read.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pickle
 import statistics
@@ -231,10 +230,7 @@ def print_tune(raw: dict[str, Any], folder: Path, processes: int, trials: int) -
         }
         done = tune(make_tune(content), out)
         assert all(trial.status == "finished" for trial in done)
-        begun = [
-            json.loads(p.read_text(encoding="utf-8"))["started"]
-            for p in out.glob("trials/*/trial.json")
-        ]
+        begun = [p.stat().st_mtime for p in out.glob("trials/*/run/config.yaml")]
         ended = [p.stat().st_mtime for p in out.glob("trials/*/run/run.json")]
         rates.append(3600 * trials / (max(ended) - min(begun)))
     base = (rates[0] + rates[-1]) / 2

@@ -22,6 +22,7 @@ import argparse
 import json
 import logging
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +43,7 @@ from medrd.run.table import markdown_table
 from medrd.training.train import train
 from medrd.tuning.config import TuneConfig, load_tune
 from medrd.tuning.objective import make_objective
-from medrd.tuning.space import Point, draw_point
+from medrd.tuning.space import Point, Space, Uniform
 from medrd.tuning.trials import short
 
 METRICS = {"pixel_ap": "pixel AP", "image_ap": "image AP", "pixel_dice_best": "best Dice"}
@@ -89,6 +90,21 @@ def main() -> None:
         except MedrdError as error:  # such as a learning rate at which the loss diverges
             failures.append(f"{number}: {error}")
     print(report(config, rows, failures))
+
+
+def draw_point(space: Space, *, seed: int, position: int) -> Point:
+    """The point at a position of a seed's endless random sequence.
+
+    Each key has a generator of its own: a key that is added leaves the others' values.
+    """
+    point = {}
+    for key, dimension in space.items():
+        numbers = random.Random(f"{seed}:{position}:{key}")
+        if isinstance(dimension, Uniform):
+            point[key] = dimension.at(numbers.random())
+        else:
+            point[key] = numbers.choice(dimension.grid())
+    return point
 
 
 def evaluation(folder: Path, sigma_px: float | None) -> Path:

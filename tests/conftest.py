@@ -237,12 +237,10 @@ def finished_search(
     tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The folder of that search with one finished trial, at POINT; read only."""
-    from medrd.tuning.trial import run_trial
-    from searches import POINT, begin, make_search_raw
+    from searches import make_search_raw, run_point
 
     out = tmp_path_factory.mktemp("search") / "out"
-    begin(make_search_raw(make_tiny_raw(tiny_root, tiny_cache)), out)
-    run_trial(out, POINT, lambda report: None)
+    run_point(make_search_raw(make_tiny_raw(tiny_root, tiny_cache)), out)
     return out
 
 

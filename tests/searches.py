@@ -1,12 +1,15 @@
-"""A small search, and a finished trial of it."""
+"""A small search, and a trial of it without Ray."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from medrd.run.cohort import Cohort
 from medrd.tuning.config import TuneConfig, make_tune
 from medrd.tuning.folder import open_search
+from medrd.tuning.space import Point
+from medrd.tuning.trial import Report, run_trial
 
 
 def make_search_raw(tiny_raw: dict[str, Any]) -> dict[str, Any]:
@@ -23,9 +26,20 @@ def make_search_raw(tiny_raw: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def begin(raw: dict[str, Any], out: Path, *, resume: bool = False) -> TuneConfig:
+def begin(raw: dict[str, Any], out: Path, *, resume: bool = False) -> tuple[TuneConfig, Cohort]:
     out.mkdir(parents=True, exist_ok=True)
     return open_search(make_tune(raw), out, resume=resume)
 
 
 POINT = {"model.lr": 0.002, "model.median": 1}
+
+
+def run_point(raw: dict[str, Any], out: Path, point: Point = POINT) -> list[Report]:
+    """Run a trial of a search, or continue it, in the folder ``trials/one``; its reports."""
+    config, cohort = begin(raw, out, resume=True)
+    reports: list[Report] = []
+    run_trial(config, cohort.split.hash, point, out / TRIAL, reports.append)
+    return reports
+
+
+TRIAL = Path("trials") / "one"

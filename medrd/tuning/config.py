@@ -1,6 +1,6 @@
-"""A search for hyperparameters as a file: what is varied, by what it is judged, on what it runs.
+"""A hyperparameter search as a file: what it varies, how it scores a trial, and what it runs on.
 
-Everything that can be wrong with it is found here, before Ray or torch is imported.
+Mistakes in the file are found here, before Ray or torch is imported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from medrd.config.models import SimulationConfig
 from medrd.config.section import Section
 from medrd.config.sections import Config
 from medrd.errors import ConfigError
-from medrd.tuning.space import Dimension, Point, corner_points
+from medrd.tuning.space import Dimension, Point, corner_points, grid_points
+
+SAMPLES = 16
+"""Trials of a search that does not say how many."""
 
 _EXAMPLE = "See configs/tune/rd4ad.yaml for an example."
 
@@ -35,50 +38,50 @@ _EXAMPLE = "See configs/tune/rd4ad.yaml for an example."
 class SimulatedObjective(Section):
     """Average precision on anomalies simulated in held-out healthy slices; needs no label."""
 
-    judges: ClassVar[str] = "single slices, pixel by pixel and by no threshold"
-    unseen: ClassVar[dict[str, Any]] = {
+    scores: ClassVar[str] = "single slices, pixel by pixel and without a threshold"
+    ignores: ClassVar[dict[str, Any]] = {
         "scoring": {"image_score", "top_fraction", "sigma_across_mm"},
         "calibration": True,
     }
-    """Of a trial's config, what changes nothing of that."""
+    """The parts of a trial's config that do not affect this objective."""
 
     kind: Literal["simulated"] = "simulated"
     simulation: SimulationConfig = SimulationConfig()
     copies: int = Field(2, ge=1)
     """How often each held-out slice is used, with another anomaly each time."""
     max_slices: int = Field(128, ge=1)
-    """Of all held-out subjects together, evenly chosen."""
+    """The number of slices, evenly chosen from those of all held-out subjects together."""
     seed: int = Field(0, ge=0)
-    """The same for all trials: they are judged on the same anomalies."""
+    """Seed of the anomalies, which are the same for all trials."""
 
 
 class LabelledObjective(Section):
-    """Average precision on validation subjects with labels, as ``medrd evaluate`` takes it."""
+    """Average precision on validation subjects with labels, as ``medrd evaluate`` computes it."""
 
-    judges: ClassVar[str] = "whole scans, voxel by voxel and by no threshold"
-    unseen: ClassVar[dict[str, Any]] = {
+    scores: ClassVar[str] = "whole scans, voxel by voxel and without a threshold"
+    ignores: ClassVar[dict[str, Any]] = {
         "scoring": {"image_score", "top_fraction"},
         "calibration": True,
     }
 
     kind: Literal["labelled"]
     validation: tuple[str, ...] = Field(min_length=1)
-    """Their ids. They are taken out of training and calibration; none may be a test subject."""
+    """Subject ids. They are taken out of training and calibration; none may be a test subject."""
 
 
 AnyObjective = Annotated[SimulatedObjective | LabelledObjective, Field(discriminator="kind")]
 
 
 class SearchConfig(Section):
-    """How the next trial is chosen, and how many there are."""
+    """How the next trial is chosen, and how many trials there are."""
 
     algorithm: Literal["optuna", "random", "grid"] = "optuna"
     """``optuna``: tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011)."""
     seed: int = Field(0, ge=0)
-    samples: int = Field(16, ge=1)
-    """Trials. Of a grid every point is tried, whatever stands here."""
+    samples: int | None = Field(None, ge=1)
+    """Number of trials in all. Default: every point of a grid, else :data:`SAMPLES`."""
     time_budget_s: float | None = Field(None, gt=0)
-    """Of one session; trials that it cuts off go on with ``--resume``."""
+    """Time for one call; trials that it cuts off continue with ``--resume``."""
     concurrent: int = Field(0, ge=0)
     """Trials at a time; 0: as many as the resources allow."""
 
@@ -88,20 +91,20 @@ class StoppingConfig(Section):
 
     kind: Literal["asha", "none"] = "asha"
     grace_epochs: int = Field(2, ge=1)
-    """No trial is stopped before."""
+    """No trial is stopped before it has trained for this many epochs."""
     reduction: int = Field(3, ge=2)
-    """Of this many trials one goes on at each rung."""
+    """One of this many trials continues beyond each rung."""
 
 
 class ResourcesConfig(Section):
-    """Of one trial."""
+    """What one trial gets."""
 
     cpus: float = Field(1, gt=0)
-    """As many threads, rounded down, and at least one."""
+    """Cores. A trial has as many threads, rounded down, and at least one."""
     gpus: float = Field(0, ge=0)
-    """A fraction lets trials share a GPU."""
+    """GPUs; a fraction lets trials share one."""
     retries: int = Field(1, ge=0)
-    """How often a trial goes on whose process or node has died. One that raises does not."""
+    """How often a trial is restarted when its process or node dies. A trial that raises is not."""
 
 
 class TuneConfig(Section):
@@ -122,13 +125,21 @@ class TuneConfig(Section):
     def _name_default(cls, value: Any) -> Any:
         return {"kind": "simulated", **value} if isinstance(value, dict) else value
 
+    @property
+    def trials(self) -> int:
+        """The number of trials in all."""
+        if self.search.algorithm == "grid":
+            points = len(grid_points(self.space))
+            return min(self.search.samples or points, points)
+        return self.search.samples or SAMPLES
+
     def trial_config(self, point: Point, *, where: str = "search") -> Config:
-        """The plain config of one trial: what all share, with the point's keys set.
+        """The plain config of one trial: what all trials share, with the point's keys set.
 
         Raises
         ------
         ConfigError
-            They do not make a valid config.
+            If that is not a valid config.
         """
         raw = copy.deepcopy(self.config)
         # A section before the keys inside it, in whatever order the space names them.
@@ -137,12 +148,12 @@ class TuneConfig(Section):
         return make_config(raw, where=where)
 
     def corners(self, *, where: str = "search") -> list[tuple[str, Config]]:
-        """A config for every end of every dimension, with the key that it stands for.
+        """A config for every end of every dimension, with the key of that dimension.
 
         Raises
         ------
         ConfigError
-            One of them is not valid; its key is named.
+            If one of them is not valid; the message names its key.
         """
         return [
             (key, self.trial_config(point, where=f"{where}: space.{key}"))
@@ -150,7 +161,7 @@ class TuneConfig(Section):
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, as in the YAML file."""
+        """The search in plain types, as in the YAML file."""
         result: dict[str, Any] = self.model_dump(mode="json")
         return result
 
@@ -168,9 +179,10 @@ def load_tune(path: str | Path, overrides: Sequence[str] = ()) -> TuneConfig:
     Raises
     ------
     ConfigError
-        Missing or damaged file, unknown key, bad value, a value in the space that makes no
-        valid config, other slices to be judged on or no difference to the objective, simulated
-        anomalies of a kind that the model trains on.
+        If the file is missing or damaged, a key is unknown or a value bad; if a value in the
+        space makes no valid config, changes the slices that trials are scored on, or makes no
+        difference to the objective; or if the objective simulates anomalies of a kind that the
+        model trains on.
     """
     raw = read_yaml(Path(path))
     for override in overrides:
@@ -179,14 +191,8 @@ def load_tune(path: str | Path, overrides: Sequence[str] = ()) -> TuneConfig:
 
 
 def make_tune(raw: Mapping[str, Any], *, where: str = "search") -> TuneConfig:
-    """Validate a plain mapping; see :func:`load_tune`.
-
-    Every value that a dimension can end at is tried in a config.
-    """
-    try:
-        config = TuneConfig.model_validate(raw)
-    except ValidationError as error:
-        raise _plain_error(error, where) from None
+    """Validate a plain mapping, and configs at its dimensions' ends; see :func:`load_tune`."""
+    config = parse_tune(raw, where=where)
     corners = config.corners(where=where)
     for key, trial in corners:
         _refuse_what_it_trains_on(config, trial, where=f"{where}: space.{key}")
@@ -195,6 +201,20 @@ def make_tune(raw: Mapping[str, Any], *, where: str = "search") -> TuneConfig:
         ends = [trial for each, trial in corners if each == key]
         _refuse_ties(config, ends, where=f"{where}: space.{key}")
     return config
+
+
+def parse_tune(raw: Mapping[str, Any], *, where: str) -> TuneConfig:
+    """Read a plain mapping without trying its trials' configs.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or a value bad.
+    """
+    try:
+        return TuneConfig.model_validate(raw)
+    except ValidationError as error:
+        raise _plain_error(error, where) from None
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -208,21 +228,21 @@ def _override(raw: dict[str, Any], override: str) -> None:
 
 
 def _override_space(space: dict[str, Any], override: str) -> None:
-    """``model.lr.high=0.1``: keys of a space hold dots themselves."""
+    """Apply ``model.lr.high=0.1``, where the keys of the space hold dots themselves."""
     path, value = parse_override(override)
     own = [key for key in space if path == key or path.startswith(f"{key}.")]
     key = max(own, key=len, default=path)
     if path == key:
         space[key] = value
     else:
-        # Under its last name, so that what is no section there is found out like any other.
+        # Under its last name, so that a value that is no section is an error as elsewhere.
         name = key.rpartition(".")[2]
         inner = path.removeprefix(f"{key}.")
         set_key({name: space[key]}, f"{name}.{inner}", value, where=f"--set space.{override}")
 
 
 def _plain_error(error: ValidationError, where: str) -> ConfigError:
-    # Without the tag of a union: space.model.lr.uniform.low -> space.model.lr.low
+    # Drop the tag of a union: space.model.lr.uniform.low -> space.model.lr.low
     tags = {"uniform", "log_uniform", "integer", "choice", "simulated", "labelled"}
     parts = [str(part) for part in error.errors()[0]["loc"]]
     key = ".".join(part for part in parts if part not in tags) or "search"
@@ -230,7 +250,7 @@ def _plain_error(error: ValidationError, where: str) -> ConfigError:
 
 
 def _refuse_what_it_trains_on(config: TuneConfig, trial: Config, *, where: str) -> None:
-    """A model must not win by having learnt the very anomalies that it is judged on."""
+    """Refuse a model that would train on the kinds of anomalies that it is scored on."""
     trained_on = getattr(trial.model, "simulation", None)
     if config.objective.kind != "simulated" or trained_on is None:
         return
@@ -246,39 +266,38 @@ def _refuse_what_it_trains_on(config: TuneConfig, trial: Config, *, where: str) 
 
 
 def _refuse_other_slices(config: TuneConfig, first: Config, trial: Config, *, where: str) -> None:
-    """Numbers that were taken on different anomalies in different slices choose nothing."""
+    """Refuse trials whose objectives could not be compared, as they use different slices."""
     if config.objective.kind == "simulated" and _slices_of(trial) != _slices_of(first):
         raise ConfigError(
             where,
-            expected="trials that are all judged on the same slices",
+            expected="trials that are all scored on the same slices",
             found="a key that changes which slices those are, or how they look",
             remedy="Set it under config, the same for all trials; or name validation subjects "
-            "with objective.kind=labelled, which judges maps on the scan's own grid.",
+            "with objective.kind=labelled, which scores maps on the scan's own grid.",
         )
 
 
 def _slices_of(trial: Config) -> tuple[Any, ...]:
-    """What decides them beside the split, which a search checks against its data."""
+    """The settings that decide the slices, apart from the split, which is checked with the data."""
     return trial.recipe, trial.data.model_dump(exclude={"split", "calibration", "cache"})
 
 
 def _refuse_ties(config: TuneConfig, ends: Sequence[Config], *, where: str) -> None:
-    """Trials that differ in what the objective does not see tie, and the best is any of them.
+    """Refuse a dimension that the objective ignores: its trials would tie.
 
-    ``ends`` are configs that differ in one dimension alone.
+    ``ends`` are configs that differ in one dimension only.
     """
     objective = config.objective
     for one, other in itertools.combinations(ends, 2):
         key, _, _ = first_difference(one.to_dict(), other.to_dict())
-        if key and _seen_of(one, objective) == _seen_of(other, objective):
+        same = one.model_dump(exclude=objective.ignores) == other.model_dump(
+            exclude=objective.ignores
+        )
+        if key and same:
             raise ConfigError(
                 where,
-                expected=f"values that objective.kind={objective.kind} can tell apart; it judges "
-                f"{objective.judges}",
+                expected=f"values that objective.kind={objective.kind} can tell apart; it scores "
+                f"{objective.scores}",
                 found=f"some that differ in {key}, which changes nothing there",
                 remedy="Set it under config, the same for all trials.",
             )
-
-
-def _seen_of(trial: Config, objective: AnyObjective) -> dict[str, Any]:
-    return trial.model_dump(exclude=objective.unseen)

@@ -1,7 +1,8 @@
-"""The folder of a search: what it holds must be one search on one split of one data set."""
+"""The folder of a search, which holds one search on one split of one data set."""
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from medrd.errors import ConfigError, LeakageError
 from medrd.files import write_json, write_text
 from medrd.run.cohort import Cohort, contents_of, load_cohort, prepare_sides, refuse_same_scan
 from medrd.training.fit import portable
-from medrd.tuning.config import LabelledObjective, TuneConfig, make_tune
+from medrd.tuning.config import LabelledObjective, TuneConfig, parse_tune
 from medrd.tuning.objective import simulate_set
 from medrd.tuning.trial import SEARCH, SPLIT, TRIALS
 from medrd.tuning.validation import hash_test_side, read_validation, refuse_same_scans
@@ -25,69 +26,71 @@ from medrd.tuning.validation import hash_test_side, read_validation, refuse_same
 logger = logging.getLogger("medrd.tune")
 
 
-def open_search(config: TuneConfig, out: Path, *, resume: bool) -> TuneConfig:
-    """Check a search against its data and its folder, and put it on record there.
+def open_search(config: TuneConfig, out: Path, *, resume: bool) -> tuple[TuneConfig, Cohort]:
+    """Check a search against its data and its folder, and write it down there.
 
     Parameters
     ----------
+    config
+        A search as :func:`medrd.tuning.config.load_tune` returns it.
     out
-        The search's folder: there already, and held by this process.
+        The search's folder, which exists and is held by this process.
     resume
-        Go on with what is in it.
+        Continue the search that is in the folder.
 
     Returns
     -------
     TuneConfig
         The search as it stands in ``search.yaml``: with absolute paths and, where validation
-        subjects are taken out of the others, with lists of those.
+        subjects are taken out of the other sides, with lists of the subjects that are left.
+    Cohort
+        The data set's subjects, divided as all trials divide them.
 
     Raises
     ------
     ConfigError
-        No data, trials with different test subjects, nothing to judge by, or a folder that
-        holds something else.
+        If there are no data, trials would have different test subjects, there is nothing to
+        score trials by, or the folder holds something else.
     LeakageError
-        Test subjects were asked for as validation.
+        If test subjects were asked for as validation subjects.
     """
     config = _with_absolute_paths(config)
     corners = config.corners()
     cohort = load_cohort(corners[0][1])
     if config.objective.kind == "labelled":
-        config = _with_validation(config, config.objective, cohort)
+        config, cohort = _without_validation(config, config.objective, corners[0][1], cohort)
         corners = config.corners()
-        cohort = load_cohort(corners[0][1])
     elif not cohort.split.calibration:
         raise ConfigError(
             "data.split.calibration",
             expected="held-out subjects to simulate anomalies in",
             found="none",
-            remedy="Give it some subjects; no test subject may judge a trial.",
+            remedy="Give it some subjects; test subjects may not score a trial.",
         )
-    _warn_of_smoothing_unseen(config, corners)
+    _warn_of_ignored_smoothing(config, corners)
     _refuse_other_splits(corners, cohort.split)
-    _refuse_other_search(config, cohort.split, out, resume=resume)
+    _refuse_other_search(config, corners[0][1], cohort.split, out, resume=resume)
     write_text(out / SEARCH, config.to_yaml())
     write_json(out / SPLIT, {"hash": cohort.split.hash, **asdict(cohort.split)})
-    return config
+    return config, cohort
 
 
-def prepare_search(config: TuneConfig, out: Path) -> None:
-    """Prepare the slices that trials share, and see that there is something to judge them by.
+def prepare_search(config: TuneConfig, cohort: Cohort, out: Path) -> None:
+    """Prepare the slices that trials share, and check that trials can be scored on them.
 
-    Once for all trials and before the first: they need not all prepare at once, nor train for an
-    epoch to find out what no trial can succeed with.
+    This happens once, before the first trial: trials need not all prepare the same slices, nor
+    train for an epoch to find what would stop every one of them.
 
     Raises
     ------
     InputError
-        A subject cannot be read; ``errors.json`` lists all of those that trials share.
+        If a scan cannot be read; ``errors.json`` lists all such scans that trials share.
     ConfigError
-        Simulated anomalies that cannot be put in or seen, or validation subjects without any.
+        If anomalies cannot be simulated or seen, or no validation subject has any.
     LeakageError
-        The scan of a held-out or validation subject is on another side too, under another name.
+        If the scan of a held-out or validation subject is on another side too, under another name.
     """
     first = config.corners()[0][1]
-    cohort = load_cohort(first)
     (training, held_out), _ = prepare_sides(cohort, ("train", "calibration"), first, out)
     refuse_same_scan(training, held_out)
     if config.objective.kind == "simulated":
@@ -103,19 +106,21 @@ def prepare_search(config: TuneConfig, out: Path) -> None:
 
 
 def _with_absolute_paths(config: TuneConfig) -> TuneConfig:
-    """Trials may run in other folders than the command."""
-    raw = config.to_dict()
-    data, model = (raw["config"].get(section) for section in ("data", "model"))
-    for section, keys in ((data, ("root", "cache")), ((model or {}).get("teacher"), ("file",))):
+    """The search with paths that also hold for trials that run in other folders."""
+    shared = copy.deepcopy(config.config)
+    data, model = (shared.get(section) for section in ("data", "model"))
+    teacher = model.get("teacher") if isinstance(model, dict) else None
+    for section, keys in ((data, ("root", "cache")), (teacher, ("file",))):
         for key in keys:
             if isinstance(section, dict) and section.get(key):
                 section[key] = str(Path(section[key]).expanduser().absolute())
-    return make_tune(raw)
+    return config.model_copy(update={"config": shared})
 
 
-def _with_validation(config: TuneConfig, wanted: LabelledObjective, cohort: Cohort) -> TuneConfig:
-    """The search with validation subjects out of its split, which becomes explicit lists."""
-    first = config.corners()[0][1]
+def _without_validation(
+    config: TuneConfig, objective: LabelledObjective, first: Config, cohort: Cohort
+) -> tuple[TuneConfig, Cohort]:
+    """Take the validation subjects out of the split, which becomes explicit lists."""
     if first.data.kind == "pictures":
         raise ConfigError(
             "objective.kind",
@@ -124,7 +129,7 @@ def _with_validation(config: TuneConfig, wanted: LabelledObjective, cohort: Coho
             remedy="Set objective={kind: simulated}.",
         )
     split = cohort.split
-    for subject in wanted.validation:
+    for subject in objective.validation:
         if subject in split.test:
             raise LeakageError(
                 "objective.validation",
@@ -148,7 +153,8 @@ def _with_validation(config: TuneConfig, wanted: LabelledObjective, cohort: Coho
                 remedy="Add its label (all 0 where it is healthy), or take it out.",
             )
     sides = {
-        side: [id for id in getattr(split, side) if id not in wanted.validation] for side in SIDES
+        side: [id for id in getattr(split, side) if id not in objective.validation]
+        for side in SIDES
     }
     if not sides["train"]:
         raise ConfigError(
@@ -157,23 +163,24 @@ def _with_validation(config: TuneConfig, wanted: LabelledObjective, cohort: Coho
             found="all of them",
             remedy="Name fewer.",
         )
-    raw = config.to_dict()
-    raw["config"].setdefault("data", {})["split"] = sides
-    return make_tune(raw)
+    shared = copy.deepcopy(config.config)
+    shared.setdefault("data", {})["split"] = sides
+    left = Split(**{side: tuple(ids) for side, ids in sides.items()})
+    return config.model_copy(update={"config": shared}), Cohort(cohort.subjects, left)
 
 
-def _warn_of_smoothing_unseen(config: TuneConfig, corners: Sequence[tuple[str, Config]]) -> None:
-    """Simulated anomalies lie in slices of many scans, out of their stacks."""
+def _warn_of_ignored_smoothing(config: TuneConfig, corners: Sequence[tuple[str, Config]]) -> None:
+    """Simulated anomalies lie in single slices of many scans, without their neighbours."""
     across = any(trial.scoring.sigma_across_mm > 0 for _, trial in corners)
     if config.objective.kind == "simulated" and across:
         logger.warning(
-            "trials are judged slice by slice, without scoring.sigma_across_mm: the best for "
+            "trials are scored slice by slice, without scoring.sigma_across_mm: the best for "
             "single slices need not be the best for slices that are smoothed with their neighbours"
         )
 
 
 def _refuse_other_splits(corners: Sequence[tuple[str, Config]], split: Split) -> None:
-    """What one trial trains on must not be what another is tested on."""
+    """Refuse a space in which one trial could train on what another is tested on."""
     for key, trial in corners:
         decides = key.split(".")[0] in ("seed", "data")
         if decides and load_cohort(trial).split.hash != split.hash:
@@ -185,7 +192,9 @@ def _refuse_other_splits(corners: Sequence[tuple[str, Config]], split: Split) ->
             )
 
 
-def _refuse_other_search(config: TuneConfig, split: Split, out: Path, *, resume: bool) -> None:
+def _refuse_other_search(
+    config: TuneConfig, first: Config, split: Split, out: Path, *, resume: bool
+) -> None:
     if not (out / SEARCH).is_file():
         if any(not path.name.startswith(".") for path in out.iterdir()):
             raise ConfigError(
@@ -195,18 +204,26 @@ def _refuse_other_search(config: TuneConfig, split: Split, out: Path, *, resume:
                 remedy="Give another --out.",
             )
         return
+    if any((out / TRIALS).glob("*/trial.json")):
+        raise ConfigError(
+            out,
+            expected="a search that this version of medrd began",
+            found="one of an earlier version, which kept its trials in another form",
+            remedy="Finish it with that version, or start anew with another --out. Its best.yaml "
+            "trains as before.",
+        )
     if not any((out / TRIALS).glob("*")):
-        return  # nothing was tried yet: what was found wrong with it has been mended
+        return  # no trial has begun: what was wrong with the search may have been mended
     if not resume:
         raise ConfigError(
             out,
             expected="a new or empty folder for the search",
-            found="another one",
-            remedy="Go on with it by --resume, or give another --out.",
+            found="another search",
+            remedy="Continue it with --resume, or give another --out.",
         )
-    there = make_tune(read_yaml(out / SEARCH), where=str(out / SEARCH))
-    now = _identity(config)
-    for section, was in _identity(there).items():
+    begun = parse_tune(read_yaml(out / SEARCH), where=str(out / SEARCH))
+    now = _identity(config, first)
+    for section, was in _identity(begun, begun.corners()[0][1]).items():
         key, before, wanted = first_difference({section: was}, {section: now[section]})
         if key:
             raise ConfigError(
@@ -224,13 +241,13 @@ def _refuse_other_search(config: TuneConfig, split: Split, out: Path, *, resume:
         )
 
 
-def _identity(config: TuneConfig) -> dict[str, Any]:
-    """What must be the same for a search to be gone on with."""
+def _identity(config: TuneConfig, first: Config) -> dict[str, Any]:
+    """The settings that must stay the same when a search is resumed."""
     raw = config.to_dict()
     return {
         "space": raw["space"],
         "objective": raw["objective"],
         "search": {key: raw["search"][key] for key in ("algorithm", "seed")},
         "stopping": raw["stopping"],
-        "config": portable(config.corners()[0][1]),
+        "config": portable(first),
     }

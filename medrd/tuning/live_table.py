@@ -1,4 +1,4 @@
-"""A search for people while it runs: a live table in a terminal, log lines elsewhere."""
+"""Progress of a search: a live table in a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from medrd.tuning.trials import Trial, best_of, short
 
 logger = logging.getLogger("medrd.tune")
 
-_ROWS = 20  # the newest, and the best whatever its age
+_ROWS = 20  # the newest trials, and the best one whatever its age
 
 
 class Show(Protocol):
-    """Shows the trials as they are now; ``changed`` is the one that has moved."""
+    """Shows the trials as they are now; ``changed`` is the one with news."""
 
     def __call__(self, trials: Sequence[Trial], changed: Trial) -> None: ...
 
@@ -29,23 +29,23 @@ def live_table(samples: int) -> Iterator[Show]:
     """Show trials on standard error while the block runs."""
     console = Console(stderr=True)
     if not console.is_terminal or not logger.isEnabledFor(logging.INFO):
-        said: dict[str, tuple[str, int]] = {}
+        logged: dict[str, tuple[str, int]] = {}
 
-        def say(trials: Sequence[Trial], changed: Trial) -> None:
-            # Ray tells of a trial's last report, and again of its end.
+        def log(trials: Sequence[Trial], changed: Trial) -> None:
+            # Ray calls after a trial's last report, and again at its end.
             news = (changed.status, changed.epochs)
-            if said.get(changed.name) != news:
+            if logged.get(changed.name) != news:
                 logger.info("%s", line(trials, changed))
-            said[changed.name] = news
+            logged[changed.name] = news
 
-        yield say
+        yield log
         return
     with Live(console=console, refresh_per_second=2) as live:
         yield lambda trials, changed: live.update(table(trials, samples))
 
 
 def line(trials: Sequence[Trial], changed: Trial) -> str:
-    """One trial in words."""
+    """One trial's news as a log line."""
     best = best_of(trials)
     parts = [f"trial {changed.name}: {_state(changed)}, epoch {changed.epochs}"]
     if changed.objective is not None:
@@ -58,7 +58,7 @@ def line(trials: Sequence[Trial], changed: Trial) -> str:
 
 
 def table(trials: Sequence[Trial], samples: int) -> Table:
-    """The newest trials, the best of all marked."""
+    """The newest trials and the best one, which is marked."""
     best = best_of(trials)
     done = sum(trial.status != "unfinished" for trial in trials)
     shown = Table(title=f"{done} of {samples} trials done", title_justify="left")

@@ -1,8 +1,8 @@
-"""By what a trial of a search is judged while its test subjects stay unseen.
+"""Objectives for hyperparameter search that never read a test subject.
 
 Without labels: average precision on anomalies simulated in held-out healthy slices. They are
 the same for all trials of a search, and of kinds that no trial trains on. With labels: average
-precision on validation subjects, as an evaluation takes it.
+precision on validation subjects, as an evaluation computes it.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class SimulatedSet:
     images
         (N, C, H, W) float32 in [0, 1].
     region
-        (N, H, W) bool: what is judged.
+        (N, H, W) bool: the pixels that are scored.
     mask
-        (N, H, W) bool: where an anomaly shows.
+        (N, H, W) bool: the pixels that show an anomaly.
     """
 
     images: NDArray[np.float32]
@@ -57,14 +57,15 @@ class SimulatedSet:
 
 
 def make_objective(wanted: AnyObjective, config: Config, cohort: Cohort) -> Objective:
-    """The objective of a search for the trials that are trained with a config.
+    """The objective of a search, for a trial that is trained with this config.
 
     Raises
     ------
     ConfigError
-        No held-out subject with a healthy slice to simulate in.
+        If no held-out subject has a healthy slice to simulate in.
     InputError
-        A subject cannot be read; of pictures, which training spares too, none can.
+        If a scan cannot be read. Pictures that cannot be read are left out, as training leaves
+        them out, unless none can be read.
     """
     if wanted.kind == "labelled":
         subjects = [cohort.subjects[id] for id in wanted.validation]
@@ -85,7 +86,7 @@ def simulate_set(
     Raises
     ------
     ConfigError
-        No subject has a healthy slice, or no anomaly can be seen.
+        If no subject has a healthy slice, or no anomaly is visible.
     """
     slices = HealthySlices(subjects, margin=config.data.healthy_margin)
     if len(slices) == 0:
@@ -121,7 +122,7 @@ def simulated_ap(predictor: Predictor, anomalies: SimulatedSet) -> float:
     Raises
     ------
     ModelError
-        The maps are not finite.
+        If the maps are not finite.
     """
     maps, _ = predictor.maps(anomalies.images, anomalies.region)
     scores = maps[anomalies.region]
@@ -139,7 +140,7 @@ def simulated_ap(predictor: Predictor, anomalies: SimulatedSet) -> float:
 
 
 def _evenly(available: int, wanted: int) -> NDArray[np.int64]:
-    """Positions of at most ``wanted``, spread over all that there are."""
+    """At most ``wanted`` of the available positions, evenly spread over them."""
     count = min(available, wanted)
     return np.linspace(0, available - 1, count).round().astype(np.int64)
 
@@ -177,7 +178,7 @@ def _labelled_ap(predictor: Predictor, subjects: Sequence[Subject], config: Conf
 
 
 def nothing_outlined() -> ConfigError:
-    """What is wrong with validation subjects among which there is nothing to find."""
+    """The error for validation subjects without a single outlined anomaly."""
     return ConfigError(
         "objective.validation",
         expected="subjects with outlined anomalies",

@@ -1,35 +1,38 @@
-"""What a search varies: numbers in ranges and choices, each able to draw, to grid and to end.
+"""What a search varies: ranges of numbers, and choices.
 
-A point is a value for each key. Points are drawn by their position alone, so that a longer
-search begins with the points of a shorter one.
+A point holds a value for each key of a space. The same dimensions give the points of a grid, the
+distributions that Optuna draws from, and the ends that a config is tried at before a search.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import random
+import warnings
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from medrd.config.section import Section
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 Point = dict[str, Any]
 """A value for each key of a space, such as ``{"model.lr": 0.001}``."""
 
 
 class Uniform(Section):
-    """A number between two, drawn evenly, or evenly in its logarithm."""
+    """A number between two ends, drawn evenly, or evenly in its logarithm."""
 
     kind: Literal["uniform", "log_uniform"]
     low: float
     high: float
     points: int = Field(3, ge=2)
-    """Of a grid, both ends included."""
+    """How many values a grid has, both ends included."""
     unit: str = ""
-    """For people: what the number counts (pixels, slices, …)."""
+    """What the number counts (pixels, slices, …), for people to read."""
 
     @model_validator(mode="after")
     def _check(self) -> Uniform:
@@ -40,24 +43,26 @@ class Uniform(Section):
         return self
 
     def ends(self) -> list[float]:
-        """What stands for all its values, where a config is tried before a search."""
+        """The values that stand for all others when a config is tried before a search."""
         return [self.low, self.high]
 
     def at(self, share: float) -> float:
-        """The number this far from low (0) to high (1)."""
+        """The number that lies this far from low (0) to high (1)."""
         if share in (0, 1):  # the ends exactly, without the logarithm's rounding
             return self.high if share else self.low
         if self.kind == "log_uniform":
             return math.exp(math.log(self.low) * (1 - share) + math.log(self.high) * share)
         return self.low * (1 - share) + self.high * share
 
-    def draw(self, numbers: random.Random) -> float:
-        """One at random."""
-        return self.at(numbers.random())
-
     def grid(self) -> list[float]:
-        """``points`` of them, evenly spaced."""
+        """``points`` values, evenly spaced."""
         return [self.at(i / (self.points - 1)) for i in range(self.points)]
+
+    def distribution(self) -> BaseDistribution:
+        """The distribution that Optuna draws from."""
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, log=self.kind == "log_uniform")
 
 
 class Integer(Section):
@@ -78,49 +83,47 @@ class Integer(Section):
         return self
 
     def ends(self) -> list[int]:
-        """What stands for all its values, where a config is tried before a search."""
+        """The values that stand for all others when a config is tried before a search."""
         return [self.low, self.high]
 
-    def draw(self, numbers: random.Random) -> int:
-        """One at random."""
-        return numbers.choice(self.grid())
-
     def grid(self) -> list[int]:
-        """All of them."""
+        """All values."""
         return list(range(self.low, self.high + 1, self.step))
+
+    def distribution(self) -> BaseDistribution:
+        """The distribution that Optuna draws from."""
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(self.low, self.high, step=self.step)
 
 
 class Choice(Section):
-    """One of a list; entries may be lists or whole sections of a config."""
+    """One value of a list; values may be lists or whole sections of a config."""
 
     kind: Literal["choice"]
     values: tuple[Any, ...] = Field(min_length=1)
     unit: str = ""
 
     def ends(self) -> list[Any]:
-        """All of them: none stands for another."""
+        """All values, because none stands for another."""
         return list(self.values)
-
-    def draw(self, numbers: random.Random) -> Any:
-        """One at random."""
-        return numbers.choice(self.values)
 
     def grid(self) -> list[Any]:
-        """All of them."""
+        """All values."""
         return list(self.values)
+
+    def distribution(self) -> BaseDistribution:
+        """The distribution that Optuna draws from."""
+        from optuna.distributions import CategoricalDistribution
+
+        with warnings.catch_warnings():
+            # Lists and sections could not be kept in Optuna's databases; a search uses none.
+            warnings.filterwarnings("ignore", "Choices for a categorical distribution")
+            return CategoricalDistribution(self.values)
 
 
 Dimension = Annotated[Uniform | Integer | Choice, Field(discriminator="kind")]
 Space = Mapping[str, Dimension]
-
-
-def draw_point(space: Space, *, seed: int, position: int) -> Point:
-    """The point at a position of the endless random sequence of a seed."""
-    # One generator a key: a key that is added to a space leaves the others' values.
-    return {
-        key: dimension.draw(random.Random(f"{seed}:{position}:{key}"))
-        for key, dimension in space.items()
-    }
 
 
 def grid_points(space: Space) -> list[Point]:

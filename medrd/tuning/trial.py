@@ -1,14 +1,13 @@
-"""One trial of a search: an ordinary run, judged after each epoch, in a folder of its own.
+"""One trial of a search: an ordinary training that reports its objective after each epoch.
 
-The folder is the trial: its name follows from the values that are tried, and all that is known
-of it lies there, so that any process that sees the folder can go on with it or read it.
+A trial has a folder under the name that Ray gives it:
 
-    trial.json     the values, and when it began
     reports.jsonl  objective and loss of each epoch
-    run/           what ``medrd train`` makes: checkpoint, model
-    failed.json    why it has failed, or
-    stopped.json   that the search has stopped it early, or
-    died.json      why its process was lost for good, until another goes on with it
+    run/           what ``medrd train`` writes: checkpoint, then model
+    error.txt      what a trial that failed has raised
+
+Ray keeps the books of a search (:mod:`medrd.tuning.searcher`). The run folder is a trial's
+checkpoint: a trial whose process died continues there.
 """
 
 from __future__ import annotations
@@ -17,48 +16,48 @@ import json
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from medrd.config import digest
 from medrd.errors import ConfigError, LeakageError, MedrdError
-from medrd.files import write_json, write_text
+from medrd.files import write_text
 from medrd.run.cohort import load_cohort
 from medrd.run.folder_lock import alone_in
-from medrd.run.outputs import make_folder, remove
-from medrd.run.signals import InterruptedRunError
+from medrd.run.outputs import make_folder
 from medrd.training.train import EpochDone, train
-from medrd.tuning.config import load_tune
+from medrd.tuning.config import TuneConfig
 from medrd.tuning.objective import make_objective
 from medrd.tuning.space import Point
-from medrd.tuning.trials import Status, Trial
 
 SEARCH = "search.yaml"
 """The whole search in its folder, resolved."""
 SPLIT = "split.json"
-"""Who is trained on, held out and tested, in the search's folder."""
+"""The subjects on each side, in the search's folder."""
 TRIALS = "trials"
 
-_TRIAL, _REPORTS = "trial.json", "reports.jsonl"
-_FAILED, _STOPPED, _DIED = "failed.json", "stopped.json", "died.json"
+WORST = 0.0
+"""The objective of a trial that has failed: none can be lower."""
+_REPORTS, _ERROR = "reports.jsonl", "error.txt"
 
 
 @dataclass(frozen=True)
 class Report:
-    """One line of ``reports.jsonl``: where a trial stood after an epoch.
+    """Where a trial stands after an epoch; the metrics that Ray Tune gets.
 
     Attributes
     ----------
     epoch
-        From 1.
+        Epochs done.
     objective
         Higher is better.
     loss
-        Of training; None for a detector without epochs.
+        Training loss; None for a detector without epochs.
     seconds
-        Since the report before, or since the process began with the trial.
+        Time spent on the trial so far, with the objective.
     last
-        Whether the training was done with it.
+        Whether the training is complete, and its model saved.
+    failed
+        Why the trial has failed, in one line; "" if it has not.
     """
 
     epoch: int
@@ -66,49 +65,34 @@ class Report:
     loss: float | None
     seconds: float
     last: bool
+    failed: str = ""
 
 
-class FailedTrialError(Exception):
-    """The trial has failed before, and would again."""
+def run_trial(
+    config: TuneConfig,
+    split_hash: str,
+    point: Point,
+    folder: Path,
+    report: Callable[[Report], None],
+) -> None:
+    """Train with a point's values and report after each epoch, from the checkpoint if there is one.
 
-
-def trial_folder(search: Path, point: Point) -> Path:
-    """Where a point is tried: the same values, the same folder."""
-    return search / TRIALS / digest(point)[:12]
-
-
-def begin_trial(search: Path, point: Point) -> Path:
-    """The trial's folder, made if it is not there, with the values in it."""
-    folder = trial_folder(search, point)
-    make_folder(folder)
-    if not (folder / _TRIAL).is_file():
-        write_json(folder / _TRIAL, {"point": point, "started": time.time()})
-    return folder
-
-
-def run_trial(search: Path, point: Point, report: Callable[[Report], None]) -> Path:
-    """Train, judge after each epoch and report; or go on with what is there.
-
-    What was finished or stopped before only reports again what it did then.
+    Whatever the training raises becomes a last report, since it would be raised again if the
+    trial were restarted.
 
     Parameters
     ----------
-    search
-        The search's folder, with ``search.yaml`` and ``split.json``.
+    config
+        The search.
+    split_hash
+        Hash of the split that all trials share.
+    folder
+        The trial's folder, below the search's.
     report
-        Called for each epoch in turn, with those of earlier sessions first; for the last one
-        once the run is complete, so that who stops a trial then stops nothing.
-
-    Returns
-    -------
-    Path
-        The trial's folder.
-
-    Raises
-    ------
-    Exception
-        Whatever goes wrong; it is on record in ``failed.json``.
+        Called after each epoch; after the last one only when the model is saved, because a
+        search that stops a trial stops it in this call.
     """
+    search = folder.parents[1]
     if not (search / SEARCH).is_file():
         raise ConfigError(
             search,
@@ -116,143 +100,59 @@ def run_trial(search: Path, point: Point, report: Callable[[Report], None]) -> P
             found="no search.yaml in it on this node",
             remedy="Give an --out that all nodes share.",
         )
-    folder = begin_trial(search, point)
+    make_folder(folder)
     # A process that was killed may take a moment to let go.
     with alone_in(folder, "process", wait=True):
-        if (folder / _FAILED).is_file():
-            raise FailedTrialError(read_trial(folder).reason)
-        remove(folder / _DIED)
         try:
-            _go_on(search, folder, point, report)
-        except InterruptedRunError:
-            raise
+            _train(config, split_hash, point, folder, report)
         except Exception as error:
-            fail_trial(folder, _in_words(error), traceback.format_exc())
-            raise
-    return folder
+            write_text(folder / _ERROR, traceback.format_exc())
+            reports = read_reports(folder) or [Report(0, WORST, None, 0.0, last=False)]
+            report(replace(reports[-1], objective=WORST, last=False, failed=_in_one_line(error)))
 
 
-def _go_on(search: Path, folder: Path, point: Point, report: Callable[[Report], None]) -> None:
-    tuning = load_tune(search / SEARCH)
-    config = tuning.trial_config(point, where=str(folder))
-    known = _read_reports(folder)
-    for each in known:
-        if not each.last:
-            report(each)
-    if _status(folder) == "stopped":
-        return  # drawn again; the search has seen enough of it
-    if not _is_finished(folder):
-        cohort = load_cohort(config)
-        if cohort.split.hash != json.loads((search / SPLIT).read_text(encoding="utf-8"))["hash"]:
-            raise LeakageError(
-                folder,
-                expected="a trial with the test subjects of all others",
-                found="another split",
-                remedy="Take what changes it out of the space, or begin a new search if the "
-                "data set has changed.",
-            )
-        objective = make_objective(tuning.objective, config, cohort)
-        clock = time.monotonic()
+def _train(
+    config: TuneConfig,
+    split_hash: str,
+    point: Point,
+    folder: Path,
+    report: Callable[[Report], None],
+) -> None:
+    trial = config.trial_config(point, where=str(folder))
+    cohort = load_cohort(trial)
+    if cohort.split.hash != split_hash:
+        raise LeakageError(
+            folder,
+            expected="a trial with the test subjects of all others",
+            found="another split",
+            remedy="Take the key that changes it out of the space, or begin a new search if the "
+            "data set has changed.",
+        )
+    objective = make_objective(config.objective, trial, cohort)
+    reports = read_reports(folder)
+    clock = time.monotonic() - (reports[-1].seconds if reports else 0.0)
 
-        def after_epoch(done: EpochDone) -> None:
-            nonlocal clock
-            if known and done.epoch <= known[-1].epoch:
-                return
+    def after_epoch(done: EpochDone) -> None:
+        if not reports or done.epoch > reports[-1].epoch:
             value = objective(done.predictor)
-            now = time.monotonic()
-            known.append(Report(done.epoch, value, done.loss, round(now - clock, 3), done.last))
-            clock = now
-            _write_reports(folder, known)
-            if not done.last:
-                report(known[-1])
+            seconds = round(time.monotonic() - clock, 3)
+            reports.append(Report(done.epoch, value, done.loss, seconds, done.last))
+            lines = (json.dumps(asdict(each), allow_nan=False) for each in reports)
+            write_text(folder / _REPORTS, "".join(f"{line}\n" for line in lines))
+        if not done.last:
+            report(reports[-1])
 
-        train(config, folder / "run", resume=True, on_epoch=after_epoch)
-    report(known[-1])
-
-
-def read_trials(search: Path) -> list[Trial]:
-    """All trials of a search's folder in the order in which they began."""
-    folders = [path.parent for path in (search / TRIALS).glob(f"*/{_TRIAL}")]
-    started = {
-        path: json.loads((path / _TRIAL).read_text(encoding="utf-8"))["started"] for path in folders
-    }
-    return [read_trial(path) for path in sorted(folders, key=lambda path: (started[path], path))]
+    train(trial, folder / "run", resume=True, on_epoch=after_epoch)
+    report(reports[-1])
 
 
-def read_trial(folder: Path) -> Trial:
-    """What a trial's folder says of it."""
-    reports = _read_reports(folder)
-    return Trial(
-        name=folder.name,
-        point=json.loads((folder / _TRIAL).read_text(encoding="utf-8"))["point"],
-        status=_status(folder),
-        epochs=reports[-1].epoch if reports else 0,
-        objective=reports[-1].objective if reports else None,
-        loss=reports[-1].loss if reports else None,
-        seconds=sum(each.seconds for each in reports),
-        reason=_reason(folder),
-    )
-
-
-def read_objectives(folder: Path) -> dict[int, float]:
-    """The objective after each epoch that is done."""
-    return {each.epoch: each.objective for each in _read_reports(folder)}
-
-
-def fail_trial(folder: Path, reason: str, details: str = "") -> None:
-    """Put on record that a trial has failed; what is there of it already stays."""
-    if not (folder / _FAILED).is_file():
-        write_json(folder / _FAILED, {"reason": reason, "details": details})
-
-
-def record_death(folder: Path, reason: str) -> None:
-    """Put on record that a trial's process was lost; the trial is unfinished, and did not fail."""
-    write_json(folder / _DIED, {"reason": reason})
-
-
-def has_failed(search: Path, point: Point) -> bool:
-    """Whether a trial is on record as failed."""
-    return (trial_folder(search, point) / _FAILED).is_file()
-
-
-def stop_trial(folder: Path) -> None:
-    """Put on record that the search has stopped a trial early."""
-    write_json(folder / _STOPPED, {"epochs": read_trial(folder).epochs})
-
-
-def _status(folder: Path) -> Status:
-    if (folder / _FAILED).is_file():
-        return "failed"
-    if _is_finished(folder):
-        return "finished"
-    return "stopped" if (folder / _STOPPED).is_file() else "unfinished"
-
-
-def _reason(folder: Path) -> str:
-    """Why it has failed, or lost its process; "" where it has not."""
-    for path in (folder / _FAILED, folder / _DIED):
-        if path.is_file():
-            reason: str = json.loads(path.read_text(encoding="utf-8"))["reason"]
-            return reason
-    return ""
-
-
-def _is_finished(folder: Path) -> bool:
-    return (folder / "run" / "run.json").is_file()
-
-
-def _read_reports(folder: Path) -> list[Report]:
+def read_reports(folder: Path) -> list[Report]:
+    """The reports of a trial so far, an epoch each."""
     path = folder / _REPORTS
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [Report(**json.loads(line)) for line in lines]
 
 
-def _write_reports(folder: Path, reports: list[Report]) -> None:
-    lines = (json.dumps(asdict(each), allow_nan=False) for each in reports)
-    write_text(folder / _REPORTS, "".join(f"{line}\n" for line in lines))
-
-
-def _in_words(error: Exception) -> str:
-    """One line; errors of ours speak for themselves."""
+def _in_one_line(error: Exception) -> str:
     text = str(error) if isinstance(error, MedrdError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split()).removesuffix(":")

@@ -1,4 +1,4 @@
-"""What a search for hyperparameters has come to: its trials, the best of them, and a table."""
+"""The trials of a search as a table, and the best of them."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from medrd.run.table import cell, markdown_table
 
 Status = Literal["finished", "stopped", "failed", "unfinished"]
-"""``stopped``: early, by the search; ``unfinished``: cut off, to be gone on with."""
+"""``stopped``: early, by the search; ``unfinished``: running, or cut off, to be resumed."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration and how it did.
+    """One configuration and its results.
 
     Attributes
     ----------
     name
-        Its folder's.
+        The name of the trial's folder, which Ray chose.
     point
         A value for each key of the space.
     epochs
-        How many are done.
+        Epochs done.
     objective
-        After the last of them; higher is better. None before the first.
+        After the last epoch; higher is better. None before the first, and for a failed trial.
     loss
-        Of training in the last of them; None where there is none.
+        Training loss of the last epoch; None for a detector without epochs.
     seconds
-        Of all of them, with the objective.
+        Time spent on the trial, with the objective.
     reason
-        Why it has failed, or was left unfinished when its process died, in one line.
+        Why the trial has failed, or why its process died, in one line.
     """
 
     name: str
@@ -48,14 +48,56 @@ class Trial:
     reason: str = ""
 
 
+def trials_of(ray_trials: Iterable[Any]) -> list[Trial]:
+    """Trials of Ray Tune as rows, in the order in which they were drawn."""
+    # A tag is the number of the draw, then the values: 12_model_lr=0.003
+    ordered = sorted(ray_trials, key=lambda trial: int(trial.experiment_tag.partition("_")[0]))
+    return [trial_of(trial) for trial in ordered]
+
+
+def trial_of(ray_trial: Any, result: Mapping[str, Any] | None = None) -> Trial:
+    """A trial of Ray Tune as a row, by a result, which is a :class:`medrd.tuning.trial.Report`.
+
+    Default: its last result.
+    """
+    result = result or ray_trial.last_result or {}
+    status: Status = "unfinished"
+    if result.get("failed"):
+        status = "failed"
+    elif result.get("last"):
+        status = "finished"
+    elif result.get("done"):
+        status = "stopped"
+    return Trial(
+        name=ray_trial.trial_id,
+        point=dict(ray_trial.config),
+        status=status,
+        epochs=result.get("epoch", 0),
+        objective=None if status == "failed" else result.get("objective"),
+        loss=result.get("loss"),
+        seconds=result.get("seconds", 0.0),
+        reason=result.get("failed") or _reason_of_death(ray_trial),
+    )
+
+
+def _reason_of_death(ray_trial: Any) -> str:
+    """Why a trial's process died for good, by Ray's account; "" if it did not."""
+    if ray_trial.status != "ERROR":
+        return ""
+    error = ray_trial.get_pickled_error()
+    error = getattr(error, "cause", None) or error  # what was raised there, not what it became
+    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else "its process has died"
+
+
 def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """The finished trial with the highest objective, the first of equals; None if none is."""
+    """The finished trial with the highest objective, the first of equals; None if there is none."""
     finished = [t for t in trials if t.status == "finished" and t.objective is not None]
     return max(finished, key=lambda trial: trial.objective or 0.0, default=None)
 
 
 def trials_csv(trials: Sequence[Trial]) -> str:
-    """A row a trial in the given order; lists and sections in a cell are JSON."""
+    """One row per trial, in the given order; lists and sections in a cell are JSON."""
     keys = list(trials[0].point) if trials else []
     header = ["number", "name", "status", "objective", "loss", "epochs", "seconds"]
     text = io.StringIO()
@@ -79,7 +121,7 @@ def trials_csv(trials: Sequence[Trial]) -> str:
 
 
 def trials_table(trials: Sequence[Trial], *, most: int = 10) -> str:
-    """The best finished trials as Markdown, and how many there were of which state."""
+    """The best finished trials as Markdown, and the number of trials in each state."""
     finished = [t for t in trials if t.status == "finished" and t.objective is not None]
     shown = sorted(finished, key=lambda trial: -(trial.objective or 0.0))[:most]
     keys = list(trials[0].point) if trials else []
@@ -93,12 +135,12 @@ def trials_table(trials: Sequence[Trial], *, most: int = 10) -> str:
 
 
 def short(value: Any) -> str:
-    """A value of a point for people: four digits of a number."""
+    """A value of a point with four digits, for people to read."""
     return f"{value:.4g}" if isinstance(value, float) else as_text(value)
 
 
 def as_text(value: Any) -> str:
-    """A value of a point in one cell."""
+    """A value of a point for one cell of a table."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict) and "name" in value:  # a model or a teacher

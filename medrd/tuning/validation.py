@@ -1,4 +1,4 @@
-"""The validation subjects of a search with labels: they can judge, and are on no other side."""
+"""The validation subjects of a search with labels: they have lesions, and are on no other side."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ logger = logging.getLogger("medrd.tune")
 
 
 def read_validation(cohort: Cohort, ids: Sequence[str], config: Config) -> dict[str, str]:
-    """Hashes of validation subjects' scans, by id, as the config's recipe reads them.
+    """Hashes of the validation subjects' scans, by id, as the config's recipe reads them.
 
     Raises
     ------
     InputError
-        One of them, or its label, cannot be read.
+        If a scan or its label cannot be read.
     ConfigError
-        None of them has a lesion where there is something to judge.
+        If no subject has a lesion in the region that is scored.
     """
     contents: dict[str, str] = {}
     outlined = False
@@ -42,9 +42,9 @@ def read_validation(cohort: Cohort, ids: Sequence[str], config: Config) -> dict[
 
 
 def hash_test_side(cohort: Cohort, config: Config) -> dict[str, str]:
-    """Hashes of the test subjects' scans by id, and nothing else of them.
+    """Hashes of the test subjects' scans, by id; nothing else of them is used.
 
-    One that cannot be read is left out: it cannot be tested on either.
+    A scan that cannot be read is left out: it cannot be tested on either.
     """
     subjects = cohort.side("test")
     contents: dict[str, str] = {}
@@ -61,19 +61,19 @@ def hash_test_side(cohort: Cohort, config: Config) -> dict[str, str]:
 def refuse_same_scans(
     validation: Mapping[str, str], sides: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """One scan under two names must not choose a model and train, calibrate or test it too.
+    """Refuse a validation scan that is on another side too, under whichever name.
 
     Parameters
     ----------
     validation
         Hashes of scans by subject id.
     sides
-        The same of the other sides, by what their subjects are called.
+        Hashes of scans by subject id for each other side, by the side's name.
 
     Raises
     ------
     LeakageError
-        A validation subject's scan is among them.
+        If a validation subject's scan is on one of those sides.
     """
     for side, others in sides.items():
         refuse_same_content(

@@ -1,4 +1,4 @@
-"""Searches as files: what is drawn, what a trial's config is, and what is refused beforehand."""
+"""Searches as files: grids, a trial's config, and what is refused before anything starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from medrd.tuning.space import (
     Integer,
     Uniform,
     corner_points,
-    draw_point,
     grid_points,
 )
 
@@ -47,28 +46,6 @@ def raw() -> dict[str, Any]:
 # --- Points ---
 
 
-def test_points_lie_in_their_ranges_and_fill_them() -> None:
-    points = [draw_point(SPACE, seed=0, position=i) for i in range(400)]
-    rates = [point["model.lr"] for point in points]
-    assert all(1e-4 <= rate <= 1e-2 for rate in rates)
-    below = sum(rate < 1e-3 for rate in rates)  # half of them: even in the logarithm
-    assert 160 < below < 240
-    assert {point["train.epochs"] for point in points} == {5, 10, 15, 20}
-    assert {tuple(point["model.betas"]) for point in points} == {(0.5, 0.9), (0.9, 0.99)}
-    assert max(point["scoring.sigma_px"] for point in points) > 7.5
-
-
-def test_a_point_depends_on_seed_and_position_alone() -> None:
-    """So that more samples, or another key, leave the points that there were."""
-    assert draw_point(SPACE, seed=3, position=5) == draw_point(SPACE, seed=3, position=5)
-    assert draw_point(SPACE, seed=3, position=5) != draw_point(SPACE, seed=4, position=5)
-    assert draw_point(SPACE, seed=3, position=5) != draw_point(SPACE, seed=3, position=6)
-    alone = {"train.epochs": SPACE["train.epochs"]}
-    for position in range(5):
-        both = draw_point(SPACE, seed=0, position=position)
-        assert draw_point(alone, seed=0, position=position).items() <= both.items()
-
-
 def test_a_grid_holds_every_combination_and_both_ends() -> None:
     points = grid_points(SPACE)
     assert len(points) == 3 * 2 * 4 * 2
@@ -84,6 +61,18 @@ def test_corners_name_their_key_and_move_it_alone() -> None:
     assert [key for key, _ in corners].count("model.betas") == 2
     for key, point in corners:
         assert {k for k in point if point[k] != first[k]} <= {key}
+
+
+def test_samples_are_the_trials_of_a_grid_too(raw: dict[str, Any]) -> None:
+    for algorithm, samples, trials in (
+        ("grid", None, 6),
+        ("grid", 2, 2),
+        ("grid", 99, 6),
+        ("optuna", None, 16),
+        ("random", 3, 3),
+    ):
+        search = {"algorithm": algorithm, "samples": samples}
+        assert make_tune(raw | {"search": search}).trials == trials
 
 
 # --- A trial's config ---

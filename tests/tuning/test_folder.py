@@ -19,11 +19,8 @@ from medrd.run.model_folder import load_model
 from medrd.tuning.config import load_tune
 from medrd.tuning.folder import prepare_search
 from medrd.tuning.results import write_results
-from medrd.tuning.trial import (
-    run_trial,
-    trial_folder,
-)
-from searches import POINT, begin, make_search_raw
+from medrd.tuning.trials import Trial
+from searches import POINT, TRIAL, begin, make_search_raw, run_point
 from tiny import write_tiny_subject
 
 LABELLED = {"kind": "labelled", "validation": ["tiny_1"]}
@@ -41,24 +38,23 @@ def test_test_subjects_cannot_be_asked_for(search_raw: dict[str, Any], tmp_path:
 def test_validation_subjects_are_trained_on_no_longer_and_never_tested_on(
     search_raw: dict[str, Any], tmp_path: Path
 ) -> None:
-    before = json.loads(
-        (begin(search_raw, tmp_path / "a"), tmp_path / "a" / "split.json")[1].read_text(
-            encoding="utf-8"
-        )
-    )
+    begin(search_raw, tmp_path / "a")
+    before = json.loads((tmp_path / "a" / "split.json").read_text(encoding="utf-8"))
     search_raw["objective"] = LABELLED
-    config = begin(search_raw, tmp_path / "b")
+    config, cohort = begin(search_raw, tmp_path / "b")
     split = json.loads((tmp_path / "b" / "split.json").read_text(encoding="utf-8"))
+    assert cohort.split.hash == split["hash"] != before["hash"]
     assert "tiny_1" in before["train"]
     assert split["train"] == [id for id in before["train"] if id != "tiny_1"]
     assert split["test"] == before["test"]
-    run_trial(tmp_path / "b", POINT, lambda report: None)
-    run = trial_folder(tmp_path / "b", POINT) / "run"
+    reports = run_point(search_raw, tmp_path / "b")
+    run = tmp_path / "b" / TRIAL / "run"
     seen = json.loads((run / "model" / "model.json").read_text(encoding="utf-8"))["training"]
     assert "tiny_1" not in {**seen["subjects"], **seen["calibration_subjects"]}
     assert load_config(run / "config.yaml").data.split.train == tuple(split["train"])  # type: ignore[union-attr]
     # What has chosen the model has seen its labels, whatever the scan is called.
-    write_results(config, tmp_path / "b")
+    trial = Trial(TRIAL.name, POINT, "finished", 2, reports[-1].objective)
+    write_results(config, [trial], tmp_path / "b")
     best = load_model(tmp_path / "b" / "best")
     assert list(best.training["validation_subjects"]) == ["tiny_1"]
     assert seen.items() < best.training.items()
@@ -99,9 +95,9 @@ def test_a_validation_scan_is_on_no_other_side_under_another_name(
     labelled_raw: dict[str, Any], tmp_path: Path, seed: int, other: str
 ) -> None:
     write_tiny_subject(tmp_path / "cohort" / "tiny_9", "tiny_9", seed=seed)
-    config = begin(labelled_raw, tmp_path / "out")
+    search = begin(labelled_raw, tmp_path / "out")
     with pytest.raises(LeakageError, match=f"tiny_9: .*the very scan of {other}"):
-        prepare_search(config, tmp_path / "out")
+        prepare_search(*search, tmp_path / "out")
 
 
 def test_a_validation_scan_of_its_own_is_taken_and_a_damaged_test_scan_left_alone(
@@ -109,7 +105,7 @@ def test_a_validation_scan_of_its_own_is_taken_and_a_damaged_test_scan_left_alon
 ) -> None:
     write_tiny_subject(tmp_path / "cohort" / "tiny_9", "tiny_9", seed=9)
     damage(tmp_path / "cohort" / "tiny_4" / "tiny_4_flair.nii.gz")
-    prepare_search(begin(labelled_raw, tmp_path / "out"), tmp_path / "out")
+    prepare_search(*begin(labelled_raw, tmp_path / "out"), tmp_path / "out")
 
 
 def damage(file: Path) -> None:
@@ -140,9 +136,9 @@ def test_validation_subjects_that_cannot_judge_are_found_before_any_trial(
 ) -> None:
     write_tiny_subject(tmp_path / "cohort" / "tiny_9", "tiny_9", seed=9)
     spoil(tmp_path / "cohort" / "tiny_9" / f"tiny_9_{file}.nii.gz")
-    config = begin(labelled_raw, tmp_path / "out")
+    search = begin(labelled_raw, tmp_path / "out")
     with pytest.raises(expected, match=message):
-        prepare_search(config, tmp_path / "out")
+        prepare_search(*search, tmp_path / "out")
 
 
 def test_validation_subjects_have_labels(labelled_raw: dict[str, Any], tmp_path: Path) -> None:
@@ -158,8 +154,8 @@ def test_anomalies_that_nobody_sees_are_found_before_any_trial_and_can_be_mended
     out = tmp_path / "out"
     unseen = search_raw | {"objective": {"simulation": {"probability": 0}}}
     with pytest.raises(ConfigError, match="can be seen"):
-        prepare_search(begin(unseen, out), out)
-    prepare_search(begin(search_raw, out), out)
+        prepare_search(*begin(unseen, out), out)
+    prepare_search(*begin(search_raw, out), out)
 
 
 # --- One search for good ---
@@ -237,6 +233,16 @@ def test_a_folder_is_one_search_for_good(
     (tmp_path / "thesis" / "chapter.tex").write_text("x")
     with pytest.raises(ConfigError, match="found files"):
         begin(search_raw, tmp_path / "thesis", resume=True)
+
+
+def test_a_search_of_an_earlier_version_is_refused_with_a_way_out(
+    finished_search: Path, search_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(finished_search, tmp_path / "out"))
+    (out / TRIAL / "trial.json").write_text("{}")
+    for resume in (True, False):
+        with pytest.raises(ConfigError, match=r"earlier version.*start anew with another --out"):
+            begin(search_raw, out, resume=resume)
 
 
 def test_subjects_that_have_changed_sides_end_a_search(

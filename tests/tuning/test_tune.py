@@ -1,6 +1,6 @@
-"""``medrd tune`` on Ray: what a failure costs, what a kill costs, and what comes out.
+"""``medrd tune`` on Ray: the cost of a failure, of a kill and of a stop, and the results.
 
-Ray is begun once, as a cluster of two nodes, for all but the command line.
+Ray is started once, as a cluster of two nodes, for all but the command line.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,13 +25,12 @@ import yaml
 
 from medrd.config import load_config
 from medrd.errors import ConfigError
+from medrd.run.signals import InterruptedRunError
 from medrd.runner.cluster import Cluster, settle_environment
 from medrd.training.train import train
 from medrd.tuning import tune as tune_module
 from medrd.tuning.config import make_tune
-from medrd.tuning.live_table import line as in_words
-from medrd.tuning.plan import what_is_left
-from medrd.tuning.trial import begin_trial, fail_trial, read_trials, trial_folder
+from medrd.tuning.trial import read_reports
 from medrd.tuning.trials import Trial
 from medrd.tuning.tune import tune
 from waiting import wait_for
@@ -41,7 +40,7 @@ STORE = 100 * 2**20
 
 
 def make_saboteur() -> Callable[[], None]:
-    """What a worker process does first. (Nested, so that it travels by value.)"""
+    """The hook that a worker process runs first. (Nested, so that it travels by value.)"""
 
     def sabotage() -> None:
         """A model with base 5 has no memory; with base 6 its process dies once, after an epoch."""
@@ -120,8 +119,9 @@ def test_a_trial_fails_alone_and_a_process_that_dies_goes_on(
     raw["space"] = {"model": {"kind": "choice", "values": list(models.values())}}
     raw["search"] = {"algorithm": "grid"}
     out = tmp_path / "out"
-    names = {trial_folder(out, {"model": m}).name: name for name, m in models.items()}
-    trials = {names[trial.name]: trial for trial in tune(make_tune(raw), out)}
+    names = list(models)
+    trials = dict(zip(names, tune(make_tune(raw), out), strict=True))
+    assert [trial.point["model"] for trial in trials.values()] == list(models.values())
 
     assert {name: trial.status for name, trial in trials.items()} == {
         "good": "finished",
@@ -134,19 +134,14 @@ def test_a_trial_fails_alone_and_a_process_that_dies_goes_on(
     assert "finite" in trials["no number"].reason
     assert trials["no memory"].reason == "MemoryError"
     assert trials["does not fit"].reason.startswith("RuntimeError: ")
-    rows = {
-        names[row["name"]]: row
-        for row in csv.DictReader((out / "trials.csv").read_text(encoding="utf-8").splitlines())
-    }
-    assert {name: row["reason"] for name, row in rows.items()} == {
-        name: trial.reason for name, trial in trials.items()
-    }
-    died = trial_folder(out, {"model": models["dies"]})
+    rows = csv.DictReader((out / "trials.csv").read_text(encoding="utf-8").splitlines())
+    assert [row["reason"] for row in rows] == [trial.reason for trial in trials.values()]
+    died = out / "trials" / trials["dies"].name
     assert (died / "died").exists()
     assert trials["dies"].epochs == 2
     assert trials["no epochs"].epochs == 1
 
-    # The best is a plain config, and the plain verb makes the very same model of it.
+    # The best is a plain config, and a plain training with it gives the very same model.
     best = max((t for t in trials.values() if t.objective is not None), key=objective_of)
     config = load_config(out / "best.yaml")
     assert config.model.model_dump(mode="json").items() >= best.point["model"].items()
@@ -173,12 +168,55 @@ def test_optuna_searches_and_bad_trials_are_stopped_early(
     assert {trial.status for trial in trials} == {"finished", "stopped"}
     assert all((t.epochs == 2) == (t.status == "finished") for t in trials)
     assert len({trial.point["scoring.sigma_px"] for trial in trials}) == 4
-    # Nothing is left to do: no Ray, and nothing changes.
-    monkeypatch.setattr(tune_module, "ray_cluster", lambda *a, **k: pytest.fail("begun again"))
+    # Nothing is left to do: Ray is not started, and nothing changes.
+    monkeypatch.setattr(tune_module, "ray_cluster", lambda *a, **k: pytest.fail("started again"))
     assert tune(config, out, resume=True) == trials
 
 
-# --- Killed, and gone on with ---
+def test_a_search_that_is_stopped_goes_on_with_more_trials_and_other_resources(
+    cluster: str, raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped by SIGTERM after two epochs of the second trial; then its folder is moved."""
+    raw["config"]["train"]["epochs"] = 8
+    search = {"algorithm": "random", "concurrent": 1}
+    news: list[tuple[str, int, str]] = []
+
+    @contextmanager
+    def stopping_table(samples: int) -> Iterator[Callable[[Sequence[Trial], Trial], None]]:
+        def show(trials: Sequence[Trial], changed: Trial) -> None:
+            news.append((changed.name, changed.epochs, changed.status))
+            if len(trials) == 2 and changed.epochs == 2 and changed.name == trials[1].name:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        yield show
+
+    with monkeypatch.context() as patch:
+        patch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")  # else it would go on until the next save
+        patch.setattr(tune_module, "live_table", stopping_table)
+        with pytest.raises(InterruptedRunError, match="--resume"):
+            tune(make_tune(raw | {"search": search | {"samples": 2}}), tmp_path / "out")
+    first, second = dict.fromkeys(name for name, _, _ in news)
+    table = (tmp_path / "out" / "trials.csv").read_text(encoding="utf-8").splitlines()
+    assert [row["status"] for row in csv.DictReader(table)] == ["finished", "unfinished"]
+    before = {name: read_reports(tmp_path / "out" / "trials" / name) for name in (first, second)}
+    assert len(before[first]) == 8
+    assert 2 <= len(before[second]) < 8
+
+    out = (tmp_path / "out").rename(tmp_path / "moved")
+    more = {"search": search | {"samples": 3}, "resources": {"cpus": 0.5}}
+    trials = tune(make_tune(raw | more), out, resume=True)
+    assert [trial.status for trial in trials] == ["finished"] * 3
+    assert [trial.name for trial in trials[:2]] == [first, second]
+    assert len({trial.point["scoring.sigma_px"] for trial in trials}) == 3
+    for trial in trials:
+        reports = read_reports(out / "trials" / trial.name)
+        assert [report.epoch for report in reports] == list(range(1, 9))
+        known = before.get(trial.name, [])
+        assert reports[: len(known)] == known  # seconds and all: those epochs were not done again
+    assert not (tmp_path / "out").exists()
+
+
+# --- Killed, and resumed ---
 
 
 def reports_of(out: Path) -> list[Path]:
@@ -186,7 +224,7 @@ def reports_of(out: Path) -> list[Path]:
 
 
 def running() -> dict[int, tuple[int, str]]:
-    """Parent and command line of every process, by its id."""
+    """Parent and command line of every process, by process id."""
     listed = subprocess.run(
         ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
     )
@@ -195,7 +233,7 @@ def running() -> dict[int, tuple[int, str]]:
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """Command lines of a process's children, and of theirs."""
+    """Command lines of a process's children, and of their children."""
     there, found = running(), {}
     while more := {p: c for p, (q, c) in there.items() if q in (pid, *found) and p not in found}:
         found |= more
@@ -233,7 +271,6 @@ def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     wait_for(lambda: not [c for c in left_of(processes) if c.startswith("ray::")], seconds=90)
     before = reports_of(out)[0].read_text(encoding="utf-8").splitlines()
     assert 3 <= len(before) < 12
-    assert [trial.status for trial in read_trials(out)] == ["unfinished"]
 
     again = [*command, "--resume", "--samples", "2", "--address", cluster]
     done = subprocess.run(again, env=environment, capture_output=True, text=True, timeout=180)
@@ -252,13 +289,11 @@ def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     plain = train(load_config(run / "config.yaml"), tmp_path / "plain")
     weights = Path("model", "model.safetensors")
     assert (plain / weights).read_bytes() == (run / weights).read_bytes()
-    # Each session has a name of its own; one that ended well leaves TensorBoard's files.
-    sessions = sorted((out / "ray").iterdir())
-    assert len(sessions) == 2
-    assert list(sessions[1].rglob("events.out.tfevents*"))
+    assert len(reports_of(out)) == 2
+    assert list((out / "ray").rglob("events.out.tfevents*"))  # for TensorBoard
 
 
-# --- What Ray is told ---
+# --- Clusters and resources ---
 
 
 def test_an_address_at_which_nobody_answers_is_an_error(
@@ -305,100 +340,3 @@ def test_no_usage_statistics_are_sent() -> None:
     from ray._common.usage.usage_lib import usage_stats_enabled
 
     assert not usage_stats_enabled()
-
-
-def made_up(name: str, status: str, sigma: float, objective: float | None) -> Trial:
-    return Trial(name, {"scoring.sigma_px": sigma}, status, 3, objective)  # type: ignore[arg-type]
-
-
-BEFORE = [
-    made_up("a", "finished", 1.0, 0.9),
-    made_up("b", "failed", 2.0, 0.8),
-    made_up("c", "unfinished", 3.0, 0.2),
-    made_up("d", "stopped", 4.0, 0.1),
-]
-
-
-def test_what_is_left_to_do_begins_with_what_was_cut_off(raw: dict[str, Any]) -> None:
-    def plan(**search: Any) -> Any:
-        return what_is_left(make_tune(raw | {"search": search}), BEFORE)
-
-    assert plan(samples=6) == (3, [BEFORE[2].point])
-    assert plan(samples=2).trials < 1
-    more, fewer = (plan(algorithm="random", samples=n).points for n in (12, 6))
-    assert more[:6] == fewer  # more samples begin with those of fewer
-    raw["space"]["scoring.sigma_px"] = {"kind": "choice", "values": [1.0, 2.0, 3.0, 4.0, 5.0]}
-    points = [{"scoring.sigma_px": sigma} for sigma in (3.0, 5.0)]
-    assert plan(algorithm="grid") == (2, points)
-    # Few values give few trials, and none twice.
-    at_random = plan(algorithm="random", samples=40)
-    assert at_random.trials == 2
-    assert sorted(p["scoring.sigma_px"] for p in at_random.points) == [3.0, 5.0]
-
-
-def test_optuna_is_told_of_every_trial_and_does_not_repeat_itself(raw: dict[str, Any]) -> None:
-    config = make_tune(raw | {"search": {"samples": 8}})
-    fresh = tune_module._optuna(config, [], what_is_left(config, []))
-    first = [fresh.suggest(str(i))["scoring.sigma_px"] for i in range(4)]
-    again = tune_module._optuna(config, BEFORE, what_is_left(config, BEFORE))
-    told = {t.params["scoring.sigma_px"]: t.value for t in again._ot_study.get_trials() if t.value}
-    assert told == {1.0: 0.9, 4.0: 0.1}
-    failed = [t for t in again._ot_study.get_trials() if t.params.get("scoring.sigma_px") == 2.0]
-    assert [trial.value for trial in failed] == [0.0]
-    suggested = [again.suggest(str(i))["scoring.sigma_px"] for i in range(4)]
-    assert suggested[0] == 3.0
-    assert not set(suggested) & set(first)
-
-
-def test_a_trial_whose_process_died_for_good_is_gone_on_with_and_worth_nothing_to_optuna(
-    raw: dict[str, Any], tmp_path: Path
-) -> None:
-    config, out = make_tune(raw | {"search": {"samples": 3}}), tmp_path / "out"
-    drawn = {"scoring.sigma_px": 3.0}
-    lost: Any = SimpleNamespace(config=drawn, get_pickled_error=lambda: OSError("the node died"))
-    folder = begin_trial(out, drawn)
-    line = {"epoch": 1, "objective": 0.4, "loss": None, "seconds": 1, "last": False}
-    (folder / "reports.jsonl").write_text(json.dumps(line))
-    shown: list[str] = []
-    watcher = tune_module._watcher(config, out, lambda *moved: shown.append(in_words(*moved)))
-    watcher.on_trial_error(1, [], lost)
-
-    [trial] = read_trials(out)
-    assert (trial.status, trial.reason) == ("unfinished", "OSError: the node died")
-    assert "died, epoch 1, objective 0.4000, OSError: the node died" in shown[0]
-    assert "the node died" in (out / "trials.csv").read_text(encoding="utf-8")
-    plan = what_is_left(config, [trial])
-    assert plan == (3, [drawn])
-    searcher: Any = tune_module._optuna(config, [trial], plan)
-    assert [t.value for t in searcher._ot_study.get_trials() if t.state.is_finished()] == []
-    # One that has failed of itself, and whose process then died too, has failed.
-    fail_trial(folder, "MemoryError")
-    watcher.on_trial_error(1, [], lost)
-    [trial] = read_trials(out)
-    assert (trial.status, trial.reason) == ("failed", "MemoryError")
-
-
-def test_successive_halving_remembers_earlier_sessions(raw: dict[str, Any], tmp_path: Path) -> None:
-    raw["stopping"] = {"grace_epochs": 1, "reduction": 2}
-    raw["config"]["train"]["epochs"] = 8
-    config = make_tune(raw)
-    for trial in BEFORE:
-        folder = trial_folder(tmp_path, trial.point)
-        folder.mkdir(parents=True)
-        line = {"epoch": 1, "objective": trial.objective, "loss": None, "seconds": 1, "last": False}
-        (folder / "reports.jsonl").write_text(json.dumps(line))
-
-    def decision(before: list[Trial], objective: float, epoch: int = 1) -> str:
-        scheduler: Any = tune_module._scheduler(config, tmp_path, before)
-        stand_in = SimpleNamespace(trial_id="new")
-        scheduler.on_trial_add(None, stand_in)
-        return str(
-            scheduler.on_trial_result(None, stand_in, {"epoch": epoch, "objective": objective})
-        )
-
-    assert decision([], 0.15) == "CONTINUE"
-    assert decision(BEFORE, 0.15) == "STOP"
-    assert decision(BEFORE, 0.95) == "CONTINUE"
-    for stopping in ({"kind": "none"}, {"grace_epochs": 8}):
-        other = make_tune(raw | {"stopping": stopping})
-        assert tune_module._scheduler(other, tmp_path, BEFORE) is None
