@@ -28,8 +28,7 @@ from medrd.run.device import Execution, choose_execution
 from medrd.run.model_folder import make_detector
 from medrd.run.predictor import Predictor
 from medrd.run.table import markdown_table
-from medrd.training.loop import Place
-from medrd.training.simulation import simulator_for
+from medrd.training.checkpoint import Position
 
 
 def cell_configs(config: CompareConfig, data_set: str) -> dict[str, Config]:
@@ -39,17 +38,20 @@ def cell_configs(config: CompareConfig, data_set: str) -> dict[str, Config]:
     }
 
 
-def training_of(
-    config: Config, execution: Execution, *, compile: bool
-) -> Callable[[SliceBatch, int], object] | None:
+def training_of(config: Config, execution: Execution) -> Callable[[SliceBatch, int], object] | None:
     """One iteration of a detector on a batch; None for a detector that has no steps."""
     torch.manual_seed(0)
     detector = make_detector(config)
     if not detector.steps():
         return None
-    simulator = simulator_for(config, detector)
-    loop = training_loop(detector, execution, simulator=simulator, compile=compile)
-    return lambda batch, number: loop.iteration(batch, Place(0, number, 1000))
+    loop = training_loop(detector, execution, config)
+    return lambda batch, number: loop.iteration(batch, Position(0, number))
+
+
+def compiled(config: Config) -> Config:
+    """The config with losses that torch.compile makes faster."""
+    train = config.train.model_copy(update={"compile": True})
+    return config.model_copy(update={"train": train})
 
 
 def predictor_of(config: Config, execution: Execution, slices: SliceBatch) -> Predictor:
@@ -98,7 +100,8 @@ def main() -> None:
     everything = SliceBatch(np.asarray(prepared.images, np.float32), prepared.region)
 
     trainings = {
-        name: training_of(cell, execution, compile=args.compile) for name, cell in cells.items()
+        name: training_of(compiled(cell) if args.compile else cell, execution)
+        for name, cell in cells.items()
     }
     predictors = {name: predictor_of(cell, execution, everything) for name, cell in cells.items()}
     train_s: dict[str, list[float]] = {name: [] for name in cells}

@@ -196,10 +196,10 @@ def scans_per_s(out: Path, scans: int, processes: int) -> float:
 def print_train(raw: dict[str, Any], folder: Path, processes: int) -> None:
     """Slices a second of the last epoch, with the same batches."""
     config = make_config(raw)
-    teams = (1, processes, 1)
+    counts = (1, processes, 1)
     speeds, seconds = [], []
-    for number, workers in enumerate(teams):
-        out = folder / f"team{number}"
+    for number, workers in enumerate(counts):
+        out = folder / f"train{number}"
         with clock() as spent:
             if workers == 1:
                 train(config, out)
@@ -210,7 +210,7 @@ def print_train(raw: dict[str, Any], folder: Path, processes: int) -> None:
     base = (speeds[0] + speeds[-1]) / 2
     rows = [
         [str(n), f"{speed:.2f}", f"{spent:.0f}", f"{speed / base / n:.2f}"]
-        for n, speed, spent in zip(teams, speeds, seconds, strict=True)
+        for n, speed, spent in zip(counts, speeds, seconds, strict=True)
     ]
     header = ["workers", "slices/s in the last epoch", "s in all", "efficiency"]
     print("\n## medrd train\n\n" + markdown_table(header, rows))

@@ -19,18 +19,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medrd.config import RecipeConfig
+from medrd.config import Config, RecipeConfig, make_config
 from medrd.data.brains.prepare import PreparedVolume, prepare, read_channels
 from medrd.data.layouts import find_subjects
-from medrd.data.slices import SliceBatch
+from medrd.data.slices import HealthySlices, SliceBatch
 from medrd.models import Detector, Scoring
-from medrd.models.build import build_detector
 from medrd.phantom.cohort import write_cohort
 from medrd.run.device import Execution, choose_execution
+from medrd.run.model_folder import make_detector
 from medrd.run.predictor import Predictor
 from medrd.run.table import markdown_table
-from medrd.training.loop import Loop, Place
-from medrd.training.simulation import Simulator
+from medrd.training.checkpoint import Position
+from medrd.training.loop import Loop
+from medrd.training.setup import Training
 
 
 def phantom_slices(size: int) -> PreparedVolume:
@@ -49,26 +50,12 @@ def batches_of(prepared: PreparedVolume, batch_size: int, count: int) -> list[Sl
     return [SliceBatch(prepared.images[which], prepared.region[which]) for which in picks]
 
 
-def training_loop(
-    detector: Detector,
-    execution: Execution,
-    *,
-    simulator: Simulator | None = None,
-    compile: bool = False,
-) -> Loop:
+def training_loop(detector: Detector, execution: Execution, config: Config) -> Loop:
     """The loop that medrd train uses, without a data set of its own."""
     execution.place(detector)
     detector.train()
-    return Loop(
-        detector,
-        [],  # type: ignore[arg-type]
-        execution,
-        batch_size=1,
-        seed=0,
-        epochs=1,
-        simulator=simulator,
-        compile=compile,
-    )
+    no_slices = HealthySlices([], margin=0)
+    return Loop(Training(config, Path(), no_slices, detector, execution))
 
 
 def main() -> None:
@@ -83,7 +70,9 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    detector = build_detector("rd4ad", teacher=args.teacher)
+    teacher = {"name": args.teacher, "weights": "random"}
+    config = make_config({"model": {"name": "rd4ad", "teacher": teacher}})
+    detector = make_detector(config)
     fast = choose_execution(args.device)
     ways = {"plain fp32 NCHW": Execution(fast.device, False), f"medrd ({fast.precision})": fast}
     if not fast.bf16:
@@ -92,11 +81,13 @@ def main() -> None:
     batches = batches_of(prepared, args.batch_size, args.repeats + 1)
 
     train_s: dict[str, list[float]] = {name: [] for name in ways}
-    loops = {name: training_loop(copy.deepcopy(detector), way) for name, way in ways.items()}
+    loops = {
+        name: training_loop(copy.deepcopy(detector), way, config) for name, way in ways.items()
+    }
     for number, batch in enumerate(batches):
         for name, loop in loops.items():
             start = time.perf_counter()
-            loop.iteration(batch, Place(0, number, len(batches)))
+            loop.iteration(batch, Position(0, number))
             if number:  # the first builds the kernels
                 train_s[name].append(time.perf_counter() - start)
     del loops
@@ -134,12 +125,13 @@ def main() -> None:
         )
     )
     if args.loss_steps:
-        print_loss_curves(detector, ways, prepared, args.batch_size, args.loss_steps)
+        print_loss_curves(detector, ways, config, prepared, args.batch_size, args.loss_steps)
 
 
 def print_loss_curves(
     detector: Detector,
     ways: dict[str, Execution],
+    config: Config,
     prepared: PreparedVolume,
     batch_size: int,
     steps: int,
@@ -148,9 +140,9 @@ def print_loss_curves(
     batches = batches_of(prepared, batch_size, steps)
     curves = {}
     for name, way in ways.items():
-        loop = training_loop(copy.deepcopy(detector), way)
+        loop = training_loop(copy.deepcopy(detector), way, config)
         curves[name] = [
-            sum(loop.iteration(batch, Place(0, number, len(batches))).values())
+            sum(loop.iteration(batch, Position(0, number)).values())
             for number, batch in enumerate(batches)
         ]
     every = max(1, steps // 10)

@@ -41,11 +41,10 @@ from medrd.run.model_folder import load_model, make_scoring, save_model
 from medrd.run.predictor import Predictor
 from medrd.run.table import spread_table
 from medrd.simulate.anomalies import Simulated
-from medrd.simulate.shapes import ALL
 from medrd.training.checkpoint import Position
 from medrd.training.loop import Loop
-from medrd.training.simulation import augment_for
-from medrd.training.train import build_detector_for, calibrate_as
+from medrd.training.setup import Training, build_detector_for
+from medrd.training.train import calibrate
 
 KINDS = {"supervised": 0, "supervised, and brightness": 1}
 """Share of the model's ``intensity_weight`` that is added."""
@@ -77,11 +76,8 @@ class LabelledSlices(HealthySlices):
         )
 
 
-def as_simulated(
-    images: Tensor, region: Tensor, generator: torch.Generator, samples: slice = ALL
-) -> Simulated:
+def as_simulated(images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
     """The real lesion stands where a simulated one would."""
-    images, region = images[samples], region[samples]
     return Simulated(images[:, :-1], (images[:, -1] > 0.5) & region)
 
 
@@ -108,17 +104,12 @@ def train_supervised(config: Config, epochs: int) -> tuple[RDSeg, Execution]:
     execution = choose_execution(config.train.device, config.train.precision)
     execution.place(detector)
     slices = LabelledSlices(cohort.side("train"), recipe, config.data.budget)
-    loop = Loop(
-        detector,
-        slices,
-        execution,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        epochs=epochs,
-        simulator=as_simulated,
-        augment=augment_for(config),
+    shorter = config.model_copy(
+        update={"train": config.train.model_copy(update={"epochs": epochs})}
     )
-    position = Position(0, 0, {})
+    loop = Loop(Training(shorter, Path(), slices, detector, execution))
+    loop.simulator = as_simulated
+    position = Position()
     while position.epoch < epochs:
         position, report = loop.epoch(position)
         assert report is not None
@@ -148,7 +139,7 @@ def judge(detector: RDSeg, config: Config, execution: Execution, out: Path) -> N
         [cached[id] for id in side] for side in (cohort.split.train, cohort.split.calibration)
     )
     predictor = Predictor(detector, scoring, execution)
-    calibration = calibrate_as(config, predictor, training, held_out, out)
+    calibration = calibrate(predictor, training, held_out, config, out)
     seen = {
         "subjects": {},
         "calibration_subjects": {},

@@ -81,7 +81,12 @@ def train(
     set_: options.Set = None,
     resume: options.Resume = False,
     workers: Annotated[
-        int, typer.Option(min=1, help="Number of Ray processes that train together.")
+        int,
+        typer.Option(
+            min=1,
+            help="Number of Ray processes that share each batch. On CPUs each has its own "
+            "BatchNorm statistics.",
+        ),
     ] = 1,
     cpus: Annotated[
         int | None,

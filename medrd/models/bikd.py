@@ -35,7 +35,6 @@ from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.monitors import CollapseMonitor
 from medrd.models.simulated import in_eval, masks_at_levels
 from medrd.models.student import fresh_encoder, reverse_student
-from medrd.models.synced import summed
 from medrd.models.teacher import Teacher
 
 Levels = list[Tensor]
@@ -277,5 +276,4 @@ def denoising_loss(healthy: Levels, changed: Levels, targets: Levels) -> Tensor:
 
 def mean_where(values: Tensor, weights: Tensor) -> Tensor:
     """Mean of the batch's values where the weights are 1; 0 where they are so nowhere."""
-    total, count = summed(torch.stack([(values * weights).sum(), weights.sum()])).unbind()
-    return total / count.clamp(min=1)
+    return (values * weights).sum() / weights.sum().clamp(min=1)

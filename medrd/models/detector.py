@@ -117,9 +117,6 @@ class Detector(nn.Module):
     """True where :meth:`map_and_score` gives an image score of the method's own."""
     monitor: Monitor | None = None
     """Watches features during training, for detectors that could collapse."""
-    shares_alike: bool = True
-    """False where the loss holds images of a batch against each other, so that processes that
-    share the batch train on the pairs within their shares."""
     exports: bool = True
     """False where :meth:`map_and_score` takes paths that depend on its images: no graph for all."""
     training_only: tuple[str, ...] = ()

@@ -110,7 +110,6 @@ class RDPP(Detector):
         self.contrast_weight = contrast_weight
         self.contrast_margin = contrast_margin
         self.transport = transport
-        self.shares_alike = transport == "batch"
         self.betas = betas
         self.size_multiple = 2 * teacher.strides[-1]
         self.freeze(teacher)

@@ -23,7 +23,6 @@ from medrd.models.blocks import unit
 from medrd.models.cosine import global_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.student import reverse_student
-from medrd.models.synced import summed
 from medrd.models.teacher import Teacher
 
 MEDIAN_BRIGHTNESS = 0.4
@@ -165,16 +164,12 @@ class RDSeg(Detector):
 
 
 def outline_loss(log_odds: Tensor, mask: Tensor, region: Tensor) -> Tensor:
-    """Mean cross-entropy inside the region plus half of 1 - soft Dice of the batch: a scalar.
-
-    Both are ratios of sums over the batch, which processes that share it must add up first.
-    """
+    """Mean cross-entropy inside the region plus half of 1 - soft Dice of the batch: a scalar."""
     target, inside = mask.float(), region.float()
     entropy = F.binary_cross_entropy_with_logits(log_odds, target, reduction="none")
     probability = torch.sigmoid(log_odds) * inside
     parts = (entropy * inside, inside, probability * target, probability, target)
-    sums = summed(torch.stack([part.sum() for part in parts]))
-    spread, count, overlap, likely, true = sums.unbind()
+    spread, count, overlap, likely, true = (part.sum() for part in parts)
     dice = (2 * overlap + 1) / (likely + true + 1)
     return spread / count.clamp(min=1) + 0.5 * (1 - dice)
 

@@ -33,7 +33,6 @@ from medrd.models.cosine import global_distance, pixel_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.monitors import CollapseMonitor
 from medrd.models.student import reverse_student
-from medrd.models.synced import mean_and_std
 from medrd.models.teacher import Teacher
 
 
@@ -155,8 +154,7 @@ def mined_distance(target: Tensor, output: Tensor, alpha: float) -> Tensor:
     target = target.detach()
     with torch.no_grad():
         distance = pixel_distance(target, output)
-        mean, std = mean_and_std(distance)
-        easy = distance < mean + alpha * std
+        easy = distance < distance.mean() + alpha * distance.std()
     gated = torch.where(easy[:, None], output.detach(), output)
     return global_distance(target, gated).mean()
 

@@ -1,11 +1,11 @@
-"""What a killed training run goes on from: plain types and tensors, nothing else.
+"""Checkpoints from which a killed training continues: plain types and tensors, nothing else.
 
-Loaded with ``weights_only=True``, so a checkpoint from elsewhere cannot run code.
+They are loaded with ``weights_only=True``, so a checkpoint from elsewhere cannot run code.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,19 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands.
+    """Where a training continues.
 
     Attributes
     ----------
     epoch, batch
-        The next to do, from 0.
+        The next ones to do, from 0.
     losses
-        Sums of this epoch's losses so far, by step; they go into its line of metrics.
+        Sums of this epoch's losses so far, by step, for its line of metrics.
     """
 
-    epoch: int
-    batch: int
-    losses: dict[str, float]
+    epoch: int = 0
+    batch: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -44,9 +44,9 @@ def save_checkpoint(
     *,
     identity: str,
 ) -> None:
-    """Write atomically: the last one stays until the new one is whole.
+    """Write a checkpoint atomically: the previous one stays until the new one is complete.
 
-    ``identity`` is the hash of config and data; another one is not resumed from.
+    ``identity`` is the hash of config and data; :func:`load_checkpoint` refuses another one.
     """
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -71,12 +71,12 @@ def load_checkpoint(
     *,
     identity: str,
 ) -> Position:
-    """Put detector, optimisers and random states where they were.
+    """Restore detector, optimisers and random states.
 
     Raises
     ------
     ModelError
-        Damaged, or of a run with another config or other data.
+        The file is damaged, or belongs to a run with another config or other data.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -95,7 +95,7 @@ def load_checkpoint(
             path,
             expected="a checkpoint of the same config and data",
             found="one of another config or other data",
-            remedy="Resume with the run's own config.yaml, or give another --out.",
+            remedy="Resume with the run's own config.yaml, or choose another --out.",
         )
     saved, wanted = content["detector"], _trainable_state(detector)
     wrong = sorted(saved.keys() ^ wanted.keys()) or [
@@ -120,8 +120,8 @@ def load_checkpoint(
 
 
 def _trainable_state(detector: Detector) -> dict[str, Tensor]:
-    """All but frozen networks, which are loaded anew from where they came."""
-    # By name: the tensors of a state dict are made anew for each call.
+    """The state without frozen networks, which are loaded anew from their own files."""
+    # By name: each call of state_dict makes new tensors.
     frozen = tuple(
         f"{name}."
         for name, module in detector.named_modules()

@@ -7,43 +7,42 @@ from collections.abc import Callable
 
 import torch
 
-from medrd.data.slices import HealthySlices, Prefetcher, epoch_order
-from medrd.models import Batch, Detector
-from medrd.run.device import Execution
+from medrd.data.slices import Prefetcher, epoch_order
+from medrd.models import Batch
 from medrd.run.progress import progress
 from medrd.run.signals import InterruptedRunError
+from medrd.training.setup import Training
 
 
-def collect(
-    detector: Detector,
-    slices: HealthySlices,
-    execution: Execution,
-    *,
-    batch_size: int,
-    seed: int,
-    should_stop: Callable[[], bool],
-) -> float:
-    """Show every slice once, in a random order, and let the detector finish.
+def collect(training: Training, *, should_stop: Callable[[], bool]) -> float:
+    """Show the detector every slice once, in a random order; the seconds that it took.
 
-    Nothing of it is saved before the end: a stopped run begins the pass again. Returns seconds.
+    Nothing is saved before the end: a stopped run repeats the pass.
 
     Raises
     ------
     InterruptedRunError
-        ``should_stop`` has said so, between two batches.
+        ``should_stop`` returned True between two batches.
     """
     start = time.perf_counter()
-    batches = epoch_order(len(slices), batch_size=batch_size, seed=seed, epoch=0, drop_last=False)
+    config, detector, execution = training.config, training.detector, training.execution
+    batches = epoch_order(
+        len(training.slices),
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        epoch=0,
+        drop_last=False,
+    )
     detector.eval()
     with torch.no_grad(), progress("collecting", len(batches)) as advance:
-        for batch in Prefetcher(slices, batches):
+        for batch in Prefetcher(training.slices, batches):
             region = torch.from_numpy(batch.region).to(execution.device)
             with execution.autocast():
                 detector.collect(Batch(execution.images(batch.images), region))
             advance()
             if should_stop():
                 raise InterruptedRunError(
-                    "stopped while slices were collected; begin again with --resume"
+                    "stopped while slices were collected; start again with --resume"
                 )
-        detector.finish(torch.Generator().manual_seed(seed))
+        detector.finish(torch.Generator().manual_seed(config.seed))
     return time.perf_counter() - start

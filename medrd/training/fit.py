@@ -1,24 +1,23 @@
-"""The epochs of a training, from its checkpoint if there is one; alone or as one of several."""
+"""The epochs of a training, from its checkpoint if there is one."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medrd.config import Config, digest
 from medrd.data.slices import HealthySlices
-from medrd.models import Detector
-from medrd.run.device import Execution
 from medrd.run.progress import progress
 from medrd.run.signals import InterruptedRunError
 from medrd.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from medrd.training.loop import EpochReport, Loop
 from medrd.training.metrics_log import MetricsLog
-from medrd.training.simulation import Simulator, augment_for
-from medrd.training.team import ALONE, Team
+from medrd.training.setup import Training
+from medrd.training.worker import ALONE, Worker
 
 logger = logging.getLogger("medrd.train")
 
@@ -26,108 +25,98 @@ CHECKPOINT = "checkpoint.pt"
 
 
 def fit(
-    detector: Detector,
-    simulator: Simulator | None,
-    slices: HealthySlices,
-    config: Config,
-    execution: Execution,
-    out: Path,
+    training: Training,
     *,
     should_stop: Callable[[], bool],
     on_report: Callable[[EpochReport], None] = lambda report: None,
-    team: Team = ALONE,
+    worker: Worker = ALONE,
 ) -> float:
-    """Run what is left of the epochs; seconds of them all.
+    """Run the epochs that are left; the seconds that all of them took.
+
+    The first worker writes ``checkpoint.pt`` and ``metrics.jsonl`` into the run folder.
 
     Parameters
     ----------
-    detector
-        On its device, fresh; it is trained in place.
-    out
-        The run folder: ``checkpoint.pt`` and ``metrics.jsonl``, which the leading process writes.
     on_report
-        Called after every epoch once its checkpoint is saved, and with the last one that is done.
+        Called after every epoch once its checkpoint is saved, and first with the last epoch of
+        an earlier session, which may have been killed before its own call.
 
     Raises
     ------
     ModelError
-        A checkpoint of something else, or a training that has gone wrong.
+        The checkpoint belongs to another run, or the training has gone wrong.
     InterruptedRunError
-        ``should_stop`` has said so; the checkpoint is saved.
+        ``should_stop`` returned True; the checkpoint is saved.
     """
+    config, out = training.config, training.out
     epochs = config.train.epochs
-    identity = identity_of(config, slices)
+    identity = identity_of(config, training.slices)
     checkpoint = out / CHECKPOINT
-    log = MetricsLog(out) if team.leads else None
+    log = MetricsLog(out) if worker.rank == 0 else None
     notes: dict[str, str] = {}
     loop = Loop(
-        detector,
-        slices,
-        execution,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        epochs=epochs,
-        simulator=simulator,
-        augment=augment_for(config),
-        compile=config.train.compile,
+        training,
         on_batch=lambda loss, rate: advance(
             note=f"loss {loss:.4f}  {rate:.0f} slices/s  {notes.get('epoch', '')}"
         ),
         should_stop=should_stop,
-        team=team,
+        worker=worker,
     )
-    position = Position(0, 0, {})
+    position = Position()
     if checkpoint.is_file():
-        position = load_checkpoint(checkpoint, detector, loop.optimizers, identity=identity)
-        logger.info("going on at epoch %d, batch %d", position.epoch + 1, position.batch + 1)
+        position = load_checkpoint(
+            checkpoint, training.detector, loop.optimizers, identity=identity
+        )
+        logger.info("continuing at epoch %d, batch %d", position.epoch + 1, position.batch + 1)
     if log is not None:
         log.keep(position.epoch)
         if log.last is not None and position.batch == 0:
-            on_report(log.last)  # it may have been killed before it came to this
-    per_epoch = len(loop.batches(0))
-    done = position.epoch * per_epoch + position.batch
-    with progress("training", epochs * per_epoch, done=done) as advance:
+            on_report(replace(log.last, last=position.epoch == epochs))
+    done = position.epoch * loop.batches_per_epoch + position.batch
+    with progress("training", epochs * loop.batches_per_epoch, done=done) as advance:
         while position.epoch < epochs:
             notes["epoch"] = f"epoch {position.epoch + 1}/{epochs}"
             position, report = loop.epoch(position)
             if log is not None:
-                # The line first: one too many is taken back on resuming, a lost one never comes.
+                # The line first: a resume drops one too many, but could not restore a lost one.
                 if report is not None:
                     log.add(report)
-                save_checkpoint(checkpoint, detector, loop.optimizers, position, identity=identity)
+                save_checkpoint(
+                    checkpoint, training.detector, loop.optimizers, position, identity=identity
+                )
                 if report is not None:
                     on_report(report)
-            if team.any(should_stop()) and position.epoch < epochs:
+            if should_stop() and position.epoch < epochs:
                 raise stopped(position.epoch, config, out)
     return log.seconds if log is not None else 0.0
 
 
-def stopped(epoch: int, config: Config, out: Path, *, options: str = "") -> InterruptedRunError:
-    """What to say of a run that was stopped; ``epoch`` from 0 is the one it goes on with."""
+def stopped(epoch: int, config: Config, out: Path) -> InterruptedRunError:
+    """The error of a stopped run; ``epoch``, from 0, is the one that it continues with."""
     return InterruptedRunError(
-        f"stopped in epoch {epoch + 1} of {config.train.epochs}; saved. Go on with: "
-        f"medrd train {out / 'config.yaml'} --out {out} --resume{options}"
+        f"stopped in epoch {epoch + 1} of {config.train.epochs}; saved. Continue with: "
+        f"medrd train {out / 'config.yaml'} --out {out} --resume"
     )
 
 
 def identity_of(config: Config, slices: HealthySlices) -> str:
-    """What must be the same for a checkpoint to be gone on with."""
+    """Hash of everything that must be the same when a checkpoint is resumed."""
     parts = [portable(config), data_hash_of(slices), len(slices)]
     teacher = getattr(config.model, "teacher", None)
     if teacher is not None and teacher.file is not None:
-        # Frozen weights are in no checkpoint: other ones under the same path would go unseen.
+        # No checkpoint holds the frozen weights: a changed file would go unnoticed.
         with teacher.file.open("rb") as file:
             parts.append(hashlib.file_digest(file, "sha256").hexdigest())
     return digest(parts)
 
 
 def data_hash_of(slices: HealthySlices) -> str:
-    """Of the same scans, not the same path: a data set that has moved is still the same."""
+    """Hash of the scans' contents, independent of their paths."""
     return digest(sorted(subject.content for subject in slices.subjects))
 
 
 def portable(config: Config) -> dict[str, Any]:
-    """Without what may differ between two machines that go on with one run."""
+    """The config without what may differ between two machines that continue one run."""
     content = config.to_dict()
     content["data"] |= {"root": None, "cache": None}
     content["train"] |= {"device": None}

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: what an epoch cost and how it went."""
+"""``metrics.jsonl``: the loss and the speed of every epoch."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ logger = logging.getLogger("medrd.train")
 _NAME = "metrics.jsonl"
 
 
-def say(report: EpochReport) -> None:
-    """An epoch as a line for people."""
+def log_epoch(report: EpochReport) -> None:
+    """Log an epoch in a line for people."""
     logger.info(
         "epoch %d: loss %.4f, %.1f slices/s, %.1f %% of the time waiting for data",
         report.epoch,
@@ -29,16 +29,16 @@ def say(report: EpochReport) -> None:
 
 
 def read_reports(out: Path) -> list[EpochReport]:
-    """The epochs on record in a run folder."""
+    """Read the epochs that a run folder has on record."""
     path = out / _NAME
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [EpochReport(**json.loads(line)) for line in lines]
 
 
 class MetricsLog:
-    """``metrics.jsonl``: a line an epoch, whole lines only, none twice after a resume.
+    """Writes ``metrics.jsonl``: a complete line for each epoch, none twice after a resume.
 
-    TensorBoard gets the same if it is installed.
+    TensorBoard gets the same numbers if it is installed.
     """
 
     def __init__(self, out: Path) -> None:
@@ -51,15 +51,17 @@ class MetricsLog:
             self.board = SummaryWriter(str(out / "tensorboard"))
 
     def keep(self, epochs: int) -> None:
-        """Drop lines after this epoch: the checkpoint does not have them, they come again."""
+        """Drop lines after this epoch, which the checkpoint lacks: those epochs are repeated."""
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         self.lines = [line for line in lines if json.loads(line)["epoch"] <= epochs]
         self._write()
 
     def add(self, report: EpochReport) -> None:
         """Append an epoch."""
-        say(report)
-        self.lines.append(json.dumps(asdict(report)))
+        log_epoch(report)
+        content = asdict(report)
+        del content["last"]
+        self.lines.append(json.dumps(content))
         self._write()
         if self.board is not None:
             self.board.add_scalar("loss", report.loss, report.epoch)
@@ -68,12 +70,12 @@ class MetricsLog:
 
     @property
     def last(self) -> EpochReport | None:
-        """The last epoch that is done."""
+        """The last finished epoch, if any."""
         return EpochReport(**json.loads(self.lines[-1])) if self.lines else None
 
     @property
     def seconds(self) -> float:
-        """Of all epochs, whatever session they ran in."""
+        """How long all epochs took, over all sessions."""
         return float(sum(json.loads(line)["seconds"] for line in self.lines))
 
     def _write(self) -> None:

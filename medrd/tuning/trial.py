@@ -24,7 +24,9 @@ from medrd.files import write_text
 from medrd.run.cohort import load_cohort
 from medrd.run.folder_lock import alone_in
 from medrd.run.outputs import make_folder
-from medrd.training.train import EpochDone, train
+from medrd.run.predictor import Predictor
+from medrd.training.loop import EpochReport
+from medrd.training.train import train
 from medrd.tuning.config import TuneConfig
 from medrd.tuning.objective import make_objective
 from medrd.tuning.space import Point
@@ -132,9 +134,9 @@ def _train(
     reports = read_reports(folder)
     clock = time.monotonic() - (reports[-1].seconds if reports else 0.0)
 
-    def after_epoch(done: EpochDone) -> None:
+    def after_epoch(done: EpochReport, predictor: Predictor) -> None:
         if not reports or done.epoch > reports[-1].epoch:
-            value = objective(done.predictor)
+            value = objective(predictor)
             seconds = round(time.monotonic() - clock, 3)
             reports.append(Report(done.epoch, value, done.loss, seconds, done.last))
             lines = (json.dumps(asdict(each), allow_nan=False) for each in reports)

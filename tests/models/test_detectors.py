@@ -260,9 +260,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     whole = train(config, tmp_path / "whole")
     iteration = Loop.iteration
 
-    def stopping(self: Loop, *args: Any) -> dict[str, float]:
+    def stopping(self: Loop, *args: Any, **kwargs: Any) -> dict[str, float]:
         self.should_stop = lambda: True
-        return iteration(self, *args)
+        return iteration(self, *args, **kwargs)
 
     pieces = tmp_path / "pieces"
     with monkeypatch.context() as patch:

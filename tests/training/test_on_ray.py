@@ -1,4 +1,4 @@
-"""``medrd train --workers``: the run of one process, though a worker is killed on the way."""
+"""``medrd train --workers``: workers that die, stop or fail, and what they cannot do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from medrd.run.folder_lock import alone_in
 from medrd.run.signals import InterruptedRunError, StopRequest
 from medrd.runner.cluster import Cluster, settle_environment
 from medrd.training import on_ray as module
-from medrd.training.on_ray import train_on_ray
+from medrd.training.board import Board
+from medrd.training.on_ray import resources_each, train_on_ray
 from medrd.training.train import train
 
 DAE = {"name": "dae", "base": 4, "depth": 1, "lr": 0.001}
@@ -30,50 +31,52 @@ STORE = 100 * 2**20
 LOCK = ".medrd.lock"
 
 
-def killing(folder: Path) -> Callable[[dict[str, Any]], None]:
-    """What a worker does, but the second one dies once. (Nested, so that it travels by value.)"""
+def killing(folder: Path) -> Callable[[dict[str, Any]], Any]:
+    """A worker, of which the second dies once in the second epoch. (Nested, so that it travels by
+    value.)"""
 
-    def work(settings: dict[str, Any]) -> None:
-
+    def work(settings: dict[str, Any]) -> Any:
         import torch.distributed as dist
 
-        from medrd.training.loop import Loop, Place
-        from medrd.training.on_ray import _work
+        from medrd.training.loop import Loop
+        from medrd.training.on_ray import work
 
         iteration, dead = Loop.iteration, folder / "dead"
 
-        def patched(self: Loop, slices: Any, place: Place, count: int | None = None) -> Any:
-            """In the second epoch."""
-            if (place.epoch, place.batch) == (1, 2) and dist.get_rank() == 1 and not dead.exists():
+        def patched(self: Loop, slices: Any, position: Any, **weight: float) -> Any:
+            here = (position.epoch, position.batch, dist.get_rank())
+            if here == (1, 2, 1) and not dead.exists():
                 dead.touch()
                 os.kill(os.getpid(), 9)
-            return iteration(self, slices, place, count)
+            return iteration(self, slices, position, **weight)
 
         Loop.iteration = patched  # type: ignore[method-assign]
-        _work(settings)
+        return work(settings)
 
     return work
 
 
-def listening() -> Callable[[dict[str, Any]], None]:
-    """What a worker does, but after a batch each waits for a stop. (Nested, too.)"""
+def listening(folder: Path) -> Callable[[dict[str, Any]], Any]:
+    """A worker that waits for a stop after its first batch."""
 
-    def work(settings: dict[str, Any]) -> None:
+    def work(settings: dict[str, Any]) -> Any:
+        import ray
 
-        from medrd.training.loop import Loop, Place
-        from medrd.training.on_ray import _is_over, _work
+        from medrd.training.loop import Loop
+        from medrd.training.on_ray import work
 
-        iteration = Loop.iteration
+        iteration, board = Loop.iteration, settings["order"].board
 
-        def patched(self: Loop, slices: Any, place: Place, count: int | None = None) -> Any:
-            losses = iteration(self, slices, place, count)
+        def patched(*args: Any, **weight: float) -> Any:
+            losses = iteration(*args, **weight)
+            (folder / "working").touch()
             deadline = time.monotonic() + 60
-            while not _is_over(settings["order"]) and time.monotonic() < deadline:
+            while not ray.get(board.is_stopping.remote()) and time.monotonic() < deadline:
                 time.sleep(0.02)
             return losses
 
         Loop.iteration = patched  # type: ignore[method-assign]
-        _work(settings)
+        return work(settings)
 
     return work
 
@@ -110,10 +113,10 @@ def small(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of one process; read only."""
+def whole(ray_here: None, tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two workers that nobody disturbed; read only."""
     config = make_config(small(yaml.safe_load(tiny_yaml.read_text(encoding="utf-8"))))
-    return train(config, tmp_path_factory.mktemp("alone") / "run")
+    return train_on_ray(config, tmp_path_factory.mktemp("whole") / "run", workers=2)
 
 
 def names(run: Path) -> set[str]:
@@ -122,64 +125,43 @@ def names(run: Path) -> set[str]:
 
 
 def reports(run: Path) -> list[dict[str, Any]]:
-    return [
-        json.loads(line)
-        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
-def assert_same_run(run: Path, reference: Path) -> None:
-    """Files, weights, course of the loss and threshold; rounding apart."""
-    assert names(run) == names(reference)
-    weights, wanted = (load_file(r / "model" / "model.safetensors") for r in (run, reference))
-    assert weights.keys() == wanted.keys()
-    for key, tensor in wanted.items():
-        torch.testing.assert_close(weights[key], tensor, rtol=1e-3, atol=1e-5)
-    for found, line in zip(reports(run), reports(reference), strict=True):
-        assert found["epoch"] == line["epoch"]
-        assert found["losses"] == pytest.approx(line["losses"], rel=1e-4)
-    told, described = (
-        json.loads((r / "model" / "model.json").read_text(encoding="utf-8"))
-        for r in (run, reference)
-    )
-    assert told["training"] == described["training"]
-    assert told["calibration"]["threshold"] == pytest.approx(
-        described["calibration"]["threshold"], rel=1e-3
-    )
-
-
-def test_a_killed_worker_costs_an_epoch_and_the_run_is_that_of_one_process(
-    ray_here: None,
-    alone: Path,
+def test_a_killed_worker_costs_an_epoch_and_changes_nothing(
+    whole: Path,
     raw: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(module, "_work", killing(tmp_path))
+    monkeypatch.setattr(module, "work", killing(tmp_path))
     with caplog.at_level(logging.INFO, logger="medrd"):
         run = train_on_ray(make_config(raw), tmp_path / "run", workers=2)
     assert (tmp_path / "dead").exists()
-    assert_same_run(run, alone)
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))["workers"]
-    assert record == {
-        "count": 2,
-        "device": "cpu",
-        "precision": "fp32",
-        "threads": 1,
-        "restarts": 1,
-    }
+    assert names(run) == names(whole)
+    weights, wanted = (load_file(r / "model" / "model.safetensors") for r in (run, whole))
+    for key, tensor in wanted.items():
+        torch.testing.assert_close(weights[key], tensor, rtol=1e-5, atol=1e-7)
+    for found, line in zip(reports(run), reports(whole), strict=True):
+        assert found["losses"] == pytest.approx(line["losses"], rel=1e-6)
+    record = {"count": 2, "device": "cpu", "precision": "fp32", "threads": 1}
+    for folder, restarts in ((whole, 0), (run, 1)):
+        told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        assert told["workers"] == record | {"restarts": restarts}
     said = [r.message for r in caplog.records]
-    assert said.count("a worker has died; all go on from the last checkpoint") == 1
+    assert said.count("a worker has died; all continue from the last checkpoint") == 1
     assert [m[:8] for m in said if m.startswith("epoch ")] == ["epoch 1:", "epoch 2:"]
 
 
 class AskedOnceTheyWork(StopRequest):
-    """A stop; until a worker waits for the run's lock, another process holds it."""
+    """A stop that is asked for after the first batch; until a worker waits for the run's lock,
+    another process holds it."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, working: Path) -> None:
         run.mkdir()
-        self.run, self.waited, self.held = run, False, ExitStack()
+        self.run, self.working, self.waited, self.held = run, working, False, ExitStack()
         self.held.enter_context(alone_in(run, "training"))
 
     def __bool__(self) -> bool:
@@ -187,24 +169,19 @@ class AskedOnceTheyWork(StopRequest):
         lock = f":{(self.run / LOCK).stat().st_ino} "
         if not self.waited and any("-> FLOCK" in line and lock in line for line in locks):
             self.waited = True
-            assert not list(self.run.glob(".runs.*/starts.jsonl"))
+            assert not self.working.exists()
             self.held.close()
-        return any(self.run.glob(".runs.*/starts.jsonl"))
+        return self.working.exists()
 
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="asks Linux who waits for a lock")
-def test_a_stop_saves_and_one_process_goes_on(
-    ray_here: None,
-    alone: Path,
-    raw: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_stop_saves_and_one_process_continues(
+    ray_here: None, raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stop is asked for when they begin, and heard after the batch that is under way."""
     config, out = make_config(raw), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_work", listening())
-        asked = AskedOnceTheyWork(out)
+        patch.setattr(module, "work", listening(tmp_path))
+        asked = AskedOnceTheyWork(out, tmp_path / "working")
         patch.setattr("medrd.training.train.stop_on_signals", lambda: nullcontext(asked))
         with pytest.raises(InterruptedRunError, match=r"in epoch 1 of 2; .* --workers 2$"):
             train_on_ray(config, out, workers=2, resume=True)
@@ -213,10 +190,11 @@ def test_a_stop_saves_and_one_process_goes_on(
     assert (saved["epoch"], saved["batch"]) == (0, 1)
     assert {path.name for path in out.iterdir() if path.name.startswith(".")} == {LOCK}
     train(config, out, resume=True)
-    assert_same_run(out, alone)
+    assert [line["epoch"] for line in reports(out)] == [1, 2]
+    assert (out / "model" / "model.json").is_file()
 
 
-def test_what_goes_wrong_in_a_worker_is_the_callers_error(
+def test_an_error_in_a_worker_is_raised_by_the_command(
     ray_here: None, raw: dict[str, Any], tmp_path: Path
 ) -> None:
     raw["model"] = DAE | {"lr": 1e30}
@@ -225,47 +203,65 @@ def test_what_goes_wrong_in_a_worker_is_the_callers_error(
     assert "Lower the model's learning rate" in error.value.remedy
 
 
-class Trains:
-    """Stands for workers that hear a stop."""
+def test_a_stop_is_heard_by_the_workers_or_known_to_be_unheard() -> None:
+    board = Board()
+    assert not board.has_begun()
+    assert board.begin()
+    assert board.has_begun()
+    assert not board.is_stopping()
+    assert board.stop()
+    assert board.is_stopping()
+    board = Board()
+    assert not board.stop()
+    assert not board.begin()  # who comes later must not train on
 
-    def __init__(self, scratch: Path) -> None:
-        self.scratch = scratch
 
-    def goes_on(self, wait_s: float) -> bool:
-        return (self.scratch / "nobody").exists() or not (self.scratch / "stop").exists()
+class Group:
+    """Stands for workers that wait for room, or that work until they are stopped."""
+
+    def __init__(self, working: bool) -> None:
+        self.working, self.stopped = working, False
+
+    def is_alive(self, wait_s: float) -> bool:
+        return not self.stopped
+
+    def has_begun(self) -> bool:
+        return self.working
+
+    def stop(self) -> bool:
+        self.stopped = self.working
+        return self.working
 
 
-def test_where_no_workers_are_it_is_said_and_a_stop_is_heard(
-    raw: dict[str, Any],
+@pytest.mark.parametrize("working", [True, False])
+def test_a_stop_is_waited_for_only_where_workers_hear_it(
+    working: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("medrd.runner.cluster._STALL_S", -1)
-    order = module._Order(make_config(raw), tmp_path, "", tmp_path, tmp_path, cpus=1, gpu=False)
-    (tmp_path / "nobody").touch()
-    asked = iter([False, False, True])
-    module._follow(Trains(tmp_path), order, 2, lambda: next(asked))  # type: ignore[arg-type]
-    assert [m.startswith("waiting for processes") for m in caplog.messages] == [True, True]
-    # With somebody there it is passed on, and their end waited for.
-    (tmp_path / "nobody").unlink()
-    (tmp_path / "stop").unlink()
-    module._follow(Trains(tmp_path), order, 2, lambda: True)  # type: ignore[arg-type]
-    assert (tmp_path / "stop").exists()
-    assert len(caplog.messages) == 2
+    asked = iter([False, True, True])
+    news = module.News(tmp_path, lambda *a, **k: None, 0)
+    group = Group(working)
+    assert module.follow(group, lambda: next(asked), news) is working  # type: ignore[arg-type]
+    assert len(list(asked)) == 1
+    waiting = [m for m in caplog.messages if m.startswith("waiting for processes")]
+    assert len(waiting) == (0 if working else 1)
 
 
 def test_a_run_whose_epochs_are_done_needs_no_workers(
-    alone: Path, raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a kill in calibration."""
     config, out = make_config(raw), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("medrd.training.train.calibrate_as", lambda *a: 1 / 0)
+        patch.setattr("medrd.training.train.calibrate", lambda *a: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(config, out)
     monkeypatch.setattr(module, "ray_cluster", lambda *a, **k: pytest.fail("Ray was begun"))
-    assert_same_run(train_on_ray(config, out, workers=2, resume=True), alone)
+    train_on_ray(config, out, workers=2, resume=True)
+    assert json.loads((out / "run.json").read_text(encoding="utf-8"))["workers"] is None
 
 
 @pytest.mark.parametrize(
@@ -273,12 +269,12 @@ def test_a_run_whose_epochs_are_done_needs_no_workers(
     [
         ({"train": {"compile": True}}, 2, r"train\.compile: expected false with --workers"),
         ({"train": {"device": "cuda:1"}}, 2, r"train\.device: .* found cuda:1"),
-        ({"train": {"batch_size": 2}}, 3, r"train\.batch_size: .* each of 3 workers"),
+        ({"train": {"batch_size": 5}}, 3, r"train\.batch_size: .* 2 slices for each of 3 workers"),
         ({"model": {"name": "intensity"}}, 2, "--workers: expected a model that is trained"),
-        ({"train": {"batch_size": 64}}, 27, r"--workers: .* healthy slices \(26\)"),
+        ({"train": {"batch_size": 64}}, 14, r"--workers: .* every 2 of the 26 healthy slices"),
     ],
 )
-def test_what_workers_cannot_do_is_said_before_ray_is_begun(
+def test_what_workers_cannot_do_is_refused_before_ray_starts(
     raw: dict[str, Any],
     change: dict[str, Any],
     workers: int,
@@ -295,11 +291,11 @@ def test_what_workers_cannot_do_is_said_before_ray_is_begun(
 
 def test_each_worker_gets_a_gpu_where_there_are_any() -> None:
     machine = Cluster({"CPU": 16.0, "GPU": 4.0}, grows=False)
-    assert module._share_of(machine, 4, None, "auto") == (4, True)
-    assert module._share_of(machine, 4, 2, "cpu") == (2, False)
+    assert resources_each(machine, 4, None, "auto") == (4, True)
+    assert resources_each(machine, 4, 2, "cpu") == (2, False)
     several = Cluster({"CPU": 16.0}, grows=True)
-    assert module._share_of(several, 4, None, "auto") == (1, False)
-    assert module._share_of(several, 4, 3, "auto") == (3, False)
+    assert resources_each(several, 4, None, "auto") == (1, False)
+    assert resources_each(several, 4, 3, "auto") == (3, False)
     for workers, cpus, there in ((5, None, 4), (4, 5, 16)):
         with pytest.raises(ConfigError, match=f"--workers: .* the {there} of this .* or --cpus"):
-            module._share_of(machine, workers, cpus, "cuda")
+            resources_each(machine, workers, cpus, "cuda")

@@ -161,9 +161,9 @@ def test_a_resume_with_another_config_is_refused_and_overwrites_nothing(
     [
         ("finished", False, r"found a finished run\. .*--resume"),
         ("config of ours", False, r"found an unfinished run\. .*--resume"),
-        ("config of another", False, r"found files\. Give another --out"),
-        ("config of another", True, r"found files\. Give another --out"),
-        ("thesis", True, r"found files\. Give another --out"),
+        ("config of another", False, r"found files\. Choose another --out"),
+        ("config of another", True, r"found files\. Choose another --out"),
+        ("thesis", True, r"found files\. Choose another --out"),
     ],
 )
 def test_a_folder_that_is_not_empty_is_refused_and_left_alone(
