@@ -20,7 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medrd.config import RecipeConfig
+from medrd.config import (
+    CoarseNoiseConfig,
+    RecipeConfig,
+    SimplexBoxConfig,
+    SimulationConfig,
+)
 from medrd.data.brains.prepare import prepare
 from medrd.images.volume import volume_from_array
 from medrd.models import Batch
@@ -34,9 +39,9 @@ from medrd.training.loop import make_optimizers
 
 Simulator = Callable[[Tensor, Tensor, torch.Generator], Simulated]
 SIMULATORS: dict[str, Simulator] = {
-    "anomalies": AnomalySimulator(),
-    "coarse noise": CoarseNoise(),
-    "simplex box": SimplexBox(),
+    "anomalies": AnomalySimulator(SimulationConfig()),
+    "coarse noise": CoarseNoise(CoarseNoiseConfig()),
+    "simplex box": SimplexBox(SimplexBoxConfig()),
 }
 
 
@@ -111,7 +116,7 @@ def print_outcomes(images: Tensor, region: Tensor, *, batches: int) -> None:
     shares: dict[tuple[str, str], Tensor] = {}
     for shape in SHAPES:
         for content in CONTENTS:
-            simulate = AnomalySimulator(contents=[content], shapes=[shape])
+            simulate = AnomalySimulator(SimulationConfig(contents=(content,), shapes=(shape,)))
             generator = torch.Generator().manual_seed(0)
             masks = [simulate(images, region, generator).mask for _ in range(batches)]
             areas = torch.stack([mask.sum(dim=(1, 2)) / region.sum(dim=(1, 2)) for mask in masks])
@@ -149,7 +154,9 @@ def draw(images: Tensor, region: Tensor, path: Path) -> None:
         axis.imshow(image[0][window], cmap="gray", vmin=0, vmax=1)
     for row, content in zip(axes[1:], CONTENTS, strict=True):
         for number, (axis, shape) in enumerate(zip(row, columns, strict=True)):
-            made = AnomalySimulator(contents=[content], shapes=[shape])(images, region, generator)
+            made = AnomalySimulator(SimulationConfig(contents=(content,), shapes=(shape,)))(
+                images, region, generator
+            )
             axis.imshow(made.images[number, 0][window], cmap="gray", vmin=0, vmax=1)
             if made.mask[number].any():
                 outline = made.mask[number][window].float()

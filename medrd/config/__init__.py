@@ -6,7 +6,14 @@ original file.
 
 from medrd.config.layout import Layout
 from medrd.config.load import digest, load_config, make_config
-from medrd.config.models import IntensityConfig, RD4ADConfig, TeacherConfig
+from medrd.config.models import (
+    CoarseNoiseConfig,
+    IntensityConfig,
+    RD4ADConfig,
+    SimplexBoxConfig,
+    SimulationConfig,
+    TeacherConfig,
+)
 from medrd.config.sections import (
     AnyDataConfig,
     AnyRecipeConfig,
@@ -27,6 +34,7 @@ __all__ = [
     "AnyRecipeConfig",
     "AugmentConfig",
     "CalibrationConfig",
+    "CoarseNoiseConfig",
     "Config",
     "DataConfig",
     "IntensityConfig",
@@ -36,6 +44,8 @@ __all__ = [
     "RD4ADConfig",
     "RecipeConfig",
     "ScoringConfig",
+    "SimplexBoxConfig",
+    "SimulationConfig",
     "SplitConfig",
     "TeacherConfig",
     "TrainConfig",

@@ -9,28 +9,25 @@ mask, visible or not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from medrd.config import Layout
+from medrd.config import Layout, SimulationConfig
 from medrd.simulate.contents import (
     CONTENTS,
-    UNLIKE,
     ContentDraws,
-    Others,
     draw_contents,
     make_contents,
 )
 from medrd.simulate.fields import blur
 from medrd.simulate.label import GAP_PX, scaled_area, scaled_pixels, visible_label
 from medrd.simulate.lesions import OUTLINED, draw_lesions, grow_lesions
-from medrd.simulate.shapes import ALL, SHAPES, draw_shapes, groups, make_shapes, uniform
+from medrd.simulate.shapes import SHAPES, draw_shapes, groups, make_shapes, uniform
 
-__all__ = ["CONTENTS", "SHAPES", "UNLIKE", "AnomalySimulator", "Simulated"]
-
+__all__ = ["CONTENTS", "SHAPES", "AnomalySimulator", "Simulated"]
 
 GREY = Layout(("grey",), pixel_mm=1.0)
 """One modality of one slice."""
@@ -64,128 +61,76 @@ class AnomalySimulator:
 
     Parameters
     ----------
-    contents, shapes
-        Which of :data:`CONTENTS` and :data:`SHAPES` to draw from, evenly. ``lesion`` brings its
-        own shape, opacity and border.
-    beta
-        Range of β, the share of the healthy image that still shows in the anomaly; 0 to 0.8
-        as published. ``deform`` moves the image itself and has none.
-    softness_px
-        Range of the width over which an anomaly fades in: two sigma of a Gaussian blur.
-    probability
-        Of a sample to get an anomaly at all.
-    min_pixels
-        Parts of the label that are smaller are left out of it.
-    min_change
-        Least difference of intensity, in the channel that differs most, that counts as visible.
+    settings
+        What is drawn, how large and how visible; 0 to 0.8 is the published range of ``beta``.
+        ``lesion`` brings its own shape, opacity and border; ``deform`` moves the image itself and
+        is never blended. ``softness_px`` is two sigma of a Gaussian blur. ``place`` is not read
+        here: anomalies lie in the region.
     layout
         What the channels are. Of one modality that is repeated to three channels only the first
-        is read, and all get the same change; else every modality has a colour of its own. What
-        is put into a slice goes through its neighbours: as it is, but ``lesion`` is solid.
-
-    Raises
-    ------
-    ValueError
-        A content or shape that is not known, none at all, or a range or number out of bounds.
+        is read, and all get the same change; otherwise every modality has a colour of its own.
+        What is put into a slice continues through its neighbours unchanged, but ``lesion`` is
+        solid.
     """
 
-    def __init__(
-        self,
-        *,
-        contents: Sequence[str] = UNLIKE,
-        shapes: Sequence[str] = SHAPES,
-        beta: tuple[float, float] = (0.0, 0.8),
-        softness_px: tuple[float, float] = (0.0, 4.0),
-        probability: float = 1.0,
-        min_pixels: int = 10,
-        min_change: float = 0.02,
-        layout: Layout = GREY,
-    ) -> None:
-        _check_names("contents", contents, CONTENTS)
-        _check_names("shapes", shapes, SHAPES)
-        _check_range("beta", beta, most=1.0)
-        _check_range("softness_px", softness_px, most=64.0)
-        _check_range("probability", (probability, probability), most=1.0)
-        _check_range("min_change", (min_change, min_change), most=1.0)
-        if min_change == 0:  # where nothing has changed, nothing is visible
-            raise ValueError("min_change: expected a number above 0, found 0")
-        self.contents = tuple(contents)
-        self.shapes = tuple(shapes)
-        self.beta = beta
-        self.softness_px = softness_px
-        self.probability = probability
-        self.min_pixels = min_pixels
-        self.min_change = min_change
+    def __init__(self, settings: SimulationConfig, *, layout: Layout = GREY) -> None:
+        self.settings = settings
         self.layout = layout
 
     @torch.no_grad()
-    def __call__(
-        self,
-        images: Tensor,
-        region: Tensor,
-        generator: torch.Generator,
-        samples: slice = ALL,
-    ) -> Simulated:
-        """Change a batch, or some of its samples as they would be changed in it.
+    def __call__(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
+        """Put an anomaly into each image of a batch.
 
         Parameters
         ----------
         images
-            (B, C, H, W) float32 in [0, 1]; left as they are.
+            (B, C, H, W) float32 in [0, 1]; not changed in place.
         region
             (B, H, W) bool on the same device: where anomalies may be.
         generator
-            On the CPU. It moves on by as much whatever the images hold and whoever is wanted.
-        samples
-            Which are wanted, of all B. Without them none of the others is computed.
+            On the CPU. It advances by the same amount whatever the images hold.
         """
         with torch.autocast(images.device.type, enabled=False):
-            return self._simulate(images, region, generator, samples)
+            return self._simulate(images, region, generator)
 
-    def _simulate(
-        self, images: Tensor, region: Tensor, generator: torch.Generator, samples: slice
-    ) -> Simulated:
-        layout = self.layout
+    def _simulate(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
+        settings, layout = self.settings, self.layout
         modalities = len(layout.modalities)
-        everyone = images[:, : layout.intensities].unflatten(1, (-1, modalities))
-        count, _, _, height, width = everyone.shape
+        stack = images[:, : layout.intensities].unflatten(1, (-1, modalities))
+        count, _, _, height, width = stack.shape
         device = images.device
-        least = scaled_area(self.min_pixels, height, width)
+        least = scaled_area(settings.min_pixels, height, width)
 
-        shapes = [draw_shapes(count, len(self.shapes), generator) for _ in range(2)]
-        contents = draw_contents(count, modalities, len(self.contents), generator)
-        beta = uniform(generator, count, low=self.beta[0], high=self.beta[1])
-        softness = uniform(generator, count, low=self.softness_px[0], high=self.softness_px[1])
-        present = uniform(generator, count) < self.probability
+        shapes = [draw_shapes(count, len(settings.shapes), generator) for _ in range(2)]
+        contents = draw_contents(count, modalities, len(settings.contents), generator)
+        beta = uniform(generator, count, low=settings.beta[0], high=settings.beta[1])
+        softness = uniform(
+            generator, count, low=settings.softness_px[0], high=settings.softness_px[1]
+        )
+        present = uniform(generator, count) < settings.probability
 
         # Last, and only where they may be drawn: all others are as they are without lesions.
         lesions = None
-        if "lesion" in self.contents:
+        if "lesion" in settings.contents:
             lesions = draw_lesions(count, layout.modalities, generator)
 
-        others = (everyone, region)
-        images, stack, region = images[samples], everyone[samples], region[samples]
-        shapes = [drawn.part(samples) for drawn in shapes]
-        contents, beta, softness = contents.part(samples), beta[samples], softness[samples]
-        present = present[samples]
-
-        kinds = dict(groups(contents.kind, self.contents))
+        kinds = dict(groups(contents.kind, settings.contents))
         changed, within = stack, region
-        if set(self.contents) != {"lesion"}:
-            shape = make_shapes(shapes[0], self.shapes, region)
+        if set(settings.contents) != {"lesion"}:
+            shape = make_shapes(shapes[0], settings.shapes, region)
             missed = (shape.to(stack.dtype).sum(dim=(1, 2)) < least).nonzero()[:, 0]
             if len(missed):
                 again = shapes[1].of(missed.cpu(), torch.device("cpu"))
-                shape[missed] = make_shapes(again, self.shapes, region[missed])
+                shape[missed] = make_shapes(again, settings.shapes, region[missed])
             shape &= present.to(device)[:, None, None]
-            changed = self._fill(contents, kinds, stack, region, shape, beta, softness, others)
+            changed = self._fill(contents, kinds, stack, region, shape, beta, softness)
         if lesions is not None and "lesion" in kinds:
             drawn = kinds["lesion"]
             drawn = drawn[present[drawn]]
             if len(drawn):
                 where = drawn.to(device)
                 inside = _inside(stack[where], region[where])
-                own = lesions.part(samples).of(drawn, device)
+                own = lesions.of(drawn, device)
                 grown, cover = grow_lesions(own, stack[where], inside, layout)
                 changed = changed.index_copy(0, where, grown)
                 within = region.index_copy(0, where, inside[:, 0] & (cover > OUTLINED))
@@ -193,7 +138,7 @@ class AnomalySimulator:
             stack[:, 0],
             changed[:, 0],
             within,
-            min_change=self.min_change,
+            min_change=settings.min_change,
             gap_px=scaled_pixels(GAP_PX, min(height, width)),
             min_pixels=least,
         )
@@ -208,22 +153,17 @@ class AnomalySimulator:
         shape: Tensor,
         beta: Tensor,
         softness: Tensor,
-        others: tuple[Tensor, Tensor],
     ) -> Tensor:
         """The stack (B, K, M, H, W) with shapes (B, H, W) filled, those of lesions left alone."""
-        device = stack.device
+        settings, device = self.settings, stack.device
         scale = min(region.shape[1:]) / 256
         sigma_px = softness.to(device) * (scale / 2)
-        soft = blur(shape.to(stack.dtype), sigma_px, most_px=self.softness_px[1] * scale / 2)
-        everyone, regions = others
-        shown = zip(everyone.unbind(1), _inside(everyone, regions).unbind(1), strict=True)
+        soft = blur(shape.to(stack.dtype), sigma_px, most_px=settings.softness_px[1] * scale / 2)
         filled = []
-        for healthy, inside, other in zip(
-            stack.unbind(1), _inside(stack, region).unbind(1), shown, strict=True
-        ):
+        for healthy, inside in zip(stack.unbind(1), _inside(stack, region).unbind(1), strict=True):
             alpha = soft * inside
             content = make_contents(
-                contents, self.contents, healthy, inside, shape & inside, alpha, Others(*other)
+                contents, settings.contents, healthy, inside, shape & inside, alpha
             )
             cover = alpha * (1 - beta).to(device)[:, None, None]
             if "deform" in kinds:
@@ -251,15 +191,3 @@ def like(images: Tensor, changed: Tensor) -> Tensor:
     return changed.contiguous(
         memory_format=torch.channels_last if channels_last else torch.contiguous_format
     )
-
-
-def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        found = ", ".join(map(repr, unknown)) or "none"
-        raise ValueError(f"{what}: expected some of {', '.join(known)}, found {found}")
-
-
-def _check_range(what: str, span: tuple[float, float], *, most: float) -> None:
-    if not 0 <= span[0] <= span[1] <= most:
-        raise ValueError(f"{what}: expected numbers from 0 to {most}, in order, found {span}")

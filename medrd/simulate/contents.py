@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +20,8 @@ from torch import Tensor
 from medrd.simulate.fields import PERIOD, blur, fractal, turned_grid
 from medrd.simulate.shapes import Draws, groups, integers, log_uniform, uniform
 
-UNLIKE = ("slice", "brighter", "darker", "texture", "deform")
-"""The published kind: unlike anything healthy, and hardly like a lesion."""
-CONTENTS = (*UNLIKE, "lesion")
+CONTENTS = ("slice", "brighter", "darker", "texture", "deform", "lesion")
+"""All but the last are unlike anything healthy, as published, and hardly like a lesion."""
 TEXTURES = ("waves", "checks", "clouds", "speckle")
 
 _AMOUNT = (0.3, 0.95)
@@ -79,13 +77,6 @@ class ContentDraws(Draws):
     push: Tensor
 
 
-class Others(NamedTuple):
-    """Whose images the content ``slice`` may show: (N, C, H, W), and (N, H, W) bool."""
-
-    images: Tensor
-    region: Tensor
-
-
 def draw_contents(
     count: int, channels: int, kinds: int, generator: torch.Generator
 ) -> ContentDraws:
@@ -120,7 +111,6 @@ def make_contents(
     region: Tensor,
     mask: Tensor,
     alpha: Tensor,
-    others: Others,
 ) -> Tensor:
     """(B, C, H, W): what each sample shows where its anomaly covers the image.
 
@@ -132,15 +122,13 @@ def make_contents(
         (B, C, H, W), and (B, H, W) bool.
     mask, alpha
         (B, H, W): the shape as bool, and its cover in [0, 1] with soft borders.
-    others
-        The whole batch, of which ``draws.source`` names samples.
     """
     made = images.clone()
     for name, samples in groups(draws.kind, contents):
         part = draws.of(samples, images.device)
         where = samples.to(images.device)
         if name == "slice":
-            made[where] = _slice(part, others.images, others.region, images[where])
+            made[where] = _slice(part, images, region, images[where])
         elif name == "deform":
             made[where] = _deform(part, images[where], region[where], mask[where], alpha[where])
         elif name != "lesion":

@@ -13,11 +13,14 @@ import math
 import torch
 from torch import Tensor
 
-from medrd.config import Layout
+from medrd.config import CoarseNoiseConfig, Layout, SimplexBoxConfig
 from medrd.simulate.anomalies import GREY, Simulated, like
 from medrd.simulate.fields import PERIOD, simplex
 from medrd.simulate.label import scaled_pixels
-from medrd.simulate.shapes import ALL, integers, places, uniform
+from medrd.simulate.shapes import integers, places, uniform
+
+CELL_PX = 32.0
+"""Width of the first octave's cells of simplex noise, at 256²; it scales with the image."""
 
 
 class CoarseNoise:
@@ -25,43 +28,32 @@ class CoarseNoise:
 
     Parameters
     ----------
-    sigma
-        Of the noise, for intensities in [0, 1].
-    grid
-        Its points a side, whatever the size of the image.
+    settings
+        Standard deviation of the noise, and its points a side whatever the size of the image.
     layout
         What the channels are: one modality's noise is alike in all channels.
     """
 
-    def __init__(self, *, sigma: float = 0.2, grid: int = 16, layout: Layout = GREY) -> None:
-        if sigma < 0 or grid < 2:
-            raise ValueError(f"expected sigma >= 0 and grid >= 2, found {sigma} and {grid}")
-        self.sigma = sigma
-        self.grid = grid
+    def __init__(self, settings: CoarseNoiseConfig, *, layout: Layout = GREY) -> None:
+        self.settings = settings
         self.layout = layout
 
     @torch.no_grad()
-    def __call__(
-        self, images: Tensor, region: Tensor, generator: torch.Generator, samples: slice = ALL
-    ) -> Simulated:
-        """Add noise to (B, C, H, W) in (B, H, W) bool; the mask is the region.
-
-        Of ``samples`` alone, as they would be changed in the batch.
-        """
+    def __call__(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
+        """Add noise to (B, C, H, W) in (B, H, W) bool; the mask is the region."""
         with torch.autocast(images.device.type, enabled=False):
             healthy = images[:, : len(self.layout.modalities)]
             count, channels, *size = healthy.shape
             device = images.device
-            values = torch.randn(count, channels, self.grid, self.grid, generator=generator)
-            rolls = [
-                integers(generator, count, below=length)[samples].to(device) for length in size
-            ]
-            images, healthy, region = images[samples], healthy[samples], region[samples]
+            values = torch.randn(
+                count, channels, self.settings.grid, self.settings.grid, generator=generator
+            )
+            rolls = [integers(generator, count, below=length).to(device) for length in size]
             down, across = (
-                _enlarging(self.grid, length, roll)
+                _enlarging(self.settings.grid, length, roll)
                 for length, roll in zip(size, rolls, strict=True)
             )
-            noise = down[:, None] @ (self.sigma * values[samples]).to(device) @ across.mT[:, None]
+            noise = down[:, None] @ (self.settings.sigma * values).to(device) @ across.mT[:, None]
             changed = torch.where(region[:, None], (healthy + noise).clamp_(0, 1), healthy)
             return Simulated(like(images, changed), region.clone())
 
@@ -84,59 +76,34 @@ class SimplexBox:
 
     Parameters
     ----------
-    octaves, persistence
-        Of the noise; each octave has cells half as wide and is so many times as high.
-    amplitude
-        Factor on the sum of the octaves, of which the first has height 1.
-    box_px
-        Range of the box's sides, both included, at 256²; it scales with the image.
-    cell_px
-        Width of the first octave's cells, likewise.
+    settings
+        Octaves of the noise, each with cells half as wide and ``persistence`` times as high as the
+        one before; ``amplitude`` is a factor on their sum, of which the first has height 1. The
+        box's sides are drawn from a range that includes both ends, at 256², and scale with the
+        image.
     layout
         What the channels are: one modality's noise is alike in all channels.
     """
 
-    def __init__(
-        self,
-        *,
-        octaves: int = 6,
-        persistence: float = 0.6,
-        amplitude: float = 0.2,
-        box_px: tuple[int, int] = (10, 31),
-        cell_px: float = 32.0,
-        layout: Layout = GREY,
-    ) -> None:
-        if octaves < 1 or not 1 <= box_px[0] <= box_px[1] <= 256:
-            raise ValueError(f"expected an octave and a box in 256, found {octaves} and {box_px}")
-        self.octaves = octaves
-        self.persistence = persistence
-        self.amplitude = amplitude
-        self.box_px = box_px
-        self.cell_px = cell_px
+    def __init__(self, settings: SimplexBoxConfig, *, layout: Layout = GREY) -> None:
+        self.settings = settings
         self.layout = layout
 
     @torch.no_grad()
-    def __call__(
-        self, images: Tensor, region: Tensor, generator: torch.Generator, samples: slice = ALL
-    ) -> Simulated:
-        """Add noise to (B, C, H, W); the mask is the box within (B, H, W) bool.
-
-        Of ``samples`` alone, as they would be changed in the batch.
-        """
+    def __call__(self, images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
+        """Add noise to (B, C, H, W); the mask is the box within (B, H, W) bool."""
         with torch.autocast(images.device.type, enabled=False):
             healthy = images[:, : len(self.layout.modalities)]
             count, channels, height, width = healthy.shape
             device = images.device
-            least, most = (max(1, scaled_pixels(n, min(height, width))) for n in self.box_px)
+            least, most = (
+                max(1, scaled_pixels(n, min(height, width))) for n in self.settings.box_px
+            )
             share = uniform(generator, count, 1).to(device)
             sides = (least + integers(generator, count, 2, below=most - least + 1)).to(device)
             angles = uniform(
-                generator, count * channels, self.octaves, PERIOD, PERIOD, high=2 * math.pi
+                generator, count * channels, self.settings.octaves, PERIOD, PERIOD, high=2 * math.pi
             ).to(device)
-
-            images, healthy, region = images[samples], healthy[samples], region[samples]
-            share, sides, count = share[samples], sides[samples], len(images)
-            angles = angles.unflatten(0, (-1, channels))[samples].flatten(0, 1)
 
             noise = self._octaves(angles, most, 256 / min(height, width))
             noise = noise.reshape(count, channels, most, most)
@@ -160,16 +127,17 @@ class SimplexBox:
             mask = (box > 0) & region
             added = torch.zeros(count, height, width, channels, device=device)
             added.index_put_(at, (noise * inside[:, None]).movedim(1, -1), accumulate=True)
-            sum_ = (healthy + self.amplitude * added.movedim(-1, 1)).clamp_(0, 1)
+            sum_ = (healthy + self.settings.amplitude * added.movedim(-1, 1)).clamp_(0, 1)
             return Simulated(like(images, torch.where(mask[:, None], sum_, healthy)), mask)
 
     def _octaves(self, angles: Tensor, side: int, scale: float) -> Tensor:
         """(N, octaves, PERIOD, PERIOD) -> (N, side, side)."""
-        pixel = torch.arange(side, device=angles.device) * (scale / self.cell_px)
+        pixel = torch.arange(side, device=angles.device) * (scale / CELL_PX)
         y, x = (n.expand(len(angles), side, side) for n in (pixel[:, None], pixel[None, :]))
         return torch.stack(
             [
-                self.persistence**octave * simplex(angles[:, octave], y * 2**octave, x * 2**octave)
-                for octave in range(self.octaves)
+                self.settings.persistence**octave
+                * simplex(angles[:, octave], y * 2**octave, x * 2**octave)
+                for octave in range(self.settings.octaves)
             ]
         ).sum(dim=0)

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from medrd.simulate.fields import PERIOD, perlin, rotate, simplex, turned_grid
 
-ALL = slice(None)
 SHAPES = ("perlin", "simplex", "ellipsoid", "blob")
 
 _LARGEST_EXPONENT = 5
@@ -48,10 +47,6 @@ class Draws:
         if drawn[0].device != device:
             picked = unpack(pack(picked).to(device), picked)
         return type(self)(*picked)
-
-    def part(self, samples: slice) -> Self:
-        """Those of a run of samples."""
-        return type(self)(*(getattr(self, f.name)[samples] for f in fields(self)))  # type: ignore[arg-type]
 
 
 def pack(tensors: Sequence[Tensor]) -> Tensor:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from torch import Generator, Tensor
 
-from medrd.config import AnyRecipeConfig, Config
+from medrd.config import (
+    AnyRecipeConfig,
+    CoarseNoiseConfig,
+    Config,
+    SimplexBoxConfig,
+    SimulationConfig,
+)
 from medrd.models.detector import Detector, Simulation
 from medrd.simulate.anomalies import AnomalySimulator, Simulated
 from medrd.simulate.augment import augment
@@ -34,9 +39,7 @@ def simulator_for(config: Config, detector: Detector) -> Simulator | None:
     if detector.simulation is None:
         return None
     section = _MAKERS[detector.simulation][1]
-    return make_simulator(
-        detector.simulation, dict(getattr(config.model, section)), recipe=config.recipe
-    )
+    return make_simulator(detector.simulation, getattr(config.model, section), recipe=config.recipe)
 
 
 def augment_for(config: Config) -> Augment | None:
@@ -48,13 +51,14 @@ def augment_for(config: Config) -> Augment | None:
 
 
 def make_simulator(
-    kind: Simulation, settings: Mapping[str, Any], *, recipe: AnyRecipeConfig
+    kind: Simulation,
+    settings: SimulationConfig | CoarseNoiseConfig | SimplexBoxConfig,
+    *,
+    recipe: AnyRecipeConfig,
 ) -> Simulator:
-    """A simulator for slices of a recipe, with the settings of its section of a config."""
-    settings = dict(settings)
-    place = settings.pop("place", "anywhere")
-    simulator = _MAKERS[kind][0](**settings, layout=recipe.layout)
-    if recipe.kind == "pictures" and place == "object":
+    """A simulator for slices of a recipe, with its section of a config."""
+    simulator = _MAKERS[kind][0](settings, layout=recipe.layout)
+    if recipe.kind == "pictures" and getattr(settings, "place", "") == "object":
         return lambda images, region, generator: simulator(
             images, foreground(images, region), generator
         )

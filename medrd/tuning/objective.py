@@ -98,7 +98,7 @@ def simulate_set(
     chosen = _evenly(len(slices), wanted.max_slices)
     # Neighbours look alike: shuffled, so that the content `slice` comes from elsewhere.
     healthy = slices.batch(np.random.default_rng(wanted.seed).permutation(chosen).tolist())
-    simulator = make_simulator("anomalies", dict(wanted.simulation), recipe=config.recipe)
+    simulator = make_simulator("anomalies", wanted.simulation, recipe=config.recipe)
     generator = torch.Generator().manual_seed(wanted.seed)
     copies = [
         _with_anomalies(simulator, healthy.images, healthy.region, generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +239,29 @@ def test_the_digest_is_of_content_not_of_order() -> None:
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
     assert digest([1, 2]) != digest([2, 1])
     assert digest({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "value", "message"),
+    [
+        ("bikd", "simulation.contents", ["glioma"], "simulation.contents"),
+        ("bikd", "simulation.shapes", [], "at least 1"),
+        ("bikd", "simulation.beta", [0.5, 0.2], "must rise"),
+        ("bikd", "simulation.beta", [0.0, 1.5], "must rise"),
+        ("bikd", "simulation.softness_px", [-1.0, 2.0], "must rise"),
+        ("bikd", "simulation.probability", 2.0, "simulation.probability"),
+        ("bikd", "simulation.min_change", 0.0, "simulation.min_change"),
+        ("bikd", "variant", "three_branch", "variant"),
+        ("dae", "noise.sigma", -1.0, "noise.sigma"),
+        ("dae", "noise.grid", 1, "noise.grid"),
+        ("dae", "median", 4, "odd"),
+        ("dae", "median", 0, "median"),
+        ("rdpp", "noise.octaves", 0, "noise.octaves"),
+        ("rdpp", "noise.box_px", [31, 10], "must rise"),
+    ],
+)
+def test_numbers_of_a_model_out_of_range_are_refused(
+    model: str, key: str, value: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_config({"model": {"name": model}}, [f"model.{key}={json.dumps(value)}"])

@@ -18,12 +18,7 @@ from torch import Tensor
 
 from medrd.comparison.config import cell_config, load_compare
 from medrd.config import TeacherConfig, load_config, make_config
-from medrd.config.models import (
-    MODELS,
-    CoarseNoiseConfig,
-    SimplexBoxConfig,
-    SimulationConfig,
-)
+from medrd.config.models import MODELS
 from medrd.doctor import examine
 from medrd.errors import ConfigError, ModelError
 from medrd.models import Batch, Detector, Scoring, Teacher
@@ -86,19 +81,6 @@ def test_the_config_knows_the_detectors_that_there_are_and_their_defaults() -> N
         assert told.items() <= defaults(DETECTORS[name].make).items(), name
 
 
-@pytest.mark.parametrize(
-    ("section", "simulator"),
-    [
-        (SimulationConfig, AnomalySimulator),
-        (CoarseNoiseConfig, CoarseNoise),
-        (SimplexBoxConfig, SimplexBox),
-    ],
-)
-def test_the_config_knows_the_simulators_defaults(section: Any, simulator: Any) -> None:
-    told = section().model_dump(exclude={"place"})
-    assert told.items() <= defaults(simulator).items()
-
-
 def defaults(make: Any) -> dict[str, Any]:
     return {name: p.default for name, p in inspect.signature(make).parameters.items()}
 
@@ -130,8 +112,9 @@ def test_settings_of_the_simulation_reach_it_and_channels_are_tied_where_one_is_
         with torch.device("meta"):
             detector = detector_from_config(config.to_dict()["model"])
         made = simulator_for(config, detector)
-        assert vars(made)[attribute] == value
-        assert (len(vars(made)["layout"].modalities) == 1) is tied
+        assert isinstance(made, AnomalySimulator | CoarseNoise | SimplexBox)
+        assert getattr(made.settings, attribute) == value
+        assert (len(made.layout.modalities) == 1) is tied
 
 
 def test_anomalies_lie_on_the_object_of_a_picture() -> None:

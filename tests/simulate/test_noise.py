@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medrd.config import Layout
+from medrd.config import CoarseNoiseConfig, Layout, SimplexBoxConfig
 from medrd.simulate.anomalies import GREY
 from medrd.simulate.fields import PERIOD, blur, fractal, perlin, rotate, simplex, turned_grid
 from medrd.simulate.noise import CoarseNoise, SimplexBox
@@ -135,10 +137,13 @@ def grey(count: int, size: int, channels: int = 3) -> tuple[Tensor, Tensor]:
     return torch.full((count, channels, size, size), 0.5) * region[:, None], region
 
 
-@pytest.mark.parametrize("make", [CoarseNoise, SimplexBox])
+@pytest.mark.parametrize(
+    "make",
+    [partial(CoarseNoise, CoarseNoiseConfig()), partial(SimplexBox, SimplexBoxConfig())],
+)
 @pytest.mark.parametrize("tied", [True, False])
 def test_noise_stays_in_the_region_and_channels_are_tied_or_not(
-    make: type[CoarseNoise] | type[SimplexBox], tied: bool
+    make: Callable[..., CoarseNoise | SimplexBox], tied: bool
 ) -> None:
     images, region = grey(4, 64)
     before = images.clone()
@@ -157,8 +162,10 @@ def test_noise_stays_in_the_region_and_channels_are_tied_or_not(
 def test_coarse_noise_is_enlarged_and_rolled_as_torch_does_it() -> None:
     images = torch.full((2, 1, 96, 128), 0.5)
     region = torch.ones(2, 96, 128, dtype=torch.bool)
-    noise = CoarseNoise(sigma=0.05, grid=8)(images, region, seeded(5)).images - 0.5
-    assert CoarseNoise()(images, region, seeded()).mask.all()
+    noise = (
+        CoarseNoise(CoarseNoiseConfig(sigma=0.05, grid=8))(images, region, seeded(5)).images - 0.5
+    )
+    assert CoarseNoise(CoarseNoiseConfig())(images, region, seeded()).mask.all()
 
     generator = seeded(5)
     values = 0.05 * torch.randn(2, 1, 8, 8, generator=generator)
@@ -175,7 +182,9 @@ def test_coarse_noise_has_the_sigma_asked_for() -> None:
     images = torch.full((32, 1, 16, 16), 0.5)
     region = torch.ones(32, 16, 16, dtype=torch.bool)
     # As many points as pixels: enlarging changes nothing.
-    noise = CoarseNoise(sigma=0.1, grid=16)(images, region, seeded()).images - 0.5
+    noise = (
+        CoarseNoise(CoarseNoiseConfig(sigma=0.1, grid=16))(images, region, seeded()).images - 0.5
+    )
     assert abs(float(noise.std()) - 0.1) < 0.004
 
 
@@ -183,7 +192,7 @@ def test_boxes_have_sides_in_range_scaled_with_the_image() -> None:
     for size, least, most in ((256, 10, 31), (128, 5, 16)):
         images = torch.full((64, 1, size, size), 0.5)
         region = torch.ones(64, size, size, dtype=torch.bool)
-        mask = SimplexBox()(images, region, seeded()).mask
+        mask = SimplexBox(SimplexBoxConfig())(images, region, seeded()).mask
         heights, widths = mask.any(dim=2).sum(dim=1), mask.any(dim=1).sum(dim=1)
         assert torch.equal(mask.sum(dim=(1, 2)), heights * widths)  # a box, without holes
         sides = torch.cat([heights, widths])
@@ -195,9 +204,7 @@ def test_boxes_have_sides_in_range_scaled_with_the_image() -> None:
 def test_a_boxs_noise_is_octaves_of_simplex_noise() -> None:
     images = torch.full((1, 1, 256, 256), 0.5)
     region = torch.ones(1, 256, 256, dtype=torch.bool)
-    made = SimplexBox(octaves=2, persistence=0.6, amplitude=0.2, box_px=(20, 20))(
-        images, region, seeded(2)
-    )
+    made = SimplexBox(SimplexBoxConfig(octaves=2, box_px=(20, 20)))(images, region, seeded(2))
     generator = seeded(2)
     torch.rand(1, 1, generator=generator)
     torch.randint(1, (1, 2), generator=generator)
@@ -214,11 +221,5 @@ def test_a_box_at_the_corner_is_moved_into_the_image() -> None:
     region = torch.zeros(10, 256, 256, dtype=torch.bool)
     region[:5, -10:, -10:] = True
     region[5:, :10, :10] = True
-    made = SimplexBox(box_px=(31, 31))(images, region, seeded())
+    made = SimplexBox(SimplexBoxConfig(box_px=(31, 31)))(images, region, seeded())
     assert torch.equal(made.mask, region)
-
-
-@pytest.mark.parametrize("settings", [{"sigma": -1.0}, {"grid": 1}])
-def test_coarse_noise_refuses(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="expected sigma"):
-        CoarseNoise(**settings)  # type: ignore[arg-type]
