@@ -23,9 +23,9 @@ from medrd.comparison.config import CompareConfig, cell_config, load_compare
 from medrd.config import Config
 from medrd.config.load import read_yaml
 from medrd.data.slices import SliceBatch
-from medrd.models import Batch, Scoring
+from medrd.models import Batch
 from medrd.run.device import Execution, choose_execution
-from medrd.run.model_folder import make_detector
+from medrd.run.model_folder import make_detector, make_scoring
 from medrd.run.predictor import Predictor
 from medrd.run.table import markdown_table
 from medrd.training.checkpoint import Position
@@ -64,7 +64,8 @@ def predictor_of(config: Config, execution: Execution, slices: SliceBatch) -> Pr
             detector.collect(Batch(execution.images(slices.images), region))
             detector.finish(torch.Generator().manual_seed(0))
     detector.keep_for_prediction()
-    return Predictor(detector, Scoring(size=slices.region.shape[-1]), execution)
+    scoring = make_scoring(config.scoring, size=slices.region.shape[-1])
+    return Predictor(detector, scoring, execution)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -25,13 +25,14 @@ from medrd.config import (
     RecipeConfig,
     SimplexBoxConfig,
     SimulationConfig,
+    make_config,
 )
 from medrd.data.brains.prepare import prepare
 from medrd.images.volume import volume_from_array
 from medrd.models import Batch
-from medrd.models.build import build_detector
 from medrd.phantom.cohort import BRATS_AFFINE, make_subject
 from medrd.run.device import Execution, choose_execution
+from medrd.run.model_folder import make_detector
 from medrd.run.table import markdown_table
 from medrd.simulate.anomalies import CONTENTS, SHAPES, AnomalySimulator, Simulated
 from medrd.simulate.noise import CoarseNoise, SimplexBox
@@ -70,7 +71,8 @@ def print_times(
 ) -> None:
     """Milliseconds a batch of each simulation, beside RD4AD's training iteration."""
     torch.manual_seed(0)
-    detector = build_detector("rd4ad", teacher=teacher)
+    section = {"name": "rd4ad", "teacher": {"name": teacher, "weights": "random"}}
+    detector = make_detector(make_config({"model": section}))
     execution.place(detector)
     detector.train()
     steps = detector.steps()

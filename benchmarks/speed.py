@@ -23,10 +23,10 @@ from medrd.config import Config, RecipeConfig, make_config
 from medrd.data.brains.prepare import PreparedVolume, prepare, read_channels
 from medrd.data.layouts import find_subjects
 from medrd.data.slices import HealthySlices, SliceBatch
-from medrd.models import Detector, Scoring
+from medrd.models import Detector
 from medrd.phantom.cohort import write_cohort
 from medrd.run.device import Execution, choose_execution
-from medrd.run.model_folder import make_detector
+from medrd.run.model_folder import make_detector, make_scoring
 from medrd.run.predictor import Predictor
 from medrd.run.table import markdown_table
 from medrd.training.checkpoint import Position
@@ -93,7 +93,7 @@ def main() -> None:
     del loops
 
     predict_s: dict[str, list[float]] = {name: [] for name in ways}
-    scoring = Scoring(size=args.size)
+    scoring = make_scoring(config.scoring, size=args.size)
     for number in range(args.repeats + 1):
         for name, way in ways.items():
             predictor = Predictor(copy.deepcopy(detector), scoring, way, batch_size=args.batch_size)

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from medrd.config import TeacherConfig
+from medrd.config import Config, TeacherConfig, make_config
 from medrd.data.cache import default_cache
 from medrd.errors import MedrdError
 from medrd.models import Teacher
-from medrd.models.build import DETECTORS, build_detector
+from medrd.models.build import DETECTORS
 from medrd.run.device import choose_execution
+from medrd.run.model_folder import make_detector
 from medrd.run.progress import progress
 from medrd.run.provenance import git_revision, part_versions, versions
 from medrd.run.table import markdown_table
@@ -62,14 +63,14 @@ def _models() -> list[dict[str, Any]]:
     """Each detector with each teacher, and its number of parameters."""
     wanted = [
         (name, teacher)
-        for name, kind in DETECTORS.items()
-        for teacher in (_TEACHERS if kind.has_teacher else (None,))
+        for name, entry in DETECTORS.items()
+        for teacher in (_TEACHERS if entry.has_teacher else (None,))
     ]
     models = []
     with progress("looking at models", len(wanted)) as advance:
         for name, teacher in wanted:
             with torch.device("meta"):  # nothing is computed, so no weights are needed
-                detector = build_detector(name, teacher=teacher)
+                detector = make_detector(_config(name, teacher))
             models.append(
                 {
                     "name": name,
@@ -81,6 +82,14 @@ def _models() -> list[dict[str, Any]]:
             )
             advance(note=name)
     return models
+
+
+def _config(name: str, teacher: str | None) -> Config:
+    """A detector for images of three modalities."""
+    model: dict[str, Any] = {"name": name}
+    if teacher is not None:
+        model["teacher"] = {"name": teacher, "weights": "random"}
+    return make_config({"model": model, "recipe": {"channels": ["flair", "t1", "t2"]}})
 
 
 def _device() -> str:

@@ -4,16 +4,62 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from medrd.models import Batch, Detector, Teacher
+from medrd.config import MEDIAN_INTENSITY, ScoringConfig
+from medrd.config.models import MODELS
+from medrd.models import Batch, Detector, Scoring, Teacher
+from medrd.models.build import DETECTORS
+from medrd.run.model_folder import make_scoring
 from medrd.training.loop import make_optimizers
 
 SMALL = "mobilenetv3_small_050"
 """A teacher for what holds with any: a tenth of a ResNet-18's work."""
+
+
+CASES: dict[str, dict[str, Any]] = {name: {"name": name} for name in DETECTORS} | {
+    "rd4ad_pixel": {"name": "rd4ad", "loss": "pixel"},
+    "rd_expert_bn_eval": {"name": "rd_expert", "teacher_batch_norm": "eval"},
+    "rd_expert_no_gate": {"name": "rd_expert", "gating": False},
+    "bikd_two_branch": {"name": "bikd", "variant": "two_branch"},
+    "rdpp_pairs": {"name": "rdpp", "transport": "pairs"},
+    "recontrast_eval": {"name": "recontrast", "encoder_batch_norm": "eval"},
+}
+"""The ``model`` sections of all detectors and of their variants."""
+FAST: dict[str, dict[str, Any]] = {"dae": {"base": 8, "depth": 2}}
+"""What makes a detector small enough for tests that need no particular size."""
+
+D = TypeVar("D", bound=Detector)
+
+
+def build(
+    kind: type[D],
+    teacher: str | Teacher | None = None,
+    *,
+    modalities: int = 3,
+    channels: int = 3,
+    **settings: Any,
+) -> D:
+    """A detector with the config's numbers where none are given, and random weights."""
+    (name,) = (name for name, entry in DETECTORS.items() if entry.make is kind)
+    section = MODELS[name]
+    keys = section.model_fields.keys() - {"name", "teacher", "simulation", "noise"}
+    chosen = section(**{key: settings.pop(key) for key in list(settings) if key in keys})
+    settings |= {key: getattr(chosen, key) for key in keys}
+    if DETECTORS[name].takes_stacks:
+        settings |= {"modalities": modalities, "channels": channels, "median": MEDIAN_INTENSITY}
+    if teacher is None:
+        return kind(**settings)
+    return kind(Teacher(teacher) if isinstance(teacher, str) else teacher, **settings)
+
+
+def scoring_of(size: int, **settings: Any) -> Scoring:
+    """A scoring with the config's numbers where none are given."""
+    return make_scoring(ScoringConfig(**settings), size=size)
 
 
 def count(*networks: nn.Module) -> int:
@@ -71,6 +117,20 @@ def changed_batch(images: int = 2, size: int = 64) -> Batch:
     mask = torch.zeros(images, size, size, dtype=torch.bool)
     mask[:, size // 4 : size // 2, size // 4 : 3 * size // 4] = True
     changed = torch.where(mask[:, None], 1 - healthy, healthy)
+    return Batch(healthy, torch.ones_like(mask), changed, mask)
+
+
+def square_phantoms(images: int) -> Batch:
+    """Smooth slices, and copies with a textured square."""
+    ramp = torch.linspace(0, 1, 64)
+    tilt = torch.rand(images, 1, 1)
+    healthy = 0.3 + 0.4 * (ramp[:, None] * tilt + ramp[None] * (1 - tilt))
+    healthy = healthy[:, None].repeat(1, 3, 1, 1)
+    mask = torch.zeros(images, 64, 64, dtype=torch.bool)
+    for each in mask:
+        top, left = torch.randint(0, 40, (2,)).tolist()
+        each[top : top + 20, left : left + 20] = True
+    changed = torch.where(mask[:, None], torch.rand(images, 1, 64, 64), healthy)
     return Batch(healthy, torch.ones_like(mask), changed, mask)
 
 

@@ -15,6 +15,7 @@ from medrd.config.models import (
     TeacherConfig,
 )
 from medrd.config.sections import (
+    MEDIAN_INTENSITY,
     AnyDataConfig,
     AnyRecipeConfig,
     AugmentConfig,
@@ -30,6 +31,7 @@ from medrd.config.sections import (
 )
 
 __all__ = [
+    "MEDIAN_INTENSITY",
     "AnyDataConfig",
     "AnyRecipeConfig",
     "AugmentConfig",

@@ -22,6 +22,8 @@ from medrd.config.models import ModelConfig, RD4ADConfig
 from medrd.config.section import Section
 
 SCHEMA_VERSION: Final = 1
+MEDIAN_INTENSITY: Final = 0.4
+"""A brain's median under ``recipe.normalise: median``: room for values up to 2.5 times as high."""
 
 _Distance = Annotated[float, Field(gt=0, le=50)]
 

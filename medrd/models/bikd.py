@@ -106,16 +106,14 @@ class BiKD(Detector):
         self,
         teacher: Teacher,
         *,
-        variant: Literal["reciprocal", "two_branch"] = "reciprocal",
-        student_lr: float = 5e-3,
-        teacher_lr: float = 1e-5,
-        margin: float = 0.5,
-        anchor: float = 1.0,
-        betas: tuple[float, float] = (0.5, 0.999),
+        variant: Literal["reciprocal", "two_branch"],
+        student_lr: float,
+        teacher_lr: float,
+        margin: float,
+        anchor: float,
+        betas: tuple[float, float],
     ) -> None:
         super().__init__()
-        if variant not in ("reciprocal", "two_branch"):
-            raise ValueError(f"bikd has variants reciprocal and two_branch, not {variant}")
         self.teacher = teacher
         self.trained_teacher: Teacher | None = None
         if variant == "reciprocal":

@@ -21,75 +21,62 @@ from medrd.models.teacher import Teacher
 
 
 @dataclass(frozen=True)
-class Kind:
+class Entry:
     """How a detector is made, and where it comes from."""
 
     make: Callable[..., Detector]
     source: str
     has_teacher: bool = True
     takes_stacks: bool = False
-    """Whether it asks how many modalities and channels the images have; others have three."""
+    """Whether it takes images of any number of modalities and channels; others take three."""
 
 
-DETECTORS: Final[dict[str, Kind]] = {
-    "rd4ad": Kind(RD4AD, "Deng & Li, CVPR 2022"),
-    "stfpm": Kind(STFPM, "Wang et al., BMVC 2021"),
-    "rd_expert": Kind(RDExpert, "Liu et al., AAAI 2025"),
-    "bikd": Kind(BiKD, "reconstruction from the abstract of Wang et al., NCAA 2024"),
-    "rdpp": Kind(RDPP, "Tien et al., CVPR 2023"),
-    "recontrast": Kind(ReContrast, "Guo et al., NeurIPS 2023"),
-    "rdseg": Kind(
+DETECTORS: Final[dict[str, Entry]] = {
+    "rd4ad": Entry(RD4AD, "Deng & Li, CVPR 2022"),
+    "stfpm": Entry(STFPM, "Wang et al., BMVC 2021"),
+    "rd_expert": Entry(RDExpert, "Liu et al., AAAI 2025"),
+    "bikd": Entry(BiKD, "reconstruction from the abstract of Wang et al., NCAA 2024"),
+    "rdpp": Entry(RDPP, "Tien et al., CVPR 2023"),
+    "recontrast": Entry(ReContrast, "Guo et al., NeurIPS 2023"),
+    "rdseg": Entry(
         RDSeg, "medrd, after DeSTSeg (Zhang et al., CVPR 2023) and RD4AD", takes_stacks=True
     ),
-    "patchcore": Kind(PatchCore, "Roth et al., CVPR 2022"),
-    "dae": Kind(DAE, "Kascenas et al., MIDL 2022", has_teacher=False),
-    "intensity": Kind(Intensity, "untrained baseline; cf. Meissen et al. 2021", has_teacher=False),
+    "patchcore": Entry(PatchCore, "Roth et al., CVPR 2022"),
+    "dae": Entry(DAE, "Kascenas et al., MIDL 2022", has_teacher=False),
+    "intensity": Entry(Intensity, "untrained baseline; cf. Meissen et al. 2021", has_teacher=False),
 }
-"""Every detector there is."""
+"""All detectors by name."""
 
-# Keys of a model's config that tell the data side what to do, not the network.
-_DATA_SIDE: Final = ("simulation", "noise")
+# Keys of a model's config that are for the simulation, not for the network.
+_NOT_THE_NETWORKS: Final = ("simulation", "noise")
 
 
-def build_detector(name: str, *, teacher: str | None = None, **settings: Any) -> Detector:
+def build_detector(
+    model: Mapping[str, Any], *, modalities: int, channels: int, median: float
+) -> Detector:
     """Build a detector with random weights.
 
     Parameters
     ----------
-    name
-        A key of :data:`DETECTORS`.
-    teacher
-        timm name of the backbone, for detectors that have one.
-    settings
-        The detector's own keyword arguments.
+    model
+        The ``model`` section of a config, as plain types.
+    modalities, channels, median
+        Of the images, and a brain's median intensity in them, for detectors that take any number.
 
     Raises
     ------
     ValueError
-        Unknown detector or unusable teacher.
+        The detector is unknown, or the teacher unusable.
     """
+    settings = {key: value for key, value in model.items() if key not in _NOT_THE_NETWORKS}
+    name, teacher = settings.pop("name"), settings.pop("teacher", None)
     if name not in DETECTORS:
         raise ValueError(f"no detector named {name}; there are {', '.join(DETECTORS)}")
-    kind = DETECTORS[name]
-    if not kind.has_teacher:
-        return kind.make(**settings)
-    if teacher is None:
-        raise ValueError(f"{name} needs a teacher")
-    return kind.make(Teacher(teacher), **settings)
-
-
-def detector_from_config(
-    model: Mapping[str, Any], *, modalities: int = 3, channels: int = 3
-) -> Detector:
-    """Build from the ``model`` section of a config (plain types), weights still random.
-
-    ``modalities`` and ``channels`` of the images are for the detectors that take any number.
-    """
-    settings = {key: value for key, value in model.items() if key not in _DATA_SIDE}
-    name = settings.pop("name")
-    teacher = settings.pop("teacher", None)
+    entry = DETECTORS[name]
     if "betas" in settings:
         settings["betas"] = tuple(settings["betas"])
-    if name in DETECTORS and DETECTORS[name].takes_stacks:
-        settings |= {"modalities": modalities, "channels": channels}
-    return build_detector(name, teacher=teacher["name"] if teacher else None, **settings)
+    if entry.takes_stacks:
+        settings |= {"modalities": modalities, "channels": channels, "median": median}
+    if not entry.has_teacher:
+        return entry.make(**settings)
+    return entry.make(Teacher(teacher["name"]), **settings)

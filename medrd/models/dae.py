@@ -52,16 +52,14 @@ class DAE(Detector):
     def __init__(
         self,
         *,
-        base: int = 64,
-        depth: int = 4,
-        lr: float = 1e-4,
-        weight_decay: float = 1e-5,
-        cycles: float = 10.5,
-        median: int = 5,
+        base: int,
+        depth: int,
+        lr: float,
+        weight_decay: float,
+        cycles: float,
+        median: int,
     ) -> None:
         super().__init__()
-        if median < 1 or median % 2 == 0:
-            raise ValueError(f"the median filter's side must be odd, not {median}")
         self.network = UNet(3, base=base, depth=depth)
         self.lr = lr
         self.weight_decay = weight_decay

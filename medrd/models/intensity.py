@@ -22,7 +22,7 @@ class Intensity(Detector):
         Which of the three.
     """
 
-    def __init__(self, *, channel: int = 0) -> None:
+    def __init__(self, *, channel: int) -> None:
         super().__init__()
         self.channel = channel
 

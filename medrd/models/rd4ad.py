@@ -43,9 +43,9 @@ class RD4AD(Detector):
         self,
         teacher: Teacher,
         *,
-        loss: Literal["global", "pixel"] = "global",
-        lr: float = 0.005,
-        betas: tuple[float, float] = (0.5, 0.999),
+        loss: Literal["global", "pixel"],
+        lr: float,
+        betas: tuple[float, float],
     ) -> None:
         super().__init__()
         self.teacher = teacher

@@ -63,11 +63,11 @@ class RDExpert(Detector):
         self,
         teacher: Teacher,
         *,
-        gating: bool = True,
-        teacher_batch_norm: Literal["train", "eval"] = "train",
-        teacher_lr: float = 1e-4,
-        student_lr: float = 5e-3,
-        betas: tuple[float, float] = (0.5, 0.999),
+        gating: bool,
+        teacher_batch_norm: Literal["train", "eval"],
+        teacher_lr: float,
+        student_lr: float,
+        betas: tuple[float, float],
     ) -> None:
         super().__init__()
         self.teacher = teacher

@@ -90,14 +90,14 @@ class RDPP(Detector):
         self,
         teacher: Teacher,
         *,
-        lr: float = 5e-3,
-        projection_lr: float = 1e-3,
-        projection_weight: float = 0.2,
-        reconstruct_weight: float = 0.01,
-        contrast_weight: float = 0.1,
-        contrast_margin: float = 0.5,
-        transport: Literal["batch", "pairs"] = "batch",
-        betas: tuple[float, float] = (0.5, 0.999),
+        lr: float,
+        projection_lr: float,
+        projection_weight: float,
+        reconstruct_weight: float,
+        contrast_weight: float,
+        contrast_margin: float,
+        transport: Literal["batch", "pairs"],
+        betas: tuple[float, float],
     ) -> None:
         super().__init__()
         self.teacher = teacher

@@ -25,9 +25,6 @@ from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.student import reverse_student
 from medrd.models.teacher import Teacher
 
-MEDIAN_BRIGHTNESS = 0.4
-"""Of a brain under ``recipe.normalise: median``: there the head alone decides. The data side sets
-it, which no model may import; a test holds the two together."""
 WARM_UP = 0.1
 """Share of the training in which the learning rate rises."""
 
@@ -43,6 +40,8 @@ class RDSeg(Detector):
         How many of the images' channels are the slice's own modalities, which come first, and
         how many there are: neighbouring slices and places may follow. One modality may also
         come repeated to three equal channels.
+    median
+        A brain's median intensity under ``recipe.normalise: median``; there the head alone decides.
     width
         Channels of the head at full resolution.
     mirror
@@ -63,20 +62,22 @@ class RDSeg(Detector):
         self,
         teacher: Teacher,
         *,
-        modalities: int = 3,
-        channels: int = 3,
-        width: int = 16,
-        mirror: bool = True,
-        intensity_weight: float = 0.0,
-        discrepancy_weight: float = 0.0,
-        lr: float = 1e-3,
-        student_lr: float = 1e-3,
-        weight_decay: float = 1e-2,
+        modalities: int,
+        channels: int,
+        median: float,
+        width: int,
+        mirror: bool,
+        intensity_weight: float,
+        discrepancy_weight: float,
+        lr: float,
+        student_lr: float,
+        weight_decay: float,
     ) -> None:
         super().__init__()
         self.teacher = teacher
         self.bottleneck, self.decoder = reverse_student(teacher)
         self.modalities, self.channels, self.mirror = modalities, channels, mirror
+        self.median = median
         self.head = DiscrepancyHead(
             teacher.channels,
             teacher.strides,
@@ -150,12 +151,12 @@ class RDSeg(Detector):
     def anomaly_map(self, images: Tensor) -> Tensor:
         """Log-odds of head and brightness together, softly cut at 0, and the discrepancy.
 
-        (B, C, H, W) -> (B, H, W) float32: ``log(1 + exp(log_odds + intensity_weight * (x - 0.4)))
-        + discrepancy_weight * d`` with the first channel x, and d in [0, 6] the levels' cosine
-        distances.
+        (B, C, H, W) -> (B, H, W) float32:
+        ``log(1 + exp(log_odds + intensity_weight * (x - median))) + discrepancy_weight * d`` with
+        the first channel x, and d in [0, 6] the levels' cosine distances.
         """
         log_odds, features, outputs = self._read(images)
-        brightness = images[:, 0].float() - MEDIAN_BRIGHTNESS
+        brightness = images[:, 0].float() - self.median
         result = F.softplus(log_odds + self.intensity_weight * brightness)
         if self.discrepancy_weight > 0:
             size = (images.shape[-2], images.shape[-1])

@@ -76,10 +76,10 @@ class Scoring(nn.Module):
         self,
         *,
         size: int,
-        sigma_px: float = 4.0,
-        image_score: Literal["max", "top", "mean", "model"] = "max",
-        top_fraction: float = 0.01,
-        sigma_across_mm: float = 0.0,
+        sigma_px: float,
+        image_score: Literal["max", "top", "mean", "model"],
+        top_fraction: float,
+        sigma_across_mm: float,
     ) -> None:
         super().__init__()
         self.sigma_across_mm = sigma_across_mm

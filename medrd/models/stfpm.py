@@ -45,9 +45,9 @@ class STFPM(Detector):
         self,
         teacher: Teacher,
         *,
-        lr: float = 0.4,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-4,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
         grace: int = GRACE,
     ) -> None:
         super().__init__()

@@ -20,14 +20,21 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from medrd.config import AnyRecipeConfig, Config, ScoringConfig, digest, make_config
+from medrd.config import (
+    MEDIAN_INTENSITY,
+    AnyRecipeConfig,
+    Config,
+    ScoringConfig,
+    digest,
+    make_config,
+)
 from medrd.data.brains.profile import Profile
 from medrd.data.kind import Kind
 from medrd.data.kinds import kind_of
 from medrd.errors import MedrdError, ModelError
 from medrd.files import atomic_path, file_hash, write_json, write_text
 from medrd.models import Detector, Scoring
-from medrd.models.build import detector_from_config
+from medrd.models.build import build_detector
 from medrd.run.calibration import Calibration
 from medrd.run.card import CARD_NAME, model_card
 from medrd.run.provenance import versions
@@ -96,8 +103,11 @@ def make_detector(config: Config) -> Detector:
         A teacher that is unknown or does not fit.
     """
     layout = config.recipe.layout
-    return detector_from_config(
-        config.to_dict()["model"], modalities=len(layout.modalities), channels=layout.channels
+    return build_detector(
+        config.to_dict()["model"],
+        modalities=len(layout.modalities),
+        channels=layout.channels,
+        median=MEDIAN_INTENSITY,
     )
 
 

@@ -10,11 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medrd.config import AugmentConfig, Layout
+from medrd.config import MEDIAN_INTENSITY, AugmentConfig, Layout
 from medrd.simulate.shapes import uniform
 
-PIVOT = 0.4
-"""The intensity that a gamma leaves alone: a brain's median under ``recipe.normalise: median``."""
 _BIAS_POINTS = 3
 
 
@@ -47,7 +45,7 @@ def augment(
     shown = images if layout.intensities < images.shape[1] == 3 else images[:, : layout.intensities]
     stack = shown.unflatten(1, (-1, modalities))
     if config.gamma > 0:
-        stack = PIVOT * (stack / PIVOT) ** gamma
+        stack = MEDIAN_INTENSITY * (stack / MEDIAN_INTENSITY) ** gamma  # which stays as it is
     if config.gain > 0:
         stack = stack * gain
     if config.bias > 0:

@@ -25,14 +25,14 @@ from medrd.exporting import export as export_module
 from medrd.exporting.bundle import BundleNetwork
 from medrd.exporting.export import export
 from medrd.images.nifti import read_nifti
-from medrd.models import Scoring, build_detector
 from medrd.models.build import DETECTORS
 from medrd.models.exportable import Exportable
+from medrd.models.intensity import Intensity
 from medrd.run.card import model_card
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import Model, load_model, make_detector, save_model
 from medrd.run.predictor import Predictor
-from training import SMALL
+from training import SMALL, build, scoring_of
 
 TRAINING: dict[str, Any] = {
     "subjects": {"a": "1", "b": "2"},
@@ -62,8 +62,8 @@ def native(model: Model) -> Predictor:
 @pytest.mark.parametrize("across_mm", [0.0, 2.0])
 def test_the_module_says_what_prediction_says(score: Any, across_mm: float) -> None:
     torch.manual_seed(1)
-    detector = build_detector("intensity")
-    scoring = Scoring(size=32, image_score=score, sigma_across_mm=across_mm)
+    detector = build(Intensity)
+    scoring = scoring_of(32, image_score=score, sigma_across_mm=across_mm)
     network = Exportable(detector, scoring, size=32)
     images = torch.rand(7, 1, 32, 32)
     region = torch.rand(7, 32, 32) > 0.4
@@ -82,9 +82,8 @@ def test_the_module_says_what_prediction_says(score: Any, across_mm: float) -> N
 def test_every_method_makes_a_graph_for_any_number_of_slices(name: str) -> None:
     torch.manual_seed(0)
     teacher = "resnet18" if DETECTORS[name].has_teacher else None
-    more = {"modalities": 3, "channels": 3} if DETECTORS[name].takes_stacks else {}
-    detector = build_detector(name, teacher=teacher, **more)
-    network = Exportable(detector, Scoring(size=64), size=64)
+    detector = build(DETECTORS[name].make, teacher)
+    network = Exportable(detector, scoring_of(64), size=64)
     interface = export_module.Interface(Layout(("a", "b", "c")), 64, positions=False)
     module = export_module._traced(network, interface).module()
     given = interface.example(3)

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from medrd.models.dae import DAE, median_filter
 from medrd.models.detector import Batch
 from medrd.models.unet import StandardisedConv, UNet, group_count
-from training import iterate
+from training import (
+    build,
+    iterate,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +25,7 @@ def _seeded() -> None:
 
 
 def small(**settings: object) -> DAE:
-    return DAE(**{"base": 8, "depth": 3} | settings)  # type: ignore[arg-type]
+    return build(DAE, **{"base": 8, "depth": 3} | settings)
 
 
 def batch(size: int = 16, images: int = 2) -> Batch:
@@ -33,7 +36,7 @@ def batch(size: int = 16, images: int = 2) -> Batch:
 
 def test_the_network_has_the_released_widths_groups_and_parameters() -> None:
     with torch.device("meta"):
-        network = DAE().network
+        network = build(DAE).network
         x: Tensor = torch.empty(1, 3, 128, 128)
         assert network(x).shape == x.shape
     convs = [m for m in network.modules() if isinstance(m, StandardisedConv)]
@@ -75,7 +78,7 @@ def test_levels_are_pooled_enlarged_and_joined_as_a_loop_would() -> None:
 def test_images_of_a_multiple_of_size_multiple_fit_and_others_do_not() -> None:
     detector = small()
     assert detector.size_multiple == 4
-    assert DAE(base=4).size_multiple == 8
+    assert build(DAE, base=4).size_multiple == 8
     assert detector.anomaly_map(torch.rand(1, 3, 20, 12)).shape == (1, 20, 12)
     with pytest.raises(RuntimeError):
         detector.anomaly_map(torch.rand(1, 3, 18, 18))
@@ -96,14 +99,8 @@ def test_the_loss_is_the_squared_error_in_the_region_over_all_pixels() -> None:
     )
 
 
-def test_a_batch_without_noise_is_refused() -> None:
-    given = batch()
-    with pytest.raises(ValueError, match="simulated"):
-        small().loss(Batch(given.images, given.region))
-
-
 def test_the_schedule_is_the_released_one_over_its_2100_epochs() -> None:
-    (step,) = DAE(base=4, depth=1).steps()
+    (step,) = build(DAE, base=4, depth=1).steps()
     assert step.optimizer.kind == "adam"
     assert step.optimizer.settings == {"lr": 1e-4, "weight_decay": 1e-5, "amsgrad": True}
     schedule = step.optimizer.schedule
@@ -115,7 +112,7 @@ def test_the_schedule_is_the_released_one_over_its_2100_epochs() -> None:
         optimizer.step()
         released.step()
     assert schedule(1.0) == pytest.approx(0, abs=1e-12)
-    assert DAE(base=4, depth=1, cycles=0.5).schedule(0.5) == pytest.approx(0.5)
+    assert build(DAE, base=4, depth=1, cycles=0.5).schedule(0.5) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("side", [1, 3, 5])
@@ -123,12 +120,6 @@ def test_the_median_filter_is_scipys_with_mirrored_borders(side: int) -> None:
     maps = torch.rand(2, 11, 8)
     expected = np.stack([ndimage.median_filter(m, side, mode="mirror") for m in maps.numpy()])
     assert torch.equal(median_filter(maps, side), torch.from_numpy(expected))
-
-
-@pytest.mark.parametrize("side", [0, 4])
-def test_a_median_filter_without_a_middle_is_refused(side: int) -> None:
-    with pytest.raises(ValueError, match="odd"):
-        small(median=side)
 
 
 def test_the_map_is_the_filtered_mean_absolute_residual() -> None:
@@ -151,19 +142,6 @@ def test_maps_and_losses_under_bfloat16_are_float32_and_close() -> None:
     torch.testing.assert_close(rounded_loss, exact_loss, atol=0, rtol=0.02)
 
 
-@pytest.mark.parametrize("level", [None, 0.0, 0.5])
-def test_every_parameter_gets_a_finite_gradient(level: float | None) -> None:
-    detector, given = small().train(), batch()
-    if level is not None:  # constant images
-        flat = torch.full_like(given.images, level)
-        given = Batch(flat, given.region, flat, given.region)
-    detector.loss(given).backward()
-    for name, parameter in detector.named_parameters():
-        assert parameter.grad is not None, name
-        assert bool(parameter.grad.isfinite().all()), name
-        assert level is not None or bool((parameter.grad != 0).any()), name
-
-
 def slices(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Smooth discs of varying brightness, and their regions."""
     axis = torch.linspace(-1, 1, 32)
@@ -174,7 +152,7 @@ def slices(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return images[:, None].repeat(1, 3, 1, 1), region
 
 
-def test_it_learns_to_remove_noise_finds_a_planted_lesion_and_survives_a_round_trip() -> None:
+def test_it_learns_to_remove_noise_and_finds_a_planted_lesion() -> None:
     generator = torch.Generator().manual_seed(0)
     detector, batches, noise_power = small(lr=5e-3).train(), [], []
     for _ in range(100):
@@ -198,9 +176,3 @@ def test_it_learns_to_remove_noise_finds_a_planted_lesion_and_survives_a_round_t
     with torch.no_grad():
         found = detector(sick)
     assert roc_auc_score(lesion[region].numpy(), found[region].numpy()) > 0.85
-
-    other = small().eval()
-    with torch.no_grad():
-        assert not torch.equal(other(sick), found)
-        other.load_state_dict(detector.state_dict())
-        assert torch.equal(other(sick), found)

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from medrd.models import Batch, Teacher
 from medrd.models.patchcore import PatchCore
+from training import (
+    build,
+)
 
 
 @cache
@@ -24,7 +27,7 @@ def teacher(name: str) -> Teacher:
 
 
 def detector(name: str = "resnet18", **settings: Any) -> PatchCore:
-    return PatchCore(teacher(name), **settings).eval()
+    return build(PatchCore, teacher(name), **settings).eval()
 
 
 def whole(images: Tensor) -> Tensor:
@@ -76,7 +79,7 @@ def test_it_is_a_collector_with_nothing_to_train(model: PatchCore) -> None:
 )
 def test_patches_lie_at_stride_8_with_what_the_teacher_has(name: str, width: int) -> None:
     with torch.device("meta"):
-        given = PatchCore(Teacher(name))
+        given = build(PatchCore, name)
         assert given.patches(torch.empty(2, 3, 64, 96)).shape == (2, 8, 12, width)
     assert given.bank.shape == (0, width)
     assert given.bank.dtype == torch.float16
@@ -298,7 +301,7 @@ def test_a_planted_anomaly_stands_out(name: str) -> None:
 
 
 def test_pools_are_thinned_inside_bfloat16_autocast() -> None:
-    detector = PatchCore(Teacher("resnet18"), fraction=0.1, pool=50)
+    detector = build(PatchCore, "resnet18", fraction=0.1, pool=50)
     region = torch.ones(2, 64, 64, dtype=torch.bool)
     with torch.autocast("cpu", torch.bfloat16):
         for _ in range(3):

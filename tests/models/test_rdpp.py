@@ -14,8 +14,12 @@ from medrd.models.cosine import summed_map
 from medrd.models.detector import Batch
 from medrd.models.rdpp import RDPP, paired_transport, projection
 from medrd.models.sinkhorn import sinkhorn_divergence
-from medrd.models.teacher import Teacher
-from training import SMALL, count, iterate
+from training import (
+    SMALL,
+    build,
+    count,
+    iterate,
+)
 
 DIAMETER = 10.0  # no points here are farther apart
 
@@ -38,7 +42,7 @@ def batch(size: int = 64, images: int = 2) -> Batch:
 
 def test_wide_resnet50_has_the_released_parameter_counts() -> None:
     with torch.device("meta"):
-        detector = RDPP(Teacher("wide_resnet50_2"))
+        detector = build(RDPP, "wide_resnet50_2")
     # C -> C/2 -> C/4 -> C/2 -> C by 3x3 convolutions: 9 * 5/4 C^2 weights, 9/4 C biases
     counts = [count(each) for each in detector.projections]
     assert counts == [9 * 5 * c * c // 4 + 9 * c // 4 for c in (256, 512, 1024)]
@@ -49,7 +53,7 @@ def test_wide_resnet50_has_the_released_parameter_counts() -> None:
 
 
 def test_student_and_projections_are_optimised_at_their_own_rates() -> None:
-    detector = RDPP(Teacher(SMALL), lr=0.02, projection_lr=0.004)
+    detector = build(RDPP, SMALL, lr=0.02, projection_lr=0.004)
     (step,) = detector.steps()
     student, projections = step.groups
     assert step.optimizer.settings == {"lr": 0.02, "betas": (0.5, 0.999)}
@@ -79,7 +83,7 @@ def test_a_projection_normalises_each_slice_by_itself() -> None:
     ("teacher", "size"), [("resnet18", 64), ("tf_efficientnet_lite0", 96), ("resnet26", 32)]
 )
 def test_the_map_compares_teacher_and_student_fed_with_projections(teacher: str, size: int) -> None:
-    detector = RDPP(Teacher(teacher)).eval()
+    detector = build(RDPP, teacher).eval()
     assert size % detector.size_multiple == 0
     images = torch.rand(2, 3, size, size)
     with torch.no_grad():
@@ -103,7 +107,7 @@ def some_levels(shift: float = 0.0) -> list[Tensor]:
 
 
 def test_projection_losses_are_their_formula_written_as_a_loop() -> None:
-    detector = RDPP(Teacher(SMALL))
+    detector = build(RDPP, SMALL)
     noisy, projected_noisy, projected = some_levels(1), some_levels(1), some_levels(1)
     noisy[0][0] = projected[0][0] + 0.1  # one above the margin for certain,
     noisy[1][1] = -projected[1][1]  # and one below it
@@ -124,7 +128,7 @@ def test_projection_losses_are_their_formula_written_as_a_loop() -> None:
 def test_the_total_adds_the_weighted_projection_losses_to_the_distillation() -> None:
     given = batch()
     simulated, _ = given.changed()
-    detector = RDPP(Teacher(SMALL))
+    detector = build(RDPP, SMALL)
     clean, noisy = detector.teacher(given.images), detector.teacher(simulated)
     projected = detector.project(clean)
     outputs = detector.decoder(detector.bottleneck(projected))
@@ -140,16 +144,10 @@ def test_the_total_adds_the_weighted_projection_losses_to_the_distillation() -> 
     assert float(detector.loss(given).detach()) == pytest.approx(distil, abs=1e-5)
 
 
-def test_a_batch_without_simulated_noise_is_refused() -> None:
-    given = batch()
-    with pytest.raises(ValueError, match="simulated"):
-        RDPP(Teacher(SMALL)).loss(Batch(given.images, given.region))
-
-
 def test_pairs_add_the_transport_between_neighbours_in_the_batch() -> None:
     levels = [torch.randn(3, 6, 16, 16), torch.randn(3, 5, 4, 4)]
-    batchwise = RDPP(Teacher(SMALL)).projection_loss(levels, levels, levels)
-    paired = RDPP(Teacher(SMALL), transport="pairs").projection_loss(levels, levels, levels)
+    batchwise = build(RDPP, SMALL).projection_loss(levels, levels, levels)
+    paired = build(RDPP, SMALL, transport="pairs").projection_loss(levels, levels, levels)
     expected = 0.0
     for level, size in zip(levels, (8, 4), strict=True):
         points = nn.functional.adaptive_avg_pool2d(level, size).flatten(2).mT
@@ -168,40 +166,6 @@ def test_pairs_add_the_transport_between_neighbours_in_the_batch() -> None:
 # ---------------------------------------------------------------- what trains
 
 
-@pytest.mark.parametrize("transport", ["batch", "pairs"])
-def test_training_moves_all_but_the_teacher(transport: str) -> None:
-    detector = RDPP(Teacher("resnet18"), transport=transport)  # type: ignore[arg-type]
-    before = {key: value.clone() for key, value in detector.state_dict().items()}
-    detector.train()
-    iterate(detector, [batch() for _ in range(3)])
-    detector.train()
-    iterate(detector, [batch()])
-    assert detector.decoder.training
-    assert not any(module.training for module in detector.teacher.modules())
-    for name, parameter in detector.named_parameters():
-        if name.startswith("teacher."):
-            assert parameter.grad is None, name
-        else:
-            assert parameter.grad is not None, name
-            assert bool((parameter.grad != 0).any()), name
-    for key, value in detector.state_dict().items():
-        assert torch.equal(value, before[key]) == key.startswith("teacher."), key
-
-
-@pytest.mark.parametrize("transport", ["batch", "pairs"])
-@pytest.mark.parametrize("level", [0.0, 0.5])
-def test_constant_images_give_finite_gradients(transport: str, level: float) -> None:
-    detector = RDPP(Teacher("tf_efficientnet_lite0"), transport=transport).train()  # type: ignore[arg-type]
-    given = batch()
-    flat = torch.full_like(given.images, level)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = detector.loss(Batch(flat, given.region, flat, given.mask))
-    assert loss.dtype == torch.float32
-    loss.backward()
-    for name, parameter in detector.named_parameters():
-        assert parameter.grad is None or bool(parameter.grad.isfinite().all()), name
-
-
 def stripes(images: int) -> Tensor:
     """Healthy pictures: soft stripes at random phases."""
     phase = 6.3 * torch.rand(images, 1, 1)
@@ -210,8 +174,8 @@ def stripes(images: int) -> Tensor:
     return picture[:, None].repeat(1, 3, 1, 1)
 
 
-def test_it_learns_finds_a_planted_anomaly_and_survives_a_round_trip() -> None:
-    detector = RDPP(Teacher("resnet18")).train()
+def test_it_learns_and_finds_a_planted_anomaly() -> None:
+    detector = build(RDPP, "resnet18").train()
     batches = []
     for _ in range(15):
         images, given = stripes(4), batch(images=4)
@@ -227,12 +191,6 @@ def test_it_learns_finds_a_planted_anomaly_and_survives_a_round_trip() -> None:
     with torch.no_grad():
         found = detector(sick)
     assert roc_auc_score(lesion.flatten().numpy(), found.flatten().numpy()) > 0.75
-
-    other = RDPP(Teacher("resnet18")).eval()
-    with torch.no_grad():
-        assert not torch.equal(other(sick), found)
-        other.load_state_dict(detector.state_dict())
-        assert torch.equal(other(sick), found)
 
 
 # ---------------------------------------------------------------- transport

@@ -10,21 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrd.data.brains.prepare import MEDIAN_BECOMES
-from medrd.models import Batch, Teacher
-from medrd.models.rdseg import MEDIAN_BRIGHTNESS, RDSeg, _agreement, outline_loss
+from medrd.models import Batch
+from medrd.models.rdseg import RDSeg, _agreement, outline_loss
 from training import (
     SMALL,
     Answers,
     auroc,
+    build,
     changed_batch,
     iterate,
     levels,
     lively,
-    moved,
     phantoms,
     slow_flat,
-    snapshot,
 )
 
 
@@ -46,7 +44,7 @@ class Says(nn.Module):
 
 
 def test_the_loss_is_its_formula_written_as_a_loop() -> None:
-    detector = RDSeg(Teacher(SMALL))
+    detector = build(RDSeg, SMALL)
     healthy, anomalous, student = levels(), levels(), levels()
     log_odds = torch.randn(2, 64, 64)
     detector.teacher = Answers(healthy, anomalous)  # type: ignore[assignment]
@@ -83,7 +81,7 @@ def test_the_loss_is_its_formula_written_as_a_loop() -> None:
 
 
 def test_the_map_adds_brightness_to_the_heads_log_odds() -> None:
-    detector = RDSeg(Teacher(SMALL), intensity_weight=10).eval()
+    detector = build(RDSeg, SMALL, intensity_weight=10).eval()
     images, log_odds = torch.rand(2, 3, 64, 64), 3 * torch.randn(2, 64, 64)
     detector.head = Says(log_odds)  # type: ignore[assignment]
     expected = torch.log1p(torch.exp(log_odds + 10 * (images[:, 0] - 0.4)))
@@ -94,7 +92,7 @@ def test_the_map_adds_brightness_to_the_heads_log_odds() -> None:
 
 def test_the_discrepancy_adds_what_the_student_cannot_follow() -> None:
     images, weight = torch.rand(2, 3, 64, 64), 0.7
-    plain, added = RDSeg(Teacher(SMALL)).eval(), RDSeg(Teacher(SMALL), discrepancy_weight=weight)
+    plain, added = build(RDSeg, SMALL).eval(), build(RDSeg, SMALL, discrepancy_weight=weight)
     added.eval().load_state_dict(plain.state_dict())
     with torch.no_grad():
         features = plain.teacher(images)
@@ -120,7 +118,7 @@ def test_what_the_head_reads_sums_to_the_cosine() -> None:
 
 
 def test_head_and_student_learn_at_their_own_rates() -> None:
-    detector = RDSeg(Teacher(SMALL), lr=1e-3, student_lr=2e-3)
+    detector = build(RDSeg, SMALL, lr=1e-3, student_lr=2e-3)
     (step,) = detector.steps()
     rates = {
         id(parameter): (group.settings | {}).get("lr", step.optimizer.settings["lr"])
@@ -132,14 +130,10 @@ def test_head_and_student_learn_at_their_own_rates() -> None:
         assert rates.get(id(parameter)) == expected, name
 
 
-def test_the_head_alone_decides_where_a_brain_is_as_bright_as_its_median() -> None:
-    assert MEDIAN_BRIGHTNESS == MEDIAN_BECOMES
-
-
 def test_the_head_sees_the_blurred_mirror_image_and_not_where_told_not_to() -> None:
     images = torch.rand(1, 3, 64, 64)
     for mirror in (True, False):
-        detector = RDSeg(Teacher(SMALL), mirror=mirror)
+        detector = build(RDSeg, SMALL, mirror=mirror)
         head = Says(torch.zeros(1, 64, 64))
         detector.head = head  # type: ignore[assignment]
         detector.anomaly_map(images)
@@ -156,7 +150,7 @@ def test_the_head_sees_the_blurred_mirror_image_and_not_where_told_not_to() -> N
 def test_the_teacher_sees_the_slice_and_the_head_its_neighbours_too(
     modalities: int, channels: int, taught: list[int]
 ) -> None:
-    detector = RDSeg(Teacher(SMALL), modalities=modalities, channels=channels)
+    detector = build(RDSeg, SMALL, modalities=modalities, channels=channels)
     seen: list[Tensor] = []
     detector.teacher.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     assert detector.anomaly_map(torch.rand(2, channels, 64, 64)).shape == (2, 64, 64)
@@ -170,25 +164,15 @@ def test_the_teacher_sees_the_slice_and_the_head_its_neighbours_too(
 
 
 def test_one_modality_in_three_equal_channels_is_read_once() -> None:
-    detector = RDSeg(Teacher(SMALL), modalities=1, channels=1)
+    detector = build(RDSeg, SMALL, modalities=1, channels=1)
     head = Says(torch.zeros(2, 64, 64))
     detector.head = head  # type: ignore[assignment]
     detector.anomaly_map(torch.rand(2, 1, 64, 64).expand(-1, 3, -1, -1))
     assert head.shown.shape[1] == 2
 
 
-@pytest.mark.parametrize("teacher", [SMALL, "tf_efficientnet_lite0"])
-def test_training_moves_all_but_the_teacher(teacher: str) -> None:
-    detector = RDSeg(lively(teacher)).train()
-    before = snapshot(detector)
-    iterate(detector, [changed_batch() for _ in range(2)])
-    assert moved(detector, before) == {k for k in before if not k.startswith("teacher.")}
-    for name, parameter in detector.named_parameters():
-        assert (parameter.grad is None) == name.startswith("teacher."), name
-
-
 def test_the_outline_teaches_the_head_and_not_the_student() -> None:
-    detector = RDSeg(lively(SMALL)).train()
+    detector = build(RDSeg, lively(SMALL)).train()
     given = changed_batch()
     images, mask = given.changed()
     outline_loss(detector.log_odds(images)[0], mask, given.region).backward()
@@ -197,7 +181,7 @@ def test_the_outline_teaches_the_head_and_not_the_student() -> None:
 
 
 def test_the_learning_rate_rises_for_a_tenth_and_falls_to_nothing() -> None:
-    detector = RDSeg(Teacher(SMALL))
+    detector = build(RDSeg, SMALL)
     factors = [detector.schedule(i / 1000) for i in range(1000)]
     peak = factors.index(max(factors))
     assert peak == 100
@@ -208,19 +192,7 @@ def test_the_learning_rate_rises_for_a_tenth_and_falls_to_nothing() -> None:
     assert factors[-1] < 1e-5
 
 
-@pytest.mark.parametrize("everywhere", [False, True])
-def test_flat_images_changed_nowhere_or_everywhere_give_finite_gradients(everywhere: bool) -> None:
-    detector = RDSeg(Teacher("tf_efficientnet_lite0")).train()
-    black, mask = torch.zeros(2, 3, 64, 64), torch.full((2, 64, 64), everywhere)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = detector.loss(Batch(black, mask, black + float(everywhere), mask))
-    assert loss.dtype == torch.float32
-    loss.backward()
-    for name, parameter in detector.named_parameters():
-        assert parameter.grad is None or bool(parameter.grad.isfinite().all()), name
-
-
-def test_a_few_dozen_steps_outline_an_anomaly_and_a_saved_model_says_the_same() -> None:
+def test_a_few_dozen_steps_outline_an_anomaly() -> None:
     def sick(images: int) -> Batch:
         healthy = phantoms(images)
         mask = torch.zeros(images, 64, 64, dtype=torch.bool)
@@ -230,7 +202,7 @@ def test_a_few_dozen_steps_outline_an_anomaly_and_a_saved_model_says_the_same() 
         darker = torch.where(mask[:, None], 0.6 * healthy, healthy)
         return Batch(healthy, torch.ones_like(mask), darker, mask)
 
-    detector = RDSeg(Teacher(SMALL), intensity_weight=0).train()
+    detector = build(RDSeg, SMALL, intensity_weight=0).train()
     losses = iterate(detector, [sick(4) for _ in range(40)])
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     detector.eval()
@@ -240,7 +212,3 @@ def test_a_few_dozen_steps_outline_an_anomaly_and_a_saved_model_says_the_same() 
     with torch.no_grad():
         found = detector.anomaly_map(given.simulated)
         assert auroc(found[given.mask], found[~given.mask]) > 0.85
-        twin = RDSeg(Teacher(SMALL), intensity_weight=0).eval()
-        assert not torch.equal(twin.anomaly_map(given.simulated), found)
-        twin.load_state_dict(detector.state_dict())
-        assert torch.equal(twin.anomaly_map(given.simulated), found)

@@ -11,10 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrd.config import TeacherConfig
-from medrd.models import Batch, Teacher
+from medrd.models import Batch
 from medrd.models.recontrast import ReContrast, mined_distance
 from medrd.run.teacher_weights import load_teacher_weights
-from training import auroc, count, iterate, phantoms
+from training import (
+    auroc,
+    build,
+    count,
+    iterate,
+    phantoms,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +35,7 @@ def batch(images: Tensor | None = None, progress: float = 0.0) -> Batch:
 
 def test_wide_resnet50_is_rd4ad_with_an_encoder_and_two_heads_for_each_level() -> None:
     with torch.device("meta"):
-        detector = ReContrast(Teacher("wide_resnet50_2"))
+        detector = build(ReContrast, "wide_resnet50_2")
     assert count(detector.teacher) == 24_862_528
     assert count(detector.encoder) == 24_862_528
     assert count(detector.bottleneck) + count(detector.decoder) == 83_802_624
@@ -40,7 +46,7 @@ def test_wide_resnet50_is_rd4ad_with_an_encoder_and_two_heads_for_each_level() -
 
 
 def test_the_optimiser_is_the_released_one() -> None:
-    (step,) = ReContrast(Teacher("resnet18")).steps()
+    (step,) = build(ReContrast, "resnet18").steps()
     rest, encoder = step.groups
     assert step.optimizer.kind == "adamw"
     assert step.optimizer.settings == {"lr": 2e-3, "betas": (0.9, 0.999), "weight_decay": 1e-5}
@@ -51,7 +57,7 @@ def test_the_optimiser_is_the_released_one() -> None:
 
 
 def test_what_the_encoder_sees_must_match_the_teacher_and_the_reverse() -> None:
-    detector = ReContrast(Teacher("resnet18")).eval()
+    detector = build(ReContrast, "resnet18").eval()
     with torch.no_grad():
         for parameter in detector.encoder.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -73,7 +79,7 @@ def test_what_the_encoder_sees_must_match_the_teacher_and_the_reverse() -> None:
 
 
 def test_both_views_share_the_batch_statistics_of_the_student() -> None:
-    detector = ReContrast(Teacher("resnet18"), encoder_batch_norm="eval").train()
+    detector = build(ReContrast, "resnet18", encoder_batch_norm="eval").train()
     with torch.no_grad():
         for parameter in detector.encoder.parameters():
             parameter.mul_(1.5)
@@ -102,7 +108,7 @@ def slow_loss(targets: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
 
 
 def test_the_loss_is_its_formula_written_as_a_loop_whatever_is_mined() -> None:
-    detector = ReContrast(Teacher("resnet18"))
+    detector = build(ReContrast, "resnet18")
     shapes = ((3, 4), (5, 2), (7, 2)) * 2
     targets = [torch.randn(2, c, s, s) for c, s in shapes]
     outputs = [torch.randn(2, c, s, s) for c, s in shapes]
@@ -140,7 +146,7 @@ def test_easy_points_get_no_gradient_and_hard_ones_that_of_the_whole_cosine() ->
 
 
 def test_alpha_rises_over_the_first_tenth_and_the_loss_follows_it() -> None:
-    detector = ReContrast(Teacher("resnet18"))
+    detector = build(ReContrast, "resnet18")
     found = [detector.hardness(p) for p in (0.0, 0.025, 0.05, 0.1, 0.5, 0.999)]
     assert found == pytest.approx([-3, -2, -1, 1, 1, 1])
     target = torch.randn(2, 4, 8, 8)
@@ -163,7 +169,7 @@ def test_targets_get_no_gradient_so_the_encoder_learns_through_the_bottleneck_al
     mined_distance(target, torch.randn(2, 4, 3, 3, requires_grad=True), -3).backward()
     assert target.grad is None
 
-    detector = ReContrast(Teacher("resnet18")).train()
+    detector = build(ReContrast, "resnet18").train()
     for network in (detector.bottleneck, detector.decoder):
         network.requires_grad_(False)
     # The encoder's features detached on their way into the bottleneck: no other way is left.
@@ -174,54 +180,9 @@ def test_targets_get_no_gradient_so_the_encoder_learns_through_the_bottleneck_al
     assert all(p.grad is not None for p in detector.heads.parameters())
 
 
-@pytest.mark.parametrize("mode", ["train", "eval"])
-def test_training_moves_all_but_the_teacher_and_the_statistics_that_are_to_stay(mode: str) -> None:
-    assert mode in ("train", "eval")
-    detector = ReContrast(
-        Teacher("resnet18"), encoder_batch_norm="eval" if mode == "eval" else "train"
-    )
-    before = {key: value.clone() for key, value in detector.state_dict().items()}
-    detector.train()
-    detector.train(True)
-    assert detector.decoder.training
-    assert not any(module.training for module in detector.teacher.modules())
-    assert all(module.training == (mode == "train") for module in detector.encoder.modules())
-    iterate(detector, [batch() for _ in range(2)])
-    assert not detector.eval().encoder.training
-
-    for name, parameter in detector.named_parameters():
-        if name.startswith("teacher."):
-            assert parameter.grad is None, name
-        else:
-            assert parameter.grad is not None, name
-            assert bool((parameter.grad != 0).any()), name
-    for key, value in detector.state_dict().items():
-        statistics = key.endswith(("running_mean", "running_var", "num_batches_tracked"))
-        still = key.startswith("teacher.") or (
-            mode == "eval" and key.startswith("encoder.") and statistics
-        )
-        assert torch.equal(value, before[key]) == still, key
-
-
-def test_the_encoder_is_the_teacher_at_first_also_when_its_weights_come_later() -> None:
-    teacher = Teacher("resnet18")
-    detector = ReContrast(teacher)
-    with torch.no_grad():
-        for value in teacher.state_dict().values():
-            value.add_(1)
-    detector.teacher_loaded()
-    copied = detector.encoder.state_dict()
-    assert all(torch.equal(value, copied[key]) for key, value in teacher.state_dict().items())
-    assert all(p.requires_grad for p in detector.encoder.parameters())
-    with torch.no_grad():
-        for parameter in detector.encoder.parameters():
-            parameter.zero_()
-    assert any(bool((p != 0).any()) for p in teacher.parameters())
-
-
 @pytest.mark.parametrize("teacher", ["resnet18", "tf_efficientnet_lite0", "convnext_atto"])
 def test_the_map_is_the_sum_of_six_distances(teacher: str) -> None:
-    detector = ReContrast(Teacher(teacher)).eval()
+    detector = build(ReContrast, teacher).eval()
     images = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
         targets, outputs = detector.features(images)
@@ -235,17 +196,8 @@ def test_the_map_is_the_sum_of_six_distances(teacher: str) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-def test_images_without_content_give_finite_gradients() -> None:
-    detector = ReContrast(Teacher("tf_efficientnet_lite0")).train()
-    loss = detector.contrastive_loss(batch(torch.zeros(2, 3, 64, 64), progress=0.5))
-    loss.backward()
-    assert bool(torch.isfinite(loss))
-    for name, parameter in detector.named_parameters():
-        assert parameter.grad is None or bool(torch.isfinite(parameter.grad).all()), name
-
-
-def test_a_phantoms_planted_anomaly_stands_out_after_training_and_after_saving() -> None:
-    detector = ReContrast(Teacher("tf_efficientnet_lite0"))
+def test_a_phantoms_planted_anomaly_stands_out_after_training() -> None:
+    detector = build(ReContrast, "tf_efficientnet_lite0")
     load_teacher_weights(detector.teacher, TeacherConfig())
     detector.teacher_loaded()
     detector.train()
@@ -264,7 +216,3 @@ def test_a_phantoms_planted_anomaly_stands_out_after_training_and_after_saving()
         inside[24:36, 28:40] = True
         assert auroc(found[:, inside], found[:, ~inside]) > 0.85
         assert auroc(found[:, inside], detector.anomaly_map(healthy)[:, inside]) > 0.85
-
-        other = ReContrast(Teacher("tf_efficientnet_lite0")).eval()
-        other.load_state_dict(detector.state_dict())
-        assert torch.equal(other.anomaly_map(changed), found)

@@ -7,8 +7,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from medrd.models import Scoring
 from medrd.models.scoring import smooth_across, smoothing_matrix
+from training import (
+    scoring_of,
+)
 
 
 def random_maps(*shape: int) -> np.ndarray:
@@ -21,7 +23,7 @@ def test_smoothing_is_scipys_even_where_the_kernel_is_larger_than_the_image(
     shape: tuple[int, int], sigma: float
 ) -> None:
     maps = random_maps(2, *shape)
-    found = Scoring(size=256, sigma_px=sigma).smooth(torch.from_numpy(maps))
+    found = scoring_of(256, sigma_px=sigma).smooth(torch.from_numpy(maps))
     for mine, raw in zip(found.numpy(), maps, strict=True):
         expected = ndimage.gaussian_filter(raw, sigma, mode="reflect", truncate=4)
         np.testing.assert_allclose(mine, expected, atol=2e-6)
@@ -30,14 +32,14 @@ def test_smoothing_is_scipys_even_where_the_kernel_is_larger_than_the_image(
 @pytest.mark.parametrize("size", [64, 224, 512])
 def test_sigma_is_scaled_with_the_size(size: int) -> None:
     maps = random_maps(1, 40, 40)
-    found = Scoring(size=size, sigma_px=4).smooth(torch.from_numpy(maps))[0]
+    found = scoring_of(size, sigma_px=4).smooth(torch.from_numpy(maps))[0]
     expected = ndimage.gaussian_filter(maps[0], 4 * size / 256, mode="reflect", truncate=4)
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
 
 
 def test_sigma_0_leaves_the_map_as_it_is() -> None:
     maps = torch.from_numpy(random_maps(2, 9, 9))
-    assert torch.equal(Scoring(size=64, sigma_px=0).smooth(maps), maps)
+    assert torch.equal(scoring_of(64, sigma_px=0).smooth(maps), maps)
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.05, 0.3, 1.0])
@@ -46,7 +48,7 @@ def test_scores_are_numpys_over_the_mask_alone(kind: str, fraction: float) -> No
     rng = np.random.default_rng(1)
     maps = rng.normal(size=(5, 16, 16)).astype(np.float32)  # negative values too
     mask = rng.random(maps.shape) < np.array([0.9, 0.5, 0.1, 0.02, 1])[:, None, None]
-    scoring = Scoring(size=256, sigma_px=0, image_score=kind, top_fraction=fraction)  # type: ignore[arg-type]
+    scoring = scoring_of(256, sigma_px=0, image_score=kind, top_fraction=fraction)  # type: ignore[arg-type]
     found = scoring.score(torch.from_numpy(maps), torch.from_numpy(mask))
     for score, raw, inside in zip(found.tolist(), maps, mask, strict=True):
         values = np.sort(raw[inside].astype(np.float64))[::-1]
@@ -61,7 +63,7 @@ def test_an_empty_mask_scores_0_and_spoils_no_other(kind: str) -> None:
     maps = torch.from_numpy(random_maps(2, 8, 8))
     mask = torch.zeros(2, 8, 8, dtype=torch.bool)
     mask[1, 2:4] = True
-    scoring = Scoring(size=256, image_score=kind)  # type: ignore[arg-type]
+    scoring = scoring_of(256, image_score=kind)  # type: ignore[arg-type]
     empty, other = scoring.score(maps, mask)
     assert float(empty) == 0
     assert float(other) == float(scoring.score(maps[1:], mask[1:])[0])
@@ -71,7 +73,7 @@ def test_the_image_score_is_taken_from_the_smoothed_map() -> None:
     spike = torch.zeros(1, 64, 64)
     spike[0, 32, 32] = 1
     mask = torch.ones(1, 64, 64, dtype=torch.bool)
-    maps, score = Scoring(size=256, sigma_px=4, image_score="max")(spike, mask)
+    maps, score = scoring_of(256, sigma_px=4, image_score="max")(spike, mask)
     assert float(score[0]) == float(maps.max()) < 0.02
 
 
@@ -80,7 +82,7 @@ def test_the_map_is_left_unmasked_and_its_score_is_not() -> None:
     raw[:, :, 16:] += 10
     mask = torch.zeros(1, 32, 32, dtype=torch.bool)
     mask[:, :, :8] = True
-    scoring = Scoring(size=256, sigma_px=1, image_score="max")
+    scoring = scoring_of(256, sigma_px=1, image_score="max")
     maps, score = scoring(raw, mask)
     assert torch.equal(maps, scoring.smooth(raw))
     assert float(score[0]) == float(maps[mask].max()) < 1
@@ -88,7 +90,7 @@ def test_the_map_is_left_unmasked_and_its_score_is_not() -> None:
 
 def test_what_prediction_smoothed_with_can_take_part_in_training() -> None:
     smoothing_matrix.cache_clear()
-    scoring = Scoring(size=256, sigma_px=1.5)
+    scoring = scoring_of(256, sigma_px=1.5)
     maps = torch.rand(1, 8, 8)
     with torch.inference_mode():
         scoring.smooth(maps)
@@ -98,7 +100,7 @@ def test_what_prediction_smoothed_with_can_take_part_in_training() -> None:
 
 
 def test_the_state_dict_is_empty_so_that_it_stays_out_of_model_files() -> None:
-    assert Scoring(size=256).state_dict() == {}
+    assert scoring_of(256).state_dict() == {}
 
 
 def test_smoothing_across_slices_is_a_gaussian_in_mm_far_from_the_ends() -> None:

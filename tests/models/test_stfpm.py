@@ -12,7 +12,13 @@ from medrd.models import Batch, Teacher
 from medrd.models.monitors import GRACE, StudentMonitor
 from medrd.models.stfpm import STFPM
 from medrd.run.teacher_weights import load_teacher_weights
-from training import auroc, count, iterate, phantoms
+from training import (
+    auroc,
+    build,
+    count,
+    iterate,
+    phantoms,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +38,7 @@ def test_the_student_is_as_large_as_the_teacher_and_alone_optimised(
     teacher: str, parameters: int
 ) -> None:
     with torch.device("meta"):
-        detector = STFPM(Teacher(teacher))
+        detector = build(STFPM, teacher)
     assert count(detector.teacher) == count(detector.student) == parameters
     (step,) = detector.steps()
     assert sum(p.numel() for p in step.parameters) == parameters
@@ -44,7 +50,7 @@ def test_the_student_is_as_large_as_the_teacher_and_alone_optimised(
 
 def test_the_student_starts_at_random_with_live_residual_branches() -> None:
     teacher = Teacher("resnet18")
-    detector = STFPM(teacher)
+    detector = build(STFPM, teacher)
     own = dict(detector.student.named_parameters())
     for name, parameter in teacher.named_parameters():
         assert parameter.dim() != 4 or not torch.equal(parameter, own[name]), name
@@ -54,7 +60,7 @@ def test_the_student_starts_at_random_with_live_residual_branches() -> None:
 
 
 def test_the_loss_is_its_formula_written_as_a_loop() -> None:
-    detector = STFPM(Teacher("resnet18"))
+    detector = build(STFPM, "resnet18")
     shapes = ((2, 3, 4, 4), (2, 5, 2, 2))
     levels = [(torch.randn(s), torch.randn(s)) for s in shapes]
     detector.teacher.forward = lambda images: [a for a, _ in levels]  # type: ignore[method-assign]
@@ -74,7 +80,7 @@ def test_the_loss_is_its_formula_written_as_a_loop() -> None:
 
 @pytest.mark.parametrize("teacher", ["resnet18", "tf_efficientnet_lite0", "convnext_atto"])
 def test_the_map_is_the_product_at_the_shallowest_size_then_enlarged(teacher: str) -> None:
-    detector = STFPM(Teacher(teacher)).eval()
+    detector = build(STFPM, teacher).eval()
     images = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
         found = detector.anomaly_map(images)
@@ -94,7 +100,7 @@ def test_the_map_is_the_product_at_the_shallowest_size_then_enlarged(teacher: st
 
 
 def test_distances_under_bfloat16_are_computed_in_float32() -> None:
-    detector = STFPM(Teacher("resnet18")).eval()
+    detector = build(STFPM, "resnet18").eval()
     detector.student.load_state_dict(detector.teacher.state_dict())
     with torch.no_grad():
         for parameter in detector.student.parameters():
@@ -109,42 +115,8 @@ def test_distances_under_bfloat16_are_computed_in_float32() -> None:
     assert found.unique().numel() > found.numel() // 2
 
 
-def test_training_moves_the_student_alone_even_after_train_was_called() -> None:
-    detector = STFPM(Teacher("resnet18"))
-    before = {key: value.clone() for key, value in detector.state_dict().items()}
-    detector.train()
-    detector.train(True)
-    assert all(module.training for module in detector.student.modules())
-    assert not any(module.training for module in detector.teacher.modules())
-    iterate(detector, [batch() for _ in range(2)])
-    for name, parameter in detector.named_parameters():
-        if name.startswith("teacher."):
-            assert parameter.grad is None, name
-        else:
-            assert parameter.grad is not None, name
-            assert bool((parameter.grad != 0).any()), name
-    for key, value in detector.state_dict().items():
-        assert torch.equal(value, before[key]) == key.startswith("teacher."), key
-    assert all(key.startswith(("teacher.", "student.")) for key in before)
-
-
-@pytest.mark.parametrize("teacher", ["resnet18", "tf_efficientnet_lite0"])
-def test_images_without_content_give_finite_gradients_and_no_verdict(
-    teacher: str,
-) -> None:
-    detector = STFPM(Teacher(teacher), grace=1).train()
-    loss = detector.distillation_loss(batch(torch.zeros(2, 3, 64, 64)))
-    loss.backward()
-    assert bool(torch.isfinite(loss))
-    for name, parameter in detector.student.named_parameters():
-        assert parameter.grad is not None, name
-        assert bool(torch.isfinite(parameter.grad).all()), name
-    # As constant as its teacher: that is not dead.
-    assert detector.fault() is None
-
-
 def test_a_healthy_run_learns_finds_an_anomaly_and_is_never_called_dead() -> None:
-    detector = STFPM(Teacher("tf_efficientnet_lite0"), grace=20).train()
+    detector = build(STFPM, "tf_efficientnet_lite0", grace=20).train()
     load_teacher_weights(detector.teacher, TeacherConfig())
     losses = []
     for _ in range(3):
@@ -163,10 +135,6 @@ def test_a_healthy_run_learns_finds_an_anomaly_and_is_never_called_dead() -> Non
         assert auroc(found[:, inside], found[:, ~inside]) > 0.8
         assert auroc(found[:, inside], detector.anomaly_map(healthy)[:, inside]) > 0.8
 
-        other = STFPM(Teacher("tf_efficientnet_lite0"), grace=20).eval()
-        other.load_state_dict(detector.state_dict())
-        assert torch.equal(other.anomaly_map(changed), found)
-
 
 @torch.no_grad()
 def watch(detector: STFPM, images: Tensor, batches: int) -> str | None:
@@ -180,7 +148,7 @@ def watch(detector: STFPM, images: Tensor, batches: int) -> str | None:
 def test_a_dead_student_is_found_after_its_grace_and_the_level_named(
     part: str,
 ) -> None:
-    detector = STFPM(Teacher("resnet18"), grace=6).train()
+    detector = build(STFPM, "resnet18", grace=6).train()
     for parameter in detector.get_submodule(part).parameters():
         nn.init.zeros_(parameter)
     images = phantoms(4)
@@ -193,14 +161,14 @@ def test_a_dead_student_is_found_after_its_grace_and_the_level_named(
 
 
 def test_a_student_that_stays_worse_than_a_constant_is_found_and_a_slow_one_is_not() -> None:
-    detector = STFPM(Teacher("resnet18"), grace=4).train()
+    detector = build(STFPM, "resnet18", grace=4).train()
     images = phantoms(4)
     assert watch(detector, images, 4) is None  # so far it may only be young
     found = watch(detector, images, 4)
     assert found is not None
     assert "learns nothing" in found
 
-    slow = STFPM(Teacher("resnet18"), lr=0.01, grace=4).train()
+    slow = build(STFPM, "resnet18", lr=0.01, grace=4).train()
     for _ in range(3):
         iterate(slow, [batch(images)] * 4)
         beat = slow.monitor.batches[-1]
@@ -210,12 +178,12 @@ def test_a_student_that_stays_worse_than_a_constant_is_found_and_a_slow_one_is_n
 
 def test_what_the_guard_has_seen_survives_a_resume() -> None:
     images = phantoms(4)
-    detector = STFPM(Teacher("resnet18"), grace=6).train()
+    detector = build(STFPM, "resnet18", grace=6).train()
     for parameter in detector.get_submodule("student.backbone.conv1").parameters():
         nn.init.zeros_(parameter)
     for _ in range(2):  # killed again and again, a dead student is found all the same
         assert watch(detector, images, 2) is None
-        resumed = STFPM(Teacher("resnet18"), grace=6).train()
+        resumed = build(STFPM, "resnet18", grace=6).train()
         resumed.load_state_dict(detector.state_dict())
         resumed.load_monitor_state(detector.monitor_state())
         detector = resumed
@@ -235,7 +203,7 @@ def test_a_diverged_student_is_not_excused_by_drifting_a_little() -> None:
 
 
 def test_a_diverging_student_is_found() -> None:
-    detector = STFPM(Teacher("tf_efficientnet_lite0"), lr=1000, grace=10).train()
+    detector = build(STFPM, "tf_efficientnet_lite0", lr=1000, grace=10).train()
     found = None
     for _ in range(8):
         losses = iterate(detector, [batch(phantoms(4, size=32)) for _ in range(10)])
@@ -248,7 +216,7 @@ def test_a_diverging_student_is_found() -> None:
 
 
 def test_the_watch_sees_training_alone() -> None:
-    detector = STFPM(Teacher("resnet18")).eval()
+    detector = build(STFPM, "resnet18").eval()
     with torch.no_grad():
         detector.distillation_loss(batch())
     assert not detector.monitor.batches

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from medrd.config import make_config
 from medrd.data.cache import CachedSubject
 from medrd.errors import ConfigError
-from medrd.models.build import detector_from_config
+from medrd.models.intensity import Intensity
 from medrd.run.calibration import Calibration, calibrate
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import make_scoring
 from medrd.run.predictor import Predictor
+from training import build
 
 MARGIN = 1
 
@@ -45,7 +46,7 @@ def subject(seed: int, *, lesions: tuple[int, ...] = (3,), scale: float = 1.0) -
 def predictor() -> Predictor:
     """The identity on the first channel, unsmoothed: maps are known."""
     config = make_config({"scoring": {"sigma_px": 0}})
-    detector = detector_from_config({"name": "intensity"})
+    detector = build(Intensity)
     return Predictor(
         detector, make_scoring(config.scoring, size=32), choose_execution("cpu", "fp32")
     )
@@ -82,7 +83,7 @@ def left_out_rate(
 def test_smoothing_across_slices_lets_no_lesion_into_the_healthy_ones() -> None:
     config = make_config({"scoring": {"sigma_px": 0, "sigma_across_mm": 3}})
     smoothing = Predictor(
-        detector_from_config({"name": "intensity"}),
+        build(Intensity),
         make_scoring(config.scoring, size=32),
         choose_execution("cpu", "fp32"),
     )

@@ -13,9 +13,8 @@ import pytest
 
 from medrd.config import make_config
 from medrd.errors import ModelError
-from medrd.models.build import detector_from_config
 from medrd.run.calibration import Calibration
-from medrd.run.model_folder import load_model, save_model
+from medrd.run.model_folder import load_model, make_detector, save_model
 
 TRAINING: dict[str, Any] = {"subjects": {}, "calibration_subjects": {}, "seed": 0}
 SMALL = {
@@ -57,7 +56,7 @@ def test_the_teacher_is_inside_so_its_package_is_not_needed(
 def test_the_weights_can_be_read_by_whom_the_umask_lets(tmp_path: Path, umask: int) -> None:
     """safetensors itself writes files for their owner alone."""
     config = make_config({"model": {"name": "intensity"}})
-    detector = detector_from_config(config.to_dict()["model"])
+    detector = make_detector(config)
     before = os.umask(umask)
     try:
         save_model(tmp_path / "m", detector, config, calibration=None, training=TRAINING)
@@ -98,7 +97,7 @@ def test_what_changes_results_changes_the_hash_even_without_weights(
             raw["scoring"] = {"sigma_px": 2}
         config = make_config(raw)
         calibration = a_calibration(0.5 + (i if change == "threshold" else 0))
-        detector = detector_from_config(config.to_dict()["model"])
+        detector = make_detector(config)
         folder = tmp_path / str(i)
         save_model(folder, detector, config, calibration=calibration, training=training)
         hashes.append(load_model(folder).hash)
@@ -135,7 +134,7 @@ def test_a_damaged_model_is_a_model_error(copy: Path, tmp_path: Path, damage: st
         weights.write_bytes(raw)
     elif damage == "other weights":
         config = make_config(SMALL)
-        other = detector_from_config(config.to_dict()["model"])
+        other = make_detector(config)
         save_model(tmp_path / "o", other, config, calibration=None, training=TRAINING)
         shutil.copy(tmp_path / "o" / "model.safetensors", weights)
     elif damage == "text":

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from medrd.config import make_config
-from medrd.models.build import detector_from_config
+from medrd.models.intensity import Intensity
 from medrd.models.scoring import smooth_across
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import make_scoring
 from medrd.run.predictor import Predictor
+from training import build
 
 
 def predictor(sigma_across_mm: float, image_score: str = "max") -> Predictor:
@@ -19,7 +20,7 @@ def predictor(sigma_across_mm: float, image_score: str = "max") -> Predictor:
     config = make_config(
         {"scoring": {"sigma_px": 0, "sigma_across_mm": sigma_across_mm, "image_score": image_score}}
     )
-    detector = detector_from_config({"name": "intensity"})
+    detector = build(Intensity)
     scoring = make_scoring(config.scoring, size=32)
     return Predictor(detector, scoring, choose_execution("cpu", "fp32"), batch_size=4)
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from medrd.errors import ModelError
-from medrd.models import build_detector
+from medrd.models.rd4ad import RD4AD
 from medrd.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from medrd.training.loop import make_optimizers
-from training import SMALL
+from training import SMALL, build
 
 
 def test_a_checkpoint_holds_every_trainable_tensor_and_no_frozen_one(tmp_path: Path) -> None:
-    detector = build_detector("rd4ad", teacher=SMALL)
+    detector = build(RD4AD, SMALL)
     save_checkpoint(tmp_path / "c.pt", detector, {}, Position(0, 0, {}), identity="x")
     saved = torch.load(tmp_path / "c.pt", weights_only=True)["detector"]
     expected = [key for key in detector.state_dict() if not key.startswith("teacher.")]
@@ -26,7 +26,7 @@ def test_a_checkpoint_holds_every_trainable_tensor_and_no_frozen_one(tmp_path: P
 def test_a_checkpoint_brings_weights_statistics_and_optimiser_back(tmp_path: Path) -> None:
     def make(seed: int) -> tuple[Any, dict[str, torch.optim.Optimizer]]:
         torch.manual_seed(seed)
-        detector = build_detector("rd4ad", teacher=SMALL).train()
+        detector = build(RD4AD, SMALL).train()
         optimizers = make_optimizers(detector.steps())
         return detector, optimizers
 
@@ -58,7 +58,7 @@ def test_a_checkpoint_brings_weights_statistics_and_optimiser_back(tmp_path: Pat
 @pytest.mark.parametrize("damage", ["empty", "text", "cut", "other detector", "missing tensor"])
 def test_a_damaged_checkpoint_is_a_model_error(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "c.pt"
-    detector = build_detector("rd4ad", teacher=SMALL)
+    detector = build(RD4AD, SMALL)
     save_checkpoint(path, detector, {}, Position(0, 0, {}), identity="x")
     if damage == "empty":
         path.write_bytes(b"")
@@ -67,7 +67,7 @@ def test_a_damaged_checkpoint_is_a_model_error(tmp_path: Path, damage: str) -> N
     elif damage == "cut":
         path.write_bytes(path.read_bytes()[:-5000])
     elif damage == "other detector":
-        detector = build_detector("rd4ad", teacher="tf_efficientnet_lite0")
+        detector = build(RD4AD, "tf_efficientnet_lite0")
     else:
         content = torch.load(path, weights_only=True)
         # One of those that PyTorch itself would not miss.

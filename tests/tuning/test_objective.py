@@ -16,12 +16,13 @@ from medrd.data.cache import CachedSubject, cache_subjects
 from medrd.data.kinds import kind_of
 from medrd.data.layouts import Subject
 from medrd.errors import ConfigError, InputError, ModelError
-from medrd.models import Detector, Scoring
+from medrd.models import Detector
 from medrd.run.cohort import Cohort, load_cohort, try_sides
 from medrd.run.device import choose_execution
 from medrd.run.predictor import Predictor
 from medrd.tuning.config import LabelledObjective, SimulatedObjective
 from medrd.tuning.objective import make_objective, simulate_set, simulated_ap
+from training import scoring_of
 
 
 class Brightness(Detector):
@@ -40,7 +41,7 @@ class Nothing(Brightness):
 
 
 def predictor(detector: Detector, *, size: int = 64) -> Predictor:
-    scoring = Scoring(size=size, sigma_px=0, image_score="max", top_fraction=0.01)
+    scoring = scoring_of(size, sigma_px=0)
     return Predictor(detector, scoring, choose_execution("cpu", "fp32"))
 
 

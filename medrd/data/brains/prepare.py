@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medrd.config import RecipeConfig
+from medrd.config import MEDIAN_INTENSITY, RecipeConfig
 from medrd.data.brains.geometry import SliceGeometry
 from medrd.data.brains.stacks import stacked
 from medrd.data.layouts import Source, Subject
@@ -26,8 +26,6 @@ from medrd.images.volume import Volume, check_same_grid
 SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 0.05, 50
 _MOST_LABELS = 16
 """The most distinct values that a label may have; an MRI scan has hundreds."""
-MEDIAN_BECOMES = 0.4
-"""Leaves room for values up to 2.5 times the brain's median."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +138,8 @@ def normalise(
 
     ``percentile`` maps two percentiles linearly and clips (a single voxel at 32,767 must
     not set the scale); ``rank`` gives each voxel the share of brain voxels that are darker
-    (ties get their mean rank); ``median`` scales the median to :data:`MEDIAN_BECOMES` and clips.
+    (ties get their mean rank); ``median`` scales the median to
+    :data:`medrd.config.MEDIAN_INTENSITY` and clips.
     """
     values = array[brain]
     if recipe.normalise == "rank":
@@ -153,7 +152,7 @@ def normalise(
         if not median > 0:
             raise ValueError("a median of 0 or below; use recipe.normalise=percentile")
         flat = bool(values.min() == values.max())
-        scaled = np.clip(values * (MEDIAN_BECOMES / median), 0, 1)
+        scaled = np.clip(values * (MEDIAN_INTENSITY / median), 0, 1)
     else:
         low, high = np.percentile(values, recipe.percentiles)
         flat = not high > low
