@@ -76,7 +76,7 @@ class CoarseNoiseConfig(Section):
     """Gaussian noise on a coarse grid, enlarged and rolled, inside the region."""
 
     sigma: float = Field(0.2, gt=0)
-    """In units of intensities in [0, 1]."""
+    """Standard deviation, for intensities in [0, 1]."""
     grid: int = Field(16, ge=2, le=256)
     """Points per side."""
 
@@ -87,7 +87,7 @@ class SimplexBoxConfig(Section):
     octaves: int = Field(6, ge=1, le=12)
     persistence: float = Field(0.6, gt=0, le=1)
     amplitude: float = Field(0.2, gt=0)
-    """In units of intensities in [0, 1]."""
+    """Factor on the noise, for intensities in [0, 1]."""
     box_px: tuple[int, int] = (10, 31)
     """Shortest and longest side, in pixels of a 256-pixel slice."""
 

@@ -87,11 +87,11 @@ class BiKD(Detector):
     teacher
         Built and loaded; it is frozen here.
     variant
-        Which reading of the abstract.
+        The reading of the abstract; see the module.
     student_lr, betas
-        Adam's, of all students.
+        Adam's, for all students.
     teacher_lr
-        Adam's, of the trained teacher (reciprocal).
+        Adam's, for the trained teacher (reciprocal).
     margin
         Cosine distance from the student beyond which the teacher is far enough away where the
         image was changed (reciprocal).
@@ -144,7 +144,7 @@ class BiKD(Detector):
         self._seen = None
 
     def steps(self) -> list[Step]:
-        """Student, then teacher (reciprocal); both students in one (two_branch)."""
+        """The student's step, then the teacher's (reciprocal); one for both students otherwise."""
         adam = OptimizerSpec("adam", {"lr": self.student_lr, "betas": self.betas})
         if self.trained_teacher is None:
             students = [group(self.encoder, self.student)]
@@ -171,24 +171,24 @@ class BiKD(Detector):
         return self.forward_scale(forward) + self.reverse_scale(reverse)
 
     def collect(self, batch: Batch) -> None:
-        """Two branches: the scale of each one's map on healthy slices."""
+        """Add to the scale of each branch's map on healthy slices (two branches)."""
         size = (batch.images.shape[-2], batch.images.shape[-1])
         features = self.teacher(batch.images)
         self.forward_scale.add(summed_map(features, self.encoder(batch.images), size), batch.region)
         self.reverse_scale.add(summed_map(features, self.student(features), size), batch.region)
 
     def finish(self, generator: torch.Generator) -> None:
-        """Two branches: set the scales."""
+        """Set the scales (two branches)."""
         self.forward_scale.finish()
         self.reverse_scale.finish()
 
-    # The reciprocal variant.
+    # --- The reciprocal variant ---
 
     def student_loss(self, batch: Batch) -> Tensor:
-        """From teacher to student: in [0, 12].
+        """The student's loss, in [0, 12].
 
-        Sum over levels of the flattened cosine distances of S(T(x)) and S(T(changed x)), both
-        from T(x), without gradient to T.
+        It is the sum over levels of the flattened cosine distances of S(T(x)) and S(T(changed x)),
+        both from T(x), without gradient to T.
         """
         changed, _ = batch.changed()
         healthy, anomalous = self._trained_features(batch.images), self._trained_features(changed)
@@ -202,7 +202,7 @@ class BiKD(Detector):
         return denoising_loss(outputs, self.student(anomalous), healthy)
 
     def teacher_loss(self, batch: Batch) -> Tensor:
-        """From student to teacher, over levels:
+        """The teacher's loss. It sums over levels:
 
         the mean distance of T from S where the image is healthy, in x and in changed x; the mean
         of ``max(0, margin - distance)`` where it was changed; and ``anchor`` times the mean
@@ -236,7 +236,7 @@ class BiKD(Detector):
         features: Levels = self.trained_teacher(images)
         return features
 
-    # The variant of two branches.
+    # --- The variant with two branches ---
 
     def branches_loss(self, batch: Batch) -> Tensor:
         """Both students towards the healthy image's features, from it and from its changed copy.
@@ -262,7 +262,7 @@ class BiKD(Detector):
 
 
 def denoising_loss(healthy: Levels, changed: Levels, targets: Levels) -> Tensor:
-    """Flattened cosine distances of both reconstructions from the targets, over levels."""
+    """Sum over levels of the flattened cosine distances of both reconstructions."""
     return torch.stack(
         [
             global_distance(level, target).mean()

@@ -1,4 +1,4 @@
-"""Where detectors are put together: the only place that knows them by name."""
+"""The list of all detectors, and the function that builds one: no other module lists them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medrd.models.teacher import Teacher
 
 @dataclass(frozen=True)
 class Entry:
-    """How a detector is made, and where it comes from."""
+    """A detector's constructor and its source."""
 
     make: Callable[..., Detector]
     source: str

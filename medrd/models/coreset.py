@@ -31,7 +31,7 @@ _TILE = 1 << 22
 
 @dataclass(frozen=True)
 class Coreset:
-    """What was chosen.
+    """The chosen patches.
 
     Attributes
     ----------
@@ -266,7 +266,7 @@ class Candidates:
             self._waiting += len(part)
 
     def _division(self, arriving: int) -> list[int]:
-        """How many of those arriving fit into the pool, and how many don't."""
+        """Split arriving patches into those that fit into the pool and those that don't."""
         fitting = min(arriving, self.pool - self._waiting)
         return [fitting, arriving - fitting]
 

@@ -14,9 +14,9 @@ Differences to the released code: three channels instead of four modalities, int
 recipe scales them (there: by a volume's own 99th percentile), no clipping of the gradient norm
 at 0.5, and the last weights instead of those with the least validation loss. Its scoring
 erodes the brain mask (5x5 mean above 0.95) and zeroes the residual outside before the median;
-a map here knows no region: masks and smoothing are :class:`medrd.models.scoring.Scoring`'s, as
-for every detector. With one modality repeated over the three channels the noise must be
-repeated as well, else averaging the channels takes it off.
+a map here is made without the region: masks and smoothing belong to
+:class:`medrd.models.scoring.Scoring`, as for every detector. With one modality repeated over the
+three channels the noise must be repeated as well, else averaging the channels takes it off.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class DAE(Detector):
     base, depth
         Channels of the U-Net's first level, and its number of levels.
     lr, weight_decay
-        Of Adam with AMSGrad.
+        Those of Adam with AMSGrad.
     cycles
         Periods of the learning rate's cosine in a training; an odd number of halves ends at
         zero, and 0.5 is a plain decay.

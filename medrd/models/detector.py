@@ -1,4 +1,4 @@
-"""What every detector is: steps to optimise, and a map to read."""
+"""The interface of all detectors: steps to optimise, and an anomaly map."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from medrd.models.monitors import Monitor
 
 Simulation = Literal["anomalies", "simplex_box", "coarse_noise"]
-"""What the data side can do to a healthy slice: put anomalies into it (with their mask), simplex
-noise into one box (RD++), or coarse Gaussian noise over the whole region (DAE)."""
+"""Simulated changes of a healthy slice: anomalies (with their mask), simplex noise in one box
+(RD++), or coarse Gaussian noise over the whole region (DAE)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a loss is computed from.
+    """The input of a loss.
 
     Attributes
     ----------
     images
-        (B, 3, H, W) float32 in [0, 1], healthy; other channels for detectors that take them.
+        (B, 3, H, W) float32 in [0, 1], healthy; any number of channels for detectors that take it.
     region
         (B, H, W) bool: the brain, or what there is of a picture.
     simulated
@@ -33,7 +33,7 @@ class Batch:
     mask
         (B, H, W) bool, where ``simulated`` visibly differs (of noise: where it was put).
     progress
-        How much of the training is done, in [0, 1).
+        Share of the training that is done, in [0, 1).
     """
 
     images: Tensor
@@ -51,12 +51,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """An optimiser by name, with its settings; the training loop makes it.
+    """An optimiser by name, with its settings; the training loop constructs it.
 
     Attributes
     ----------
     schedule
-        Factor on every learning rate as a function of the progress in [0, 1); None: constant.
+        Factor on every learning rate as a function of the progress in [0, 1); None for 1.
     """
 
     kind: Literal["adam", "adamw", "sgd"]
@@ -92,7 +92,7 @@ class Step:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Of all groups."""
+        """The parameters of all groups."""
         return [p for each in self.groups for p in each.parameters]
 
 
@@ -109,21 +109,21 @@ class Detector(nn.Module):
     size_multiple: int = 1
     """Height and width of the images must be multiples of this (pixels)."""
     simulation: Simulation | None = None
-    """What the batches of its training must hold beside healthy slices."""
+    """The simulated changes that its training batches must hold beside healthy slices."""
     collects: bool = False
-    """True for a detector that looks at the healthy slices once more after the optimisation (or
-    instead of one): a pass of :meth:`collect` over them in eval mode, then :meth:`finish`."""
+    """True for a detector that needs one more pass over the healthy slices, after the optimisation
+    or instead of it: :meth:`collect` for each batch in eval mode, then :meth:`finish`."""
     scores_images: bool = False
-    """True where :meth:`map_and_score` gives an image score of the method's own."""
+    """Whether :meth:`map_and_score` returns the method's own image score."""
     monitor: Monitor | None = None
     """Watches features during training, for detectors that could collapse."""
     exports: bool = True
-    """False where :meth:`map_and_score` takes paths that depend on its images: no graph for all."""
+    """False if :meth:`map_and_score` branches on its images, so that no graph holds for all."""
     training_only: tuple[str, ...] = ()
-    """Direct submodules that no prediction reads: a saved model is without them."""
+    """Direct submodules that prediction does not need; a saved model omits them."""
 
     def freeze(self, *networks: nn.Module) -> None:
-        """Keep these networks as they are, for good."""
+        """Freeze these networks permanently."""
         # object.__setattr__: a plain tuple of modules, not registered a second time
         object.__setattr__(self, "frozen", networks)
         for network in networks:
@@ -138,7 +138,7 @@ class Detector(nn.Module):
         return self
 
     def parameter_counts(self) -> dict[str, int]:
-        """How many parameters there are, are trained, and are kept for prediction."""
+        """Count all parameters, the trained ones, and those kept for prediction."""
         unread = [self.get_submodule(name) for name in self.training_only]
         everything = sum(p.numel() for p in self.parameters())
         return {
@@ -148,7 +148,7 @@ class Detector(nn.Module):
         }
 
     def keep_for_prediction(self) -> None:
-        """Let go of the networks that only training reads."""
+        """Delete the networks that only training needs."""
         gone = [getattr(self, name) for name in self.training_only]
         kept = (n for n in self.frozen if not any(n is network for network in gone))
         object.__setattr__(self, "frozen", tuple(kept))
@@ -163,7 +163,7 @@ class Detector(nn.Module):
     def anomaly_map(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, H, W) float32, unsmoothed, not rescaled per image.
 
-        Never negative: 0 stands for what has no score.
+        It is never negative: 0 means that there is no score.
         """
 
     def map_and_score(self, images: Tensor, region: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -177,16 +177,16 @@ class Detector(nn.Module):
 
     @property
     def memory_size(self) -> int:
-        """How many numbers it keeps from its training slices, besides parameters."""
+        """Count the numbers that it keeps from its training slices, besides parameters."""
         return 0
 
     def teacher_loaded(self) -> None:
-        """Called once the teacher has its weights: the place to copy them into other networks."""
+        """Hook for when the teacher has its weights, to copy them into other networks."""
 
     def fault(self) -> str | None:
-        """What is wrong with the networks after an epoch (a collapse, say), in words.
+        """Describe what is wrong with the networks after an epoch (a collapse, say).
 
-        None where nothing is; else training stops.
+        None if nothing is wrong; otherwise training stops.
         """
         return None if self.monitor is None else self.monitor.fault()
 
@@ -200,11 +200,11 @@ class Detector(nn.Module):
             self.monitor.load(state)
 
     def collect(self, batch: Batch) -> None:
-        """See a batch of healthy slices once; for detectors with ``collects``."""
+        """Process a batch of healthy slices, each shown once; for detectors with ``collects``."""
         raise NotImplementedError
 
     def finish(self, generator: torch.Generator) -> None:
-        """All slices have been collected. ``generator`` is on the CPU and seeded."""
+        """Finish once all slices have been collected. ``generator`` is on the CPU and seeded."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Injection(nn.Module):
         self.join = unit(2 * channels, channels, 3)
 
     def forward(self, output: Tensor, level: Tensor, shallower: Tensor) -> Tensor:
-        """What the next stage of the decoder reads, of the same shape as ``output``.
+        """Join the teacher's details to a stage's output: the input of the next stage, same shape.
 
         Parameters
         ----------

@@ -38,11 +38,11 @@ class Monitor(Protocol):
         ...
 
     def fault(self) -> str | None:
-        """What is wrong, in words; None where nothing is."""
+        """Describe what is wrong; None if nothing is."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """What has been noted, as tensors and plain types."""
+        """Return all that has been noted, as tensors and plain types."""
         ...
 
     def load(self, state: dict[str, Any]) -> None:
@@ -51,10 +51,10 @@ class Monitor(Protocol):
 
 
 class CollapseMonitor:
-    """How much the directions of features vary, relative to a reference that cannot collapse.
+    """Measures how much the directions of features vary, relative to a reference network.
 
-    A network whose output is the same everywhere has spread 0. Lengths don't count, since cosine
-    losses leave them free.
+    The reference cannot collapse. A network whose output is the same everywhere has spread 0.
+    Lengths don't count, since cosine losses leave them free.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class CollapseMonitor:
         self.shares[name] = share if old is None else old.to(share).lerp(share, self.memory)
 
     def fault(self) -> str | None:
-        """Which network has collapsed, and at which level; None if none has."""
+        """Name the network that has collapsed, and the level; None if none has."""
         for name, shares in self.shares.items():
             for level, share in enumerate(shares.tolist(), start=1):
                 if not share >= self.limit:
@@ -108,7 +108,7 @@ def spread(level: Tensor) -> Tensor:
 
 
 class BatchSummary(NamedTuple):
-    """What one batch shows of each level: (L,) each, on the device of the features.
+    """Summary of one batch by level: (L,) each, on the device of the features.
 
     Attributes
     ----------
@@ -156,7 +156,7 @@ class StudentMonitor:
         )
 
     def fault(self) -> str | None:
-        """What is wrong, and at which level; forgets the batches."""
+        """Describe what is wrong, and at which level; forgets the batches."""
         if not self.batches:
             return None
         # Batches x 4 x levels -> four lists of levels. A resumed run's first ones are on the CPU.
@@ -183,7 +183,7 @@ class StudentMonitor:
         return None
 
     def state(self) -> dict[str, Any]:
-        """What has been noted, as tensors and plain types."""
+        """Return all that has been noted, as tensors and plain types."""
         beats = [torch.stack(summary).cpu() for summary in self.batches]
         return {"age": self.age, "before": self.before, "beats": beats}
 

@@ -21,7 +21,7 @@ Where we differ from both:
   channels. A level with fewer channels keeps them and is weighed as if they had been repeated
   to that many, which is what pooling to more numbers does, so that half of the numbers behind a
   squared distance stay each level's;
-- patches outside the region (air around a brain) are neither remembered nor looked at;
+- patches outside the region (air around a brain) are neither kept nor scored;
 - the coreset is chosen in bounded memory: see :mod:`medrd.models.coreset`.
 """
 
@@ -59,8 +59,8 @@ class PatchCore(Detector):
         Of the nearest remembered patch, itself included, that reweigh the image score; 1 leaves
         the score as it is.
     coverage
-        Share of a position's pixels inside the region from which on it counts. Where a region has
-        no such position, those with the most count.
+        Least share of a position's pixels inside the region for it to count. Where a region has
+        no such position, those with the largest share count.
     pool, oversampling
         See :class:`medrd.models.coreset.Candidates`.
 
@@ -133,7 +133,7 @@ class PatchCore(Detector):
 
     @property
     def memory_size(self) -> int:
-        """How many numbers the bank holds."""
+        """The size of the bank."""
         return self.bank.numel()
 
     def steps(self) -> list[Step]:
@@ -141,7 +141,7 @@ class PatchCore(Detector):
         return []
 
     def collect(self, batch: Batch) -> None:
-        """Remember the patches of healthy slices that lie inside their regions."""
+        """Collect the patches of healthy slices that lie inside their regions."""
         patches = self.patches(batch.images)
         self.candidates.add(patches[self.counting(batch.region, _grid(patches))])
 
@@ -159,7 +159,7 @@ class PatchCore(Detector):
         """Distance of each position to the bank, enlarged: (B, H, W) float32.
 
         Positions in the air around a brain are far from a bank without any air:
-        :meth:`map_and_score` knows them and leaves them out.
+        :meth:`map_and_score` gets the region and leaves them out.
 
         Raises
         ------
@@ -167,7 +167,7 @@ class PatchCore(Detector):
             The bank is empty.
         """
         patches = self.patches(images)
-        distances, _ = self._to_bank(patches.flatten(0, 2))
+        distances, _ = self.to_bank(patches.flatten(0, 2))
         return _enlarged(distances.view(patches.shape[:3]), images)
 
     def map_and_score(self, images: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,7 +186,7 @@ class PatchCore(Detector):
         counting = self.counting(region, _grid(patches))
         distances = images.new_zeros(counting.shape, dtype=torch.float32)
         remembered = torch.zeros_like(counting, dtype=torch.long)
-        distances[counting], remembered[counting] = self._to_bank(patches[counting])
+        distances[counting], remembered[counting] = self.to_bank(patches[counting])
         scores = images.new_zeros(len(images), dtype=torch.float32)
         scored = counting.flatten(1).any(1).nonzero()[:, 0]
         if len(scored):
@@ -199,7 +199,7 @@ class PatchCore(Detector):
             scores[scored] = self._reweighted(worst, nearest_to_it)
         return _enlarged(_continued(distances, counting), images), scores
 
-    def _to_bank(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+    def to_bank(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Distance to the nearest of the bank and its index: (Q, D) -> (Q,) twice."""
         if not len(self.bank):
             raise ValueError("the bank of patches is empty: collect healthy slices, then finish")

@@ -45,7 +45,7 @@ from medrd.models.student import reverse_student
 from medrd.models.teacher import Teacher
 
 BLUR = 0.05
-"""Of the Sinkhorn loss, as released."""
+"""The blur of the Sinkhorn loss, as released."""
 POOLED = 8
 """Positions along each side that ``transport="pairs"`` compares."""
 
@@ -75,9 +75,9 @@ class RDPP(Detector):
     lr, projection_lr, betas
         Adam's, for the student and for the projections.
     projection_weight
-        Of the three projection losses beside the distillation.
+        Weight of the three projection losses relative to the distillation.
     reconstruct_weight, contrast_weight
-        Beside the transport term, whose weight is 1.
+        Weights relative to the transport term's, which is 1.
     contrast_margin
         Cosine below which projected and noisy features differ enough.
     transport

@@ -37,9 +37,8 @@ class RDSeg(Detector):
     teacher
         Built and loaded; it is frozen here. It is shown the slice's first three modalities.
     modalities, channels
-        How many of the images' channels are the slice's own modalities, which come first, and
-        how many there are: neighbouring slices and places may follow. One modality may also
-        come repeated to three equal channels.
+        Numbers of the slice's own modalities, which come first, and of all channels: neighbouring
+        slices and places may follow. One modality may also come repeated to three equal channels.
     median
         A brain's median intensity under ``recipe.normalise: median``; there the head alone decides.
     width
@@ -47,10 +46,10 @@ class RDSeg(Detector):
     mirror
         Show the head the image's blurred mirror image (brains are nearly symmetric).
     intensity_weight
-        How much brightness in [0, 1] adds to the head's log-odds; 0: nothing.
+        Factor on the brightness in [0, 1] that is added to the head's log-odds; 0 adds nothing.
     discrepancy_weight
-        How much the student's distance from the teacher, summed over the levels as in RD4AD, adds
-        to the map: what is unlike everything simulated shows there and not in the head.
+        Factor on the student's distance from the teacher, summed over the levels as in RD4AD, that
+        is added to the map. It shows anomalies unlike all simulated ones, which the head misses.
     lr, student_lr, weight_decay
         AdamW's, for the head and for the student. The rates rise for a tenth of the training and
         fall to 0 by a cosine.
@@ -91,7 +90,7 @@ class RDSeg(Detector):
         self.freeze(teacher)
 
     def log_odds(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Of each pixel being anomalous (B, H, W) float32, and the student's levels."""
+        """Each pixel's log-odds of being anomalous (B, H, W) float32, and the student's levels."""
         log_odds, _, outputs = self._read(images)
         return log_odds, outputs
 
@@ -223,7 +222,7 @@ class DiscrepancyHead(nn.Module):
         half = self.stem_half(full)
         quarter = self.stem_quarter(half)
         levels = [
-            read(torch.cat([a, _agreement(a, b)], dim=1))
+            read(torch.cat([a, agreement(a, b)], dim=1))
             for read, a, b in zip(self.read, features, outputs, strict=True)
         ]
         x = self.deepest(levels[-1])
@@ -236,7 +235,7 @@ class DiscrepancyHead(nn.Module):
         return result
 
 
-def _agreement(features: Tensor, outputs: Tensor) -> Tensor:
+def agreement(features: Tensor, outputs: Tensor) -> Tensor:
     """Channel by channel, of variance near one where the two are alike: (B, C, H, W).
 
     Summed over channels it is the cosine; apart, the head can weigh them (DeSTSeg).
@@ -250,5 +249,5 @@ def _pair(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 def _enlarged(x: Tensor, like: Tensor) -> Tensor:
-    """By repetition: as good before a 3x3 convolution, and cheaper backwards than bilinear."""
+    """Enlarge by repetition: as good before a 3x3 convolution as bilinear, and cheaper."""
     return F.interpolate(x, size=like.shape[-2:], mode="nearest")

@@ -1,4 +1,4 @@
-"""From a raw anomaly map to the smoothed one and a score for the image.
+"""The smoothing of raw anomaly maps, and the score of an image.
 
 One scoring serves every detector, so that a table compares detectors and not filters.
 """
@@ -50,7 +50,7 @@ def smooth_across(maps: Tensor, positions_mm: Tensor, sigma_mm: float) -> Tensor
 
 
 def across_weights(positions_mm: Tensor, sigma_mm: float) -> Tensor:
-    """What each slice (column) gives to each other (row): (S,) -> (S, S) float32, rows sum to 1."""
+    """Weights of each slice (column) in each other (row): (S,) -> (S, S) float32, rows sum to 1."""
     apart = (positions_mm[:, None] - positions_mm[None]).double() / sigma_mm
     weights = torch.exp(-0.5 * apart**2) * (apart.abs() <= TRUNCATE)
     return (weights / weights.sum(1, keepdim=True)).float()

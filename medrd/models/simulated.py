@@ -1,4 +1,4 @@
-"""What detectors that learn from simulated anomalies share: masks at levels, and modes."""
+"""Helpers for detectors that learn from simulated anomalies: masks at levels, and modes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def masks_at_levels(mask: Tensor, levels: Sequence[Tensor]) -> list[Tensor]:
 
 @contextmanager
 def in_eval(network: nn.Module) -> Iterator[None]:
-    """The network in eval mode for a while, then in the mode that it had."""
+    """Put a network into eval mode within the block, and then back into its former mode."""
     training = network.training
     network.eval()
     try:

@@ -28,7 +28,7 @@ def sinkhorn_divergence(
     diameter
         No two points are farther apart; it need not be tight.
     blur
-        Length below which points are not told apart.
+        Length below which points are indistinguishable.
     scaling
         Factor between the lengths of successive iterations, from ``diameter`` down to
         ``blur``: nearer to 1 is slower and more exact.
@@ -85,6 +85,6 @@ def _temperatures(largest: float, blur: float, scaling: float) -> list[float]:
 
 
 def _soft_minimum(costs: Tensor, temperature: float, *, dim: int) -> Tensor:
-    """Of equally weighted entries; the minimum as the temperature goes to 0."""
+    """Soft minimum of equally weighted entries; the minimum as the temperature goes to 0."""
     count = math.log(costs.shape[dim])
     return -temperature * (torch.logsumexp(-costs / temperature, dim) - count)

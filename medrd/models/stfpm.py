@@ -34,7 +34,7 @@ class STFPM(Detector):
     teacher
         Built and loaded; it is frozen here.
     lr, momentum, weight_decay
-        SGD's.
+        Settings of SGD.
     grace
         Batches before the monitor's first verdict; see :class:`StudentMonitor`.
     """

@@ -19,7 +19,7 @@ _PROBE = 64
 
 @dataclass(frozen=True)
 class ResidualLayout:
-    """How a ResNet is built, for a student that mirrors it.
+    """The structure of a ResNet, for a student that mirrors it.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Teacher(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         if name.split(".")[0] not in timm.list_models():
-            raise ValueError(f"timm knows no model named {name}")
+            raise ValueError(f"timm has no model named {name}")
         try:
             probe = timm.create_model(name, pretrained=False, features_only=True)
         except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
@@ -142,7 +142,7 @@ def _residual_layout(probe: nn.Module) -> ResidualLayout | None:
 
 
 def _drop_unused_stages(backbone: nn.Module) -> None:
-    """Cut what timm would compute after the deepest level and throw away."""
+    """Drop the stages after the deepest level, which timm would compute for nothing."""
     module_name = _levels(backbone).module_name()[-1]
     blocks = getattr(backbone, "blocks", None)
     if isinstance(blocks, nn.Sequential) and module_name.startswith("blocks."):

@@ -40,14 +40,14 @@ def _pair(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """From images to images.
+    """A U-Net from images to images.
 
     Parameters
     ----------
     channels
-        Of input and output.
+        Channels of input and output.
     base
-        Channels of the first level; each deeper one has twice as many.
+        Channels of the first level; each deeper level has twice as many.
     depth
         Number of levels; between them the size is halved, ``depth - 1`` times.
     """

@@ -1,4 +1,4 @@
-"""What an anomaly shows in place of the healthy image, a batch at a time.
+"""Contents of anomalies, which replace the healthy image, a batch at a time.
 
 ``slice`` is another sample's image; ``brighter`` and ``darker`` are unevenly raised and lowered
 intensities with flattened contrast, as oedema, necrosis or a stain show; ``texture`` stands for
@@ -35,7 +35,7 @@ _REACH_PX = (4.0, 12.0)  # sigma of the field that a deformation follows, at 256
 
 @dataclass(frozen=True, eq=False)
 class ContentDraws(Draws):
-    """All that the contents of a batch depend on, besides the images.
+    """The random numbers that, with the images, determine the contents of a batch.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ def make_contents(
     mask: Tensor,
     alpha: Tensor,
 ) -> Tensor:
-    """(B, C, H, W): what each sample shows where its anomaly covers the image.
+    """Make each sample's content, which shows where its anomaly covers the image: (B, C, H, W).
 
     Samples with the content ``lesion`` stay as they are.
 

@@ -1,4 +1,4 @@
-"""What of a picture is the object: for anomalies that must not lie beside it.
+"""The object in a picture, for anomalies that must not lie beside it.
 
 RD with Expert cuts objects out with GrabCut or Otsu's threshold, by hand-made lists of
 categories, and takes textures whole. Here each picture decides by itself: an object is what

@@ -1,4 +1,4 @@
-"""What of a simulated change can be seen, as an annotator would outline it."""
+"""Labels: the visible part of a simulated change, as an annotator would outline it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def visible_label(
     gap_px: int,
     min_pixels: int,
 ) -> Tensor:
-    """Where two batches of images differ visibly, without pinholes and specks.
+    """Outline where two batches of images differ visibly, without pinholes and specks.
 
     Parameters
     ----------
@@ -77,11 +77,11 @@ def without_specks(mask: Tensor, min_pixels: int) -> Tensor:
     if min_pixels <= 1:
         return mask
     if mask.device.type == "cpu":
-        return torch.from_numpy(_large_by_scan(mask.numpy(), min_pixels))
-    return _large_by_spreading(mask, min_pixels)
+        return torch.from_numpy(large_by_scan(mask.numpy(), min_pixels))
+    return large_by_spreading(mask, min_pixels)
 
 
-def _large_by_scan(mask: np.ndarray, min_pixels: int) -> np.ndarray:
+def large_by_scan(mask: np.ndarray, min_pixels: int) -> np.ndarray:
     connected = np.zeros((3, 3, 3), bool)
     connected[1] = True  # within a slice, never from one to the next
     parts = ndimage.label(mask, connected)[0]
@@ -93,7 +93,7 @@ def _large_by_scan(mask: np.ndarray, min_pixels: int) -> np.ndarray:
     return kept
 
 
-def _large_by_spreading(mask: Tensor, min_pixels: int) -> Tensor:
+def large_by_spreading(mask: Tensor, min_pixels: int) -> Tensor:
     """Every pixel takes the largest name in its part, then names are counted."""
     batch, height, width = mask.shape
     count = height * width

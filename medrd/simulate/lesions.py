@@ -56,7 +56,9 @@ _TURN_MM = 6.0
 
 @dataclass(frozen=True, eq=False)
 class LesionDraws(Draws):
-    """All that a batch of lesions depends on, besides the images. P parts, M modalities.
+    """The random numbers that, with the images, determine a batch of lesions.
+
+    P are parts, M modalities.
 
     Attributes
     ----------

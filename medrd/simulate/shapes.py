@@ -1,4 +1,4 @@
-"""Where an anomaly lies: random shapes inside a region, a batch at a time.
+"""Shapes of anomalies: random outlines inside a region, a batch at a time.
 
 ``perlin`` is the mask of DRAEM (Zavrtanik et al., ICCV 2021) that DeSTSeg and RD with Expert
 took over: noise with 2^k cells an axis, k from 0 to 5, turned by up to 90 degrees, above 0.5.
@@ -34,13 +34,13 @@ _PLACES_ASIDE = 64  # places are chosen on a grid this fine, which spares sums o
 
 
 class Draws:
-    """Base of what has been drawn for a batch: tensors whose first axis is the sample."""
+    """Base of the random numbers of a batch: tensors whose first axis is the sample."""
 
     if TYPE_CHECKING:
         __dataclass_fields__: dict[str, object]
 
     def of(self, samples: Tensor, device: torch.device) -> Self:
-        """Those of some samples, on a device."""
+        """Select the draws of some samples, on a device."""
         drawn = [getattr(self, f.name) for f in fields(self)]  # type: ignore[arg-type]
         index = samples.to(drawn[0].device)
         picked = [values[index] for values in drawn]
@@ -50,13 +50,13 @@ class Draws:
 
 
 def pack(tensors: Sequence[Tensor]) -> Tensor:
-    """One tensor (B, N) of all: a GPU takes one copy much sooner than twenty small ones."""
+    """Pack tensors into one (B, N): one copy to a GPU is much faster than twenty small ones."""
     # float64 holds whole numbers, booleans and float32 exactly
     return torch.cat([each.reshape(len(each), -1).double() for each in tensors], 1)
 
 
 def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The inverse of :func:`pack`; shapes and types from the tensors that were packed."""
+    """Invert :func:`pack`; shapes and types are those of ``like``, the tensors that were packed."""
     widths = [each[0].numel() for each in like]
     return [
         part.reshape(each.shape).to(each.dtype)
@@ -66,7 +66,7 @@ def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class ShapeDraws(Draws):
-    """All that the shapes of a batch depend on, besides the region.
+    """The random numbers that, with the region, determine the shapes of a batch.
 
     Every sample has draws for every kind of shape: what one sample gets does not change with
     the kinds of the others.

@@ -1,6 +1,6 @@
-"""How the command and its workers reach each other: an actor of Ray's holds a :class:`Board`.
+"""The board on which the command and its workers leave word for each other, in an actor of Ray.
 
-It imports nothing, so that the actor starts at once.
+This module imports nothing, so that the actor starts at once.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Position:
-    """Where a training continues.
+    """The point at which a training continues.
 
     Attributes
     ----------

@@ -23,12 +23,12 @@ _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torc
 
 @dataclass(frozen=True)
 class EpochReport:
-    """Where a training stands after an epoch; a line of ``metrics.jsonl``.
+    """The state of a training after an epoch; a line of ``metrics.jsonl``.
 
     Attributes
     ----------
     epoch
-        How many are done; 1 for a detector without epochs.
+        Number of finished epochs; 1 for a detector without epochs.
     loss
         Mean over the epoch's batches, summed over the steps; None for a detector without epochs.
     losses

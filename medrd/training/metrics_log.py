@@ -75,7 +75,7 @@ class MetricsLog:
 
     @property
     def seconds(self) -> float:
-        """How long all epochs took, over all sessions."""
+        """Duration of all epochs, over all sessions."""
         return float(sum(json.loads(line)["seconds"] for line in self.lines))
 
     def _write(self) -> None:

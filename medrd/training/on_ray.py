@@ -1,6 +1,6 @@
 """``medrd train --workers N``: one model, each of its batches shared by several processes.
 
-The command prepares the data, has Ray Train run the epochs, and goes on from their checkpoint as
+The command prepares the data, lets Ray Train run the epochs, and continues from their checkpoint as
 after any training: it calibrates and saves the model itself. Every worker holds the whole model and
 reads its share of each batch from the same cache; the first one writes the run folder. When a
 worker dies, all begin again from the last checkpoint. See :mod:`medrd.training.worker`.
@@ -116,7 +116,7 @@ def refuse_what_workers_cannot(config: Config, workers: int) -> None:
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker needs to know.
+    """The task of a worker.
 
     Attributes
     ----------
@@ -148,8 +148,8 @@ def _run_epochs(
     should_stop: Callable[[], bool],
 ) -> dict[str, Any] | None:
     config, out, count = training.config, training.out.absolute(), len(training.slices)
-    told = len(read_reports(out))
-    if (out / CHECKPOINT).is_file() and told >= config.train.epochs:
+    reported = len(read_reports(out))
+    if (out / CHECKPOINT).is_file() and reported >= config.train.epochs:
         return None  # it was stopped after its epochs
     if count < LEAST_SHARE * workers:
         raise ConfigError(
@@ -163,10 +163,10 @@ def _run_epochs(
     with (
         ray_cluster(address) as cluster,
         scratch_folder(out) as scratch,
-        progress(label, config.train.epochs, done=told) as advance,
+        progress(label, config.train.epochs, done=reported) as advance,
     ):
         cpus, gpu = resources_each(cluster, workers, cpus_each, config.train.device)
-        news = News(out, advance, told)
+        news = News(out, advance, reported)
         for restarts in range(MAX_DEATHS + 1):
             order = Order(config, out, identity, Path.cwd(), cpus, gpu, _board())
             group = WorkerGroup(order, workers, scratch / f"ray{restarts}")
@@ -186,7 +186,7 @@ def _run_epochs(
         "--workers",
         expected="workers that survive",
         found=f"{MAX_DEATHS + 1} deaths; the last one: {_last_line(group.failure)}",
-        remedy=f"{news.told} epochs are saved: look into Ray's logs "
+        remedy=f"{news.reported} epochs are saved: look into Ray's logs "
         "(/tmp/ray/session_latest/logs), then continue with --resume.",
     )
 
@@ -288,14 +288,14 @@ def _trainer(order: Order, workers: int, storage: Path) -> Any:
 class News:
     """Logs the epochs that the workers have put on record since the last look."""
 
-    def __init__(self, out: Path, advance: Advance, told: int) -> None:
-        self._out, self._advance, self.told = out, advance, told
+    def __init__(self, out: Path, advance: Advance, reported: int) -> None:
+        self._out, self._advance, self.reported = out, advance, reported
 
-    def tell(self) -> None:
-        for report in read_reports(self._out)[self.told :]:
+    def report(self) -> None:
+        for report in read_reports(self._out)[self.reported :]:
             log_epoch(report)
             self._advance(note=f"loss {report.loss:.4f}  {report.slices_per_s:.0f} slices/s")
-            self.told += 1
+            self.reported += 1
 
 
 def follow(group: WorkerGroup, should_stop: Callable[[], bool], news: News) -> bool:
@@ -310,7 +310,7 @@ def follow(group: WorkerGroup, should_stop: Callable[[], bool], news: News) -> b
         if alive and should_stop() and not group.stop():
             return False
         stall.check(at_work=not alive or group.has_begun())
-        news.tell()
+        news.report()
     return True
 
 

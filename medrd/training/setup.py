@@ -1,4 +1,4 @@
-"""What the parts of a training hand on, and the detector that it starts from."""
+"""The :class:`Training` that its parts pass on, and the detector that it starts from."""
 
 from __future__ import annotations
 

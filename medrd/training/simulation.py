@@ -1,4 +1,4 @@
-"""Which simulation serves a detector, with the settings of its config."""
+"""The simulation that a detector needs, with the settings of its config."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MAKERS: dict[Simulation, tuple[Callable[..., Simulator], str]] = {
     "coarse_noise": (CoarseNoise, "noise"),
     "simplex_box": (SimplexBox, "noise"),
 }
-"""What makes each kind, and which section of the model's config holds its settings."""
+"""The constructor of each kind, and the section of the model's config with its settings."""
 
 
 def simulator_for(config: Config, detector: Detector) -> Simulator | None:

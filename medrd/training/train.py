@@ -139,7 +139,7 @@ def open_run(config: Config, out: Path, *, resume: bool) -> bool:
 
 
 def _state_of(out: Path) -> Literal["a finished run", "an unfinished run", "files"]:
-    """What a folder that is not empty holds."""
+    """Classify the content of a folder that is not empty."""
     try:
         load_config(out / "config.yaml")
     except MedrdError:
@@ -195,7 +195,7 @@ def prepare_data(config: Config, out: Path, cohort: Cohort) -> TrainingData:
 
 @dataclass(frozen=True)
 class Course:
-    """How the optimisation went.
+    """The outcome of the optimisation.
 
     Attributes
     ----------

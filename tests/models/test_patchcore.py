@@ -136,7 +136,7 @@ def test_distances_are_float32_in_the_callers_autocast(model: PatchCore) -> None
     images = textures(1, seed=9)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         patches = model.patches(images)
-        found, _ = model._to_bank(patches.flatten(0, 2))
+        found, _ = model.to_bank(patches.flatten(0, 2))
     expected = torch.cdist(patches.flatten(0, 2).double(), model.bank.double()).amin(1)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 

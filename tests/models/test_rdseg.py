@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrd.models import Batch
-from medrd.models.rdseg import RDSeg, _agreement, outline_loss
+from medrd.models.rdseg import RDSeg, agreement, outline_loss
 from training import (
     SMALL,
     Answers,
@@ -109,7 +109,7 @@ def test_the_discrepancy_adds_what_the_student_cannot_follow() -> None:
 def test_what_the_head_reads_sums_to_the_cosine() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(2, 5, 3, 4, generator=generator) for _ in range(2))
-    read = _agreement(a, b)
+    read = agreement(a, b)
     for image, row, column in np.ndindex(2, 3, 4):
         x, y = a[image, :, row, column].numpy(), b[image, :, row, column].numpy()
         each = x * y / np.linalg.norm(x) / np.linalg.norm(y)  # their sum is the cosine

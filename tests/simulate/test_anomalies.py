@@ -13,7 +13,7 @@ from torch import Tensor
 from medrd.config import Layout, SimulationConfig
 from medrd.simulate.anomalies import CONTENTS, GREY, SHAPES, AnomalySimulator
 from medrd.simulate.fields import blur
-from medrd.simulate.label import _large_by_spreading, dilate, visible_label, without_specks
+from medrd.simulate.label import dilate, large_by_spreading, visible_label, without_specks
 from medrd.simulate.shapes import draw_shapes, make_shapes, pack, places, unpack
 
 COUNT, SIZE = 8, 128
@@ -300,7 +300,7 @@ def test_the_gpus_way_of_finding_specks_finds_the_same() -> None:
     mask = random_specks(5)
     mask[0, ::4, :] = True  # long thin parts that join at one end
     mask[0, :, 0] = True
-    assert torch.equal(_large_by_spreading(mask, 10), without_specks(mask, 10))
+    assert torch.equal(large_by_spreading(mask, 10), without_specks(mask, 10))
 
 
 def test_pinholes_close_and_real_gaps_do_not() -> None:
