@@ -1,7 +1,7 @@
-"""Which affine of a NIfTI header is in force, and what is odd about it.
+"""The affine of a NIfTI header that is in force, with warnings about oddities.
 
-As nibabel has it: the sform if it is coded, else the qform, else a guess from the voxel
-sizes. ITK prefers the qform, which is why files whose two transforms differ are warned of.
+As in nibabel, this is the sform if it is coded, else the qform, else a guess from the voxel
+sizes. ITK prefers the qform, so there is a warning if the two transforms differ.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from medrd.images.geometry import Affine, Shape3
 _KNOWN_CODES = range(6)
 _UNITS = {1: "metres", 3: "microns"}  # lowest three bits of xyzt_units; 2 is mm, 0 unknown
 
-# nibabel reports what it repairs in a header; medrd says the same in Volume.warnings.
+# nibabel logs what it repairs in a header; medrd reports it in Volume.warnings.
 _SILENT = logging.getLogger(f"{__name__}.silent")
 _SILENT.disabled = True
 _NEVER_RAISE = 1000
 
 
-# Broken fields overflow on the way to being judged broken.
+# Broken fields may overflow before they are recognised as broken.
 @np.errstate(over="ignore", invalid="ignore")
 def affine_in_force(
     path: str | Path, header: nib.Nifti1Header, shape: Shape3
@@ -35,12 +35,13 @@ def affine_in_force(
 
     Returns
     -------
-    (4, 4) float64, voxel index to RAS+ mm, and a sentence for each oddity.
+    tuple
+        (4, 4) float64, voxel index to RAS+ mm, and a sentence for each oddity.
 
     Raises
     ------
     AffineError
-        If it is not finite or not invertible, or the qform in force is no rotation.
+        If it is not finite or not invertible, or the qform in force is not a rotation.
     """
     # nibabel's repairs, on a copy: unknown codes count as 0, a qfac of 0 as 1, negative
     # voxel sizes as positive.
@@ -83,7 +84,7 @@ def _affine_error(where: str | Path, found: str) -> AffineError:
 
 
 def _qform(repaired: nib.Nifti1Header) -> Affine | None:
-    """The qform, if it is coded and its quaternion is one."""
+    """The qform, if it is coded and its quaternion is valid."""
     try:
         qform: Affine | None = repaired.get_qform(coded=True)[0]
     except ValueError:  # b² + c² + d² > 1

@@ -1,4 +1,4 @@
-"""The part of an array that something is in."""
+"""The bounding box of a mask."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from scipy import ndimage
 
 
 def bounding_box(shown: NDArray[np.bool_], margin: int = 0) -> tuple[slice, ...]:
-    """The box around all that is True, wider by a margin as far as there are voxels.
+    """The box around everything that is True, widened by a margin within the array.
 
-    All of the array where nothing is True.
+    If nothing is True, the box is the whole array.
 
     >>> bounding_box(np.array([False, True, True, False, False, False]), margin=1)
     (slice(0, 4, None),)

@@ -1,7 +1,8 @@
 """Volumes from DICOM series: a folder of slices in, one :class:`Volume` out.
 
-SimpleITK decodes; where the slices lie is judged here (:mod:`medrd.images.dicom_stack`),
-because ITK's own series reader takes the first and the last slice and asks no more.
+SimpleITK decodes the files. The positions of slices are checked here
+(:mod:`medrd.images.dicom_stack`), because ITK's own series reader looks only at the first and the
+last slice.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from medrd.errors import FileFormatError, MissingInputError, SeriesError, TooLargeError
 from medrd.extras import require_extra
 from medrd.images.dicom_meta import is_dicom, may_be_of, says_no_image, transfer_syntax
-from medrd.images.dicom_stack import SliceHeader, doubts, order_slices, stack_affine
+from medrd.images.dicom_stack import SliceHeader, order_slices, stack_affine, stack_warnings
 from medrd.images.header import DEFAULT_MAX_VOXELS
 from medrd.images.sitk import quiet_sitk
 from medrd.images.volume import Volume, volume_from_array
@@ -38,7 +39,7 @@ _DESCRIPTION, _KIND = "0008|103e", ("0008|0008", "0018|0081")
 
 @dataclass(frozen=True)
 class Series:
-    """Files of one Series Instance UID in one folder."""
+    """The files of one Series Instance UID in one folder."""
 
     uid: str
     description: str
@@ -46,7 +47,7 @@ class Series:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether a DICOM file lies in this very folder."""
+    """Whether a DICOM file lies directly in the folder."""
     return any(is_dicom(path) for path in sorted(folder.iterdir()))
 
 
@@ -56,7 +57,7 @@ def series_of(path: Path) -> str:
 
 
 def find_series(folder: Path) -> list[Series]:
-    """The series whose images lie in this very folder; reports and the like are passed over.
+    """The series whose images lie directly in the folder; reports and the like are ignored.
 
     Raises
     ------
@@ -73,7 +74,7 @@ def find_series(folder: Path) -> list[Series]:
 
 @dataclass(frozen=True)
 class _Held:
-    """A folder's DICOM files: images by series, what is no image, and what cannot be read."""
+    """A folder's DICOM files: images by series, files without pixels, and unreadable files."""
 
     series: list[Series]
     no_images: list[Path]
@@ -109,7 +110,7 @@ def _look_into(folder: Path) -> _Held:
 
 
 def choose_series(folder: Path, uid: str | None = None) -> Series:
-    """The series of that UID in this very folder, or the only one.
+    """The series with that UID directly in the folder, or the only series.
 
     Raises
     ------
@@ -124,7 +125,7 @@ def choose_series(folder: Path, uid: str | None = None) -> Series:
 
 
 def _choose(folder: Path, uid: str | None) -> tuple[Series, list[str]]:
-    """See :func:`choose_series`; and what was passed over, in words."""
+    """See :func:`choose_series`; also returns warnings about ignored files."""
     held = _look_into(folder)
     for path, error in held.unread.items():
         if uid is None or may_be_of(path, uid):
@@ -228,13 +229,13 @@ def read_dicom(
             "different slices have one SOP Instance UID, which must be unique: they were told "
             "apart by their places."
         )
-    warnings += doubts(slices)
+    warnings += stack_warnings(slices)
     volume = volume_from_array(np.ascontiguousarray(array), affine)
     return Volume(volume.array, volume.affine, volume.grid, path, tuple(warnings))
 
 
 def _alike(headers: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
-    """Headers of one UID at one place together: copies, to judge by their headers."""
+    """Group headers with the same UID and place, which may be copies of each other."""
     groups: dict[Hashable, list[SliceHeader]] = defaultdict(list)
     for one in headers:
         groups[one.instance, one.shape, one.row, one.column, one.position_mm].append(one)
@@ -242,7 +243,7 @@ def _alike(headers: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
 
 
 def _unique(alike: Sequence[SliceHeader]) -> Sequence[SliceHeader]:
-    """One of each whose pixels are the same: a UID alone proves nothing, some tools repeat it."""
+    """Keep one of the headers with equal pixels; UIDs prove nothing, as some tools repeat them."""
     if len(alike) == 1:
         return alike
     by_pixels: dict[str, SliceHeader] = {}
@@ -252,14 +253,14 @@ def _unique(alike: Sequence[SliceHeader]) -> Sequence[SliceHeader]:
 
 
 def _header(path: Path) -> SimpleITK.ImageFileReader:
-    """A reader that has read the tags."""
+    """A reader whose tags have been read."""
     require_extra("prepare", "reading DICOM")
     import SimpleITK  # heavy, and needed by few
 
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(os.fspath(path))
-    # Slices differ in slope and intercept: integers would cut what the first one's type lacks.
+    # Slices differ in slope and intercept, so that an integer type could cut values.
     reader.SetOutputPixelType(SimpleITK.sitkFloat32)
     try:
         with quiet_sitk():
@@ -270,12 +271,12 @@ def _header(path: Path) -> SimpleITK.ImageFileReader:
 
 
 def _slice(path: Path) -> SliceHeader:
-    """What a file says of its place; refuses what has none."""
+    """Read where a slice lies; raises FileFormatError if the file does not tell."""
     header = _header(path)
     if _text(header, _FRAMES, "1") != "1":
         raise FileFormatError(
             path,
-            expected="one slice a file",
+            expected="one slice per file",
             found=f"an enhanced multi-frame image of {_text(header, _FRAMES)} frames",
             remedy="Convert the series with dcm2niix and give its NIfTI file.",
         )
@@ -285,7 +286,7 @@ def _slice(path: Path) -> SliceHeader:
             path,
             expected="a grey image whose higher values are brighter (MONOCHROME2)",
             found=photometric,
-            remedy="Give the scanner's own series; screenshots and colour maps are none.",
+            remedy="Give the scanner's own series, not screenshots or colour maps.",
         )
     rows, columns = _numbers(path, header, _SPACING, 2)
     orientation = _numbers(path, header, _ORIENTATION, 6)
@@ -310,7 +311,7 @@ def _slice(path: Path) -> SliceHeader:
 
 
 def _pixels(one: SliceHeader) -> NDArray[np.float32]:
-    """(rows, columns) float32, rescaled."""
+    """The slice's values, (rows, columns) float32, rescaled."""
     import SimpleITK
 
     reader = _header(one.path)
@@ -326,13 +327,13 @@ def _pixels(one: SliceHeader) -> NDArray[np.float32]:
 def _text(header: SimpleITK.ImageFileReader, tag: str, default: str = "") -> str:
     if not header.HasMetaDataKey(tag):
         return default
-    # ITK hands bytes that are no UTF-8 through as lone surrogates.
+    # ITK passes bytes that are not UTF-8 through as lone surrogates.
     text: str = header.GetMetaData(tag).encode("utf-8", "replace").decode()
     return text.strip(" \0") or default
 
 
 def _number(header: SimpleITK.ImageFileReader, tag: str) -> float:
-    """Of a tag that the volume can do without: 0 where it is no finite number, as if not said."""
+    """The number in an optional tag; 0 if it is missing or not finite."""
     try:
         value = float(_text(header, tag))
     except ValueError:

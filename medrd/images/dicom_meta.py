@@ -1,4 +1,4 @@
-"""What a DICOM file's first bytes say, whether or not the rest can be decoded.
+"""Facts from a DICOM file's first bytes, whether or not the rest can be decoded.
 
 The preamble and the meta group (group 0002) are in one encoding in every file: explicit
 little-endian. Source: DICOM PS3.10, 7.1.
@@ -22,7 +22,7 @@ reports, documents, and structures and plans of radiotherapy (DICOM PS3.4, B.5).
 
 
 def is_dicom(path: Path) -> bool:
-    """By its magic, as DICOM files often have no ending; hidden files are none."""
+    """Recognise a DICOM file by its magic, since many have no ending; hidden files do not count."""
     if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
         return False
     try:
@@ -33,27 +33,27 @@ def is_dicom(path: Path) -> bool:
 
 
 def transfer_syntax(path: Path) -> str:
-    """How the data set is encoded: a UID; "" where the file does not say."""
+    """The UID of the data set's encoding; "" if the file does not name it."""
     return _meta(path, _SYNTAX)
 
 
 def says_no_image(path: Path) -> bool:
-    """Whether the file is of a class without pixels: a report, say, or a maker's private one.
+    """Whether the file is of a class without pixels, such as a report or a vendor's private class.
 
-    Segmentations (66.4) and surfaces pass for none either, as they are no scans.
+    Segmentations (66.4) and surfaces also count as such, because they are not scans.
     """
     kind = _meta(path, _CLASS)
     return kind.startswith(_NO_IMAGES) or bool(kind and not kind.startswith(_STORAGE))
 
 
 def may_be_of(path: Path, series: str) -> bool:
-    """Whether a file that cannot be decoded may belong to a series: no other is named in it."""
+    """Whether a file that cannot be decoded may belong to a series, because it names no other."""
     content = path.read_bytes()
     return series.encode() in content or b"\x20\x00\x0e\x00" not in content
 
 
 def _meta(path: Path, element: int) -> str:
-    """The text of an element of group 0002, all of which that are asked for are UIDs."""
+    """The text of an element of group 0002 that is a UID."""
     with path.open("rb") as file:
         meta = file.read(_META_BYTES)
     at = meta.find(struct.pack("<HH2s", 0x0002, element, b"UI"), _PREAMBLE_BYTES)

@@ -1,7 +1,7 @@
-"""How the slices of a DICOM series lie in space: pure functions on their headers.
+"""The arrangement of a DICOM series' slices in space: pure functions on their headers.
 
-Slices are ordered by their places, never by their names or numbers: an instance number may
-count by time, by slice or backwards, and a place cannot.
+Slices are ordered by their positions, never by their names or numbers, because instance numbers
+may count by time, by slice or backwards.
 
 Source: DICOM PS3.3, C.7.6.2 (Image Plane Module).
 """
@@ -23,37 +23,37 @@ from medrd.images.geometry import Affine, is_sheared
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _UNEVEN_SHARE = 0.02
-"""Of the distance between slices; what rounding to a few decimals leaves is far below it."""
+"""Tolerated share of the distance between slices; rounding to a few decimals is far below it."""
 _SAME_PLACE_MM = 1e-3
 _STRAY_SHARE = 0.1
-"""Of a voxel's shortest edge: how far a slice may lie from where the affine has it."""
+"""Share of a voxel's shortest edge by which a slice may deviate from the affine."""
 _CONVERT = "Convert the series with dcm2niix, look at what it makes of it, and give that."
 
 
 @dataclass(frozen=True)
 class SliceHeader:
-    """What one file says of its place.
+    """One file's position in space.
 
     Attributes
     ----------
     instance
         SOP Instance UID.
     number
-        Instance number; only tells apart what lies at one place. 0 if not said.
+        Instance number, used only to order slices at the same position; 0 if missing.
     shape
         (rows, columns).
     spacing_mm
-        Between rows, and between columns.
+        Distance between rows, and between columns.
     row, column
-        Unit vectors in LPS: along which the columns, and the rows, are counted.
+        Unit vectors in LPS, along which columns and rows are counted.
     position_mm
         Centre of the first pixel, LPS.
     thickness_mm
-        Stands for the distance where there is one slice only; 0 if not said.
+        Used as the distance if there is only one slice; 0 if missing.
     distance_mm
-        Between the centres of neighbouring slices, as the file has it; 0 if not said.
+        Distance between the centres of neighbouring slices, as stated in the file; 0 if missing.
     kind
-        What must be alike in one volume besides: image type and echo time.
+        Image type and echo time, which must be the same in one volume.
     """
 
     path: Path
@@ -70,37 +70,37 @@ class SliceHeader:
 
     @property
     def normal(self) -> NDArray[np.float64]:
-        """Unit vector in LPS that the slices are ordered along."""
+        """Unit vector in LPS along which the slices are ordered."""
         return np.cross(self.row, self.column)
 
     @property
     def depth_mm(self) -> float:
-        """Place along the normal."""
+        """Position along the normal."""
         return float(np.dot(self.position_mm, self.normal))
 
 
 def order_slices(
     where: Path, slices: Sequence[SliceHeader], *, frame: int | None = None
 ) -> list[SliceHeader]:
-    """The slices of one volume, in the order of their places along the normal.
+    """The slices of one volume, in the order of their positions along the normal.
 
     Parameters
     ----------
     where
         Folder, for messages.
     slices
-        Of one series, in any order.
+        The slices of one series, in any order.
     frame
-        Which volume, where a series has several at the same places (time, echoes): from 0,
-        by instance number.
+        Which volume if a series has several at the same positions (time, echoes), from 0 in the
+        order of instance numbers.
 
     Raises
     ------
     SeriesError
-        Slices of different planes or sizes, doubled or missing ones, ones that lie beside the
-        others, or volumes at the same places that no instance number tells apart.
+        If slices have different planes or sizes, are duplicated, missing or out of line, or if
+        volumes at the same positions cannot be told apart by instance number.
     ShapeError
-        Several volumes and no frame chosen, or a frame that is not there.
+        If there are several volumes and no frame is chosen, or there is no such frame.
     """
     _check_alike(where, slices)
     places: list[list[SliceHeader]] = []
@@ -123,8 +123,8 @@ def order_slices(
     return chosen
 
 
-def doubts(slices: Sequence[SliceHeader]) -> list[str]:
-    """What is odd about the ordered slices of a volume but can be gone on with: a sentence each."""
+def stack_warnings(slices: Sequence[SliceHeader]) -> list[str]:
+    """Warnings about the ordered slices of a volume that do not prevent its use."""
     first = slices[0]
     if len(slices) == 1:
         return [] if first.thickness_mm else ["one slice without a thickness: taken as 1 mm thick."]
@@ -141,13 +141,13 @@ def doubts(slices: Sequence[SliceHeader]) -> list[str]:
 def stack_affine(slices: Sequence[SliceHeader]) -> Affine:
     """Affine of the ordered slices as an array (columns, rows upwards, slices), to RAS+ mm.
 
-    Rows are counted from the last, as dcm2niix stores them: its NIfTI file of the series and
-    medrd's maps then lie voxel on voxel.
+    Rows are counted from the last, as in dcm2niix, so that medrd's maps lie voxel on voxel with
+    its NIfTI file of the series.
 
     Raises
     ------
     SeriesError
-        The gantry was tilted: the slices are shifted against each other.
+        If the gantry was tilted, so that slices are shifted against each other.
     """
     first, last = slices[0], slices[-1]
     between_rows, between_columns = first.spacing_mm
@@ -174,7 +174,7 @@ def stack_affine(slices: Sequence[SliceHeader]) -> Affine:
 
 
 def _check_alike(where: Path, slices: Sequence[SliceHeader]) -> None:
-    """One plane, one size: a series of scouts in three planes is no volume."""
+    """Check for one plane and one size: a series of scouts in three planes is not a volume."""
     first = slices[0]
     for one in slices:
         if one.shape != first.shape:
@@ -198,7 +198,7 @@ def _pixels(one: SliceHeader) -> str:
 
 
 def _frames(where: Path, places: Sequence[Sequence[SliceHeader]], frame: int | None) -> int:
-    """Which of the slices at each place to take."""
+    """The index of the slice to take at each position."""
     by_count = defaultdict(list)
     for place in places:
         by_count[len(place)].append(place)
@@ -261,7 +261,7 @@ def _check_even(where: Path, slices: Sequence[SliceHeader]) -> None:
 
 
 def _check_straight(where: Path, slices: Sequence[SliceHeader]) -> None:
-    """Every slice must lie where one affine has it; even distances along the normal do not do."""
+    """Check that one affine fits all slices; even distances along the normal are not enough."""
     places = np.array([one.position_mm for one in slices])
     if len(places) < 3:
         return

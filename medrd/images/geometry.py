@@ -47,11 +47,11 @@ def orientation(affine: Affine) -> str:
 
 
 def max_displacement_mm(first: Affine, second: Affine, shape: Shape3) -> float:
-    """Farthest that any point of a grid lies apart under two affines.
+    """The largest distance between a grid's points under two affines.
 
     The difference of two affine maps is affine, so its largest norm over the box is at a
-    corner. Corners are those of the box around the voxels, half a voxel outside the outer
-    centres, so that an axis of one voxel still shows where it points.
+    corner. The corners are half a voxel outside the outer voxel centres, so that the direction
+    of an axis matters even if it has only one voxel.
     """
     corners = np.array(
         [(*corner, 1.0) for corner in product(*((-0.5, size - 0.5) for size in shape))]

@@ -1,4 +1,4 @@
-"""The grid of a NIfTI file, kept raw so that it comes back bit by bit in every output."""
+"""The grid of a NIfTI file, kept raw so that every output has it bit for bit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ _NIFTI1_MAX_DIM = 32767  # dim is int16 in NIfTI-1
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """What must come back bit-equal in outputs: shape, both transforms, both codes, units.
+    """The header fields that outputs repeat bit for bit: shape, both transforms and codes, units.
 
-    Numbers are in the header's own precision (float32 in NIfTI-1, float64 in NIfTI-2) and
-    as the file has them, invalid ones included: an output may be no better and no worse
-    placed than its input.
+    Numbers are in the header's own precision (float32 in NIfTI-1, float64 in NIfTI-2) and as
+    stored, including invalid ones, so that an output is placed exactly like its input.
 
     Attributes
     ----------
@@ -51,7 +50,7 @@ class Grid:
 
 
 def grid_of_header(header: nib.Nifti1Header, shape: tuple[int, ...], version: int) -> Grid:
-    """Raw geometry of a header, in native byte order."""
+    """The raw geometry of a header, in native byte order."""
 
     def raw(*names: str) -> NDArray[np.floating[Any]]:
         values = np.squeeze([header[name] for name in names])
@@ -92,17 +91,17 @@ def header_of_grid(grid: Grid, dtype: DTypeLike) -> nib.Nifti1Header:
 
 
 def grid_from_affine(shape: tuple[int, ...], affine: Affine, *, code: int = 1) -> Grid:
-    """A grid for voxels that never were in a NIfTI file (DICOM, phantoms).
+    """A grid for voxels that do not come from a NIfTI file (DICOM, phantoms).
 
     Parameters
     ----------
     shape
         (X, Y, Z).
     affine
-        (4, 4), voxel index to RAS+ mm. The sform holds it in float32. The qform does too,
-        except for a sheared affine, which a quaternion cannot hold: its code is then 0.
+        (4, 4), voxel index to RAS+ mm. The sform stores it in float32, and so does the qform
+        unless the affine is sheared, which a quaternion cannot represent: its code is then 0.
     code
-        NIfTI transform code of both; 1 is the scanner's own space.
+        NIfTI code of both transforms; 1 is the scanner's own space.
     """
     version = 2 if max(shape) > _NIFTI1_MAX_DIM else 1
     header = _empty_header(version)

@@ -1,7 +1,7 @@
-"""Judging a NIfTI header before a single voxel is read.
+"""Check a NIfTI header before a single voxel is read.
 
-nibabel knows the fields; sizes and magic are checked here, because a hostile or broken
-header must be refused by name, and before it makes anybody allocate memory.
+nibabel parses the fields. Sizes and magic are checked here, because a hostile or broken header
+must give a typed error before any memory is allocated.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ from medrd.images.stream import open_forward
 # float32, so that prediction with its handful of copies fits a 8 GiB laptop.
 DEFAULT_MAX_VOXELS = 512**3
 
-# Header extensions stand before the voxels. Real ones (DICOM fields, XML) are kilobytes;
-# without a limit a header could send the reader through terabytes of gzip first.
+# Header extensions precede the voxels. Real ones (DICOM fields, XML) have kilobytes; without a
+# limit, a header could make the reader skip terabytes of gzip.
 _MAX_VOXEL_OFFSET = 64 << 20
 
 _MAGICS = {b"n+1", b"ni1", b"n+2", b"ni2"}
-_LINE_ENDS = ([13, 10, 26, 10], [0, 0, 0, 0])  # zeros: not written by some programs
+_LINE_ENDS = ([13, 10, 26, 10], [0, 0, 0, 0])  # some programs write zeros
 _EXPORT_AGAIN = "Export the scan again, for instance with dcm2niix."
 
 
 @dataclass(frozen=True, eq=False)
 class NiftiHeader:
-    """What a judged header says.
+    """The contents of a header that has passed all checks.
 
     Attributes
     ----------
     path, voxel_path
-        The file as named by the caller, and the one that holds the voxels: the same
-        except for an ``.hdr`` and ``.img`` pair.
+        The file as named by the caller, and the file with the voxels; they differ only for an
+        ``.hdr`` and ``.img`` pair.
     shape
         (X, Y, Z).
     frames, frame
-        How many three-dimensional images the file holds, and which one was chosen.
+        The number of three-dimensional images in the file, and the one that was chosen.
     affine
-        (4, 4), the one in force, voxel index to RAS+ mm.
+        (4, 4), the affine in force, voxel index to RAS+ mm.
     grid
         The raw geometry of one frame.
     dtype
-        On disk, with byte order.
+        Type on disk, with byte order.
     scaling
-        (slope, intercept), or None where the voxels are to be taken as they are.
+        (slope, intercept), or None if the voxels are used as stored.
     voxel_offset
         Bytes before the first voxel.
     warnings
-        What is odd about the geometry, a sentence each.
+        Oddities of the geometry, a sentence each.
     """
 
     path: Path
@@ -78,7 +78,7 @@ class NiftiHeader:
 def inspect_nifti(
     path: str | Path, *, frame: int | None = None, max_voxels: int = DEFAULT_MAX_VOXELS
 ) -> NiftiHeader:
-    """Read and judge the header alone.
+    """Read and check the header alone.
 
     Parameters
     ----------
@@ -88,14 +88,14 @@ def inspect_nifti(
     frame
         Which three-dimensional image of a 4D file, from 0.
     max_voxels
-        Budget for all frames together: reading has to pass over every one of them.
+        Budget for all frames together, because all of them are read to the end.
 
     Raises
     ------
     MissingInputError, FileFormatError, TruncatedFileError
         If there is no readable NIfTI header.
     ShapeError
-        If it is not one three-dimensional image, or the frame is not there.
+        If it is not one three-dimensional image, or there is no such frame.
     TooLargeError
         If it promises more than ``max_voxels``.
     AffineError
@@ -143,7 +143,7 @@ def _header_and_voxel_files(path: Path) -> tuple[Path, Path]:
 
 
 def _read_header(path: Path) -> tuple[int, nib.Nifti1Header]:
-    """NIfTI version and header, its fields as they are."""
+    """The NIfTI version, and the header with its fields as stored."""
     with open_forward(path) as stream:
         start = stream.read(4)
         sizes = {"<": int.from_bytes(start, "little"), ">": int.from_bytes(start, "big")}
@@ -158,7 +158,7 @@ def _read_header(path: Path) -> tuple[int, nib.Nifti1Header]:
         path,
         expected="a NIfTI header, which begins with the number 348 or 540",
         found=f"a file that begins with {start!r}",
-        remedy="This is no NIfTI file, whatever its name. Download or export it again.",
+        remedy="This is not a NIfTI file, whatever its name. Download or export it again.",
     )
 
 
@@ -201,8 +201,8 @@ def _dtype(path: Path, header: nib.Nifti1Header) -> np.dtype[Any]:
 
 
 def _dims(path: Path, header: nib.Nifti1Header) -> tuple[int, ...]:
-    """All dimensions of the file; at least three, each at least 1."""
-    # Not get_data_shape(): it rewrites some shapes for FreeSurfer's surfaces.
+    """All dimensions of the file: at least three, each at least 1."""
+    # get_data_shape() would rewrite some shapes for FreeSurfer's surfaces.
     ndim, *sizes = (int(size) for size in header["dim"])
     dims = tuple(sizes[: max(ndim, 0)])
     if not 3 <= ndim <= len(sizes):

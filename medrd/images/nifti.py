@@ -22,7 +22,7 @@ from medrd.images.volume import Volume, check_same_grid
 
 __all__ = ["DEFAULT_MAX_VOXELS", "inspect_nifti", "read_mask", "read_nifti", "write_nifti"]
 
-# A few dead voxels are a scanner's or a resampler's; more than this is a broken scan.
+# A scanner or a resampler may leave a few dead voxels; more than this is a broken scan.
 MAX_NONFINITE_SHARE = 0.01
 
 # Some writers pad the file to a block. More than this is not padding.
@@ -39,9 +39,9 @@ def read_nifti(
 ) -> Volume:
     """Read one three-dimensional image.
 
-    The header is judged first (:func:`inspect_nifti`, which also says what ``path`` may be).
-    Then the file is read to its very end, so that a cut or damaged one is found whichever
-    slices are wanted. Memory stays at 5 bytes a voxel of the one frame and a few MiB.
+    The header is checked first by :func:`inspect_nifti`, which also describes ``path``. Then the
+    file is read to its very end, so that truncation or damage is always found. Memory stays at
+    5 bytes per voxel of the one frame and a few MiB.
 
     Parameters
     ----------
@@ -54,8 +54,9 @@ def read_nifti(
 
     Returns
     -------
-    The image, slope and intercept applied. A few voxels that are NaN or infinite become 0
-    and a warning.
+    Volume
+        The image, with slope and intercept applied. A few voxels that are NaN or infinite are set
+        to 0, with a warning.
 
     Raises
     ------
@@ -90,7 +91,7 @@ def read_mask(
     frame: int | None = None,
     max_voxels: int = DEFAULT_MAX_VOXELS,
 ) -> NDArray[np.bool_]:
-    """Read a label as (X, Y, Z) bool: any value but 0 is lesion.
+    """Read a label as (X, Y, Z) bool; any value but 0 is lesion.
 
     Raises
     ------
@@ -130,7 +131,7 @@ def write_nifti(
     like
         Gives the grid.
     dtype
-        Of the file. ``float32`` maps carry NIfTI's intent "estimate".
+        Type on disk. ``float32`` maps have NIfTI's intent "estimate".
     description, intent_name
         Cut to the 79 and 15 ASCII characters that NIfTI has room for.
     cal_max
@@ -142,7 +143,7 @@ def write_nifti(
         If ``path`` is the file that ``like`` was read from, has another suffix, or cannot
         be written.
     ValueError
-        If the array does not fit the grid or the type. That is a bug of the caller's.
+        If the array does not fit the grid or the type, which is a bug in the caller.
     """
     path = Path(path)
     _check_target(path, like)
@@ -181,7 +182,7 @@ def _read_frame(header: NiftiHeader) -> tuple[NDArray[np.float32], int]:
             raw = np.frombuffer(
                 stream.read_exactly(part.size * header.dtype.itemsize), dtype=header.dtype
             )
-            # What float32 cannot hold becomes infinite here and is counted as such below.
+            # Values beyond float32 become infinite here and are counted as such below.
             with np.errstate(over="ignore", invalid="ignore"):
                 part[:] = _scaled(raw, header.scaling)
         stream.skip((header.frames - header.frame - 1) * frame_bytes)
@@ -198,13 +199,13 @@ def _scaled(raw: NDArray[Any], scaling: tuple[float, float] | None) -> NDArray[A
 
 
 def _zero_nonfinite(path: Path, values: NDArray[np.float32]) -> int:
-    """Set NaN and infinite voxels to 0 in place and return how many there were.
+    """Set NaN and infinite voxels to 0 in place and return their number.
 
-    They are judged against the brain, not the whole field: skull-stripped scans are four
-    fifths background, which would hide them.
+    Their share is taken of the brain, not of the whole field, because four fifths of a
+    skull-stripped scan are background, which would hide them.
     """
     nonfinite = np.isfinite(values)
-    np.logical_not(nonfinite, out=nonfinite)  # in place: this is a byte a voxel
+    np.logical_not(nonfinite, out=nonfinite)  # in place, because this takes a byte per voxel
     count = int(np.count_nonzero(nonfinite))
     if not count:
         return 0
@@ -240,8 +241,8 @@ def _check_target(path: Path, like: Volume) -> None:
 
 
 def _same_file(first: Path, second: Path) -> bool:
-    # By real path, for "missing/../scan.nii" becomes the scan once its folder is made; and
-    # by inode, for file systems that do not tell upper case from lower.
+    # Compare real paths, because "missing/../scan.nii" becomes the scan once its folder is made,
+    # and inodes, because some file systems ignore case.
     if os.path.realpath(first) == os.path.realpath(second):
         return True
     try:
@@ -281,7 +282,7 @@ def _open_to_write(path: Path) -> Iterator[_Sink]:
         if path.suffix.lower() != ".gz":
             yield file
             return
-        # No name and no time in the gzip header: equal content must be equal bytes.
+        # No name and no time in the gzip header, so that equal content gives equal bytes.
         with gzip.GzipFile(
             filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=file, mtime=0
         ) as zipped:

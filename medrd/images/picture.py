@@ -30,7 +30,7 @@ class Picture:
     path
         Where it was read from, or None.
     warnings
-        What is odd about the file, a sentence each.
+        Oddities of the file, a sentence each.
     """
 
     array: NDArray[np.float32]
@@ -46,16 +46,16 @@ def read_picture(
 ) -> Picture:
     """Read a PNG, JPEG, TIFF, BMP or WebP file at its full depth.
 
-    Pixels come as they are stored: an EXIF orientation is warned about and not applied, since
-    masks are drawn on stored pixels. Alpha is dropped, and of several frames or pages the
-    first is read; both with a warning.
+    Pixels are returned as stored: an EXIF orientation is not applied, because masks are drawn on
+    stored pixels. Alpha is dropped, and only the first of several frames or pages is read. All
+    three give a warning.
 
     Parameters
     ----------
     path
-        What the file holds is told by its first bytes, not by its name.
+        The format is recognised by the file's first bytes, not by its name.
     max_pixels
-        Budget for height times width, judged from the header before anything is decoded.
+        Budget for height times width, checked in the header before anything is decoded.
     value_range
         (low, high) in the file's own values, mapped to 0 and 1; values beyond are clipped.
         None: unsigned integers of up to 16 bits are divided by their type's maximum, and
@@ -64,9 +64,9 @@ def read_picture(
     Raises
     ------
     MissingInputError
-        If there is no such file, or it may not be read.
+        If there is no such file, or no permission to read it.
     FileFormatError
-        If it is empty, no picture, or of a kind that cannot be read without loss.
+        If it is empty, not a picture, or of a kind that cannot be read without loss.
     TruncatedFileError
         If it ends early or is damaged.
     TooLargeError
@@ -74,7 +74,7 @@ def read_picture(
     NonFiniteError
         If a value is NaN or infinite.
     ValueRangeError
-        If the values need a ``value_range`` and there is none.
+        If the values need a ``value_range`` and none is given.
     ConfigError
         If ``value_range`` is not two finite numbers in rising order.
     """
@@ -94,8 +94,8 @@ def read_picture_mask(
 ) -> NDArray[np.bool_]:
     """The union of mask files as (H, W) bool, on the stored pixels of the picture.
 
-    Any value but 0 of any colour channel is anomalous, be it 1 or 255; of a palette file any
-    index but 0, whatever its colour. Alpha says nothing. No file: nothing is anomalous.
+    Any value but 0 in any colour channel is anomalous, be it 1 or 255. In a palette file it is any
+    index but 0, whatever its colour. Alpha does not count. Without files, nothing is anomalous.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A volume from whatever the user has: a NIfTI file or a DICOM series."""
+"""Read a volume from a NIfTI file or a DICOM series."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def read_volume(
     series: str | None = None,
     max_voxels: int = DEFAULT_MAX_VOXELS,
 ) -> Volume:
-    """Read a folder or file of DICOM by its magic, anything else as NIfTI.
+    """Read DICOM files, recognised by their magic, as a series, and any other file as NIfTI.
 
-    ``series`` is a Series Instance UID, for a folder that holds several. Raises InputError;
-    see :func:`read_dicom` and :func:`read_nifti`.
+    ``series`` is a Series Instance UID, for a folder with several series. Raises InputError; see
+    :func:`read_dicom` and :func:`read_nifti`.
     """
     path = Path(path)
     if path.is_dir() or is_dicom(path):

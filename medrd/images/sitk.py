@@ -1,7 +1,7 @@
-"""The bridge to SimpleITK: geometry is passed by hand, never read by ITK from the file.
+"""Conversion to and from SimpleITK; ITK never reads the geometry from a file itself.
 
-ITK takes the qform where nibabel takes the sform, so a file whose two transforms differ
-would lie in two places at once if each library read it for itself.
+ITK takes the qform where nibabel takes the sform, so that the two libraries would place a file
+whose transforms differ in two different ways.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ def to_sitk(volume: Volume) -> SimpleITK.Image:
 
     Returns
     -------
-    A float32 image of size (X, Y, Z) whose index-to-physical-point map is the volume's
-    affine, turned from RAS+ to LPS+ mm.
+    SimpleITK.Image
+        A float32 image of size (X, Y, Z) whose index-to-physical-point map is the volume's
+        affine, converted from RAS+ to LPS+ mm.
 
     Raises
     ------
     AffineError
-        If the voxel axes are not at right angles: ITK's filters assume that they are.
+        If the voxel axes are not at right angles, as ITK's filters assume.
     """
     import SimpleITK  # heavy, and needed by few
 
@@ -64,7 +65,7 @@ def sitk_array(image: SimpleITK.Image) -> NDArray[np.float32]:
 
 @contextmanager
 def quiet_sitk() -> Iterator[None]:
-    """Without ITK's own warnings on the terminal."""
+    """Suppress ITK's own warnings on the terminal."""
     import SimpleITK
 
     shown = SimpleITK.ProcessObject.GetGlobalWarningDisplay()

@@ -1,8 +1,8 @@
-"""Reading a file forward, once, in bounded memory, with every failure typed.
+"""Read a file forward, once, in bounded memory, with a typed error for every failure.
 
-The readers above ask for exactly the bytes that the header promises. A gzip stream is read
-to its end, because its checksum stands there: a truncated ``.nii.gz`` opens, and its first
-slices read, without any complaint.
+Callers ask for exactly the bytes that the header promises. A gzip stream is read to its end,
+where its checksum is: without that, a truncated ``.nii.gz`` opens, and its first slices can be
+read, without any error.
 """
 
 from __future__ import annotations
@@ -86,17 +86,17 @@ class ForwardReader:
         return data
 
     def skip(self, size: int) -> None:
-        """Pass over ``size`` bytes. Raises as :meth:`read_exactly`."""
+        """Skip ``size`` bytes. Raises the errors of :meth:`read_exactly`."""
         while size > 0:
             size -= len(self.read_exactly(min(size, _CHUNK_BYTES)))
 
     def drain(self, limit: int) -> int:
-        """Read to the end and say how many bytes that took.
+        """Read to the end and return the number of bytes.
 
         Raises
         ------
         FileFormatError
-            If there are more than ``limit``: the header lies about the size.
+            If there are more than ``limit``, so that the header must be wrong.
         TruncatedFileError
             If the gzip stream is cut off or its checksum is wrong.
         """
@@ -122,7 +122,7 @@ def open_forward(path: Path) -> Iterator[ForwardReader]:
     MissingInputError
         If there is no such file, it is a folder or a device, or may not be read.
     FileFormatError
-        If the file is empty, or compressed where its name says plain or the reverse.
+        If the file is empty, or its name and its content disagree on compression.
     """
     with open_regular(path, kind="NIfTI file") as file:
         compressed = path.suffix.lower() == ".gz"

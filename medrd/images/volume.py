@@ -1,4 +1,4 @@
-"""The one value that a scan is inside medrd: voxels, where they lie, and the file's grid."""
+"""A scan inside medrd: voxels, their affine, and the file's grid."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Volume:
     grid
         The file's raw geometry, to write outputs with.
     path
-        Where it was read from; None for a volume made in memory.
+        The file that it was read from; None for a volume made in memory.
     warnings
-        What is odd about the file but did not stop the reading, a sentence each.
+        Oddities of the file that did not prevent reading it, a sentence each.
 
     Raises
     ------
@@ -75,17 +75,17 @@ class Volume:
 
     @property
     def orientation(self) -> str:
-        """Where X, Y and Z run to, for example ``"LPS"``."""
+        """The directions of X, Y and Z, for example ``"LPS"``."""
         return geometry.orientation(self.affine)
 
     @property
     def voxel_volume_mm3(self) -> float:
-        """Volume of a voxel; right for sheared grids too."""
+        """Volume of a voxel, also of a sheared grid."""
         return abs(float(np.linalg.det(self.affine[:3, :3])))
 
 
 def volume_from_array(array: ArrayLike, affine: ArrayLike, *, code: int = 1) -> Volume:
-    """Wrap voxels that come from no NIfTI file (DICOM, phantoms).
+    """Wrap voxels that do not come from a NIfTI file (DICOM, phantoms).
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-_NUMBERS = ("medrd", "torch", "torchvision", "timm", "monai", "nibabel", "numpy", "scipy")
+_NUMBERS = ("medrd", "torch", "timm", "monai", "nibabel", "numpy", "scipy")
 _PARTS = ("SimpleITK", "ray", "optuna", "onnx", "onnxruntime", "deepbet")
 
 
