@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medrd.errors import InputError, ModelError, OutputError
+from medrd.errors import InputError, ModelError
 from medrd.exporting.interface import exportable
 from medrd.files import atomic_path, write_json
 from medrd.prediction.predict import predict
 from medrd.run.card import CARD_NAME
 from medrd.run.model_folder import Model, load_model
+from medrd.run.output_folder import OutputFolder
 from medrd.run.outputs import make_folder
 
 _MODEL, _METADATA = "models/medrd", "configs/metadata.json"
@@ -74,13 +75,7 @@ def write_bundle(model: str | Path | Model, out: Path) -> Path:
     loaded = load_model(model)
     _, interface = exportable(loaded, across=False)
     metadata = out / _METADATA
-    if out.is_dir() and any(out.iterdir()) and not _is_own(out):
-        raise OutputError(
-            out,
-            expected="a new or empty folder, or an earlier bundle",
-            found="a folder with other files",
-            remedy="Give another --out.",
-        )
+    OutputFolder(out).refuse_used(ours=_is_own(out), result="bundle")
     source = Path(model) / "model" if (Path(model) / "model").is_dir() else Path(model)
     make_folder(out / _MODEL)
     for name in _FILES:

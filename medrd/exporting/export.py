@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medrd.errors import ModelError, OutputError
+from medrd.errors import ModelError
 from medrd.exporting.interface import Interface, exportable
 from medrd.extras import require_extra
 from medrd.files import atomic_path, write_json, write_text
@@ -30,6 +30,7 @@ from medrd.models.exportable import Exportable
 from medrd.run.card import CARD_NAME, model_card
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import Model, load_model
+from medrd.run.output_folder import OutputFolder
 from medrd.run.outputs import make_folder, remove
 from medrd.run.predictor import Predictor
 from medrd.run.progress import progress
@@ -86,6 +87,7 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
         return write_bundle(model, out)
     loaded = model if isinstance(model, Model) else load_model(model)
     earlier = _earlier_export(out)
+    OutputFolder(out).refuse_used(ours=earlier is not None, result="export")
     network, interface = exportable(loaded)
     with _quiet(), progress("exporting", 3) as advance:
         with _as_model_error(loaded.config.model.name):
@@ -210,22 +212,12 @@ def _largest_difference(run: Run, model: Model, interface: Interface) -> float:
 
 
 def _earlier_export(out: Path) -> str | None:
-    """Hash of the model whose export a folder holds; None for a new or empty folder.
-
-    Hidden files do not count, because a killed export leaves one.
-    """
-    if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
-        return None
+    """Hash of the model whose export a folder holds; None where there is no export."""
     try:
         content = json.loads((out / INTERFACE_NAME).read_text(encoding="utf-8"))
         return str(content["model"]["hash"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise OutputError(
-            out,
-            expected="a new or empty folder, or an earlier export",
-            found="a folder with other files",
-            remedy="Give another --out.",
-        ) from None
+        return None
 
 
 @contextmanager

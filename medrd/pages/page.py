@@ -15,8 +15,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from medrd.errors import OutputError
 from medrd.files import write_text
+from medrd.run.output_folder import OutputFolder
 
 NOTICE = "Research use only; not a medical device."
 _GENERATOR = '<meta name="generator" content="medrd '
@@ -44,13 +44,9 @@ def write_page(path: Path, text: str) -> None:
     OutputError
         Another file of that name is there, or the page cannot be written.
     """
-    if path.exists() and not is_own_page(path):
-        raise OutputError(
-            path,
-            expected="a free name, or an earlier report of medrd",
-            found="a file that medrd did not write",
-            remedy="Move the file away.",
-        )
+    OutputFolder(path.parent).refuse_taken(
+        [path], ours=is_own_page(path), result="report", remedy="Move the file away."
+    )
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
 

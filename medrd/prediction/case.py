@@ -22,7 +22,6 @@ from medrd.prediction.guard import Likeness, compare_with_training, refuse
 from medrd.prediction.native import (
     NATIVE_ENDINGS,
     WayBack,
-    check_native_targets,
     way_back,
     write_native,
 )
@@ -31,8 +30,8 @@ from medrd.run.attempt import attempt
 from medrd.run.calibration import standing
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import Model
-from medrd.run.outputs import check_targets, make_folder, remove
-from medrd.run.overwrite import refuse_others
+from medrd.run.output_folder import OutputFolder, refuse_others
+from medrd.run.outputs import make_folder, remove
 from medrd.run.predictor import Predictor
 from medrd.run.provenance import versions
 from medrd.run.record import ModelName, OutputFile, PredictionRecord, Record
@@ -83,9 +82,10 @@ class CasePredictor:
     """A model at work on the inputs of a job, one at a time."""
 
     def __init__(self, model: Model, job: Job) -> None:
-        self._out, self._options, self._protected = job.out, job.options, job.protected
+        self._out, self._options = job.out, job.options
         self._model = model
         self._kind = model.kind
+        self._folder = OutputFolder(job.out, job.protected, model.kind.files.noun)
         execution = choose_execution(job.options.device, model.config.train.precision)
         self._predictor = Predictor(model.detector, model.scoring(), execution)
         # Maps differ in their last bits between precisions and devices, so these belong to
@@ -131,17 +131,18 @@ class CasePredictor:
         if not self._options.overwrite and self._is_done(path, record, hashes):
             return None
         back = way_back(case.first_file) if self._options.native else None
-        check_targets(
-            case,
-            self._out,
-            self._protected,
-            files_of(case, self._kind.files),
-            is_own_map=self._kind.is_own_map,
+        files = files_of(case, self._kind.files)
+        self._folder.refuse_taken(
+            [case.output(self._out, ending) for ending in files.endings],
+            # A killed call leaves a map without a record.
+            ours=record is not None or self._kind.is_own_map(case.output(self._out, files.map)),
         )
         if not self._options.overwrite:
             refuse_others(path, record, case, whole=False)
         if back is not None:
-            check_native_targets(case, self._out, is_own_map=self._kind.is_own_map)
+            for ending in NATIVE_ENDINGS:
+                target = case.output(self._out, ending)
+                self._folder.refuse_taken([target], ours=self._kind.is_own_map(target))
         budget = self._options.max_voxels or self._model.config.data.budget
         opened = self._kind.read(case, budget=budget)
         likeness = compare_with_training(opened.prepared, self._model, case.subject.paths)

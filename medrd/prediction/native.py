@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ from scipy import ndimage
 from medrd.data.brains.opened import write_score_map
 from medrd.data.cases import Case
 from medrd.data.output_names import MAKER, PREPARED_ENDING
-from medrd.errors import MissingInputError, OutputError
+from medrd.errors import MissingInputError
 from medrd.files import file_hash
 from medrd.images.header import inspect_nifti
 from medrd.images.nifti import write_nifti
@@ -92,18 +91,6 @@ def way_back(prepared: Path) -> WayBack:
         remedy="Give the folder that medrd prepare wrote, or leave --native out: the map is then "
         "on this scan's own grid already.",
     )
-
-
-def check_native_targets(case: Case, out: Path, *, is_own_map: Callable[[Path], bool]) -> None:
-    """Raise OutputError where a name that is wanted is that of a file medrd did not write."""
-    for path in (case.output(out, ending) for ending in NATIVE_ENDINGS):
-        if path.exists() and not is_own_map(path):
-            raise OutputError(
-                path,
-                expected="a free name, or an earlier result of medrd",
-                found="a file that medrd did not write",
-                remedy="Give another --out, or move the file away.",
-            )
 
 
 def native_mask(

@@ -23,8 +23,8 @@ from medrd.preparation.linear import write_transform
 from medrd.preparation.record import Origin, PreparedRecord
 from medrd.preparation.sample import resample
 from medrd.preparation.template import Template
+from medrd.run.output_folder import refuse_others
 from medrd.run.outputs import remove
-from medrd.run.overwrite import refuse_others
 from medrd.run.provenance import versions
 from medrd.run.record import OutputFile, Record
 
