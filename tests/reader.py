@@ -183,7 +183,9 @@ def check_command(words: Sequence[str], place: str) -> None:
     if program == "medrd":
         check_medrd(rest, place)
     elif program == "make":
-        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        targets = set(
+            re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+        )
         named = {word for word in rest if "=" not in word}
         assert named <= targets, f"{place}: the Makefile has {sorted(targets)}"
     elif program == "python":

@@ -198,7 +198,7 @@ def test_a_folder_takes_the_place_of_another_whole_or_not_at_all(
     real = os.replace
 
     def fails_the_second_time(old: Path, new: Path) -> None:
-        if (old / "x").read_text() == "third":
+        if (old / "x").read_text("utf-8") == "third":
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
         real(old, new)
 
@@ -206,7 +206,7 @@ def test_a_folder_takes_the_place_of_another_whole_or_not_at_all(
     with pytest.raises(OutputError):
         write("third")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
-    assert (tmp_path / "a" / "x").read_text() == "second"
+    assert (tmp_path / "a" / "x").read_text("utf-8") == "second"
 
 
 def test_what_killed_processes_left_is_removed_when_it_is_old(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import torch
 from medrd.config import Config
 from medrd.data.slices import HealthySlices
 from medrd.errors import ConfigError, MedrdError, ModelError
+from medrd.extras import require_extra
 from medrd.run.cohort import load_cohort, try_sides
 from medrd.run.device import choose_execution
 from medrd.run.folder_lock import alone_in
@@ -89,6 +90,7 @@ def train_on_ray(
     InterruptedRunError
         On SIGTERM or Ctrl-C, once the checkpoint is saved.
     """
+    require_extra("ray", "--workers")
     refuse_what_workers_cannot(config, workers)
     run_epochs = partial(_run_epochs, workers, cpus, given_address(address))
     return train(config, out, resume=resume, run_epochs=run_epochs)

@@ -78,7 +78,7 @@ def prepared(medrd: Medrd, tmp_path_factory: pytest.TempPathFactory) -> Prepared
 def test_a_good_subject_is_prepared_and_bad_ones_are_named(prepared: Prepared) -> None:
     assert prepared.code == 3
     assert "1 prepared, 0 already there, 2 failed" in prepared.stderr
-    errors = json.loads((prepared.out / "errors.json").read_text())
+    errors = json.loads((prepared.out / "errors.json").read_text("utf-8"))
     by_kind = {error["error"]: error for error in errors}
     assert by_kind.keys() == {"RegistrationError", "TruncatedFileError"}
     assert "noise" in by_kind["RegistrationError"]["where"]
@@ -109,16 +109,16 @@ def test_a_prepared_subject_is_a_brats_subject_with_its_transforms(prepared: Pre
         assert (image.shape, nib.aff2axcodes(image.affine)) == ((240, 240, 155), ("L", "P", "S"))
         array = np.asarray(image.dataobj)
         np.testing.assert_array_equal(array > 0, brain)
-    record = json.loads((prepared.good / "good_prepare.json").read_text())
+    record = json.loads((prepared.good / "good_prepare.json").read_text("utf-8"))
     assert record["quality"]["brain"] == "template"
     assert 1200 < record["quality"]["brain_ml"] < 1700
-    page = (prepared.out / "prepared.html").read_text()
+    page = (prepared.out / "prepared.html").read_text("utf-8")
     assert "good/good_prepare.png" in page
     assert "cut_T1w.nii.gz: expected" in page
 
 
 def test_transforms_lead_from_the_template_to_where_the_head_was(prepared: Prepared) -> None:
-    record = json.loads((prepared.good / "good_prepare.json").read_text())
+    record = json.loads((prepared.good / "good_prepare.json").read_text("utf-8"))
     centre = np.argwhere(
         np.asarray(nib.load(prepared.good / "good_brain_mask.nii.gz").dataobj)
     ).mean(0)
@@ -173,7 +173,9 @@ def test_a_subject_that_fails_later_keeps_what_there_is_of_it(
 
     # The failures of other calls stay listed, until their subjects are there.
     def listed() -> list[str]:
-        return sorted(error["error"] for error in json.loads((out / "errors.json").read_text()))
+        return sorted(
+            error["error"] for error in json.loads((out / "errors.json").read_text("utf-8"))
+        )
 
     assert listed() == ["RegistrationError", "RegistrationError", "TruncatedFileError"]
     assert len(prepare([prepared.raw / "good"], out, **prepared.options).skipped) == 1
@@ -200,7 +202,7 @@ def test_another_series_of_the_same_folder_is_another_subject(
 ) -> None:
     both, out = tmp_path / "both", tmp_path / "out" / "both"
     one, other = (write_series(both, np.ones((4, 8, 8)), prefix=name) for name in "ab")
-    record = json.loads((prepared.good / "good_prepare.json").read_text())
+    record = json.loads((prepared.good / "good_prepare.json").read_text("utf-8"))
     assert record["series"] == {"t1": None, "flair": None}
     out.mkdir(parents=True)
     of_one = record | {"inputs": {"t1": str(both)}, "series": {"t1": one}}
@@ -258,7 +260,7 @@ def test_the_page_does_without_a_picture_or_a_record(prepared: Prepared, tmp_pat
     (out / "broken" / "good_prepare.json").write_text("{}")
     report = prepare([prepared.raw / "good"], out, **prepared.options)
     assert report.page is not None
-    page = report.page.read_text()
+    page = report.page.read_text("utf-8")
     assert "other/good_prepare.json" in page
     assert "broken" not in page
 
@@ -270,7 +272,7 @@ def test_other_files_in_a_subject_s_folder_are_safe(prepared: Prepared, tmp_path
     report = prepare([prepared.raw / "good"], out, **again)
     assert [type(error) for error in report.errors] == [OutputError]
     assert (out / "good" / "good_t1.nii.gz").exists()
-    assert (out / "good" / "notes.txt").read_text() == "mine"
+    assert (out / "good" / "notes.txt").read_text("utf-8") == "mine"
 
 
 def give_up(*_: object) -> None:
@@ -299,7 +301,7 @@ def test_a_map_comes_back_to_the_raw_scan_voxel_on_voxel(
     ours = nib.load(predicted / "good_anomaly.nii.gz").header
     for field in ("descrip", "intent_name", "cal_min", "cal_max"):
         assert image.header[field] == ours[field]
-    record = json.loads((predicted / "good.json").read_text())
+    record = json.loads((predicted / "good.json").read_text("utf-8"))
     assert record["model"]["hash"][:12] in str(ours["descrip"])
     assert ours["cal_max"] == pytest.approx(2 * record["threshold"])
     scores = np.asarray(image.dataobj)
@@ -331,7 +333,7 @@ def test_what_was_predicted_without_the_way_back_is_done_again_with_it(
 ) -> None:
     out = Path(shutil.copytree(predicted, tmp_path / "maps"))
     assert predict(quick, [prepared.good], out, native=True, picture=False).done == []
-    record = json.loads((out / "good.json").read_text())
+    record = json.loads((out / "good.json").read_text("utf-8"))
     del record["outputs"]["native_map"]
     (out / "good.json").write_text(json.dumps(record))
     assert len(predict(quick, [prepared.good], out, native=True, picture=False).done) == 1

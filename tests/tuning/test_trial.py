@@ -113,7 +113,7 @@ def test_what_goes_wrong_with_a_trial_is_its_last_report(
     monkeypatch.setattr(trial_module, "train", raising(error))
     [report] = run_point(search_raw, tmp_path / "out")
     assert (report.failed, report.objective, report.last) == (reason, 0, False)
-    assert type(error).__name__ in (tmp_path / "out" / TRIAL / "error.txt").read_text()
+    assert type(error).__name__ in (tmp_path / "out" / TRIAL / "error.txt").read_text("utf-8")
 
 
 def test_a_loss_that_is_no_number_fails_its_trial(
@@ -132,7 +132,7 @@ def test_a_trial_on_another_split_fails(
     reports: list[Any] = []
     run_trial(config, "another hash", POINT, tmp_path / "out" / TRIAL, reports.append)
     assert "the test subjects of all others" in reports[0].failed
-    assert LeakageError.__name__ in (tmp_path / "out" / TRIAL / "error.txt").read_text()
+    assert LeakageError.__name__ in (tmp_path / "out" / TRIAL / "error.txt").read_text("utf-8")
 
 
 def test_a_detector_without_epochs_is_scored_once(
