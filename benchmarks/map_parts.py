@@ -18,8 +18,8 @@ from trained_cells import Kept, Trained, averages, brain_cells, load, parser
 
 from medrd.comparison.config import Cell
 from medrd.data.kinds import kind_of
-from medrd.evaluation.judge import judge, unit_entries
-from medrd.evaluation.tally import Tally
+from medrd.evaluation.subject import score_subject
+from medrd.evaluation.summary import MetricsAccumulator
 from medrd.models.rdseg import RDSeg
 from medrd.run.table import markdown_table
 
@@ -64,12 +64,12 @@ def measure(cell: Cell, folder: Path, variant: Variant) -> dict[str, float | Non
     variant.apply(trained)
     config = trained.cell.config
     kind = kind_of(config.recipe)
-    tally, entries = Tally(), unit_entries(len(trained.subjects))
+    accumulator = MetricsAccumulator(len(trained.subjects))
     for subject in trained.subjects:
         item = kind.test_item(subject, budget=config.data.budget)
         prediction = trained.predictor.on_grid(item.prepared)
-        tally.add(judge(subject.id, item, prediction, threshold=None, entries=entries))
-    return {key: tally.metrics()[0][key] for key in METRICS}
+        accumulator.add(score_subject(subject.id, item, prediction, threshold=None))
+    return {key: accumulator.metrics()[0][key] for key in METRICS}
 
 
 def main() -> None:

@@ -8,7 +8,8 @@
 making up the maps, and its memory is the peak of the whole process, interpreter and libraries
 (about 150 MiB) included.
 
-- ``sketch``: picture by picture; AUROC, AP, best Dice and AUPRO, with their bounds.
+- ``histogram``: pictures come one by one and are counted some hundreds at a time; AUROC, AP, best
+  Dice and AUPRO, with their bounds.
 - ``scikit-learn``: ``roc_auc_score`` and ``average_precision_score`` on all pixels at once.
 - ``thresholds``: AUPRO alone at 200 evenly spaced thresholds, components labelled once, overlaps
   counted with ``bincount``, on all pixels at once.
@@ -17,8 +18,7 @@ making up the maps, and its memory is the peak of the whole process, interpreter
 times, and the median given. Nothing here runs on two cores at once, so the ratio is of the
 processor's time, which others on the machine disturb less.
 
-- ``sketch``: as above.
-- ``runs``: an exact sorted run a picture, merged; as ``medrd evaluate`` does.
+- ``histogram``: as above.
 - ``thresholds, labelled once``: as above.
 - ``thresholds, labelled each time``: at every threshold, every picture's components are labelled
   and looked at one by one, as released code does; otherwise the same.
@@ -43,14 +43,16 @@ from scipy import ndimage
 from scipy.integrate import trapezoid
 
 from medrd.metrics import (
-    Sketch,
+    Histogram,
     aupro_rd4ad,
+    bins_each,
     bootstrap,
-    make_run,
+    count_pixels,
     make_units,
+    merge,
+    pixel_bounds,
     pixel_metrics,
     region_weights,
-    sketch_metrics,
 )
 
 Maps = NDArray[np.float32]
@@ -59,6 +61,9 @@ Labels = NDArray[np.bool_]
 SIZE = 256
 MAX_FPR = 0.3
 THRESHOLDS = 200
+COUNTED_TOGETHER = 256
+"""Pictures, which is 2**24 pixels."""
+MERGED_TOGETHER = 4
 REPEATED_BELOW_S = 5.0
 AT_ONCE_LIMIT = {"scikit-learn": 10**8, "thresholds": 10**7}
 """Beyond these, ways that hold all pixels at once take gigabytes or many minutes."""
@@ -99,20 +104,42 @@ def stream(pixels: int, seed: int) -> Iterator[tuple[Maps, Labels]]:
         )
 
 
-def by_sketch(maps: Iterator[tuple[Maps, Labels]]) -> tuple[float, dict[str, Any]]:
+def by_histogram(maps: Iterator[tuple[Maps, Labels]]) -> tuple[float, dict[str, Any]]:
     """Seconds and values; what it takes to make the maps up is not counted."""
-    sketch, seconds = Sketch(), 0.0
+    counted: list[Histogram] = []
+    waiting: list[tuple[Maps, Labels, NDArray[np.float64], int]] = []
+    seconds = 0.0
+
+    def count() -> None:
+        scores, labels, weights, components = zip(*waiting, strict=True)
+        counted.append(
+            count_pixels(
+                np.concatenate(scores, axis=None),
+                np.concatenate(labels, axis=None),
+                np.concatenate(weights),
+                sum(components),
+            )
+        )
+        waiting.clear()
+        if len(counted) == MERGED_TOGETHER:
+            counted[:] = [merge(counted)]
+
     for scores, label in maps:
         start = time.perf_counter()
         weights, components = region_weights(label)
-        sketch.add(scores.ravel(), label.ravel(), weights.ravel(), components)
+        waiting.append((scores, label, weights, components))
+        if len(waiting) == COUNTED_TOGETHER:
+            count()
         seconds += time.perf_counter() - start
     start = time.perf_counter()
-    found = sketch_metrics(sketch, max_fpr=MAX_FPR)
+    if waiting:
+        count()
+    histogram = merge(counted)
+    values = pixel_metrics(histogram, max_fpr=MAX_FPR)
+    bounds = pixel_bounds(histogram, max_fpr=MAX_FPR)
     seconds += time.perf_counter() - start
-    values = {name: bounded.value for name, bounded in found.items() if bounded}
-    widths = [bounded.high - bounded.low for bounded in found.values() if bounded]
-    return seconds, values | {"level": sketch.level, "width": max(widths)}
+    width = max((high - low for low, high in bounds.values()), default=0.0)
+    return seconds, {**values, "shift": histogram.shift, "width": width}
 
 
 def by_scikit_learn(maps: Iterator[tuple[Maps, Labels]]) -> tuple[float, dict[str, Any]]:
@@ -132,7 +159,7 @@ def by_thresholds(maps: Iterator[tuple[Maps, Labels]]) -> tuple[float, dict[str,
     return time.perf_counter() - start, {"aupro": value}
 
 
-WAYS = {"sketch": by_sketch, "scikit-learn": by_scikit_learn, "thresholds": by_thresholds}
+WAYS = {"histogram": by_histogram, "scikit-learn": by_scikit_learn, "thresholds": by_thresholds}
 
 
 def area(rates: list[float], overlaps: list[float]) -> float:
@@ -200,17 +227,9 @@ def rd4ad_by_thresholds(scores: Maps, labels: Labels) -> float:
     return float(np.mean(areas))
 
 
-def sketched(scores: Maps, labels: Labels) -> float:
-    _, values = by_sketch(zip(scores, labels, strict=True))
+def from_histogram(scores: Maps, labels: Labels) -> float:
+    _, values = by_histogram(zip(scores, labels, strict=True))
     return float(values["aupro"])
-
-
-def from_runs(scores: Maps, labels: Labels) -> float:
-    runs = []
-    for image, label in zip(scores, labels, strict=True):
-        weights, components = region_weights(label)
-        runs.append(make_run(image.ravel(), label.ravel(), weights.ravel(), components))
-    return pixel_metrics(runs, max_fpr=MAX_FPR)["aupro"] or 0.0
 
 
 def median_seconds(
@@ -232,21 +251,20 @@ def compare_aupro(maps: int, seed: int) -> None:
     _, components = region_weights(labels)
     print(f"{maps} maps of {SIZE} x {SIZE}, {components} components, seed {seed}\n")
     ways: list[tuple[str, Callable[[Maps, Labels], float | None]]] = [
-        ("sketch", sketched),
-        ("runs", from_runs),
+        ("histogram", from_histogram),
         ("thresholds, labelled once", labelled_once),
         ("thresholds, labelled each time", labelled_each_time),
         ("rd4ad", aupro_rd4ad),
         ("rd4ad by thresholds", rd4ad_by_thresholds),
     ]
-    print(f"| {'way':30} | value    | seconds | CPU seconds | times the sketch's |")
-    print(f"| {'-' * 30} | -------: | ------: | ----------: | -----------------: |")
+    print(f"| {'way':30} | value    | seconds | CPU seconds | times the first |")
+    print(f"| {'-' * 30} | -------: | ------: | ----------: | --------------: |")
     first = None
     for name, way in ways:
         wall, cpu, value = median_seconds(way, scores, labels)
         first = first or cpu
         print(
-            f"| {name:30} | {value:.6f} | {wall:7.2f} | {cpu:11.2f} | {cpu / first:18.1f} |",
+            f"| {name:30} | {value:.6f} | {wall:7.2f} | {cpu:11.2f} | {cpu / first:15.1f} |",
             flush=True,
         )
 
@@ -282,15 +300,24 @@ def measure_one(way: str, pixels: int, seed: int) -> None:
 
 
 def measure_bootstrap(seed: int, units: int = 112, resamples: int = 1000) -> None:
-    runs = []
+    histograms, tops = [], []
     for scores, label in stream(units * SIZE**2, seed):
         weights, components = region_weights(label)
-        runs.append(make_run(scores.ravel(), label.ravel(), weights.ravel(), components))
+        histograms.append(
+            count_pixels(
+                scores.ravel(),
+                label.ravel(),
+                weights,
+                components,
+                max_bins=bins_each(units),
+            )
+        )
+        tops.append(scores.max())
     made = make_units(
         [str(unit) for unit in range(units)],
-        runs,
-        image_scores=[run.scores[-1] for run in runs],
-        image_labels=[bool(run.components) for run in runs],
+        histograms,
+        image_scores=tops,
+        image_labels=[bool(histogram.components) for histogram in histograms],
         image_units=range(units),
     )
     start = time.perf_counter()

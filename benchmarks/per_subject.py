@@ -16,18 +16,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import wilcoxon
 
-from medrd.evaluation.files import load_units
+from medrd.evaluation.outputs import load_units
 from medrd.files import atomic_path
-from medrd.metrics.weighted import weighted_metrics
+from medrd.metrics import weighted_metrics
+from medrd.metrics.names import COLUMNS
 from medrd.run.table import markdown_table
 
-METRICS = {
-    "image_auroc": "image AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_dice_best": "best Dice",
-    "pixel_dice": "Dice",
-    "aupro": "AUPRO",
-}
+METRICS = ("image_auroc", "pixel_ap", "pixel_dice_best", "pixel_dice", "aupro")
 DRAWN = ("pixel_ap", "pixel_dice_best", "pixel_dice")
 
 Values = dict[str, dict[str, float]]
@@ -59,7 +54,7 @@ def draw(values: dict[str, Values], path: Path) -> None:
         for (model, found), mark in zip(values.items(), "osD^vP", strict=False):
             row = [found[metric][subject] for subject in order]
             panel.plot(row, range(len(order)), mark, label=model, alpha=0.8, markersize=6)
-        panel.set(title=METRICS[metric], xlim=(0, 1), yticks=range(len(order)))
+        panel.set(title=COLUMNS[metric], xlim=(0, 1), yticks=range(len(order)))
         panel.set_yticklabels([f"subject {number + 1}" for number in range(len(order))])
         panel.grid(alpha=0.3)
     panels[0].legend(loc="lower left", fontsize=8)
@@ -98,13 +93,13 @@ def main() -> None:
         [subject, *(f"{values[m][k][subject]:.3f}" for k in METRICS for m in args.models)]
         for subject in subjects
     ]
-    header = [f"{METRICS[k]}, {m}" for k in METRICS for m in args.models]
+    header = [f"{COLUMNS[k]}, {m}" for k in METRICS for m in args.models]
     print(markdown_table(["subject", *header], body))
     pairs = [
         [f"{a} - {b}", *compared(values[a], values[b], subjects)]
         for a, b in combinations(args.models, 2)
     ]
-    print(markdown_table(["models", *METRICS.values()], pairs))
+    print(markdown_table(["models", *(COLUMNS[k] for k in METRICS)], pairs))
     if args.picture:
         draw(values, args.picture)
 

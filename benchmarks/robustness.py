@@ -31,8 +31,8 @@ from medrd.data.brains.prepare import (
 from medrd.data.kind import TestItem
 from medrd.data.layouts import Subject
 from medrd.data.margin import away_from
-from medrd.evaluation.judge import judge, unit_entries
-from medrd.evaluation.tally import Tally
+from medrd.evaluation.subject import score_subject
+from medrd.evaluation.summary import MetricsAccumulator
 from medrd.images.volume import Volume, volume_from_array
 from medrd.preparation.bias import correct_bias
 from medrd.run.predictor import Prediction
@@ -134,10 +134,12 @@ def changed_item(subject: Subject, recipe: RecipeConfig, change: str, budget: in
         lesions = lesions[:, :, kept]
     prepared = prepare(volumes, recipe)
     positions = lesion_positions(lesions, prepared.geometry)
+    scored = prepared.scored()
     return TestItem(
         prepared=prepared,
         truth=lesions,
-        judged=prepared.scored(),
+        judged=scored,
+        scored=scored,
         anomalous=~away_from(prepared.numbers, positions, margin=0),
         content="",
     )
@@ -176,15 +178,15 @@ def measure(trained: Trained, change: str) -> dict[str, float | None]:
     recipe = trained.model.recipe
     assert isinstance(recipe, RecipeConfig)
     budget = trained.cell.config.data.budget
-    tally, entries = Tally(), unit_entries(len(trained.subjects))
+    accumulator = MetricsAccumulator(len(trained.subjects))
     for subject in trained.subjects:
         item = changed_item(subject, recipe, change, budget)
         prediction = trained.predictor.on_grid(item.prepared)
         if change == HALF:
             item, prediction = upper_half(item, prediction)
         threshold = trained.threshold
-        tally.add(judge(subject.id, item, prediction, threshold=threshold, entries=entries))
-    return {key: tally.metrics()[0][key] for key in METRICS}
+        accumulator.add(score_subject(subject.id, item, prediction, threshold=threshold))
+    return {key: accumulator.metrics()[0][key] for key in METRICS}
 
 
 def _cell(value: float, whole: float) -> str:

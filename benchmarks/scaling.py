@@ -28,8 +28,7 @@ from scan_pieces import Pieces, Site, clock, job_in, measure_pieces, print_paper
 from medrd.config import make_config
 from medrd.data.cases import Case
 from medrd.data.kinds import kind_of
-from medrd.evaluation.examine import Contender, make_examiners
-from medrd.evaluation.judge import unit_entries
+from medrd.evaluation.subject import EvaluatedModel, make_scorers
 from medrd.phantom.cohort import write_cohort
 from medrd.prediction.case import CasePredictor
 from medrd.prediction.predict import predict
@@ -52,34 +51,24 @@ PARTS = ("pieces", "predict", "train", "tune")
 # --- Ray's own cost ---
 
 
-def measure_judged(
-    run: Path, raw: dict[str, Any], scans: Path, counts: tuple[int, ...]
-) -> dict[int, float]:
+def measure_scores(run: Path, raw: dict[str, Any], scans: Path) -> float:
     """MB that an evaluation's process sends back of a scan under one model, as they travel.
 
-    By the number of test subjects, which sets how many bins each gets; the median of three scans.
+    The median of three scans.
     """
     model = load_model(run)
     config = make_config(raw | {"data": raw["data"] | {"root": str(scans)}})
     subjects = kind_of(config.recipe).subjects(config)[:3]
     threshold = model.calibration.threshold if model.calibration else None
-    sent = {}
-    for count in counts:
-        entries = {subject.category: unit_entries(count) for subject in subjects}
-        contender = Contender("model", config, threshold=threshold, entries=entries)
-        (examiner,) = make_examiners(model, "cpu", [contender])
-        outcomes = [pickle.dumps(examiner(subject), protocol=5) for subject in subjects]
-        sent[count] = statistics.median(map(len, outcomes)) / 1e6
-    return sent
+    (scorer,) = make_scorers(model, "cpu", [EvaluatedModel("model", config, threshold)])
+    outcomes = [pickle.dumps(scorer(subject), protocol=5) for subject in subjects]
+    return statistics.median(map(len, outcomes)) / 1e6
 
 
-def print_sent(pieces: Pieces, judged: dict[int, float]) -> None:
+def print_sent(pieces: Pieces, scores_mb: float) -> None:
     rows = [
         ["predict", f"{pieces.answer_kb / 1e3:.4f}"],
-        *(
-            [f"evaluate, {n} test subjects, for each model", f"{mb:.1f}"]
-            for n, mb in judged.items()
-        ),
+        ["evaluate, for each model", f"{scores_mb:.1f}"],
     ]
     print("\n" + markdown_table(["a process sends back of a scan", "MB"], rows) + "\n")
 
@@ -298,8 +287,7 @@ def main() -> None:
                 f"Ray: {calls.begin_s:.1f} s until a process works; a call takes "
                 f"{1000 * calls.way_s:.1f} ms, and {1000 * calls.caller_s:.2f} ms of the caller's\n"
             )
-            counts = (args.scans, args.paper_scans)
-            print_sent(pieces, measure_judged(run, raw, folder / "scans", counts))
+            print_sent(pieces, measure_scores(run, raw, folder / "scans"))
             site = Site(args.paper_gpus, args.paper_cores, args.paper_disk)
             print_paper(pieces, calls.caller_s, site, args.paper_scans)
         if "predict" in args.only:

@@ -139,7 +139,7 @@ def judge(detector: RDSeg, config: Config, execution: Execution, out: Path) -> N
         [cached[id] for id in side] for side in (cohort.split.train, cohort.split.calibration)
     )
     predictor = Predictor(detector, scoring, execution)
-    calibration = calibrate(predictor, training, held_out, config, out)
+    calibration = calibrate(predictor, training, held_out, config)
     seen = {
         "subjects": {},
         "calibration_subjects": {},

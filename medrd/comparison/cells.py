@@ -16,10 +16,10 @@ from medrd.comparison.config import Cell
 from medrd.comparison.inputs import INPUTS
 from medrd.errors import MedrdError
 from medrd.evaluation.evaluate import evaluate
-from medrd.evaluation.files import load_units
-from medrd.evaluation.tally import KEYS
+from medrd.evaluation.outputs import load_units
 from medrd.files import write_json
 from medrd.metrics import Units
+from medrd.metrics.names import KEYS
 from medrd.run.folder_lock import alone_in
 from medrd.run.outputs import make_folder, remove
 from medrd.run.signals import InterruptedRunError
@@ -173,5 +173,5 @@ def _result(
         complete=bool(metrics and metrics["complete"]),
         error=error,
         facts=facts or {},
-        bounds=metrics["bounds"] if metrics else {},
+        bounds=metrics.get("bounds", {}) if metrics else {},
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medrd.comparison.cells import CellWork, Finished
-from medrd.comparison.comparison import HEADLINES, Comparison, Difference, Interval
+from medrd.comparison.comparison import Comparison, Difference, Interval
 from medrd.comparison.config import (
     Cell,
     CompareConfig,
@@ -35,7 +35,8 @@ from medrd.data.pictures.layouts import find_pictures
 from medrd.data.split import seeded_order
 from medrd.errors import ConfigError
 from medrd.files import write_json, write_text
-from medrd.metrics import Units, bootstrap_intervals, count_units, paired_differences, ranks
+from medrd.metrics import Units, bootstrap_intervals, count_units, paired_differences
+from medrd.metrics.names import HEADLINES
 from medrd.phantom.textures import write_texture_set
 from medrd.run.folder_lock import alone_in
 from medrd.run.outputs import make_folder
@@ -98,9 +99,9 @@ def _run(cells: Sequence[Cell], work: CellWork, runner: Runner) -> list[Finished
 def _write(comparison: Comparison, out: Path) -> None:
     write_text(out / "results.csv", _csv(results_rows(comparison)))
     published = load_published()
-    document = results_document(comparison, statistics=ranks, published=published)
+    document = results_document(comparison, published=published)
     write_json(out / "results.json", document)
-    page = results_markdown(comparison, statistics=ranks, published=published)
+    page = results_markdown(comparison, published=published)
     write_text(out / "results.md", page)
     save_figure(comparison, out / "results.png")
 

@@ -1,21 +1,15 @@
-"""What a comparison has found: its cells (model × data set × category × seed) and their means."""
+"""The results of a comparison: its cells (model × data set × category × seed), means and ranks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
-from medrd.run.table import COLUMNS
+from medrd.metrics.names import HEADLINES
+from medrd.metrics.ranks import Agreement, average_ranks, holm, rank_agreement
 
-METRICS = {
-    **COLUMNS,
-    "pixel_dice_best": "best Dice (oracle)",
-    "aupro_rd4ad": "AUPRO as in RD4AD's code",
-}
-"""Keys of ``metrics.json`` and their headings; what looks at the labels says so."""
-HEADLINES = ("image_auroc", "pixel_ap", "aupro")
-"""What models are ranked on. All three: the higher the better."""
 FACTS = {
     # heading, factor, decimals
     "training_seconds": ("training, s", 1.0, 0),
@@ -219,9 +213,41 @@ def aggregate(
     )
 
 
+def ranks(comparison: Comparison, data_set: str, metric: str) -> dict[str, float | None]:
+    """The models' ranks on one data set, 1 for the best; None for a model without a value."""
+    means = _means(comparison, data_set, metric)
+    return dict(zip(means, average_ranks(list(means.values())), strict=True))
+
+
+def agreements(comparison: Comparison) -> Iterator[tuple[str, tuple[str, str], Agreement]]:
+    """How far two domains rank the models alike, for each headline metric and pair of domains."""
+    for metric in HEADLINES:
+        for pair in combinations(comparison.domains, 2):
+            a, b = (
+                [
+                    _means(comparison, data_set, metric)
+                    for data_set in comparison.data_sets
+                    if comparison.domain(data_set) == domain
+                ]
+                for domain in pair
+            )
+            yield metric, pair, rank_agreement(a, b)
+
+
+def holm_p_values(comparison: Comparison) -> list[float]:
+    """The differences' p-values, corrected for their number."""
+    return holm([difference.p_value for difference in comparison.differences])
+
+
 def finite(value: float | None) -> float | None:
     """NaN and infinities are no numbers."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def _means(comparison: Comparison, data_set: str, metric: str) -> dict[str, float | None]:
+    """To three decimals, as printed: what looks alike in the table is a tie in its ranks."""
+    means = {m: aggregate(comparison, m, data_set, metric).mean for m in comparison.models}
+    return {m: None if mean is None else round(mean, 3) for m, mean in means.items()}
 
 
 def _unique(names: Iterable[str]) -> list[str]:

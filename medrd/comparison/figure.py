@@ -13,8 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
-from medrd.comparison.comparison import HEADLINES, METRICS, Aggregate, Comparison, aggregate
+from medrd.comparison.comparison import Aggregate, Comparison, aggregate
 from medrd.files import atomic_path
+from medrd.metrics.names import FULL_HEADINGS, HEADLINES
 
 CHANCE = {"image_auroc": 0.5, "aupro": 0.15}
 """What scores drawn at random reach. AUPRO: overlap equals the false-positive rate, so that its
@@ -58,7 +59,7 @@ def draw_figure(comparison: Comparison) -> Figure:
             _chance(ax, metric, len(models))
             for row, value in enumerate(column):
                 _line(ax, row, value, colour)
-            ax.set_title(METRICS[metric], loc="left", fontsize=8.5, fontweight="bold")
+            ax.set_title(FULL_HEADINGS[metric], loc="left", fontsize=8.5, fontweight="bold")
             if metric == HEADLINES[0]:
                 _heading(ax, data_set, domain, colour)
     legend = _legend(comparison, width, cut=cut)
@@ -171,7 +172,7 @@ def _legend(comparison: Comparison, width: float, *, cut: bool) -> str:
         text += "; bar: 95 % bootstrap interval over subjects or pictures"
     text += ". Dashed: scores at random; pixel AP's depends on the share of anomaly."
     if cut:
-        text += f" The axis of {METRICS['image_auroc']} begins at 0.5 (//)."
+        text += f" The axis of {FULL_HEADINGS['image_auroc']} begins at 0.5 (//)."
     if any(c.status != "done" for c in comparison.cells):
         text += " Open dot: not all seeds, or (†) some test inputs failed and are in no number."
     return textwrap.fill(text, math.floor(width * 21.5))

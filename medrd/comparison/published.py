@@ -12,18 +12,16 @@ from typing import Any
 import yaml
 
 from medrd.errors import ConfigError
+from medrd.metrics.names import FULL_HEADINGS
 from medrd.run.table import markdown_table
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
-VALUES = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_dice_best": "best Dice (oracle)",
-    "pro": "PRO (theirs)",
-}
-"""What a published figure may give. ``pro`` is no ``aupro``: definitions differ by source."""
+_THRESHOLD_FREE = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_dice_best")
+VALUES = {key: FULL_HEADINGS[key] for key in _THRESHOLD_FREE} | {"pro": "PRO (theirs)"}
+"""The figures that a published result may give, and their headings.
+
+``pro`` is not ``aupro``: its definition differs from source to source.
+"""
 _TEXTS = ("model", "data_set", "source", "protocol")
 
 

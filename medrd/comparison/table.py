@@ -3,51 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import combinations
-from typing import Any, Protocol
+from typing import Any
 
 from medrd.comparison.comparison import (
     FACTS,
-    HEADLINES,
-    METRICS,
     Aggregate,
     CellResult,
     Comparison,
     aggregate,
+    agreements,
     finite,
+    holm_p_values,
+    ranks,
 )
 from medrd.comparison.published import Published, published_of, published_table
+from medrd.metrics.names import FULL_HEADINGS, HEADLINES, METRICS
 from medrd.run.table import markdown_table, spread_cell
 
 FEW_UNITS = 20
-"""Below this many subjects or pictures a bootstrap says little."""
-
-
-class Statistics(Protocol):
-    """What is taken from :mod:`medrd.metrics.ranks`.
-
-    The caller hands that module in, since reports import no metrics.
-    """
-
-    def average_ranks(self, values: Sequence[float | None]) -> list[float | None]: ...
-
-    def rank_agreement(
-        self, a: Sequence[Mapping[str, float | None]], b: Sequence[Mapping[str, float | None]]
-    ) -> tuple[list[str], float | None, float | None]: ...
-
-    def holm(self, p_values: Sequence[float]) -> list[float]: ...
+"""With fewer subjects or pictures, a bootstrap is rough."""
 
 
 def results_rows(comparison: Comparison) -> list[dict[str, str | float | None]]:
     """A row a cell, all with the same keys: for a CSV file."""
-    extra = sorted({key for c in comparison.cells for key in c.metrics or {}} - set(METRICS))
+    extra = sorted({key for c in comparison.cells for key in c.metrics or {}} - set(FULL_HEADINGS))
     return [
         {
             **_place(c),
             "status": c.status,
-            **{key: c.value(key) for key in (*METRICS, *extra)},
+            **{key: c.value(key) for key in (*FULL_HEADINGS, *extra)},
             **{key: finite(c.facts.get(key)) for key in FACTS},
             "error": c.error,
         }
@@ -55,11 +41,8 @@ def results_rows(comparison: Comparison) -> list[dict[str, str | float | None]]:
     ]
 
 
-def results_document(
-    comparison: Comparison, *, statistics: Statistics, published: Sequence[Published]
-) -> dict[str, Any]:
-    """Everything there is, in plain types that JSON can hold."""
-    adjusted = statistics.holm([d.p_value for d in comparison.differences])
+def results_document(comparison: Comparison, *, published: Sequence[Published]) -> dict[str, Any]:
+    """The whole comparison in plain types that JSON can hold."""
     return {
         "name": comparison.name,
         "note": comparison.note,
@@ -67,7 +50,7 @@ def results_document(
             "spread": "sample standard deviation over seeds",
             "interval": "95 % bootstrap over subjects or pictures, of the seeds' mean",
             "category": "null: mean over categories within a seed, then over seeds",
-            "oracle": ["pixel_dice_best"],
+            "oracle": [metric.key for metric in METRICS if metric.oracle],
             "difference": "model_a minus model_b, paired; p_holm is over all differences here",
         },
         "cells": [
@@ -82,17 +65,17 @@ def results_document(
         ],
         "ranks": [
             {"metric": metric, "data_set": data_set, "domain": comparison.domain(data_set)}
-            | {"ranks": _ranks(comparison, data_set, metric, statistics)}
+            | {"ranks": ranks(comparison, data_set, metric)}
             for metric in HEADLINES
             for data_set in comparison.data_sets
         ],
         "agreement": [
-            {"metric": metric, "domains": list(pair), "models": models}
-            | {"kendall_tau_b": tau, "spearman": rho}
-            for metric, pair, models, tau, rho in _agreements(comparison, statistics)
+            {"metric": metric, "domains": list(pair), **agreement._asdict()}
+            for metric, pair, agreement in agreements(comparison)
         ],
         "differences": [
-            asdict(d) | {"p_holm": p} for d, p in zip(comparison.differences, adjusted, strict=True)
+            asdict(d) | {"p_holm": p}
+            for d, p in zip(comparison.differences, holm_p_values(comparison), strict=True)
         ],
         "published": [asdict(p) for p in published_of(published, comparison.models)],
         **{
@@ -102,9 +85,7 @@ def results_document(
     }
 
 
-def results_markdown(
-    comparison: Comparison, *, statistics: Statistics, published: Sequence[Published]
-) -> str:
+def results_markdown(comparison: Comparison, *, published: Sequence[Published]) -> str:
     """The comparison as one page: tables of ours, and published figures apart at its end."""
     parts = [f"# {_plain(comparison.name)}", *_introduction(comparison)]
     for data_set in comparison.data_sets:
@@ -114,9 +95,9 @@ def results_markdown(
         ]
     parts.append("## Side by side")
     for metric in HEADLINES:
-        parts += [f"### {METRICS[metric]}", _side_by_side(comparison, metric, statistics)]
-    parts += _agreement_part(comparison, statistics)
-    parts += _differences_part(comparison, statistics)
+        parts += [f"### {FULL_HEADINGS[metric]}", _side_by_side(comparison, metric)]
+    parts += _agreement_part(comparison)
+    parts += _differences_part(comparison)
     parts += ["## Speed and size", "Mean of a run.", _facts_table(comparison)]
     for status, heading in (("failed", "Failed cells"), ("incomplete", "Incomplete cells (†)")):
         cells = [c for c in comparison.cells if c.status == status]
@@ -185,7 +166,7 @@ def _introduction(comparison: Comparison) -> list[str]:
 def _data_set_table(comparison: Comparison, data_set: str) -> str:
     keys = [
         key
-        for key in METRICS
+        for key in FULL_HEADINGS
         if any(c.value(key) is not None for c in comparison.cells if c.data_set == data_set)
     ]
     categories = comparison.categories(data_set)
@@ -202,28 +183,27 @@ def _data_set_table(comparison: Comparison, data_set: str) -> str:
         for model in comparison.models
     ]
     first = ["category", "model"] if categories else ["model"]
-    return _table([*first, *(METRICS[key] for key in keys)], body)
+    return _table([*first, *(FULL_HEADINGS[key] for key in keys)], body)
 
 
-def _side_by_side(comparison: Comparison, metric: str, statistics: Statistics) -> str:
+def _side_by_side(comparison: Comparison, metric: str) -> str:
     header, columns = ["model"], [comparison.models]
     for data_set in comparison.data_sets:
-        ranks = _ranks(comparison, data_set, metric, statistics)
+        ranked = ranks(comparison, data_set, metric)
         found = [aggregate(comparison, model, data_set, metric) for model in comparison.models]
         header += [_title(comparison, data_set), "rank"]
-        columns += [[aggregate_cell(f) for f in found], [_rank(r) for r in ranks.values()]]
+        columns += [[aggregate_cell(f) for f in found], [_rank(r) for r in ranked.values()]]
     return _table(header, list(zip(*columns, strict=True)))
 
 
-def _agreement_part(comparison: Comparison, statistics: Statistics) -> list[str]:
+def _agreement_part(comparison: Comparison) -> list[str]:
     header = ["metric", "domains", "models", "Kendall's τ-b", "Spearman's ρ"]
     body = []
     sizes = set()
-    for metric, pair, models, tau, rho in _agreements(comparison, statistics):
-        count = len(models)
-        sizes.add(count)
-        numbers = [f"{n:.3f}" if n is not None else "cannot be judged" for n in (tau, rho)]
-        body.append([METRICS[metric], " – ".join(pair), str(count), *numbers])
+    for metric, pair, (models, *found) in agreements(comparison):
+        sizes.add(len(models))
+        numbers = [f"{n:.3f}" if n is not None else "cannot be judged" for n in found]
+        body.append([FULL_HEADINGS[metric], " – ".join(pair), str(len(models)), *numbers])
     if not body:
         return []
     smallest = min((size for size in sizes if size >= 3), default=0)
@@ -236,15 +216,14 @@ def _agreement_part(comparison: Comparison, statistics: Statistics) -> list[str]
     return ["### Agreement of ranks between domains", note, _table(header, body)]
 
 
-def _differences_part(comparison: Comparison, statistics: Statistics) -> list[str]:
+def _differences_part(comparison: Comparison) -> list[str]:
     if not comparison.differences:
         return []
-    adjusted = statistics.holm([d.p_value for d in comparison.differences])
     header = ["data set", "metric", "a", "b", "units", "a − b", "95 % interval", "p", "p (Holm)"]
     body = [
         [
             d.data_set,
-            METRICS.get(d.metric, d.metric),
+            FULL_HEADINGS.get(d.metric, d.metric),
             d.model_a,
             d.model_b,
             str(d.units),
@@ -253,7 +232,7 @@ def _differences_part(comparison: Comparison, statistics: Statistics) -> list[st
             _p(d.p_value),
             _p(p),
         ]
-        for d, p in zip(comparison.differences, adjusted, strict=True)
+        for d, p in zip(comparison.differences, holm_p_values(comparison), strict=True)
     ]
     note = (
         "Paired over subjects or pictures, on the seeds and categories that both models have done. "
@@ -292,7 +271,7 @@ def _aggregate_entry(
     comparison: Comparison, model: str, data_set: str, category: str | None
 ) -> dict[str, Any]:
     metrics = {}
-    for key in METRICS:
+    for key in FULL_HEADINGS:
         found = aggregate(comparison, model, data_set, key, category)
         metrics[key] = {
             "mean": found.mean,
@@ -305,36 +284,6 @@ def _aggregate_entry(
         }
     place = {"model": model, "data_set": data_set, "domain": comparison.domain(data_set)}
     return place | {"category": category, "metrics": metrics}
-
-
-def _ranks(
-    comparison: Comparison, data_set: str, metric: str, statistics: Statistics
-) -> dict[str, float | None]:
-    means = _means(comparison, data_set, metric)
-    return dict(zip(means, statistics.average_ranks(list(means.values())), strict=True))
-
-
-def _agreements(
-    comparison: Comparison, statistics: Statistics
-) -> Iterator[tuple[str, tuple[str, str], list[str], float | None, float | None]]:
-    """Metric, pair of domains, models that both rank, tau-b and rho."""
-    for metric in HEADLINES:
-        for pair in combinations(comparison.domains, 2):
-            a, b = (
-                [
-                    _means(comparison, data_set, metric)
-                    for data_set in comparison.data_sets
-                    if comparison.domain(data_set) == domain
-                ]
-                for domain in pair
-            )
-            yield metric, pair, *statistics.rank_agreement(a, b)
-
-
-def _means(comparison: Comparison, data_set: str, metric: str) -> dict[str, float | None]:
-    """To three decimals, as printed: what looks alike in the table is a tie in its ranks."""
-    means = {m: aggregate(comparison, m, data_set, metric).mean for m in comparison.models}
-    return {m: None if mean is None else round(mean, 3) for m, mean in means.items()}
 
 
 def _title(comparison: Comparison, data_set: str) -> str:

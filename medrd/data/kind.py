@@ -107,6 +107,8 @@ class TestItem:
         outlined what is anomalous.
     judged
         On the input's grid: the pixels that count. Those that have no score are not found.
+    scored
+        On the input's grid: where a map has values.
     anomalous
         (S,) bool: the label of each image.
     """
@@ -116,6 +118,7 @@ class TestItem:
     prepared: Prepared
     truth: NDArray[np.bool_] | None
     judged: NDArray[np.bool_]
+    scored: NDArray[np.bool_]
     anomalous: NDArray[np.bool_]
     content: str
 

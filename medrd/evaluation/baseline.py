@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from medrd.config import Config, IntensityConfig, ScoringConfig
@@ -15,7 +14,6 @@ from medrd.run.cohort import Cohort, try_sides
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import Model, make_detector, make_scoring
 from medrd.run.predictor import Predictor
-from medrd.run.scores_on_disk import scratch_folder
 
 logger = logging.getLogger("medrd.evaluate")
 
@@ -60,9 +58,7 @@ def baseline_predictor(config: Config, device: str) -> Predictor:
     )
 
 
-def intensity_baseline(
-    cohort: Cohort, model: Model, config: Config, device: str, out: Path
-) -> Baseline:
+def intensity_baseline(cohort: Cohort, model: Model, config: Config, device: str) -> Baseline:
     """Build the baseline and calibrate it as the model was: same margin, same target rate.
 
     The held-out subjects are those of the evaluation's split; where the model was calibrated
@@ -80,15 +76,13 @@ def intensity_baseline(
             [cached[s.id] for s in cohort.side(side) if s.id in cached] for side in sides
         )
         if held_out and (not failed or kind_of(config.recipe).spares_damaged):
-            with scratch_folder(out) as scratch:
-                calibration = calibrate(
-                    predictor,
-                    held_out,
-                    margin=model.config.data.healthy_margin,
-                    target_fpr=model.config.calibration.voxel_fpr,
-                    scratch=scratch,
-                    known=known[0] if known else (),
-                )
+            calibration = calibrate(
+                predictor,
+                held_out,
+                margin=model.config.data.healthy_margin,
+                target_fpr=model.config.calibration.voxel_fpr,
+                known=known[0] if known else (),
+            )
     except (InputError, ConfigError) as error:  # a label is missing, or no slice is healthy
         errors.append(error)
     for problem in errors:

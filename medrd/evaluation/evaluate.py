@@ -1,7 +1,7 @@
 """``medrd evaluate``: a model on test subjects, the numbers, and how they were got.
 
-Maps are judged where they are delivered: on the scan's or picture's own grid against the
-label at its original resolution. See :class:`medrd.evaluation.tally.Tally`.
+Maps are scored where they are delivered: on the scan's or picture's own grid, against the label
+at its original resolution.
 """
 
 from __future__ import annotations
@@ -17,21 +17,14 @@ from medrd.config import Config, digest, make_config
 from medrd.data.layouts import Subject
 from medrd.errors import ConfigError
 from medrd.evaluation.baseline import Baseline, intensity_baseline
-from medrd.evaluation.cases import predict_some
-from medrd.evaluation.evaluation import Evaluation, gather
-from medrd.evaluation.examine import (
-    Contender,
-    by_category,
-    entries_of,
-    leakage,
-)
-from medrd.evaluation.files import CASES_NAME, FROC_NAME, save_units
+from medrd.evaluation.outputs import CASES_NAME, FROC_NAME, predict_some, save_units
 from medrd.evaluation.report import report_run
 from medrd.evaluation.shards import ShardedScores
-from medrd.evaluation.tally import MAX_FPR
+from medrd.evaluation.subject import EvaluatedModel, by_category, leakage
+from medrd.evaluation.summary import Summary, summarise
 from medrd.evaluation.work import EvaluateWork
 from medrd.files import write_json, write_text
-from medrd.metrics import Units, bootstrap_intervals, count_units
+from medrd.metrics import MAX_FPR, Units, bootstrap_intervals, count_units
 from medrd.run.card import CARD_NAME, model_card
 from medrd.run.cohort import Cohort, load_cohort
 from medrd.run.failures import write_errors
@@ -46,7 +39,7 @@ from medrd.runner.shared_model import SharedModel
 logger = logging.getLogger("medrd.evaluate")
 
 RESAMPLES = 1000
-"""Of the bootstrap behind the intervals."""
+"""Resamples of the bootstrap behind the intervals."""
 
 FROC_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 """Multiples of the calibrated threshold at which a report counts lesions."""
@@ -88,7 +81,7 @@ def evaluate(
     Returns
     -------
     Path
-        Of ``metrics.json``.
+        The path of ``metrics.json``.
 
     Raises
     ------
@@ -119,16 +112,16 @@ def evaluate(
     for stale in ("metrics.json", "subjects.json", "errors.json", FROC_NAME, CARD_NAME):
         remove(out / stale)
     shutil.rmtree(out / "units", ignore_errors=True)
-    contenders = [_contender(loaded, config, subjects, FROC_FACTORS if report else ())]
+    evaluated = [_evaluated(loaded, config, FROC_FACTORS if report else ())]
     intensity: Baseline | None = None
     with stop_on_signals() as stop:
-        if baseline and contenders[0].name != "intensity":
-            intensity = intensity_baseline(cohort, loaded, config, device, out)
-            contenders.append(_rival(intensity, subjects))
-        work = EvaluateWork(SharedModel(loaded), device, contenders)
-        items = [(number, subject) for number in range(len(contenders)) for subject in subjects]
+        if baseline and evaluated[0].name != "intensity":
+            intensity = intensity_baseline(cohort, loaded, config, device)
+            evaluated.append(_evaluated_baseline(intensity))
+        work = EvaluateWork(SharedModel(loaded), device, evaluated)
+        items = [(number, subject) for number in range(len(evaluated)) for subject in subjects]
         if shard:
-            scores = ShardedScores(out, shard, items, _identity(loaded, contenders))
+            scores = ShardedScores(out, shard, items, _identity(loaded, evaluated))
             scores.score(runner, work, lambda: bool(stop))
             if missing := scores.missing():
                 logger.info(
@@ -139,7 +132,7 @@ def evaluate(
             scores.read() if shard else runner.map(work, items, lambda: bool(stop))
         ) as results:
             outcomes = in_order(results)
-            result, *beside = (gather(each.name, subjects, outcomes) for each in contenders)
+            result, *beside = (summarise(each.name, subjects, outcomes) for each in evaluated)
     write_errors(out, [*result.errors, *(intensity.errors if intensity else ())])
     if not result.subjects:
         raise result.errors[0]
@@ -150,10 +143,10 @@ def evaluate(
     metrics["intervals"] = _intervals(result.units, result.categories)
     if result.categories:
         metrics["categories"] = result.categories
-    for rival in beside:
-        metrics["baseline"] = {"intensity": rival.metrics}
-        if rival.categories:
-            metrics["baseline_categories"] = {"intensity": rival.categories}
+    for other in beside:
+        metrics["baseline"] = {"intensity": other.metrics}
+        if other.categories:
+            metrics["baseline_categories"] = {"intensity": other.categories}
     metrics["counts"] = result.counts
     metrics["images_per_s"] = result.images_per_s
     metrics["protocol"] = _protocol(cohort, loaded, config, result)
@@ -171,14 +164,14 @@ def evaluate(
     return out / "metrics.json"
 
 
-def _identity(model: Model, contenders: Sequence[Contender]) -> dict[str, Any]:
+def _identity(model: Model, evaluated: Sequence[EvaluatedModel]) -> dict[str, Any]:
     """What the scores of a subject depend on, besides its files."""
     return {
         "model": model.hash,
-        "config": digest([each.config.to_dict() for each in contenders]),
-        "contenders": [
-            {"name": c.name, "threshold": c.threshold, "froc_factors": c.froc_factors}
-            for c in contenders
+        "config": digest([each.config.to_dict() for each in evaluated]),
+        "evaluated": [
+            {"name": e.name, "threshold": e.threshold, "froc_factors": e.froc_factors}
+            for e in evaluated
         ],
     }
 
@@ -226,30 +219,26 @@ def _refuse_seen_names(subjects: Sequence[Subject], model: Model) -> None:
             raise leakage(subject.id, subject.id, remedy=remedy)
 
 
-def _contender(
-    model: Model, config: Config, subjects: Sequence[Subject], froc_factors: Sequence[float]
-) -> Contender:
-    return Contender(
+def _evaluated(model: Model, config: Config, froc_factors: Sequence[float]) -> EvaluatedModel:
+    return EvaluatedModel(
         model.config.model.name,
         config,
         threshold=model.calibration.threshold if model.calibration else None,
-        entries=entries_of(subjects),
         froc_factors=tuple(froc_factors),
         seen={content: name for name, content in _seen(model).items()},
     )
 
 
-def _rival(baseline: Baseline, subjects: Sequence[Subject]) -> Contender:
-    return Contender(
+def _evaluated_baseline(baseline: Baseline) -> EvaluatedModel:
+    return EvaluatedModel(
         "intensity",
         baseline.config,
         threshold=baseline.calibration.threshold if baseline.calibration else None,
-        entries=entries_of(subjects),
         is_baseline=True,
     )
 
 
-def _protocol(cohort: Cohort, model: Model, config: Config, result: Evaluation) -> dict[str, Any]:
+def _protocol(cohort: Cohort, model: Model, config: Config, result: Summary) -> dict[str, Any]:
     return {
         "data_set": config.data.root.name if config.data.root else None,
         "subjects": [row["subject"] for row in result.subjects],

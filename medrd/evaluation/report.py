@@ -11,7 +11,7 @@ from urllib.parse import quote
 from medrd.data.output_names import PAGES_NAME, REPORT_NAME
 from medrd.draw.line_chart import Line, line_chart
 from medrd.errors import FileFormatError, InputError
-from medrd.evaluation.files import CASES_NAME, FROC_NAME, load_units
+from medrd.evaluation.outputs import CASES_NAME, FROC_NAME, load_units
 from medrd.metrics.curves import Curve, image_curves, pixel_curves
 from medrd.pages.page import write_page
 from medrd.pages.run_page import Cell, Picture, Section, Table, metrics_rows, run_page

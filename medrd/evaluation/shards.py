@@ -1,6 +1,6 @@
 """``medrd evaluate --shard``: the scores of single subjects on disk, until all shards are done.
 
-``shards/`` in the output folder holds a file for each subject under each contender, and
+``shards/`` in the output folder holds a file for each subject under each model, and
 ``shards.json``, which says what they belong to. The call that finds all of them puts them together.
 """
 
@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from medrd.config import digest
 from medrd.data.layouts import Subject
 from medrd.errors import ConfigError, InputError, MedrdError
-from medrd.evaluation.examine import Examined, Outcome
-from medrd.evaluation.judge import Judged, Pixels
+from medrd.evaluation.subject import Outcome, Scored, SubjectScores
 from medrd.evaluation.work import EvaluateWork
 from medrd.files import atomic_path, file_hash, write_json
-from medrd.metrics import LesionCounts, Run
+from medrd.metrics import Confusion, Histogram, LesionCounts
 from medrd.run.progress import progress
 from medrd.run.shard import Shard
 from medrd.run.signals import InterruptedRunError
@@ -34,7 +33,7 @@ SHARDS_NAME = "shards"
 """Folder of the scores of single subjects, in the evaluation's folder."""
 
 _STORED: dict[str, type] = {
-    kind.__name__: kind for kind in (Examined, Judged, Pixels, Run, LesionCounts)
+    kind.__name__: kind for kind in (Scored, SubjectScores, Histogram, Confusion, LesionCounts)
 }
 """The classes that a stored outcome is made of."""
 
@@ -45,7 +44,7 @@ class ShardedScores:
     Parameters
     ----------
     items
-        The number of a contender and a subject each, in the order in which they are put together.
+        The number of a model and a subject each, in the order in which they are put together.
     identity
         What the scores depend on, besides the subjects' files.
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from medrd.data.kind import TestItem
 from medrd.data.layouts import Subject
 from medrd.errors import InputError
-from medrd.evaluation.examine import Contender, Examiner, Outcome, make_examiners
+from medrd.evaluation.subject import EvaluatedModel, Outcome, SubjectScorer, make_scorers
 from medrd.runner.runner import lost_input
 from medrd.runner.shared_model import SharedModel
 
 Item = tuple[int, Subject]
-"""A test subject, after the number of the contender that predicts it."""
+"""A test subject, after the number of the model that it is scored under."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class EvaluateWork:
 
     model: SharedModel
     device: str
-    contenders: Sequence[Contender]
+    evaluated: Sequence[EvaluatedModel]
 
     @property
     def devices(self) -> tuple[str, Collection[str]]:
@@ -31,7 +31,7 @@ class EvaluateWork:
 
     def open(self) -> EvaluateWorker:
         """Load the model. Raises ModelError."""
-        return EvaluateWorker(make_examiners(self.model.load(), self.device, self.contenders))
+        return EvaluateWorker(make_scorers(self.model.load(), self.device, self.evaluated))
 
     def name(self, item: Item, /) -> str:
         """The subject's id."""
@@ -43,17 +43,17 @@ class EvaluateWork:
 
 
 class EvaluateWorker:
-    """All contenders, each with the subjects that are its own."""
+    """A scorer for each evaluated model."""
 
-    def __init__(self, examiners: Sequence[Examiner]) -> None:
-        self._examiners = examiners
+    def __init__(self, scorers: Sequence[SubjectScorer]) -> None:
+        self._scorers = scorers
 
     def read(self, item: Item, /) -> tuple[Item, TestItem | InputError]:
         """The subject's slices and its truth. Raises LeakageError."""
         number, subject = item
-        return item, self._examiners[number].read(subject)
+        return item, self._scorers[number].read(subject)
 
     def finish(self, loaded: tuple[Item, TestItem | InputError], /) -> Outcome:
         """Predict the subject and score its map."""
         (number, subject), read = loaded
-        return self._examiners[number].finish(subject, read)
+        return self._scorers[number].finish(subject, read)

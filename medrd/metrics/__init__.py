@@ -1,6 +1,5 @@
 """Numbers from scores and labels: pure functions on arrays, no files."""
 
-from medrd.metrics.aupro import region_weights
 from medrd.metrics.aupro_rd4ad import aupro_rd4ad, aupro_rd4ad_image
 from medrd.metrics.bootstrap import (
     PairedDifference,
@@ -10,52 +9,62 @@ from medrd.metrics.bootstrap import (
     paired_differences,
     percentile_interval,
 )
-from medrd.metrics.bounds import Bounded, binned_metrics, sketch_metrics
-from medrd.metrics.image import image_metrics
+from medrd.metrics.counts import (
+    MAX_FPR,
+    Confusion,
+    Counts,
+    image_metrics,
+    pixel_bounds,
+    pixel_metrics,
+)
+from medrd.metrics.histogram import (
+    Histogram,
+    bins_each,
+    count_pixels,
+    fpr_at,
+    merge,
+    threshold_at_fpr,
+)
 from medrd.metrics.lesions import (
     LEAST_VOXELS,
     Lesion,
     LesionCounts,
     lesion_counts,
     lesion_table,
-    summarise,
+    summarise_lesions,
 )
-from medrd.metrics.pixel import dice_at, pixel_metrics, rates_at, threshold_at_fpr
-from medrd.metrics.runs import Run, descending_chunks, make_run
-from medrd.metrics.sketch import Sketch
-from medrd.metrics.units import Units, make_units
-from medrd.metrics.weighted import METRICS, weighted_metrics
+from medrd.metrics.regions import region_weights
+from medrd.metrics.units import Units, make_units, weighted_metrics
 
 __all__ = [
     "LEAST_VOXELS",
-    "METRICS",
-    "Bounded",
+    "MAX_FPR",
+    "Confusion",
+    "Counts",
+    "Histogram",
     "Lesion",
     "LesionCounts",
     "PairedDifference",
-    "Run",
-    "Sketch",
     "Units",
     "aupro_rd4ad",
     "aupro_rd4ad_image",
-    "binned_metrics",
+    "bins_each",
     "bootstrap",
     "bootstrap_intervals",
+    "count_pixels",
     "count_units",
-    "descending_chunks",
-    "dice_at",
+    "fpr_at",
     "image_metrics",
     "lesion_counts",
     "lesion_table",
-    "make_run",
     "make_units",
+    "merge",
     "paired_differences",
     "percentile_interval",
+    "pixel_bounds",
     "pixel_metrics",
-    "rates_at",
     "region_weights",
-    "sketch_metrics",
-    "summarise",
+    "summarise_lesions",
     "threshold_at_fpr",
     "weighted_metrics",
 ]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import trapezoid
 
-from medrd.metrics.aupro import region_weights
+from medrd.metrics.regions import region_weights
 
 _THRESHOLDS = 200
 _MAX_FPR = 0.3
@@ -96,7 +96,7 @@ def _overlaps(
     """The mean share of the components above each threshold."""
     weights, components = region_weights(label)
     order = np.argsort(scores[label])
-    below = np.concatenate(([0.0], np.cumsum(weights[label][order])))
+    below = np.concatenate(([0.0], np.cumsum(weights[order])))
     reached = np.searchsorted(scores[label][order], thresholds, side="right")
     overlaps: NDArray[np.float64] = 1 - below[reached] / components
     return overlaps

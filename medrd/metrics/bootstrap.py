@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from medrd.metrics.units import Units
-from medrd.metrics.weighted import METRICS, weighted_metrics
+from medrd.metrics.counts import MAX_FPR
+from medrd.metrics.names import RESAMPLED
+from medrd.metrics.units import Units, weighted_metrics
 
 Samples = NDArray[np.float64]
 
@@ -49,7 +50,7 @@ class PairedDifference:
 
 
 def bootstrap(
-    groups: Sequence[Units], *, resamples: int = 1000, seed: int = 0, max_fpr: float = 0.3
+    groups: Sequence[Units], *, resamples: int = 1000, seed: int = 0, max_fpr: float = MAX_FPR
 ) -> dict[str, Samples]:
     """Metrics on units drawn anew.
 
@@ -61,15 +62,15 @@ def bootstrap(
     Parameters
     ----------
     groups
-        One a seed (or fold).
+        One for each seed (or fold).
     resamples, seed
-        How many, and the generator's seed; the same give the same.
+        How many resamples, and the generator's seed.
 
     Returns
     -------
     dict
-        ``(resamples,)`` for each of :data:`medrd.metrics.METRICS`: the mean over the groups in
-        which the metric is defined, NaN where it is in none.
+        ``(resamples,)`` for each of :data:`medrd.metrics.names.RESAMPLED`: the mean over the
+        groups in which the metric is defined, NaN where it is in none.
 
     Raises
     ------
@@ -139,20 +140,20 @@ def paired_differences(
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-    max_fpr: float = 0.3,
+    max_fpr: float = MAX_FPR,
 ) -> dict[str, PairedDifference]:
     """Compare two models on the same units: ``a`` minus ``b``, every draw used for both.
 
     Parameters
     ----------
     a, b
-        One group a seed each, matched in order.
+        One group for each seed, matched in order.
 
     Returns
     -------
     dict
-        For each of :data:`medrd.metrics.METRICS`. A pair of groups counts where the metric is
-        defined in both.
+        For each of :data:`medrd.metrics.names.RESAMPLED`. A pair of groups counts where the
+        metric is defined in both.
 
     Raises
     ------
@@ -174,7 +175,7 @@ def paired_differences(
         for first, second in zip(a, b, strict=True):
             ours = weighted_metrics(first, draw.of(first), max_fpr=max_fpr)
             theirs = weighted_metrics(second, draw.of(second), max_fpr=max_fpr)
-            pairs.append({name: ours[name] - theirs[name] for name in METRICS})
+            pairs.append({name: ours[name] - theirs[name] for name in RESAMPLED})
         return _group_mean(pairs)
 
     observed, drawn = differences(draws.once()), differences(draws)
@@ -184,7 +185,7 @@ def paired_differences(
             *percentile_interval(drawn[name], level, units=len(draws.columns)),
             p_value=_p_value(drawn[name], units=len(draws.columns)),
         )
-        for name in METRICS
+        for name in RESAMPLED
     }
 
 
@@ -239,7 +240,7 @@ def _group_mean(groups: Sequence[dict[str, Samples]]) -> dict[str, Samples]:
         warnings.simplefilter("ignore", RuntimeWarning)  # a mean of NaN alone is NaN
         return {
             name: np.nanmean(np.stack([group[name] for group in groups]), axis=0)
-            for name in METRICS
+            for name in RESAMPLED
         }
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import precision_recall_curve, roc_curve
 
+from medrd.metrics.counts import Counts, Floats, count_scores
 from medrd.metrics.units import Units
 
 
@@ -23,15 +23,11 @@ class Curve:
 def image_curves(units: Sequence[Units]) -> dict[str, Curve]:
     """``roc`` (false against true positive rate) and ``pr`` (recall against precision).
 
-    Of the images of all units together; empty where a class is.
+    For the images of all units together; empty where a class is.
     """
     scores = np.concatenate([group.image_scores for group in units])
     labels = np.concatenate([group.image_labels for group in units])
-    if not labels.any() or labels.all():
-        return {}
-    false, true, _ = roc_curve(labels, scores)
-    precision, recall, _ = precision_recall_curve(labels, scores)
-    return {"roc": Curve(false, true), "pr": Curve(recall[::-1], precision[::-1])}
+    return _roc_and_pr(count_scores(scores, labels))
 
 
 def pixel_curves(units: Units) -> dict[str, Curve]:
@@ -40,24 +36,32 @@ def pixel_curves(units: Units) -> dict[str, Curve]:
 
     Exact at the units' bins (see :func:`medrd.metrics.make_units`) and straight between them.
     """
-    negatives, positives = (
-        counts.sum(axis=0, dtype=np.float64)[::-1] for counts in (units.negatives, units.positives)
-    )
-    if not negatives.sum() or not positives.sum():
+    if not units.scores.size:
         return {}
-    false, true = _from_zero(negatives), _from_zero(positives)
-    false_rate, recall = false / false[-1], true / true[-1]
-    flagged = false + true
-    # Of nothing flagged the precision is undefined: it begins where the first pixels are.
-    precision = np.divide(true, flagged, out=np.ones_like(true), where=flagged > 0)
-    precision[0] = precision[1]
-    curves = {"roc": Curve(false_rate, recall), "pr": Curve(recall, precision)}
+    negatives, positives, pro_weights = (
+        counts.sum(axis=0, dtype=np.float64)[None, ::-1]
+        for counts in (units.negatives, units.positives, units.pro_weights)
+    )
+    curves = _roc_and_pr(Counts(negatives, positives))
     components = int(units.components.sum())
-    if components:
-        covered = _from_zero(units.pro_weights.sum(axis=0, dtype=np.float64)[::-1])
-        curves["pro"] = Curve(false_rate, covered / components)
+    if curves and components:
+        overlap = _from_zero(np.cumsum(pro_weights)) / components
+        curves["pro"] = Curve(curves["roc"].x, overlap)
     return curves
 
 
-def _from_zero(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.concatenate(([0.0], np.cumsum(counts)))
+def _roc_and_pr(counts: Counts) -> dict[str, Curve]:
+    """Of one data set; empty where a class is."""
+    false, true = _from_zero(counts.fp[0]), _from_zero(counts.tp[0])
+    if not false[-1] or not true[-1]:
+        return {}
+    flagged = false + true
+    # With nothing flagged the precision is undefined: it begins where the first pixels are.
+    precision = np.divide(true, flagged, out=np.ones_like(true), where=flagged > 0)
+    precision[0] = precision[1]
+    recall = true / true[-1]
+    return {"roc": Curve(false / false[-1], recall), "pr": Curve(recall, precision)}
+
+
+def _from_zero(sums: Floats) -> Floats:
+    return np.concatenate(([0.0], sums))

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 LEAST_VOXELS = 10
-"""Of a lesion or finding, where nothing else is said."""
+"""The smallest lesion or finding that counts, by default."""
 _TWENTY_SIX_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
 class LesionCounts:
-    """What was found in one scan; see :func:`lesion_counts`."""
+    """Lesions, findings and voxels of one scan; see :func:`lesion_counts`."""
 
     lesions: int
     detected: int
@@ -92,8 +92,8 @@ def lesion_counts(
     )
 
 
-def summarise(counts: Sequence[LesionCounts]) -> dict[str, float | None]:
-    """Put the scans of a data set together.
+def summarise_lesions(counts: Sequence[LesionCounts]) -> dict[str, float | None]:
+    """Lesion-wise numbers of a data set from the counts of its scans.
 
     Returns
     -------

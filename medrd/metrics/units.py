@@ -1,8 +1,8 @@
-"""What every subject (or picture) adds to a data set, on common bins: ready to be drawn again.
+"""What every subject (or picture) adds to a data set, in common bins: ready to be drawn again.
 
-Confidence intervals come from drawing subjects anew, a thousand times, and a thousand exact
-evaluations would take days. Rank metrics need only counts at thresholds, though, and counts add
-up: with every unit counted on the same bins of scores, a resample is a weighted sum of rows.
+Confidence intervals come from drawing subjects anew, a thousand times. Rank metrics need only
+counts at thresholds, and counts add up: with every unit counted in the same bins of scores, a
+resample is a weighted sum of rows.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medrd.metrics.curve import count_totals, operating_points
-from medrd.metrics.runs import Run, release_pages
+from medrd.metrics.counts import MAX_FPR, Confusion, Counts, Floats
+from medrd.metrics.histogram import Histogram, merge
+from medrd.metrics.names import RESAMPLED
 
-NO_THRESHOLD = -1
-"""Stands in ``Units.flagged`` where no calibrated threshold exists."""
+_NO_THRESHOLD = -1
+"""Stands for ``Units.flagged`` in files where no calibrated threshold exists."""
+
+_CELLS = 1_000_000
+"""Elements of the largest temporary array, so some 100 MB at the peak."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +47,8 @@ class Units:
     dice
         ``(U,)`` float64, Dice at the calibrated threshold, NaN where undefined.
     flagged
-        ``(U, 3)`` int64: false positives, true positives and positives at the calibrated
-        threshold; -1 without one.
+        ``(U, 3)`` int64, a :class:`medrd.metrics.Confusion` a row: false positives, true
+        positives and positives at the calibrated threshold; None without a threshold.
     """
 
     ids: tuple[str, ...]
@@ -57,7 +61,7 @@ class Units:
     image_labels: NDArray[np.bool_]
     image_units: NDArray[np.int64]
     dice: NDArray[np.float64]
-    flagged: NDArray[np.int64]
+    flagged: NDArray[np.int64] | None
 
     def __post_init__(self) -> None:
         count, bins, images = len(self.ids), self.scores.shape[0], self.image_scores.shape
@@ -71,8 +75,9 @@ class Units:
             "image_labels": images,
             "image_units": images,
             "dice": (count,),
-            "flagged": (count, 3),
         }
+        if self.flagged is not None:
+            expected["flagged"] = (count, 3)
         for name, shape in expected.items():
             if getattr(self, name).shape != shape:
                 msg = f"{name} must be {shape} for {count} units, got {getattr(self, name).shape}"
@@ -89,6 +94,8 @@ class Units:
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays for ``np.savez_compressed``, none of them pickled."""
         arrays = {item.name: getattr(self, item.name) for item in fields(self)}
+        if self.flagged is None:
+            arrays["flagged"] = np.full((len(self.ids), 3), _NO_THRESHOLD, dtype=np.int64)
         return arrays | {"ids": np.array(self.ids, dtype=np.str_)}
 
     @classmethod
@@ -101,21 +108,24 @@ class Units:
             An array is missing, or the shapes do not fit together.
         """
         values: dict[str, Any] = {item.name: arrays[item.name] for item in fields(cls)}
-        return cls(**(values | {"ids": tuple(str(name) for name in arrays["ids"])}))
+        values["ids"] = tuple(str(name) for name in arrays["ids"])
+        if (values["flagged"] == _NO_THRESHOLD).any():
+            values["flagged"] = None
+        return cls(**values)
 
 
 def make_units(
     ids: Sequence[str],
-    runs: Sequence[Run],
+    histograms: Sequence[Histogram],
     *,
     image_scores: ArrayLike,
     image_labels: ArrayLike,
     image_units: ArrayLike,
     dice: ArrayLike | None = None,
-    flagged: ArrayLike | None = None,
+    flagged: Sequence[Confusion] | None = None,
     bins: int = 2048,
 ) -> Units:
-    """Count every unit's pixels on bins common to all.
+    """Count every unit's pixels in bins common to all.
 
     The bins follow the data. On its way down from the highest score, the data set gathers a
     share of all positives, a share of all negatives, and the logarithm of what is flagged
@@ -125,22 +135,20 @@ def make_units(
     alone makes up so much (a plateau of ties) has a bin for itself; so have all scores if there
     are no more than ``bins``. A bin with several scores holds less than ``6 / bins`` of either
     class; by that the binning changes a data set's AUROC by at most ``1.5 / bins`` and its AUPRO
-    by ``3 / bins / max_fpr``, and usually by a hundredth of that. Average precision and
-    the best Dice have no such simple bound; :func:`medrd.metrics.binned_metrics` gives one for
-    the data at hand.
+    by ``3 / bins / max_fpr``, and usually by a hundredth of that.
 
     Parameters
     ----------
     ids
         ``U`` names of subjects or pictures.
-    runs
-        One a unit, in the same order (see :func:`medrd.metrics.make_run`).
+    histograms
+        One a unit, in the same order (see :func:`medrd.metrics.count_pixels`).
     image_scores, image_labels, image_units
         ``(I,)``: slices' or pictures' scores, whether they are anomalous, and the unit's index.
     dice
         ``(U,)`` at the calibrated threshold; NaN, as without the argument, where undefined.
     flagged
-        ``(U, 3)``, see :class:`Units`; without it, no pixel Dice.
+        ``U``, at that threshold; without it, no pixel Dice.
     bins
         About how many; at most twice as many come out, where there are many plateaus.
 
@@ -148,10 +156,11 @@ def make_units(
     ------
     ValueError
         Lengths that differ, repeated ids, image labels that are not bool, fewer than 2 bins, or
-        PRO weights in some runs only.
+        PRO weights in some histograms only.
     """
-    if len(ids) != len(runs):
-        msg = f"ids and runs must be of one length, got {len(ids)} and {len(runs)}"
+    count = len(ids)
+    if count != len(histograms):
+        msg = f"ids and histograms must be of one length, got {count} and {len(histograms)}"
         raise ValueError(msg)
     if bins < 2:
         msg = f"bins must be at least 2, got {bins}"
@@ -160,67 +169,169 @@ def make_units(
     if labels.size and labels.dtype != np.bool_:
         msg = f"image_labels must be bool, got {labels.dtype}"
         raise ValueError(msg)
-    scores = _common_bins(runs, bins)
-    shape = (len(runs), scores.size)
+    whole = merge(histograms)
+    starts = _common_bins(whole, bins)
+    shape = (count, starts.size)
     negatives, positives = np.zeros(shape, np.uint32), np.zeros(shape, np.uint32)
-    pro_weights = np.zeros(shape, np.float32)
-    for unit, run in enumerate(runs):
-        stops = np.append(np.searchsorted(run.scores, scores[1:]), run.scores.size)
-        for sums, counts in (
-            (negatives, run.negatives),
-            (positives, run.positives),
-            (pro_weights, run.pro_weights),
-        ):
-            sums[unit] = _sums_to(counts, stops)
-        release_pages(run)
+    pro_weights = np.zeros(shape)
+    for unit, part in enumerate(histograms):
+        own = part.keys >> (whole.shift - part.shift)
+        at = np.searchsorted(whole.keys[starts], own, side="right") - 1
+        np.add.at(negatives[unit], at, part.negatives.astype(np.uint32))
+        np.add.at(positives[unit], at, part.positives.astype(np.uint32))
+        np.add.at(pro_weights[unit], at, part.pro_weights)
     return Units(
         ids=tuple(ids),
-        scores=scores,
+        scores=whole.scores[starts],
         negatives=negatives,
         positives=positives,
-        pro_weights=pro_weights,
-        components=np.array([run.components for run in runs], dtype=np.int64),
+        pro_weights=pro_weights.astype(np.float32),
+        components=np.array([part.components for part in histograms], dtype=np.int64),
         image_scores=np.asarray(image_scores, dtype=np.float32),
         image_labels=labels.astype(np.bool_),
         image_units=np.asarray(image_units, dtype=np.int64),
-        dice=np.full(len(runs), np.nan) if dice is None else np.asarray(dice, dtype=np.float64),
-        flagged=(
-            np.full((len(runs), 3), NO_THRESHOLD, dtype=np.int64)
-            if flagged is None
-            else np.asarray(flagged, dtype=np.int64)
-        ),
+        dice=np.full(count, np.nan) if dice is None else np.asarray(dice, dtype=np.float64),
+        flagged=None if flagged is None else np.array(flagged, np.int64).reshape(-1, 3),
     )
 
 
-def _common_bins(runs: Sequence[Run], bins: int) -> NDArray[np.float32]:
-    """``(K,)`` ascending: the lowest score in each bin."""
-    totals = count_totals(runs)
-    pixels = totals.negatives + totals.positives
-    before = np.full(1, np.nan, np.float32)  # the score above the one at hand
-    every, lowest = [before], [np.empty(0, np.float32)]
-    distinct, gathered, cell, heavy = 0, 0.0, -1, False
-    for points in operating_points(runs, totals):
-        distinct += points.thresholds.size
-        if distinct <= bins:
-            every.append(points.thresholds)
-        # From 0 to `bins` on the way down, a third of it from each of the three.
-        reached = (bins / 3) * (
-            points.true_positives / max(totals.positives, 1)
-            + points.false_positives / max(totals.negatives, 1)
-            + np.log1p(points.true_positives + points.false_positives) / np.log1p(pixels)
+def weighted_metrics(
+    units: Units, weights: NDArray[np.integer], *, max_fpr: float = MAX_FPR
+) -> dict[str, Floats]:
+    """Metrics of data sets in which every unit occurs a number of times.
+
+    Parameters
+    ----------
+    weights
+        ``(B, U)`` whole numbers: how often each unit occurs in each of ``B`` data sets. All
+        ones give the metrics of the data set itself; image metrics, Dice at the threshold and
+        the subjects' Dice exactly, the others up to the binning (see :func:`make_units`).
+    max_fpr
+        Where the AUPRO's interval ends, in (0, 1].
+
+    Returns
+    -------
+    dict
+        ``(B,)`` for each name in :data:`medrd.metrics.names.RESAMPLED`; NaN where a class is
+        empty, and for what the units do not hold (no PRO weights, no calibrated threshold).
+
+    Raises
+    ------
+    ValueError
+        Weights that are not whole numbers from 0 up, or not ``(B, U)``.
+    """
+    weights = np.asarray(weights)
+    count = len(units.ids)
+    if weights.ndim != 2 or weights.shape[1] != count or weights.dtype.kind not in "iu":
+        msg = f"weights must be whole numbers (B, {count}), got {weights.dtype} {weights.shape}"
+        raise ValueError(msg)
+    if weights.size and weights.min() < 0:
+        msg = f"weights must not be negative, got {weights.min()}"
+        raise ValueError(msg)
+    if not 0 < max_fpr <= 1:
+        msg = f"max_fpr must be in (0, 1], got {max_fpr}"
+        raise ValueError(msg)
+    pixels, images = _Pixels.of(units), _Images.of(units)
+    results = {name: np.full(len(weights), np.nan) for name in RESAMPLED}
+    step = max(1, _CELLS // max(units.scores.size, images.units.size, count, 1))
+    for start in range(0, len(weights), step):
+        rows = slice(start, start + step)
+        times = weights[rows].astype(np.float64)  # exact up to 2**53, and quick to multiply
+        for name, values in (
+            images.metrics(times) | pixels.metrics(times, max_fpr) | _dice(units, times)
+        ).items():
+            results[name][rows] = values
+    return results
+
+
+@dataclass(frozen=True, eq=False)
+class _Pixels:
+    """A row a unit, ``(U, K)``, highest scores first; and ``(U,)`` components."""
+
+    negatives: Floats
+    positives: Floats
+    pro_weights: Floats
+    components: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, units: Units) -> _Pixels:
+        def descending(counts: NDArray[np.uint32] | NDArray[np.float32]) -> Floats:
+            return counts[:, ::-1].astype(np.float64, order="C")
+
+        return cls(
+            descending(units.negatives),
+            descending(units.positives),
+            descending(units.pro_weights),
+            units.components,
         )
-        alone = np.diff(reached, prepend=gathered) >= 1
-        cells = np.floor(reached).astype(np.int64)
-        begins = (np.diff(cells, prepend=cell) != 0) | np.append(heavy, alone[:-1])
-        # Where a bin begins, the one above it has ended: with the score above.
-        lowest.append(np.append(before, points.thresholds[:-1])[begins])
-        before, gathered = points.thresholds[-1:], float(reached[-1])
-        cell, heavy = int(cells[-1]), bool(alone[-1])
-    descending = np.concatenate(every if distinct <= bins else [*lowest, before])
-    return descending[:0:-1].copy()  # all but the first, which is above the highest score
+
+    def metrics(self, times: Floats, max_fpr: float) -> dict[str, Floats]:
+        if not self.negatives.size:
+            return {}
+        counts = Counts(
+            times @ self.negatives,
+            times @ self.positives,
+            times @ self.pro_weights,
+            times @ self.components,
+        )
+        return {
+            "pixel_auroc": counts.auroc(),
+            "pixel_ap": counts.average_precision(),
+            "pixel_dice_best": counts.best_dice(),
+            "aupro": counts.aupro(max_fpr),
+        }
 
 
-def _sums_to(counts: NDArray[Any], stops: NDArray[np.intp]) -> NDArray[Any]:
-    """Sums of ``counts`` up to the first stop, from there to the second, and so on."""
-    running = np.concatenate(([0], np.cumsum(counts, dtype=np.result_type(counts, np.int64))))
-    return np.diff(running[stops], prepend=0)
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """``(I,)`` images, scores descending, and where each distinct score begins."""
+
+    labels: NDArray[np.bool_]
+    units: NDArray[np.int64]
+    starts: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, units: Units) -> _Images:
+        order = np.argsort(-units.image_scores, kind="stable")
+        scores = units.image_scores[order]
+        starts = np.flatnonzero(np.diff(scores, prepend=np.nan) != 0)
+        return cls(units.image_labels[order], units.image_units[order], starts)
+
+    def metrics(self, times: Floats) -> dict[str, Floats]:
+        if not self.units.size:
+            return {}
+        each = times[:, self.units]
+        counts = Counts(
+            np.add.reduceat(each * ~self.labels, self.starts, axis=1),
+            np.add.reduceat(each * self.labels, self.starts, axis=1),
+        )
+        return {"image_auroc": counts.auroc(), "image_ap": counts.average_precision()}
+
+
+def _dice(units: Units, times: Floats) -> dict[str, Floats]:
+    """Dice at the calibrated threshold: over all pixels, and the mean over units."""
+    defined = ~np.isnan(units.dice)
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 without such units is NaN
+        dice = {
+            "subject_dice": times[:, defined] @ units.dice[defined] / times[:, defined].sum(axis=1)
+        }
+        if units.flagged is not None:
+            fp, tp, positives = (times @ units.flagged).T
+            dice["pixel_dice"] = np.where(positives > 0, 2 * tp / (fp + tp + positives), np.nan)
+    return dice
+
+
+def _common_bins(whole: Histogram, bins: int) -> NDArray[np.intp]:
+    """``(K,)`` ascending: at which of the data set's bins a common bin begins."""
+    if whole.keys.size <= bins:
+        return np.arange(whole.keys.size)
+    tp, fp = (np.cumsum(counts[::-1]) for counts in (whole.positives, whole.negatives))
+    # From 0 to `bins` on the way down, a third of it from each of the three.
+    reached = (bins / 3) * (
+        tp / max(tp[-1], 1) + fp / max(fp[-1], 1) + np.log1p(tp + fp) / np.log1p(tp[-1] + fp[-1])
+    )
+    alone = np.diff(reached, prepend=0) >= 1
+    ends = np.append(np.diff(np.floor(reached)) != 0, True)
+    # On the way down a bin ends before the next cell begins, and after a score of its own.
+    ends[:-1] |= alone[:-1]
+    return np.flatnonzero(ends[::-1])

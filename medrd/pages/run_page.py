@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medrd.metrics.names import COLUMNS
 from medrd.pages.page import as_base64, render
-from medrd.run.table import COLUMNS, cell
+from medrd.run.table import cell
 
 
 @dataclass(frozen=True)

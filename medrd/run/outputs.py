@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from medrd.errors import OutputError
@@ -13,6 +17,17 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _no_place(path, error) from None
+
+
+@contextmanager
+def scratch_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside the results, removed at the end; needs no room elsewhere."""
+    make_folder(out)
+    folder = Path(tempfile.mkdtemp(prefix=".runs.", dir=out))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove(path: Path) -> None:

@@ -7,31 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-COLUMNS = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_dice_best": "best Dice",
-    "pixel_dice": "Dice",
-    "aupro": "AUPRO",
-    "subject_dice": "subject Dice",
-    "lesion_sensitivity": "lesion sens.",
-    "false_positives_per_scan": "FP/scan",
-}
-"""Keys of ``metrics.json`` and what they are called in tables."""
+from medrd.metrics.names import COLUMNS
 
 
 def metrics_table(path: Path) -> str:
     """A model's ``metrics.json`` with its categories and baselines as Markdown.
 
-    Columns in which no row has a value are left out. Test inputs that failed are said below.
+    Columns in which no row has a value are left out. A line below counts failed test inputs.
     """
     return table_of(json.loads(path.read_text(encoding="utf-8")))
 
 
 def table_of(content: Mapping[str, Any]) -> str:
-    """As :func:`metrics_table`, of what such a file holds."""
+    """The table of :func:`metrics_table`, from what such a file holds."""
     model = content["protocol"]["model"]
     rows: dict[str, Mapping[str, float | None]] = {}
     for category, row in content.get("categories", {}).items():

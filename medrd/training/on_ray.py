@@ -26,8 +26,8 @@ from medrd.extras import require_extra
 from medrd.run.cohort import load_cohort, try_sides
 from medrd.run.device import choose_execution
 from medrd.run.folder_lock import alone_in
+from medrd.run.outputs import scratch_folder
 from medrd.run.progress import Advance, progress
-from medrd.run.scores_on_disk import scratch_folder
 from medrd.run.signals import InterruptedRunError
 from medrd.runner.cluster import (
     EVERYWHERE,

@@ -28,7 +28,6 @@ from medrd.run.model_folder import load_model, save_model
 from medrd.run.outputs import make_folder
 from medrd.run.predictor import Predictor
 from medrd.run.provenance import git_revision, peak_memory_mib, versions
-from medrd.run.scores_on_disk import scratch_folder
 from medrd.run.signals import stop_on_signals
 from medrd.training.collect import collect
 from medrd.training.fit import CHECKPOINT, data_hash_of, fit, portable
@@ -98,7 +97,7 @@ def train(
     data = prepare_data(config, out, cohort)
     training = Training(config, out, data.slices, execution.place(detector), execution)
     course = optimise(training, on_epoch, run_epochs)
-    calibration = calibrate(training.predictor(), data.training, data.held_out, config, out)
+    calibration = calibrate(training.predictor(), data.training, data.held_out, config)
     save(training, data, course, calibration, started=started)
     return out
 
@@ -244,25 +243,21 @@ def calibrate(
     training: Sequence[CachedSubject],
     held_out: Sequence[CachedSubject],
     config: Config,
-    out: Path,
 ) -> Calibration | None:
     """Set thresholds by the config's rule, from the healthy slices of both sides or of one.
 
-    None where no subject is held out. ``out`` holds, for the duration, what does not fit into
-    memory.
+    None where no subject is held out.
     """
     if not held_out:
         logger.warning("no held-out subjects: the model gets no threshold")
         return None
-    with scratch_folder(out) as scratch:
-        return set_thresholds(
-            predictor,
-            held_out,
-            margin=config.data.healthy_margin,
-            target_fpr=config.calibration.voxel_fpr,
-            scratch=scratch,
-            known=training if config.calibration.with_training else [],
-        )
+    return set_thresholds(
+        predictor,
+        held_out,
+        margin=config.data.healthy_margin,
+        target_fpr=config.calibration.voxel_fpr,
+        known=training if config.calibration.with_training else [],
+    )
 
 
 def save(

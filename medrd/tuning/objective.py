@@ -21,10 +21,10 @@ from medrd.data.layouts import Subject
 from medrd.data.margin import none_healthy
 from medrd.data.slices import HealthySlices
 from medrd.errors import ConfigError, ModelError
-from medrd.evaluation.evaluation import gather
-from medrd.evaluation.examine import Contender, Examiner, by_category, entries_of
+from medrd.evaluation.subject import EvaluatedModel, SubjectScorer, by_category
+from medrd.evaluation.summary import summarise
 from medrd.evaluation.work import EvaluateWorker
-from medrd.metrics import make_run, pixel_metrics
+from medrd.metrics import count_pixels, pixel_metrics
 from medrd.run.cohort import Cohort, try_sides
 from medrd.run.predictor import Predictor
 from medrd.runner.runner import work_through
@@ -133,8 +133,7 @@ def simulated_ap(predictor: Predictor, anomalies: SimulatedSet) -> float:
             found=f"{np.count_nonzero(~np.isfinite(scores))} pixels that are not",
             remedy="Lower the model's learning rate, or train with train.precision=fp32.",
         )
-    run = make_run(scores, anomalies.mask[anomalies.region], None, 0)
-    found = pixel_metrics([run])["pixel_ap"]
+    found = pixel_metrics(count_pixels(scores, anomalies.mask[anomalies.region]))["pixel_ap"]
     assert found is not None  # a set holds both healthy and anomalous pixels
     return found
 
@@ -165,10 +164,10 @@ def _with_anomalies(
 
 def _labelled_ap(predictor: Predictor, subjects: Sequence[Subject], config: Config) -> float:
     subjects = by_category(subjects)
-    contender = Contender(config.model.name, config, threshold=None, entries=entries_of(subjects))
-    worker = EvaluateWorker([Examiner(contender, predictor)])
+    evaluated = EvaluatedModel(config.model.name, config, threshold=None)
+    worker = EvaluateWorker([SubjectScorer(evaluated, predictor)])
     outcomes = work_through(worker, [(0, subject) for subject in subjects])
-    result = gather(contender.name, subjects, outcomes)
+    result = summarise(evaluated.name, subjects, outcomes)
     if result.errors:
         raise result.errors[0]
     found = result.metrics["pixel_ap"]

@@ -21,7 +21,6 @@ from medrd.comparison.figure import draw_figure, save_figure
 from medrd.comparison.published import Published, load_published, published_of
 from medrd.comparison.table import results_document, results_markdown, results_rows
 from medrd.errors import ConfigError
-from medrd.metrics import ranks
 
 Value = float | None
 FACTS = {"training_seconds": 10.0, "images_per_s": 4.0, "parameters": 2_500_000}
@@ -77,7 +76,7 @@ def four(brain: Sequence[Value], industrial: Sequence[Value]) -> Comparison:
 
 
 def markdown(comparison: Comparison) -> str:
-    return results_markdown(comparison, statistics=ranks, published=[OTHERS, ABSENT])
+    return results_markdown(comparison, published=[OTHERS, ABSENT])
 
 
 def read(text: str, heading: str) -> list[dict[str, str]]:
@@ -93,7 +92,7 @@ def read(text: str, heading: str) -> list[dict[str, str]]:
 
 def document(comparison: Comparison) -> dict[str, Any]:
     """As it comes back from a file of strict JSON."""
-    found = results_document(comparison, statistics=ranks, published=[OTHERS, ABSENT])
+    found = results_document(comparison, published=[OTHERS, ABSENT])
     back: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
     return back
 
@@ -220,7 +219,7 @@ def test_published_figures_stay_apart(two: Comparison) -> None:
     assert "- [1] A paper: another protocol." in theirs
     assert "patchcore" not in text  # no model of ours
     assert [p["model"] for p in document(two)["published"]] == ["rd4ad"]
-    assert "Published" not in results_markdown(two, statistics=ranks, published=[])
+    assert "Published" not in results_markdown(two, published=[])
 
 
 def test_rows_have_every_cell_and_go_through_csv(two: Comparison) -> None:

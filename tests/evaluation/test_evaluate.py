@@ -22,10 +22,10 @@ from medrd.config import load_config, make_config
 from medrd.data.brains import kind as brains
 from medrd.data.brains.prepare import PreparedVolume
 from medrd.errors import ConfigError, LeakageError, OutputError
-from medrd.evaluation import judge, tally
+from medrd.evaluation import summary
 from medrd.evaluation.baseline import baseline_config
 from medrd.evaluation.evaluate import evaluate
-from medrd.evaluation.tally import KEYS
+from medrd.metrics.names import KEYS, METRICS
 from medrd.prediction.predict import predict
 
 Medrd = Callable[..., Any]
@@ -315,7 +315,7 @@ def test_neither_scans_nor_scores_pile_up_in_memory(
         "root": str(cohort),
         "split": {"train": 0, "calibration": 0, "test": [*TEST, *added]},
     }
-    prepare, make_units = brains.prepare, tally.make_units
+    prepare, make_units = brains.prepare, summary.make_units
     alive: list[weakref.ref[PreparedVolume]] = []
     counts: list[int] = []
 
@@ -326,14 +326,14 @@ def test_neither_scans_nor_scores_pile_up_in_memory(
         counts.append(sum(ref() is not None for ref in alive))
         return prepared
 
-    def looking(ids: list[str], runs: list[Any], **rest: Any) -> Any:
-        assert len(runs) == 6
-        assert all(run.scores.size <= 100 for run in runs)
-        return make_units(ids, runs, **rest)
+    def looking(ids: list[str], histograms: list[Any], **rest: Any) -> Any:
+        assert len(histograms) == 6
+        assert all(each.keys.size <= 100 for each in histograms)
+        return make_units(ids, histograms, **rest)
 
     monkeypatch.setattr(brains, "prepare", counting)
-    monkeypatch.setattr(tally, "make_units", looking)
-    monkeypatch.setattr(judge, "_LARGEST_UNIT", 100)
+    monkeypatch.setattr(summary, "make_units", looking)
+    monkeypatch.setattr(summary, "bins_each", lambda subjects: 600 // subjects)
     evaluate(tiny_run, make_config(tiny_raw), tmp_path / "out", baseline=False)
     assert len(counts) == 6
     assert max(counts) <= 3
@@ -344,12 +344,12 @@ def test_sigterm_leaves_no_numbers_and_no_scratch(
 ) -> None:
     stop = """
 import os, signal
-from medrd.evaluation.tally import Tally
-original = Tally.add
+from medrd.evaluation.summary import MetricsAccumulator
+original = MetricsAccumulator.add
 def patched(*args):
     os.kill(os.getpid(), signal.SIGTERM)
     return original(*args)
-Tally.add = patched
+MetricsAccumulator.add = patched
 """
     (tmp_path / "out").mkdir()
     for name in ("metrics.json", "subjects.json", "errors.json"):  # of an earlier evaluation
@@ -393,12 +393,7 @@ def test_a_model_without_threshold_has_no_calibrated_numbers(
     model = replace(load_model(tiny_run), calibration=None)
     metrics = read(evaluate(model, load_config(tiny_yaml), tmp_path / "out", baseline=False))
     missing = {key for key in KEYS if metrics[key] is None}
-    assert missing == {
-        "pixel_dice",
-        "subject_dice",
-        "lesion_sensitivity",
-        "false_positives_per_scan",
-    }
+    assert missing == {metric.key for metric in METRICS if "threshold" in metric.needs}
 
 
 def test_an_out_that_cannot_be_a_folder_and_a_test_side_without_subjects(

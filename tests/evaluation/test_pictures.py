@@ -18,8 +18,8 @@ from medrd.config import load_config, make_config
 from medrd.data.pictures.split import split_pictures
 from medrd.errors import ConfigError, LeakageError, MedrdError
 from medrd.evaluation.evaluate import evaluate
-from medrd.evaluation.files import load_units
-from medrd.evaluation.tally import KEYS
+from medrd.evaluation.outputs import load_units
+from medrd.metrics.names import KEYS, METRICS
 from medrd.prediction.predict import predict
 from medrd.run.cohort import load_cohort, prepare_sides
 from medrd.run.model_folder import load_model
@@ -220,7 +220,8 @@ def test_without_any_masks_images_are_judged_and_pixels_are_not(
     picture_raw["data"]["root"] = str(copy)
     metrics = read(evaluate(picture_run, make_config(picture_raw), tmp_path / "out"))
     assert metrics["image_auroc"] == read(evaluated / "metrics.json")["image_auroc"]
-    assert [k for k in KEYS if metrics[k] is not None] == ["image_auroc", "image_ap"]
+    defined = [key for key in KEYS if metrics[key] is not None]
+    assert defined == [metric.key for metric in METRICS if metric.needs == ("images",)]
     assert "image_auroc" in metrics["intervals"]
     assert "pixel_ap" not in metrics["intervals"]
 

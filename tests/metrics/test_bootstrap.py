@@ -11,18 +11,20 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from medrd.metrics import (
-    METRICS,
+    Confusion,
     PairedDifference,
     Units,
     bootstrap,
+    count_pixels,
     image_metrics,
-    make_run,
     make_units,
+    merge,
     paired_differences,
     percentile_interval,
     pixel_metrics,
     weighted_metrics,
 )
+from medrd.metrics.names import RESAMPLED
 
 
 class Subject:
@@ -33,13 +35,13 @@ class Subject:
         labels = rng.random(400) < (0.1 if lesion else 0)
         scores = np.round(4 * (rng.normal(size=400) + skill * labels + 0.5 * rng.normal()))
         components = 3 if labels.any() else 0
-        weights = labels * (components / max(1, labels.sum()))
-        self.run = make_run(scores.astype(np.float32), labels, weights, components)
+        weights = np.full(labels.sum(), components / max(1, labels.sum()))
+        self.pixels = count_pixels(scores.astype(np.float32), labels, weights, components)
         self.image_labels = rng.random(4) < 0.5 if lesion else np.zeros(4, np.bool_)
         self.image_scores = (rng.normal(size=4) + skill * self.image_labels).astype(np.float32)
         flagged = scores >= 4
-        self.flagged = [(flagged & ~labels).sum(), (flagged & labels).sum(), labels.sum()]
-        self.dice = 2 * self.flagged[1] / sum(self.flagged) if lesion else math.nan
+        self.flagged = Confusion.of(flagged, labels)
+        self.dice = 2 * self.flagged.tp / sum(self.flagged) if lesion else math.nan
 
 
 def subjects(seed: int, lesions: int, healthy: int = 0, skill: float = 1.5) -> list[Subject]:
@@ -51,7 +53,7 @@ def subjects(seed: int, lesions: int, healthy: int = 0, skill: float = 1.5) -> l
 def units_of(made: Sequence[Subject]) -> Units:
     return make_units(
         [subject.name for subject in made],
-        [subject.run for subject in made],
+        [subject.pixels for subject in made],
         image_scores=np.concatenate([subject.image_scores for subject in made]),
         image_labels=np.concatenate([subject.image_labels for subject in made]),
         image_units=np.repeat(np.arange(len(made)), 4),
@@ -62,7 +64,7 @@ def units_of(made: Sequence[Subject]) -> Units:
 
 def exact(made: Sequence[Subject]) -> dict[str, float]:
     """Each subject as often as it is listed, by the exact metrics."""
-    found = pixel_metrics([subject.run for subject in made]) | image_metrics(
+    found = pixel_metrics(merge([subject.pixels for subject in made])) | image_metrics(
         np.concatenate([subject.image_scores for subject in made]),
         np.concatenate([subject.image_labels for subject in made]),
     )
@@ -70,7 +72,7 @@ def exact(made: Sequence[Subject]) -> dict[str, float]:
     found["pixel_dice"] = 2 * tp / (fp + tp + positives) if positives else None
     dice = [subject.dice for subject in made if not math.isnan(subject.dice)]
     found["subject_dice"] = float(np.mean(dice)) if dice else None
-    return {name: math.nan if (v := found[name]) is None else v for name in METRICS}
+    return {name: math.nan if (v := found[name]) is None else v for name in RESAMPLED}
 
 
 def test_weights_are_copies() -> None:
@@ -81,7 +83,7 @@ def test_weights_are_copies() -> None:
     found = weighted_metrics(units_of(made), weights)
     for row, times in enumerate(weights):
         expected = exact([made[i] for i in np.repeat(np.arange(5), times)])
-        drawn = {name: found[name][row] for name in METRICS}
+        drawn = {name: found[name][row] for name in RESAMPLED}
         assert drawn == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
@@ -89,7 +91,7 @@ def test_many_resamples_are_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
     units = units_of(subjects(1, lesions=4))
     weights = np.random.default_rng(1).integers(0, 3, (50, 4))
     together = weighted_metrics(units, weights)
-    monkeypatch.setattr("medrd.metrics.weighted._CELLS", 1)
+    monkeypatch.setattr("medrd.metrics.units._CELLS", 1)
     for name, values in weighted_metrics(units, weights).items():
         np.testing.assert_allclose(values, together[name], rtol=1e-12)
 
@@ -98,12 +100,12 @@ def test_groups_on_the_same_units_share_each_draw() -> None:
     groups = [units_of(subjects(seed, lesions=5, healthy=3)) for seed in range(3)]
     together = bootstrap(groups, resamples=50, seed=7)
     alone = [bootstrap([group], resamples=50, seed=7) for group in groups]
-    for name in METRICS:
+    for name in RESAMPLED:
         expected = np.mean([samples[name] for samples in alone], axis=0)
         np.testing.assert_allclose(together[name], expected, rtol=1e-12)
     # The same data under another seed is not new data: the interval stays as wide.
     same = bootstrap([groups[0]] * 3, resamples=50, seed=7)
-    for name in METRICS:
+    for name in RESAMPLED:
         np.testing.assert_allclose(same[name], alone[0][name], rtol=1e-12)
 
 
@@ -111,7 +113,7 @@ def test_the_order_of_groups_and_units_makes_no_difference() -> None:
     made, others = subjects(2, lesions=4, healthy=2), subjects(3, lesions=4, healthy=2)[1:]
     first = bootstrap([units_of(made), units_of(others)], resamples=20)
     second = bootstrap([units_of(others[::-1]), units_of(made[::-1])], resamples=20)
-    for name in METRICS:
+    for name in RESAMPLED:
         np.testing.assert_allclose(first[name], second[name], rtol=1e-9)
     third = bootstrap([units_of(made), units_of(others)], resamples=20, seed=1)
     assert not np.allclose(first["pixel_auroc"], third["pixel_auroc"])
@@ -131,7 +133,7 @@ def test_anomalous_and_normal_units_are_drawn_apart() -> None:
     made = [*subjects(5, lesions=1), *subjects(5, lesions=0, healthy=1)]
     found = bootstrap([units_of(made)], resamples=50)
     expected = exact(made)
-    for name in METRICS:
+    for name in RESAMPLED:
         np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
 
 
@@ -158,12 +160,12 @@ def test_draws_are_with_replacement_and_as_many_as_there_are() -> None:
 def test_the_interval_covers_as_often_as_it_says() -> None:
     # The mean Dice of 40 subjects, truly 0.6; the rest of the units is kept tiny.
     rng = np.random.default_rng(8)
-    run = make_run(np.array([0, 1], np.float32), np.array([False, True]), None, 0)
+    pixels = count_pixels(np.array([0, 1], np.float32), np.array([False, True]))
     hits = 0
     for repetition in range(200):
         units = make_units(
             [str(i) for i in range(40)],
-            [run] * 40,
+            [pixels] * 40,
             image_scores=[],
             image_labels=[],
             image_units=[],
@@ -186,10 +188,10 @@ def test_percentile_intervals() -> None:
 
 def with_dice(values: NDArray[np.float64]) -> Units:
     """Units told apart by their Dice alone, so that pairs can be worked out by hand."""
-    run = make_run(np.array([0, 1], np.float32), np.array([False, True]), None, 0)
+    pixels = count_pixels(np.array([0, 1], np.float32), np.array([False, True]))
     return make_units(
         [f"s{i}" for i in range(len(values))],
-        [run] * len(values),
+        [pixels] * len(values),
         image_scores=[],
         image_labels=[],
         image_units=[],

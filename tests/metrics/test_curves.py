@@ -7,8 +7,8 @@ import pytest
 
 from medrd.metrics import (
     Units,
+    count_pixels,
     image_metrics,
-    make_run,
     make_units,
     region_weights,
     weighted_metrics,
@@ -19,18 +19,22 @@ from medrd.metrics.curves import Curve, image_curves, pixel_curves
 def make(seed: int = 0, *, lesions: bool = True) -> Units:
     """Three subjects with a lesion each in noise."""
     rng = np.random.default_rng(seed)
-    runs, scores, labels, owners = [], [], [], []
+    histograms, scores, labels, owners = [], [], [], []
     for unit in range(3):
         label = np.zeros((6, 24, 24), bool)
         label[2:4, 5:12, 6 + unit : 14] = lesions
         heat = (rng.normal(size=label.shape) + 1.5 * label).astype(np.float32)
         weights, components = region_weights(label)
-        runs.append(make_run(heat.ravel(), label.ravel(), weights.ravel(), components))
+        histograms.append(count_pixels(heat.ravel(), label.ravel(), weights, components))
         scores += heat.max(axis=(1, 2)).tolist()
         labels += label.any(axis=(1, 2)).tolist()
         owners += [unit] * len(label)
     return make_units(
-        "abc", runs, image_scores=scores, image_labels=np.array(labels, bool), image_units=owners
+        "abc",
+        histograms,
+        image_scores=scores,
+        image_labels=np.array(labels, bool),
+        image_units=owners,
     )
 
 

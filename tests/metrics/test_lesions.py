@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medrd.metrics import LesionCounts, lesion_counts, lesion_table, summarise
+from medrd.metrics import LesionCounts, lesion_counts, lesion_table, summarise_lesions
 
 Volume = NDArray[np.bool_]
 
@@ -113,7 +113,7 @@ def test_summarise_pools_lesions_and_averages_scans() -> None:
         LesionCounts(0, 0, 4, None, 10, 0),  # healthy
         LesionCounts(0, 0, 0, 0.5, 10, 2),  # a label below the limit
     ]
-    assert summarise(counts) == {
+    assert summarise_lesions(counts) == {
         "subject_dice": pytest.approx(0.5),
         "lesion_sensitivity": 0.75,
         "false_positives_per_scan": 1.25,
@@ -121,13 +121,13 @@ def test_summarise_pools_lesions_and_averages_scans() -> None:
 
 
 def test_summarise_says_none_where_nothing_is_defined() -> None:
-    healthy = summarise([LesionCounts(0, 0, 2, None, 10, 0)])
+    healthy = summarise_lesions([LesionCounts(0, 0, 2, None, 10, 0)])
     assert healthy == {
         "subject_dice": None,
         "lesion_sensitivity": None,
         "false_positives_per_scan": 2,
     }
-    assert set(summarise([]).values()) == {None}
+    assert set(summarise_lesions([]).values()) == {None}
 
 
 def oblique_affine() -> NDArray[np.float64]:

@@ -24,8 +24,8 @@ from medrd.errors import (
     OutputError,
     WrongKindError,
 )
-from medrd.evaluation.cases import choose_cases
 from medrd.evaluation.evaluate import evaluate
+from medrd.evaluation.outputs import choose_cases
 from medrd.prediction import report as report_scans
 from medrd.prediction.predict import predict
 from medrd.report import write_report

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,10 +63,7 @@ def healthy_values(given: CachedSubject) -> tuple[NDArray[np.float32], float]:
 def calibrated(
     predictor: Predictor, subjects: Sequence[CachedSubject], target_fpr: float = 0.02
 ) -> Calibration:
-    with tempfile.TemporaryDirectory() as scratch:
-        return calibrate(
-            predictor, subjects, margin=MARGIN, target_fpr=target_fpr, scratch=Path(scratch)
-        )
+    return calibrate(predictor, subjects, margin=MARGIN, target_fpr=target_fpr)
 
 
 def left_out_rate(
@@ -117,6 +112,24 @@ def test_threshold_and_rates_are_numpys(predictor: Predictor, target: float) -> 
     assert found.subjects == ("s0", "s1", "s2")
 
 
+@pytest.mark.parametrize("target", [0.3, 0.02])
+def test_in_fewer_bins_the_target_rate_is_kept_and_rates_stay_exact(
+    predictor: Predictor, target: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of scans with millions of voxels, which do not get a bin for every score."""
+    monkeypatch.setattr("medrd.run.calibration.bins_each", lambda subjects: 600)
+    subjects = [subject(0), subject(1, scale=1.3), subject(2, lesions=())]
+    found = calibrated(predictor, subjects, target)
+    values = [healthy_values(s)[0] for s in subjects]
+    pooled = np.concatenate(values)
+    assert target - 0.01 < (pooled >= np.float32(found.threshold)).mean() <= target
+    assert found.held_fpr == (pooled >= np.float32(found.threshold)).mean()
+    expected = [(v >= np.float32(found.threshold)).mean() for v in values]
+    assert found.held_fpr_by_scan == pytest.approx(expected, abs=1e-12)
+    rates = [left_out_rate(values, i, [j for j in range(3) if j != i], target) for i in range(3)]
+    assert found.left_out_fpr_by_scan == pytest.approx(rates, abs=0.01)
+
+
 def test_of_more_than_ten_scans_a_tenth_at_a_time_is_left_out(predictor: Predictor) -> None:
     subjects = [subject(i, lesions=(), scale=1 + i / 20) for i in range(13)]
     found = calibrated(predictor, subjects, target_fpr=0.05)
@@ -130,15 +143,7 @@ def test_of_more_than_ten_scans_a_tenth_at_a_time_is_left_out(predictor: Predict
 
 def test_training_scans_move_the_threshold_and_nothing_else(predictor: Predictor) -> None:
     held_out, known = subject(0), [subject(1, scale=1.5), subject(2, lesions=tuple(range(8)))]
-    with tempfile.TemporaryDirectory() as scratch:
-        found = calibrate(
-            predictor,
-            [held_out],
-            margin=MARGIN,
-            target_fpr=0.05,
-            scratch=Path(scratch),
-            known=known,
-        )
+    found = calibrate(predictor, [held_out], margin=MARGIN, target_fpr=0.05, known=known)
     alone = calibrated(predictor, [held_out], 0.05)
     values = [healthy_values(s)[0] for s in (held_out, known[0])]
     assert found.threshold == calibrated(predictor, [held_out, known[0]], 0.05).threshold

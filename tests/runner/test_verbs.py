@@ -54,12 +54,12 @@ def make_saboteur(folder: str) -> Callable[[], None]:
         import ray
 
         from medrd.data.brains.opened import OpenedScan
-        from medrd.evaluation import examine
+        from medrd.evaluation import subject
         from medrd.training import fit
 
-        write_mask, judge, save_checkpoint = (
+        write_mask, score_subject, save_checkpoint = (
             OpenedScan.write_mask,
-            examine.judge,
+            subject.score_subject,
             fit.save_checkpoint,
         )
 
@@ -75,16 +75,16 @@ def make_saboteur(folder: str) -> Callable[[], None]:
             stall(path.name.removesuffix("_mask.nii.gz"))
             write_mask(self, path, mask)
 
-        def judge_later(name: str, *args: Any, **rest: Any) -> Any:
+        def score_later(name: str, *args: Any, **rest: Any) -> Any:
             stall(name)
-            return judge(name, *args, **rest)
+            return score_subject(name, *args, **rest)
 
         def stop_after_checkpoint(path: Path, *args: Any, **rest: Any) -> None:
             save_checkpoint(path, *args, **rest)
             stall(str(path.parent))
 
         OpenedScan.write_mask = write_mask_later  # type: ignore[method-assign]
-        examine.judge = judge_later
+        subject.score_subject = score_later
         fit.save_checkpoint = stop_after_checkpoint
 
     return sabotage

@@ -114,10 +114,12 @@ class Brains:
         lesions = read_lesions(subject.label, next(iter(volumes.values())), max_voxels=budget)
         prepared = prepare(volumes, recipe)
         positions = lesion_positions(lesions, prepared.geometry)
+        scored = prepared.scored()
         return TestItem(
             prepared=prepared,
             truth=lesions,
-            judged=prepared.scored(),
+            judged=scored,
+            scored=scored,
             anomalous=~away_from(prepared.numbers, positions, margin=0),
             content=scan_hash(volumes, prepared.geometry),
         )

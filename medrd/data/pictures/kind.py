@@ -87,10 +87,12 @@ class Pictures:
                 )
         elif own.anomalous:
             truth = None
+        prepared = prepare_picture(picture, self.recipe)
         return TestItem(
-            prepared=prepare_picture(picture, self.recipe),
+            prepared=prepared,
             truth=truth,
             judged=np.ones((height, width), bool),
+            scored=prepared.scored(),
             anomalous=np.array([own.anomalous]),
             content=picture_hash(picture),
         )

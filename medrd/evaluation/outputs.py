@@ -1,4 +1,4 @@
-"""The best and the worst of an evaluation, predicted once more to be looked at."""
+"""What ``medrd evaluate`` leaves beside ``metrics.json``: units, and a few cases to look at."""
 
 from __future__ import annotations
 
@@ -6,19 +6,45 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medrd.data.cases import Case
 from medrd.data.layouts import Subject
+from medrd.files import atomic_path
+from medrd.metrics import Units
 from medrd.prediction.options import PredictOptions
 from medrd.prediction.predict import predict_cases
 from medrd.run.model_folder import Model
 
+CASES_NAME = "cases"
+"""Folder of the predictions of a few test subjects, to look at."""
+
+FROC_NAME = "froc.json"
+"""Lesions found and false positives at multiples of the calibrated threshold."""
+
 SHOWN_CASES = 3
-"""Best ones, and as many of the worst, that a report shows."""
+"""A report shows so many of the best cases, and as many of the worst."""
+
+
+def save_units(path: Path, units: Units) -> None:
+    """Write a category's units, atomically; plain arrays without pickles."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        arrays: dict[str, Any] = units.to_arrays()
+        np.savez_compressed(file, **arrays)
+
+
+def load_units(path: Path) -> Units:
+    """The inverse of :func:`save_units`."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return Units.from_arrays(dict(arrays))
 
 
 def choose_cases(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The subjects with the highest and the lowest Dice; where there is none, as of pictures,
-    the anomalous ones with the lowest score and the normal ones with the highest."""
+    """The subjects with the highest and the lowest Dice.
+
+    Pictures have none: then the anomalous ones with the lowest score and the normal ones with the
+    highest.
+    """
     outlined = [row for row in rows if row.get("dice") is not None]
     if outlined:
         ranked = sorted(outlined, key=lambda row: -row["dice"])
@@ -38,7 +64,7 @@ def predict_some(
     out: Path,
     device: str,
 ) -> None:
-    """Maps of the chosen subjects into ``out``; ``rows`` are those of ``subjects.json``."""
+    """Predict the chosen subjects into ``out``; ``rows`` are those of ``subjects.json``."""
     by_id = {subject.id: subject for subject in subjects}
     cases = [Case(by_id[name], Path()) for name in choose_cases(rows)]
     predict_cases(model, cases, out, PredictOptions(device=device))

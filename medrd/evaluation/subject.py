@@ -1,0 +1,267 @@
+"""One test subject read, predicted and scored: the part of an evaluation that can be done anywhere.
+
+What comes of a subject (:class:`SubjectScores`) is small and travels between processes;
+:mod:`medrd.evaluation.summary` puts the subjects together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrd.config import Config
+from medrd.data.kind import TestItem
+from medrd.data.kinds import kind_of
+from medrd.data.layouts import Subject
+from medrd.errors import InputError, LeakageError
+from medrd.evaluation.baseline import baseline_predictor
+from medrd.images.box import bounding_box
+from medrd.metrics import (
+    Confusion,
+    Histogram,
+    LesionCounts,
+    aupro_rd4ad_image,
+    bins_each,
+    count_pixels,
+    lesion_counts,
+    region_weights,
+)
+from medrd.run.attempt import attempt
+from medrd.run.device import choose_execution
+from medrd.run.model_folder import Model
+from medrd.run.predictor import Prediction, Predictor
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectScores:
+    """What one subject adds to the numbers of all.
+
+    Attributes
+    ----------
+    id, scan_score
+        The subject, and the score of its most anomalous slice (or of the picture).
+    image_scores, image_labels
+        ``(S,)`` float32 and bool, of its slices, or of the picture.
+    pixels
+        Those of the evaluated region by score; None where nobody has outlined what is anomalous,
+        and then all below is empty.
+    lesion_voxels, lesion_voxels_not_scored
+        Anomalous voxels (or pixels), and how many of them the model was not shown.
+    aupro_rd4ad
+        The areas of its anomalous images, as far as they have one.
+    confusion
+        At the calibrated threshold, inside the region; None without a threshold.
+    lesions
+        At that threshold, of a scan.
+    froc
+        The same at multiples of the threshold.
+    """
+
+    id: str
+    scan_score: float
+    image_scores: NDArray[np.float32]
+    image_labels: NDArray[np.bool_]
+    pixels: Histogram | None = None
+    lesion_voxels: int = 0
+    lesion_voxels_not_scored: int = 0
+    aupro_rd4ad: tuple[float, ...] = ()
+    confusion: Confusion | None = None
+    lesions: LesionCounts | None = None
+    froc: Mapping[float, LesionCounts] = field(default_factory=dict)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The subject's entry in ``subjects.json``."""
+        row: dict[str, Any] = {"subject": self.id, "scan_score": self.scan_score}
+        if self.pixels is not None:
+            row["lesion_voxels"] = self.lesion_voxels
+            row["lesion_voxels_not_scored"] = self.lesion_voxels_not_scored
+        if self.lesions is not None:
+            row["dice"] = self.lesions.dice
+            row["lesions"] = self.lesions.lesions
+            row["lesions_detected"] = self.lesions.detected
+            row["false_positives"] = self.lesions.false_positives
+        return row
+
+
+def score_subject(
+    name: str,
+    item: TestItem,
+    prediction: Prediction,
+    *,
+    threshold: float | None,
+    froc_factors: Sequence[float] = (),
+) -> SubjectScores:
+    """Compare a subject's map, on its own grid, with the truth about it.
+
+    Parameters
+    ----------
+    threshold
+        The calibrated one; None if there is none.
+    froc_factors
+        Multiples of the threshold at which a volume's lesions are counted too.
+    """
+    images = (name, prediction.scan_score, prediction.image_scores, item.anomalous)
+    if item.truth is None:
+        return SubjectScores(*images)
+    # One trip to upright slices for the three masks.
+    masks = item.truth + 2 * item.judged.astype(np.uint8) + 4 * item.scored.astype(np.uint8)
+    masks = np.asarray(item.prepared.upright(masks))
+    truth, region, scored = ((masks & bit) > 0 for bit in (1, 2, 4))
+    whole = np.asarray(item.prepared.upright(prediction.grid_map), np.float32)
+    areas = (
+        aupro_rd4ad_image(image, label)
+        for image, label in zip(whole, truth, strict=True)
+        if label.any()
+    )
+    # Components are found faster where there is little else.
+    box = bounding_box(region | truth)
+    truth, region, scored = truth[box], region[box], scored[box]
+    # What the model was not shown it has not found: below every score.
+    scores = np.where(scored, whole[box], np.finfo(np.float32).min)
+    weights, components = region_weights(truth, mask=region)
+    confusion = lesions = None
+    froc: dict[float, LesionCounts] = {}
+    if threshold is not None:
+        flagged = (scores >= threshold) & region
+        confusion = Confusion.of(flagged, truth & region)
+        if item.truth.ndim == 3:
+            lesions = lesion_counts(flagged, truth)
+            for factor in froc_factors:
+                froc[factor] = lesion_counts((scores >= factor * threshold) & region, truth)
+    return SubjectScores(
+        *images,
+        pixels=count_pixels(
+            scores[region], truth[region], weights, components, max_bins=bins_each(1)
+        ),
+        lesion_voxels=int(np.count_nonzero(truth)),
+        lesion_voxels_not_scored=int(np.count_nonzero(truth & ~scored)),
+        aupro_rd4ad=tuple(area for area in areas if area is not None),
+        confusion=confusion,
+        lesions=lesions,
+        froc=froc,
+    )
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model that is evaluated, all but its weights, as it travels to other processes.
+
+    Attributes
+    ----------
+    config
+        Its recipe, and the budget of an input.
+    threshold
+        The calibrated one; None if there is none.
+    froc_factors
+        Multiples of the threshold at which lesions are counted too.
+    seen
+        Names of scans that must not be among the subjects, by the hashes of their content.
+    is_baseline
+        Made from the config, and not the model that is given.
+    """
+
+    name: str
+    config: Config
+    threshold: float | None
+    froc_factors: tuple[float, ...] = ()
+    seen: Mapping[str, str] = field(default_factory=dict)
+    is_baseline: bool = False
+
+
+class Scored(NamedTuple):
+    """A subject's scores, in how many seconds its maps were made, and in which precision."""
+
+    scores: SubjectScores
+    seconds: float
+    precision: str
+
+
+Outcome = Scored | InputError
+
+
+class SubjectScorer:
+    """Reads, predicts and scores subjects under one model."""
+
+    def __init__(self, evaluated: EvaluatedModel, predictor: Predictor) -> None:
+        self._evaluated = evaluated
+        self._predictor = predictor
+        self._kind = kind_of(evaluated.config.recipe)
+
+    def read(self, subject: Subject) -> TestItem | InputError:
+        """Read the subject's slices and its truth; an error if it cannot be used.
+
+        Raises
+        ------
+        LeakageError
+            The model has seen the subject, under whatever name.
+        """
+        return attempt(subject.files[0], lambda: self._read(subject))
+
+    def finish(self, subject: Subject, item: TestItem | InputError) -> Outcome:
+        """Predict and score what has been read."""
+        if isinstance(item, InputError):
+            return item
+        return attempt(subject.files[0], lambda: self._score(subject, item))
+
+    def __call__(self, subject: Subject) -> Outcome:
+        """Read, predict and score. Raises LeakageError."""
+        return self.finish(subject, self.read(subject))
+
+    def _read(self, subject: Subject) -> TestItem:
+        config = self._evaluated.config
+        item = self._kind.test_item(subject, budget=config.data.budget)
+        same = self._evaluated.seen.get(item.content)
+        if same is not None:
+            raise leakage(subject.id, same, remedy="The data set holds it twice: remove one.")
+        return item
+
+    def _score(self, subject: Subject, item: TestItem) -> Scored:
+        start = time.perf_counter()
+        prediction = self._predictor.on_grid(item.prepared)
+        seconds = time.perf_counter() - start
+        scores = score_subject(
+            subject.id,
+            item,
+            prediction,
+            threshold=self._evaluated.threshold,
+            froc_factors=self._evaluated.froc_factors,
+        )
+        return Scored(scores, seconds, self._predictor.execution.precision)
+
+
+def make_scorers(
+    model: Model, device: str, evaluated: Sequence[EvaluatedModel]
+) -> list[SubjectScorer]:
+    """A scorer each; ``model`` is the evaluated one that is no baseline."""
+    return [SubjectScorer(each, _predictor(each, model, device)) for each in evaluated]
+
+
+def by_category(subjects: Sequence[Subject]) -> list[Subject]:
+    """Subjects of a category side by side, otherwise in the order in which they came."""
+    groups: dict[str, list[Subject]] = {}
+    for subject in subjects:
+        groups.setdefault(subject.category, []).append(subject)
+    return [subject for members in groups.values() for subject in members]
+
+
+def leakage(subject: str, same: str, *, remedy: str) -> LeakageError:
+    """``same`` is the name under which the model has seen the subject."""
+    return LeakageError(
+        subject,
+        expected="test subjects that the model has never seen",
+        found=f"one that it was trained, calibrated or chosen on (as {same})",
+        remedy=remedy,
+    )
+
+
+def _predictor(evaluated: EvaluatedModel, model: Model, device: str) -> Predictor:
+    if evaluated.is_baseline:
+        return baseline_predictor(evaluated.config, device)
+    execution = choose_execution(device, model.config.train.precision)
+    return Predictor(model.detector, model.scoring(), execution)

@@ -1,0 +1,292 @@
+"""AUROC, average precision, best Dice and AUPRO from counts of pixels (or images) in bins.
+
+Everything is computed for ``B`` data sets at once, as a bootstrap needs it; a single value is the
+case ``B = 1``. A bin counts as one score: its pixels tie.
+
+AUPRO is the area under the per-region overlap curve, as MVTec AD defines it (Bergmann et al.,
+IJCV 2021): at a threshold, PRO is the mean over *all components of the data set* of the share of
+the component's pixels that are flagged, the false-positive rate is over *all normal pixels of the
+data set*, and the area is that under PRO over the rate from 0 to 0.3, divided by 0.3. The curve
+starts at (0, 0), has a point for every distinct score, and is interpolated linearly at the end of
+the interval. The number that RD4AD's released code calls PRO is another one:
+:func:`medrd.metrics.aupro_rd4ad`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrd.metrics.histogram import Histogram
+
+MAX_FPR = 0.3
+"""Where AUPRO's interval ends."""
+
+_ROUNDING = 1e-9
+"""Added to either side of bounds: more than a sum of four million terms of one sign is off by."""
+
+Floats = NDArray[np.float64]
+
+
+class Confusion(NamedTuple):
+    """What a threshold flags: false and true positives, of so many positives in all."""
+
+    fp: int
+    tp: int
+    positives: int
+
+    @classmethod
+    def of(cls, flagged: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Confusion:
+        """Compare two masks of one shape."""
+        tp = int(np.count_nonzero(flagged & truth))
+        return cls(int(np.count_nonzero(flagged)) - tp, tp, int(np.count_nonzero(truth)))
+
+    @property
+    def dice(self) -> float | None:
+        """None without positives."""
+        flagged_and_positive = self.fp + self.tp + self.positives
+        return 2 * self.tp / flagged_and_positive if self.positives else None
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """``B`` data sets in ``K`` bins, **highest scores first**; metrics are ``(B,)``.
+
+    A metric is NaN where a class is empty.
+
+    Attributes
+    ----------
+    negatives, positives
+        ``(B, K)`` pixels of either class.
+    pro_weights, components
+        ``(B, K)`` sums of the positives' PRO weights and ``(B,)`` what they add up to; for AUPRO.
+    """
+
+    negatives: Floats
+    positives: Floats
+    pro_weights: Floats | None = None
+    components: Floats | None = None
+
+    @cached_property
+    def fp(self) -> Floats:
+        """``(B, K)`` false positives at each bin's lowest score."""
+        return np.cumsum(self.negatives, axis=1)
+
+    @cached_property
+    def tp(self) -> Floats:
+        """``(B, K)`` true positives."""
+        return np.cumsum(self.positives, axis=1)
+
+    def auroc(self) -> Floats:
+        """The share of pairs in which the positive has the higher score; a tie is half a pair."""
+        wins = np.einsum("bk,bk->b", self.negatives, self.tp - self.positives / 2)
+        return _divided(wins, self.fp[:, -1] * self.tp[:, -1])
+
+    def average_precision(self) -> Floats:
+        """As scikit-learn defines it: the mean of the precision over the positives."""
+        precision = self.tp / np.maximum(self.fp + self.tp, 1)
+        value = _divided(np.einsum("bk,bk->b", precision, self.positives), self.tp[:, -1])
+        return np.where(self.fp[:, -1] > 0, value, np.nan)
+
+    def best_dice(self) -> Floats:
+        """The highest Dice over all thresholds: an oracle, for comparison with other figures."""
+        with np.errstate(invalid="ignore"):  # 0 / 0 of an empty class
+            best = (2 * self.tp / (self.fp + self.tp + self.tp[:, -1:])).max(axis=1)
+        return np.where((self.fp[:, -1] > 0) & (self.tp[:, -1] > 0), best, np.nan)
+
+    def aupro(self, max_fpr: float = MAX_FPR) -> Floats:
+        """See the top of this module; NaN also without PRO weights."""
+        if self.pro_weights is None or self.components is None:
+            return np.full(len(self.negatives), np.nan)
+        width, limit = self._widths(max_fpr)
+        # How far into a segment the interval reaches: 1 for all but the one that crosses its end.
+        reach = width / np.maximum(self.negatives, 1)
+        overlap = np.cumsum(self.pro_weights, axis=1)
+        height = overlap - self.pro_weights * (1 - reach / 2)
+        area = _divided(np.einsum("bk,bk->b", width, height), limit * self.components)
+        return np.minimum(area, 1.0)
+
+    def bounds(self, max_fpr: float = MAX_FPR) -> dict[str, tuple[Floats, Floats]]:
+        """Between which numbers each metric lies if a bin's pixels do not tie.
+
+        Between bins the order of pixels is known, inside one it is not. The ends of bins are
+        operating points of the data themselves, whatever happens in between; so the best and the
+        worst order inside each bin, all bins taken together, bound each metric for certain.
+
+        Returns
+        -------
+        dict
+            Low and high ends, ``(B,)`` each, by the names of :func:`pixel_metrics`.
+        """
+        # A tie is half a pair won: at the worst it is lost, at the best won.
+        open_pairs = np.einsum("bk,bk->b", self.negatives, self.positives)
+        half = _divided(open_pairs, 2 * self.fp[:, -1] * self.tp[:, -1])
+        auroc, dice = self.auroc(), self.best_dice()
+        fp_before, tp_before = self.fp - self.negatives, self.tp - self.positives
+        dice_high = _divided(2 * self.tp, fp_before + self.tp + self.tp[:, -1:]).max(axis=1)
+        # Negatives first and then positives one by one, or all positives first. With F and T
+        # flagged above a bin of n and p, the k-th positive finds a precision between
+        # (T + k) / (F + n + T + k) and (T + p) / (F + T + p). The sum of the first over k is
+        # p - (F + n) * sum(1 / (F + n + T + k)); 1 / x is convex, so each of its terms is at most
+        # the integral over an interval of length 1 around it.
+        p, first = self.positives, self.fp + tp_before + 0.5
+        low = np.where(
+            p == 1,
+            _divided(self.tp, self.fp + self.tp),
+            p - self.fp * np.log1p(p / first),
+        )
+        high = _divided(p * self.tp, fp_before + self.tp)
+        precision = [
+            _divided(np.where(p > 0, each, 0).sum(axis=1), self.tp[:, -1]) for each in (low, high)
+        ]
+        found = {
+            "pixel_auroc": (auroc - half, auroc + half),
+            "pixel_ap": (precision[0], precision[1]),
+            "pixel_dice_best": (dice, dice_high),
+        }
+        if self.pro_weights is not None and self.components is not None:
+            # The curve ascends, so that between a bin's ends it stays between the overlaps there.
+            width, limit = self._widths(max_fpr)
+            overlap = np.cumsum(self.pro_weights, axis=1)
+            area = limit * self.components
+            found["aupro"] = (
+                _divided(np.einsum("bk,bk->b", width, overlap - self.pro_weights), area),
+                _divided(np.einsum("bk,bk->b", width, overlap), area),
+            )
+        slack = max(_ROUNDING, self.negatives.shape[1] * 2.0**-52)
+        return {
+            name: (np.maximum(low - slack, 0), np.minimum(high + slack, 1))
+            for name, (low, high) in found.items()
+        }
+
+    def _widths(self, max_fpr: float) -> tuple[Floats, Floats]:
+        """``(B, K)`` false positives that each bin adds below the limit, and the ``(B,)`` limit."""
+        if not 0 < max_fpr <= 1:
+            msg = f"max_fpr must be in (0, 1], got {max_fpr}"
+            raise ValueError(msg)
+        limit = max_fpr * self.fp[:, -1:]
+        before = self.fp - self.negatives
+        return np.minimum(self.fp, limit) - np.minimum(before, limit), limit[:, 0]
+
+
+def pixel_metrics(histogram: Histogram, *, max_fpr: float = MAX_FPR) -> dict[str, float | None]:
+    """Threshold-free metrics and the oracle Dice of a data set.
+
+    Parameters
+    ----------
+    max_fpr
+        Where the AUPRO's interval ends, in (0, 1].
+
+    Returns
+    -------
+    dict
+        ``pixel_auroc``, ``pixel_ap``, ``pixel_dice_best`` and ``aupro``. All are None if either
+        class is empty, ``aupro`` also without PRO weights. Exact for an exact histogram;
+        otherwise see :func:`pixel_bounds`.
+    """
+    counts = _of_histogram(histogram)
+    return {
+        "pixel_auroc": _number(counts.auroc()),
+        "pixel_ap": _number(counts.average_precision()),
+        "pixel_dice_best": _number(counts.best_dice()),
+        "aupro": _number(counts.aupro(max_fpr)),
+    }
+
+
+def pixel_bounds(
+    histogram: Histogram, *, max_fpr: float = MAX_FPR
+) -> dict[str, tuple[float, float]]:
+    """Between which numbers the exact values of :func:`pixel_metrics` lie for certain.
+
+    Empty for an exact histogram, and where the metrics are None. The interval does not reflect
+    chance; for that see :func:`medrd.metrics.bootstrap`.
+    """
+    if histogram.exact:
+        return {}
+    found = _of_histogram(histogram).bounds(max_fpr)
+    bounds = {name: (float(low[0]), float(high[0])) for name, (low, high) in found.items()}
+    return {name: pair for name, pair in bounds.items() if not np.isnan(pair).any()}
+
+
+def image_metrics(
+    scores: NDArray[np.float32], labels: NDArray[np.bool_]
+) -> dict[str, float | None]:
+    """AUROC and average precision of image scores: is anything anomalous in a slice or picture?
+
+    Parameters
+    ----------
+    scores
+        ``(N,)``, higher is more anomalous.
+    labels
+        ``(N,)`` bool, True for images with an anomaly.
+
+    Returns
+    -------
+    dict
+        ``image_auroc`` and ``image_ap``; both None if either class is empty.
+
+    Raises
+    ------
+    ValueError
+        NaN or infinite scores, labels that are not bool, or shapes that differ.
+    """
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    if labels.dtype != np.bool_ or scores.ndim != 1 or scores.shape != labels.shape:
+        msg = (
+            f"scores must be (N,) and labels bool (N,), "
+            f"got {scores.shape} and {labels.dtype} {labels.shape}"
+        )
+        raise ValueError(msg)
+    if not np.isfinite(scores).all():
+        msg = "image scores must be finite, got NaN or infinite values"
+        raise ValueError(msg)
+    counts = count_scores(scores, labels)
+    return {"image_auroc": _number(counts.auroc()), "image_ap": _number(counts.average_precision())}
+
+
+def count_scores(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> Counts:
+    """A bin for each distinct score: the metrics are exact, and ``B = 1``."""
+    distinct, at = np.unique(-scores, return_inverse=True)
+    negatives, positives = (
+        np.bincount(at[of_class], minlength=max(distinct.size, 1))[None].astype(np.float64)
+        for of_class in (~labels, labels)
+    )
+    return Counts(negatives, positives)
+
+
+def _of_histogram(histogram: Histogram) -> Counts:
+    """``B = 1``; runs of bins without a positive become one bin each.
+
+    That changes no metric and no bound: they do not depend on the order of negatives alone.
+    Anomalous pixels are few, so that there may be many times fewer bins.
+    """
+    some = histogram.positives > 0
+    starts = np.flatnonzero(some | np.append(True, some[:-1])[: some.size])
+
+    def descending(counts: NDArray[np.int64] | NDArray[np.float64]) -> Floats:
+        if not starts.size:
+            return np.zeros((1, 1))
+        return np.add.reduceat(counts, starts)[None, ::-1].astype(np.float64)
+
+    weighed = bool(histogram.components)
+    return Counts(
+        descending(histogram.negatives),
+        descending(histogram.positives),
+        descending(histogram.pro_weights) if weighed else None,
+        np.array([histogram.components], np.float64) if weighed else None,
+    )
+
+
+def _divided(numerator: Floats, denominator: Floats) -> Floats:
+    """NaN where the denominator is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotient: Floats = np.where(denominator > 0, numerator / denominator, np.nan)
+    return quotient
+
+
+def _number(value: Floats) -> float | None:
+    return None if np.isnan(value[0]) else float(value[0])
