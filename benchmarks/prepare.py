@@ -38,7 +38,7 @@ from medrd.images.sitk import to_sitk
 from medrd.images.volume import Volume, volume_from_array
 from medrd.prediction.native import NATIVE_ENDINGS, WayBack, native_mask
 from medrd.prediction.predict import predict
-from medrd.preparation.brain import Extraction, deepbet_mask
+from medrd.preparation.brain import deepbet_mask
 from medrd.preparation.head import Options, PreparedHead, prepare_head
 from medrd.preparation.linear import Matrix, about, apply, inverse, rotation, translation
 from medrd.preparation.prepare import prepare
@@ -272,7 +272,7 @@ def main() -> None:
         print(markdown_table(columns, judge_head(scan, brain, template, args.poses)))
         if args.deepbet:
             mask = deepbet_mask(scan)
-            print(f"{Extraction.deepbet}: Dice {dice(mask, brain):.3f}, {mask.sum() / 1000:.0f} ml")
+            print(f"deepbet: Dice {dice(mask, brain):.3f}, {mask.sum() / 1000:.0f} ml")
     if args.brats and args.poses_of_brats:
         columns = ["", "x, mm", "y, mm", "z, mm", "pitch", "roll", "yaw"]
         print(markdown_table(columns, poses_of_brats(args.brats, template, args.subjects)))

@@ -205,9 +205,13 @@ def prepare(
         ),
     ] = None,
     brain: Annotated[
-        options.Brain,
-        typer.Option(help="Brain extraction: the refined template mask, or deepbet."),
-    ] = options.Brain.template,
+        str,
+        typer.Option(
+            metavar="template|hd-bet|synthstrip|deepbet|COMMAND",
+            help="Brain extraction: the refined template mask, a program on PATH, or a command "
+            "with {in} and {mask}.",
+        ),
+    ] = "template",
     bias: Annotated[bool, typer.Option(help="Correct the bias field with N4.")] = True,
     stretch: Annotated[
         bool, typer.Option("--stretch", help="Also scale heads to the size of the template.")
@@ -217,7 +221,6 @@ def prepare(
     series: options.Series = None,
 ) -> None:
     """Prepare raw heads: correct the bias field, register, resample to 1 mm, remove the skull."""
-    from medrd.preparation.brain import Extraction
     from medrd.preparation.head import Options
     from medrd.preparation.prepare import prepare as run
 
@@ -226,7 +229,7 @@ def prepare(
         out,
         template=template,
         template_mask=template_mask,
-        options=Options(bias=bias, stretch=stretch, extraction=Extraction(brain.value)),
+        options=Options(bias=bias, stretch=stretch, extraction=brain),
         modality=modality,
         frame=frame,
         series=series,

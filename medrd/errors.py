@@ -75,7 +75,7 @@ class ConfigError(MedrdError):
 
 
 class MissingExtraError(ConfigError):
-    """An optional package that a verb or an option needs is not installed."""
+    """An optional package or program that a verb or an option needs is not installed."""
 
 
 class LeakageError(ConfigError):
@@ -141,6 +141,10 @@ class WrongKindError(InputError):
 
 class EmptyBrainError(InputError):
     """The scan shows no brain: only background, or nothing that varies."""
+
+
+class ExtractionError(InputError):
+    """Another program was to find the brain in a head, and did not do it."""
 
 
 class RegistrationError(InputError):

@@ -79,13 +79,6 @@ class ExportFormat(StrEnum):
     bundle = "bundle"
 
 
-class Brain(StrEnum):
-    """Methods that ``medrd prepare`` has to find the brain."""
-
-    template = "template"
-    deepbet = "deepbet"
-
-
 def on_ray(asked: bool, *options: object) -> bool:
     """Return whether Ray is requested, by its own option or by one that only Ray uses."""
     return asked or any(option is not None for option in options)

@@ -1,14 +1,13 @@
 """Find the brain in a head.
 
 There are three ways: a skull-stripped scan has its own brain mask; the template's brain is refined
-to bright, connected tissue; or deepbet (Fisch et al. 2024), whose weights come in its wheel, is
-used if installed.
+to bright, connected tissue; or another program finds it (:mod:`medrd.preparation.programs`), of
+which deepbet (Fisch et al. 2024) is called here, as its weights come in its wheel.
 """
 
 from __future__ import annotations
 
 import warnings
-from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
@@ -30,13 +29,6 @@ _LEAST_AIR = 0.3
 _CORE_MM, _GROWTH_MM, _BRIDGE_MM, _SULCUS_MM = 8.0, 4.0, 2.0, 6.0
 _TISSUE = 0.4
 """Threshold for tissue, as a fraction of the way from the dark end to the median of the core."""
-
-
-class Extraction(StrEnum):
-    """Methods to find the brain in a head."""
-
-    template = "template"
-    deepbet = "deepbet"
 
 
 def is_stripped(volume: Volume) -> bool:

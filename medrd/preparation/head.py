@@ -14,9 +14,10 @@ from medrd.images.box import bounding_box
 from medrd.images.sitk import quiet_sitk, sitk_array, to_sitk
 from medrd.images.volume import Volume, volume_from_array
 from medrd.preparation.bias import around_head, correct_bias
-from medrd.preparation.brain import Extraction, deepbet_mask, filled, is_stripped, refine
+from medrd.preparation.brain import filled, is_stripped, refine
 from medrd.preparation.check import checked, shown
 from medrd.preparation.linear import Matrix, apply, closest_rigid, inverse, translation
+from medrd.preparation.programs import TEMPLATE, find_extractor
 from medrd.preparation.quality import NOT_REFINED, STRIPPED, Alignment, Quality, dice
 from medrd.preparation.register import Registration, register
 from medrd.preparation.sample import centres_mm, resample
@@ -54,12 +55,13 @@ class Options:
     stretch
         Also stretch the head to the template's size, which BraTS does not do.
     extraction
-        How the brain is found in a head with its skull.
+        How the brain is found in a head with its skull: ``template``, or what
+        :func:`medrd.preparation.programs.find_extractor` takes.
     """
 
     bias: bool = True
     stretch: bool = False
-    extraction: Extraction = Extraction.template
+    extraction: str = TEMPLATE
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +150,11 @@ def prepare_head(
     AffineError
         A grid is sheared.
     EmptyBrainError
-        A scan is constant, or deepbet finds no brain.
+        A scan is constant, or another program finds no brain.
+    ExtractionError, GridMismatchError
+        Another program fails, or its mask does not lie on the scan.
+    ConfigError
+        The program is not installed, or is none.
     """
     scans = {channel: checked(volume) for channel, volume in volumes.items()}
     reference = choose_reference(scans)
@@ -237,16 +243,17 @@ def _raw_brain(volume: Volume, reference: str, options: Options) -> tuple[str, V
 
 def _brain_in_skull(volume: Volume, reference: str, options: Options) -> tuple[str, Volume | None]:
     """Like :func:`_raw_brain`, for a head with its skull."""
-    if options.extraction is Extraction.template:
+    extractor = find_extractor(options.extraction)
+    if extractor is None:
         return ("template" if reference in T1_WEIGHTED else NOT_REFINED), None
-    if reference not in T1_WEIGHTED:
+    if extractor.needs_t1 and reference not in T1_WEIGHTED:
         raise EmptyBrainError(
             volume.path or "volume",
-            expected="a T1-weighted scan, as deepbet requires",
+            expected=f"a T1-weighted scan, as {extractor.name} requires",
             found=f"{reference} as the only kind of scan",
             remedy="Add the subject's T1, or leave out --brain.",
         )
-    return "deepbet", volume_from_array(deepbet_mask(volume), volume.affine)
+    return extractor.name, volume_from_array(extractor.mask(volume), volume.affine)
 
 
 def _to_template(image: SimpleITK.Image, mask: Volume | None, template: Template) -> Registration:

@@ -29,7 +29,6 @@ from medrd.files import atomic_folder, remove_abandoned
 from medrd.images.header import DEFAULT_MAX_VOXELS
 from medrd.images.read import read_volume
 from medrd.images.volume import Volume
-from medrd.preparation.brain import Extraction
 from medrd.preparation.head import Options, PreparedHead, prepare_head
 from medrd.preparation.inputs import find_raw
 from medrd.preparation.outputs import (
@@ -41,6 +40,7 @@ from medrd.preparation.outputs import (
     kept_failures,
     write_head,
 )
+from medrd.preparation.programs import find_extractor
 from medrd.preparation.report import write_prepared_page
 from medrd.preparation.template import Template, load_template
 from medrd.run.attempt import attempt
@@ -137,7 +137,7 @@ def prepare(
     Raises
     ------
     MissingExtraError
-        If SimpleITK is not installed, or deepbet where it is asked for.
+        If SimpleITK is not installed, or the program that is to find the brain.
     MedrdError
         An unusable template, nothing to do, or two subjects of one name.
     InterruptedRunError
@@ -145,8 +145,7 @@ def prepare(
     """
     options = options or Options()
     require_extra("prepare", "medrd prepare")
-    if options.extraction is Extraction.deepbet:
-        require_extra("brain", "--brain deepbet")
+    find_extractor(options.extraction)
     cases, errors = find_raw(
         [Path(p) for p in inputs], modality=modality, frame=frame, series=series
     )

@@ -77,7 +77,8 @@ class Quality:
     to_reference
         Figures of the other modalities' registrations, by name.
     brain
-        How the brain was found: ``stripped``, ``template``, ``template, not refined``, ``deepbet``.
+        How the brain was found: ``stripped``, ``template``, ``template, not refined``, or the
+        name of the program that found it.
     brain_ml
         Volume of the brain in the raw scan.
     brain_dice

@@ -23,7 +23,7 @@ from medrd.images.sitk import to_sitk
 from medrd.images.volume import volume_from_array
 from medrd.preparation import head as head_module
 from medrd.preparation.bias import around_head, correct_bias
-from medrd.preparation.brain import Extraction, deepbet_mask, is_stripped, refine
+from medrd.preparation.brain import deepbet_mask, is_stripped, refine
 from medrd.preparation.check import checked, shown
 from medrd.preparation.head import Options, choose_reference, coregister, prepare_head
 from medrd.preparation.linear import (
@@ -308,9 +308,12 @@ def test_deepbet_is_asked_for_in_vain_where_it_is_not_or_cannot_help(
     monkeypatch: pytest.MonkeyPatch, template: Template
 ) -> None:
     monkeypatch.setitem(sys.modules, "deepbet", None)
-    options = Options(bias=False, extraction=Extraction.deepbet)
+    options = Options(bias=False, extraction="deepbet")
     with pytest.raises(ConfigError, match="medrd\\[brain\\]"):
         prepare_head({"t1": make_head("t1")}, template, options)
+    module = ModuleType("deepbet")
+    module.__spec__ = ModuleSpec("deepbet", None)
+    monkeypatch.setitem(sys.modules, "deepbet", module)
     with pytest.raises(EmptyBrainError, match="Add the subject's T1"):
         prepare_head({"flair": make_head("flair")}, template, options)
 
