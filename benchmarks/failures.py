@@ -20,7 +20,8 @@ from scipy import ndimage
 from trained_cells import Kept, Trained, brain_cells, load, parser
 
 from medrd.config import RecipeConfig
-from medrd.data.brains.prepare import lesion_positions, prepare, read_channels, read_lesions
+from medrd.data.brains.lesions import read_lesions
+from medrd.data.brains.prepare import lesion_positions, prepare, read_channels
 from medrd.data.layouts import Subject
 from medrd.data.margin import away_from
 from medrd.run.table import markdown_table
@@ -39,7 +40,7 @@ def measure(trained: Trained, subject: Subject) -> dict[str, Any]:
     budget = trained.cell.config.data.budget
     volumes = read_channels(subject, recipe, max_voxels=budget)
     first = next(iter(volumes.values()))
-    lesions = read_lesions(subject.label, first, max_voxels=budget)
+    lesions = read_lesions(subject, first, max_voxels=budget).mask
     prepared = prepare(volumes, recipe)
     judged = prepared.scored()
     scores = trained.predictor.on_grid(prepared).grid_map

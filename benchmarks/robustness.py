@@ -21,12 +21,12 @@ from scipy import ndimage
 from trained_cells import Kept, Trained, averages, brain_cells, load, parser
 
 from medrd.config import RecipeConfig
+from medrd.data.brains.lesions import read_lesions
 from medrd.data.brains.prepare import (
     PreparedVolume,
     lesion_positions,
     prepare,
     read_channels,
-    read_lesions,
 )
 from medrd.data.kind import TestItem
 from medrd.data.layouts import Subject
@@ -119,7 +119,7 @@ def changed_item(subject: Subject, recipe: RecipeConfig, change: str, budget: in
     rng = np.random.default_rng([ord(letter) for letter in subject.id])
     volumes = read_channels(subject, recipe, max_voxels=budget)
     assert subject.label is not None
-    lesions = read_lesions(subject.label, next(iter(volumes.values())), max_voxels=budget)
+    lesions = read_lesions(subject, next(iter(volumes.values())), max_voxels=budget).mask
     volumes = {
         name: replace(volume, array=function(volume.array, amount, rng))
         for name, volume in volumes.items()

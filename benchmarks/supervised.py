@@ -29,7 +29,8 @@ from medrd.comparison.compare import plan
 from medrd.comparison.config import Cell, load_compare
 from medrd.config import Config, RecipeConfig
 from medrd.config.models import RDSegConfig
-from medrd.data.brains.prepare import prepare, read_channels, read_lesions
+from medrd.data.brains.lesions import read_lesions
+from medrd.data.brains.prepare import prepare, read_channels
 from medrd.data.layouts import Subject
 from medrd.data.slices import HealthySlices, SliceBatch
 from medrd.evaluation.evaluate import evaluate
@@ -59,7 +60,7 @@ class LabelledSlices(HealthySlices):
         for subject in subjects:
             volumes = read_channels(subject, recipe, max_voxels=budget)
             assert subject.label is not None
-            lesions = read_lesions(subject.label, next(iter(volumes.values())), max_voxels=budget)
+            lesions = read_lesions(subject, next(iter(volumes.values())), max_voxels=budget).mask
             prepared = prepare(volumes, recipe)
             upright = lesions.astype(np.uint8)
             label = prepared.geometry.to_slices(upright, nearest=True)[prepared.numbers]

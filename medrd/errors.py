@@ -127,6 +127,11 @@ class NonFiniteError(InputError):
     """The image has too many NaN or infinite voxels."""
 
 
+class LabelError(InputError):
+    """A label, or a picture's mask, holds values that are no labels: fractions, negative numbers,
+    NaN, or grey values."""
+
+
 class ValueRangeError(InputError):
     """Nothing tells which values stand for black and for white."""
 

@@ -29,8 +29,9 @@ from medrd.comparison.figure import save_figure
 from medrd.comparison.inputs import refuse_changes
 from medrd.comparison.published import load_published
 from medrd.comparison.table import results_document, results_markdown, results_rows
-from medrd.config import Config
+from medrd.config import Config, DataConfig
 from medrd.data.kinds import kind_of
+from medrd.data.persons import by_person
 from medrd.data.pictures.layouts import find_pictures
 from medrd.data.split import seeded_order
 from medrd.errors import ConfigError
@@ -177,15 +178,20 @@ def _folds(
     if not isinstance(wanted, int):
         return wanted
     ids = [subject.id for subject in kind_of(config.recipe).subjects(config)]
-    if len(ids) < wanted + 2:
+    assert isinstance(config.data, DataConfig)
+    persons = {scans[0]: scans for scans in by_person(ids, config.data.subject_pattern).values()}
+    if len(persons) < wanted + 2:
         raise ConfigError(
             f"data_sets.{name}.folds",
             expected=f"two subjects more than folds ({wanted})",
-            found=f"{len(ids)} in {config.data.root}",
+            found=f"{len(persons)} in {config.data.root}",
             remedy="Ask for fewer folds.",
         )
-    ordered = seeded_order(ids, seed=0)
-    return [sorted(ordered[number::wanted]) for number in range(wanted)]
+    ordered = seeded_order(persons, seed=0)
+    return [
+        sorted(scan for first in ordered[number::wanted] for scan in persons[first])
+        for number in range(wanted)
+    ]
 
 
 def _gather(config: CompareConfig, finished: Sequence[Finished]) -> Comparison:

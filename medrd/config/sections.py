@@ -5,6 +5,7 @@ A config file lists only what differs from the defaults below.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -130,16 +131,31 @@ class DataConfig(Section):
     kind: Literal["volumes"] = "volumes"
     root: Path | None = None
     layout: Literal["auto", "brats", "brats2023", "msd", "folder"] = "auto"
+    lesion_labels: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """The values of a label that are lesion, such as [1, 2, 4]; empty: all but 0."""
     healthy: bool = False
     """True if every subject is known to be healthy; labels may then be missing."""
     healthy_margin: int = Field(2, ge=0)
     """Slices up to this distance from a lesion are not trained on (in slices; 0: only slices with a
     lesion)."""
     split: SplitConfig = SplitConfig()
+    subject_pattern: str | None = None
+    """A regular expression whose first group (or whole match), in a subject's id, is the person:
+    scans of one person stay on one side of the split. Default: the names of BIDS and of public
+    data sets (docs/own_cohort.md). ``(.*)``: every id is a person."""
     cache: Path | None = None
     """Folder for prepared volumes; default: MEDRD_CACHE, or medrd in the user's cache folder."""
     max_voxels: int = Field(512**3, gt=0)
     """A volume with more voxels is refused before it is read."""
+
+    @field_validator("subject_pattern")
+    @classmethod
+    def _check_pattern(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"write a regular expression: {error}") from None
+        return value
 
     @property
     def budget(self) -> int:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -168,7 +169,10 @@ def cache_subjects(
 def cache_subject(subject: Subject, kind: Kind, *, folder: Path, budget: int) -> CachedSubject:
     """Open one subject from the cache, or prepare it if it is missing or damaged."""
     files = files_hash(subject)
-    label = source_hash(subject.label) if subject.label else None
+    label: Any = None
+    if subject.label:
+        values = list(subject.lesion_labels) or "all whole numbers but 0"
+        label = {"file": source_hash(subject.label), "lesion": values}
     key = digest(
         {
             "content": files,

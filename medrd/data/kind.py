@@ -111,6 +111,8 @@ class TestItem:
         On the input's grid: where a map has values.
     anomalous
         (S,) bool: the label of each image.
+    label_warnings
+        A sentence for each oddity of the label or the masks.
     """
 
     __test__ = False  # not a test case, whatever pytest makes of the name
@@ -121,6 +123,7 @@ class TestItem:
     scored: NDArray[np.bool_]
     anomalous: NDArray[np.bool_]
     content: str
+    label_warnings: tuple[str, ...] = ()
 
 
 class Opened(Protocol):

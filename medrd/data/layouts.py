@@ -53,12 +53,15 @@ class Subject:
     ----------
     category
         The category for grouping results; "" if the data set has no categories.
+    lesion_labels
+        The values of the label that are lesion; empty: all but 0.
     """
 
     id: str
     images: Mapping[str, Source] = field(default_factory=dict)
     label: Source | None = None
     category: str = ""
+    lesion_labels: tuple[int, ...] = field(default=(), kw_only=True)
 
     @property
     def paths(self) -> dict[str, Path]:

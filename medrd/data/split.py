@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from medrd.config import SplitConfig, digest
+from medrd.data.persons import by_person, person_of
 from medrd.errors import ConfigError, LeakageError
 
 SIDES = ("train", "calibration", "test")
@@ -31,17 +32,24 @@ def seeded_order(ids: Iterable[str], *, seed: int) -> list[str]:
     return sorted(ids, key=lambda id: hashlib.sha256(f"{seed}:{id}".encode()).hexdigest())
 
 
-def split_subjects(ids: Sequence[str], config: SplitConfig, *, seed: int) -> Split:
+def split_subjects(
+    ids: Sequence[str], config: SplitConfig, *, seed: int, pattern: str | None = None
+) -> Split:
     """Divide subjects into train, calibration (held-out healthy) and test.
 
-    The subjects that no list names are taken in :func:`seeded_order` and assigned by count or
-    share to train, calibration and test, in this order. Shares are rounded, and each share above
-    0 gets at least one subject.
+    The persons of whom no list names a scan are taken in :func:`seeded_order` of their first scan
+    and assigned by count or share to train, calibration and test, in this order, with all of their
+    scans. Shares are rounded, and each share above 0 gets at least one person.
+
+    Parameters
+    ----------
+    pattern
+        Tells which ids are scans of one person; see :func:`medrd.data.persons.person_of`.
 
     Raises
     ------
     LeakageError
-        A subject is listed on two sides.
+        A subject, or two scans of one person, are listed on two sides.
     ConfigError
         Counts exceed the number of subjects, shares exceed 1 in sum, or an id is unknown.
     """
@@ -66,7 +74,12 @@ def split_subjects(ids: Sequence[str], config: SplitConfig, *, seed: int) -> Spl
                     remedy=f"There are {len(ids)} subjects, the first is {sorted(ids)[0]}.",
                 )
             listed[subject] = side
-    rest = seeded_order((subject for subject in ids if subject not in listed), seed=seed)
+    _refuse_persons_on_two_sides(listed, pattern)
+    named = {person_of(subject, pattern) for subject in listed}
+    persons = {
+        scans[0]: scans for name, scans in by_person(ids, pattern).items() if name not in named
+    }
+    rest = seeded_order(persons, seed=seed)
     shares = [value for value in values.values() if isinstance(value, float)]
     if sum(shares) > 1 + 1e-9:
         raise ConfigError(
@@ -98,10 +111,24 @@ def split_subjects(ids: Sequence[str], config: SplitConfig, *, seed: int) -> Spl
         if count < 0 or count > len(rest):
             raise ConfigError(
                 f"data.split.{side}",
-                expected=f"at most the {len(rest)} subjects left of {len(ids)}",
+                expected=f"at most the {len(rest)} subjects left of {len(ids)}"
+                + (" (scans of one person count once)" if len(persons) < len(ids) else ""),
                 found=str(count),
                 remedy="Ask for fewer subjects.",
             )
-        sides[side] = tuple(sorted(rest[:count]))
+        sides[side] = tuple(sorted(scan for first in rest[:count] for scan in persons[first]))
         rest = rest[count:]
     return Split(**sides)
+
+
+def _refuse_persons_on_two_sides(listed: Mapping[str, str], pattern: str | None) -> None:
+    for person, scans in by_person(listed, pattern).items():
+        first = scans[0]
+        other = next((scan for scan in scans if listed[scan] != listed[first]), None)
+        if other is not None:
+            raise LeakageError(
+                f"data.split.{listed[other]}",
+                expected="all scans of one person on one side",
+                found=f"{other}, and {first} of the same person ({person}) in {listed[first]}",
+                remedy="Put both on one side, or set data.subject_pattern if they are two people.",
+            )

@@ -15,6 +15,7 @@ from typing import Any
 
 from medrd.config import Config, digest, make_config
 from medrd.data.layouts import Subject
+from medrd.data.persons import person_of
 from medrd.errors import ConfigError
 from medrd.evaluation.baseline import Baseline, intensity_baseline
 from medrd.evaluation.outputs import CASES_NAME, FROC_NAME, predict_some, save_units
@@ -104,7 +105,7 @@ def evaluate(
             found="none",
             remedy="Give some subjects to data.split.test.",
         )
-    _refuse_seen_names(subjects, loaded)
+    _refuse_seen_names(subjects, loaded, config)
     make_folder(out)
     # What an earlier evaluation left must not stand beside a failure.
     if (out / "metrics.json").is_file():
@@ -136,6 +137,9 @@ def evaluate(
     write_errors(out, [*result.errors, *(intensity.errors if intensity else ())])
     if not result.subjects:
         raise result.errors[0]
+    for row in result.subjects:
+        if text := row.get("warnings"):
+            logger.warning("%s: %s", row["subject"], text)
     metrics: dict[str, Any] = dict(result.metrics)
     # A test subject that failed is in no number, and who reads one must know.
     metrics["complete"] = not result.errors
@@ -211,12 +215,19 @@ def _seen(model: Model) -> Mapping[str, str]:
     return {**chosen_on, **training["calibration_subjects"], **training["subjects"]}
 
 
-def _refuse_seen_names(subjects: Sequence[Subject], model: Model) -> None:
+def _refuse_seen_names(subjects: Sequence[Subject], model: Model, config: Config) -> None:
+    """Refuse ids that the model has seen, and other scans of the same person."""
+    pattern = getattr(config.data, "subject_pattern", None)
+    seen = _seen(model)
+    persons = {person_of(id, pattern): id for id in seen} if model.kind.volumetric else {}
     for subject in subjects:
-        if subject.id in _seen(model):
-            seed = model.training["seed"]
-            remedy = f"Use the split that it was trained with: its seed was {seed}."
+        seed = model.training["seed"]
+        remedy = f"Use the split that it was trained with: its seed was {seed}."
+        if subject.id in seen:
             raise leakage(subject.id, subject.id, remedy=remedy)
+        if other := persons.get(person_of(subject.id, pattern)):
+            remedy += " If they are two people, set data.subject_pattern."
+            raise leakage(subject.id, f"{other}, of the same person", remedy=remedy)
 
 
 def _evaluated(model: Model, config: Config, froc_factors: Sequence[float]) -> EvaluatedModel:

@@ -60,6 +60,8 @@ class SubjectScores:
         At that threshold, of a scan.
     froc
         The same at multiples of the threshold.
+    warnings
+        A sentence for each oddity of the label.
     """
 
     id: str
@@ -73,6 +75,7 @@ class SubjectScores:
     confusion: Confusion | None = None
     lesions: LesionCounts | None = None
     froc: Mapping[float, LesionCounts] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def row(self) -> dict[str, Any]:
@@ -86,6 +89,8 @@ class SubjectScores:
             row["lesions"] = self.lesions.lesions
             row["lesions_detected"] = self.lesions.detected
             row["false_positives"] = self.lesions.false_positives
+        if self.warnings:
+            row["warnings"] = " ".join(self.warnings)
         return row
 
 
@@ -145,6 +150,7 @@ def score_subject(
         confusion=confusion,
         lesions=lesions,
         froc=froc,
+        warnings=item.label_warnings,
     )
 
 

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,10 +18,18 @@ from medrd.errors import NonFiniteError, OutputError, TooLargeError
 from medrd.files import atomic_path
 from medrd.images.grid import header_of_grid
 from medrd.images.header import DEFAULT_MAX_VOXELS, NiftiHeader, inspect_nifti
+from medrd.images.labels import whole_labels
 from medrd.images.stream import open_forward
 from medrd.images.volume import Volume, check_same_grid
 
-__all__ = ["DEFAULT_MAX_VOXELS", "inspect_nifti", "read_mask", "read_nifti", "write_nifti"]
+__all__ = [
+    "DEFAULT_MAX_VOXELS",
+    "inspect_nifti",
+    "read_label",
+    "read_mask",
+    "read_nifti",
+    "write_nifti",
+]
 
 # A scanner or a resampler may leave a few dead voxels; more than this is a broken scan.
 MAX_NONFINITE_SHARE = 0.01
@@ -67,21 +76,35 @@ def read_nifti(
     NonFiniteError
         If over 1 % of the brain's voxels are NaN or infinite.
     """
-    header = inspect_nifti(path, frame=frame, max_voxels=max_voxels)
-    values, trailing_bytes = _read_frame(header)
-    warnings = list(header.warnings)
-    if trailing_bytes:
-        warnings.append(f"{trailing_bytes:,} bytes after the last voxel were ignored.")
-    zeroed = _zero_nonfinite(header.path, values)
-    if zeroed:
-        warnings.append(f"{zeroed:,} voxels were NaN or infinite and were set to 0.")
-    return Volume(
-        array=values.reshape(header.shape, order="F"),
-        affine=header.affine,
-        grid=header.grid,
-        path=header.path,
-        warnings=tuple(warnings),
-    )
+    volume = _read_as_stored(path, frame=frame, max_voxels=max_voxels)
+    zeroed = _zero_nonfinite(Path(path), volume.array)
+    if not zeroed:
+        return volume
+    text = f"{zeroed:,} voxels were NaN or infinite and were set to 0."
+    return replace(volume, warnings=(*volume.warnings, text))
+
+
+def read_label(
+    path: str | Path,
+    like: Volume,
+    *,
+    frame: int | None = None,
+    max_voxels: int = DEFAULT_MAX_VOXELS,
+) -> NDArray[np.int32]:
+    """Read a label as (X, Y, Z) whole numbers.
+
+    Raises
+    ------
+    GridMismatchError
+        If the label does not lie voxel on voxel with ``like``.
+    LabelError
+        If it holds values that are no whole numbers of 0 and more.
+    InputError
+        As :func:`read_nifti`.
+    """
+    label = _read_as_stored(path, frame=frame, max_voxels=max_voxels)
+    check_same_grid({"scan": like, "label": label})
+    return whole_labels(path, label.array)
 
 
 def read_mask(
@@ -91,18 +114,8 @@ def read_mask(
     frame: int | None = None,
     max_voxels: int = DEFAULT_MAX_VOXELS,
 ) -> NDArray[np.bool_]:
-    """Read a label as (X, Y, Z) bool; any value but 0 is lesion.
-
-    Raises
-    ------
-    GridMismatchError
-        If the label does not lie voxel on voxel with ``like``.
-    InputError
-        As :func:`read_nifti`.
-    """
-    label = read_nifti(path, frame=frame, max_voxels=max_voxels)
-    check_same_grid({"scan": like, "label": label})
-    lesion: NDArray[np.bool_] = label.array != 0
+    """Read a label as (X, Y, Z) bool; any value but 0 is lesion. Raises as :func:`read_label`."""
+    lesion: NDArray[np.bool_] = read_label(path, like, frame=frame, max_voxels=max_voxels) != 0
     return lesion
 
 
@@ -160,6 +173,22 @@ def write_nifti(
         file.write(b"\0\0\0\0")  # no header extensions
         for start in range(0, voxels.size, _CHUNK_VOXELS):
             file.write(voxels[start : start + _CHUNK_VOXELS].tobytes())
+
+
+def _read_as_stored(path: str | Path, *, frame: int | None, max_voxels: int) -> Volume:
+    """One frame, with NaN and infinite voxels as they are."""
+    header = inspect_nifti(path, frame=frame, max_voxels=max_voxels)
+    values, trailing_bytes = _read_frame(header)
+    warnings = list(header.warnings)
+    if trailing_bytes:
+        warnings.append(f"{trailing_bytes:,} bytes after the last voxel were ignored.")
+    return Volume(
+        array=values.reshape(header.shape, order="F"),
+        affine=header.affine,
+        grid=header.grid,
+        path=header.path,
+        warnings=tuple(warnings),
+    )
 
 
 def _read_frame(header: NiftiHeader) -> tuple[NDArray[np.float32], int]:

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.errors import ConfigError, GridMismatchError, NonFiniteError, ValueRangeError
+from medrd.errors import (
+    ConfigError,
+    GridMismatchError,
+    LabelError,
+    NonFiniteError,
+    ValueRangeError,
+)
+from medrd.images.labels import FEW_VALUES, whole_labels
 from medrd.images.picture_decode import read_samples
 from medrd.images.picture_samples import Samples
 
@@ -96,6 +103,7 @@ def read_picture_mask(
 
     Any value but 0 in any colour channel is anomalous, be it 1 or 255. In a palette file it is any
     index but 0, whatever its colour. Alpha does not count. Without files, nothing is anomalous.
+    A mask has a few values; the greys of a smoothed edge, or of JPEG, leave its outline open.
 
     Parameters
     ----------
@@ -106,6 +114,8 @@ def read_picture_mask(
     ------
     GridMismatchError
         If a mask has another height or width than ``shape``.
+    LabelError
+        If a mask holds fractions, negative numbers or many grey values.
     InputError
         As :func:`read_picture`.
     """
@@ -119,8 +129,15 @@ def read_picture_mask(
                 found=f"one of {_size(values.shape)}",
                 remedy="Masks are never resized: name the mask that was drawn on this picture.",
             )
-        _check_finite(path, values)
-        anomalous |= (values != 0).any(axis=-1)
+        labels = whole_labels(path, values)
+        if (levels := np.unique(labels).size) > FEW_VALUES:
+            raise LabelError(
+                path,
+                expected=f"a mask: at most {FEW_VALUES} values",
+                found=f"{levels} shades of grey or colour, as of a smoothed edge or of JPEG",
+                remedy="Threshold it, and save it as PNG without smoothing.",
+            )
+        anomalous |= (labels != 0).any(axis=-1)
     return anomalous
 
 

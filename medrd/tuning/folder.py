@@ -10,9 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medrd.config import Config
+from medrd.config import Config, DataConfig
 from medrd.config.difference import first_difference
 from medrd.config.load import read_yaml
+from medrd.data.persons import person_of
 from medrd.data.split import SIDES, Split
 from medrd.errors import ConfigError, LeakageError
 from medrd.files import write_json, write_text
@@ -120,7 +121,8 @@ def _with_absolute_paths(config: TuneConfig) -> TuneConfig:
 def _without_validation(
     config: TuneConfig, objective: LabelledObjective, first: Config, cohort: Cohort
 ) -> tuple[TuneConfig, Cohort]:
-    """Take the validation subjects out of the split, which becomes explicit lists."""
+    """Take the validation subjects, with all scans of theirs, out of the split, which becomes
+    explicit lists."""
     if first.data.kind == "pictures":
         raise ConfigError(
             "objective.kind",
@@ -129,15 +131,19 @@ def _without_validation(
             remedy="Set objective={kind: simulated}.",
         )
     split = cohort.split
-    for subject in objective.validation:
-        if subject in split.test:
+    assert isinstance(first.data, DataConfig)
+    pattern = first.data.subject_pattern
+    persons = {person_of(subject, pattern) for subject in objective.validation}
+    for subject in split.test:
+        if person_of(subject, pattern) in persons:
             raise LeakageError(
                 "objective.validation",
                 expected="subjects that are not for testing",
-                found=f"test subject {subject}",
+                found=f"test subject {subject}, or another scan of that person",
                 remedy="Name others; with seed "
                 f"{first.seed} the test subjects are {', '.join(split.test)}.",
             )
+    for subject in objective.validation:
         if subject not in cohort.subjects:
             raise ConfigError(
                 "objective.validation",
@@ -153,7 +159,7 @@ def _without_validation(
                 remedy="Add its label (all 0 where it is healthy), or take it out.",
             )
     sides = {
-        side: [id for id in getattr(split, side) if id not in objective.validation]
+        side: [id for id in getattr(split, side) if person_of(id, pattern) not in persons]
         for side in SIDES
     }
     if not sides["train"]:

@@ -34,6 +34,8 @@ def read_validation(cohort: Cohort, ids: Sequence[str], config: Config) -> dict[
         for id in ids:
             item = _test_item(cohort.subjects[id], config)
             contents[id] = item.content
+            for text in item.label_warnings:
+                logger.warning("%s: %s", id, text)
             outlined |= item.truth is not None and bool((item.truth & item.judged).any())
             advance(note=id)
     if not outlined:

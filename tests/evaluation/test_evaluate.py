@@ -27,6 +27,7 @@ from medrd.evaluation.baseline import baseline_config
 from medrd.evaluation.evaluate import evaluate
 from medrd.metrics.names import KEYS, METRICS
 from medrd.prediction.predict import predict
+from medrd.run.model_folder import load_model
 
 Medrd = Callable[..., Any]
 TEST = ("tiny_0", "tiny_4")
@@ -176,6 +177,19 @@ def test_a_scan_that_was_seen_under_another_name_is_leakage(
     with pytest.raises(LeakageError, match=rf"tiny_0: .*as {seen}"):
         evaluate(tiny_run, make_config(tiny_raw), tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_another_scan_of_a_person_that_was_trained_on_is_leakage(
+    tiny_run: Path, tiny_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    seen = load_model(tiny_run).training["subjects"]
+    other = min(seen)
+    tiny_raw["data"] |= {
+        "split": {"train": 0, "calibration": 0, "test": ["tiny_0"]},
+        "subject_pattern": f"(tiny)_(?:0|{other[-1]})",
+    }
+    with pytest.raises(LeakageError, match=rf"tiny_0: .*as {other}, of the same person"):
+        evaluate(tiny_run, make_config(tiny_raw), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

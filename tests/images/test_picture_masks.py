@@ -14,12 +14,13 @@ from PIL import Image
 
 from medrd.errors import GridMismatchError, TruncatedFileError
 from medrd.images.picture import read_picture_mask
-from picture_bytes import NOISE, SHAPE, WHOLE, deep_png, pillow, tiff
+from picture_bytes import SHAPE, WHOLE, deep_png, pillow, tiff
 
 
 def at(*pixels: tuple[int, int]) -> NDArray[np.bool_]:
     mask = np.zeros(SHAPE, bool)
-    mask[tuple(np.transpose(pixels))] = True
+    for pixel in pixels:
+        mask[pixel] = True
     return mask
 
 
@@ -29,7 +30,7 @@ def test_masks_are_united_and_any_value_but_0_counts(save: Callable[..., Path]) 
     deep = save(pillow(at((7, 7)).astype(np.uint16), "PNG"))
     deep_colour = save(tiff(np.dstack([np.zeros(SHAPE), at((8, 8)), at((8, 9))]).astype("u2")))
     bits = save(pillow(at((12, 16)), "TIFF"))
-    signed = save(tiff(-at((1, 1)).astype(np.int16)))
+    signed = save(tiff(at((1, 1)).astype(np.int16)))
     blue = save(pillow(np.dstack([at((0, 0)) * np.uint8(value) for value in (0, 0, 1)]), "PNG"))
 
     union = read_picture_mask([ones, whites, deep, deep_colour, bits, signed, blue], shape=SHAPE)
@@ -62,7 +63,7 @@ def test_a_palette_mask_goes_by_index_and_not_by_colour(save: Callable[..., Path
 
 
 def test_a_mask_of_another_shape_names_both(save: Callable[..., Path]) -> None:
-    fits, turned = save(pillow(NOISE, "PNG")), save(pillow(NOISE.transpose(1, 0, 2), "PNG"))
+    fits, turned = (save(pillow(mask.astype(np.uint8), "PNG")) for mask in (at((1, 2)), at().T))
     with pytest.raises(GridMismatchError) as caught:
         read_picture_mask([fits, turned], shape=SHAPE)
     assert str(turned) in str(caught.value)

@@ -35,6 +35,21 @@ def test_test_subjects_cannot_be_asked_for(search_raw: dict[str, Any], tmp_path:
         begin(search_raw, tmp_path / "out")
 
 
+def test_other_scans_of_validation_subjects_are_neither_trained_nor_tested_on(
+    search_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    search_raw["objective"] = {"kind": "labelled", "validation": ["tiny_1"]}
+    data = search_raw["config"]["data"]
+    data["subject_pattern"] = "(tiny)_[13]"
+    data["split"] = {"train": ["tiny_1", "tiny_3", "tiny_5"], "calibration": 1, "test": 2}
+    _, cohort = begin(search_raw, tmp_path / "out")
+    assert cohort.split.train == ("tiny_5",)
+    data["subject_pattern"] = "(tiny)_[14]"
+    data["split"] = {"train": ["tiny_3"], "calibration": ["tiny_5"], "test": ["tiny_4"]}
+    with pytest.raises(LeakageError, match="tiny_4, or another scan of that person"):
+        begin(search_raw, tmp_path / "out2")
+
+
 def test_validation_subjects_are_trained_on_no_longer_and_never_tested_on(
     search_raw: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,13 @@ from numpy.typing import NDArray
 
 from medrd.config import Config, DataConfig, RecipeConfig
 from medrd.data.brains.find import find_scans
+from medrd.data.brains.lesions import read_lesions
 from medrd.data.brains.opened import OpenedScan
 from medrd.data.brains.prepare import (
     PreparedVolume,
     lesion_positions,
     prepare,
     read_channels,
-    read_lesions,
     refuse_label,
     scan_hash,
 )
@@ -54,12 +55,14 @@ class Brains:
         """Subjects of BraTS, MSD or a plain folder."""
         data = _data(config)
         assert data.root is not None
-        return find_subjects(data.root, layout=data.layout, channels=self.recipe.channels)
+        found = find_subjects(data.root, layout=data.layout, channels=self.recipe.channels)
+        return [replace(subject, lesion_labels=data.lesion_labels) for subject in found]
 
     def split(self, subjects: Sequence[Subject], config: Config) -> Split:
         """By subject; see :func:`medrd.data.split.split_subjects`."""
         ids = [subject.id for subject in subjects]
-        return split_subjects(ids, _data(config).split, seed=config.seed)
+        data = _data(config)
+        return split_subjects(ids, data.split, seed=config.seed, pattern=data.subject_pattern)
 
     def check_normal(self, subjects: Sequence[Subject], config: Config) -> None:
         """Without a label, a subject's healthy slices are unknown.
@@ -88,8 +91,9 @@ class Brains:
         touched: NDArray[np.int64] = np.zeros(0, np.int64)
         if subject.label is not None:
             like = next(iter(volumes.values()))
-            lesions = read_lesions(subject.label, like, max_voxels=budget)
-            touched = lesion_positions(lesions, prepared.geometry)
+            lesions = read_lesions(subject, like, max_voxels=budget)
+            prepared = replace(prepared, warnings=(*prepared.warnings, *lesions.warnings))
+            touched = lesion_positions(lesions.mask, prepared.geometry)
             # What shows a lesion beside it is no healthy example either.
             touched = also_shown(touched, prepared.numbers, prepared.positions_mm, recipe.layout)
         return TrainingItem(prepared, touched, scan_hash(volumes, prepared.geometry))
@@ -111,17 +115,18 @@ class Brains:
                 remedy="Add the label, or take the subject out of data.split.test.",
             )
         volumes = read_channels(subject, recipe, max_voxels=budget)
-        lesions = read_lesions(subject.label, next(iter(volumes.values())), max_voxels=budget)
+        lesions = read_lesions(subject, next(iter(volumes.values())), max_voxels=budget)
         prepared = prepare(volumes, recipe)
-        positions = lesion_positions(lesions, prepared.geometry)
+        positions = lesion_positions(lesions.mask, prepared.geometry)
         scored = prepared.scored()
         return TestItem(
             prepared=prepared,
-            truth=lesions,
+            truth=lesions.mask,
             judged=scored,
             scored=scored,
             anomalous=~away_from(prepared.numbers, positions, margin=0),
             content=scan_hash(volumes, prepared.geometry),
+            label_warnings=lesions.warnings,
         )
 
     def baseline_recipe(self) -> RecipeConfig:

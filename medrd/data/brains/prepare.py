@@ -15,17 +15,15 @@ from scipy import ndimage
 from medrd.config import MEDIAN_INTENSITY, RecipeConfig
 from medrd.data.brains.geometry import SliceGeometry
 from medrd.data.brains.stacks import stacked
-from medrd.data.layouts import Source, Subject
+from medrd.data.layouts import Subject
 from medrd.data.traits import ScanTraits, scan_traits
 from medrd.errors import AffineError, EmptyBrainError, TooLargeError, WrongKindError
 from medrd.images.header import DEFAULT_MAX_VOXELS
-from medrd.images.nifti import read_mask
+from medrd.images.labels import FEW_VALUES
 from medrd.images.read import read_volume
 from medrd.images.volume import Volume, check_same_grid
 
 SMALLEST_VOXEL_MM, LARGEST_VOXEL_MM = 0.05, 50
-_MOST_LABELS = 16
-"""The most distinct values that a label may have; an MRI scan has hundreds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +101,7 @@ def refuse_label(volume: Volume) -> None:
     # A sample first: it is enough to rule out a label for nearly every scan.
     for part in (values[:: max(1, values.size // 10_000)], values):
         levels = np.unique(part)
-        if not 1 < levels.size <= _MOST_LABELS or (levels != np.round(levels)).any():
+        if not 1 < levels.size <= FEW_VALUES or (levels != np.round(levels)).any():
             return
     raise WrongKindError(
         volume.path or "volume",
@@ -111,11 +109,6 @@ def refuse_label(volume: Volume) -> None:
         found=f"only {levels.size} distinct whole numbers, as in a label",
         remedy="Give the image, not its segmentation.",
     )
-
-
-def read_lesions(label: Source, like: Volume, *, max_voxels: int) -> NDArray[np.bool_]:
-    """The lesion mask (X, Y, Z): any nonzero label, since their meanings differ by year."""
-    return read_mask(label.path, like=like, frame=label.frame, max_voxels=max_voxels)
 
 
 def brain_mask(volumes: Mapping[str, Volume]) -> NDArray[np.bool_]:

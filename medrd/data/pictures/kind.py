@@ -21,6 +21,7 @@ from medrd.data.pictures.prepare import PreparedPicture, picture_hash, prepare_p
 from medrd.data.pictures.split import split_pictures
 from medrd.data.split import Split
 from medrd.errors import ConfigError, EmptyMaskError, InputError, ModelError
+from medrd.images.labels import MOST
 from medrd.images.picture import Picture, read_picture, read_picture_mask
 from medrd.images.volume import Volume
 
@@ -76,6 +77,7 @@ class Pictures:
         picture = self._read(subject, budget)
         height, width = picture.array.shape[:2]
         truth: NDArray[np.bool_] | None = np.zeros((height, width), bool)
+        warnings: tuple[str, ...] = ()
         if own.anomalous and own.masks:
             truth = read_picture_mask(own.masks, shape=(height, width), max_pixels=budget)
             if not truth.any():
@@ -85,6 +87,8 @@ class Pictures:
                     found="a mask that is 0 everywhere",
                     remedy="Mend the mask, or move the picture to the good ones.",
                 )
+            if (share := float(truth.mean())) > MOST:
+                warnings = (f"The masks cover {share:.0%} of the picture: are they inverted?",)
         elif own.anomalous:
             truth = None
         prepared = prepare_picture(picture, self.recipe)
@@ -95,6 +99,7 @@ class Pictures:
             scored=prepared.scored(),
             anomalous=np.array([own.anomalous]),
             content=picture_hash(picture),
+            label_warnings=warnings,
         )
 
     def baseline_recipe(self) -> PictureRecipeConfig:

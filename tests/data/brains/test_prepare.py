@@ -16,13 +16,13 @@ from scipy.spatial.transform import Rotation
 
 from medrd.config import RecipeConfig
 from medrd.data.brains.geometry import SliceGeometry
+from medrd.data.brains.lesions import read_lesions
 from medrd.data.brains.prepare import (
     brain_mask,
     lesion_positions,
     normalise,
     prepare,
     read_channels,
-    read_lesions,
 )
 from medrd.data.layouts import Source, Subject
 from medrd.data.margin import away_from
@@ -343,7 +343,8 @@ def test_any_nonzero_label_is_a_lesion_and_frames_are_chosen(
     }
 
     read = read_channels(Subject("s", frames), recipe(channels=("flair",)), max_voxels=MAX_VOXELS)
-    lesions = read_lesions(Source(tmp_path / "label.nii.gz"), read["flair"], max_voxels=MAX_VOXELS)
+    labelled = Subject("s", frames, Source(tmp_path / "label.nii.gz"))
+    lesions = read_lesions(labelled, read["flair"], max_voxels=MAX_VOXELS).mask
 
     assert list(read) == ["flair"]
     np.testing.assert_array_equal(read["flair"].array, volume.array)
