@@ -1,8 +1,8 @@
 """The work done by actors of Ray, on this machine or on a cluster.
 
-Each actor sets the work up once and has one item at a time. Ray restarts an actor whose process or
-node died, and gives it the same item again. Ray is imported inside the functions, so that
-everything else works without it.
+Each actor sets the work up once and has one item at a time. If its process or node dies, a new
+actor gets the same item. Ray is imported inside the functions, so that everything else works
+without it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import copy
 import logging
 import traceback
-from collections import deque
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +33,9 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 RETRIES = 2
-"""How often an item is begun again whose process died: it may be the item that kills."""
+"""How often an item is tried again after the process that worked on it died: it may be the item
+that kills. Ray's own ``max_task_retries`` would also count the attempts of a restarted actor that
+its dying node refused, before the item had any effect."""
 _LOOK_S = 0.2
 
 
@@ -82,8 +84,8 @@ class Ray:
     ) -> Generator[tuple[int, Outcome], None, None]:
         """See :meth:`medrd.runner.runner.Runner.map`.
 
-        An item whose process died is begun again :data:`RETRIES` times and then given up, as is one
-        on which the work raised what it should not.
+        An item whose process died is tried again :data:`RETRIES` times and then given up. An item
+        on which the work raised an unexpected error is given up at once.
 
         Raises
         ------
@@ -101,9 +103,7 @@ class Ray:
                 gpus = 1.0 if cluster.amount("GPU") else 0.0
             each = {"CPU": float(self.cpus), "GPU": gpus}
             refuse_too_much(cluster, each, key="--{name}", remedy="Lower --{name}.")
-            kind: Any = ray.remote(
-                num_cpus=self.cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES
-            )(_Actor)
+            kind: Any = ray.remote(num_cpus=self.cpus, num_gpus=gpus)(_Actor)
             order = ray.put((work, Path.cwd(), self.cpus))
             actors = self.actors or max(1, cluster.room(each))
             pool = _Pool(kind, order, work, items)
@@ -132,24 +132,19 @@ class Ray:
 
 
 class _Actor:
-    """Runs in a process of its own.
+    """Runs in a process of its own."""
 
-    Its methods get the work, the caller's folder and the number of threads as a reference in a
-    list, which Ray does not resolve: only a process that has just started needs them.
-    """
+    _worker: Worker[Any, Any]
 
-    def __init__(self) -> None:
-        self._worker: Worker[Any, Any] | None = None
+    def open(self, order: list[Any]) -> None:
+        """Set the work up. Ray would report an error in ``__init__`` as a mere death.
 
-    def ready(self, order: list[Any]) -> None:
-        """Set the work up. Ray would report an error in ``__init__`` as a mere death."""
-        self._open(order)
-
-    def do(self, order: list[Any], item: Any) -> Any:
-        worker = self._worker or self._open(order)  # there is none after a restart
-        return worker.finish(worker.read(item))
-
-    def _open(self, order: list[Any]) -> Worker[Any, Any]:
+        Parameters
+        ----------
+        order
+            A reference to the work, the caller's folder and the number of threads. It is in a list
+            so that Ray does not resolve it before this process sees the caller's folder.
+        """
         import ray
         import torch
 
@@ -157,7 +152,9 @@ class _Actor:
         enter(folder)
         torch.set_num_threads(threads)
         self._worker = work.open()
-        return self._worker
+
+    def do(self, item: Any) -> Any:
+        return self._worker.finish(self._worker.read(item))
 
 
 class _Pool:
@@ -170,6 +167,10 @@ class _Pool:
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, int]] = {}
+        self._deaths: Counter[int] = Counter()
+        """Of each item, how many processes died or were interrupted while they worked on it."""
+        self._dead_starts = 0
+        """How many processes in a row died before they were set up, as on a node that dies."""
 
     def run(
         self, actors: int, should_stop: Callable[[], bool]
@@ -186,7 +187,6 @@ class _Pool:
                 while self._idle and self._left:
                     self._begin(self._idle.pop(), self._left.popleft())
                 if not self._left:
-                    # An actor whose node died can only restart where others make room.
                     self._dismiss(*self._idle, *self._starting.values())
                     self._idle.clear()
                     self._starting.clear()
@@ -198,40 +198,43 @@ class _Pool:
                     if reference in self._starting:
                         self._welcome(reference)
                     else:
-                        yield self._result(reference)
+                        yield from self._result(reference)
         finally:
             busy = (actor for actor, _ in self._busy.values())
             self._dismiss(*self._idle, *self._starting.values(), *busy)
 
     def _add_actor(self) -> None:
         actor = self._kind.remote()
-        self._starting[actor.ready.remote(self._order)] = actor
+        self._starting[actor.open.remote(self._order)] = actor
 
     def _begin(self, actor: Any, index: int) -> None:
         item = self._items[index]
-        # SIGTERM interrupts what saves itself and is gone on with; Ray's log has the name.
-        call = actor.do.options(
-            name=self._work.name(item), retry_exceptions=[InterruptedRunError]
-        ).remote(self._order, item)
+        call = actor.do.options(name=self._work.name(item)).remote(item)  # named in Ray's log
         self._busy[call] = actor, index
 
     def _welcome(self, reference: Any) -> None:
         """Let an actor work, or do without one that could not be set up."""
         import ray
-        from ray.exceptions import RayError
+        from ray.exceptions import RayError, RayTaskError
 
         actor = self._starting.pop(reference)
         try:
             ray.get(reference)
         except RayError as error:
             self._dismiss(actor)
+            if not isinstance(error, RayTaskError) and self._dead_starts < RETRIES:
+                self._dead_starts += 1
+                self._add_actor()
+                return
             if not (self._idle or self._busy or self._starting):
                 raise _mendable(error) from None
             logger.warning("a process could not be set up and is left out: %s", _in_words(error))
         else:
+            self._dead_starts = 0
             self._idle.append(actor)
 
-    def _result(self, reference: Any) -> tuple[int, Any]:
+    def _result(self, reference: Any) -> Iterator[tuple[int, Any]]:
+        """An item's position and outcome; nothing if the item is to be tried again."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
@@ -241,18 +244,28 @@ class _Pool:
             outcome = copy.deepcopy(ray.get(reference))
         except RayError as error:
             self._dismiss(actor)  # nobody knows what an error has left in it
-            if isinstance(cause := getattr(error, "cause", None), MedrdError):
+            cause = getattr(error, "cause", None)
+            # Work that SIGTERM interrupts saves itself, and continues when it is tried again.
+            died = not isinstance(error, RayTaskError) or isinstance(cause, InterruptedRunError)
+            if isinstance(cause, MedrdError):
                 raise cause from None
-            if isinstance(error, RayTaskError):
-                logger.error("%s", "".join(traceback.format_exception(error)))
-                reason = f"work on it that failed with {_in_words(error)}"
-            else:
-                reason = f"{RETRIES + 1} processes that died of it ({type(error).__name__})"
+            self._deaths[index] += died
+            again = died and self._deaths[index] <= RETRIES
+            if again:
+                self._left.appendleft(index)
             if self._left:
                 self._add_actor()
-            return index, self._work.lost(self._items[index], reason)
-        self._idle.append(actor)
-        return index, outcome
+            if again:
+                return
+            if died:
+                reason = f"{RETRIES + 1} processes that died of it ({type(error).__name__})"
+            else:
+                logger.error("%s", "".join(traceback.format_exception(error)))
+                reason = f"work on it that failed with {_in_words(error)}"
+            yield index, self._work.lost(self._items[index], reason)
+        else:
+            self._idle.append(actor)
+            yield index, outcome
 
     def _dismiss(self, *actors: Any) -> None:
         import ray
