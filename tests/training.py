@@ -165,6 +165,17 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
     return float(roc_auc_score([1] * positive.numel() + [0] * negative.numel(), scores))
 
 
+@torch.no_grad()
+def assert_a_square_stands_out(detector: Detector, least: float) -> None:
+    """The map of a white square is higher than around it, and than in its place without it."""
+    detector.eval()
+    healthy, inside = phantoms(8), torch.zeros(64, 64, dtype=torch.bool)
+    inside[24:36, 28:40] = True
+    found = detector.anomaly_map(healthy.masked_fill(inside, 1))
+    assert auroc(found[:, inside], found[:, ~inside]) > least
+    assert auroc(found[:, inside], detector.anomaly_map(healthy)[:, inside]) > least
+
+
 def levels(images: int = 2) -> list[Tensor]:
     return [torch.randn(images, c, s, s) for c, s in ((3, 8), (5, 4), (4, 2))]
 
@@ -172,6 +183,17 @@ def levels(images: int = 2) -> list[Tensor]:
 def slow_distance(a: list[float], b: list[float]) -> float:
     dot = sum(x * y for x, y in zip(a, b, strict=True))
     return 1 - dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
+
+
+def slow_map(a: Tensor, b: Tensor) -> dict[tuple[int, int, int], float]:
+    """Distance by image, row and column."""
+    images, _, height, width = a.shape
+    return {
+        (n, i, j): slow_distance(a[n, :, i, j].tolist(), b[n, :, i, j].tolist())
+        for n in range(images)
+        for i in range(height)
+        for j in range(width)
+    }
 
 
 def slow_flat(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:

@@ -13,15 +13,7 @@ from torch import Tensor, nn
 from medrd.models.dae import DAE, median_filter
 from medrd.models.detector import Batch
 from medrd.models.unet import StandardisedConv, UNet, group_count
-from training import (
-    build,
-    iterate,
-)
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
+from training import build, iterate
 
 
 def small(**settings: object) -> DAE:

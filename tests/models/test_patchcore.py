@@ -14,9 +14,7 @@ from torch import Tensor
 
 from medrd.models import Batch, Teacher
 from medrd.models.patchcore import PatchCore
-from training import (
-    build,
-)
+from training import build
 
 
 @cache

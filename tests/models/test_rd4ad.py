@@ -13,17 +13,7 @@ from medrd.models import Batch, Teacher
 from medrd.models.cosine import global_distance, pixel_distance, summed_map
 from medrd.models.intensity import Intensity
 from medrd.models.rd4ad import RD4AD
-from training import (
-    SMALL,
-    build,
-    count,
-    iterate,
-)
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
+from training import SMALL, build, count, iterate, slow_flat, slow_map
 
 
 @pytest.fixture(scope="module")
@@ -98,20 +88,12 @@ def test_the_student_mirrors_any_resnet_and_is_generic_for_the_rest(
         (SMALL, 64),
     ],
 )
-def test_student_levels_have_the_teachers_shapes_and_the_map_the_images(
-    teacher: str, size: int
-) -> None:
-    detector = build(RD4AD, teacher).eval()
-    images = torch.rand(2, 3, size, size)
-    with torch.no_grad():
-        targets, outputs = detector.features(images)
-        found = detector.anomaly_map(images)
+def test_student_levels_have_the_teachers_shapes(teacher: str, size: int) -> None:
+    with torch.device("meta"):
+        detector = build(RD4AD, teacher).eval()
+        targets, outputs = detector.features(torch.empty(2, 3, size, size))
     assert [t.shape for t in targets] == [o.shape for o in outputs]
     assert [size // t.shape[-1] for t in targets] == [4, 8, 16]
-    assert found.shape == (2, size, size)
-    assert found.dtype == torch.float32
-    assert found.min() >= -1e-5
-    assert found.max() <= 6
 
 
 def test_images_of_a_multiple_of_size_multiple_fit_and_others_do_not(resnet18: RD4AD) -> None:
@@ -166,27 +148,18 @@ def test_weights_start_as_released(resnet18: RD4AD) -> None:
     assert seen == {"conv", "transposed", "norm"}
 
 
-def slow_cosine(a: list[float], b: list[float]) -> float:
-    dot = sum(x * y for x, y in zip(a, b, strict=True))
-    return dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
-
-
 @pytest.mark.parametrize("form", ["global", "pixel"])
 def test_the_loss_is_its_formula_written_as_a_loop(form: str) -> None:
     detector = build(RD4AD, SMALL, loss=form)
     levels = [(torch.randn(2, c, s, s), torch.randn(2, c, s, s)) for c, s in ((3, 4), (5, 2))]
     detector.features = lambda images: tuple(zip(*levels, strict=True))  # type: ignore[assignment,method-assign,return-value]
-    expected = 0.0
-    for a, b in levels:
-        distances = []
-        for x, y in zip(a, b, strict=True):
-            if form == "global":
-                distances.append(1 - slow_cosine(x.flatten().tolist(), y.flatten().tolist()))
-                continue
-            for i in range(x.shape[1]):
-                for j in range(x.shape[2]):
-                    distances.append(1 - slow_cosine(x[:, i, j].tolist(), y[:, i, j].tolist()))
-        expected += sum(distances) / len(distances)
+    if form == "global":
+        expected = slow_flat(*zip(*levels, strict=True))
+    else:
+        expected = 0.0
+        for a, b in levels:
+            distances = slow_map(a, b)
+            expected += sum(distances.values()) / len(distances)
     assert float(detector.distillation_loss(batch())) == pytest.approx(expected, abs=1e-6)
 
 

@@ -16,6 +16,7 @@ from medrd.models.simulated import masks_at_levels
 from training import (
     SMALL,
     Answers,
+    auroc,
     build,
     changed_batch,
     count,
@@ -26,11 +27,6 @@ from training import (
     slow_flat,
     square_phantoms,
 )
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
 
 
 def slow_mask(mask: list[list[float]], size: int) -> list[list[float]]:
@@ -230,10 +226,9 @@ def test_the_map_compares_student_and_trained_teacher_and_needs_no_expert() -> N
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("gating", [True, False])
-def test_a_few_dozen_steps_lower_both_losses_and_find_an_anomaly(gating: bool) -> None:
+def test_a_few_dozen_steps_lower_both_losses_and_find_an_anomaly() -> None:
     torch.manual_seed(1)
-    detector = build(RDExpert, SMALL, gating=gating, teacher_lr=1e-3).train()
+    detector = build(RDExpert, SMALL, teacher_lr=1e-3).train()
     adams = optimizers(detector)
     losses = []
     for _ in range(60):  # after 30, one start in seven still finds little, on some processors
@@ -244,9 +239,7 @@ def test_a_few_dozen_steps_lower_both_losses_and_find_an_anomaly(gating: bool) -
     changed, mask = square_phantoms(8).changed()
     with torch.no_grad():
         found = detector.anomaly_map(changed)
-    inside, outside = found[mask], found[~mask]
-    auroc = (inside[::7, None] > outside[None, ::29]).float().mean()
-    assert float(auroc) > 0.85
+    assert auroc(found[mask], found[~mask]) > 0.85
 
 
 def test_with_batch_norm_in_eval_the_teacher_starts_as_the_expert() -> None:

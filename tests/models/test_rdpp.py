@@ -14,19 +14,9 @@ from medrd.models.cosine import summed_map
 from medrd.models.detector import Batch
 from medrd.models.rdpp import RDPP, paired_transport, projection
 from medrd.models.sinkhorn import sinkhorn_divergence
-from training import (
-    SMALL,
-    build,
-    count,
-    iterate,
-)
+from training import SMALL, build, count, iterate, slow_distance, slow_flat, slow_map
 
 DIAMETER = 10.0  # no points here are farther apart
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
 
 
 def batch(size: int = 64, images: int = 2) -> Batch:
@@ -97,11 +87,6 @@ def test_the_map_compares_teacher_and_student_fed_with_projections(teacher: str,
 # ---------------------------------------------------------------- the losses
 
 
-def slow_cosine(a: Tensor, b: Tensor) -> float:
-    dot = sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True))
-    return dot / math.sqrt(sum(x * x for x in a.tolist()) * sum(y * y for y in b.tolist()))
-
-
 def some_levels(shift: float = 0.0) -> list[Tensor]:
     return [torch.randn(2, c, s, s) + shift for c, s in ((3, 4), (5, 2))]
 
@@ -113,11 +98,11 @@ def test_projection_losses_are_their_formula_written_as_a_loop() -> None:
     noisy[1][1] = -projected[1][1]  # and one below it
     reconstruct = contrast = 0.0
     for n, pn, p in zip(noisy, projected_noisy, projected, strict=True):
-        places = [(b, i, j) for b in range(2) for i in range(p.shape[2]) for j in range(p.shape[3])]
-        distances = [1 - slow_cosine(pn[b, :, i, j], p[b, :, i, j]) for b, i, j in places]
-        reconstruct += sum(distances) / len(distances)
+        distances = slow_map(pn, p)
+        reconstruct += sum(distances.values()) / len(distances)
         contrast += sum(
-            max(0.0, slow_cosine(n[b].flatten(), p[b].flatten()) - 0.5) / 2 for b in range(2)
+            max(0.0, 0.5 - slow_distance(a.flatten().tolist(), b.flatten().tolist())) / 2
+            for a, b in zip(n, p, strict=True)
         )
     assert contrast > 0.1
     expected = (0.01 * reconstruct + 0.1 * contrast) / 1.11
@@ -132,11 +117,7 @@ def test_the_total_adds_the_weighted_projection_losses_to_the_distillation() -> 
     clean, noisy = detector.teacher(given.images), detector.teacher(simulated)
     projected = detector.project(clean)
     outputs = detector.decoder(detector.bottleneck(projected))
-    distil = sum(
-        (1 - slow_cosine(a.detach()[b].flatten(), o.detach()[b].flatten())) / 2
-        for a, o in zip(clean, outputs, strict=True)
-        for b in range(2)
-    )
+    distil = slow_flat(clean, outputs)
     added = float(detector.projection_loss(noisy, detector.project(noisy), projected).detach())
     assert added > 0
     assert float(detector.loss(given).detach()) == pytest.approx(distil + 0.2 * added, abs=1e-5)

@@ -26,11 +26,6 @@ from training import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
 class Says(nn.Module):
     """A head that says what it was told to say, and remembers what it was shown."""
 

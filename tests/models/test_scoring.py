@@ -8,9 +8,7 @@ import torch
 from scipy import ndimage
 
 from medrd.models.scoring import smooth_across, smoothing_matrix
-from training import (
-    scoring_of,
-)
+from training import scoring_of
 
 
 def random_maps(*shape: int) -> np.ndarray:
