@@ -84,6 +84,20 @@ def unreadable(path: Path, error: OSError) -> MissingInputError:
     return MissingInputError(path, expected="a readable file", found=found, remedy=remedy)
 
 
+def describe_start(start: bytes) -> str:
+    """What a file of another kind is, in words, by its first bytes (64 are enough)."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        return "a web page"
+    if text.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer (git lfs pull fetches the file)"
+    if text.startswith((b"/annex/objects/", b"../.git/annex")):
+        return "a git-annex pointer (git annex get fetches the file)"
+    if text.startswith(b"%pdf"):
+        return "a PDF document"
+    return f"a file that begins with {start[:8]!r}"
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes.
 

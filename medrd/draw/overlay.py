@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medrd.draw.heat import HeatScale, dark_figure, outline
+from medrd.draw.text import drawable
 from medrd.images.box import bounding_box
 
 PLANES = (
@@ -81,7 +82,8 @@ def draw_overlay(
     if shown is not None:
         scale.add_bar(figure, shown, axes, noun="scan")
     figure.suptitle(
-        f"{title} — above the scan, below its anomaly score — {scale.legend}research use only",
+        f"{drawable(title)} — above the scan, below its anomaly score — "
+        f"{scale.legend}research use only",
         color="white",
         fontsize=9,
     )

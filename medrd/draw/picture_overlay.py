@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from medrd.draw.heat import HeatScale, dark_figure, outline
+from medrd.draw.text import drawable
 
 _WIDTH_INCHES = 9.6
 LARGEST_SIDE_PX = 1024
@@ -63,7 +64,8 @@ def draw_picture_overlay(
             outline(ax, truth.astype(np.float32), 0.5, colour="lime", width=0.8)
     scale.add_bar(figure, shown, axes, noun="picture")
     figure.suptitle(
-        f"{title} — left the picture, right its anomaly score — {scale.legend}research use only",
+        f"{drawable(title)} — left the picture, right its anomaly score — "
+        f"{scale.legend}research use only",
         color="white",
         fontsize=9,
     )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from medrd.draw.heat import dark_figure, outline
 from medrd.draw.overlay import MARGIN_VOXELS, PLANES, canonical, cut, write_letters
+from medrd.draw.text import drawable
 from medrd.images.box import bounding_box
 
 _TEMPLATE, _BRAIN = "deepskyblue", "lime"
@@ -50,10 +51,10 @@ def draw_prepared(
             ax.set_axis_off()
             for mask, colour in ((expected, _TEMPLATE), (found, _BRAIN)):
                 outline(ax, cut(mask, axis, centre[axis]), 0.5, colour=colour, width=0.7)
-            ax.set_title(f"{channel}, {name}", color="white", fontsize=9)
+            ax.set_title(f"{drawable(channel)}, {name}", color="white", fontsize=9)
             write_letters(ax, letters)
     figure.suptitle(
-        f"{title}\ngreen: detected brain — blue: the template's — research use only",
+        f"{drawable(title)}\ngreen: detected brain — blue: the template's — research use only",
         color="white",
         fontsize=9,
         wrap=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from typing import TextIO
 
 _PLAIN = "%(message)s"
@@ -31,11 +32,23 @@ class StandardError(logging.Handler):
             self.handleError(record)
 
 
+def _one_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning without the line of code that raised it, which tells users nothing."""
+    return " ".join(str(message).split())
+
+
 def set_up_logging(*, verbose: bool, quiet: bool) -> None:
     """Log to standard error: warnings only if quiet, details with the time if verbose.
 
-    Other libraries' warnings are shown too. If the program has already set up logging, only medrd's
-    own level is changed.
+    Other libraries' warnings are shown too, a line each, but not if quiet; what matplotlib says of
+    its folders and fonts is shown if verbose. If the program has already set up logging, only
+    medrd's own level is changed.
     """
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     logging.getLogger("medrd").setLevel(level)
@@ -46,3 +59,7 @@ def set_up_logging(*, verbose: bool, quiet: bool) -> None:
         handler.setFormatter(logging.Formatter(_VERBOSE if verbose else _PLAIN, "%H:%M:%S"))
         root.addHandler(handler)
         root.setLevel(logging.WARNING)
+        logging.getLogger("matplotlib").setLevel(logging.WARNING if verbose else logging.ERROR)
+        logging.getLogger("py.warnings").setLevel(logging.ERROR if quiet else logging.WARNING)
+        warnings.formatwarning = _one_line
+        logging.captureWarnings(True)

@@ -7,19 +7,21 @@ trained model contains its teacher.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from medrd.config import TeacherConfig
 from medrd.errors import ModelError
 from medrd.models import Teacher
+from medrd.run.weights_file import part_for, read_state
 
 logger = logging.getLogger("medrd.model")
+
+_PROBE = 64  # side in pixels of the image that loaded weights are tried with
 
 
 def load_teacher_weights(teacher: Teacher, config: TeacherConfig) -> None:
@@ -28,7 +30,8 @@ def load_teacher_weights(teacher: Teacher, config: TeacherConfig) -> None:
     Raises
     ------
     ModelError
-        The file is missing or unsafe, has another network's tensors, or cannot be downloaded.
+        The file is missing or unsafe, has another network's tensors or such as are not finite, or
+        cannot be downloaded.
     """
     if config.weights == "random":
         return
@@ -42,60 +45,70 @@ def load_teacher_weights(teacher: Teacher, config: TeacherConfig) -> None:
     else:
         state = _download(config.name)
         where = config.name
-    wanted = teacher.backbone.state_dict()
-    found = {key: value for key, value in state.items() if key in wanted}
-    missing = sorted(set(wanted) - set(found))
-    wrong = [key for key, value in found.items() if value.shape != wanted[key].shape]
-    if missing or wrong:
-        problem = (
-            f"no {missing[0]} (and {len(missing) - 1} more missing)"
-            if missing
-            else f"{wrong[0]} of shape {tuple(found[wrong[0]].shape)}"
-        )
-        raise ModelError(
-            where,
-            expected=f"the state dict of timm's {config.name}",
-            found=problem,
-            remedy="Check that model.teacher.name and the file are of the same network.",
-        )
+    found = _checked(teacher, state, config.name, where)
     teacher.backbone.load_state_dict(found)
+    _check_features(teacher, where)
     logger.debug("teacher %s with the weights of %s", config.name, where)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read tensors by name from a .safetensors or .pth file, without running code from it.
-
-    Raises
-    ------
-    ModelError
-        The file is missing, damaged, or holds more than tensors.
-    """
-    if not path.is_file():
-        raise ModelError(
-            path,
-            expected="a weights file (.safetensors, .pth)",
-            found="nothing there",
-            remedy="Check the path.",
-        )
+def _checked(
+    teacher: Teacher, state: Mapping[str, Tensor], name: str, where: str
+) -> dict[str, Tensor]:
+    """The teacher's tensors, of the right shapes and finite. Raises ModelError."""
+    wanted = teacher.backbone.state_dict()
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        found = f"a damaged file ({error})"
-    except Exception as error:  # torch.load may raise anything on damaged or unsafe files
-        found = (str(error) or type(error).__name__).splitlines()[0]
-    else:
-        state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-        if isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values()):
-            return state
-        found = f"a {type(loaded).__name__} that is not a state dict"
-    raise ModelError(
-        path,
-        expected="tensors by name, loadable without running code (weights_only)",
+        found = part_for(state, wanted)
+        problem = _misfit(found, wanted)
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        raise ModelError(
+            where,
+            expected=f"the state dict of timm's {name}",
+            found=problem,
+            remedy="Check that model.teacher.name and the file are of the same network.",
+        )
+    broken = {key: int((~value.isfinite()).sum()) for key, value in found.items()}
+    first = next((key for key, count in broken.items() if count), None)
+    if first is not None:
+        raise _not_finite(
+            where, f"{sum(broken.values()):,} weights that are NaN or infinite, first in {first}"
+        )
+    return found
+
+
+def _check_features(teacher: Teacher, where: str) -> None:
+    """Raise ModelError if a grey image has features that are not finite: a negative running
+    variance is a finite weight too."""
+    training = teacher.training
+    with torch.no_grad():
+        levels = teacher.eval()(torch.full((1, 3, _PROBE, _PROBE), 0.5))
+    teacher.train(training)
+    if not all(bool(level.isfinite().all()) for level in levels):
+        raise _not_finite(where, "weights that give NaN or infinite features for a grey image")
+
+
+def _not_finite(where: str, found: str) -> ModelError:
+    return ModelError(
+        where,
+        expected="finite weights and features",
         found=found,
-        remedy="Save the network's state_dict() again, best as .safetensors.",
+        remedy="Take another file of weights: the network that this one was saved from was broken.",
     )
+
+
+def _misfit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """The first tensor that is missing, or of another shape or type; "" if all fit."""
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        more = f" (and {len(missing) - 1} more missing)" if len(missing) > 1 else ""
+        return f"no {missing[0]}{more}"
+    for key, value in found.items():
+        if value.shape != wanted[key].shape:
+            return f"{key} of shape {tuple(value.shape)}"
+        if value.is_floating_point() != wanted[key].is_floating_point():
+            return f"{key} of {str(value.dtype).removeprefix('torch.')} (a quantised network?)"
+    return ""
 
 
 def _embedded(name: str) -> dict[str, Tensor]:

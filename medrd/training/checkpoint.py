@@ -15,6 +15,7 @@ from torch import Tensor
 from medrd.errors import ModelError
 from medrd.files import atomic_path
 from medrd.models import Detector
+from medrd.run.weights_file import read_torch_file
 
 FORMAT = 2
 
@@ -79,23 +80,23 @@ def load_checkpoint(
         The file is damaged, or belongs to a run with another config or other data.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_torch_file(path)
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}")
         found = content["identity"]
-    except Exception as error:  # torch.load raises nearly anything on a damaged file
+    except (ModelError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             path,
             expected="a checkpoint of medrd train",
-            found=(str(error) or type(error).__name__).splitlines()[0],
+            found=getattr(error, "found", None) or f"something else ({error!r})",
             remedy="Remove it and train again.",
         ) from None
     if found != identity:
         raise ModelError(
             path,
             expected="a checkpoint of the same config and data",
-            found="one of another config or other data",
-            remedy="Resume with the run's own config.yaml, or choose another --out.",
+            found="one of another config, or of scans or a teacher file that have changed since",
+            remedy="Resume with the run's own config.yaml and data, or choose another --out.",
         )
     saved, wanted = content["detector"], _trainable_state(detector)
     wrong = sorted(saved.keys() ^ wanted.keys()) or [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -149,12 +149,7 @@ class Loop:
                 sums[name] = sums.get(name, 0.0) + value
             total = sum(losses.values())
             if not math.isfinite(total):
-                raise ModelError(
-                    f"epoch {position.epoch + 1}, batch {number + 1}",
-                    expected="a finite loss",
-                    found=str(total),
-                    remedy="Lower the model's learning rate, or train with train.precision=fp32.",
-                )
+                raise _not_finite(position.epoch, number, losses)
             done += len(batches[number])
             self.on_batch(total, done / (time.perf_counter() - start))
             if number + 1 < len(batches) and self.should_stop():
@@ -220,3 +215,19 @@ class Loop:
             return Batch(images, region, progress=progress)
         simulated = self.simulator(images, region, generator)
         return Batch(images, region, simulated.images, simulated.mask, progress)
+
+
+def _not_finite(epoch: int, batch: int, losses: Mapping[str, float]) -> ModelError:
+    if epoch == batch == 0 and not math.isfinite(next(iter(losses.values()))):
+        remedy = (
+            "No step has been taken, so the learning rate is not at fault: train with "
+            "train.precision=fp32, or take another teacher."
+        )
+    else:
+        remedy = "Lower the model's learning rate, or train with train.precision=fp32."
+    return ModelError(
+        f"epoch {epoch + 1}, batch {batch + 1}",
+        expected="a finite loss",
+        found=str(sum(losses.values())),
+        remedy=remedy,
+    )

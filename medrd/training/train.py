@@ -13,12 +13,13 @@ from typing import Any, Literal
 import torch
 
 from medrd.config import Config, load_config
+from medrd.config.difference import first_difference
 from medrd.data.brains.profile import make_profile
 from medrd.data.cache import CachedSubject
 from medrd.data.layouts import all_named
 from medrd.data.margin import none_healthy
 from medrd.data.slices import HealthySlices
-from medrd.errors import ConfigError, InputError, MedrdError
+from medrd.errors import ConfigError, InputError, MedrdError, ModelError
 from medrd.files import write_json, write_text
 from medrd.run.calibration import Calibration
 from medrd.run.calibration import calibrate as set_thresholds
@@ -108,9 +109,10 @@ def open_run(config: Config, out: Path, *, resume: bool) -> bool:
     Raises
     ------
     ConfigError
-        The folder holds something else, another run, or this one without ``resume``.
+        The folder holds something else, a finished run of another config, or a run without
+        ``resume``.
     ModelError
-        The run is finished and its model damaged.
+        An unfinished run of another config, or a finished one whose model is damaged.
     """
     if not out.is_dir() or not any(out.iterdir()):
         return True
@@ -125,16 +127,25 @@ def open_run(config: Config, out: Path, *, resume: bool) -> bool:
             else "Continue with --resume, or choose another --out.",
         )
     if state == "an unfinished run":
+        if (out / CHECKPOINT).is_file():
+            _refuse_other_config(config, out, ModelError)
         return True
-    if portable(load_config(out / "config.yaml")) != portable(config):
-        raise ConfigError(
-            out,
-            expected="a run of this config",
-            found="a finished run of another one",
-            remedy="Choose another --out.",
-        )
+    _refuse_other_config(config, out, ConfigError)
     load_model(out)
     return False
+
+
+def _refuse_other_config(config: Config, out: Path, kind: type[MedrdError]) -> None:
+    """Raise an error of this kind unless the run's own config is the same, up to paths."""
+    was = load_config(out / "config.yaml")
+    key, before, now = first_difference(portable(was), portable(config))
+    if key:
+        raise kind(
+            out,
+            expected=f"a run with {key}: {now}",
+            found=f"one with {key}: {before}",
+            remedy=f"Resume with {out / 'config.yaml'}, or choose another --out.",
+        )
 
 
 def _state_of(out: Path) -> Literal["a finished run", "an unfinished run", "files"]:

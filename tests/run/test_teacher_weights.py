@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -16,7 +19,8 @@ from torch import Tensor, nn
 from medrd.config import TeacherConfig
 from medrd.errors import ModelError
 from medrd.models import Teacher
-from medrd.run.teacher_weights import load_teacher_weights, read_state
+from medrd.run.teacher_weights import load_teacher_weights
+from medrd.run.weights_file import read_state
 
 
 @pytest.fixture(scope="module")
@@ -112,15 +116,52 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
         load_teacher_weights(Teacher("tf_efficientnet_lite0"), TeacherConfig())
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "pth", "nested"])
+def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+CHECKPOINTS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "plain": lambda state: state,
+    "data parallel": lambda state: prefixed(state, "module."),
+    "compiled": lambda state: prefixed(state, "_orig_mod."),
+    "both": lambda state: {"model": prefixed(state, "module._orig_mod.")},
+    "compiled within": lambda state: {
+        key.replace("layer1.", "layer1._orig_mod."): value for key, value in state.items()
+    },
+    "timm": lambda state: {
+        "state_dict": state,
+        "state_dict_ema": {key: value + 1 for key, value in state.items()},
+        "epoch": 3,
+        "args": argparse.Namespace(lr=0.1),
+    },
+    "with its optimiser": lambda state: {
+        "model": state,
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]},
+    },
+    "lightning": lambda state: {"state_dict": prefixed(state, "backbone.")},
+    "before BatchNorm counted": lambda state: {
+        key: value for key, value in state.items() if not key.endswith("num_batches_tracked")
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("w.pth", kind) for kind in CHECKPOINTS),
+        ("w.safetensors", "plain"),
+        ("w.SAFETENSORS", "data parallel"),
+        ("weights", "plain"),
+    ],
+)
 def test_a_file_is_loaded_whatever_its_kind(
-    tmp_path: Path, resnet_state: dict[str, Tensor], kind: str
+    tmp_path: Path, resnet_state: dict[str, Tensor], name: str, kind: str
 ) -> None:
-    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
-    if kind == "safetensors":
-        save_file(resnet_state, path)
+    path, content = tmp_path / name, CHECKPOINTS[kind](resnet_state)
+    if name.lower().endswith(".safetensors"):
+        save_file(content, path)
     else:
-        torch.save({"state_dict": resnet_state} if kind == "nested" else resnet_state, path)
+        torch.save(content, path)
     teacher = Teacher("resnet18")
     load_teacher_weights(teacher, from_file(path))
     mine = teacher.backbone.state_dict()
@@ -151,6 +192,60 @@ def test_a_file_with_code_is_refused_and_the_code_not_run(tmp_path: Path, writer
     assert not trace.exists()
     assert caught.value.exit_code == 4
     assert str(path) in str(caught.value)
+
+
+def test_a_network_that_stands_twice_in_a_file_must_be_chosen(
+    tmp_path: Path, resnet_state: dict[str, Tensor]
+) -> None:
+    """As in DINO's checkpoints, whose two networks have one structure."""
+    path = tmp_path / "w.pth"
+    torch.save({"student": resnet_state, "teacher": resnet_state}, path)
+    with pytest.raises(ModelError, match=r"2 places: student\., teacher\."):
+        load_teacher_weights(Teacher("resnet18"), from_file(path))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("<!DOCTYPE html><html>", "a web page"),
+        ("version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        ("/annex/objects/MD5E-s1--x.pth", "a git-annex pointer"),
+        ("module", "class torch.nn.modules.linear.Linear"),
+        ("script", "a TorchScript program"),
+        ("zip", "a damaged file"),
+    ],
+)
+def test_what_a_file_holds_instead_of_weights_is_said_and_no_code_advised(
+    tmp_path: Path, content: str, found: str
+) -> None:
+    path = tmp_path / "w.pth"
+    if content == "module":
+        torch.save(nn.Linear(2, 2), path)
+    elif content == "script":
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
+    elif content == "zip":
+        path.write_bytes(b"PK\x03\x04" + bytes(100))
+    else:
+        path.write_text(content)
+    with pytest.raises(ModelError) as caught:
+        read_state(path)
+    assert found in caught.value.found
+    assert "weights_only" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(
+    tmp_path: Path, resnet_state: dict[str, Tensor]
+) -> None:
+    path, name = tmp_path / "w.pth", "layer2.0.conv1.weight"
+    broken = resnet_state[name].clone()
+    broken[0, 0] = float("nan")
+    torch.save(resnet_state | {name: broken}, path)
+    with pytest.raises(ModelError, match=f"9 weights that are NaN or infinite, first in {name}"):
+        load_teacher_weights(Teacher("resnet18"), from_file(path))
+    torch.save(resnet_state | {"bn1.running_var": -resnet_state["bn1.running_var"]}, path)
+    with pytest.raises(ModelError, match="features for a grey image"):
+        load_teacher_weights(Teacher("resnet18"), from_file(path))
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])

@@ -152,6 +152,8 @@ def test_a_resume_with_another_config_is_refused_and_overwrites_nothing(
     before = contents(out)
     refused = medrd("train", tiny_yaml, "--out", out, "--resume", "--set", change)
     assert refused.code == (2 if state == "finished" else 4)
+    key, value = change.split("=")
+    assert f"expected a run with {key}: {value}; found one with {key}: " in refused.stderr
     assert "Traceback" not in refused.stderr
     assert contents(out) == before
 

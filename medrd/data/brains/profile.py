@@ -178,14 +178,16 @@ def not_judged(profile: Profile) -> list[str]:
 def unlike(scan: ScanTraits, profile: Profile) -> list[str]:
     """The ways in which a scan differs from the training scans, a sentence each."""
     found: list[str] = []
-    for axis, edge, (low, high) in zip(
-        ("left-right", "front-back", "up-down"), scan.spacing_mm, profile.spacing_mm, strict=True
+    if any(
+        not low / _SPACING_FACTOR <= edge <= high * _SPACING_FACTOR
+        for edge, (low, high) in zip(scan.spacing_mm, profile.spacing_mm, strict=True)
     ):
-        if not low / _SPACING_FACTOR <= edge <= high * _SPACING_FACTOR:
-            found.append(
-                f"its voxels are {edge:.3g} mm {axis}, those of the training scans "
-                f"{_range(low, high)} mm: resample it"
-            )
+        x, y, z = scan.spacing_mm
+        ranges = [_range(low, high) for low, high in profile.spacing_mm]
+        found.append(
+            f"its voxels are {x:.3g} mm left-right, {y:.3g} mm front-back and {z:.3g} mm up-down, "
+            f"those of the training scans {', '.join(ranges)} mm: resample it"
+        )
     low, high = profile.brain_ml
     if scan.brain_ml > high * _VOLUME_FACTOR:
         found.append(

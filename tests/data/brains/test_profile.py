@@ -142,6 +142,8 @@ def test_voxels_of_another_size_are_named(scan: Scan, profile: Profile) -> None:
     thick = volume_from_array(volume.array[:, :, ::2], np.diag([4.0, 4.0, 8.0, 1.0]))
     (found,) = unlike(traits(thick), profile)
     assert "8 mm up-down" in found
+    large = volume_from_array(volume.array, np.diag([8.0, 8.0, 8.0, 1.0]))
+    assert sum("its voxels are" in text for text in unlike(traits(large), profile)) == 1
 
 
 def test_from_few_scans_contrast_is_not_judged(scan: Scan) -> None:

@@ -1,0 +1,171 @@
+"""Files of weights from elsewhere: tensors by name, read without running code from the file.
+
+The format is told by the content, because names are of every kind (.pth, .pt, .bin, .ckpt,
+.SAFETENSORS). A file may hold the state dict itself or a training checkpoint around it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from medrd.errors import MissingInputError, ModelError
+from medrd.files import describe_start, open_regular
+
+# What wrappers put into the names of a network's tensors: DataParallel and DDP, torch.compile,
+# FSDP and activation checkpointing.
+_WRAPPERS = frozenset(
+    {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+)
+# Where checkpoints keep the network's weights, the first of these first.
+_HOLDERS = ("", "state_dict", "model", "model_state_dict", "state_dict.model")
+_DEEPEST = 4
+_START_BYTES = 64
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_CLASS = re.compile(r"(?:Unsupported (?:global|class)[^:]*: )?GLOBAL (\S+)")
+_DOWNLOAD_AGAIN = "Download or copy the file again."
+_SAVE_AGAIN = (
+    "Where the file was made, load it and save its state_dict() alone "
+    "(torch.save(network.state_dict(), PATH), best as .safetensors)."
+)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a file, by name.
+
+    Tensors in nested mappings have names with dots: ``{"model": {"conv1.weight": …}}`` gives
+    ``model.conv1.weight``. The names of wrappers (``module``, ``_orig_mod``) are left out.
+
+    Raises
+    ------
+    ModelError
+        The file is missing or damaged, is no file of weights, or holds code.
+    """
+    try:
+        with open_regular(path, kind="weights file") as file:
+            start = file.read(_START_BYTES)
+    except MissingInputError as error:
+        raise _refused(path, error.found, error.remedy) from None
+    if not start:
+        raise _refused(path, "an empty file", _DOWNLOAD_AGAIN)
+    if start[8:9] == b"{":  # safetensors: eight bytes of length, then JSON
+        loaded = _read_safetensors(path)
+    elif start.startswith((_ZIP, _PICKLE)):
+        loaded = read_torch_file(path)
+    else:
+        raise _refused(path, describe_start(start), _DOWNLOAD_AGAIN)
+    state: dict[str, Tensor] = {}
+    if isinstance(loaded, Mapping):
+        for name, tensor in _tensors(loaded, ()):
+            state.setdefault(name, tensor)
+    if not state:
+        raise _refused(
+            path,
+            f"a {type(loaded).__name__} that is not a state dict: no tensors by name",
+            _SAVE_AGAIN,
+        )
+    return state
+
+
+def read_torch_file(path: Path) -> Any:
+    """Read what ``torch.save`` wrote, as far as it is tensors and plain types.
+
+    Raises
+    ------
+    ModelError
+        The file is damaged, or holds code; see :func:`read_state`.
+    """
+    try:
+        # Options of a training script, which many published checkpoints hold; mere attributes.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about TorchScript, which is refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load may raise anything on damaged or unsafe files
+        _raise_refused(path, error)
+
+
+def part_for(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a network out of a file that may hold more, under the network's own names.
+
+    A prefix (``model.``, ``backbone.``) counts as the network's place in the file if all of the
+    network's tensors are found below it. If they are in several places, the usual names of a
+    checkpoint come first. Without a complete place, that with the most tensors is returned, so
+    that a message can name what is missing. BatchNorm's counters, which old files lack and
+    prediction does not use, are filled in.
+
+    Raises
+    ------
+    ValueError
+        There are several complete places, and no usual one among them.
+    """
+    needed = [name for name in wanted if not name.endswith("num_batches_tracked")]
+    first = needed[0]
+    prefixes = [
+        name.removesuffix(first) for name in state if name == first or name.endswith(f".{first}")
+    ]
+    complete = [
+        prefix
+        for prefix in prefixes
+        if all(
+            prefix + name in state and state[prefix + name].shape == wanted[name].shape
+            for name in needed
+        )
+    ]
+    usual = [f"{holder}." if holder else "" for holder in _HOLDERS]
+    chosen = next((prefix for prefix in usual if prefix in complete), None)
+    if chosen is None:
+        if len(complete) > 1:
+            raise ValueError(f"this network in {len(complete)} places: {', '.join(complete)}")
+        others = complete or sorted(
+            {*prefixes, "", *usual}, key=lambda p: -sum(p + name in state for name in needed)
+        )
+        chosen = others[0]
+    found = {name: state[chosen + name] for name in wanted if chosen + name in state}
+    counters = {name: value for name, value in wanted.items() if name not in needed}
+    return counters | found
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, RuntimeError, AttributeError) as error:
+        raise _refused(path, f"a damaged file ({error})", _DOWNLOAD_AGAIN) from None
+
+
+def _tensors(content: Mapping[Any, Any], above: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+    for key, value in content.items():
+        parts = [part for part in str(key).split(".") if part not in _WRAPPERS]
+        if isinstance(value, Tensor):
+            yield ".".join((*above, *parts)), value
+        elif isinstance(value, Mapping) and len(above) < _DEEPEST:
+            yield from _tensors(value, (*above, *parts))
+
+
+def _raise_refused(path: Path, error: Exception) -> NoReturn:
+    """PyTorch's own message is not shown: it advises to load the file with code and all."""
+    text = str(error)
+    held = _CLASS.search(text)
+    if "TorchScript" in text:
+        raise _refused(path, "a TorchScript program", _SAVE_AGAIN) from None
+    if held:
+        found = f"an object of class {held.group(1)}, which only its code can load"
+        raise _refused(path, found, _SAVE_AGAIN) from None
+    raise _refused(path, f"a damaged file ({type(error).__name__})", _DOWNLOAD_AGAIN) from None
+
+
+def _refused(path: Path, found: str, remedy: str) -> ModelError:
+    return ModelError(
+        path,
+        expected="tensors by name, loadable without running code (.safetensors, .pth)",
+        found=found,
+        remedy=remedy,
+    )
