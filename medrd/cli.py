@@ -119,8 +119,9 @@ def predict(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            help="NIfTI files, BraTS subject folders, BIDS datasets, DICOM series, or folders of "
-            "these. For a model trained on pictures: pictures, or folders of pictures."
+            help="Scans (NIfTI, MGH, MetaImage, NRRD), BraTS subject folders, BIDS datasets, DICOM "
+            "series, or folders of these. For a model trained on pictures: pictures, or folders of "
+            "pictures."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for maps, masks, JSON and overlays.")],

@@ -32,6 +32,7 @@ from medrd.data.traits import ScanTraits
 from medrd.errors import InputError, OutputError
 from medrd.files import file_hash, write_json
 from medrd.images.dicom import choose_series
+from medrd.images.formats import parts_of
 
 logger = logging.getLogger("medrd.data")
 
@@ -200,11 +201,14 @@ def cache_subject(subject: Subject, kind: Kind, *, folder: Path, budget: int) ->
 
 
 def source_hash(source: Source) -> str:
-    """SHA-256 of the file, or of a series' files in order, with the chosen frame."""
+    """SHA-256 of the file, or of its parts or a series' files in order, with the chosen frame."""
     frame = "" if source.frame is None else f":{source.frame}"
     if source.path.is_dir():
         files = choose_series(source.path, source.series).files
         return digest([file_hash(path) for path in files]) + frame
+    parts = parts_of(source.path)
+    if len(parts) > 1:
+        return digest([file_hash(path) for path in parts]) + frame
     return file_hash(source.path) + frame
 
 

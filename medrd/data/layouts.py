@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medrd.errors import ConfigError, InputError, MissingInputError
+from medrd.images.formats import is_scan_name, scan_ending, scan_stem
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 """The channel names of the BraTS and MSD layouts."""
@@ -26,7 +27,6 @@ _BIDS = {"flair": "_FLAIR", "t1": "_T1w", "t2": "_T2w"}
 _MSD_NAMES = {"flair": "flair", "t1w": "t1", "t1gd": "t1ce", "t2w": "t2"}
 _MSD_ORDER = ("flair", "t1", "t1ce", "t2")  # as in Task01_BrainTumour's dataset.json
 _CONTRAST = re.compile(r"_ce-[a-zA-Z0-9]+")  # BIDS: a T1w with a contrast agent
-_NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _MASK = re.compile(r"[_-](seg|mask|label|dseg)$")
 # medrd's own output files: results must not become input.
 _OWN_OUTPUT = re.compile(r"_(anomaly|mask)$")
@@ -76,13 +76,12 @@ class Subject:
 
 def stem(path: Path) -> str:
     """``a/b_flair.nii.gz`` -> ``b_flair``."""
-    return _NIFTI.sub("", path.name)
+    return scan_stem(path)
 
 
-def is_nifti(path: Path) -> bool:
-    """Whether the name is that of a NIfTI file; not if hidden (macOS resource forks
-    ``._x.nii.gz``)."""
-    return bool(_NIFTI.search(path.name)) and not path.name.startswith(".")
+def is_scan(path: Path) -> bool:
+    """Whether the name is that of a scan in a file; not if hidden."""
+    return is_scan_name(path)
 
 
 def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[Subject]:
@@ -157,7 +156,7 @@ def _brats_subjects(folder: Path, endings: Mapping[str, str]) -> list[Subject]:
     names."""
     found: dict[str, dict[str, Source]] = {}
     for path in sorted(folder.iterdir()):
-        if not is_nifti(path):
+        if not is_scan(path):
             continue
         for kind, ending in endings.items():
             if not stem(path).endswith(ending):
@@ -197,9 +196,14 @@ def label_beside(path: Path) -> Source | None:
     candidates = (
         folder / f"{stem(path)}_{word}{ending}"
         for word in ("seg", "label", "dseg")
-        for ending in (".nii.gz", ".nii")
+        for ending in _label_endings(path)
     )
     return next((Source(candidate) for candidate in candidates if candidate.is_file()), None)
+
+
+def _label_endings(scan: Path) -> tuple[str, ...]:
+    """The endings that the label of a scan may have: the scan's own, or NIfTI's."""
+    return tuple(dict.fromkeys((scan_ending(scan), ".nii.gz", ".nii")))
 
 
 def is_label_name(path: Path) -> bool:
@@ -213,7 +217,7 @@ def named_kind(path: Path) -> str | None:
 
     None if the name tells nothing; always None for the folder of a DICOM series.
     """
-    if not is_nifti(path):
+    if not is_scan(path):
         return None
     return "label" if is_label_name(path) else name_and_modality(path)[1]
 
@@ -298,7 +302,7 @@ def _msd(root: Path) -> Iterator[Subject]:
                 remedy="Restore the file, or remove it to use Task01's known order.",
             ) from None
     for path in sorted(images.glob("*.nii*")):
-        if is_nifti(path):
+        if is_scan(path):
             label = root / "labelsTr" / path.name
             frames = {name: Source(path, frame) for frame, name in enumerate(order)}
             yield Subject(stem(path), frames, Source(label) if label.is_file() else None)
@@ -307,7 +311,7 @@ def _msd(root: Path) -> Iterator[Subject]:
 def _folder(root: Path) -> Iterator[Subject]:
     images = root / "images" if (root / "images").is_dir() else root
     for path in sorted(images.iterdir()):
-        if not is_nifti(path) or is_label_name(path):
+        if not is_scan(path) or is_label_name(path):
             continue
         candidates = [
             folder / f"{stem(path)}{suffix}{ending}"
@@ -317,7 +321,7 @@ def _folder(root: Path) -> Iterator[Subject]:
                 (images, ("_mask", "_seg", "_label")),
             )
             for suffix in suffixes
-            for ending in (".nii.gz", ".nii")
+            for ending in _label_endings(path)
         ]
         label = next((Source(c) for c in candidates if c.is_file()), None)
         yield Subject(stem(path), {"image": Source(path)}, label)

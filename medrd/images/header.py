@@ -7,6 +7,7 @@ must give a typed error before any memory is allocated.
 from __future__ import annotations
 
 import math
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from medrd.errors import FileFormatError, ShapeError, TooLargeError
-from medrd.images.affine import affine_in_force
+from medrd.files import open_regular
+from medrd.images.affine import affine_in_force, check_affine
 from medrd.images.geometry import Affine, Shape3, format_shape
-from medrd.images.grid import Grid, grid_of_header
+from medrd.images.grid import Grid, grid_from_affine, grid_of_header
 from medrd.images.stream import open_forward
 
 # 134 million voxels: fifteen times a 1 mm head, more than a 0.5 mm one, and 0.5 GiB as
@@ -60,6 +62,11 @@ class NiftiHeader:
         Bytes before the first voxel.
     warnings
         Oddities of the geometry, a sentence each.
+    packed
+        Whether a compressed stream begins at ``voxel_offset``. None: the file's name tells, and
+        the offset counts bytes of the uncompressed file.
+    has_footer
+        Whether bytes after the last voxel are usual.
     """
 
     path: Path
@@ -73,6 +80,8 @@ class NiftiHeader:
     scaling: tuple[float, float] | None
     voxel_offset: int
     warnings: tuple[str, ...]
+    packed: bool | None = None
+    has_footer: bool = False
 
 
 def inspect_nifti(
@@ -102,7 +111,7 @@ def inspect_nifti(
         If the affine in force is not finite or not invertible.
     """
     path = Path(path)
-    header_path, voxel_path = _header_and_voxel_files(path)
+    header_path, voxel_path = header_and_voxel_files(path)
     version, header = _read_header(header_path)
     dtype = _dtype(path, header)
     dims = _dims(path, header)
@@ -125,7 +134,70 @@ def inspect_nifti(
     )
 
 
-def _header_and_voxel_files(path: Path) -> tuple[Path, Path]:
+def describe_scan(
+    path: Path,
+    *,
+    dims: tuple[int, ...],
+    dtype: np.dtype[Any],
+    affine: Affine,
+    voxel_offset: int | None,
+    frame: int | None,
+    max_voxels: int,
+    voxel_path: Path | None = None,
+    packed: bool | None = None,
+    warnings: tuple[str, ...] = (),
+    has_footer: bool = False,
+) -> NiftiHeader:
+    """The description of a scan in another format than NIfTI, checked in the same way.
+
+    Parameters
+    ----------
+    dims
+        All dimensions of the file, those of space first.
+    affine
+        (4, 4), voxel index to RAS+ mm.
+    voxel_offset
+        Bytes before the voxels; None if they are the end of ``voxel_path``.
+
+    Raises
+    ------
+    ShapeError, TooLargeError, AffineError, MissingInputError
+        As :func:`inspect_nifti`.
+    """
+    voxel_path = voxel_path or path
+    if len(dims) < 3 or min(dims) < 1:
+        raise _shape_error(path, f"dimensions {format_shape(dims)}")
+    _check_budget(path, dims, max_voxels)
+    shape, frames = (dims[0], dims[1], dims[2]), math.prod(dims[3:])
+    chosen = _chosen_frame(path, dims, frames, frame)
+    check_affine(path, affine, "header's geometry")
+    with np.errstate(over="ignore", invalid="ignore"):
+        grid = grid_from_affine(shape, affine)
+    held = np.vstack([grid.sform.astype(np.float64), [0.0, 0.0, 0.0, 1.0]])
+    check_affine(path, held, "header's geometry")  # in float32
+    if voxel_offset is None:
+        with open_regular(voxel_path, kind="file of voxels") as file:
+            size = file.seek(0, os.SEEK_END)
+        voxel_offset = max(0, size - math.prod(dims) * dtype.itemsize)
+    return NiftiHeader(
+        path=path,
+        voxel_path=voxel_path,
+        shape=shape,
+        frames=frames,
+        frame=chosen,
+        affine=held,
+        grid=grid,
+        dtype=dtype,
+        scaling=None,
+        voxel_offset=voxel_offset,
+        warnings=warnings,
+        packed=packed,
+        has_footer=has_footer,
+    )
+
+
+def header_and_voxel_files(path: Path) -> tuple[Path, Path]:
+    """The two files of an ``.hdr`` and ``.img`` pair; twice the same for a single file."""
     gz = path.suffix if path.suffix.lower() == ".gz" else ""
     bare = path.with_suffix("") if gz else path
     kind = bare.suffix
@@ -138,7 +210,7 @@ def _header_and_voxel_files(path: Path) -> tuple[Path, Path]:
         path,
         expected="a NIfTI file: .nii, .nii.gz or an .hdr and .img pair",
         found="a folder" if path.is_dir() else f"the suffix {path.suffix!r}",
-        remedy="Convert the image to NIfTI, or name the right file.",
+        remedy="Convert the image to NIfTI (mri_convert, 3D Slicer), or name the right file.",
     )
 
 
@@ -211,7 +283,11 @@ def _dims(path: Path, header: nib.Nifti1Header) -> tuple[int, ...]:
         found = f"dimensions {format_shape(dims)}"
     else:
         return dims
-    raise ShapeError(
+    raise _shape_error(path, found)
+
+
+def _shape_error(path: Path, found: str) -> ShapeError:
+    return ShapeError(
         path,
         expected="three dimensions of at least one voxel each",
         found=found,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medrd.errors import NonFiniteError, OutputError, TooLargeError
 from medrd.files import atomic_path
+from medrd.images.formats import inspect_scan
 from medrd.images.grid import header_of_grid
 from medrd.images.header import DEFAULT_MAX_VOXELS, NiftiHeader, inspect_nifti
 from medrd.images.labels import whole_labels
@@ -48,14 +49,14 @@ def read_nifti(
 ) -> Volume:
     """Read one three-dimensional image.
 
-    The header is checked first by :func:`inspect_nifti`, which also describes ``path``. Then the
+    The header is checked first by :func:`inspect_scan`, which also describes ``path``. Then the
     file is read to its very end, so that truncation or damage is always found. Memory stays at
     5 bytes per voxel of the one frame and a few MiB.
 
     Parameters
     ----------
     path
-        NIfTI-1 or NIfTI-2 file, plain or gzip, single or pair.
+        NIfTI-1 or NIfTI-2 file, plain or gzip, single or pair; MGH, MetaImage or NRRD.
     frame
         Which three-dimensional image of a 4D file, from 0.
     max_voxels
@@ -70,7 +71,7 @@ def read_nifti(
     Raises
     ------
     MissingInputError, FileFormatError, ShapeError, TooLargeError, AffineError
-        As :func:`inspect_nifti`.
+        As :func:`inspect_scan`.
     TruncatedFileError
         If the file ends before the voxels do, or is damaged.
     NonFiniteError
@@ -177,10 +178,10 @@ def write_nifti(
 
 def _read_as_stored(path: str | Path, *, frame: int | None, max_voxels: int) -> Volume:
     """One frame, with NaN and infinite voxels as they are."""
-    header = inspect_nifti(path, frame=frame, max_voxels=max_voxels)
+    header = inspect_scan(path, frame=frame, max_voxels=max_voxels)
     values, trailing_bytes = _read_frame(header)
     warnings = list(header.warnings)
-    if trailing_bytes:
+    if trailing_bytes and not header.has_footer:
         warnings.append(f"{trailing_bytes:,} bytes after the last voxel were ignored.")
     return Volume(
         array=values.reshape(header.shape, order="F"),
@@ -204,8 +205,10 @@ def _read_frame(header: NiftiHeader) -> tuple[NDArray[np.float32], int]:
             found=f"{voxels:,} voxels",
             remedy="Use a machine with more memory, or resample the scan first.",
         ) from error
-    with open_forward(header.voxel_path) as stream:
-        stream.skip(header.voxel_offset + header.frame * frame_bytes)
+    packed_at = header.voxel_offset if header.packed else None
+    skipped = 0 if header.packed else header.voxel_offset
+    with open_forward(header.voxel_path, packed_at=packed_at) as stream:
+        stream.skip(skipped + header.frame * frame_bytes)
         for start in range(0, voxels, _CHUNK_VOXELS):
             part = values[start : start + _CHUNK_VOXELS]
             raw = np.frombuffer(

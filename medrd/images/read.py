@@ -1,4 +1,4 @@
-"""Read a volume from a NIfTI file or a DICOM series."""
+"""Read a volume from a file (NIfTI, MGH, MetaImage, NRRD) or a DICOM series."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_volume(
     series: str | None = None,
     max_voxels: int = DEFAULT_MAX_VOXELS,
 ) -> Volume:
-    """Read DICOM files, recognised by their magic, as a series, and any other file as NIfTI.
+    """Read DICOM files, recognised by their magic, as a series, and any other file by its ending.
 
     ``series`` is a Series Instance UID, for a folder with several series. Raises InputError; see
     :func:`read_dicom` and :func:`read_nifti`.

@@ -12,13 +12,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from medrd.errors import FileFormatError, TruncatedFileError
-from medrd.files import open_regular, unreadable
+from medrd.files import describe_start, open_regular, unreadable
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 20
+_START_BYTES = 64
 
 _FETCH_AGAIN = "Copy, download or export the file again."
 
@@ -114,8 +115,13 @@ class ForwardReader:
 
 
 @contextmanager
-def open_forward(path: Path) -> Iterator[ForwardReader]:
-    """Open a file to read forward, through gzip if its name ends in ``.gz``.
+def open_forward(path: Path, *, packed_at: int | None = None) -> Iterator[ForwardReader]:
+    """Open a file to read forward, through gzip if its name ends in ``.gz`` or ``.mgz``.
+
+    Parameters
+    ----------
+    packed_at
+        Where a zlib or gzip stream begins in a file of any name; the reader starts there.
 
     Raises
     ------
@@ -124,9 +130,13 @@ def open_forward(path: Path) -> Iterator[ForwardReader]:
     FileFormatError
         If the file is empty, or its name and its content disagree on compression.
     """
-    with open_regular(path, kind="NIfTI file") as file:
-        compressed = path.suffix.lower() == ".gz"
-        _check_magic(path, ForwardReader(path, file).read(len(_GZIP_MAGIC)), compressed)
+    with open_regular(path, kind="scan") as file:
+        if packed_at is not None:
+            file.seek(packed_at)
+            yield ForwardReader(path, _Inflated(file))
+            return
+        compressed = path.suffix.lower() in (".gz", ".mgz")
+        _check_magic(path, ForwardReader(path, file).read(_START_BYTES), compressed)
         file.seek(0)
         if not compressed:
             yield ForwardReader(path, file)
@@ -135,18 +145,37 @@ def open_forward(path: Path) -> Iterator[ForwardReader]:
             yield ForwardReader(path, unzipped)
 
 
+class _Inflated:
+    """A zlib or gzip stream within a file, checked by its checksum at the end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either header
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; fewer only at the end. Raises EOFError, zlib.error."""
+        parts = []
+        while size > 0 and not self._inflate.eof:
+            packed = self._inflate.unconsumed_tail or self._file.read(_CHUNK_BYTES)
+            if not packed:
+                raise EOFError
+            parts.append(self._inflate.decompress(packed, size))
+            size -= len(parts[-1])
+        return b"".join(parts)
+
+
 def _check_magic(path: Path, start: bytes, compressed: bool) -> None:
     if not start:
         raise FileFormatError(path, expected="data", found="an empty file", remedy=_FETCH_AGAIN)
-    if compressed and start != _GZIP_MAGIC:
+    if compressed and not start.startswith(_GZIP_MAGIC):
         raise FileFormatError(
             path,
             expected="gzip data, which begin with 1f 8b",
-            found=f"a file that begins with {start.hex(' ')}",
-            remedy="If it is an uncompressed NIfTI file, take .gz off its name; if it is "
-            "text, such as a Git LFS pointer or a web page, download the file itself.",
+            found=describe_start(start),
+            remedy="If it is an uncompressed NIfTI file, take .gz off its name; otherwise download "
+            "or copy the file again.",
         )
-    if not compressed and start == _GZIP_MAGIC:
+    if not compressed and start.startswith(_GZIP_MAGIC):
         raise FileFormatError(
             path,
             expected="uncompressed data, as its name says",

@@ -109,9 +109,9 @@ def predict_inputs(
     model
         A run folder, its ``model/``, or a loaded model.
     inputs
-        NIfTI files, BraTS subject folders, BIDS datasets (the results are then a BIDS
-        derivative), DICOM series (a folder, or one of its files), folders of those. For a model
-        of pictures: picture files and folders of those.
+        Scans (:data:`medrd.images.formats.SCAN_ENDINGS`), BraTS subject folders, BIDS datasets (the
+        results are then a BIDS derivative), DICOM series (a folder, or one of its files), folders
+        of those. For a model of pictures: picture files and folders of those.
     runner
         Who does the work: this process, or :class:`medrd.runner.on_ray.Ray`.
 

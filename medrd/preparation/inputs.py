@@ -16,7 +16,7 @@ from medrd.data.layouts import (
     Subject,
     folders_below,
     is_label_name,
-    is_nifti,
+    is_scan,
     name_and_modality,
     stem,
 )
@@ -24,6 +24,7 @@ from medrd.data.output_names import PREPARED_ENDING
 from medrd.errors import ConfigError, InputError, MissingInputError
 from medrd.images.dicom import find_series, holds_dicom, series_of
 from medrd.images.dicom_meta import is_dicom
+from medrd.images.formats import SCAN_ENDINGS
 
 _FOLDERS = {
     "flair": ("flair", "t2f"),
@@ -119,17 +120,17 @@ def _expand(
         if len(scans) + len(errors) == before:
             raise MissingInputError(
                 path,
-                expected="a scan (.nii, .nii.gz, DICOM) in this folder or below",
+                expected=f"a scan ({SCAN_ENDINGS}, DICOM) in this folder or below",
                 found="none",
                 remedy="Give the folder of a subject, or of subjects.",
             )
     elif is_dicom(path):
         folder = path.parent
         scans.append(_series(folder, folder, wanted, wanted.series or series_of(path)))
-    elif path.is_file() and not is_nifti(path):
+    elif path.is_file() and not is_scan(path):
         raise MissingInputError(
             path,
-            expected="a NIfTI file (.nii, .nii.gz), a DICOM file or a folder",
+            expected=f"a scan ({SCAN_ENDINGS}), a DICOM file or a folder",
             found=f"a file named {path.name}",
             remedy="Convert the scan to NIfTI first.",
         )
@@ -147,7 +148,7 @@ def _below(root: Path, wanted: _Wanted, errors: list[InputError]) -> list[_Found
     for folder in folders_below(root):
         if any(folder.glob(f"*{PREPARED_ENDING}")):
             continue
-        here = [p for p in sorted(folder.iterdir()) if is_nifti(p) and not is_label_name(p)]
+        here = [p for p in sorted(folder.iterdir()) if is_scan(p) and not is_label_name(p)]
         for path in here:
             try:
                 named = _file(path, wanted, alone=len(here) == 1)

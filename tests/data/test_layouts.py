@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medrd.data.layouts import Subject, brats_subjects, find_subjects, is_nifti
+from medrd.data.layouts import Subject, brats_subjects, find_subjects, is_scan
 from medrd.errors import ConfigError, InputError, MissingInputError
 
 BRATS = ("flair", "t1", "t1ce", "t2")
@@ -152,7 +152,7 @@ def test_one_folder_of_either_layout(tmp_path: Path) -> None:
     [("X.NII.GZ", True), ("x.Nii", True), ("._x.nii.gz", False), ("x.nii.gz.txt", False)],
 )
 def test_a_nifti_file_is_known_by_its_ending_in_any_case(name: str, expected: bool) -> None:
-    assert is_nifti(Path(name)) == expected
+    assert is_scan(Path(name)) == expected
 
 
 # --- Medical Segmentation Decathlon ----------------------------------------------------

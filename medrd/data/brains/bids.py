@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medrd.data.cases import BidsOrigin
-from medrd.data.layouts import Source, Subject, is_nifti, stem
+from medrd.data.layouts import Source, Subject, is_scan, stem
 from medrd.errors import InputError, MissingInputError
 
 VERSION = "1.10.0"
@@ -160,7 +160,7 @@ def _files(root: Path, below: Path) -> Iterator[_File]:
     """Anatomical images with well-formed names, in the subjects' own folders."""
     for path in root.glob("sub-*/**/anat/sub-*"):
         place = path.parent.relative_to(root).as_posix()
-        if not path.is_relative_to(below) or not is_nifti(path) or not _FOLDER.fullmatch(place):
+        if not path.is_relative_to(below) or not is_scan(path) or not _FOLDER.fullmatch(place):
             continue
         *parts, suffix = stem(path).split("_")
         entities = {m[1]: m[2] for part in parts if (m := _ENTITY.fullmatch(part))}

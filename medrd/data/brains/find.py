@@ -22,7 +22,7 @@ from medrd.data.layouts import (
     brats_subjects,
     folders_below,
     is_label_name,
-    is_nifti,
+    is_scan,
     label_beside,
     named_kind,
     stem,
@@ -32,6 +32,7 @@ from medrd.data.pictures.files import is_picture
 from medrd.errors import InputError, MissingInputError, WrongKindError
 from medrd.images.dicom import find_series, holds_dicom, series_of
 from medrd.images.dicom_meta import is_dicom
+from medrd.images.formats import SCAN_ENDINGS, header_file, parts_of
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ def find_scans(
         Two inputs that would write the same output, or nothing to do at all.
     """
     wanted = _Wanted(recipe, frame, series)
+    # A pattern such as folder/* names both files of a scan.
+    voxels = {part for path in inputs for part in _voxel_files(path)}
+    inputs = [header_file(path) for path in inputs if path not in voxels]
     cases, errors = expand_all(inputs, lambda path, bad: _expand(path, wanted, bad))
     complete = []
     for case in cases:
@@ -79,6 +83,15 @@ def find_scans(
     refuse_nothing(inputs, complete, errors, noun="scan", what=what)
     refuse_collisions(complete, lambda case: files_of(case, SCAN_FILES).endings, SCAN_FILES.noun)
     return complete, errors
+
+
+def _voxel_files(path: Path) -> list[Path]:
+    """The files of voxels that a header file names; none if it cannot be read, which is said
+    when it is."""
+    try:
+        return parts_of(path)[1:] if is_scan(path) and path.is_file() else []
+    except InputError:
+        return []
 
 
 def _expand(path: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]:
@@ -107,13 +120,14 @@ def _expand(path: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]
         return cases
     if is_dicom(path):
         return [_series(path.parent, Path(), wanted, wanted.series or series_of(path))]
-    if path.is_file() and not is_nifti(path):
+    if path.is_file() and not is_scan(path):
         raise MissingInputError(
             path,
-            expected="a NIfTI file (.nii, .nii.gz), a DICOM file or a folder: the model was "
-            "trained on scans",
+            expected=f"a scan ({SCAN_ENDINGS}), a DICOM file or a folder: the model was trained on "
+            "scans",
             found=f"a {'picture' if is_picture(path) else 'file'} named {path.name}",
-            remedy="Convert the scan to NIfTI first; for pictures, train a model on pictures.",
+            remedy="Convert the scan to NIfTI first (dcm2niix, mri_convert, 3D Slicer); for "
+            "pictures, train a model on pictures.",
         )
     _refuse_other_modality(path, wanted.recipe)
     # A missing file becomes a case too: reading it says what is wrong.
@@ -130,8 +144,8 @@ def _no_scan(folder: Path) -> MissingInputError:
         remedy = "Give the folder of a subject, or of subjects."
     return MissingInputError(
         folder,
-        expected="a scan (.nii, .nii.gz, DICOM) in this folder or below: the model was trained on "
-        "scans",
+        expected=f"a scan ({SCAN_ENDINGS}, DICOM) in this folder or below: the model was trained "
+        "on scans",
         found=found,
         remedy=remedy,
     )
@@ -173,7 +187,7 @@ def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError])
         files = [
             _file(path, folder.relative_to(root), wanted)
             for path in sorted(folder.iterdir())
-            if is_nifti(path) and not is_label_name(path)
+            if is_scan(path) and not is_label_name(path)
         ]
         return files + _dicom(folder, root, wanted)
     except InputError as error:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medrd.data.cases import Case, expand_all, holds, refuse_collisions, refuse_nothing
-from medrd.data.layouts import Source, Subject, folders_below, is_nifti
+from medrd.data.layouts import Source, Subject, folders_below, is_scan
 from medrd.data.output_names import PICTURE_FILES
 from medrd.data.pictures.files import PICTURE_ENDINGS, is_picture
 from medrd.errors import InputError, MissingInputError
@@ -47,7 +47,7 @@ def _expand(path: Path, _: list[InputError]) -> list[Case]:
                 path,
                 expected=f"a picture ({_ENDINGS}) in this folder or below: the model was "
                 "trained on pictures",
-                found="scans" if holds(path, is_nifti) else "none",
+                found="scans" if holds(path, is_scan) else "none",
                 remedy="Give the folder of pictures.",
             )
         return cases
@@ -55,7 +55,7 @@ def _expand(path: Path, _: list[InputError]) -> list[Case]:
         raise MissingInputError(
             path,
             expected=f"a picture ({_ENDINGS}) or a folder: the model was trained on pictures",
-            found=f"a {'scan' if is_nifti(path) else 'file'} named {path.name}",
+            found=f"a {'scan' if is_scan(path) else 'file'} named {path.name}",
             remedy="Save the picture as PNG first; for scans, train a model on scans.",
         )
     # A missing file becomes a case too: reading it says what is wrong.

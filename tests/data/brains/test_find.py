@@ -36,6 +36,18 @@ def test_a_file_a_subject_and_a_tree_of_both(tmp_path: Path) -> None:
     assert outputs([tmp_path / "in"]) == ["b/s2", "deep/y", "s1", "x"]
 
 
+def test_a_scan_in_two_files_is_one_case_whichever_is_given(tmp_path: Path) -> None:
+    touch(tmp_path, "a.hdr", "a.img", "b.mgz", "c.nrrd", "d.mha", "e.raw", "f.img", "a_seg.mha")
+    (tmp_path / "e.mhd").write_text("DimSize = 1 1 1\nElementDataFile = e.raw\n")
+    assert outputs([tmp_path]) == ["a", "b", "c", "d", "e"]
+    names = ["a.img", "a.hdr", "e.raw", "e.mhd"]
+    assert outputs([tmp_path / name for name in names]) == ["a", "e"]
+    assert outputs([tmp_path / "a.img"]) == ["a"]
+    cases, _ = find_scans([tmp_path / "a.img"], ONE)
+    assert cases[0].first_file.name == "a.hdr"
+    assert outputs([tmp_path / "d.mha"]) == ["d"]
+
+
 def test_the_channels_of_the_model_are_picked_in_its_order(tmp_path: Path) -> None:
     touch(tmp_path, *(f"s/s_{m}.nii.gz" for m in ("t2", "t1", "t1ce", "flair", "seg")))
     ((case,), errors) = find_scans([tmp_path / "s"], THREE)
