@@ -161,6 +161,10 @@ def merge(
         Positive pixels of some have PRO weights and those of others do not, or fewer than two
         bins.
     """
+    if len(histograms) == 1 and min_shift <= histograms[0].shift:
+        (only,) = histograms
+        if only.keys.size <= max_bins:
+            return only
     components = sum(part.components for part in histograms)
     if components and any(not part.components and part.positives.any() for part in histograms):
         msg = "some positive pixels have PRO weights and others do not"
