@@ -75,6 +75,8 @@ def open_regular(path: Path, *, kind: str) -> Iterator[BinaryIO]:
 
 def unreadable(path: Path, error: OSError) -> MissingInputError:
     """The error for a file that the system would not open or read."""
+    if isinstance(error, FileNotFoundError) and leads_nowhere(path):
+        return _dangling(path)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         found, remedy = "no such file", "Check the path."
     elif isinstance(error, PermissionError):
@@ -82,6 +84,28 @@ def unreadable(path: Path, error: OSError) -> MissingInputError:
     else:
         found, remedy = error.strerror or str(error), "Check the path and the disk."
     return MissingInputError(path, expected="a readable file", found=found, remedy=remedy)
+
+
+def leads_nowhere(path: Path) -> bool:
+    """Whether a path is a link whose target is not there."""
+    return path.is_symlink() and not path.exists()
+
+
+def _dangling(path: Path) -> MissingInputError:
+    """The error for a link whose target is not there; git-annex leaves such for files that it has
+    not fetched."""
+    target = os.readlink(path)
+    annexed = ".git/annex/objects" in target.replace(os.sep, "/")
+    return MissingInputError(
+        path,
+        expected="a readable file",
+        found="a link to a file that git-annex has not fetched"
+        if annexed
+        else f"a link to {target}, where nothing is",
+        remedy=f"Fetch it: datalad get {path.name}, or git annex get {path.name}."
+        if annexed
+        else "Mend the link, or put the file there.",
+    )
 
 
 def describe_start(start: bytes) -> str:
@@ -110,13 +134,7 @@ def file_hash(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        found = "nothing there" if isinstance(error, FileNotFoundError) else str(error.strerror)
-        raise MissingInputError(
-            path,
-            expected="a readable file",
-            found=found,
-            remedy="Check the path and its permissions.",
-        ) from None
+        raise unreadable(path, error) from None
 
 
 @contextmanager

@@ -14,8 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from medrd.errors import OutputError
-from medrd.files import atomic_folder, atomic_path, remove_abandoned, write_json, write_text
+from medrd.errors import MissingInputError, OutputError
+from medrd.files import (
+    atomic_folder,
+    atomic_path,
+    file_hash,
+    open_regular,
+    remove_abandoned,
+    write_json,
+    write_text,
+)
 
 
 def test_the_target_appears_only_at_the_end(tmp_path: Path) -> None:
@@ -238,3 +246,24 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
 def test_text_is_the_same_bytes_on_every_system(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "é\n")
     assert (tmp_path / "a.txt").read_bytes() == b"\xc3\xa9\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "found", "remedy"),
+    [
+        ("../.git/annex/objects/Xx/0k/MD5E-s3--a.nii.gz", "git-annex", "datalad get a.nii.gz"),
+        ("elsewhere.nii.gz", "a link to elsewhere.nii.gz", "Mend the link"),
+    ],
+)
+def test_a_link_that_leads_nowhere_is_said_to_be_one(
+    tmp_path: Path, target: str, found: str, remedy: str
+) -> None:
+    path = tmp_path / "a.nii.gz"
+    path.symlink_to(target)
+    with pytest.raises(MissingInputError) as hashed:
+        file_hash(path)
+    with pytest.raises(MissingInputError) as opened, open_regular(path, kind="scan"):
+        pass
+    for caught in (hashed, opened):
+        assert found in caught.value.found
+        assert remedy in caught.value.remedy

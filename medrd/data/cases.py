@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from medrd.data.layouts import Subject, folders_below
-from medrd.errors import ConfigError, InputError
+from medrd.errors import ConfigError, InputError, MedrdError
 
 ERRORS_NAME = "errors.json"
 """In ``--out``: the inputs that failed. No output may go by this name."""
+
+Kind = TypeVar("Kind", bound=MedrdError)
 
 Expand = Callable[[Path, list[InputError]], list["Case"]]
 """One path that was given -> its cases; what is wrong with some of them is appended."""
@@ -111,19 +114,38 @@ def holds(folder: Path, is_kind: Callable[[Path], bool]) -> bool:
     return any(is_kind(path) for inner in folders_below(folder) for path in inner.iterdir())
 
 
-def refuse_collisions(
-    cases: Sequence[Case], endings: Callable[[Case], Sequence[str]], noun: str
-) -> None:
-    """Raise ConfigError where two inputs would write the same output.
+def without_collisions(
+    inputs: Sequence[Path],
+    cases: Sequence[Case],
+    errors: list[InputError],
+    *,
+    endings: Callable[[Case], Sequence[str]],
+    noun: str,
+) -> list[Case]:
+    """The cases whose outputs are their own.
+
+    Of those that were found in a folder (``x.png`` beside ``x.bmp``), none is taken and each gets
+    an error, so that the others are done.
 
     Parameters
     ----------
+    inputs
+        What was given; two of these with one output are a mistake of the call.
+    errors
+        A list to which errors are appended.
     endings
         Of all outputs of a case: the overlay of ``a_mask`` may be the mask of ``a``.
     noun
         What an input is called.
+
+    Raises
+    ------
+    ConfigError
+        Two inputs of the call would write the same output, or one the list of errors.
     """
+    given = set(inputs)
     seen: dict[Path, Case] = {}
+    bad: set[Path] = set()
     for case in cases:
         for target in (case.output(Path(), ending) for ending in endings(case)):
             if target == Path(ERRORS_NAME):
@@ -134,11 +156,30 @@ def refuse_collisions(
                     found="errors",
                     remedy=f"Rename the {noun}.",
                 )
-            if target in seen:
-                raise ConfigError(
-                    case.first_file,
-                    expected="every input to have outputs of its own",
-                    found=f"the same output name {target} as of {seen[target].first_file}",
-                    remedy="Give the folder that holds both (its tree is kept), or rename one.",
-                )
-            seen[target] = case
+            other = seen.setdefault(target, case)
+            if other is case:
+                continue
+            files = {case.first_file, other.first_file}
+            if len(files) == 1 or not given.isdisjoint(files) or _apart(case, other):
+                raise _collision(ConfigError, case, other, target)
+            for one, two in ((case, other), (other, case)):
+                if one.first_file not in bad:
+                    errors.append(_collision(InputError, one, two, target))
+                    bad.add(one.first_file)
+    return [case for case in cases if case.first_file not in bad]
+
+
+def _apart(case: Case, other: Case) -> bool:
+    """Whether two cases were found in different folders: they come from two inputs."""
+    return case.first_file.parent != other.first_file.parent
+
+
+def _collision(kind: type[Kind], case: Case, other: Case, target: Path) -> Kind:
+    return kind(
+        case.first_file,
+        expected="every input to have outputs of its own",
+        found=f"the same output name {target} as of {other.first_file}",
+        remedy="Give the folder that holds both (its tree is kept), or rename one."
+        if _apart(case, other)
+        else "Rename one of them, or take one away.",
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medrd.data.brains.bids import bids_root, bids_subjects
-from medrd.data.cases import Case, expand_all, refuse_collisions, refuse_nothing
+from medrd.data.cases import Case, expand_all, refuse_nothing, without_collisions
 from medrd.data.layouts import (
     MODALITIES,
     Source,
@@ -104,7 +104,13 @@ def find_raw(
     cases += _gathered(scans, errors)
     what = "NIfTI files, BIDS datasets, DICOM series or folders of those"
     refuse_nothing(inputs, cases, errors, noun="scan", what=what)
-    refuse_collisions(cases, lambda _: ("",), "subject")  # a folder each
+    cases = without_collisions(
+        inputs,
+        cases,
+        errors,
+        endings=lambda _: ("",),  # a folder each
+        noun="subject",
+    )
     return cases, errors
 
 

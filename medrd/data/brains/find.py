@@ -13,8 +13,8 @@ from medrd.data.cases import (
     Case,
     expand_all,
     holds,
-    refuse_collisions,
     refuse_nothing,
+    without_collisions,
 )
 from medrd.data.layouts import (
     Source,
@@ -30,6 +30,7 @@ from medrd.data.layouts import (
 from medrd.data.output_names import SCAN_FILES, UNPREPARED_ENDING, ending_in, files_of
 from medrd.data.pictures.files import is_picture
 from medrd.errors import InputError, MissingInputError, WrongKindError
+from medrd.files import leads_nowhere
 from medrd.images.dicom import find_series, holds_dicom, series_of
 from medrd.images.dicom_meta import is_dicom
 from medrd.images.formats import SCAN_ENDINGS, header_file, parts_of
@@ -81,7 +82,13 @@ def find_scans(
             errors.append(error)
     what = "NIfTI files, BraTS subject folders, DICOM series or folders of those"
     refuse_nothing(inputs, complete, errors, noun="scan", what=what)
-    refuse_collisions(complete, lambda case: files_of(case, SCAN_FILES).endings, SCAN_FILES.noun)
+    complete = without_collisions(
+        inputs,
+        complete,
+        errors,
+        endings=lambda case: files_of(case, SCAN_FILES).endings,
+        noun=SCAN_FILES.noun,
+    )
     return complete, errors
 
 
@@ -139,6 +146,9 @@ def _no_scan(folder: Path) -> MissingInputError:
     if ending_in(folder, UNPREPARED_ENDING):
         found = "none, but subjects that medrd prepare failed on"
         remedy = f"See why in the {ERRORS_NAME} that it wrote, and prepare them again."
+    elif holds(folder, leads_nowhere):
+        found = "links to files that are not there"
+        remedy = "Fetch them (datalad get, git annex get), or mend the links."
     else:
         found = "pictures" if holds(folder, is_picture) else "none"
         remedy = "Give the folder of a subject, or of subjects."

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from medrd.data.cases import Case, expand_all, holds, refuse_collisions, refuse_nothing
+from medrd.data.cases import Case, expand_all, holds, refuse_nothing, without_collisions
 from medrd.data.layouts import Source, Subject, folders_below, is_scan
 from medrd.data.output_names import PICTURE_FILES
 from medrd.data.pictures.files import PICTURE_ENDINGS, is_picture
@@ -31,7 +31,13 @@ def find_pictures(inputs: Sequence[Path]) -> tuple[list[Case], list[InputError]]
     cases, errors = expand_all(inputs, _expand)
     what = f"pictures ({_ENDINGS}) or folders of those"
     refuse_nothing(inputs, cases, errors, noun="picture", what=what)
-    refuse_collisions(cases, lambda _: PICTURE_FILES.endings, PICTURE_FILES.noun)
+    cases = without_collisions(
+        inputs,
+        cases,
+        errors,
+        endings=lambda _: PICTURE_FILES.endings,
+        noun=PICTURE_FILES.noun,
+    )
     return cases, errors
 
 

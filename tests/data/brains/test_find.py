@@ -143,6 +143,23 @@ def test_two_inputs_with_one_output_are_refused(tmp_path: Path, names: tuple[str
         find_scans([tmp_path / name for name in names], ONE)
 
 
+def test_two_scans_of_one_name_in_a_folder_fail_and_the_others_are_cases(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.nii.gz", "in/a.nii", "in/b.nii.gz", "in/sub/a.nii.gz")
+    cases, errors = find_scans([tmp_path / "in"], ONE)
+    assert sorted(str(case.place / case.subject.id) for case in cases) == ["b", "sub/a"]
+    assert sorted(Path(error.where).name for error in errors) == ["a.nii", "a.nii.gz"]
+    assert all("a_anomaly.nii.gz" in error.found for error in errors)
+    with pytest.raises(ConfigError, match="same output name"):
+        find_scans([tmp_path / "in", tmp_path / "in"], ONE)
+
+
+def test_a_folder_of_links_that_lead_nowhere_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "1.dcm").symlink_to(".git/annex/objects/1.dcm")
+    _, (error,) = find_scans([tmp_path], ONE)
+    assert "links to files that are not there" in error.found
+    assert "datalad get" in error.remedy
+
+
 def test_a_scan_must_not_take_the_place_of_the_list_of_errors(tmp_path: Path) -> None:
     touch(tmp_path, "errors.nii.gz", "in/sub/errors.nii.gz")
     with pytest.raises(ConfigError, match="Rename"):
