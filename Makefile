@@ -39,7 +39,7 @@ test: $(READY) ## run the tests, e.g. make test ARGS="tests/metrics -x"
 	@# together; a choice of them in one.
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(or $(ARGS),-n 3 --dist loadfile --no-loadscope-reorder)
 
-test-fast: $(READY) ## the tests but those that start Ray, Chromium or a notebook, or take long
+test-fast: $(READY) ## the tests but those that start Ray, Chromium, a notebook or processes, or train a network
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m "not slow" \
 		$(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
 

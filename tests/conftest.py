@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -21,21 +22,28 @@ from medrd.images.volume import Volume, volume_from_array
 from tiny import make_tiny_raw, write_tiny_subject
 
 SLOW_MODULES = (
-    "runner/test_verbs.py",
+    "tuning/test_tune.py",
+    "tests/test_docs.py",
     "training/test_train_resumed.py",
+    "runner/test_verbs.py",
+    "models/test_detectors.py",
     "comparison/test_compare.py",
     "training/test_on_ray.py",
     "prediction/test_predict.py",
     "tests/test_notebooks.py",
-    "tuning/test_tune.py",
-    "models/test_detectors.py",
-    "tests/test_demo.py",
+    "runner/test_on_ray.py",
     "exporting/test_export.py",
+    "evaluation/test_evaluate.py",
+    "evaluation/test_pictures.py",
+    "tests/test_demo.py",
 )
-"""Modules that take minutes, in the order in which they start: tests on Ray wait more than they
-compute, so seldom two of them are next to each other."""
-SLOW_FIXTURES = frozenset({"prompt_ray", "browser", "client", "reader"})
-"""What starts Ray, Chromium or a notebook, or runs a page of the documentation."""
+"""Modules that take long, in the order in which they start: tests on Ray wait more than they
+compute, so two of them seldom run at the same time."""
+SLOW_FIXTURES = frozenset(
+    {"prompt_ray", "browser", "client", "reader", "medrd", "tiny_run", "picture_run"}
+)
+"""What starts Ray, Chromium, a notebook or processes of medrd, runs a page of the documentation, or
+trains a network."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,22 +69,48 @@ def brats_root() -> Path:
     return root
 
 
+@dataclass(frozen=True)
+class Once:
+    """Folders that all processes of ``pytest -n`` use, each made by the first one that asks."""
+
+    root: Path
+
+    def __call__(self, name: str, make: Callable[[Path], object]) -> Path:
+        """The folder of this name, after ``make(folder)``; read only."""
+        folder, made = self.root / name, self.root / f"{name}.made"
+        with (self.root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # what a failure left
+                make(folder)
+                made.touch()
+        return folder
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    base = tmp_path_factory.getbasetemp()
+    return Once(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+
+
 # --- A tiny cohort, a model trained on it, and medrd's command line in real processes ---
 
 
 @pytest.fixture(scope="session")
-def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_root(once: Once) -> Path:
     """Six tiny subjects in BraTS's layout, read only: 1, 3 to train, 2, 5 to calibrate."""
-    root = tmp_path_factory.mktemp("tiny") / "cohort"
-    for i in range(6):
-        write_tiny_subject(root / f"tiny_{i}", f"tiny_{i}", seed=i)
-    return root
+
+    def make(root: Path) -> None:
+        for i in range(6):
+            write_tiny_subject(root / f"tiny_{i}", f"tiny_{i}", seed=i)
+
+    return once("tiny", make)
 
 
 @pytest.fixture(scope="session")
-def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_cache(once: Once) -> Path:
     """One cache of prepared slices for all runs on the tiny cohort."""
-    return tmp_path_factory.mktemp("cache")
+    return once("tiny_cache", Path.mkdir)
 
 
 @pytest.fixture
@@ -111,7 +145,7 @@ class Processes:
 
     _SERVER = """
 import json, os, sys, traceback
-import medrd.cli, medrd.demo
+import medrd.cli, medrd.demo, monai.transforms, scipy.stats
 for line in sys.stdin:
     order = json.loads(line)
     pid = os.fork()
@@ -189,12 +223,15 @@ def tiny_yaml(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="session")
-def tiny_run(medrd: Processes, tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_run(once: Once, tiny_yaml: Path, request: pytest.FixtureRequest) -> Path:
     """RD4AD with the embedded teacher, trained for two epochs without a break; read only."""
-    out = tmp_path_factory.mktemp("run") / "tiny"
-    done = medrd("train", tiny_yaml, "--out", out)
+    return once("tiny_run", lambda out: train_in_a_process(request, tiny_yaml, out))
+
+
+def train_in_a_process(request: pytest.FixtureRequest, config: Path, out: Path) -> None:
+    """Start the processes only where there is something to train."""
+    done = request.getfixturevalue("medrd")("train", config, "--out", out)
     assert done.code == 0, done.stderr
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +246,7 @@ def prompt_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def quick(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def quick(tiny_root: Path, tiny_cache: Path, once: Once) -> Any:
     """A Model: the calibrated intensity baseline, for which there is nothing to wait."""
     from medrd.config import make_config
     from medrd.run.model_folder import load_model
@@ -221,7 +258,7 @@ def quick(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFa
         "scoring": {"sigma_px": 2},
     }
     del raw["train"]
-    return load_model(train(make_config(raw), tmp_path_factory.mktemp("quick") / "run"))
+    return load_model(once("quick", lambda out: train(make_config(raw), out)))
 
 
 @pytest.fixture
@@ -233,15 +270,12 @@ def search_raw(tiny_raw: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def finished_search(
-    tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def finished_search(tiny_root: Path, tiny_cache: Path, once: Once) -> Path:
     """The folder of that search with one finished trial, at POINT; read only."""
     from searches import make_search_raw, run_point
 
-    out = tmp_path_factory.mktemp("search") / "out"
-    run_point(make_search_raw(make_tiny_raw(tiny_root, tiny_cache)), out)
-    return out
+    raw = make_search_raw(make_tiny_raw(tiny_root, tiny_cache))
+    return once("finished_search", lambda out: run_point(raw, out))
 
 
 SPACED_2_MM = np.diag([2.0, 2.0, 2.0, 1.0])
@@ -278,13 +312,14 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def texture_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def texture_root(once: Once) -> Path:
     """Two categories in MVTec's layout, read only: 10 to train on, 4 good and 8 bad to test."""
     from medrd.phantom.textures import write_texture_set
 
-    root = tmp_path_factory.mktemp("textures") / "set"
-    write_texture_set(root, train=10, test_good=4, test_bad=8, size=96)
-    return root
+    return once(
+        "textures",
+        lambda root: write_texture_set(root, train=10, test_good=4, test_bad=8, size=96),
+    )
 
 
 @pytest.fixture
@@ -318,11 +353,6 @@ def picture_yaml(
 
 
 @pytest.fixture(scope="session")
-def picture_run(
-    medrd: Processes, picture_yaml: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def picture_run(once: Once, picture_yaml: Path, request: pytest.FixtureRequest) -> Path:
     """RD4AD trained for two epochs on the category weave; read only."""
-    out = tmp_path_factory.mktemp("picture_run") / "run"
-    done = medrd("train", picture_yaml, "--out", out)
-    assert done.code == 0, done.stderr
-    return out
+    return once("picture_run", lambda out: train_in_a_process(request, picture_yaml, out))

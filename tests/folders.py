@@ -1,8 +1,16 @@
-"""What lies in a folder, to see what a second run has changed."""
+"""Folders of empty files, and what lies in a folder, to see what a second run has changed."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Make empty files of these names, and their folders."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
 
 
 def names(folder: Path) -> set[str]:

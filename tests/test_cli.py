@@ -13,6 +13,7 @@ import pytest
 
 from medrd import __version__
 from medrd.cli import app
+from medrd.models.build import DETECTORS
 
 Medrd = Callable[..., Any]
 
@@ -163,8 +164,13 @@ def test_doctor_knows_versions_models_and_the_embedded_teacher(medrd: Medrd) -> 
     assert done.code == 0, done.stderr
     assert __version__ in done.stdout
     assert "embedded EfficientNet-Lite0 weights load" in done.stdout
-    assert "83.8 M" in done.stdout  # Wide-ResNet-50-2's student
-    assert "intensity" in done.stdout
+    rows = [row for row in done.stdout.splitlines() if "|" in row]
+    for name, kind in DETECTORS.items():
+        assert any(f"| {name} " in row and kind.source in row for row in rows)
+    # Deng & Li's student for Wide-ResNet-50-2, without the released code's unused part.
+    (row,) = (row for row in rows if "| rd4ad " in row and "wide_resnet50_2" in row)
+    assert "83.8 M" in row
+    assert "24.9 M" in row
 
 
 def test_doctor_tells_programs_the_same(medrd: Medrd) -> None:

@@ -30,6 +30,8 @@ CASES: dict[str, dict[str, Any]] = {name: {"name": name} for name in DETECTORS} 
     "recontrast_eval": {"name": "recontrast", "encoder_batch_norm": "eval"},
 }
 """The ``model`` sections of all detectors and of their variants."""
+NETWORKS = [*DETECTORS, "rd_expert_no_gate", "bikd_two_branch"]
+"""Without the variants that differ in training alone."""
 FAST: dict[str, dict[str, Any]] = {"dae": {"base": 8, "depth": 2}}
 """What makes a detector small enough for tests that need no particular size."""
 

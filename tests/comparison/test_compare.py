@@ -401,20 +401,21 @@ def test_test_pictures_that_were_mended_are_evaluated_again(
     assert (cell.status, cell.facts["test_units"]) == ("done", 12)
 
 
-@pytest.mark.parametrize("what", ["metrics.json", "units", "units/weave.npz"])
 def test_results_that_are_lost_or_damaged_are_made_again(
-    raw: dict[str, Any], copy: Path, tmp_path: Path, what: str
+    raw: dict[str, Any], copy: Path, tmp_path: Path
 ) -> None:
     config = make_compare(small(raw, copy))
     first = compare(config, tmp_path / "out")
     [evaluation] = (tmp_path / "out").rglob("evaluation")
-    if (evaluation / what).is_dir():
-        shutil.rmtree(evaluation / what)
-    else:
-        (evaluation / what).write_bytes((evaluation / what).read_bytes()[:50])
-    again = compare(config, tmp_path / "out")
-    assert again.cells[0].metrics == first.cells[0].metrics
-    assert again.intervals == first.intervals
+    for name in ("metrics.json", "units/weave.npz", "units"):
+        damaged = evaluation / name
+        if damaged.is_dir():
+            shutil.rmtree(damaged)
+        else:
+            damaged.write_bytes(damaged.read_bytes()[:50])
+        again = compare(config, tmp_path / "out")
+        assert again.cells[0].metrics == first.cells[0].metrics, name
+        assert again.intervals == first.intervals, name
 
 
 def test_a_damaged_run_fails_alone(raw: dict[str, Any], copy: Path, tmp_path: Path) -> None:

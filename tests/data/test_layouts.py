@@ -8,17 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from folders import touch
 from medrd.data.layouts import Subject, brats_subjects, find_subjects, is_scan
 from medrd.errors import ConfigError, InputError, MissingInputError
 
 BRATS = ("flair", "t1", "t1ce", "t2")
 BRATS_2023 = ("t2f", "t1n", "t1c", "t2w")
-
-
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
 
 
 def brats(

@@ -205,6 +205,7 @@ def test_the_watch_knows_directions_from_lengths_and_forgives_flat_images() -> N
     assert "third" in str(monitor.fault())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_few_dozen_steps_lower_the_loss_and_find_an_anomaly(variant: Variant) -> None:
     detector = build(BiKD, SMALL, variant=variant, teacher_lr=1e-4).train()

@@ -11,11 +11,20 @@ from torch import nn
 
 from medrd.models import Batch, Detector
 from medrd.models.build import DETECTORS
-from training import CASES, FAST, SMALL, build, changed_batch, lively, moved, optimizers, snapshot
+from training import (
+    CASES,
+    FAST,
+    NETWORKS,
+    SMALL,
+    build,
+    changed_batch,
+    lively,
+    moved,
+    optimizers,
+    snapshot,
+)
 
 TRAINED = sorted(name for name in CASES if name not in ("intensity", "patchcore"))
-NETWORKS = [*DETECTORS, "rd_expert_no_gate", "bikd_two_branch"]
-"""Without the variants that only train otherwise."""
 COPIES = {"rd_expert": "trained_teacher", "bikd": "trained_teacher", "recontrast": "encoder"}
 """Networks that start as the teacher and are trained."""
 

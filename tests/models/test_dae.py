@@ -144,6 +144,7 @@ def slices(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return images[:, None].repeat(1, 3, 1, 1), region
 
 
+@pytest.mark.slow
 def test_it_learns_to_remove_noise_and_finds_a_planted_lesion() -> None:
     generator = torch.Generator().manual_seed(0)
     detector, batches, noise_power = small(lr=5e-3).train(), [], []

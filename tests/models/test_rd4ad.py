@@ -201,6 +201,7 @@ def test_maps_under_bfloat16_are_close_to_those_in_float32(resnet18: RD4AD) -> N
     assert float((rounded - exact).abs().max()) < 0.03 * float(exact.max())
 
 
+@pytest.mark.slow
 def test_a_dozen_steps_lower_the_loss() -> None:
     detector = build(RD4AD, "resnet18").train()
     ramp = torch.linspace(0, 1, 64)

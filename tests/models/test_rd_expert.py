@@ -226,6 +226,7 @@ def test_the_map_compares_student_and_trained_teacher_and_needs_no_expert() -> N
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_few_dozen_steps_lower_both_losses_and_find_an_anomaly() -> None:
     torch.manual_seed(1)
     detector = build(RDExpert, SMALL, teacher_lr=1e-3).train()

@@ -155,6 +155,7 @@ def stripes(images: int) -> Tensor:
     return picture[:, None].repeat(1, 3, 1, 1)
 
 
+@pytest.mark.slow
 def test_it_learns_and_finds_a_planted_anomaly() -> None:
     detector = build(RDPP, "resnet18").train()
     batches = []

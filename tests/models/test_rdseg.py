@@ -187,6 +187,7 @@ def test_the_learning_rate_rises_for_a_tenth_and_falls_to_nothing() -> None:
     assert factors[-1] < 1e-5
 
 
+@pytest.mark.slow
 def test_a_few_dozen_steps_outline_an_anomaly() -> None:
     def sick(images: int) -> Batch:
         healthy = phantoms(images)

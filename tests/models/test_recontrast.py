@@ -172,6 +172,7 @@ def test_the_map_is_the_sum_of_six_distances(teacher: str) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_phantoms_planted_anomaly_stands_out_after_training() -> None:
     detector = build(ReContrast, "tf_efficientnet_lite0")
     load_teacher_weights(detector.teacher, TeacherConfig())

@@ -104,6 +104,7 @@ def test_distances_under_bfloat16_are_computed_in_float32() -> None:
     assert found.unique().numel() > found.numel() // 2
 
 
+@pytest.mark.slow
 def test_a_healthy_run_learns_finds_an_anomaly_and_is_never_called_dead() -> None:
     detector = build(STFPM, "tf_efficientnet_lite0", grace=20).train()
     load_teacher_weights(detector.teacher, TeacherConfig())
@@ -139,6 +140,7 @@ def test_a_dead_student_is_found_after_its_grace_and_the_level_named(
     assert detector.fault() is None  # nothing new was seen
 
 
+@pytest.mark.slow
 def test_a_student_that_stays_worse_than_a_constant_is_found_and_a_slow_one_is_not() -> None:
     detector = build(STFPM, "resnet18", grace=4).train()
     images = phantoms(4)
@@ -181,6 +183,7 @@ def test_a_diverged_student_is_not_excused_by_drifting_a_little() -> None:
     assert "learns nothing" in str(found[-1])
 
 
+@pytest.mark.slow
 def test_a_diverging_student_is_found() -> None:
     detector = build(STFPM, "tf_efficientnet_lite0", lr=1000, grace=10).train()
     found = None

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dicoms import write_series
+from folders import touch
 from medrd.errors import ConfigError, InputError
 from medrd.preparation.inputs import find_raw
 
@@ -19,13 +20,6 @@ def found(*paths: Path, **options: Any) -> tuple[dict[str, list[str]], list[Inpu
         (case.place / case.subject.id).as_posix(): sorted(case.subject.images) for case in cases
     }
     return subjects, errors
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
 
 
 def test_files_whose_names_differ_in_their_modality_are_one_subject(tmp_path: Path) -> None:

@@ -110,9 +110,7 @@ def test_a_trial_fails_alone_and_a_process_that_dies_goes_on(
 ) -> None:
     models = {
         "good": DAE,
-        "no number": DAE | {"lr": 1e30},
         "no memory": DAE | {"base": 5},
-        "does not fit": DAE | {"depth": 6},
         "dies": DAE | {"base": 6},
         "no epochs": {"name": "patchcore", "teacher": {"name": "resnet18", "weights": "random"}},
     }
@@ -125,15 +123,11 @@ def test_a_trial_fails_alone_and_a_process_that_dies_goes_on(
 
     assert {name: trial.status for name, trial in trials.items()} == {
         "good": "finished",
-        "no number": "failed",
         "no memory": "failed",
-        "does not fit": "failed",
         "dies": "finished",
         "no epochs": "finished",
     }
-    assert "finite" in trials["no number"].reason
     assert trials["no memory"].reason == "MemoryError"
-    assert trials["does not fit"].reason.startswith("RuntimeError: ")
     rows = csv.DictReader((out / "trials.csv").read_text(encoding="utf-8").splitlines())
     assert [row["reason"] for row in rows] == [trial.reason for trial in trials.values()]
     died = out / "trials" / trials["dies"].name

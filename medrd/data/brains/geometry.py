@@ -1,7 +1,8 @@
 """The exact mapping between a scan's own grid and the stack of square slices for the network.
 
 It uses MONAI's invertible transforms for orientation, padding, cropping and resizing. They also
-transform the affine, so that each pixel of a slice has a position in scanner coordinates.
+transform the affine, so that each pixel of a slice has a position in scanner coordinates. MONAI is
+imported inside the functions: that takes seconds, and a training from the cache needs none of it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import Compose, Orientation, Pad, Resize, SpatialCrop
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+    from monai.transforms import Compose, Orientation
 
 Axis = Literal["axial", "coronal", "sagittal"]
 
@@ -86,6 +89,8 @@ class SliceGeometry:
 
     def to_volume(self, stack: NDArray[Any], *, nearest: bool = False) -> NDArray[np.float32]:
         """Put a stack (S, size, size) back on the volume's grid (X, Y, Z); 0 beyond the slices."""
+        from monai.data import MetaTensor
+
         transforms, forward = self._nearest if nearest else self._linear
         moved = MetaTensor(
             torch.from_numpy(np.array(stack, np.float32))[None], affine=forward.affine
@@ -144,6 +149,8 @@ class SliceGeometry:
         return transforms, _move(transforms, np.zeros(self.shape, np.uint8), self.affine)
 
     def _transforms(self, nearest: bool) -> Compose:
+        from monai.transforms import Compose, Pad, Resize, SpatialCrop
+
         orientation = _orientation(self.axis)
         extent = self._oriented_extent()
         pad, start, stop = [(0, 0), (0, 0)], [0], [extent[0]]
@@ -187,6 +194,8 @@ def _permutation(axis: Axis, affine: NDArray[np.float64]) -> list[int]:
 
 
 def _orientation(axis: Axis) -> Orientation:
+    from monai.transforms import Orientation
+
     return Orientation(axcodes=_AXCODES[axis], labels=_LABELS)
 
 
@@ -194,6 +203,8 @@ def _move(
     transform: Callable[..., Any], array: NDArray[Any], affine: NDArray[np.float64]
 ) -> MetaTensor:
     """Apply a MONAI transform to an (X, Y, Z) array with its affine; the channel stays first."""
+    from monai.data import MetaTensor
+
     # A copy: if nothing has to change, MONAI would return the caller's own memory.
     tensor = torch.from_numpy(np.array(array, order="C"))[None]
     moved: MetaTensor = transform(MetaTensor(tensor, affine=torch.from_numpy(affine)))

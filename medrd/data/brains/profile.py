@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from medrd.data.traits import (
     CELLS,
@@ -284,6 +283,8 @@ def _likeness(
 
     A large lesion spoils the fit of its own hemisphere only.
     """
+    from scipy.stats import rankdata
+
     brain = (occupancy > _BRAIN) & (known_occupancy > _BRAIN)
     best = -1.0
     for half in (slice(0, CELLS // 2), slice(CELLS // 2, CELLS)):

@@ -6,19 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from folders import touch
 from medrd.config import RecipeConfig
 from medrd.data.brains.find import find_scans
 from medrd.errors import ConfigError, MissingInputError, WrongKindError
 
 ONE = RecipeConfig()
 THREE = RecipeConfig(channels=("flair", "t1", "t2"))
-
-
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
 
 
 def outputs(inputs: list[Path], recipe: RecipeConfig = ONE) -> list[str]:
