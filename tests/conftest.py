@@ -36,6 +36,7 @@ SLOW_MODULES = (
     "evaluation/test_evaluate.py",
     "evaluation/test_pictures.py",
     "tests/test_demo.py",
+    "tests/test_fuzz.py",
 )
 """Modules that take long, in the order in which they start: tests on Ray wait more than they
 compute, so two of them seldom run at the same time."""

@@ -85,6 +85,13 @@ def make_config(
             found=str(error),
             remedy="See configs/brats/rd4ad.yaml for an example.",
         ) from None
+    if not isinstance(raw, dict):  # a model.json may hold anything
+        raise ConfigError(
+            where,
+            expected="a mapping of sections",
+            found=type(raw).__name__,
+            remedy="See configs/brats/rd4ad.yaml for an example.",
+        )
     apply_overrides(raw, overrides)
     _name_variants(raw)
     try:

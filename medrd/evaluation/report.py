@@ -54,7 +54,7 @@ def report_run(folder: Path) -> Report:
             title = f"{protocol['model']} on {protocol['data_set']}"
         if is_run(folder):
             sections += _training(folder)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise FileFormatError(
             folder,
             expected="the files that medrd train or medrd evaluate wrote",
