@@ -42,7 +42,7 @@ def _end_incomplete(said: str) -> NoReturn:
 @app.callback()
 def common(
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log what is found and chosen.")
+        bool, typer.Option("--verbose", "-v", help="Also log what was found and chosen.")
     ] = False,
     version: Annotated[
         bool,
@@ -54,7 +54,7 @@ def common(
         bool, typer.Option("--quiet", "-q", help="Log warnings and errors only.")
     ] = False,
 ) -> None:
-    """Options that every verb accepts."""
+    """Options that stand before the verb: ``medrd -v predict …``."""
     from medrd.run.logs import set_up_logging
 
     if verbose and quiet:
@@ -84,14 +84,16 @@ def train(
         int,
         typer.Option(
             min=1,
-            help="Number of Ray processes that share each batch. On CPUs each has its own "
-            "BatchNorm statistics.",
+            help="Number of Ray processes that share each batch. On CPUs, each process uses its "
+            "own BatchNorm statistics.",
         ),
     ] = 1,
     cpus: Annotated[
         int | None,
         typer.Option(
-            min=1, help="CPU cores for each process. Default: an equal share; 1 on a cluster."
+            min=1,
+            help="CPU cores per process. Default: this machine's cores, divided equally; 1 on a "
+            "cluster.",
         ),
     ] = None,
     address: options.Address = None,
@@ -131,7 +133,9 @@ def predict(
     max_voxels: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Refuse volumes or pictures with more voxels, without reading them."
+            min=1,
+            help="Refuse, without reading it, a volume or picture with more than this many voxels "
+            "or pixels. Default: from the model's config.",
         ),
     ] = None,
     strict: Annotated[
@@ -154,7 +158,7 @@ def predict(
         bool, typer.Option("--report", help="Also write report.html, a page that shows the maps.")
     ] = False,
 ) -> None:
-    """Write anomaly maps on the grid of each scan or picture."""
+    """Write an anomaly map for each scan or picture, on its own grid."""
     from medrd.prediction.options import PredictOptions
     from medrd.prediction.predict import predict_inputs
 
@@ -191,10 +195,11 @@ def prepare(
     ],
     out: Annotated[
         Path,
-        typer.Option(help="Output folder; it gets one folder per subject, in the BraTS layout."),
+        typer.Option(help="Output folder, with one subfolder per subject in the BraTS layout."),
     ],
     modality: Annotated[
-        str | None, typer.Option(help="flair, t1, t1ce or t2, for scans whose names do not tell.")
+        str | None,
+        typer.Option(help="flair, t1, t1ce or t2, for scans whose names do not give it."),
     ] = None,
     template: Annotated[
         Path | None, typer.Option(help="T1-weighted template (NIfTI). Default: the bundled MNI152.")
@@ -209,8 +214,8 @@ def prepare(
         str,
         typer.Option(
             metavar="template|hd-bet|synthstrip|deepbet|COMMAND",
-            help="Brain extraction: the refined template mask, a program on PATH, or a command "
-            "with {in} and {mask}.",
+            help="How to find the brain: from the template (refined), with one of these programs, "
+            "or with your own command, in which {in} and {mask} stand for file names.",
         ),
     ] = "template",
     bias: Annotated[bool, typer.Option(help="Correct the bias field with N4.")] = True,
@@ -297,7 +302,10 @@ def evaluate(
 def compare(
     config: Annotated[Path, typer.Argument(help="YAML file; configs/compare/ has examples.")],
     out: Annotated[
-        Path, typer.Option(help="Output folder; an unfinished comparison in it is continued.")
+        Path,
+        typer.Option(
+            help="Output folder; if it holds an unfinished comparison, that one is continued."
+        ),
     ],
     set_: options.Set = None,
     ray: options.OnRay = False,
@@ -306,7 +314,7 @@ def compare(
     cpus: options.Cpus = None,
     gpus: options.Gpus = None,
 ) -> None:
-    """Train and evaluate models x data sets x seeds, into one table and one figure."""
+    """Train and evaluate every model on every data set with every seed; write one table."""
     from medrd.comparison.config import load_compare
 
     loaded = load_compare(config, set_ or [])
@@ -324,14 +332,17 @@ def compare(
 def tune(
     config: Annotated[Path, typer.Argument(help="YAML file; configs/tune/ has examples.")],
     out: Annotated[
-        Path, typer.Option(help="Output folder for trials and results; all nodes must see it.")
+        Path,
+        typer.Option(
+            help="Output folder for trials and results; every node must be able to reach it."
+        ),
     ],
     set_: options.Set = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Total number of trials.")] = None,
     address: options.Address = None,
     resume: options.Resume = False,
     dashboard: Annotated[
-        bool, typer.Option("--dashboard", help="Serve the Ray dashboard (needs ray[default]).")
+        bool, typer.Option("--dashboard", help="Serve the Ray dashboard (needs ray\\[default]).")
     ] = False,
 ) -> None:
     """Search hyperparameters without labels, on this machine or a Ray cluster."""
@@ -356,7 +367,7 @@ def report(
         Path, typer.Argument(help="Output folder of medrd predict, train or evaluate.")
     ],
 ) -> None:
-    """Write report.html, a page that opens without a network."""
+    """Write report.html for a predict, train or evaluate folder; it opens offline."""
     from medrd.report import write_report as run
 
     result = run(folder)
@@ -391,7 +402,7 @@ def export(
         typer.Option("--format", help="ONNX, torch.export, or MONAI bundle."),
     ] = options.ExportFormat.onnx,
 ) -> None:
-    """Export a model for other programs, and check that it computes the same."""
+    """Export a model for other programs, and check that the export gives the same results."""
     from medrd.exporting.export import export as run
 
     typer.echo(run(model, out, format=format_.value))

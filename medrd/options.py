@@ -17,12 +17,12 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a config key. May be repeated."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run or search.")]
 Overwrite = Annotated[
     bool,
     typer.Option(
         "--overwrite",
-        help="Recompute existing results, even those of another scan with the same name.",
+        help="Recompute existing results, and replace those of another scan of the same name.",
     ),
 ]
 Device = Annotated[
@@ -38,24 +38,28 @@ OnRay = Annotated[
     bool,
     typer.Option(
         "--ray",
-        help="Run in several processes with Ray, on this machine or a cluster. Implied by the "
-        "other Ray options.",
+        help="Run in several processes with Ray, on this machine or a cluster. Implied by "
+        "--address, --actors, --cpus and --gpus.",
     ),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Address (HOST:PORT) of a Ray cluster; auto on one of its nodes.")
+    str | None,
+    typer.Option(
+        help="Ray cluster to join: HOST:PORT, or auto when run on one of its nodes. Default: "
+        "RAY_ADDRESS; without it, this machine."
+    ),
 ]
 Actors = Annotated[
     int | None, typer.Option(min=1, help="Number of Ray processes. Default: as many as fit.")
 ]
 Cpus = Annotated[
-    int | None, typer.Option(min=1, help="CPU cores, and threads, of each Ray process. Default: 1.")
+    int | None, typer.Option(min=1, help="CPU cores (and threads) per Ray process. Default: 1.")
 ]
 Gpus = Annotated[
     float | None,
     typer.Option(
         min=0.0,
-        help="GPUs of each Ray process; 0.5 lets two share one. Default: 1 if there is any.",
+        help="GPUs per Ray process; with 0.5, two share one. Default: 1 if one is available.",
     ),
 ]
 
@@ -65,8 +69,8 @@ ShardText = Annotated[
     typer.Option(
         "--shard",
         metavar="K/N",
-        help="Do only part K of N, counted from 1: one call per part, all with the same --out, for "
-        "instance in a SLURM array.",
+        help="Process only part K of N, counted from 1: one call per part, all with the same "
+        "--out, for instance in a SLURM array.",
     ),
 ]
 
