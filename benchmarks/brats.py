@@ -1,8 +1,8 @@
-"""Accuracy on BraTS by the protocol: several seeds, each with its own split by subject.
+"""Accuracy on BraTS under the protocol, over several seeds with their own splits by subject.
 
-For each seed it runs ``medrd train`` and ``medrd evaluate`` with the config and prints mean
-± standard deviation, the intensity baseline beside the model on the same subjects. Runs
-that are finished are kept, so a stopped benchmark goes on.
+For each seed, this runs ``medrd train`` and ``medrd evaluate`` with the config. It prints mean
+± standard deviation of the model and of the intensity baseline on the same subjects. Finished
+runs are kept, so a stopped benchmark can be continued.
 
     python benchmarks/brats.py configs/brats/rd4ad.yaml --data /path/to/brats --out results
 """

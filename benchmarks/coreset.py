@@ -1,18 +1,18 @@
-"""PatchCore's coreset: seconds and memory for a large bank, and what thinning costs in cover.
+"""PatchCore's coreset: time and memory for a large bank, and the effect of thinning on coverage.
 
     OMP_NUM_THREADS=1 python benchmarks/coreset.py scale --points 10_240_000
     python benchmarks/coreset.py cover --points 131072
 
-``scale``: points come in batches as slices would (16 slices of 256², 1024 positions each); making
-them up is not in the seconds, which are the processor's: with one thread, those that pass on a
-machine with nothing else to do. Memory is the peak of the process less what it held before the
-first point, a batch (16,384 points in float32) included.
+``scale``: points come in batches as in training (16 slices of 256², 1024 positions each). Time is
+processor time without generating the points; with one thread, it is the wall time on an idle
+machine. Memory is the peak of the process minus its memory before the first point, including one
+batch (16,384 points in float32).
 
-``cover``: on a size at which the greedy rule can look at all points. Radius: of the farthest
-point from its nearest chosen one, in full width; mean: over all points.
+``cover``: at a size at which the greedy rule can consider all points. The radius is the largest
+distance of a point from its nearest chosen one, in full width; the mean is over all points.
 
-The points are made up: 2000 clusters of very unequal size, each spread along 8 of 256 directions,
-and noise; 152 numbers, as with EfficientNet-Lite0's two levels.
+The points are simulated: 2000 clusters of very different sizes, each spread along 8 of 256
+directions, and noise; 152 features, as with EfficientNet-Lite0's two levels.
 """
 
 from __future__ import annotations

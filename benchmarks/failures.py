@@ -1,8 +1,8 @@
-"""What a model marks at its threshold, scan by scan: what it misses, and what it marks beside.
+"""Missed lesions and false alarms of a model at its threshold, scan by scan.
 
-Takes the trained cells of a comparison and predicts their test subjects. Contrast is the median of
-the first modality there, over the brain's median. Healthy slices are those over 2 slices from a
-lesion; what is marked there are false alarms by any reading of the labels.
+This predicts the test subjects of a comparison's trained cells. Contrast is the median of the
+first modality in the lesion, divided by the brain's median. Healthy slices are more than 2 slices
+away from any lesion, so all findings there are false alarms.
 
     python benchmarks/failures.py configs/compare/flagship.yaml --models rdseg brightness \
         --set data_sets.brats2018.root=/path/to/brats --set data_sets.tire.root=/path/to/tire \
@@ -28,7 +28,7 @@ from medrd.run.table import markdown_table
 
 MARGIN = 2
 BRATS_MM3 = 1.0
-"""Of a voxel of BraTS."""
+"""Volume of a voxel in BraTS."""
 
 
 def measure(trained: Trained, subject: Subject) -> dict[str, Any]:
@@ -42,9 +42,9 @@ def measure(trained: Trained, subject: Subject) -> dict[str, Any]:
     first = next(iter(volumes.values()))
     lesions = read_lesions(subject, first, max_voxels=budget).mask
     prepared = prepare(volumes, recipe)
-    judged = prepared.scored()
+    region = prepared.scored()
     scores = trained.predictor.on_grid(prepared).grid_map
-    marked, wanted = (scores >= trained.threshold) & judged, lesions & judged
+    marked, wanted = (scores >= trained.threshold) & region, lesions & region
     found, missed, beside = marked & wanted, wanted & ~marked, marked & ~wanted
     median = float(np.median(first.array[prepared.brain_volume]))
 
@@ -55,7 +55,7 @@ def measure(trained: Trained, subject: Subject) -> dict[str, Any]:
         prepared.numbers, lesion_positions(lesions, prepared.geometry), margin=MARGIN
     )
     upright = np.asarray(prepared.upright(marked.astype(np.uint8)))[prepared.numbers[healthy]] > 0
-    brain = np.asarray(prepared.upright(judged.astype(np.uint8)))[prepared.numbers[healthy]] > 0
+    brain = np.asarray(prepared.upright(region.astype(np.uint8)))[prepared.numbers[healthy]] > 0
     areas = upright.sum(axis=(1, 2)) * BRATS_MM3
     pieces, count = ndimage.label(marked)
     numbers = np.arange(1, count + 1)

@@ -1,11 +1,11 @@
-"""How often the guard at prediction warns: of right scans, where it should not, and of wrong ones.
+"""How often the guard at prediction warns about correct scans (wrongly) and about wrong ones.
 
     python benchmarks/guard.py --brats /data/brats
     python benchmarks/guard.py --brats /data/brats --model run
 
-The first table holds each subject against a profile of all the others, modality by modality. The
-second, of a trained model's own profile, counts the subjects that it was made from apart from the
-rest. Both judge by looks alone: the files' names, which say more, are not asked.
+The first table compares each subject with a profile of all others, for each pair of modalities.
+The second uses a trained model's profile, and counts the subjects from which the profile was made
+separately. Both use the images only; the guard also checks the modality in file names.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Volumes = Mapping[str, Volume]
 Change = Callable[[Volume], Volume]
 
 
-def looks(volumes: Volumes) -> ScanTraits:
-    """As prediction has them."""
+def traits_of(volumes: Volumes) -> ScanTraits:
+    """The traits that prediction compares with the profile."""
     return scan_traits(volumes, brain_mask(volumes))
 
 
@@ -43,19 +43,19 @@ def read(subject: Subject) -> dict[str, Volume]:
 
 
 def against_the_others(subjects: list[Subject]) -> str:
-    """A row a profile's modality, a column a scan's: of how many subjects the guard warns."""
+    """A table of how many subjects the guard warns about: profiles' modalities × scans'."""
     seen: dict[str, list[ScanTraits]] = {kind: [] for kind in MODALITIES}
     for subject in subjects:
         for kind, volume in read(subject).items():
-            seen[kind].append(looks({"scan": volume}))
+            seen[kind].append(traits_of({"scan": volume}))
     rows = []
-    for known, own in seen.items():
+    for profiled, own in seen.items():
         profiles = [make_profile(own[:i] + own[i + 1 :]) for i in range(len(own))]
         counts = [
             sum(bool(unlike(scan, profile)) for scan, profile in zip(scans, profiles, strict=True))
             for scans in seen.values()
         ]
-        rows.append([known, *(f"{count} of {len(subjects)}" for count in counts)])
+        rows.append([profiled, *(f"{count} of {len(subjects)}" for count in counts)])
     return markdown_table(["profile of", *(f"{kind} scan" for kind in seen)], rows)
 
 
@@ -63,37 +63,37 @@ def against_the_others(subjects: list[Subject]) -> str:
 
 
 def flipped(volume: Volume) -> Volume:
-    """Upside down (BraTS's third axis runs upwards), the header left as it was."""
+    """Turn the array upside down (BraTS's third axis runs upwards), with the same header."""
     return volume_from_array(volume.array[:, :, ::-1], volume.affine)
 
 
 def noisy(volume: Volume) -> Volume:
-    """A scan whose background was never set to 0."""
+    """Add noise to the background, which is not 0 then."""
     noise = np.random.default_rng(0).rayleigh(10, volume.shape)
     return volume_from_array(np.where(volume.array == 0, noise, volume.array), volume.affine)
 
 
 def hounsfield(volume: Volume) -> Volume:
-    """Air at -1000, as in CT."""
+    """Shift values so that air is at -1000, as in CT."""
     return volume_from_array(volume.array - 1000, volume.affine)
 
 
 def doubled(volume: Volume) -> Volume:
-    """Voxels of twice the edge, as a wrong header has them."""
+    """Double the edges of the voxels in the header."""
     return volume_from_array(volume.array, volume.affine @ np.diag([2.0, 2.0, 2.0, 1.0]))
 
 
 CHANGES: dict[str, Change] = {
-    "as it is": lambda volume: volume,
+    "unchanged": lambda volume: volume,
     "upside down": flipped,
     "noise around the brain": noisy,
-    "values as of CT": hounsfield,
+    "values as in CT": hounsfield,
     "voxels twice as large": doubled,
 }
 
 
 def variants(volumes: Volumes, channels: tuple[str, ...]) -> dict[str, dict[str, Volume]]:
-    """A subject as the model takes it, and wrong in one way each."""
+    """A subject as the model expects it, and with one error each."""
     right = {channel: volumes[channel] for channel in channels}
     made = {
         name: {channel: change(volume) for channel, volume in right.items()}
@@ -111,7 +111,7 @@ def by_a_model(
     counts: dict[str, dict[bool, list[bool]]] = {}
     for subject in subjects:
         for name, volumes in variants(read(subject), channels).items():
-            warned = bool(unlike(looks(volumes), profile))
+            warned = bool(unlike(traits_of(volumes), profile))
             counts.setdefault(name, {True: [], False: []})[subject.id in known].append(warned)
     rows = [
         [name, *(f"{sum(found[own])} of {len(found[own])}" for own in (True, False))]

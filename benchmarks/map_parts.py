@@ -1,7 +1,7 @@
-"""What each part of rdseg's map is worth, from models that are trained: nothing is trained again.
+"""The contribution of each part of rdseg's map, measured on trained models.
 
-Takes the trained cells of a comparison, changes how the map is put together, predicts the test
-subjects, and prints the metrics that need no threshold: mean over folds and seeds.
+For the trained cells of a comparison, this changes how the map is computed, predicts the test
+subjects, and prints the metrics that need no threshold, as means over folds and seeds.
 
     python benchmarks/map_parts.py configs/compare/flagship.yaml --models rdseg \
         --set data_sets.brats2018.root=/path/to/brats --set data_sets.tire.root=/path/to/tire \
@@ -28,7 +28,7 @@ METRICS = ("image_auroc", "pixel_ap", "pixel_dice_best", "aupro")
 
 @dataclass(frozen=True)
 class Variant:
-    """What is changed of a map; None leaves it as the model has it."""
+    """Changes of the map's settings; None keeps the model's setting."""
 
     intensity_weight: float | None = None
     discrepancy_weight: float | None = None

@@ -1,8 +1,8 @@
-"""Peak memory of predict and evaluate at 1, 4 and more volumes: it must not grow.
+"""Peak memory of predict and evaluate with 1, 4 and more volumes, which must not grow.
 
-Each measurement is a process of its own on simulated brains. Predict and evaluate go
-through a volume at a time, reading one ahead: a single volume has nothing to read ahead,
-so growth is what lies between 4 volumes and more.
+Each measurement is a separate process on simulated brains. Predict and evaluate process one volume
+at a time and read the next one meanwhile. A single volume has no next one, so growth is measured
+from 4 volumes on.
 
     python benchmarks/memory.py --volumes 12
 """

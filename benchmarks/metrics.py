@@ -1,12 +1,12 @@
-"""Pixel metrics: seconds and memory at any number of pixels, and AUPRO against loops.
+"""Time and memory of pixel metrics for any number of pixels, and AUPRO compared with loops.
 
     python benchmarks/metrics.py scale --pixels 1e6 1e7 1e8 1e9
     python benchmarks/metrics.py aupro --maps 1000
     python benchmarks/metrics.py bootstrap
 
-``scale``: each measurement is a process of its own; its seconds are those of the metrics, not of
-making up the maps, and its memory is the peak of the whole process, interpreter and libraries
-(about 150 MiB) included.
+``scale``: each measurement is a separate process. Its time is that of the metrics, without
+generating the maps; its memory is the peak of the whole process, including interpreter and
+libraries (about 150 MiB).
 
 - ``histogram``: pictures come one by one and are counted some hundreds at a time; AUROC, AP, best
   Dice and AUPRO, with their bounds.
@@ -14,16 +14,16 @@ making up the maps, and its memory is the peak of the whole process, interpreter
 - ``thresholds``: AUPRO alone at 200 evenly spaced thresholds, components labelled once, overlaps
   counted with ``bincount``, on all pixels at once.
 
-``aupro``: one process, one after the other, on the same maps; what takes under 5 s is timed three
-times, and the median given. Nothing here runs on two cores at once, so the ratio is of the
-processor's time, which others on the machine disturb less.
+``aupro``: one process runs all ways after each other on the same maps. Runs of less than 5 s are
+timed three times, and the median is given. Everything uses one core, so times are processor times,
+which other work on the machine disturbs less.
 
 - ``histogram``: as above.
 - ``thresholds, labelled once``: as above.
 - ``thresholds, labelled each time``: at every threshold, every picture's components are labelled
-  and looked at one by one, as released code does; otherwise the same.
-- ``rd4ad`` and ``rd4ad by thresholds``: the papers' per-image variant, which is another number:
-  medrd's, and the loop that labels each time.
+  and visited one by one, as in released code; otherwise the same.
+- ``rd4ad`` and ``rd4ad by thresholds``: the per-image variant of papers, which is a different
+  metric, by medrd and by the loop that labels each time.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ WAYS = {"histogram": by_histogram, "scikit-learn": by_scikit_learn, "thresholds"
 
 
 def area(rates: list[float], overlaps: list[float]) -> float:
-    """Under a data set's curve from 0 to the limit, over the limit; rates ascend."""
+    """Area under a data set's curve from 0 to the limit, divided by the limit; rates ascend."""
     x, y = np.array([0.0, *rates]), np.array([0.0, *overlaps])
     below = x < MAX_FPR
     end = np.interp(MAX_FPR, x, y)
@@ -171,11 +171,11 @@ def area(rates: list[float], overlaps: list[float]) -> float:
 
 
 def labelled_once(scores: Maps, labels: Labels) -> float:
-    """At each threshold one ``bincount`` over the component numbers of all flagged pixels."""
+    """AUPRO by one ``bincount`` per threshold over the component numbers of flagged pixels."""
     numbers, count = np.zeros(labels.shape, np.int32), 0
     for image, label in enumerate(labels):
-        found, more = ndimage.label(label, structure=np.ones((3, 3)))
-        numbers[image] = np.where(found, found + count, 0)
+        components, more = ndimage.label(label, structure=np.ones((3, 3)))
+        numbers[image] = np.where(components, components + count, 0)
         count += more
     sizes = np.bincount(numbers.ravel(), minlength=count + 1)
     rates, overlaps = [], []
@@ -187,7 +187,7 @@ def labelled_once(scores: Maps, labels: Labels) -> float:
 
 
 def region_shares(flagged: Labels, label: Labels) -> list[float]:
-    """The share flagged of each of an image's components, labelled here and now."""
+    """Label an image's components and return the flagged share of each."""
     numbered, _ = ndimage.label(label, structure=np.ones((3, 3)))
     shares = []
     for number, box in enumerate(ndimage.find_objects(numbered), start=1):
@@ -197,7 +197,7 @@ def region_shares(flagged: Labels, label: Labels) -> list[float]:
 
 
 def labelled_each_time(scores: Maps, labels: Labels) -> float:
-    """At each threshold every image's components anew."""
+    """AUPRO by labelling every image's components at each threshold."""
     normal = ~labels
     rates, overlaps = [], []
     for threshold in np.linspace(scores.max(), scores.min(), THRESHOLDS):

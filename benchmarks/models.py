@@ -1,8 +1,8 @@
-"""Speed of every detector of a comparison: training iterations and prediction, in turns.
+"""Speed of every detector of a comparison: training iterations and prediction.
 
-All detectors see the same simulated slices within one process, in rounds, so that a machine that
-is shared treats them alike. What counts is the ratio to the first one. Weights are random: speed
-does not depend on them. A memory of patches is taken from one phantom.
+All detectors process the same simulated slices within one process, alternating in rounds, so that
+other work on the machine affects them equally. What counts is the ratio to the first one. Weights
+are random, as speed does not depend on them. A memory of patches comes from one phantom.
 
     python benchmarks/models.py configs/compare/models.yaml
 """

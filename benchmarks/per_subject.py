@@ -1,4 +1,4 @@
-"""What each test subject of a comparison comes to by itself: tables, paired tests and a figure.
+"""Metrics of each test subject of a comparison: tables, paired tests and a figure.
 
     python benchmarks/per_subject.py flagship --data-set brats2018 \
         --models rdseg_all rdseg brightness intensity --picture docs/figures/subjects.png
@@ -30,29 +30,29 @@ Values = dict[str, dict[str, float]]
 
 
 def per_subject(folder: Path, model: str) -> Values:
-    """Of all seeds and folds below a data set's folder of cells."""
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    """A model's values over all seeds and folds below a data set's folder of cells."""
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.glob(f"**/{model}/seed*/evaluation/units/*.npz")):
         units = load_units(path)
-        alone = weighted_metrics(units, np.eye(len(units.ids), dtype=np.int64))
+        single = weighted_metrics(units, np.eye(len(units.ids), dtype=np.int64))
         for metric in METRICS:
-            for subject, value in zip(units.ids, alone[metric], strict=True):
-                found[metric][subject].append(float(value))
+            for subject, value in zip(units.ids, single[metric], strict=True):
+                values[metric][subject].append(float(value))
     return {
         metric: {subject: float(np.mean(seeds)) for subject, seeds in subjects.items()}
-        for metric, subjects in found.items()
+        for metric, subjects in values.items()
     }
 
 
 def draw(values: dict[str, Values], path: Path) -> None:
-    """A panel a metric, a row a subject, a mark a model; subjects in order of the first model's."""
+    """Draw a panel per metric with a row per subject, sorted by the first model's values."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     panels = figure.subplots(1, len(DRAWN), sharey=True)
     first = next(iter(values.values()))["pixel_ap"]
     order = sorted(first, key=lambda subject: first[subject])
     for panel, metric in zip(panels, DRAWN, strict=True):
-        for (model, found), mark in zip(values.items(), "osD^vP", strict=False):
-            row = [found[metric][subject] for subject in order]
+        for (model, own), mark in zip(values.items(), "osD^vP", strict=False):
+            row = [own[metric][subject] for subject in order]
             panel.plot(row, range(len(order)), mark, label=model, alpha=0.8, markersize=6)
         panel.set(title=COLUMNS[metric], xlim=(0, 1), yticks=range(len(order)))
         panel.set_yticklabels([f"subject {number + 1}" for number in range(len(order))])
@@ -63,8 +63,8 @@ def draw(values: dict[str, Values], path: Path) -> None:
 
 
 def compared(first: Values, second: Values, subjects: Sequence[str]) -> list[str]:
-    """Of each metric: mean and median of the differences, how many are above 0, and p of
-    Wilcoxon's signed-rank test (two-sided, exact where there are no ties)."""
+    """For each metric: mean and median of the differences, how many are above 0, and p of
+    Wilcoxon's signed-rank test (two-sided, exact if there are no ties)."""
     cells = []
     for metric in METRICS:
         pairs = [(first[metric][subject], second[metric][subject]) for subject in subjects]

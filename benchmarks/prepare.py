@@ -1,16 +1,15 @@
-"""How well ``medrd prepare`` does on real heads: a table of errors in mm and Dice.
+"""Accuracy of ``medrd prepare`` on real heads: a table of errors in mm and of Dice.
 
     python benchmarks/prepare.py --head ch2.nii.gz --head-brain ch2bet.nii.gz
     python benchmarks/prepare.py --brats /data/brats --subjects 1 2 4
     python benchmarks/prepare.py --brats /data/brats --subjects 1 2 --model run
     python benchmarks/prepare.py --brats /data/brats --subjects 1 2 3 --poses-of-brats
 
-The head is one with its skull and a brain mask to be held against (Debian's mricron-data ships
-ch2 and ch2bet). BraTS's scans are moved, each modality by a rigid map of its own that the program
-is not told, so that the right answer is known. With a model, the third command holds its masks of
-such scans, prepared and brought back by ``--native``, against those of the scans as BraTS has them.
-The last one prints how BraTS's brains lie, seen from the template (the constants in
-``medrd/preparation/template.py``).
+The head has a skull, and a brain mask for comparison (Debian's mricron-data contains ch2 and
+ch2bet). Each modality of BraTS's scans is moved by a known rigid transform, which the program has
+to recover. With a model, the third command compares its masks of such scans, prepared and brought
+back by ``--native``, with those of the original scans. The last command prints the pose of BraTS's
+brains relative to the template (the constants in ``medrd/preparation/template.py``).
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ def timed(work: Callable[[], PreparedHead]) -> tuple[PreparedHead, float]:
     return work(), time.process_time() - start
 
 
-def judge_head(scan: Volume, brain: NDArray[np.bool_], template: Template, count: int) -> Rows:
+def head_rows(scan: Volume, brain: NDArray[np.bool_], template: Template, count: int) -> Rows:
     """Brain masks against the given one, and how alike moved copies of the head are placed."""
     rng, rows = np.random.default_rng(0), []
     points = centres_mm(brain, scan.affine)[::200]
@@ -114,8 +113,8 @@ def judge_head(scan: Volume, brain: NDArray[np.bool_], template: Template, count
     return rows
 
 
-def judge_brats(root: Path, template: Template, channels: list[str], numbers: list[int]) -> Rows:
-    """Errors of registration where the truth is known, and the label's way there and back."""
+def brats_rows(root: Path, template: Template, channels: list[str], numbers: list[int]) -> Rows:
+    """Errors of registration against known transforms, and of a label's round trip."""
     subjects = find_subjects(root, layout="auto", channels=channels)
     rows = []
     for number in numbers:
@@ -159,7 +158,7 @@ def scanned(subject: Subject, number: int) -> tuple[dict[str, Volume], dict[str,
     return volumes, poses
 
 
-def judge_maps(root: Path, model: Model, numbers: list[int]) -> Rows:
+def map_rows(root: Path, model: Model, numbers: list[int]) -> Rows:
     """A model's findings in moved scans, prepared and brought back, and in BraTS's own."""
     assert isinstance(model.recipe, RecipeConfig)  # a model of scans
     channels = list(model.recipe.channels)
@@ -216,7 +215,7 @@ def found(
 
 
 def poses_of_brats(root: Path, template: Template, numbers: list[int]) -> Rows:
-    """Where BraTS's brains have the template's centre, and how they nod, tilt and turn."""
+    """Position of the template's centre in BraTS's brains, and their rotation in three axes."""
     subjects = find_subjects(root, layout="auto", channels=["t1"])
     found = []
     for number in numbers:
@@ -233,14 +232,14 @@ def poses_of_brats(root: Path, template: Template, numbers: list[int]) -> Rows:
 
 
 def contrasts(head: PreparedHead) -> list[float]:
-    """Of the modalities' registrations."""
+    """The contrasts of the modalities' registrations."""
     return [alignment.contrast for alignment in head.quality.to_reference.values()]
 
 
 def there_and_back(
     label: NDArray[np.bool_], raw: Volume, head: PreparedHead, channel: str, template: Template
 ) -> str:
-    """Dice of a label with itself after prepare and ``predict --native``, and its centre's way."""
+    """Dice of a label after prepare and ``predict --native``, and the shift of its centre."""
     image = to_sitk(volume_from_array(label, raw.affine))
     prepared = resample(image, template.shape, template.affine, head.to_raw[channel]).array > 0.5
     origin = Origin.of(raw, head.to_raw[channel], "")
@@ -269,7 +268,7 @@ def main() -> None:
     if args.head:
         scan, brain = read_nifti(args.head), read_nifti(args.head_brain).array > 0
         columns = ["head", "Dice", "ml", "placed apart, mm", "contrast", "failures", "CPU s"]
-        print(markdown_table(columns, judge_head(scan, brain, template, args.poses)))
+        print(markdown_table(columns, head_rows(scan, brain, template, args.poses)))
         if args.deepbet:
             mask = deepbet_mask(scan)
             print(f"deepbet: Dice {dice(mask, brain):.3f}, {mask.sum() / 1000:.0f} ml")
@@ -278,7 +277,7 @@ def main() -> None:
         print(markdown_table(columns, poses_of_brats(args.brats, template, args.subjects)))
     elif args.brats and args.model:
         columns = ["subject", "Dice", "Dice by --native", "AP", "AP by --native", "correlation"]
-        rows = judge_maps(args.brats, load_model(args.model), args.subjects)
+        rows = map_rows(args.brats, load_model(args.model), args.subjects)
         print(markdown_table([*columns, "CPU s of prepare"], rows))
     elif args.brats:
         columns = [
@@ -292,7 +291,7 @@ def main() -> None:
             "CPU s",
         ]
         print(
-            markdown_table(columns, judge_brats(args.brats, template, args.channels, args.subjects))
+            markdown_table(columns, brats_rows(args.brats, template, args.channels, args.subjects))
         )
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"most memory: {peak_gb:.1f} GB")

@@ -1,8 +1,8 @@
-"""How much of a model's accuracy is left on scans that differ from those it was trained on.
+"""A model's accuracy on scans that differ from its training scans.
 
-Takes the trained cells of a comparison, changes every test scan in one way, predicts and
-evaluates by the ordinary protocol with the model's own threshold, and prints each metric with its
-difference from the unchanged scans: mean over folds and seeds.
+For the trained cells of a comparison, this changes every test scan in one way, predicts and
+evaluates it under the usual protocol with the model's own threshold, and prints each metric with
+its difference from the unchanged scans, as means over folds and seeds.
 
     python benchmarks/robustness.py configs/compare/flagship.yaml --models rdseg intensity \
         --set data_sets.brats2018.root=/path/to/brats --set data_sets.tire.root=/path/to/tire \
@@ -43,20 +43,20 @@ METRICS = ("image_auroc", "pixel_ap", "pixel_dice_best", "pixel_dice", "aupro")
 
 
 def gamma(array: Array, exponent: float, rng: np.random.Generator) -> Array:
-    """Of intensities over their 99.5th percentile in the brain."""
+    """Apply a gamma curve to intensities, relative to their 99.5th percentile in the brain."""
     top = np.percentile(array[array != 0], 99.5)
     return np.asarray(top * (np.clip(array, 0, None) / top) ** exponent, np.float32)
 
 
 def bias(array: Array, strength: float, rng: np.random.Generator) -> Array:
-    """A smooth field of this standard deviation (of its logarithm) in the brain."""
+    """Multiply by a smooth field whose logarithm has this standard deviation in the brain."""
     field = ndimage.zoom(rng.normal(size=(4, 4, 4)), [n / 4 for n in array.shape], order=3)
     field = field[tuple(slice(n) for n in array.shape)]
     return np.asarray(array * np.exp(strength * field / field[array != 0].std()), np.float32)
 
 
 def n4(array: Array, strength: float, rng: np.random.Generator) -> Array:
-    """The same field, and what ``medrd prepare`` corrects of it (voxels of 1 mm)."""
+    """Apply the same field, and the bias correction of ``medrd prepare`` (voxels of 1 mm)."""
     import SimpleITK
 
     brain = array != 0
@@ -66,35 +66,35 @@ def n4(array: Array, strength: float, rng: np.random.Generator) -> Array:
 
 
 def noise(array: Array, share: float, rng: np.random.Generator) -> Array:
-    """Gaussian, of a standard deviation that is a share of the brain's median."""
+    """Add Gaussian noise whose standard deviation is a share of the brain's median."""
     brain = array != 0
     drawn = rng.normal(scale=share * np.median(array[brain]), size=array.shape)
-    # Never to exactly 0, which would be background.
+    # Exact zeros would be background.
     return np.asarray(np.where(brain, np.clip(array + drawn, 1e-3, None), 0), np.float32)
 
 
 def coarse(array: Array, factor: float, rng: np.random.Generator) -> Array:
-    """Sampled at voxels so many times as wide along all axes, and enlarged again."""
+    """Sample voxels that are larger by a factor along all axes, and enlarge them again."""
     brain = array != 0
     blurred = ndimage.gaussian_filter(array, factor / 2.355)
     weight = np.maximum(ndimage.gaussian_filter(brain.astype(np.float32), factor / 2.355), 1e-3)
     step = round(factor)
     small = (blurred / weight)[::step, ::step, ::step]
-    # Each voxel where it was: zoom() would stretch the first and last sample to the edges.
+    # Keep voxels in place: zoom() would move the first and last sample to the edges.
     places = np.meshgrid(*(np.arange(n) / step for n in array.shape), indexing="ij")
     large = ndimage.map_coordinates(small, places, order=1, mode="nearest")
     return np.asarray(np.where(brain, np.clip(large, 1e-3, None), 0), np.float32)
 
 
 def identity(array: Array, amount: float, rng: np.random.Generator) -> Array:
-    """As it is."""
+    """Return the array unchanged."""
     return array
 
 
-HALF = "unchanged, judged in the upper half"
+HALF = "unchanged, evaluated in the upper half"
 LOWER_HALF_MISSING = "lower half missing"
 REFERENCE = {LOWER_HALF_MISSING: HALF}
-"""What a change is compared with, if not with unchanged scans."""
+"""References of changes that are not compared with unchanged scans."""
 CHANGES: dict[str, tuple[Callable[[Array, float, np.random.Generator], Array], float]] = {
     "unchanged": (identity, 0),
     "gamma 0.7": (gamma, 0.7),
@@ -146,7 +146,7 @@ def changed_item(subject: Subject, recipe: RecipeConfig, change: str, budget: in
 
 
 def upper_half(item: TestItem, prediction: Prediction) -> tuple[TestItem, Prediction]:
-    """What is left of a whole scan's where the scan without its lower half has slices."""
+    """Restrict a whole scan to the slices of a scan without its lower half."""
     assert item.truth is not None
     assert isinstance(item.prepared, PreparedVolume)
     middle = _middle(item.prepared.brain_volume)

@@ -1,13 +1,13 @@
-"""What several processes gain, what Ray costs, and what a large cluster would wait for.
+"""The gain of several processes, the overhead of Ray, and the bottleneck of a large cluster.
 
-Everything is measured in one run on simulated brains; one process has one core here, so that two
-are compared with one of the same kind, which is measured once more at the end: where those differ,
-so much is the machine's doing. What counts are the ratios. Needs as many idle cores as processes.
-docs/scaling.md says how the numbers are to be read.
+Everything is measured in one run on simulated brains. Each process has one core, so two processes
+are compared with one of the same kind, which is measured again at the end: their difference shows
+how much the machine's speed varies. What counts are the ratios. There must be as many idle cores
+as processes. docs/scaling.md explains the numbers.
 
     python benchmarks/scaling.py
-    python benchmarks/scaling.py --only pieces --device cuda     # the network's piece on a GPU
-    python benchmarks/scaling.py --smoke                         # runs it; no numbers to keep
+    python benchmarks/scaling.py --only pieces --device cuda     # the network's step on a GPU
+    python benchmarks/scaling.py --smoke                         # a quick test; meaningless numbers
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from medrd.tuning.config import make_tune
 from medrd.tuning.tune import tune
 
 BRAINS = 5
-"""To train on, one of them to calibrate."""
+"""Number of subjects for training, including one for calibration."""
 PARTS = ("pieces", "predict", "train", "tune")
 
 

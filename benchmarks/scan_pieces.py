@@ -1,4 +1,4 @@
-"""The pieces of one scan's prediction, and what they come to on a cluster that is not there.
+"""The steps of one scan's prediction, and an estimate of the time on a large cluster.
 
 Used by scaling.py.
 """

@@ -1,7 +1,7 @@
-"""What simulated anomalies cost beside a training step, and what comes out.
+"""Time of simulated anomalies relative to a training step, and statistics of the anomalies.
 
-Simulation and RD4AD's iteration are timed in turns within one process, so that a machine that
-is shared treats them alike. What counts is the ratio; the goal is 10 % at most.
+Simulation and RD4AD's iteration are timed alternately within one process, so that other work on
+the machine affects them equally. What counts is the ratio; the goal is at most 10 %.
 
     python benchmarks/simulation.py                                     # the tables
     python benchmarks/simulation.py --picture docs/figures/simulated.png
@@ -69,7 +69,7 @@ def phantom_slices(size: int, count: int) -> tuple[Tensor, Tensor]:
 def print_times(
     execution: Execution, images: Tensor, region: Tensor, *, teacher: str, repeats: int
 ) -> None:
-    """Milliseconds a batch of each simulation, beside RD4AD's training iteration."""
+    """Print milliseconds per batch for each simulation, and for RD4AD's training iteration."""
     torch.manual_seed(0)
     section = {"name": "rd4ad", "teacher": {"name": teacher, "weights": "random"}}
     detector = make_detector(make_config({"model": section}))
@@ -114,7 +114,7 @@ def print_times(
 
 
 def print_outcomes(images: Tensor, region: Tensor, *, batches: int) -> None:
-    """How often nothing is labelled, and how much of the region is where something is."""
+    """Print how often no pixel is labelled, and otherwise the labelled share of the region."""
     shares: dict[tuple[str, str], Tensor] = {}
     for shape in SHAPES:
         for content in CONTENTS:

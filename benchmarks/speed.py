@@ -1,7 +1,7 @@
-"""Training and prediction speed of RD4AD: medrd's way against plain fp32 eager NCHW.
+"""Training and prediction speed of RD4AD in medrd, compared with plain fp32 eager NCHW.
 
-Both ways run the same network on the same simulated slices in turns within one process, so
-that a machine that is shared or warms up treats them alike. What counts is the ratio.
+Both run the same network on the same simulated slices, alternating within one process, so that
+other work on the machine affects them equally. What counts is the ratio.
 
     python benchmarks/speed.py                 # WRN50-2 at 256², batch 16
     python benchmarks/speed.py --loss-steps 40 # also the loss curves of both, side by side
@@ -51,7 +51,7 @@ def batches_of(prepared: PreparedVolume, batch_size: int, count: int) -> list[Sl
 
 
 def training_loop(detector: Detector, execution: Execution, config: Config) -> Loop:
-    """The loop that medrd train uses, without a data set of its own."""
+    """The loop of medrd train, without a data set."""
     execution.place(detector)
     detector.train()
     no_slices = HealthySlices([], margin=0)

@@ -1,10 +1,10 @@
-"""With labels: rdseg's own network when it is trained with the lesions outlined.
+"""Supervised training of rdseg's network, for comparison with training without labels.
 
-For every cell of a comparison that runs rdseg it trains the same network on all slices of the
-same training subjects with their labels (the outline alone: there is no healthy image to distil
-from), calibrates and evaluates it as the cell is, with brightness added to its verdict as the
-model does and without, and prints both. Supervised: beside it stands what was
-learnt without labels; it is no result of the project, and few subjects make it no ceiling.
+For every cell of a comparison that runs rdseg, this trains the same network on all slices of the
+same training subjects with their labels (only the segmentation: there is no healthy image for
+distillation). It calibrates and evaluates the network like the cell, with and without the model's
+added brightness, and prints both next to the unsupervised result. This is not a result of the
+project, and with few subjects it is no upper limit either.
 
     python benchmarks/supervised.py configs/compare/flagship.yaml --model rdseg \
         --set data_sets.brats2018.root=/path/to/brats --set data_sets.tire.root=/path/to/tire \
@@ -78,12 +78,12 @@ class LabelledSlices(HealthySlices):
 
 
 def as_simulated(images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
-    """The real lesion stands where a simulated one would."""
+    """Return the real lesion in place of a simulated one."""
     return Simulated(images[:, :-1], (images[:, -1] > 0.5) & region)
 
 
 class Supervised:
-    """RDSeg's loss less its distillation."""
+    """RDSeg's loss without distillation."""
 
     def __init__(self, detector: RDSeg) -> None:
         self.detector = detector
@@ -94,7 +94,7 @@ class Supervised:
 
 
 def train_supervised(config: Config, epochs: int) -> tuple[RDSeg, Execution]:
-    """On all slices of the training subjects."""
+    """Train on all slices of the training subjects."""
     recipe = config.recipe
     assert isinstance(recipe, RecipeConfig)
     cohort = load_cohort(config)
@@ -119,7 +119,7 @@ def train_supervised(config: Config, epochs: int) -> tuple[RDSeg, Execution]:
 
 
 def trained(cell: Cell, out: Path, epochs: int) -> tuple[RDSeg, Execution]:
-    """From an earlier run if it was kept; its evaluation may be removed to have it done anew."""
+    """Load the network of an earlier run, or train it. Remove an evaluation to repeat it."""
     kept = metrics_file(out, cell, next(iter(KINDS))).parent.parent
     if not (kept / "model").is_dir():
         return train_supervised(cell.config, epochs)
@@ -128,8 +128,10 @@ def trained(cell: Cell, out: Path, epochs: int) -> tuple[RDSeg, Execution]:
     return detector, choose_execution(cell.config.train.device, cell.config.train.precision)
 
 
-def judge(detector: RDSeg, config: Config, execution: Execution, out: Path) -> None:
-    """Calibrate and evaluate as ``config`` says."""
+def calibrate_and_evaluate(
+    detector: RDSeg, config: Config, execution: Execution, out: Path
+) -> None:
+    """Calibrate and evaluate as in ``config``."""
     cohort = load_cohort(config)
     assert isinstance(config.recipe, RecipeConfig)
     cached, errors = try_sides(cohort, ("train", "calibration"), config)
@@ -159,12 +161,12 @@ def judge(detector: RDSeg, config: Config, execution: Execution, out: Path) -> N
 
 
 def metrics_file(out: Path, cell: Cell, kind: str) -> Path:
-    """Where a cell's numbers lie."""
+    """The file with a cell's metrics."""
     return out / cell.folder / kind.replace(", and ", "_") / "evaluation" / "metrics.json"
 
 
 def rows(out: Path, cells: Sequence[Cell], kind: str) -> list[dict[str, float]]:
-    """A seed's metrics each, mean over the folds that are there."""
+    """The metrics of each seed, as means over its finished folds."""
     by_seed = defaultdict(list)
     for cell in cells:
         metrics = metrics_file(out, cell, kind)
@@ -207,7 +209,7 @@ def main() -> None:
                 )
                 folder = metrics_file(args.out, cell, kind).parent.parent
                 folder.mkdir(parents=True, exist_ok=True)
-                judge(detector, weighted, execution, folder)
+                calibrate_and_evaluate(detector, weighted, execution, folder)
     print(spread_table({f"{args.model}, {kind}": rows(args.out, cells, kind) for kind in KINDS}))
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share that look at the trained cells of a comparison."""
+"""Shared parts of the benchmarks that use the trained cells of a comparison."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from medrd.run.predictor import Predictor
 
 
 class Kept:
-    """Numbers by name in a JSON file: what is there is not measured again."""
+    """Measurements by name, kept in a JSON file so that they are not repeated."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def get(self, key: str, measure: Callable[[], Any]) -> Any:
-        """What was measured under this name, now or before."""
+        """The measurement of this name, from the file or made now."""
         if key not in self._found:
             self._found[key] = measure()
             write_json(self._path, self._found)
@@ -38,7 +38,7 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A cell's model at work, and whom it is tested on."""
+    """A cell's trained model, and its test subjects."""
 
     cell: Cell
     model: Model
@@ -47,12 +47,12 @@ class Trained:
 
     @property
     def threshold(self) -> float | None:
-        """The calibrated one."""
+        """The calibrated threshold, or None."""
         return self.model.calibration.threshold if self.model.calibration else None
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """With the options that all these benchmarks have."""
+    """A parser with the options that all these benchmarks share."""
     result = argparse.ArgumentParser(description=doc.splitlines()[0])
     result.add_argument("comparison", type=Path)
     result.add_argument("--models", nargs="+", required=True)
@@ -64,7 +64,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
 
 
 def brain_cells(args: argparse.Namespace, model: str) -> list[Cell]:
-    """A model's cells on scans, of the seeds asked for."""
+    """A model's cells on scans, for the chosen seeds."""
     config = load_compare(args.comparison, args.overrides)
     return [
         cell
@@ -82,7 +82,7 @@ def load(cell: Cell, folder: Path) -> Trained:
 
 
 def averages(rows: Sequence[dict[str, float | None]]) -> dict[str, float]:
-    """Of each number, over the rows that have it."""
+    """The mean of each metric over the rows in which it is defined."""
     columns = {key: [row[key] for row in rows] for key in rows[0]}
     return {
         key: mean(value for value in values if value is not None) for key, values in columns.items()

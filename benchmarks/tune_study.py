@@ -1,16 +1,16 @@
-"""Can a search without labels be trusted? Its objective against the true test metrics.
+"""How well the objective of a search without labels agrees with the true test metrics.
 
-Configurations are drawn from a search's space by its seed, each is trained to its end without
-early stopping, and each gets three numbers: the simulated objective, the training loss at the
-end, and what ``medrd evaluate`` finds on the test subjects. Then: Spearman's rank correlation of
-the first two with the third, with bootstrap intervals over configurations, and the regret of
-choosing by them: how much of the test metric is lost against the best configuration. The test
-metrics are looked at here to judge the objective; no search ever sees them.
+Configurations are drawn from a search's space by its seed. Each is trained to the end without
+early stopping and gets three values: the simulated objective, the final training loss, and the
+metrics of ``medrd evaluate`` on the test subjects. The report gives Spearman's rank correlation
+of the first two with the third, with bootstrap intervals over configurations, and the regret of
+choosing by them: the loss of the test metric against the best configuration. The test metrics
+serve only to validate the objective; no search ever uses them.
 
-No Ray: two processes share the work by ``--part 0/2`` and ``--part 1/2``. What is finished is
-kept, so a stopped study goes on. Another objective (``--set objective.copies=4``) is measured
-on the models that are there, without training again; so are all models at one smoothing
-(``--sigma-px 4``), which the training loss knows nothing of.
+The study runs without Ray: use ``--part 0/2`` and ``--part 1/2`` for two processes. Finished
+configurations are kept, so a stopped study can be continued. Another objective
+(``--set objective.copies=4``) is measured on the existing models, without training again, and so
+is a common smoothing (``--sigma-px 4``), on which the training loss does not depend.
 
     python benchmarks/tune_study.py configs/tune/rd4ad.yaml --out study --set data.root=DATA
     python benchmarks/tune_study.py configs/tune/rd4ad.yaml --out study --set … --report
@@ -95,7 +95,7 @@ def main() -> None:
 def draw_point(space: Space, *, seed: int, position: int) -> Point:
     """The point at a position of a seed's endless random sequence.
 
-    Each key has a generator of its own: a key that is added leaves the others' values.
+    Each key has its own generator, so adding a key does not change the values of others.
     """
     point = {}
     for key, dimension in space.items():
@@ -108,12 +108,12 @@ def draw_point(space: Space, *, seed: int, position: int) -> Point:
 
 
 def evaluation(folder: Path, sigma_px: float | None) -> Path:
-    """Where a configuration's test metrics lie."""
+    """The folder of a configuration's evaluation."""
     return folder / ("evaluation" if sigma_px is None else f"evaluation-sigma-{sigma_px:g}")
 
 
 def measure(config: TuneConfig, number: int, folder: Path, sigma_px: float | None) -> Row:
-    """Train, evaluate and judge one configuration, as far as that is not done."""
+    """Train, evaluate and score one configuration, except for what is already done."""
     point = draw_point(config.space, seed=config.search.seed, position=number)
     trial = config.trial_config(point)
     run = train(trial, folder / "run", resume=True)
@@ -149,14 +149,14 @@ def objective_of(config: TuneConfig, trial: Config, model: Model, folder: Path) 
 
 
 def last_loss(run: Path) -> float | None:
-    """Of the last epoch; None for a detector without epochs."""
+    """The loss of the last epoch; None for a detector without epochs."""
     path = run / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return float(json.loads(lines[-1])["loss"]) if lines else None
 
 
 def report(config: TuneConfig, rows: Sequence[Row], failures: Sequence[str]) -> str:
-    """Two tables in Markdown: what choosing by each number comes to, and the configurations."""
+    """Two Markdown tables: the results of choosing by each value, and all configurations."""
     lines = [
         f"{config.name}: {len(rows)} configurations, objective {config.to_dict()['objective']}",
         "",
@@ -184,22 +184,22 @@ CHOICE_HEADER = ["chosen by", "test metric", "Spearman", "95 %", "regret", "rank
 
 
 def choice_rows(rows: Sequence[Row]) -> list[list[str]]:
-    """For each test metric: choosing by the objective, by the loss, and at random."""
+    """Rows for choosing by the objective, by the loss and at random, for each test metric."""
     table = []
     for key, name in METRICS.items():
         truth = [row.test[key] for row in rows]
-        judges: dict[str, list[float]] = {"objective": [row.objective for row in rows]}
+        criteria: dict[str, list[float]] = {"objective": [row.objective for row in rows]}
         losses = [-row.loss for row in rows if row.loss is not None]
         if len(losses) == len(rows):
-            judges["lowest loss"] = losses
-        for judge, values in judges.items():
+            criteria["lowest loss"] = losses
+        for criterion, values in criteria.items():
             rho = spearman(values, truth)
             low, high = spearman_interval(values, truth)
             chosen = truth[int(np.argmax(values))]
             rank = 1 + sum(value > chosen for value in truth)
             table.append(
                 [
-                    judge,
+                    criterion,
                     name,
                     "–" if rho is None else f"{rho:.2f}",
                     f"{low:.2f} … {high:.2f}",

@@ -1,4 +1,4 @@
-"""``medrd report``: a folder of medrd's own -> a page that a double click opens."""
+"""``medrd report``: turns a folder that medrd wrote into a page that opens in any browser."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Report", "write_report"]
 
 
 def write_report(folder: str | Path) -> Report:
-    """Write ``report.html`` into what ``medrd predict``, ``train`` or ``evaluate`` wrote.
+    """Write ``report.html`` into a folder that ``medrd predict``, ``train`` or ``evaluate`` wrote.
 
     Raises
     ------
     ConfigError
-        Nothing in the folder that these wrote.
+        The folder has no results of these commands.
     FileFormatError
-        A run or an evaluation with a file that is not medrd's.
+        A file of the run or evaluation is not in medrd's format.
     OutputError
         The page cannot be written.
     """
@@ -36,11 +36,11 @@ def write_report(folder: str | Path) -> Report:
             folder,
             expected="a folder that medrd predict, train or evaluate wrote",
             found=f"what medrd prepare wrote ({prepared[0].name})",
-            remedy=f"Open its {PAGE_NAME}, which lies beside the subjects' folders.",
+            remedy=f"Open its {PAGE_NAME}, next to the subjects' folders.",
         )
     raise ConfigError(
         folder,
         expected="a folder that medrd predict, train or evaluate wrote",
         found="none of their files" if folder.is_dir() else "no such folder",
-        remedy="Give the folder that was --out.",
+        remedy="Give the folder that was --out of one of these commands.",
     )

@@ -1,4 +1,4 @@
-"""One cell of a comparison: an ordinary run with its evaluation, or what went wrong with it."""
+"""One cell of a comparison: an ordinary run with its evaluation, or its error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medrd.evaluation.outputs import load_units
 from medrd.files import write_json
 from medrd.metrics import Units
 from medrd.metrics.names import KEYS
-from medrd.run.folder_lock import alone_in
+from medrd.run.folder_lock import lock_folder
 from medrd.run.outputs import make_folder, remove
 from medrd.run.signals import InterruptedRunError
 from medrd.training.train import train
@@ -30,7 +30,7 @@ logger = logging.getLogger("medrd.compare")
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """A cell with its numbers, and what a bootstrap needs of it by category."""
+    """A cell's result, and by category what a bootstrap needs from it."""
 
     result: CellResult
     units: dict[str, Units]
@@ -38,16 +38,16 @@ class Finished:
 
 @dataclass(frozen=True)
 class CellWork:
-    """What is done to each cell; see :class:`medrd.runner.runner.Work`.
+    """Train and evaluate each cell; see :class:`medrd.runner.runner.Work`.
 
     Attributes
     ----------
     out
         The comparison's folder.
     inputs
-        Hashes of the files that a cell reads by subject or picture, by the cell's folder.
+        Cell folder -> subject or picture id -> hash of the files that the cell reads.
     cells
-        All of them.
+        All cells of the comparison.
     """
 
     out: Path
@@ -71,8 +71,8 @@ class CellWork:
         """Run a cell with its folder locked."""
         folder = self.out / cell.folder
         make_folder(folder)
-        # A process that is taken for dead may need a moment to let go.
-        with alone_in(folder, "process", wait=True):
+        # A process that Ray believes dead may hold the lock a moment longer.
+        with lock_folder(folder, "process", wait=True):
             return run_cell(cell, self.out, self.inputs[cell.folder])
 
     def name(self, cell: Cell, /) -> str:
@@ -80,20 +80,20 @@ class CellWork:
         return cell.name
 
     def lost(self, cell: Cell, reason: str, /) -> Finished:
-        """A failed cell, put on record."""
+        """Record the cell as failed."""
         return failed_cell(cell, self.out / cell.folder, reason, {"error": reason})
 
 
 def run_cell(cell: Cell, out: Path, inputs: Mapping[str, str]) -> Finished:
-    """Train, calibrate and evaluate one cell, or find that it is done.
+    """Train, calibrate and evaluate one cell, or read its results if it is done.
 
-    What goes wrong with it ends up in ``seedN.error.json`` beside it, whatever it is: a bug in
-    one model must not cost the others their night.
+    Any exception, even a bug in one model, is recorded in ``seedN.error.json`` next to the
+    cell's folder, so that the other cells still run.
 
     Parameters
     ----------
     inputs
-        Hashes of the data set's files, kept with the results that were got from them.
+        Hashes of the data set's files; stored with the results.
     """
     folder = out / cell.folder
     logger.info("%s begins", cell.name)
@@ -101,7 +101,7 @@ def run_cell(cell: Cell, out: Path, inputs: Mapping[str, str]) -> Finished:
     try:
         train(cell.config, folder, resume=True)
         finished = _read(cell, folder)
-        if finished is None or not finished.result.complete:  # inputs may be mended by now
+        if finished is None or not finished.result.complete:  # inputs may be repaired by now
             evaluate(folder, cell.config, folder / "evaluation", baseline=False)
             finished = _read(cell, folder)
             assert finished is not None  # it has just been written
@@ -109,7 +109,7 @@ def run_cell(cell: Cell, out: Path, inputs: Mapping[str, str]) -> Finished:
         return finished
     except InterruptedRunError as stopped:
         raise InterruptedRunError(
-            f"stopped in {cell.name}; saved. Run the same comparison again to go on."
+            f"stopped in {cell.name}; saved. Run the same comparison again to continue."
         ) from stopped
     except MedrdError as problem:
         return failed_cell(cell, folder, str(problem), problem.to_dict())
@@ -119,14 +119,14 @@ def run_cell(cell: Cell, out: Path, inputs: Mapping[str, str]) -> Finished:
 
 
 def failed_cell(cell: Cell, folder: Path, text: str, problem: dict[str, Any]) -> Finished:
-    """Put on record what went wrong with a cell."""
+    """Log a cell's error, write it to ``seedN.error.json``, and return a failed result."""
     logger.error("%s failed: %s", cell.name, text)
     write_json(folder.parent / f"{folder.name}.error.json", {"cell": cell.name, **problem})
     return Finished(_result(cell, error=text), {})
 
 
 def _read(cell: Cell, folder: Path) -> Finished | None:
-    """The results on record; None where there are none, or damaged ones."""
+    """The results in the cell's folder; None if they are missing or damaged."""
     evaluation = folder / "evaluation"
     try:
         metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
@@ -143,7 +143,7 @@ def _read(cell: Cell, folder: Path) -> Finished | None:
 def _facts(folder: Path, metrics: dict[str, Any]) -> dict[str, float | int | None]:
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     parameters = run["parameters"]
-    # Runs of before 2026-11-22 do not say what prediction keeps; theirs was all.
+    # Runs from before 2026-11-22 have no "kept": prediction kept all parameters then.
     kept = parameters.get("kept", parameters["all"]) + parameters.get("remembered", 0)
     return {
         "training_seconds": run["training_seconds"],

@@ -1,8 +1,8 @@
 """``medrd compare``: models × data sets × seeds, each cell an ordinary run, one table.
 
-A cell's folder is what ``medrd train`` makes, with ``evaluation/`` inside. Cells that are
-done are kept, one that fails is reported and the others go on, and a comparison that was
-stopped goes on where it was, inside of a cell too.
+A cell's folder is what ``medrd train`` makes, with ``evaluation/`` inside. Finished cells are
+kept. A cell that fails is reported, and the others still run. A comparison that was stopped
+continues where it was, also in the middle of a cell.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from itertools import combinations, product
@@ -39,7 +40,7 @@ from medrd.files import write_json, write_text
 from medrd.metrics import Units, bootstrap_intervals, count_units, paired_differences
 from medrd.metrics.names import HEADLINES
 from medrd.phantom.textures import write_texture_set
-from medrd.run.folder_lock import alone_in
+from medrd.run.folder_lock import lock_folder
 from medrd.run.outputs import make_folder
 from medrd.run.phantoms import make_phantoms
 from medrd.run.progress import progress
@@ -57,24 +58,24 @@ def compare(config: CompareConfig, out: str | Path, *, runner: Runner = HERE) ->
     config
         From :func:`medrd.comparison.config.load_compare`.
     out
-        Gets ``cells/``, ``results.csv``, ``results.json``, ``results.md`` and
-        ``results.png``. What another call of the same comparison has finished is kept.
+        The folder for ``cells/``, ``results.csv``, ``results.json``, ``results.md`` and
+        ``results.png``. Cells that an earlier call finished are kept.
     runner
-        Who does the work: this process, or :class:`medrd.runner.on_ray.Ray`, which runs several
-        cells at a time. Speeds in the results are then those of cells that ran beside others.
+        Runs the cells in this process, or with :class:`medrd.runner.on_ray.Ray` several at a
+        time. The speeds in the results then come from cells that ran side by side.
 
     Raises
     ------
     ConfigError
-        A cell's config is not valid, a data set is not there, what the folder holds was made
-        with other configs or other data, or another comparison is at work there. Nothing is
-        started then, and nothing changed.
+        A cell's config is not valid, a data set is missing, the folder's results were made
+        with other configs or other data, or another comparison is running there. Nothing has
+        been started or changed then.
     InterruptedRunError
         On SIGTERM or Ctrl-C, with the running cells saved.
     """
     out = Path(out)
     make_folder(out)
-    with alone_in(out, "comparison"):
+    with lock_folder(out, "comparison"):
         cells = plan(config, out)
         inputs = refuse_changes(cells, out)
         comparison = _gather(config, _run(cells, CellWork(out, inputs, tuple(cells)), runner))
@@ -91,8 +92,8 @@ def _run(cells: Sequence[Cell], work: CellWork, runner: Runner) -> list[Finished
                 logger.info("[%d/%d] %s", len(finished), len(cells), cells[index].name)
     except KeyboardInterrupt:
         raise InterruptedRunError(
-            f"stopped after {len(finished)} of {len(cells)} cells; what they saved is kept. Run "
-            "the same comparison again to go on."
+            f"stopped after {len(finished)} of {len(cells)} cells; their results are kept. Run "
+            "the same comparison again to continue."
         ) from None
     return [finished[index] for index in range(len(cells))]
 
@@ -116,9 +117,12 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def plan(config: CompareConfig, out: Path) -> list[Cell]:
-    """All cells in the order they run, every config validated; makes data that are generated."""
+    """Generate data sets where asked for, and list all cells in the order in which they run.
+
+    Every config is validated first.
+    """
     roots = {name: data.root or out / "data" / name for name, data in config.data_sets.items()}
-    for name in config.data_sets:  # every config once, before any data are generated
+    for name in config.data_sets:
         for model in config.models:
             cell_config(config, model, name, config.seeds[0], root=roots[name])
     for name, data in config.data_sets.items():
@@ -131,8 +135,8 @@ def plan(config: CompareConfig, out: Path) -> list[Cell]:
     for seed in config.seeds:
         for name, data in config.data_sets.items():
             for category, part in parts[name].items():
-                for model, contender in config.models.items():
-                    if name in contender.skip or data.domain in contender.skip:
+                for model, compared in config.models.items():
+                    if name in compared.skip or data.domain in compared.skip:
                         continue
                     resolved = cell_config(config, model, name, seed, root=roots[name], part=part)
                     cells.append(Cell(model, name, data.domain, category, seed, resolved))
@@ -140,9 +144,9 @@ def plan(config: CompareConfig, out: Path) -> list[Cell]:
 
 
 def _parts(config: CompareConfig, name: str, root: Path) -> dict[str | None, dict[str, Any]]:
-    """The categories or folds that get a model each, with what picks them in ``data``.
+    """The categories or folds that get a model each, with their overrides of section ``data``.
 
-    One without a name where one model is trained on all there is.
+    A single part named None if one model is trained on the whole data set.
     """
     data = config.data_sets[name]
     first = cell_config(config, next(iter(config.models)), name, config.seeds[0], root=root)
@@ -150,8 +154,8 @@ def _parts(config: CompareConfig, name: str, root: Path) -> dict[str | None, dic
         raise ConfigError(
             root,
             expected=f"the folder of data set {name}",
-            found="nothing there",
-            remedy=f"Give it: --set data_sets.{name}.root=PATH.",
+            found="no such folder",
+            remedy=f"Set it: --set data_sets.{name}.root=PATH.",
         )
     if data.folds is not None:
         return {
@@ -165,39 +169,39 @@ def _parts(config: CompareConfig, name: str, root: Path) -> dict[str | None, dic
 
 
 def _folds(
-    wanted: int | tuple[tuple[str, ...], ...], name: str, config: Config
+    folds: int | tuple[tuple[str, ...], ...], name: str, config: Config
 ) -> Sequence[Sequence[str]]:
-    """The test subjects of each fold: as listed, or dealt in an order that ids alone decide."""
+    """The test subjects of each fold: as listed, or dealt in an order that depends only on ids."""
     if config.data.kind == "pictures":
         raise ConfigError(
             f"data_sets.{name}.folds",
-            expected="scans: what is for testing among pictures their folders say",
+            expected="scans (for pictures, the folders decide which are for testing)",
             found="pictures",
-            remedy="Take folds out.",
+            remedy="Remove folds.",
         )
-    if not isinstance(wanted, int):
-        return wanted
+    if not isinstance(folds, int):
+        return folds
     ids = [subject.id for subject in kind_of(config.recipe).subjects(config)]
     assert isinstance(config.data, DataConfig)
     persons = {scans[0]: scans for scans in by_person(ids, config.data.subject_pattern).values()}
-    if len(persons) < wanted + 2:
+    if len(persons) < folds + 2:
         raise ConfigError(
             f"data_sets.{name}.folds",
-            expected=f"two subjects more than folds ({wanted})",
+            expected=f"at least two subjects more than folds ({folds})",
             found=f"{len(persons)} in {config.data.root}",
             remedy="Ask for fewer folds.",
         )
     ordered = seeded_order(persons, seed=0)
     return [
-        sorted(scan for first in ordered[number::wanted] for scan in persons[first])
-        for number in range(wanted)
+        sorted(scan for first in ordered[number::folds] for scan in persons[first])
+        for number in range(folds)
     ]
 
 
 def _gather(config: CompareConfig, finished: Sequence[Finished]) -> Comparison:
     """Intervals and paired differences over all seeds and categories."""
     groups: dict[tuple[str, str], dict[tuple[int, str], Units]] = {}
-    # A seed that lacks a category has no mean over them, and so no part in these either.
+    # A seed that lacks a category has no mean over categories, so it is left out here too.
     broken = {(c.result.model, c.result.data_set, c.result.seed) for c in finished if not c.units}
     for cell in finished:
         place = (cell.result.model, cell.result.data_set)
@@ -231,12 +235,12 @@ def _differences(
     second: str,
     resamples: int,
 ) -> list[Difference]:
-    """On what both have done: the same seeds and categories, and the same test inputs."""
+    """Paired differences over the seeds and categories in which both tested the same inputs."""
     a, b = groups.get((first, data_set), {}), groups.get((second, data_set), {})
     shared = [key for key in a if key in b and set(a[key].ids) == set(b[key].ids)]
     if not shared:
         return []
-    found = paired_differences(
+    paired = paired_differences(
         [a[key] for key in shared], [b[key] for key in shared], resamples=resamples
     )
     return [
@@ -246,11 +250,11 @@ def _differences(
             model_a=first,
             model_b=second,
             units=count_units([a[key] for key in shared]),
-            mean=found[metric].mean,
-            low=found[metric].low,
-            high=found[metric].high,
-            p_value=found[metric].p_value,
+            mean=paired[metric].mean,
+            low=paired[metric].low,
+            high=paired[metric].high,
+            p_value=paired[metric].p_value,
         )
         for metric in HEADLINES
-        if metric in found and found[metric].mean == found[metric].mean
+        if metric in paired and not math.isnan(paired[metric].mean)
     ]

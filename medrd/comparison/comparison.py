@@ -29,20 +29,19 @@ class CellResult:
     Attributes
     ----------
     domain
-        Free text from the config, such as "brain" or "industrial".
+        Free text from the config, for example "brain" or "industrial".
     category
-        Such as "tire"; None for a data set that has none.
+        For example "tire"; None if the data set has no categories.
     metrics
-        Flat keys as in ``metrics.json``; a metric whose class is empty is None. None if the
-        cell failed.
+        Flat keys as in ``metrics.json``; an undefined metric is None. None if the cell failed.
     complete
-        False: some test inputs failed and are in no number.
+        False if some test inputs failed; no number includes them.
     error
         One line.
     facts
-        Keys of :data:`FACTS`, as far as known.
+        Values by the keys of :data:`FACTS`; unknown ones are left out.
     bounds
-        Of metrics that were not computed exactly: between what their exact value lies.
+        For each metric that was not computed exactly, the limits of its exact value.
     """
 
     model: str
@@ -63,7 +62,7 @@ class CellResult:
         return "done" if self.complete else "incomplete"
 
     def value(self, metric: str) -> float | None:
-        """A finite number, or None where there is none."""
+        """The metric's value, or None if it is missing or not finite."""
         return finite((self.metrics or {}).get(metric))
 
 
@@ -77,7 +76,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """Model a minus model b, paired over so many subjects or pictures (``units``)."""
+    """Model a minus model b, paired over subjects or pictures, of which there are ``units``."""
 
     data_set: str
     metric: str
@@ -92,19 +91,19 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came out of every cell; the order of models and data sets is that of the cells.
+    """The results of all cells; models and data sets keep the order in which cells name them.
 
     Attributes
     ----------
     note
-        What a reader must know first.
+        A remark for the top of the results.
     intervals
-        (model, data set) -> metric -> interval over subjects or pictures of the seeds' mean.
+        (model, data set) -> metric -> interval over subjects or pictures of the mean over seeds.
 
     Raises
     ------
     ValueError
-        A cell stands there twice, or a data set in two domains, or with and without categories.
+        A cell is given twice, or a data set has two domains, or cells with and without category.
     """
 
     name: str
@@ -120,7 +119,7 @@ class Comparison:
         for name in self.data_sets:
             cells = [c for c in self.cells if c.data_set == name]
             if len({c.domain for c in cells}) > 1:
-                raise ValueError(f"{name} stands in two domains")
+                raise ValueError(f"{name} is in two domains")
             if len({c.category is None for c in cells}) > 1:
                 raise ValueError(f"{name} has cells with and without a category")
 
@@ -134,16 +133,16 @@ class Comparison:
 
     @property
     def data_sets(self) -> list[str]:
-        """Those of one domain side by side."""
+        """All data sets, those of one domain next to each other."""
         return _unique(c.data_set for d in self.domains for c in self.cells if c.domain == d)
 
     def domain(self, data_set: str) -> str:
         return next(c.domain for c in self.cells if c.data_set == data_set)
 
     def categories(self, data_set: str) -> list[str]:
-        """Empty for a data set without."""
-        found = (c.category for c in self.cells if c.data_set == data_set)
-        return _unique(category for category in found if category is not None)
+        """The data set's categories; empty if it has none."""
+        named = (c.category for c in self.cells if c.data_set == data_set)
+        return _unique(category for category in named if category is not None)
 
 
 @dataclass(frozen=True)
@@ -153,14 +152,14 @@ class Aggregate:
     Attributes
     ----------
     seeds
-        Seed -> value. Where there are categories, their mean within the seed; a seed in which
-        one of them is missing is left out, since a mean over fewer is another quantity.
+        Seed -> value. With categories, the value is their mean within the seed; a seed that
+        lacks a category is left out, because a mean over fewer categories is not comparable.
     planned
-        How many seeds there should be.
+        Number of seeds that were planned.
     failed
-        Cells there are, but no seed is done.
+        True if there are cells but no seed is done.
     complete
-        False: a cell behind ``seeds`` left out some of its test inputs.
+        False if a cell behind ``seeds`` left out some of its test inputs.
     """
 
     seeds: Mapping[int, float]
@@ -183,26 +182,26 @@ class Aggregate:
 
     @property
     def shortfall(self) -> str | None:
-        """Such as "2 of 3 seeds"; None if all are there."""
-        there = len(self.seeds)
-        return f"{there} of {self.planned} seeds" if there < self.planned else None
+        """For example "2 of 3 seeds"; None if no seed is missing."""
+        done = len(self.seeds)
+        return f"{done} of {self.planned} seeds" if done < self.planned else None
 
 
 def aggregate(
     comparison: Comparison, model: str, data_set: str, metric: str, category: str | None = None
 ) -> Aggregate:
-    """Over seeds, of one category or (None) of the whole data set."""
+    """Aggregate a metric over seeds, for one category or (None) the whole data set."""
     own = [c for c in comparison.cells if (c.model, c.data_set) == (model, data_set)]
-    wanted = 1 if category is not None else max(1, len(comparison.categories(data_set)))
+    expected = 1 if category is not None else max(1, len(comparison.categories(data_set)))
     cells = [c for c in own if category is None or c.category == category]
     seeds: dict[int, float] = {}
     done = False
     for seed in sorted({c.seed for c in own}):
         group = [c for c in cells if c.seed == seed and c.metrics is not None]
         values = [value for c in group if (value := c.value(metric)) is not None]
-        done = done or len(group) == wanted
-        if len(values) == wanted:
-            seeds[seed] = math.fsum(values) / wanted
+        done = done or len(group) == expected
+        if len(values) == expected:
+            seeds[seed] = math.fsum(values) / expected
     whole = category is None
     return Aggregate(
         seeds=seeds,
@@ -220,7 +219,7 @@ def ranks(comparison: Comparison, data_set: str, metric: str) -> dict[str, float
 
 
 def agreements(comparison: Comparison) -> Iterator[tuple[str, tuple[str, str], Agreement]]:
-    """How far two domains rank the models alike, for each headline metric and pair of domains."""
+    """Yield how well two domains agree in ranking, for each headline metric and domain pair."""
     for metric in HEADLINES:
         for pair in combinations(comparison.domains, 2):
             a, b = (
@@ -235,17 +234,17 @@ def agreements(comparison: Comparison) -> Iterator[tuple[str, tuple[str, str], A
 
 
 def holm_p_values(comparison: Comparison) -> list[float]:
-    """The differences' p-values, corrected for their number."""
+    """The p-values of all differences, corrected for their number (Holm)."""
     return holm([difference.p_value for difference in comparison.differences])
 
 
 def finite(value: float | None) -> float | None:
-    """NaN and infinities are no numbers."""
+    """The value, or None if it is NaN or infinite."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def _means(comparison: Comparison, data_set: str, metric: str) -> dict[str, float | None]:
-    """To three decimals, as printed: what looks alike in the table is a tie in its ranks."""
+    """Means rounded to the three decimals of the tables: equal printed values are tied ranks."""
     means = {m: aggregate(comparison, m, data_set, metric).mean for m in comparison.models}
     return {m: None if mean is None else round(mean, 3) for m, mean in means.items()}
 

@@ -1,8 +1,8 @@
-"""What ``medrd compare`` runs: models × data sets × seeds, in one YAML file.
+"""The config of ``medrd compare``: models × data sets × seeds, in one YAML file.
 
-A cell's config is put together from plain parts, the later over the earlier: ``base``, the
-data set's ``config``, the model's ``config``, and what the model has in ``where`` for the
-domain and for the data set. Every cell is validated before the first one starts.
+A cell's config is merged from these parts, where later ones override earlier ones: ``base``, the
+data set's ``config``, the model's ``config``, and the model's ``where`` for the domain and for
+the data set. Every cell is validated before the first one starts.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ class DataSetConfig(Section):
     """A data set of the comparison."""
 
     domain: str = Field(min_length=1)
-    """What it is compared as, such as ``brain`` or ``industrial``."""
+    """Data sets of one domain are ranked together, for example ``brain`` or ``industrial``."""
     root: Path | None = None
     generate: PhantomConfig | TexturesConfig | None = Field(None, discriminator="kind")
-    """Make it, where the user has none; instead of ``root``."""
+    """Generate the data set instead of reading it from ``root``."""
     categories: Literal["each", "together"] = "each"
-    """Of pictures: a model a category, or one model for them all."""
+    """For pictures: one model per category, or one model for all categories."""
     folds: int | tuple[tuple[str, ...], ...] | None = None
-    """Of scans: cross-validation, every subject tested once. How many folds, or the subjects of
-    each; what is not in a fold is dealt to training and calibration as ``data.split`` says."""
+    """For scans: cross-validation, in which every subject is tested once. The number of folds, or
+    the test subjects of each; ``data.split`` divides the rest into training and calibration."""
     config: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("folds")
@@ -64,22 +64,22 @@ class DataSetConfig(Section):
     def _check_folds(cls, value: Any) -> Any:
         count = value if isinstance(value, int) else len(value or "ab")
         if count < 2 or (not isinstance(value, int) and not all(value or "ab")):
-            raise ValueError("two folds or more, none of them empty")
+            raise ValueError("fewer than two folds, or an empty one")
         if isinstance(value, tuple):
             subjects = [subject for fold in value for subject in fold]
             if len(set(subjects)) < len(subjects):
-                raise ValueError("each subject in one fold")
+                raise ValueError("a subject in two folds")
         return value
 
 
-class ContenderConfig(Section):
+class ComparedModelConfig(Section):
     """A model of the comparison."""
 
     config: dict[str, Any] = Field(default_factory=dict)
     where: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """What differs in a domain, or on a data set, by name."""
+    """Overrides of ``config`` by the name of a domain or data set."""
     skip: tuple[str, ...] = ()
-    """Domains and data sets that it is not run on."""
+    """Names of domains and data sets on which the model is not run."""
 
 
 class CompareConfig(Section):
@@ -87,27 +87,29 @@ class CompareConfig(Section):
 
     name: str = "comparison"
     note: str = ""
-    """Stands at the top of the results."""
+    """Shown at the top of the results."""
     seeds: tuple[int, ...] = (0, 1, 2)
     base: dict[str, Any] = Field(default_factory=dict)
     data_sets: dict[str, DataSetConfig] = Field(min_length=1)
-    models: dict[str, ContenderConfig] = Field(min_length=1)
+    models: dict[str, ComparedModelConfig] = Field(min_length=1)
     resamples: int = Field(4000, ge=100)
-    """Of the bootstrap behind intervals and differences."""
+    """Number of bootstrap resamples behind intervals and differences."""
 
     @field_validator("data_sets", "models")
     @classmethod
     def _check_names(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} must be letters, digits and _ . + -: it names a folder")
+                raise ValueError(
+                    f"{name!r} names a folder, so only letters, digits and _ . + - are allowed"
+                )
         return value
 
     @field_validator("seeds")
     @classmethod
     def _check_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or len(set(value)) < len(value):
-            raise ValueError("seeds must differ, and there must be one")
+            raise ValueError("no seeds, or a seed twice")
         return value
 
 
@@ -119,19 +121,19 @@ class Cell:
     data_set: str
     domain: str
     category: str | None
-    """Or the fold."""
+    """The category or the fold, if any."""
     seed: int
     config: Config
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """Model, data set, part and seed, for messages."""
         part = f"/{self.category}" if self.category else ""
         return f"{self.model} on {self.data_set}{part}, seed {self.seed}"
 
     @property
     def folder(self) -> Path:
-        """Of its run, relative to the comparison's folder."""
+        """The cell's run folder, relative to the comparison's folder."""
         parts = [self.data_set, *([self.category] if self.category else []), self.model]
         return Path("cells", *parts, f"seed{self.seed}")
 
@@ -158,28 +160,28 @@ def make_compare(raw: Mapping[str, Any], *, where: str = "comparison") -> Compar
         key = ".".join(str(part) for part in first["loc"]) or "comparison"
         remedy = "See configs/compare/smoke.yaml for an example."
         if first["type"] == "missing" and len(first["loc"]) > 2:  # as by --set of a wrong name
-            there = ", ".join(
+            others = ", ".join(
                 str(name) for name in raw[str(first["loc"][0])] if name != first["loc"][1]
             )
-            remedy = f"Is {first['loc'][1]} misspelt? There are {there or 'no others'}."
+            remedy = f"Is {first['loc'][1]} misspelt? There are {others or 'no others'}."
         raise mistake(error, key, where=where, remedy=remedy) from None
-    known = set(config.data_sets) | {data_set.domain for data_set in config.data_sets.values()}
+    places = set(config.data_sets) | {data_set.domain for data_set in config.data_sets.values()}
     for name, model in config.models.items():
         for place in [*model.where, *model.skip]:
-            if place not in known:
+            if place not in places:
                 raise ConfigError(
                     where,
-                    expected=f"domains or data sets in models.{name}: {', '.join(sorted(known))}",
+                    expected=f"domains or data sets in models.{name}: {', '.join(sorted(places))}",
                     found=place,
-                    remedy="Mend the name.",
+                    remedy="Correct the name.",
                 )
     for name, data_set in config.data_sets.items():
         if (data_set.root is None) == (data_set.generate is None):
             raise ConfigError(
                 where,
-                expected=f"data_sets.{name} to have a root, or generate, and not both",
+                expected=f"data_sets.{name} to have either root or generate",
                 found="neither" if data_set.root is None else "both",
-                remedy=f"For data of your own: --set data_sets.{name}.root=PATH.",
+                remedy=f"For your own data: --set data_sets.{name}.root=PATH.",
             )
     return config
 
@@ -199,21 +201,21 @@ def cell_config(
     Parameters
     ----------
     part
-        Of the section ``data``: what picks a category or a fold.
+        Overrides of the section ``data`` that select a category or a fold.
 
     Raises
     ------
     ConfigError
-        The parts do not make a valid config; the cell is named.
+        The merged config is not valid; the message names the cell.
     """
-    contender, data = config.models[model], config.data_sets[data_set]
+    compared, data = config.models[model], config.data_sets[data_set]
     raw: dict[str, Any] = {}
     for layer in (
         config.base,
         data.config,
-        contender.config,
-        contender.where.get(data.domain, {}),
-        contender.where.get(data_set, {}),
+        compared.config,
+        compared.where.get(data.domain, {}),
+        compared.where.get(data_set, {}),
     ):
         raw = merge(raw, layer)
     raw = merge(raw, {"seed": seed, "data": {"root": str(root), **(part or {})}})
@@ -221,7 +223,7 @@ def cell_config(
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings one over the other, neither changed; lists are replaced whole."""
+    """Merge nested mappings into a new one; ``above`` wins, and lists are replaced as a whole."""
     result = copy.deepcopy(dict(below))
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):

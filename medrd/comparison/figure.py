@@ -1,4 +1,4 @@
-"""A comparison in one picture: models as rows, data sets side by side, on common axes."""
+"""A comparison as one figure: models as rows, data sets side by side, on common axes."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from medrd.files import atomic_path
 from medrd.metrics.names import FULL_HEADINGS, HEADLINES
 
 CHANCE = {"image_auroc": 0.5, "aupro": 0.15}
-"""What scores drawn at random reach. AUPRO: overlap equals the false-positive rate, so that its
-mean up to a rate of 0.3 is half of that. Pixel AP: the share of anomalous pixels, which no cell
-tells."""
+"""Values of random scores. AUPRO: the overlap equals the false-positive rate, so its mean up to a
+rate of 0.3 is 0.15. Pixel AP is missing: its value is the share of anomalous pixels, which cells do
+not record."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-"""Of domains, in their order: Okabe and Ito's, distinct for colour-blind readers."""
+"""Colours of the domains in order, by Okabe and Ito: distinct for colour-blind readers."""
 _GREY = "0.45"
 _NAME_WIDTH = 26  # characters, before a model's name is broken
 
 
 def save_figure(comparison: Comparison, path: Path) -> None:
-    """Write :func:`draw_figure`'s picture as a PNG, whole or not at all."""
+    """Write the figure of :func:`draw_figure` as a PNG file, atomically."""
     figure = draw_figure(comparison)
     with atomic_path(path) as temporary:
-        # Without the version matplotlib would add, the same results are the same file.
+        # Without matplotlib's version in it, the same results give the same file.
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def draw_figure(comparison: Comparison) -> Figure:
-    """A row of panels a metric, a column a data set, and in each panel a line a model.
+    """Draw a row of panels per metric, a column per data set, and in each panel a row per model.
 
-    Panels of a metric share an axis, from 0 to 1 or, where everything lies above chance,
-    from 0.5 (AUROC) with a mark of the cut. A model without a value has the reason in its place.
+    Panels of a metric share an axis from 0 to 1, or from 0.5 (marked as cut) for AUROC if all
+    values are above chance. For a model without a value, the panel gives the reason instead.
     """
     data_sets, models = comparison.data_sets, comparison.models
     width = 1.9 + 2.75 * len(data_sets)
@@ -50,10 +50,10 @@ def draw_figure(comparison: Comparison) -> Figure:
     grid = figure.subplots(len(HEADLINES), len(data_sets), squeeze=False)
     cut = False
     for metric, panels in zip(HEADLINES, grid, strict=True):
-        found = [[aggregate(comparison, m, d, metric) for m in models] for d in data_sets]
-        start = _start(metric, [a for column in found for a in column])
+        columns = [[aggregate(comparison, m, d, metric) for m in models] for d in data_sets]
+        start = _start(metric, [a for column in columns for a in column])
         cut = cut or start > 0
-        for ax, data_set, column in zip(panels, data_sets, found, strict=True):
+        for ax, data_set, column in zip(panels, data_sets, columns, strict=True):
             domain = comparison.domain(data_set)
             colour = COLOURS[comparison.domains.index(domain) % len(COLOURS)]
             _frame(ax, models if ax is panels[0] else [""] * len(models), start)
@@ -68,15 +68,15 @@ def draw_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def _start(metric: str, found: list[Aggregate]) -> float:
-    """Where the axis of a metric begins: at 0, or at AUROC's chance if nothing lies below."""
-    values = [value for a in found for value in a.seeds.values()]
-    values += [a.interval.low for a in found if a.interval is not None and a.seeds]
+def _start(metric: str, aggregates: list[Aggregate]) -> float:
+    """Start of a metric's axis: 0, or for AUROC 0.5 if no value is below."""
+    values = [value for a in aggregates for value in a.seeds.values()]
+    values += [a.interval.low for a in aggregates if a.interval is not None and a.seeds]
     return 0.5 if metric == "image_auroc" and values and min(values) >= 0.5 else 0.0
 
 
 def _frame(ax: Axes, names: list[str], start: float) -> None:
-    """Axes without data: limits, grid, names of the rows, a mark where the axis is cut."""
+    """Set limits, grid and row names, and mark a cut axis."""
     margin = 0.02 * (1 - start)
     ax.set_xlim(start - margin, 1 + margin)
     ax.set_ylim(len(names) - 0.35, -0.6)
@@ -98,7 +98,7 @@ def _frame(ax: Axes, names: list[str], start: float) -> None:
 
 
 def _heading(ax: Axes, data_set: str, domain: str, colour: str) -> None:
-    """The data set and its domain above the column."""
+    """Write the data set and its domain above the column."""
     text = drawable(textwrap.fill(f"{data_set} ({domain})", 34))
     ax.annotate(
         text,
@@ -129,33 +129,33 @@ def _chance(ax: Axes, metric: str, rows: int) -> None:
     )
 
 
-def _line(ax: Axes, row: int, found: Aggregate, colour: str) -> None:
-    """One model: its mean, seeds, interval and number, or why there is none."""
-    beside = blended_transform_factory(ax.transAxes, ax.transData)
-    style: dict[str, Any] = {"xycoords": beside, "textcoords": "offset points", "va": "center"}
-    if found.mean is None:
-        reason = "failed" if found.failed else ("not defined" if found.planned else "not run")
+def _line(ax: Axes, row: int, value: Aggregate, colour: str) -> None:
+    """Draw one model's mean, seeds, interval and number, or the reason for a missing value."""
+    margin = blended_transform_factory(ax.transAxes, ax.transData)
+    style: dict[str, Any] = {"xycoords": margin, "textcoords": "offset points", "va": "center"}
+    if value.mean is None:
+        reason = "failed" if value.failed else ("not defined" if value.planned else "not run")
         style |= {"fontsize": 7, "style": "italic", "color": _GREY}
         ax.annotate(reason, (1.02, row), xytext=(0, 0), **style)
         return
-    if found.interval is not None:
-        ends = [found.interval.low, found.interval.high]
+    if value.interval is not None:
+        ends = [value.interval.low, value.interval.high]
         ax.plot(ends, [row, row], color=colour, linewidth=1.3, solid_capstyle="butt", zorder=2)
         ax.plot(ends, [row, row], "|", color=colour, markersize=5, zorder=2)
-    values = list(found.seeds.values())
+    values = list(value.seeds.values())
     ax.plot(values, [row + 0.27] * len(values), "o", color=colour, alpha=0.5, ms=2.2, mew=0)
-    whole = found.shortfall is None and found.complete
+    whole = value.shortfall is None and value.complete
     face = colour if whole else "white"
-    ax.plot([found.mean], [row], "o", color=colour, markerfacecolor=face, markersize=5, zorder=3)
-    number = f"{found.mean:.3f}" + ("" if found.complete else " †")
+    ax.plot([value.mean], [row], "o", color=colour, markerfacecolor=face, markersize=5, zorder=3)
+    number = f"{value.mean:.3f}" + ("" if value.complete else " †")
     ax.annotate(number, (1.02, row), xytext=(0, 0), fontsize=7, color="0.15", **style)
-    if found.shortfall is not None:
+    if value.shortfall is not None:
         note = (1.02, row)
-        ax.annotate(found.shortfall, note, xytext=(0, -6.5), fontsize=5, color=_GREY, **style)
+        ax.annotate(value.shortfall, note, xytext=(0, -6.5), fontsize=5, color=_GREY, **style)
 
 
 def _broken(name: str) -> str:
-    """A long name on several lines, broken after a separator."""
+    """Break a long name into lines after its separators."""
     lines = [""]
     for piece in re.split(r"(?<=[_\-/ ])", name):
         if lines[-1] and len(lines[-1] + piece.rstrip()) > _NAME_WIDTH:
@@ -165,15 +165,18 @@ def _broken(name: str) -> str:
 
 
 def _legend(comparison: Comparison, width: float, *, cut: bool) -> str:
-    """What the marks mean, as far as they are in the figure; ``width`` in inches."""
-    text = "Dot: mean over seeds, with its number at the right; small dots: seeds"
+    """Explain the marks that are in the figure; ``width`` is in inches."""
+    text = "Dot: mean over seeds, printed at the right; small dots: seeds"
     if any(comparison.categories(d) for d in comparison.data_sets):
         text += " (each the mean over categories)"
     if comparison.intervals:
         text += "; bar: 95 % bootstrap interval over subjects or pictures"
-    text += ". Dashed: scores at random; pixel AP's depends on the share of anomaly."
+    text += (
+        ". Dashed line: random scores (not drawn for pixel AP, where it is the share of anomalous "
+        "pixels)."
+    )
     if cut:
-        text += f" The axis of {FULL_HEADINGS['image_auroc']} begins at 0.5 (//)."
+        text += f" The axis of {FULL_HEADINGS['image_auroc']} starts at 0.5 (//)."
     if any(c.status != "done" for c in comparison.cells):
-        text += " Open dot: not all seeds, or (†) some test inputs failed and are in no number."
+        text += " Open dot: seeds are missing, or (†) some test inputs failed and were left out."
     return textwrap.fill(text, math.floor(width * 21.5))

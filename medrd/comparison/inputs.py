@@ -1,4 +1,4 @@
-"""What a comparison's folder was made from: old results never stand under new configs or data."""
+"""Checks that results in a comparison's folder were made with the same configs and data."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medrd.comparison.config import Cell
-from medrd.config import Config, digest, load_config
+from medrd.config import digest, load_config
 from medrd.config.difference import first_difference
-from medrd.data.layouts import Subject
 from medrd.errors import ConfigError, InputError, MedrdError
 from medrd.files import file_hash
 from medrd.run.cohort import load_cohort
@@ -17,53 +16,49 @@ from medrd.run.progress import progress
 from medrd.training.fit import portable
 
 INPUTS = "inputs.json"
-"""In a finished cell's folder: the hash of each input's files."""
+"""A file in each finished cell's folder, with the hash of each input's files."""
 
 
 def refuse_changes(cells: Sequence[Cell], out: Path) -> dict[Path, dict[str, str]]:
-    """See that what is there already was made with these very configs and data.
+    """Check that existing results of the cells were made with these configs and these data.
 
     Returns
     -------
     dict
-        By a cell's folder: the hash of each of its inputs' files, by the input's id.
+        Cell folder -> input id -> hash of the input's files.
 
     Raises
     ------
     ConfigError
-        A run there has another config, or results of other data. (Test inputs that have failed
-        and were mended since are no such change: their cells are evaluated again.)
+        A cell's run has another config, or its results come from other data. (Changed test
+        inputs that failed before are accepted: their cells are evaluated again.)
     """
     inputs: dict[Path, dict[str, str]] = {}
-    known: dict[object, dict[str, str]] = {}
+    hashes: dict[object, dict[str, str]] = {}
     for cell in cells:
-        # One model may read modalities that another does not.
+        # Models may read different modalities of one data set.
         read = (cell.data_set, cell.category, cell.config.recipe.layout.modalities)
-        if read not in known:
-            known[read] = _hashes(cell)
-        inputs[cell.folder] = known[read]
+        if read not in hashes:
+            hashes[read] = _hashes(cell)
+        inputs[cell.folder] = hashes[read]
         folder = out / cell.folder
         _refuse_other_config(cell, folder)
-        _refuse_other_data(cell, folder, known[read])
+        _refuse_other_data(cell, folder, hashes[read])
     return inputs
 
 
 def _hashes(cell: Cell) -> dict[str, str]:
-    """Of each subject or picture: its images, label and masks. Empty where none can be found."""
+    """The hash of each subject's or picture's files; empty if the data set cannot be read."""
     try:
         subjects = load_cohort(cell.config).subjects.values()
-    except InputError:  # the cells themselves will fail by it, and say so
+    except InputError:  # the cells will fail with the same error
         return {}
-    with progress(f"looking at the files of {cell.data_set}", len(subjects)) as advance:
+    with progress(f"hashing the files of {cell.data_set}", len(subjects)) as advance:
         hashes = {}
         for subject in subjects:
-            hashes[subject.id] = _hash(subject)
+            hashes[subject.id] = digest([_file_hash(path) for path in subject.files])
             advance()
     return hashes
-
-
-def _hash(subject: Subject) -> str:
-    return digest([_file_hash(path) for path in subject.files])
 
 
 def _file_hash(path: Path) -> str | None:
@@ -78,16 +73,16 @@ def _refuse_other_config(cell: Cell, folder: Path) -> None:
     if not path.is_file():
         return
     try:
-        there = load_config(path)
-    except MedrdError:  # training will say what is wrong with it
+        existing = load_config(path)
+    except MedrdError:  # training will report the same error
         return
-    key, was, now = first_difference(portable(there), portable(cell.config))
+    key, was, now = first_difference(portable(existing), portable(cell.config))
     if key:
         raise ConfigError(
             folder,
-            expected=f"a run with {key}: {now}, as the comparison has it",
-            found=f"one with {key}: {was}",
-            remedy="Give another --out, or remove that folder to have it done again.",
+            expected=f"a run with {key}: {now}, as in the comparison",
+            found=f"a run with {key}: {was}",
+            remedy="Choose another --out, or remove this folder to run the cell again.",
         )
 
 
@@ -101,15 +96,12 @@ def _refuse_other_data(cell: Cell, folder: Path, now: Mapping[str, str]) -> None
         return
     changed = sorted(id for id in was.keys() | now.keys() if was.get(id) != now.get(id))
     if failed:
-        changed = [id for id in changed if id not in _test_ids(cell.config)]
+        tested = load_cohort(cell.config).split.test
+        changed = [id for id in changed if id not in tested]
     if changed and now:
         raise ConfigError(
             folder,
-            expected="results of the data as they are now",
-            found=f"those of other data: {changed[0]} and {len(changed) - 1} more have changed",
-            remedy="Give another --out, or remove that folder to have it done again.",
+            expected="results for the current data",
+            found=f"results for other data: {changed[0]} and {len(changed) - 1} more have changed",
+            remedy="Choose another --out, or remove this folder to run the cell again.",
         )
-
-
-def _test_ids(config: Config) -> set[str]:
-    return set(load_cohort(config).split.test)

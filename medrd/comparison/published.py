@@ -1,4 +1,4 @@
-"""Figures that others published, with their source and protocol; never mixed with ours."""
+"""Published results of other authors, with source and protocol, kept apart from ours."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from medrd.run.table import markdown_table
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 _THRESHOLD_FREE = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_dice_best")
-VALUES = {key: FULL_HEADINGS[key] for key in _THRESHOLD_FREE} | {"pro": "PRO (theirs)"}
-"""The figures that a published result may give, and their headings.
+VALUES = {key: FULL_HEADINGS[key] for key in _THRESHOLD_FREE} | {"pro": "PRO (their definition)"}
+"""The numbers that a published result may give, and their headings.
 
 ``pro`` is not ``aupro``: its definition differs from source to source.
 """
@@ -32,11 +32,11 @@ class Published:
     Attributes
     ----------
     model
-        The method's short name, as in our configs where we have it.
+        The method's short name, the same as in our configs if medrd has the method.
     values, spread
-        Fractions by key of :data:`VALUES`; ``spread`` is a standard deviation where given.
+        Fractions by key of :data:`VALUES`; ``spread`` is a standard deviation, if given.
     source, protocol
-        Where it stands, and in a line how it was made.
+        The publication, and one line about how the result was obtained.
     """
 
     model: str
@@ -48,13 +48,12 @@ class Published:
 
 
 def load_published(path: Path = PUBLISHED) -> list[Published]:
-    """Read and judge the list of published figures.
+    """Read and validate the list of published results.
 
     Raises
     ------
     ConfigError
-        The file is not a list of entries of the form of :class:`Published`, or a value is no
-        fraction.
+        The file is not a list of entries like :class:`Published`, or a value is no fraction.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -67,9 +66,9 @@ def load_published(path: Path = PUBLISHED) -> list[Published]:
 
 
 def published_of(figures: Iterable[Published], models: Sequence[str]) -> list[Published]:
-    """The figures of the methods that ``models`` (names of rows) are.
+    """The published results of the methods behind ``models`` (names of a table's rows).
 
-    A row is named after its method, alone or before a separator: ``rd4ad`` and
+    A row's name is its method's name, perhaps followed by a separator and more: ``rd4ad`` and
     ``rd4ad_wrn50`` are RD4AD; ``rd`` and ``sk-rd4ad`` are not.
     """
     return [
@@ -80,7 +79,7 @@ def published_of(figures: Iterable[Published], models: Sequence[str]) -> list[Pu
 
 
 def published_table(figures: Sequence[Published]) -> str:
-    """Published results as Markdown, and below them the source and protocol of each."""
+    """Published results as a Markdown table, followed by the source and protocol of each."""
     keys = [key for key in VALUES if any(key in figure.values for figure in figures)]
     header = ["published method", "data set", *(VALUES[key] for key in keys), "note"]
     body = [
@@ -93,7 +92,7 @@ def published_table(figures: Sequence[Published]) -> str:
 
 
 def _value(figure: Published, key: str) -> str:
-    """With the digits that were published."""
+    """The value with the digits that were published."""
     if key not in figure.values:
         return "–"
     spread = figure.spread.get(key)
@@ -112,7 +111,7 @@ def _entry(where: str, raw: object) -> Published:
             raise _error(f"{where}, {key}", "a text", repr(text))
     values = _fractions(f"{where}, values", raw.get("values"), VALUES)
     if not values:
-        raise _error(f"{where}, values", "at least one figure", "none")
+        raise _error(f"{where}, values", "at least one number", "none")
     spread = _fractions(f"{where}, spread", raw.get("spread", {}), values)
     texts = {key: " ".join(raw[key].split()) for key in _TEXTS}
     return Published(values=values, spread=spread, **texts)
@@ -120,7 +119,7 @@ def _entry(where: str, raw: object) -> Published:
 
 def _fractions(where: str, raw: Any, keys: Mapping[str, object]) -> dict[str, float]:
     if not isinstance(raw, dict):
-        raise _error(where, "a mapping of figures", repr(raw))
+        raise _error(where, "a mapping of numbers", repr(raw))
     for key, value in raw.items():
         if key not in keys:
             raise _error(where, f"keys among {', '.join(keys)}", repr(key))
@@ -135,5 +134,5 @@ def _error(where: str, expected: str, found: str) -> ConfigError:
         where,
         expected=expected,
         found=found,
-        remedy="Mend the list of published figures; percentages are written as fractions.",
+        remedy="Correct the list of published results; percentages are written as fractions.",
     )

@@ -1,4 +1,4 @@
-"""A comparison's results as tables for reading, as rows for a CSV file and as JSON."""
+"""A comparison's results as a Markdown page, as rows for a CSV file and as JSON."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from medrd.metrics.names import FULL_HEADINGS, HEADLINES, METRICS
 from medrd.run.table import markdown_table, spread_cell
 
 FEW_UNITS = 20
-"""With fewer subjects or pictures, a bootstrap is rough."""
+"""A bootstrap over fewer subjects or pictures is only rough."""
 
 
 def results_rows(comparison: Comparison) -> list[dict[str, str | float | None]]:
-    """A row a cell, all with the same keys: for a CSV file."""
+    """One row per cell, all with the same keys, for a CSV file."""
     extra = sorted({key for c in comparison.cells for key in c.metrics or {}} - set(FULL_HEADINGS))
     return [
         {
@@ -42,16 +42,16 @@ def results_rows(comparison: Comparison) -> list[dict[str, str | float | None]]:
 
 
 def results_document(comparison: Comparison, *, published: Sequence[Published]) -> dict[str, Any]:
-    """The whole comparison in plain types that JSON can hold."""
+    """The whole comparison as plain types for JSON."""
     return {
         "name": comparison.name,
         "note": comparison.note,
         "definitions": {
             "spread": "sample standard deviation over seeds",
-            "interval": "95 % bootstrap over subjects or pictures, of the seeds' mean",
-            "category": "null: mean over categories within a seed, then over seeds",
+            "interval": "95 % bootstrap interval over subjects or pictures of the mean over seeds",
+            "category": "null: mean over categories within each seed, then over seeds",
             "oracle": [metric.key for metric in METRICS if metric.oracle],
-            "difference": "model_a minus model_b, paired; p_holm is over all differences here",
+            "difference": "model_a minus model_b, paired; p_holm is corrected for all differences",
         },
         "cells": [
             row | {"bounds": {key: list(pair) for key, pair in cell.bounds.items()}}
@@ -86,7 +86,7 @@ def results_document(comparison: Comparison, *, published: Sequence[Published]) 
 
 
 def results_markdown(comparison: Comparison, *, published: Sequence[Published]) -> str:
-    """The comparison as one page: tables of ours, and published figures apart at its end."""
+    """The comparison as one page: our tables, and at the end published results of others."""
     parts = [f"# {_plain(comparison.name)}", *_introduction(comparison)]
     for data_set in comparison.data_sets:
         parts += [
@@ -98,7 +98,7 @@ def results_markdown(comparison: Comparison, *, published: Sequence[Published]) 
         parts += [f"### {FULL_HEADINGS[metric]}", _side_by_side(comparison, metric)]
     parts += _agreement_part(comparison)
     parts += _differences_part(comparison)
-    parts += ["## Speed and size", "Mean of a run.", _facts_table(comparison)]
+    parts += ["## Speed and size", "Means over the runs.", _facts_table(comparison)]
     for status, heading in (("failed", "Failed cells"), ("incomplete", "Incomplete cells (†)")):
         cells = [c for c in comparison.cells if c.status == status]
         if cells:
@@ -110,24 +110,25 @@ def results_markdown(comparison: Comparison, *, published: Sequence[Published]) 
     figures = published_of(published, comparison.models)
     if figures:
         parts += [
-            "## Published, under other protocols",
-            "Not ours, and not comparable with the tables above: other splits, resolutions, "
-            "regions, rules of selection and definitions of PRO. The notes say which.",
+            "## Published results, under other protocols",
+            "These results of other authors are not comparable with the tables above: their "
+            "splits, resolutions, regions, model selection and definitions of PRO differ. See the "
+            "notes.",
             published_table(figures),
         ]
     return "\n\n".join(parts) + "\n"
 
 
-def aggregate_cell(found: Aggregate) -> str:
-    """Such as ``0.929 ± 0.011 [0.901, 0.950] (2 of 3 seeds) †``; "failed"; a dash."""
-    if not found.seeds:
-        return "failed" if found.failed else "–"
-    text = spread_cell(list(found.seeds.values()))
-    if found.interval is not None:
-        text += f" [{found.interval.low:.3f}, {found.interval.high:.3f}]"
-    if found.shortfall is not None:
-        text += f" ({found.shortfall})"
-    return text if found.complete else f"{text} †"
+def aggregate_cell(value: Aggregate) -> str:
+    """For example ``0.929 ± 0.011 [0.901, 0.950] (2 of 3 seeds) †``, "failed" or a dash."""
+    if not value.seeds:
+        return "failed" if value.failed else "–"
+    text = spread_cell(list(value.seeds.values()))
+    if value.interval is not None:
+        text += f" [{value.interval.low:.3f}, {value.interval.high:.3f}]"
+    if value.shortfall is not None:
+        text += f" ({value.shortfall})"
+    return text if value.complete else f"{text} †"
 
 
 def _introduction(comparison: Comparison) -> list[str]:
@@ -135,21 +136,22 @@ def _introduction(comparison: Comparison) -> list[str]:
     states = [c.status for c in comparison.cells]
     lines = [f"**{_plain(comparison.note)}**"] if comparison.note else []
     lines += [
-        "Mean ± standard deviation over seeds [95 % bootstrap interval over subjects or pictures, "
-        "of the seeds' mean]. Oracle: the threshold is chosen on the test labels, so it says what "
-        "the maps hold, not what a user would get.",
+        "Cells show mean ± standard deviation over seeds, and in brackets the 95 % bootstrap "
+        "interval over subjects or pictures of the mean over seeds. Oracle: the threshold is "
+        "chosen on the test labels, so the value shows what the maps could give, not what a user "
+        "would get.",
     ]
     if any(len(comparison.categories(d)) > 1 for d in comparison.data_sets):
         lines.append(
-            "Where there are categories, their mean is taken within each seed, and mean and "
-            "spread over seeds after that; a seed that lacks a category is left out of it. "
-            "Intervals are those of that mean."
+            "For data sets with several categories, the mean over categories is taken within each "
+            "seed first, then mean and spread over seeds; a seed that lacks a category is left "
+            "out. Intervals are of that mean."
         )
     widths = [high - low for c in comparison.cells for low, high in c.bounds.values()]
     if widths:
         lines.append(
-            "Some pixel metrics are not computed exactly, since there are too many pixels; their "
-            f"exact values lie within {max(widths):.1g} of those given."
+            "Some pixel metrics are not exact because there are too many pixels; the exact values "
+            f"are within {max(widths):.1g} of those given."
         )
     if "failed" in states:
         lines.append(
@@ -157,8 +159,8 @@ def _introduction(comparison: Comparison) -> list[str]:
         )
     if "incomplete" in states:
         lines.append(
-            f"† {states.count('incomplete')} of {count} cells left out test inputs that failed; "
-            "those are in no number, and the cells are listed below."
+            f"† In {states.count('incomplete')} of {count} cells some test inputs failed and were "
+            "left out of all numbers; these cells are listed below."
         )
     return lines
 
@@ -170,7 +172,7 @@ def _data_set_table(comparison: Comparison, data_set: str) -> str:
         if any(c.value(key) is not None for c in comparison.cells if c.data_set == data_set)
     ]
     categories = comparison.categories(data_set)
-    # Of one category the mean over categories is itself; it alone has an interval.
+    # With one category, only its mean over categories is shown, since that has an interval.
     rows: list[str | None] = [*(categories if len(categories) > 1 else []), None]
     mean = f"mean of {len(categories)}" if len(categories) > 1 else "".join(categories)
     body = [
@@ -190,9 +192,9 @@ def _side_by_side(comparison: Comparison, metric: str) -> str:
     header, columns = ["model"], [comparison.models]
     for data_set in comparison.data_sets:
         ranked = ranks(comparison, data_set, metric)
-        found = [aggregate(comparison, model, data_set, metric) for model in comparison.models]
+        values = [aggregate(comparison, model, data_set, metric) for model in comparison.models]
         header += [_title(comparison, data_set), "rank"]
-        columns += [[aggregate_cell(f) for f in found], [_rank(r) for r in ranked.values()]]
+        columns += [[aggregate_cell(v) for v in values], [_rank(r) for r in ranked.values()]]
     return _table(header, list(zip(*columns, strict=True)))
 
 
@@ -200,19 +202,19 @@ def _agreement_part(comparison: Comparison) -> list[str]:
     header = ["metric", "domains", "models", "Kendall's τ-b", "Spearman's ρ"]
     body = []
     sizes = set()
-    for metric, pair, (models, *found) in agreements(comparison):
+    for metric, pair, (models, *correlations) in agreements(comparison):
         sizes.add(len(models))
-        numbers = [f"{n:.3f}" if n is not None else "cannot be judged" for n in found]
+        numbers = [f"{n:.3f}" if n is not None else "not defined" for n in correlations]
         body.append([FULL_HEADINGS[metric], " – ".join(pair), str(len(models)), *numbers])
     if not body:
         return []
     smallest = min((size for size in sizes if size >= 3), default=0)
     note = (
-        "1: the domains rank the models alike; 0: no relation; -1: in reverse. Below three models "
-        "or where all are tied it cannot be judged."
+        "1: both domains rank the models in the same order; 0: no relation; -1: in reverse order. "
+        "Not defined for fewer than three models, or if all are tied."
     )
     if smallest and (least := 2 / math.factorial(smallest)) > 0.05:
-        note += f" With {smallest} models even full agreement has p = {least:.2g} (two-sided)."
+        note += f" With {smallest} models, even full agreement has p = {least:.2g} (two-sided)."
     return ["### Agreement of ranks between domains", note, _table(header, body)]
 
 
@@ -235,16 +237,15 @@ def _differences_part(comparison: Comparison) -> list[str]:
         for d, p in zip(comparison.differences, holm_p_values(comparison), strict=True)
     ]
     note = (
-        "Paired over subjects or pictures, on the seeds and categories that both models have done. "
-        "p is of each difference by itself; p (Holm) is "
-        f"corrected for all {len(body)} of this table. Intervals are not corrected. Trained models "
-        "are taken as they are: what another training would give is in the spread over seeds, not "
-        "here."
+        "Differences are paired over subjects or pictures, for the seeds and categories that both "
+        "models have finished. p is for each difference alone; p (Holm) is corrected for all "
+        f"{len(body)} differences of this table; intervals are not corrected. The variation "
+        "between trainings is not part of these tests: see the spread over seeds."
     )
     if min(d.units for d in comparison.differences) < FEW_UNITS:
         note += (
             f" With fewer than {FEW_UNITS} units (subjects or pictures), intervals and p are rough "
-            "in spite of their correction for small samples."
+            "despite the correction for small samples."
         )
     return ["## Paired differences", note, _table(header, body)]
 
@@ -272,15 +273,15 @@ def _aggregate_entry(
 ) -> dict[str, Any]:
     metrics = {}
     for key in FULL_HEADINGS:
-        found = aggregate(comparison, model, data_set, key, category)
+        value = aggregate(comparison, model, data_set, key, category)
         metrics[key] = {
-            "mean": found.mean,
-            "spread": found.spread,
-            "n": len(found.seeds),
-            "planned": found.planned,
-            "interval": asdict(found.interval) if found.interval else None,
-            "complete": found.complete,
-            "failed": found.failed,
+            "mean": value.mean,
+            "spread": value.spread,
+            "n": len(value.seeds),
+            "planned": value.planned,
+            "interval": asdict(value.interval) if value.interval else None,
+            "complete": value.complete,
+            "failed": value.failed,
         }
     place = {"model": model, "data_set": data_set, "domain": comparison.domain(data_set)}
     return place | {"category": category, "metrics": metrics}
@@ -299,7 +300,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """On one line, and with no bar that would start a new column."""
+    """The text on one line, with bars escaped, as a bar would start a new column."""
     return " ".join(text.split()).replace("|", r"\|")
 
 

@@ -1,4 +1,4 @@
-"""Lines in a frame, as PNG in the colours of the dark pages."""
+"""Line charts as PNG files, in the colours of the dark pages."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Line:
     Attributes
     ----------
     dots
-        Whether its points are drawn too.
+        True to draw the points too.
     marked
-        Index of a point to draw larger.
+        Index of a point that is drawn larger.
     """
 
     label: str
@@ -48,7 +48,7 @@ def line_chart(
     Parameters
     ----------
     chance
-        Two points of a dashed line, which a detector that guesses would reach.
+        Two points of a dashed line: the performance of random guesses.
     """
     figure = Figure(figsize=(5.2, 3.9), dpi=160, layout="constrained", facecolor=_GROUND)
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""A still picture of a scan with its anomaly map: three planes through the peak."""
+"""A figure of a scan with its anomaly map: three planes through the peak."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLANES = (
 )
 
 MARGIN_VOXELS = 4
-"""Around the brain."""
+"""Margin around the brain."""
 
 
 def draw_overlay(
@@ -34,16 +34,16 @@ def draw_overlay(
     title: str,
     label: NDArray[np.bool_] | None = None,
 ) -> Figure:
-    """The scan above and the heat map over it below, in three planes through the peak.
+    """Draw the scan, and below it the scan under its heat map, in three planes through the peak.
 
-    Colours are those of :mod:`medrd.draw.heat`: in units of the calibrated threshold.
+    Colours are those of :mod:`medrd.draw.heat`, in units of the calibrated threshold.
 
     Parameters
     ----------
     image, score_map
         (X, Y, Z) on one grid.
     label
-        (X, Y, Z) bool, outlined where given.
+        (X, Y, Z) bool; outlined, if given.
     """
     stacks = [canonical(array, affine) for array in (image, score_map)]
     scan, heat = stacks[0][0], stacks[1][0]
@@ -91,7 +91,7 @@ def draw_overlay(
 
 
 def _centre(heat: NDArray[np.float32], threshold: float | None) -> tuple[int, ...]:
-    """The peak of the largest region above the threshold, else of the map, else its middle."""
+    """The peak of the largest region above the threshold, or of the whole map; else the middle."""
     if not heat.max() > 0:
         return tuple(n // 2 for n in heat.shape)
     if threshold is not None:
@@ -105,19 +105,19 @@ def _centre(heat: NDArray[np.float32], threshold: float | None) -> tuple[int, ..
 def canonical(
     array: NDArray[np.float32], affine: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """(X, Y, Z) and its affine with axes to the right, front and head."""
+    """Reorient (X, Y, Z) so that its axes run to the right, front and head (RAS+)."""
     image = nib.as_closest_canonical(nib.Nifti1Image(array, affine))
     return np.asarray(image.dataobj), np.asarray(image.affine)
 
 
 def cut(array: NDArray[Any], axis: int, position: int) -> NDArray[Any]:
-    """A cut of an RAS+ array as a picture: rows downwards, the patient's left on the right."""
+    """A plane of an RAS+ array as a picture: rows downwards, the patient's left on the right."""
     plane = np.take(array, position, axis=axis).T  # rows: the higher of the two axes
     return plane[::-1, ::-1]
 
 
 def write_letters(ax: Any, letters: str) -> None:
-    """Directions at left, right, top and bottom, as in :data:`PLANES`."""
+    """Write the directions at left, right, top and bottom, as in :data:`PLANES`."""
     places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02))
     for letter, (x, y) in zip(letters, places, strict=True):
         ax.text(

@@ -1,4 +1,4 @@
-"""A picture with its anomaly map, for people to look at."""
+"""A figure of a picture with its anomaly map."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from medrd.draw.text import drawable
 
 _WIDTH_INCHES = 9.6
 LARGEST_SIDE_PX = 1024
-"""Twice what a panel shows; matplotlib would make a dozen copies of a picture of any size."""
+"""Larger pictures are shrunk to this (twice what a panel shows): matplotlib copies a picture a
+dozen times."""
 
 
 def draw_picture_overlay(
@@ -22,10 +23,10 @@ def draw_picture_overlay(
     title: str,
     label: NDArray[np.bool_] | None = None,
 ) -> Figure:
-    """The picture at the left and the heat map over it at the right.
+    """Draw the picture, and at its right the picture under its heat map.
 
-    Colours are those of :mod:`medrd.draw.heat`: in units of the calibrated threshold. The
-    picture keeps its own brightness, 0 black and 1 white.
+    Colours are those of :mod:`medrd.draw.heat`, in units of the calibrated threshold. The
+    picture keeps its brightness: 0 is black and 1 is white.
 
     Parameters
     ----------
@@ -34,11 +35,11 @@ def draw_picture_overlay(
     score_map
         (H, W).
     label
-        (H, W) bool, outlined where given.
+        (H, W) bool; outlined, if given.
     """
     factor = -(-max(score_map.shape) // LARGEST_SIDE_PX)
     scale = HeatScale.of(score_map, threshold)
-    # The mean of the picture, as every viewer shows it; the highest score, so that a small
+    # Pictures shrink by the mean, as in every viewer; maps by the maximum, so that a small
     # finding does not fade below the threshold.
     picture = np.clip(blocks(image, factor).mean(axis=(1, 3)), 0, 1)
     heat = blocks(score_map, factor).max(axis=(1, 3))
@@ -56,7 +57,7 @@ def draw_picture_overlay(
         ax.set_axis_off()
     shown = scale.show(axes[1], heat)
     if threshold:
-        # Pictures may be white: black around the line.
+        # A black edge keeps the white line visible on white pictures.
         outline(axes[1], heat, threshold, colour="black", width=1.6)
         outline(axes[1], heat, threshold, colour="white", width=0.7)
     if truth is not None:
@@ -73,7 +74,7 @@ def draw_picture_overlay(
 
 
 def blocks(array: NDArray, factor: int) -> NDArray:
-    """(H, W, ...) as (h, factor, w, factor, ...), the edges repeated to whole blocks."""
+    """Reshape (H, W, ...) to (h, factor, w, factor, ...); edges are repeated to fill blocks."""
     height, width = array.shape[:2]
     missing = [(0, -height % factor), (0, -width % factor)]
     padded = np.pad(array, missing + [(0, 0)] * (array.ndim - 2), mode="edge")

@@ -1,4 +1,4 @@
-"""The untrained baseline that stands beside every model, under the model's own protocol."""
+"""The untrained intensity baseline, evaluated next to every model under the same protocol."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Baseline:
     Attributes
     ----------
     config
-        See :func:`baseline_config`; :func:`baseline_predictor` makes a predictor of it.
+        The result of :func:`baseline_config`, from which :func:`baseline_predictor` is made.
     protocol
-        What it is shown, and what it was calibrated on.
+        The baseline's recipe, and what it was calibrated on.
     errors
-        Why it has no threshold: calibration subjects that cannot be used.
+        Errors of calibration subjects, because of which it may have no threshold.
     """
 
     config: Config
@@ -39,7 +39,7 @@ class Baseline:
 
 
 def baseline_config(config: Config) -> Config:
-    """The plainest view of an input (rank of FLAIR, brightness), smoothed with sigma 3."""
+    """The config of the baseline: the input's intensity (ranks for scans), smoothed, sigma 3."""
     return config.model_copy(
         update={
             "model": IntensityConfig(),
@@ -50,7 +50,7 @@ def baseline_config(config: Config) -> Config:
 
 
 def baseline_predictor(config: Config, device: str) -> Predictor:
-    """The baseline at work; the config is that of :func:`baseline_config`."""
+    """Make the baseline's predictor; ``config`` comes from :func:`baseline_config`."""
     return Predictor(
         make_detector(config),
         make_scoring(config.scoring, size=config.recipe.size),
@@ -59,10 +59,10 @@ def baseline_predictor(config: Config, device: str) -> Predictor:
 
 
 def intensity_baseline(cohort: Cohort, model: Model, config: Config, device: str) -> Baseline:
-    """Build the baseline and calibrate it as the model was: same margin, same target rate.
+    """Calibrate the baseline like the model, with the same margin and target rate.
 
-    The held-out subjects are those of the evaluation's split; where the model was calibrated
-    on others (another data set), the protocol says so.
+    The held-out subjects are those of the evaluation's split. The protocol records whether the
+    model was calibrated on the same ones.
     """
     config = baseline_config(config)
     predictor = baseline_predictor(config, device)
@@ -72,7 +72,7 @@ def intensity_baseline(cohort: Cohort, model: Model, config: Config, device: str
         sides = ["calibration", *(["train"] if model.config.calibration.with_training else [])]
         cached, failed = try_sides(cohort, sides, config)
         errors.extend(failed)
-        held_out, *known = (
+        held_out, *training = (
             [cached[s.id] for s in cohort.side(side) if s.id in cached] for side in sides
         )
         if held_out and (not failed or kind_of(config.recipe).spares_damaged):
@@ -81,9 +81,9 @@ def intensity_baseline(cohort: Cohort, model: Model, config: Config, device: str
                 held_out,
                 margin=model.config.data.healthy_margin,
                 target_fpr=model.config.calibration.voxel_fpr,
-                known=known[0] if known else (),
+                known=training[0] if training else (),
             )
-    except (InputError, ConfigError) as error:  # a label is missing, or no slice is healthy
+    except (InputError, ConfigError) as error:  # a missing label, or no healthy slice
         errors.append(error)
     for problem in errors:
         logger.error("calibrating the intensity baseline: %s", problem)

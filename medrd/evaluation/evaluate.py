@@ -1,7 +1,6 @@
-"""``medrd evaluate``: a model on test subjects, the numbers, and how they were got.
+"""``medrd evaluate``: evaluates a model on test subjects and records the protocol.
 
-Maps are scored where they are delivered: on the scan's or picture's own grid, against the label
-at its original resolution.
+Maps are compared with labels on the scan's or picture's own grid, at the original resolution.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ from medrd.runner.shared_model import SharedModel
 logger = logging.getLogger("medrd.evaluate")
 
 RESAMPLES = 1000
-"""Resamples of the bootstrap behind the intervals."""
+"""Number of bootstrap resamples behind the intervals."""
 
 FROC_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
-"""Multiples of the calibrated threshold at which a report counts lesions."""
+"""A report counts lesions at these multiples of the calibrated threshold."""
 
 
 def evaluate(
@@ -64,20 +63,20 @@ def evaluate(
     model
         A run folder, its ``model/``, or a loaded model.
     config
-        Names the data and the split; recipe, scoring and calibration are the model's own.
+        Defines the data and the split; recipe, scoring and calibration come from the model.
     out
-        Gets ``metrics.json``, ``subjects.json``, a model card with the metrics, ``units/`` (what
-        a bootstrap over subjects needs) and, if subjects failed, ``errors.json``.
+        The folder for ``metrics.json``, ``subjects.json``, a model card with the metrics,
+        ``units/`` (for a bootstrap over subjects) and, if subjects failed, ``errors.json``.
     baseline
-        Evaluate the intensity baseline on the same subjects beside it.
+        Also evaluate the intensity baseline on the same subjects.
     report
         Also count lesions at other thresholds (``froc.json``), predict the best and the worst
         subjects into ``cases/``, and write ``report.html``.
     runner
-        Who does the work: this process, or :class:`medrd.runner.on_ray.Ray`.
+        Runs the work in this process, or in others with :class:`medrd.runner.on_ray.Ray`.
     shard
-        Score only this part of the test subjects, into ``shards/``. The call after which all shards
-        are done writes the results; the others leave no ``metrics.json``.
+        Score only this part of the test subjects, into ``shards/``. The call that finds all shards
+        done writes the results; the others leave no ``metrics.json``.
 
     Returns
     -------
@@ -87,9 +86,9 @@ def evaluate(
     Raises
     ------
     LeakageError
-        The model was trained, calibrated or chosen on a test subject, by id or by the scan itself.
+        The model was trained, calibrated or chosen on a test subject, as its id or its scan shows.
     MedrdError
-        Unusable model, config or data; every test subject failed.
+        The model, the config or the data cannot be used, or every test subject failed.
     InterruptedRunError
         On SIGTERM or Ctrl-C, between subjects.
     """
@@ -103,11 +102,11 @@ def evaluate(
             "data.split.test",
             expected="test subjects",
             found="none",
-            remedy="Give some subjects to data.split.test.",
+            remedy="Assign some subjects to data.split.test.",
         )
     _refuse_seen_names(subjects, loaded, config)
     make_folder(out)
-    # What an earlier evaluation left must not stand beside a failure.
+    # If this evaluation fails, no results of an earlier one may remain.
     if (out / "metrics.json").is_file():
         shutil.rmtree(out / CASES_NAME, ignore_errors=True)
     for stale in ("metrics.json", "subjects.json", "errors.json", FROC_NAME, CARD_NAME):
@@ -133,7 +132,7 @@ def evaluate(
             scores.read() if shard else runner.map(work, items, lambda: bool(stop))
         ) as results:
             outcomes = in_order(results)
-            result, *beside = (summarise(each.name, subjects, outcomes) for each in evaluated)
+            result, *others = (summarise(each.name, subjects, outcomes) for each in evaluated)
     write_errors(out, [*result.errors, *(intensity.errors if intensity else ())])
     if not result.subjects:
         raise result.errors[0]
@@ -141,13 +140,13 @@ def evaluate(
         if text := row.get("warnings"):
             logger.warning("%s: %s", row["subject"], text)
     metrics: dict[str, Any] = dict(result.metrics)
-    # A test subject that failed is in no number, and who reads one must know.
+    # Failed test subjects are left out of all numbers, which readers must know.
     metrics["complete"] = not result.errors
     metrics["bounds"] = result.bounds
     metrics["intervals"] = _intervals(result.units, result.categories)
     if result.categories:
         metrics["categories"] = result.categories
-    for other in beside:
+    for other in others:
         metrics["baseline"] = {"intensity": other.metrics}
         if other.categories:
             metrics["baseline_categories"] = {"intensity": other.categories}
@@ -169,7 +168,7 @@ def evaluate(
 
 
 def _identity(model: Model, evaluated: Sequence[EvaluatedModel]) -> dict[str, Any]:
-    """What the scores of a subject depend on, besides its files."""
+    """Everything but the subject's files that its scores depend on."""
     return {
         "model": model.hash,
         "config": digest([each.config.to_dict() for each in evaluated]),
@@ -181,27 +180,27 @@ def _identity(model: Model, evaluated: Sequence[EvaluatedModel]) -> dict[str, An
 
 
 def _intervals(units: Mapping[str, Units], categories: Mapping[str, Any]) -> dict[str, Any]:
-    """95 % percentile intervals by bootstrap over subjects (of several categories, of the mean)."""
+    """95 % bootstrap intervals over subjects; with categories, of the mean over them."""
     if not units or (categories and len(units) < len(categories)):
         return {}
     groups = list(units.values())
-    found = bootstrap_intervals(groups, resamples=RESAMPLES)
+    intervals = bootstrap_intervals(groups, resamples=RESAMPLES)
     return {
         "level": 0.95,
         "over": "subjects",
         "subjects": count_units(groups),
         "resamples": RESAMPLES,
-        **{key: list(pair) for key, pair in found.items()},
+        **{key: list(pair) for key, pair in intervals.items()},
     }
 
 
 def _with_models_own(config: Config, model: Model) -> Config:
-    """The config with the model's recipe and scoring, which are part of the model."""
+    """The config, with the recipe and scoring of the model."""
     own = model.config.to_dict()
     for section in ("recipe", "scoring"):
         if config.to_dict()[section] != own[section]:
             logger.warning(
-                "the config's %s differs from the model's; the model's own is used", section
+                "the config's %s differs from the model's, which is used instead", section
             )
     return make_config(
         config.to_dict() | {"recipe": own["recipe"], "scoring": own["scoring"]}, where="config"
@@ -209,7 +208,7 @@ def _with_models_own(config: Config, model: Model) -> Config:
 
 
 def _seen(model: Model) -> Mapping[str, str]:
-    """Hashes of the scans that a model was trained, calibrated or chosen on, by subject id."""
+    """Subject id -> hash of the scan, for all that the model was trained or chosen on."""
     training = model.training
     chosen_on = training.get("validation_subjects", {})
     return {**chosen_on, **training["calibration_subjects"], **training["subjects"]}
@@ -222,7 +221,7 @@ def _refuse_seen_names(subjects: Sequence[Subject], model: Model, config: Config
     persons = {person_of(id, pattern): id for id in seen} if model.kind.volumetric else {}
     for subject in subjects:
         seed = model.training["seed"]
-        remedy = f"Use the split that it was trained with: its seed was {seed}."
+        remedy = f"Use the split with which the model was trained: its seed was {seed}."
         if subject.id in seen:
             raise leakage(subject.id, subject.id, remedy=remedy)
         if other := persons.get(person_of(subject.id, pattern)):
@@ -261,8 +260,8 @@ def _protocol(cohort: Cohort, model: Model, config: Config, result: Summary) -> 
             "false positives counted in the region"
         ),
         "aupro_rd4ad": (
-            "mean over anomalous images of an area of their own, as RD4AD's released code has it; "
-            "over whole images, 0 where there is no score"
+            "mean over anomalous images of the area that RD4AD's released code computes per image, "
+            "over whole images, with 0 where there is no score"
         ),
         "mean_over": sorted(result.categories) or None,
         "model": model.config.model.name,

@@ -1,4 +1,4 @@
-"""What ``medrd evaluate`` leaves beside ``metrics.json``: units, and a few cases to look at."""
+"""Outputs of ``medrd evaluate`` other than ``metrics.json``: units and example cases."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from medrd.prediction.predict import predict_cases
 from medrd.run.model_folder import Model
 
 CASES_NAME = "cases"
-"""Folder of the predictions of a few test subjects, to look at."""
+"""Folder with the predictions of a few test subjects."""
 
 FROC_NAME = "froc.json"
-"""Lesions found and false positives at multiples of the calibrated threshold."""
+"""File with detected lesions and false positives at multiples of the calibrated threshold."""
 
 SHOWN_CASES = 3
-"""A report shows so many of the best cases, and as many of the worst."""
+"""Number of best cases in a report, and of worst cases."""
 
 
 def save_units(path: Path, units: Units) -> None:
-    """Write a category's units, atomically; plain arrays without pickles."""
+    """Write a category's units atomically, as plain arrays without pickles."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         arrays: dict[str, Any] = units.to_arrays()
         np.savez_compressed(file, **arrays)
 
 
 def load_units(path: Path) -> Units:
-    """The inverse of :func:`save_units`."""
+    """Read units that :func:`save_units` wrote."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return Units.from_arrays(dict(arrays))
 
 
 def choose_cases(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The subjects with the highest and the lowest Dice.
+    """Choose the subjects with the highest and the lowest Dice.
 
-    Pictures have none: then the anomalous ones with the lowest score and the normal ones with the
-    highest.
+    If there is no Dice, as for pictures, choose the anomalous ones with the lowest scores and the
+    normal ones with the highest.
     """
     outlined = [row for row in rows if row.get("dice") is not None]
     if outlined:
@@ -64,7 +64,7 @@ def predict_some(
     out: Path,
     device: str,
 ) -> None:
-    """Predict the chosen subjects into ``out``; ``rows`` are those of ``subjects.json``."""
+    """Predict the best and worst subjects into ``out``; ``rows`` are those of subjects.json."""
     by_id = {subject.id: subject for subject in subjects}
     cases = [Case(by_id[name], Path()) for name in choose_cases(rows)]
     predict_cases(model, cases, out, PredictOptions(device=device))

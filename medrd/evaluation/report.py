@@ -19,28 +19,29 @@ from medrd.prediction.report import Report, find_records, report_predictions
 from medrd.run.record import Record
 
 _PAGE_CURVES = 12
-"""Categories that are drawn at most: more lines cannot be told apart."""
+"""Largest number of categories in one chart: more lines cannot be told apart."""
 
 
 def is_run(folder: Path) -> bool:
-    """Whether ``medrd train`` wrote it."""
-    # metrics.jsonl while it is trained; a model without epochs has none, but a run.json.
-    wrote = ("metrics.jsonl", "run.json")
-    return (folder / "config.yaml").is_file() and any((folder / n).is_file() for n in wrote)
+    """True if ``medrd train`` wrote this folder."""
+    # Training writes metrics.jsonl from the first epoch on, and run.json at its end; models
+    # without epochs only have the latter.
+    names = ("metrics.jsonl", "run.json")
+    return (folder / "config.yaml").is_file() and any((folder / n).is_file() for n in names)
 
 
 def is_evaluation(folder: Path) -> bool:
-    """Whether ``medrd evaluate`` wrote it."""
+    """True if ``medrd evaluate`` wrote this folder."""
     return (folder / "metrics.json").is_file()
 
 
 def report_run(folder: Path) -> Report:
-    """Write ``report.html`` of a run, with the evaluation in it if it has one.
+    """Write ``report.html`` for a run, including its evaluation if there is one.
 
     Raises
     ------
     FileFormatError
-        A file is not as medrd writes it.
+        A file is not in the format that medrd writes.
     """
     evaluation = folder if is_evaluation(folder) else folder / "evaluation"
     sections: list[Section] = []
@@ -88,38 +89,42 @@ def _training(folder: Path) -> list[Section]:
     return sections
 
 
-def _calibration(found: dict[str, Any]) -> Section:
-    rates, left_out = found["held_fpr_by_scan"], found["left_out_fpr_by_scan"]
-    share = f"{found['held_fpr']:.4f} (wanted {found['target_fpr']:g})"
-    counts = (f"{found[key]} {key}" for key in ("scans", "slices", "voxels"))
+def _calibration(calibration: dict[str, Any]) -> Section:
+    rates, left_out = calibration["held_fpr_by_scan"], calibration["left_out_fpr_by_scan"]
+    share = f"{calibration['held_fpr']:.4f} (target {calibration['target_fpr']:g})"
+    counts = (f"{calibration[key]} {key}" for key in ("scans", "slices", "voxels"))
     facts = [
-        ("threshold", f"{found['threshold']:.6g}"),
+        ("threshold", f"{calibration['threshold']:.6g}"),
         ("healthy share at or above it", share),
-        ("by scan", f"{min(rates):.4f} to {max(rates):.4f}"),
-        ("stands on", ", ".join(counts)),
+        ("range over scans", f"{min(rates):.4f} to {max(rates):.4f}"),
+        ("calibrated on", ", ".join(counts)),
     ]
     if left_out:
-        facts.append(("of scans left out", f"{min(left_out):.4f} to {max(left_out):.4f}"))
+        facts.append(
+            ("range over scans left out in turn", f"{min(left_out):.4f} to {max(left_out):.4f}")
+        )
     return Section("Calibration", facts=facts)
 
 
 def _evaluation(folder: Path, *, base: Path) -> tuple[list[Section], list[str], list[InputError]]:
-    """Sections, warnings, and the cases that could not be shown.
+    """The page's sections and warnings, and errors for cases that could not be shown.
 
-    ``base`` is the folder that the page lies in.
+    ``base`` is the folder of the page.
     """
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     subjects = _read(folder / "subjects.json") or []
     counts = metrics["counts"]
     warnings = []
     if not metrics.get("complete", True):
-        warnings.append(f"{counts['subjects_failed']} test inputs failed and are in no number.")
+        warnings.append(
+            f"{counts['subjects_failed']} test inputs failed and were left out of all numbers."
+        )
     note = (
         f"{counts['subjects']} subjects, {counts['images']} images, "
         f"{counts['images_with_lesion']} of them with a lesion or defect."
     )
     if metrics.get("intervals"):
-        note += " In brackets: 95 % intervals by bootstrap over subjects."
+        note += " Brackets hold 95 % bootstrap intervals over subjects."
     sections = [
         Section("Metrics", table=metrics_rows(metrics), note=note),
         Section("Curves", pictures=[*_curves(folder), *_froc(folder)]),
@@ -133,7 +138,7 @@ def _evaluation(folder: Path, *, base: Path) -> tuple[list[Section], list[str], 
     if subjects:
         sections.append(Section("Subjects", table=_table(subjects), folded=True))
     sections.append(Section("Protocol", facts=_facts(metrics["protocol"]), folded=True))
-    warnings += [f"A case is not shown anew: {error}" for error in errors]
+    warnings += [f"A case could not be shown again: {error}" for error in errors]
     return sections, warnings, errors
 
 
@@ -157,12 +162,12 @@ def _curves(folder: Path) -> list[Picture]:
 def _chart(
     curves: dict[str, dict[str, Curve]], kind: str, caption: str, x_label: str, y_label: str
 ) -> list[Picture]:
-    """A figure with a line a category; none where no category has such a curve."""
-    found = [Line(n, c[kind].x, c[kind].y) for n, c in curves.items() if kind in c]
-    if not found:
+    """A chart with a line per category; none if no category has such a curve."""
+    lines = [Line(n, c[kind].x, c[kind].y) for n, c in curves.items() if kind in c]
+    if not lines:
         return []
     chart = line_chart(
-        found,
+        lines,
         x_label=x_label,
         y_label=y_label,
         x_range=(0, 0.3 if kind == "pro" else 1),
@@ -176,10 +181,10 @@ def _froc(folder: Path) -> list[Picture]:
     if not points:
         return []
     rates = [point["false_positives_per_scan"] for point in points]
-    found = [point["lesion_sensitivity"] for point in points]
-    at = [point["factor"] for point in points].index(1.0)
+    sensitivities = [point["lesion_sensitivity"] for point in points]
+    calibrated = [point["factor"] for point in points].index(1.0)
     chart = line_chart(
-        [Line("", rates, found, dots=True, marked=at)],
+        [Line("", rates, sensitivities, dots=True, marked=calibrated)],
         x_label="false positives per scan",
         y_label="share of lesions found",
         x_range=(0, max(max(rates) * 1.05, 1)),
@@ -188,7 +193,7 @@ def _froc(folder: Path) -> list[Picture]:
     return [
         Picture(
             f"FROC: connected lesions and findings at {factors} times the calibrated threshold "
-            "(the large dot). Findings merge as the threshold falls, so the line may turn back.",
+            "(large dot). As the threshold falls, findings merge, so the line may turn back.",
             chart,
         )
     ]
@@ -197,7 +202,7 @@ def _froc(folder: Path) -> list[Picture]:
 def _cases(
     cases: Path, records: Sequence[Path], subjects: Sequence[dict[str, Any]], *, base: Path
 ) -> Section:
-    """The still pictures of the cases, in the order in which ``subjects`` ranks them."""
+    """The figures of the cases, from the best to the worst."""
     rows = {row["subject"]: row for row in subjects}
     pictures = []
     for path in records:
@@ -206,14 +211,14 @@ def _cases(
             continue
         row = rows.get(record.subject, {})
         dice = row.get("dice")
-        said = f"score {row['scan_score']:.4g}" if dice is None else f"Dice {dice:.3f}"
+        value = f"score {row['scan_score']:.4g}" if dice is None else f"Dice {dice:.3f}"
         place = path.relative_to(cases).with_suffix(".html")
         page = cases / REPORT_NAME if len(records) == 1 else cases / PAGES_NAME / place
         pictures.append(
             (
                 dice if dice is not None else row["scan_score"],
                 Picture(
-                    f"{record.subject}: {said}",
+                    f"{record.subject}: {value}",
                     (path.parent / record.outputs["picture"].file).read_bytes(),
                     href=quote(page.relative_to(base).as_posix()) if page.is_file() else None,
                 ),
@@ -223,7 +228,8 @@ def _cases(
     return Section(
         "Best and worst cases",
         pictures=[picture for _, picture in pictures],
-        note="Ordered by Dice at the calibrated threshold, or by score; a click opens a case.",
+        note="Ordered by Dice at the calibrated threshold, or else by score. Click a case to "
+        "open it.",
     )
 
 
@@ -250,5 +256,5 @@ def _facts(content: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _read(path: Path) -> Any:
-    """A JSON file, or None where there is none."""
+    """The content of a JSON file; None if the file does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,7 +1,7 @@
-"""``medrd evaluate --shard``: the scores of single subjects on disk, until all shards are done.
+"""``medrd evaluate --shard``: keeps the scores of subjects on disk until all shards are done.
 
-``shards/`` in the output folder holds a file for each subject under each model, and
-``shards.json``, which says what they belong to. The call that finds all of them puts them together.
+``shards/`` in the output folder has a file for each subject and model, and ``shards.json``, which
+identifies the evaluation. The call that finds all files writes the results.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from medrd.run.signals import InterruptedRunError
 from medrd.runner.runner import Runner
 
 SHARDS_NAME = "shards"
-"""Folder of the scores of single subjects, in the evaluation's folder."""
+"""Folder with the scores of each subject, in the evaluation's folder."""
 
 _STORED: dict[str, type] = {
     kind.__name__: kind for kind in (Scored, SubjectScores, Histogram, Confusion, LesionCounts)
 }
-"""The classes that a stored outcome is made of."""
+"""The classes that may occur in a stored outcome."""
 
 
 class ShardedScores:
@@ -44,14 +44,14 @@ class ShardedScores:
     Parameters
     ----------
     items
-        The number of a model and a subject each, in the order in which they are put together.
+        Pairs of a model's number and a subject, in the order in which they are summarised.
     identity
-        What the scores depend on, besides the subjects' files.
+        Everything but the subjects' files that the scores depend on.
 
     Raises
     ------
     ConfigError
-        The folder holds shards of another evaluation.
+        The folder has shards of another evaluation.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class ShardedScores:
         self._refuse_others({"shards": shard.count, "subjects": subjects, **identity})
 
     def score(self, runner: Runner, work: EvaluateWork, should_stop: Callable[[], bool]) -> None:
-        """Score the subjects of this shard that are not scored yet, or failed.
+        """Score the subjects of this shard that have no score yet or failed.
 
         Raises
         ------
         MedrdError
-            As :meth:`medrd.runner.runner.Runner.map`.
+            As for :meth:`medrd.runner.runner.Runner.map`.
         InterruptedRunError
-            It was stopped; what is scored is kept.
+            The work was stopped; finished scores are kept.
         """
         own = [
             index
@@ -96,11 +96,11 @@ class ShardedScores:
                 advance(note=self._items[index][1].id)
         if done < len(left):
             raise InterruptedRunError(
-                f"stopped after {done} of {len(left)}; what is scored is kept. Run it again."
+                f"stopped after {done} of {len(left)} scores, which are kept. Run it again."
             )
 
     def missing(self) -> list[int]:
-        """The numbers of the shards that are not done yet."""
+        """The numbers of the shards that are not finished."""
         return sorted(
             {
                 self._shard_of[subject.id]
@@ -126,7 +126,7 @@ class ShardedScores:
                     path,
                     expected="the scores of a subject",
                     found=f"a file that cannot be read ({error})",
-                    remedy="Remove it and run its shard again.",
+                    remedy="Remove the file and run its shard again.",
                 ) from None
             yield index, outcome
 
@@ -142,21 +142,21 @@ class ShardedScores:
 
     def _refuse_others(self, identity: Mapping[str, Any]) -> None:
         path = self._folder / "shards.json"
-        wanted = json.loads(json.dumps(identity))
+        own = json.loads(json.dumps(identity))
         if not path.is_file():
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_json(path, wanted)
+            write_json(path, own)
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            existing = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            found = {}
-        for key, value in wanted.items():
-            if found.get(key) != value:
+            existing = {}
+        for key, value in own.items():
+            if existing.get(key) != value:
                 raise ConfigError(
                     self._folder,
                     expected=f"shards of this evaluation, with {key} {_short(value)}",
-                    found=f"shards with {key} {_short(found.get(key))}",
-                    remedy=f"Give another --out, or remove {SHARDS_NAME}/ to begin anew.",
+                    found=f"shards with {key} {_short(existing.get(key))}",
+                    remedy=f"Choose another --out, or remove {SHARDS_NAME}/ to start again.",
                 )
 
 
@@ -173,7 +173,7 @@ def _hash(subject: Subject) -> str | None:
 
 
 def _save(path: Path, outcome: Outcome, inputs: str | None) -> None:
-    """Write an outcome, atomically: arrays and JSON, no pickles."""
+    """Write an outcome atomically, as arrays and JSON without pickles."""
     arrays: dict[str, NDArray[Any]] = {}
     error = outcome.to_dict() if isinstance(outcome, MedrdError) else None
     content = {
@@ -187,18 +187,18 @@ def _save(path: Path, outcome: Outcome, inputs: str | None) -> None:
 
 
 def _load(path: Path) -> tuple[Outcome, str | None]:
-    """The inverse of :func:`_save`, with the hash of the subject's files."""
+    """Read an outcome that :func:`_save` wrote, and the hash of the subject's files."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         content = json.loads(arrays["content"].tobytes())
         if content["error"]:
             error = MedrdError.from_dict(content["error"])
-            assert isinstance(error, InputError)  # others end the call that meets them
+            assert isinstance(error, InputError)  # other errors end a call and are not stored
             return error, content["inputs"]
         return _decode(content["scores"], arrays), content["inputs"]
 
 
 def _encode(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
-    """A value as JSON; its arrays are put into ``arrays`` and named."""
+    """Convert a value to JSON that refers to its arrays by name; they are put into ``arrays``."""
     if isinstance(value, np.ndarray):
         name = f"array{len(arrays)}"
         arrays[name] = value
@@ -223,7 +223,7 @@ def _encode(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
 
 
 def _decode(content: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    """The inverse of :func:`_encode`."""
+    """Rebuild the value that :func:`_encode` converted."""
     match content:
         case {"array": name}:
             return arrays[name]

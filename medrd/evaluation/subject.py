@@ -1,7 +1,7 @@
-"""One test subject read, predicted and scored: the part of an evaluation that can be done anywhere.
+"""Reading, predicting and scoring one test subject, in any process.
 
-What comes of a subject (:class:`SubjectScores`) is small and travels between processes;
-:mod:`medrd.evaluation.summary` puts the subjects together.
+The result (:class:`SubjectScores`) is small, so it can be sent between processes;
+:mod:`medrd.evaluation.summary` combines the subjects.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ from medrd.metrics import (
     lesion_counts,
     region_weights,
 )
-from medrd.run.attempt import attempt
 from medrd.run.device import choose_execution
+from medrd.run.input_errors import catch_input_error
 from medrd.run.model_folder import Model
 from medrd.run.predictor import Prediction, Predictor
 
 
 @dataclass(frozen=True, eq=False)
 class SubjectScores:
-    """What one subject adds to the numbers of all.
+    """The scores of one subject, from which the metrics are computed.
 
     Attributes
     ----------
     id, scan_score
         The subject, and the score of its most anomalous slice (or of the picture).
     image_scores, image_labels
-        ``(S,)`` float32 and bool, of its slices, or of the picture.
+        ``(S,)`` float32 and bool: the score and label of each slice, or of the picture.
     pixels
-        Those of the evaluated region by score; None where nobody has outlined what is anomalous,
-        and then all below is empty.
+        Scores of the pixels in the evaluated region. None if the anomalies are not outlined; then
+        all fields below are empty.
     lesion_voxels, lesion_voxels_not_scored
-        Anomalous voxels (or pixels), and how many of them the model was not shown.
+        Number of anomalous voxels (or pixels), and of those without a score.
     aupro_rd4ad
-        The areas of its anomalous images, as far as they have one.
+        The areas of its anomalous images for which the area is defined.
     confusion
-        At the calibrated threshold, inside the region; None without a threshold.
+        Confusion in the region at the calibrated threshold; None without a threshold.
     lesions
-        At that threshold, of a scan.
+        A scan's lesions at that threshold.
     froc
-        The same at multiples of the threshold.
+        A scan's lesions at multiples of the threshold.
     warnings
-        A sentence for each oddity of the label.
+        Sentences about unusual properties of the label.
     """
 
     id: str
@@ -102,19 +102,19 @@ def score_subject(
     threshold: float | None,
     froc_factors: Sequence[float] = (),
 ) -> SubjectScores:
-    """Compare a subject's map, on its own grid, with the truth about it.
+    """Compare a subject's map with its label, on the subject's own grid.
 
     Parameters
     ----------
     threshold
-        The calibrated one; None if there is none.
+        The calibrated threshold, or None.
     froc_factors
-        Multiples of the threshold at which a volume's lesions are counted too.
+        A scan's lesions are also counted at these multiples of the threshold.
     """
     images = (name, prediction.scan_score, prediction.image_scores, item.anomalous)
     if item.truth is None:
         return SubjectScores(*images)
-    # One trip to upright slices for the three masks.
+    # The three masks are reoriented to upright slices together.
     masks = item.truth + 2 * item.judged.astype(np.uint8) + 4 * item.scored.astype(np.uint8)
     masks = np.asarray(item.prepared.upright(masks))
     truth, region, scored = ((masks & bit) > 0 for bit in (1, 2, 4))
@@ -124,10 +124,10 @@ def score_subject(
         for image, label in zip(whole, truth, strict=True)
         if label.any()
     )
-    # Components are found faster where there is little else.
+    # Components are found faster in a smaller array.
     box = bounding_box(region | truth)
     truth, region, scored = truth[box], region[box], scored[box]
-    # What the model was not shown it has not found: below every score.
+    # Voxels that the model was not shown count as missed: they rank below every score.
     scores = np.where(scored, whole[box], np.finfo(np.float32).min)
     weights, components = region_weights(truth, mask=region)
     confusion = lesions = None
@@ -156,20 +156,20 @@ def score_subject(
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model that is evaluated, all but its weights, as it travels to other processes.
+    """A model to evaluate, without its weights, in a form that can be sent to other processes.
 
     Attributes
     ----------
     config
-        Its recipe, and the budget of an input.
+        Holds the recipe and the size limit of an input.
     threshold
-        The calibrated one; None if there is none.
+        The calibrated threshold, or None.
     froc_factors
-        Multiples of the threshold at which lesions are counted too.
+        Lesions are also counted at these multiples of the threshold.
     seen
-        Names of scans that must not be among the subjects, by the hashes of their content.
+        Hash -> name of the scans that the model has seen, which must not be tested.
     is_baseline
-        Made from the config, and not the model that is given.
+        True for the baseline, which is made from the config alone.
     """
 
     name: str
@@ -181,7 +181,7 @@ class EvaluatedModel:
 
 
 class Scored(NamedTuple):
-    """A subject's scores, in how many seconds its maps were made, and in which precision."""
+    """A subject's scores, and the seconds and the precision in which its maps were computed."""
 
     scores: SubjectScores
     seconds: float
@@ -200,20 +200,20 @@ class SubjectScorer:
         self._kind = kind_of(evaluated.config.recipe)
 
     def read(self, subject: Subject) -> TestItem | InputError:
-        """Read the subject's slices and its truth; an error if it cannot be used.
+        """Read the subject's slices and label, or return the error.
 
         Raises
         ------
         LeakageError
-            The model has seen the subject, under whatever name.
+            The model has seen the subject's scan, perhaps under another name.
         """
-        return attempt(subject.files[0], lambda: self._read(subject))
+        return catch_input_error(subject.files[0], lambda: self._read(subject))
 
     def finish(self, subject: Subject, item: TestItem | InputError) -> Outcome:
-        """Predict and score what has been read."""
+        """Predict and score a subject that was read."""
         if isinstance(item, InputError):
             return item
-        return attempt(subject.files[0], lambda: self._score(subject, item))
+        return catch_input_error(subject.files[0], lambda: self._score(subject, item))
 
     def __call__(self, subject: Subject) -> Outcome:
         """Read, predict and score. Raises LeakageError."""
@@ -224,7 +224,8 @@ class SubjectScorer:
         item = self._kind.test_item(subject, budget=config.data.budget)
         same = self._evaluated.seen.get(item.content)
         if same is not None:
-            raise leakage(subject.id, same, remedy="The data set holds it twice: remove one.")
+            remedy = "The data set contains this scan twice: remove one of them."
+            raise leakage(subject.id, same, remedy=remedy)
         return item
 
     def _score(self, subject: Subject, item: TestItem) -> Scored:
@@ -244,12 +245,12 @@ class SubjectScorer:
 def make_scorers(
     model: Model, device: str, evaluated: Sequence[EvaluatedModel]
 ) -> list[SubjectScorer]:
-    """A scorer each; ``model`` is the evaluated one that is no baseline."""
+    """Make a scorer for each evaluated model; ``model`` is the one that is not the baseline."""
     return [SubjectScorer(each, _predictor(each, model, device)) for each in evaluated]
 
 
 def by_category(subjects: Sequence[Subject]) -> list[Subject]:
-    """Subjects of a category side by side, otherwise in the order in which they came."""
+    """Group subjects by category, and otherwise keep their order."""
     groups: dict[str, list[Subject]] = {}
     for subject in subjects:
         groups.setdefault(subject.category, []).append(subject)
@@ -257,11 +258,11 @@ def by_category(subjects: Sequence[Subject]) -> list[Subject]:
 
 
 def leakage(subject: str, same: str, *, remedy: str) -> LeakageError:
-    """``same`` is the name under which the model has seen the subject."""
+    """The error for a subject that the model has seen, under the name ``same``."""
     return LeakageError(
         subject,
         expected="test subjects that the model has never seen",
-        found=f"one that it was trained, calibrated or chosen on (as {same})",
+        found=f"a subject that it was trained, calibrated or chosen on (as {same})",
         remedy=remedy,
     )
 

@@ -1,8 +1,8 @@
-"""The numbers of one model, from the scores of its test subjects, one at a time.
+"""The metrics of one model, accumulated from the scores of its test subjects.
 
-Memory is bounded whatever the number of pixels: a :class:`medrd.metrics.Histogram` of the whole
-data set is exact until it is full and bounds its error afterwards. A smaller one of each subject
-stays beside it, for confidence intervals over subjects.
+Memory does not grow with the number of pixels: a :class:`medrd.metrics.Histogram` of the whole
+data set is exact until it is full, and then has a known error. A smaller histogram of each subject
+is kept for confidence intervals over subjects.
 """
 
 from __future__ import annotations
@@ -42,37 +42,37 @@ from medrd.run.signals import InterruptedRunError
 logger = logging.getLogger("medrd.evaluate")
 
 Metrics = dict[str, float | None]
-"""By the names of :data:`medrd.metrics.names.KEYS`; None where a metric is not defined."""
+"""Values by the names of :data:`medrd.metrics.names.KEYS`; None if a metric is not defined."""
 
 _NO_PIXELS = count_pixels(np.zeros(0, np.float32), np.zeros(0, np.bool_))
 
 
 @dataclass
 class Summary:
-    """Numbers of a model on test subjects.
+    """Metrics of a model on test subjects.
 
     Attributes
     ----------
     metrics
-        For several categories, their mean.
+        The metrics; with several categories, their means.
     bounds
-        Between which the exact values of those metrics lie that were not computed exactly.
+        For each metric that was not computed exactly, the limits of its exact value.
     categories
-        The metrics of each category, where there are several.
+        The metrics of each category, if there are several.
     subjects
-        A row a subject: its score, Dice and lesions.
+        One row per subject, with its score, Dice and lesions.
     counts
-        Subjects, images and voxels behind the numbers.
+        Numbers of subjects, images and voxels behind the metrics.
     units
-        By category, what a bootstrap needs.
+        Category -> units for a bootstrap over subjects.
     images_per_s
-        How fast maps were made, without reading and scoring, by one process where several did it.
+        Speed of computing maps, without reading and scoring, per process.
     precision
-        The numbers' precision; several where processes on several kinds of device did it.
+        The precision of the computation; several if processes ran on different devices.
     froc
-        See :meth:`MetricsAccumulator.froc`; empty unless asked for.
+        See :meth:`MetricsAccumulator.froc`; empty unless requested.
     errors
-        Subjects that failed; they are in no number.
+        Errors of failed subjects, which are left out of all numbers.
     """
 
     metrics: Metrics
@@ -88,14 +88,14 @@ class Summary:
 
 
 class MetricsAccumulator:
-    """Puts the subjects of one category (or of one cohort) together.
+    """Accumulates the scores of the subjects of one category (or of a whole cohort).
 
-    Counts do not depend on the order of the subjects; sums of floats do in their last bits.
+    Counts do not depend on the order of subjects; the last bits of sums of floats do.
 
     Parameters
     ----------
     expected
-        About how many subjects there are; they share the memory for intervals.
+        Approximate number of subjects, which share the memory for intervals.
     """
 
     def __init__(self, expected: int = 1) -> None:
@@ -107,7 +107,7 @@ class MetricsAccumulator:
         """Add one subject."""
         if scores.pixels is not None:
             self._waiting.append(scores.pixels)
-            # A merge costs a pass over everything, so several are added at once.
+            # A merge passes over all bins, so several histograms are merged at once.
             if sum(each.keys.size for each in self._waiting) > 2 * MAX_BINS:
                 self._waiting = [merge(self._waiting)]
             scores = replace(scores, pixels=merge([scores.pixels], max_bins=self._bins))
@@ -119,7 +119,7 @@ class MetricsAccumulator:
         return [subject.row for subject in self._subjects]
 
     def metrics(self) -> tuple[Metrics, dict[str, list[float]]]:
-        """All metrics, and the bounds of those that are not exact."""
+        """All metrics, and the limits of those that are not exact."""
         values: Metrics = dict.fromkeys(KEYS)
         if not self._subjects:
             return values, {}
@@ -138,7 +138,7 @@ class MetricsAccumulator:
         return values, {name: list(pair) for name, pair in pixel_bounds(pixels).items()}
 
     def units(self) -> Units | None:
-        """What a bootstrap over subjects needs; without pixels where not all are outlined."""
+        """Units for a bootstrap over subjects; without pixels unless all are outlined."""
         if not self._subjects:
             return None
         scores, labels = self._images()
@@ -155,9 +155,9 @@ class MetricsAccumulator:
         )
 
     def froc(self) -> list[Metrics]:
-        """Lesion sensitivity and false positives a scan at multiples of the threshold.
+        """Lesion sensitivity and false positives per scan at multiples of the threshold.
 
-        Free-response ROC (Bunch et al. 1978) over volumes, lesions as in
+        This is the free-response ROC (Bunch et al. 1978) over volumes, with lesions as in
         :func:`medrd.metrics.lesion_counts`. Empty without lesions or threshold.
         """
         by_factor: dict[float, list[LesionCounts]] = {}
@@ -172,7 +172,7 @@ class MetricsAccumulator:
         ]
 
     def counts(self) -> dict[str, int]:
-        """Subjects, images and voxels (or pixels) behind the numbers."""
+        """Numbers of subjects, images and voxels (or pixels) behind the metrics."""
         pixels = [s.pixels for s in self._subjects if s.pixels is not None]
         return {
             "subjects": len(self._subjects),
@@ -201,21 +201,21 @@ class MetricsAccumulator:
 
 
 def summarise(name: str, subjects: Sequence[Subject], outcomes: Iterator[Outcome]) -> Summary:
-    """Take in the outcome of each subject, one at a time.
+    """Accumulate the outcome of each subject, one at a time.
 
     Parameters
     ----------
     name
-        The evaluated model's, for people who watch.
+        The model's name, for the progress bar.
     subjects
-        Those of a category together (:func:`medrd.evaluation.subject.by_category`).
+        Sorted by category (:func:`medrd.evaluation.subject.by_category`).
     outcomes
-        In the same order; as many are taken from it.
+        The outcomes of these subjects in the same order; further ones are left.
 
     Raises
     ------
     InterruptedRunError
-        The outcomes end before the subjects do.
+        There are fewer outcomes than subjects.
     """
     rows: list[dict[str, Any]] = []
     errors: list[InputError] = []
@@ -254,8 +254,8 @@ def summarise(name: str, subjects: Sequence[Subject], outcomes: Iterator[Outcome
         metrics=_mean(list(categories.values())),
         bounds={
             f"{category}.{key}" if several else key: pair
-            for category, found in bounds.items()
-            for key, pair in found.items()
+            for category, limits in bounds.items()
+            for key, pair in limits.items()
         },
         categories=categories if several else {},
         subjects=rows,
@@ -269,10 +269,10 @@ def summarise(name: str, subjects: Sequence[Subject], outcomes: Iterator[Outcome
 
 
 def _mean(categories: Sequence[Metrics]) -> Metrics:
-    """Over the categories; a metric that one of them lacks is undefined."""
+    """The means over categories; None for a metric that one of them lacks."""
     result: Metrics = {}
     for key in KEYS:
-        values = [metrics[key] for metrics in categories]
-        known = [value for value in values if value is not None]
-        result[key] = sum(known) / len(known) if known and len(known) == len(values) else None
+        values = [value for metrics in categories if (value := metrics[key]) is not None]
+        complete = values and len(values) == len(categories)
+        result[key] = sum(values) / len(values) if complete else None
     return result

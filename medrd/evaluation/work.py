@@ -1,4 +1,4 @@
-"""What ``medrd evaluate`` does to each test subject, as it travels to other processes."""
+"""The work of ``medrd evaluate`` on each test subject, for any process."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from medrd.runner.runner import lost_input
 from medrd.runner.shared_model import SharedModel
 
 Item = tuple[int, Subject]
-"""A test subject, after the number of the model that it is scored under."""
+"""The number of an evaluated model, and a test subject."""
 
 
 @dataclass(frozen=True)
 class EvaluateWork:
-    """What is done to each subject; see :class:`medrd.runner.runner.Work`."""
+    """Score each subject with each model; see :class:`medrd.runner.runner.Work`."""
 
     model: SharedModel
     device: str
@@ -26,7 +26,7 @@ class EvaluateWork:
 
     @property
     def devices(self) -> tuple[str, Collection[str]]:
-        """The device of the call."""
+        """The device that the caller chose."""
         return "--device", {self.device}
 
     def open(self) -> EvaluateWorker:
@@ -38,7 +38,7 @@ class EvaluateWork:
         return item[1].id
 
     def lost(self, item: Item, reason: str, /) -> Outcome:
-        """An error of this subject alone."""
+        """The error for a subject whose process died."""
         return lost_input(item[1].files[0], reason, limit="data.budget")
 
 
@@ -49,7 +49,7 @@ class EvaluateWorker:
         self._scorers = scorers
 
     def read(self, item: Item, /) -> tuple[Item, TestItem | InputError]:
-        """The subject's slices and its truth. Raises LeakageError."""
+        """Read the subject's slices and label. Raises LeakageError."""
         number, subject = item
         return item, self._scorers[number].read(subject)
 

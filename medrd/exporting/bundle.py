@@ -1,7 +1,7 @@
-"""A model as a MONAI bundle, which ``monai.bundle`` can load, verify and run.
+"""Export of a model as a MONAI bundle, which ``monai.bundle`` can load, verify and run.
 
-The bundle holds the model folder and needs medrd installed: its ``run`` is ``medrd predict``, so
-that scans are read, predicted and written in exactly the same way.
+The bundle contains the model folder and needs medrd to be installed: its ``run`` calls
+``medrd predict``, so scans are read, predicted and written in exactly the same way.
 
 Source: MONAI Bundle Specification, https://docs.monai.io/en/stable/mb_specification.html.
 """
@@ -61,16 +61,16 @@ def write_bundle(model: str | Path | Model, out: Path) -> Path:
     Raises
     ------
     ModelError
-        If ``model`` is a loaded model instead of its folder, or its method makes no graph.
+        If ``model`` is a loaded model instead of its folder, or it cannot be exported.
     OutputError
-        If ``out`` holds something else.
+        If ``out`` has other content.
     """
     if isinstance(model, Model):
         raise ModelError(
             "model",
             expected="the path of a run or model folder",
             found="a model in memory",
-            remedy="A bundle holds the folder's files: give its path.",
+            remedy="A bundle contains the folder's files: give its path.",
         )
     loaded = load_model(model)
     _, interface = exportable(loaded, across=False)
@@ -82,7 +82,7 @@ def write_bundle(model: str | Path | Model, out: Path) -> Path:
         if (source / name).is_file():
             with atomic_path(out / _MODEL / name) as temporary:
                 shutil.copyfile(source / name, temporary)
-    # The specification wants the weights under this name too, as those of its network_def.
+    # The specification also requires the weights of network_def under this name.
     with atomic_path(out / "models" / "model.pt") as temporary:
         torch.save(BundleNetwork(str(out / _MODEL)).state_dict(), temporary)
     if (source / CARD_NAME).is_file():
@@ -94,7 +94,7 @@ def write_bundle(model: str | Path | Model, out: Path) -> Path:
 
 
 def predict_all(model: str, inputs: Sequence[str], out: str, device: str) -> None:
-    """``medrd predict`` as the bundle's ``run``.
+    """Run ``medrd predict``; this is the bundle's ``run``.
 
     Raises
     ------
@@ -106,13 +106,13 @@ def predict_all(model: str, inputs: Sequence[str], out: str, device: str) -> Non
         raise InputError(
             ", ".join(inputs),
             expected="inputs that can be predicted",
-            found=f"{len(errors)} that cannot be, the first: {errors[0]}",
-            remedy=f"See errors.json in {out}; the others are done.",
+            found=f"{len(errors)} failed inputs, the first with: {errors[0]}",
+            remedy=f"See errors.json in {out}; the other inputs are done.",
         )
 
 
 def _is_own(out: Path) -> bool:
-    """Whether an earlier export made the folder, or began to make it."""
+    """True if an earlier export made the folder, even if it did not finish."""
     if not (out / _METADATA).exists():
         return (out / _MODEL / "model.json").is_file()
     try:

@@ -1,10 +1,10 @@
-"""``medrd export``: a model as ONNX, as a torch.export archive, or as a MONAI bundle.
+"""``medrd export``: writes a model as ONNX, as a torch.export archive, or as a MONAI bundle.
 
-The graph holds everything between slices and scores: repeating a single channel, the teacher's own
+The graph contains everything between slices and scores: repeating a single channel, the teacher's
 normalisation, the networks, smoothing and the image score. The steps before it (brain,
 normalisation over the whole scan, slices) and after it (back onto the scan's grid) follow from the
-recipe in the interface file; docs/export.md describes them. A graph that differs from the model is
-not written.
+recipe in the interface file; docs/export.md describes them. A graph whose output differs from the
+model's is not written.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ Run = Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 INTERFACE_NAME = "interface.json"
 TOLERANCE = 1e-4
-"""Largest difference from the native path, as a share of the range of the native maps."""
+"""Largest accepted difference from the model's maps, as a share of their range."""
 _COMPARED_IN: Final = "fp32"
-"""Precision of the graph, and so of the native path that it is compared with."""
+"""Precision of the graph and of the model with which it is compared."""
 _OPSET = 20
 _FORMATS: tuple[Format, ...] = ("onnx", "pt2")
 _TRACED, _CHECKED = 2, (1, 5)
-"""Numbers of slices that the graph is traced with and checked with: never the same."""
+"""Numbers of slices for tracing and for checking; they differ, to test the dynamic axis."""
 
 
 def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx") -> Path:
-    """Write a trained model for programs without medrd, or as a bundle that calls medrd.
+    """Export a trained model for programs without medrd, or as a bundle that calls medrd.
 
     Parameters
     ----------
@@ -71,12 +71,12 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
     Raises
     ------
     MissingExtraError
-        If ONNX is asked for and its packages are not installed.
+        If the packages for ONNX are needed and not installed.
     ModelError
-        If the model cannot be used, its method makes no graph (``patchcore``), or the graph differs
-        from the native path in fp32 by more than :data:`TOLERANCE`.
+        If the model cannot be used, it has no graph (``patchcore``), or the graph's maps differ
+        from the model's in fp32 by more than :data:`TOLERANCE`.
     OutputError
-        If ``out`` holds something else.
+        If ``out`` has other content.
     """
     if format == "onnx":
         require_extra("export", "--format onnx")
@@ -95,7 +95,7 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
         advance(note="traced")
         file = out / f"model.{format}"
         make_folder(out)
-        # Checked under its hidden name: a graph that differs never gets the name of a result.
+        # The graph is checked under a temporary name, so that only a correct one gets its name.
         with atomic_path(file) as temporary:
             with _as_model_error(loaded.config.model.name):
                 run = (_save_onnx if format == "onnx" else _save_pt2)(program, interface, temporary)
@@ -104,12 +104,12 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
             if not apart <= TOLERANCE:
                 raise ModelError(
                     file,
-                    expected=f"a graph that is within {TOLERANCE:g} of the model",
+                    expected=f"a graph whose maps are within {TOLERANCE:g} of the model's",
                     found=f"a difference of {apart:.2g}",
-                    remedy="Report it, with the model's config; the other format may do.",
+                    remedy="Try the other format, and report this with the model's config.",
                 )
-            # Another model's graph must not lie beside this one's interface. A folder with an
-            # interface is recognised as an export, so that a killed export can be run again.
+            # Another model's graph must not remain next to this one's interface. The interface
+            # marks the folder as an export, so that a killed export can be run again.
             if earlier is not None and earlier != loaded.hash:
                 for each in _FORMATS:
                     remove(out / f"model.{each}")
@@ -122,7 +122,7 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
 
 def _described(model: Model, interface: Interface, format: Format, apart: float) -> dict[str, Any]:
     threshold = model.calibration.threshold if model.calibration else None
-    # Absent from models of earlier versions.
+    # Models of earlier versions have no "precision".
     calibrated_in = model.description.get("precision") if model.calibration else None
     return {
         "format": format,
@@ -191,9 +191,9 @@ def _save_onnx(program: torch.export.ExportedProgram, interface: Interface, path
 
 
 def _largest_difference(run: Run, model: Model, interface: Interface) -> float:
-    """Largest difference from native prediction of the same slices, as a share of its maps' range.
+    """Largest difference from the model's output for the same slices, relative to its maps' range.
 
-    Infinite where either gives NaN or infinity.
+    Infinite if either output has NaN or infinite values.
     """
     predictor = Predictor(model.detector, model.scoring(), choose_execution("cpu", _COMPARED_IN))
     worst = 0.0
@@ -204,15 +204,15 @@ def _largest_difference(run: Run, model: Model, interface: Interface) -> float:
         for ours, theirs in zip(run(*given), native, strict=True):
             if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
                 return float("inf")
-            # The score of a single slice has no range of its own, and a nearly constant map
-            # differs by rounding alone.
+            # The maps' range is the unit for scores too. Nearly constant maps have hardly a
+            # range, and differ by rounding.
             unit = max(float(np.ptp(native[0])), 0.01 * float(np.abs(theirs).max()), 1e-12)
             worst = max(worst, float(np.abs(ours - theirs).max()) / unit)
     return worst
 
 
 def _earlier_export(out: Path) -> str | None:
-    """Hash of the model whose export a folder holds; None where there is no export."""
+    """The hash of the model whose export is in a folder; None if there is no export."""
     try:
         content = json.loads((out / INTERFACE_NAME).read_text(encoding="utf-8"))
         return str(content["model"]["hash"])
@@ -228,12 +228,12 @@ def _as_model_error(name: str) -> Iterator[None]:
     except (OSError, ModelError):
         raise
     except Exception as error:
-        said = next(iter(str(error).strip().splitlines()), "")
+        first_line = next(iter(str(error).strip().splitlines()), "")
         raise ModelError(
             name,
-            expected="a model that PyTorch's exporter can make a graph of",
-            found=f"{type(error).__name__}: {said}",
-            remedy="Try the other --format; or use it through medrd.load(...).predict(...).",
+            expected="a model that PyTorch's exporter can convert to a graph",
+            found=f"{type(error).__name__}: {first_line}",
+            remedy="Try the other --format, or use medrd.load(...).predict(...).",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The inputs and outputs of an exported graph, and the module that it is made from."""
+"""The inputs and outputs of an exported graph, and the module that is exported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medrd.run.model_folder import Model
 
 @dataclass(frozen=True)
 class Interface:
-    """Names, types and shapes of the graph's inputs; their first axis is any number of slices."""
+    """Names, types and shapes of the graph's inputs, whose first axis is the number of slices."""
 
     layout: Layout
     size: int
@@ -56,7 +56,7 @@ class Interface:
         return (*given, 1.5 * torch.arange(slices).float()) if self.positions else given
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types for ``interface.json``, for people and programs that call the graph."""
+        """The content of ``interface.json`` for callers of the graph."""
         inputs = {
             "images": {
                 "dtype": "float32",
@@ -74,7 +74,7 @@ class Interface:
             inputs["positions_mm"] = {
                 "dtype": "float32",
                 "shape": ["slices"],
-                "is": "place of each slice along the stack; the slices are one scan's",
+                "is": "position of each slice along the stack; all slices are of one scan",
             }
         outputs = {
             "map": {
@@ -95,14 +95,14 @@ def exportable(model: Model, *, across: bool = True) -> tuple[Exportable, Interf
     Raises
     ------
     ModelError
-        If the model's method makes no graph.
+        If the model cannot be exported as a graph.
     """
     if not model.detector.exports:
         raise ModelError(
             model.config.model.name,
-            expected="a method whose sums are the same for all images",
-            found="one that searches a bank of patches, by what it finds in each image",
-            remedy="Use it through medrd.load(...).predict(...).",
+            expected="a method that does the same computation for every image",
+            found="a method that searches a bank of patches",
+            remedy="Use medrd.load(...).predict(...) instead.",
         )
     recipe, scoring = model.recipe, model.scoring()
     if not across:

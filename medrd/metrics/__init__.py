@@ -1,4 +1,4 @@
-"""Numbers from scores and labels: pure functions on arrays, no files."""
+"""Metrics from scores and labels: pure functions on arrays, without files."""
 
 from medrd.metrics.aupro_rd4ad import aupro_rd4ad, aupro_rd4ad_image
 from medrd.metrics.bootstrap import (

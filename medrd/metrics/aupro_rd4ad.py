@@ -1,11 +1,11 @@
-"""The number that papers around reverse distillation call PRO; not the AUPRO of medrd.
+"""The metric that papers on reverse distillation call PRO; it is not medrd's AUPRO.
 
-The code released with RD4AD (Deng and Li, CVPR 2022), which RD++ and others took over, computes
-a curve for every anomalous image by itself: 200 evenly spaced thresholds from the image's lowest
-score to just below its highest, the mean overlap of its components (8-connected) and its own
-false-positive rate. Rates below 0.3 are kept and **divided by the largest of them**, whatever it
-is; the area is taken between the rates there are, and the areas are averaged over images. It is
-here so that published figures can be compared with, and is never reported as ``aupro``.
+The code released with RD4AD (Deng and Li, CVPR 2022), which RD++ and others reuse, computes
+one curve per anomalous image: 200 evenly spaced thresholds from the image's lowest score to just
+below its highest, the mean overlap of its components (8-connected), and the image's own
+false-positive rate. Rates below 0.3 are kept and **divided by the largest of them**; the areas
+under these curves are averaged over images. It serves comparisons with published results and is
+never reported as ``aupro``.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def aupro_rd4ad_image(map: NDArray[np.float32], label: NDArray[np.bool_]) -> flo
     Returns
     -------
     float or None
-        None where that code fails or gives no number: no anomalous or no normal pixel, a
-        constant map, fewer than two rates below 0.3, or none of them above 0.
+        None if that code fails or gives NaN: no anomalous or no normal pixel, a constant map,
+        fewer than two rates below 0.3, or none of them above 0.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def aupro_rd4ad(
     Parameters
     ----------
     maps, labels
-        ``(N, H, W)``, or any equally long iterables of images, of one size or of many.
+        ``(N, H, W)``, or any equally long iterables of images, whose sizes may differ.
 
     Returns
     -------

@@ -1,10 +1,10 @@
-"""Confidence intervals by drawing subjects (or pictures) anew, never pixels.
+"""Confidence intervals by resampling subjects (or pictures), never pixels.
 
-Pixels of one scan are anything but independent, so an interval over pixels would be absurdly
-narrow. Here the unit is what was sampled: a subject, or a picture of MVTec. Several seeds of a
-model judged on the same pictures are not more pictures, so a draw is made once and used for
-every seed (a cluster bootstrap; Davison and Hinkley 1997, section 3.8; Efron and Tibshirani
-1993, chapter 13 for the percentile interval).
+The pixels of one scan depend on each other, so an interval over pixels would be far too narrow.
+The unit is what was sampled: a subject, or a picture of MVTec. Testing several seeds of a model
+on the same pictures does not give more pictures, so every seed uses the same draws (a cluster
+bootstrap; Davison and Hinkley 1997, section 3.8; Efron and Tibshirani 1993, chapter 13 for the
+percentile interval).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class PairedDifference:
     mean
         The observed difference, averaged over groups.
     low, high
-        Its percentile interval.
+        The difference's percentile interval.
     p_value
-        Two-sided, of no difference: the level at which the expanded percentile interval (see
-        :func:`percentile_interval`) just touches 0. At least ``1 / (resamples + 1)``, and at least
-        ``2 ** (1 - units)``: what a sign test gives where all of so many units agree. With
-        three subjects nothing is significant, however seldom a resample disagrees.
+        Two-sided p-value for no difference: the level at which the expanded percentile interval
+        (see :func:`percentile_interval`) just touches 0. It is at least ``1 / (resamples + 1)``,
+        and at least ``2 ** (1 - units)``, the p-value of a sign test if all units agree: with
+        three subjects nothing is significant.
     """
 
     mean: float
@@ -52,30 +52,30 @@ class PairedDifference:
 def bootstrap(
     groups: Sequence[Units], *, resamples: int = 1000, seed: int = 0, max_fpr: float = MAX_FPR
 ) -> dict[str, Samples]:
-    """Metrics on units drawn anew.
+    """Compute metrics on resampled units.
 
     A resample draws as many ids as there are, with replacement, from the union over all groups;
     an id is drawn equally often for every group that has it. Units with an anomaly (in any
-    group) and those without are drawn apart, so that both classes keep their size and neither
-    is ever empty: the interval is for this proportion of anomalous units.
+    group) and those without are drawn separately, so that both classes keep their size and
+    neither is ever empty: the interval is for this proportion of anomalous units.
 
     Parameters
     ----------
     groups
-        One for each seed (or fold).
+        One group for each seed (or fold).
     resamples, seed
-        How many resamples, and the generator's seed.
+        Number of resamples, and the generator's seed.
 
     Returns
     -------
     dict
         ``(resamples,)`` for each of :data:`medrd.metrics.names.RESAMPLED`: the mean over the
-        groups in which the metric is defined, NaN where it is in none.
+        groups in which the metric is defined, NaN if it is defined in none.
 
     Raises
     ------
     ValueError
-        No groups, no units in any, or fewer than one resample.
+        There are no units, or fewer than one resample.
     """
     draws = _Draws.make(groups, resamples, seed)
     return _group_mean([weighted_metrics(g, draws.of(g), max_fpr=max_fpr) for g in groups])
@@ -84,22 +84,23 @@ def bootstrap(
 def percentile_interval(
     samples: Samples, level: float = 0.95, *, units: int | None = None
 ) -> tuple[float, float]:
-    """The middle ``level`` of the samples; those that are NaN are left out.
+    """The interval of the middle ``level`` of the samples, ignoring NaN.
 
-    With ``units`` it is the expanded percentile interval, wider for small samples: a bootstrap
-    of few units is too narrow by the factor of a variance divided by n instead of n - 1, and by
-    that of the normal against Student's distribution (Hesterberg, "What teachers should know
-    about the bootstrap", The American Statistician 2015). It cannot reach beyond the samples.
+    With ``units`` it is the expanded percentile interval, which is wider for small samples: a
+    bootstrap of few units is too narrow, because its variance is divided by n instead of n - 1
+    and because it follows the normal instead of Student's distribution (Hesterberg, "What teachers
+    should know about the bootstrap", The American Statistician 2015). It cannot reach beyond the
+    samples.
 
     Parameters
     ----------
     units
-        How many subjects or pictures were drawn from; None for the plain interval.
+        Number of subjects or pictures that were resampled; None for the plain interval.
 
     Returns
     -------
     low, high
-        NaN if no sample is left.
+        NaN if all samples are NaN.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def percentile_interval(
 
 
 def count_units(groups: Sequence[Units]) -> int:
-    """Different subjects or pictures; several seeds on the same ones are not more of them."""
+    """Number of different subjects or pictures in all groups."""
     return len({name for group in groups for name in group.ids})
 
 
@@ -129,8 +130,8 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Expanded percentile intervals of the metrics that are defined; see :func:`bootstrap`."""
     samples, units = bootstrap(groups, resamples=resamples), count_units(groups)
-    found = {name: percentile_interval(s, level, units=units) for name, s in samples.items()}
-    return {name: pair for name, pair in found.items() if not math.isnan(pair[0])}
+    intervals = {name: percentile_interval(s, level, units=units) for name, s in samples.items()}
+    return {name: pair for name, pair in intervals.items() if not math.isnan(pair[0])}
 
 
 def paired_differences(
@@ -142,23 +143,23 @@ def paired_differences(
     level: float = 0.95,
     max_fpr: float = MAX_FPR,
 ) -> dict[str, PairedDifference]:
-    """Compare two models on the same units: ``a`` minus ``b``, every draw used for both.
+    """Compare two models on the same units: ``a`` minus ``b``, with the same draws for both.
 
     Parameters
     ----------
     a, b
-        One group for each seed, matched in order.
+        One group for each seed, in the same order.
 
     Returns
     -------
     dict
-        For each of :data:`medrd.metrics.names.RESAMPLED`. A pair of groups counts where the
-        metric is defined in both.
+        A difference for each of :data:`medrd.metrics.names.RESAMPLED`, over the pairs of groups
+        in which both models have the metric.
 
     Raises
     ------
     ValueError
-        As :func:`bootstrap`; different numbers of groups, or matched groups whose ids differ.
+        As for :func:`bootstrap`; or the numbers of groups differ, or the ids of a pair of groups.
     """
     if len(a) != len(b):
         msg = f"both models need the same number of groups, got {len(a)} and {len(b)}"
@@ -166,7 +167,7 @@ def paired_differences(
     for index, (first, second) in enumerate(zip(a, b, strict=True)):
         differing = set(first.ids) ^ set(second.ids)
         if differing:
-            msg = f"groups {index} hold different units, {sorted(differing)[0]!r} in one only"
+            msg = f"groups {index} have different units: {sorted(differing)[0]!r} is in one only"
             raise ValueError(msg)
     draws = _Draws.make([*a, *b], resamples, seed)
 
@@ -191,7 +192,7 @@ def paired_differences(
 
 @dataclass(frozen=True, eq=False)
 class _Draws:
-    """``(B, ids)``: how often each id was drawn, whatever the group."""
+    """``(B, ids)`` counts of how often each id was drawn, the same for all groups."""
 
     columns: dict[str, int]
     counts: NDArray[np.int64]
@@ -209,7 +210,7 @@ class _Draws:
             msg = f"resamples must be at least 1, got {resamples}"
             raise ValueError(msg)
         rng = np.random.default_rng(seed)
-        names = sorted(anomalous)  # so that the order of the groups makes no difference
+        names = sorted(anomalous)  # independent of the order of groups
         flags = np.array([anomalous[name] for name in names])
         counts = np.zeros((resamples, len(names)), dtype=np.int64)
         for flag in (True, False):
@@ -220,16 +221,16 @@ class _Draws:
         return cls({name: column for column, name in enumerate(names)}, counts)
 
     def of(self, group: Units) -> NDArray[np.int64]:
-        """``(B, U)`` in the group's own order."""
+        """The counts ``(B, U)`` of a group's units, in their order."""
         return self.counts[:, [self.columns[name] for name in group.ids]]
 
     def once(self) -> _Draws:
-        """Every unit once: the data themselves."""
+        """One draw that has every unit once: the data set itself."""
         return _Draws(self.columns, np.ones_like(self.counts[:1]))
 
 
 def _anomalous(group: Units) -> NDArray[np.bool_]:
-    """``(U,)``: units with an anomalous pixel or image."""
+    """``(U,)`` bool: units that have an anomalous pixel or image."""
     flags: NDArray[np.bool_] = group.positives.sum(axis=1) > 0
     flags[group.image_units[group.image_labels]] = True
     return flags
@@ -245,7 +246,7 @@ def _group_mean(groups: Sequence[dict[str, Samples]]) -> dict[str, Samples]:
 
 
 def _expanded(tail: float, units: int) -> float:
-    """The tail of the resamples at which a sample of so many units has this one."""
+    """The tail of the resamples that corresponds to ``tail`` for a sample of ``units``."""
     if units < 2:
         return 0.0
     return float(norm.cdf(student.ppf(tail, units - 1) * math.sqrt(units / (units - 1))))

@@ -1,15 +1,14 @@
 """AUROC, average precision, best Dice and AUPRO from counts of pixels (or images) in bins.
 
-Everything is computed for ``B`` data sets at once, as a bootstrap needs it; a single value is the
-case ``B = 1``. A bin counts as one score: its pixels tie.
+Everything is computed for ``B`` data sets at once, as a bootstrap needs it; a single data set is
+the case ``B = 1``. All pixels of a bin count as having the same score.
 
 AUPRO is the area under the per-region overlap curve, as MVTec AD defines it (Bergmann et al.,
-IJCV 2021): at a threshold, PRO is the mean over *all components of the data set* of the share of
-the component's pixels that are flagged, the false-positive rate is over *all normal pixels of the
-data set*, and the area is that under PRO over the rate from 0 to 0.3, divided by 0.3. The curve
-starts at (0, 0), has a point for every distinct score, and is interpolated linearly at the end of
-the interval. The number that RD4AD's released code calls PRO is another one:
-:func:`medrd.metrics.aupro_rd4ad`.
+IJCV 2021). At a threshold, PRO is the mean over *all components of the data set* of the share of
+the component's pixels that are flagged, and the false-positive rate is over *all normal pixels of
+the data set*; the area under PRO for rates from 0 to 0.3 is divided by 0.3. The curve starts at
+(0, 0), has a point for every distinct score, and is interpolated linearly at the end of the
+interval. RD4AD's released code calls another metric PRO: :func:`medrd.metrics.aupro_rd4ad`.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ from numpy.typing import NDArray
 from medrd.metrics.histogram import Histogram
 
 MAX_FPR = 0.3
-"""Where AUPRO's interval ends."""
+"""The false-positive rate at which AUPRO's interval ends."""
 
 _ROUNDING = 1e-9
-"""Added to either side of bounds: more than a sum of four million terms of one sign is off by."""
+"""Added to both sides of bounds: more than the rounding error of a sum of four million terms."""
 
 Floats = NDArray[np.float64]
 
 
 class Confusion(NamedTuple):
-    """What a threshold flags: false and true positives, of so many positives in all."""
+    """False and true positives at a threshold, and the number of all positives."""
 
     fp: int
     tp: int
@@ -47,7 +46,7 @@ class Confusion(NamedTuple):
 
     @property
     def dice(self) -> float | None:
-        """None without positives."""
+        """Dice, or None without positives."""
         flagged_and_positive = self.fp + self.tp + self.positives
         return 2 * self.tp / flagged_and_positive if self.positives else None
 
@@ -56,14 +55,14 @@ class Confusion(NamedTuple):
 class Counts:
     """``B`` data sets in ``K`` bins, **highest scores first**; metrics are ``(B,)``.
 
-    A metric is NaN where a class is empty.
+    A metric is NaN for a data set in which a class is empty.
 
     Attributes
     ----------
     negatives, positives
-        ``(B, K)`` pixels of either class.
+        ``(B, K)`` counts of pixels of either class.
     pro_weights, components
-        ``(B, K)`` sums of the positives' PRO weights and ``(B,)`` what they add up to; for AUPRO.
+        For AUPRO: ``(B, K)`` sums of the positives' PRO weights, and their totals ``(B,)``.
     """
 
     negatives: Floats
@@ -82,7 +81,7 @@ class Counts:
         return np.cumsum(self.positives, axis=1)
 
     def auroc(self) -> Floats:
-        """The share of pairs in which the positive has the higher score; a tie is half a pair."""
+        """The share of pairs in which the positive has the higher score; a tie counts half."""
         wins = np.einsum("bk,bk->b", self.negatives, self.tp - self.positives / 2)
         return _divided(wins, self.fp[:, -1] * self.tp[:, -1])
 
@@ -93,13 +92,13 @@ class Counts:
         return np.where(self.fp[:, -1] > 0, value, np.nan)
 
     def best_dice(self) -> Floats:
-        """The highest Dice over all thresholds: an oracle, for comparison with other figures."""
+        """The highest Dice over all thresholds: an oracle, for comparison with other papers."""
         with np.errstate(invalid="ignore"):  # 0 / 0 of an empty class
             best = (2 * self.tp / (self.fp + self.tp + self.tp[:, -1:])).max(axis=1)
         return np.where((self.fp[:, -1] > 0) & (self.tp[:, -1] > 0), best, np.nan)
 
     def aupro(self, max_fpr: float = MAX_FPR) -> Floats:
-        """See the top of this module; NaN also without PRO weights."""
+        """AUPRO as defined at the top of this module; NaN also without PRO weights."""
         if self.pro_weights is None or self.components is None:
             return np.full(len(self.negatives), np.nan)
         width, limit = self._widths(max_fpr)
@@ -111,18 +110,18 @@ class Counts:
         return np.minimum(area, 1.0)
 
     def bounds(self, max_fpr: float = MAX_FPR) -> dict[str, tuple[Floats, Floats]]:
-        """Between which numbers each metric lies if a bin's pixels do not tie.
+        """Bounds of each metric if the pixels of a bin do not have the same score.
 
-        Between bins the order of pixels is known, inside one it is not. The ends of bins are
-        operating points of the data themselves, whatever happens in between; so the best and the
-        worst order inside each bin, all bins taken together, bound each metric for certain.
+        The order of bins is known, the order of pixels inside one is not. The ends of bins are
+        operating points of the data in any case, so the best and the worst order inside each bin
+        give certain bounds of each metric.
 
         Returns
         -------
         dict
             Low and high ends, ``(B,)`` each, by the names of :func:`pixel_metrics`.
         """
-        # A tie is half a pair won: at the worst it is lost, at the best won.
+        # A tie counts as half a pair won: at worst the pair is lost, at best won.
         open_pairs = np.einsum("bk,bk->b", self.negatives, self.positives)
         half = _divided(open_pairs, 2 * self.fp[:, -1] * self.tp[:, -1])
         auroc, dice = self.auroc(), self.best_dice()
@@ -149,7 +148,7 @@ class Counts:
             "pixel_dice_best": (dice, dice_high),
         }
         if self.pro_weights is not None and self.components is not None:
-            # The curve ascends, so that between a bin's ends it stays between the overlaps there.
+            # The curve ascends, so between a bin's ends it stays between the overlaps there.
             width, limit = self._widths(max_fpr)
             overlap = np.cumsum(self.pro_weights, axis=1)
             area = limit * self.components
@@ -179,7 +178,7 @@ def pixel_metrics(histogram: Histogram, *, max_fpr: float = MAX_FPR) -> dict[str
     Parameters
     ----------
     max_fpr
-        Where the AUPRO's interval ends, in (0, 1].
+        The false-positive rate at which AUPRO's interval ends, in (0, 1].
 
     Returns
     -------
@@ -200,22 +199,22 @@ def pixel_metrics(histogram: Histogram, *, max_fpr: float = MAX_FPR) -> dict[str
 def pixel_bounds(
     histogram: Histogram, *, max_fpr: float = MAX_FPR
 ) -> dict[str, tuple[float, float]]:
-    """Between which numbers the exact values of :func:`pixel_metrics` lie for certain.
+    """Certain bounds of the exact values of :func:`pixel_metrics`.
 
-    Empty for an exact histogram, and where the metrics are None. The interval does not reflect
-    chance; for that see :func:`medrd.metrics.bootstrap`.
+    There are none for an exact histogram, nor for metrics that are None. These bounds do not
+    reflect sampling error; for that see :func:`medrd.metrics.bootstrap`.
     """
     if histogram.exact:
         return {}
-    found = _of_histogram(histogram).bounds(max_fpr)
-    bounds = {name: (float(low[0]), float(high[0])) for name, (low, high) in found.items()}
+    arrays = _of_histogram(histogram).bounds(max_fpr)
+    bounds = {name: (float(low[0]), float(high[0])) for name, (low, high) in arrays.items()}
     return {name: pair for name, pair in bounds.items() if not np.isnan(pair).any()}
 
 
 def image_metrics(
     scores: NDArray[np.float32], labels: NDArray[np.bool_]
 ) -> dict[str, float | None]:
-    """AUROC and average precision of image scores: is anything anomalous in a slice or picture?
+    """AUROC and average precision of image scores, which detect anomalous slices or pictures.
 
     Parameters
     ----------
@@ -249,7 +248,7 @@ def image_metrics(
 
 
 def count_scores(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> Counts:
-    """A bin for each distinct score: the metrics are exact, and ``B = 1``."""
+    """Count scores in a bin for each distinct one, so that metrics are exact; ``B = 1``."""
     distinct, at = np.unique(-scores, return_inverse=True)
     negatives, positives = (
         np.bincount(at[of_class], minlength=max(distinct.size, 1))[None].astype(np.float64)
@@ -259,10 +258,10 @@ def count_scores(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> Coun
 
 
 def _of_histogram(histogram: Histogram) -> Counts:
-    """``B = 1``; runs of bins without a positive become one bin each.
+    """The counts of one data set (``B = 1``); runs of bins without a positive become one bin.
 
-    That changes no metric and no bound: they do not depend on the order of negatives alone.
-    Anomalous pixels are few, so that there may be many times fewer bins.
+    This changes no metric and no bound, as the order of negatives among themselves does not
+    matter. Anomalous pixels are few, so there may be many times fewer bins.
     """
     some = histogram.positives > 0
     starts = np.flatnonzero(some | np.append(True, some[:-1])[: some.size])
@@ -282,7 +281,7 @@ def _of_histogram(histogram: Histogram) -> Counts:
 
 
 def _divided(numerator: Floats, denominator: Floats) -> Floats:
-    """NaN where the denominator is 0."""
+    """Divide, with NaN where the denominator is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         quotient: Floats = np.where(denominator > 0, numerator / denominator, np.nan)
     return quotient

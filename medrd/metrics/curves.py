@@ -1,4 +1,4 @@
-"""Curves to look at, from the same units that the intervals come from."""
+"""Curves for figures, from the same units as the intervals."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Curve:
 
 
 def image_curves(units: Sequence[Units]) -> dict[str, Curve]:
-    """``roc`` (false against true positive rate) and ``pr`` (recall against precision).
+    """The curves of all units' images together; none if a class is empty.
 
-    For the images of all units together; empty where a class is.
+    ``roc`` has the true over the false positive rate, ``pr`` the precision over the recall.
     """
     scores = np.concatenate([group.image_scores for group in units])
     labels = np.concatenate([group.image_labels for group in units])
@@ -31,10 +31,10 @@ def image_curves(units: Sequence[Units]) -> dict[str, Curve]:
 
 
 def pixel_curves(units: Units) -> dict[str, Curve]:
-    """``roc``, ``pr`` and, where components were weighed, ``pro`` (false positive rate against
-    the mean share of each component that is flagged).
+    """The curves of all units' pixels together: ``roc``, ``pr`` and, with PRO weights, ``pro``.
 
-    Exact at the units' bins (see :func:`medrd.metrics.make_units`) and straight between them.
+    ``pro`` has the mean flagged share of the components over the false positive rate. Curves are
+    exact at the units' bins (see :func:`medrd.metrics.make_units`) and linear between them.
     """
     if not units.scores.size:
         return {}
@@ -51,12 +51,12 @@ def pixel_curves(units: Units) -> dict[str, Curve]:
 
 
 def _roc_and_pr(counts: Counts) -> dict[str, Curve]:
-    """Of one data set; empty where a class is."""
+    """The curves ``roc`` and ``pr`` of one data set; none if a class is empty."""
     false, true = _from_zero(counts.fp[0]), _from_zero(counts.tp[0])
     if not false[-1] or not true[-1]:
         return {}
     flagged = false + true
-    # With nothing flagged the precision is undefined: it begins where the first pixels are.
+    # With nothing flagged the precision is undefined, so it starts with that of the first pixels.
     precision = np.divide(true, flagged, out=np.ones_like(true), where=flagged > 0)
     precision[0] = precision[1]
     recall = true / true[-1]

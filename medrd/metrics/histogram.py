@@ -1,11 +1,10 @@
-"""Pixels counted by score: all that rank metrics need of a data set, in bounded memory.
+"""Histograms of pixel scores, from which rank metrics are computed in bounded memory.
 
-Scores are kept as whole numbers in the order of float32. While a histogram has room, each
-distinct score has a bin of its own and every metric is exact. When there are more distinct scores
-than bins, the lowest bits of all keys are dropped, as few as suffice, so that neighbouring scores
-share a bin. How many depends only on the scores: histograms are merged by adding, in any order
-and grouping, into the same counts. Both ends of a bin are thresholds of the data themselves, so
-what is counted above a bin's lowest score is exact at any resolution.
+Scores are kept as integers in the order of float32. While a histogram has room, each distinct
+score has its own bin and every metric is exact. If there are more distinct scores than bins, the
+lowest bits of all keys are dropped, as few as suffice, so that neighbouring scores share a bin.
+Their number depends only on the scores: merging histograms in any order and grouping gives the
+same counts. Bins do not overlap, so counts above a bin's lowest score are exact at any resolution.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_BINS = 2**21
-"""Bins of a whole data set: some 60 MB."""
+"""Most bins for a whole data set: some 60 MB."""
 
 _LARGEST_SHARE, _SMALLEST_SHARE = 2**20, 2**11
 _ALL_SHARES = 2**22
@@ -27,7 +26,7 @@ _LOWEST, _INFINITY = -0x7F7FFFFF, 0x7F800000
 """Ordinals of the lowest finite number, and of the first above the highest."""
 
 _BLOCK = 2**16
-"""Numbers converted at a time, so that the steps in between stay in the processor's cache."""
+"""Numbers converted at a time, so that intermediate results stay in the processor's cache."""
 
 _WEIGHT_TOLERANCE = 1e-6
 
@@ -39,8 +38,8 @@ class Histogram:
     Attributes
     ----------
     shift
-        Dropped bits: a bin spans up to ``2 ** shift`` neighbouring float32 numbers, which is a
-        share of ``2 ** (shift - 23)`` of the score. 0 means that nothing was lost.
+        Number of dropped bits: a bin spans up to ``2 ** shift`` neighbouring float32 numbers, or
+        a share of ``2 ** (shift - 23)`` of the score. With 0 the histogram is exact.
     keys
         int32 ascending: the bins' ordinals (see :func:`to_ordinals`) without the dropped bits.
     negatives, positives
@@ -48,7 +47,7 @@ class Histogram:
     pro_weights
         float64: the sum of the positives' weights (see :func:`medrd.metrics.region_weights`).
     components
-        The number of components that the weights stand for; they add up to it.
+        The number of components, to which the weights add up.
     """
 
     shift: int
@@ -59,7 +58,7 @@ class Histogram:
     components: int
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Positives are few, and these travel between processes: 8 bytes a bin instead of 28.
+        # Positives are few, so a sparse form (for other processes) takes 8 bytes per bin, not 28.
         at = np.flatnonzero(self.positives)
         fits = self.negatives.max(initial=0) < 2**32
         negatives = self.negatives.astype(np.uint32) if fits else self.negatives
@@ -68,7 +67,7 @@ class Histogram:
 
     @property
     def exact(self) -> bool:
-        """Whether every distinct score has a bin of its own."""
+        """True if every distinct score has its own bin."""
         return self.shift == 0
 
     @property
@@ -86,7 +85,7 @@ def _unpacked(
     pro_weights: NDArray[np.float64],
     components: int,
 ) -> Histogram:
-    """A histogram from its positives' places and counts."""
+    """Rebuild a histogram from the bins with positives and their counts."""
     everywhere, weights = np.zeros(keys.size, np.int64), np.zeros(keys.size)
     everywhere[at], weights[at] = positives, pro_weights
     return Histogram(shift, keys, negatives.astype(np.int64), everywhere, weights, components)
@@ -110,11 +109,11 @@ def count_pixels(
         ``(N,)`` bool, True where anomalous.
     pro_weights
         ``(P,)`` weights of the anomalous pixels in their order, from
-        :func:`medrd.metrics.region_weights` for these very pixels; None to go without AUPRO.
+        :func:`medrd.metrics.region_weights` for the same pixels; None if AUPRO is not needed.
     components
         The number of components that came with the weights; 0 without weights.
     max_bins
-        At least 2, so that there is always a resolution that fits.
+        At least 2, so that some resolution always fits.
 
     Raises
     ------
@@ -129,7 +128,7 @@ def count_pixels(
     keys.sort()
     shift, begins = _begins(keys, max_bins)
     bins = keys[begins] >> shift
-    # Positives are few: an argsort of theirs alone is far cheaper than one of everything.
+    # Positives are few: an argsort of only these is far cheaper than one of all pixels.
     order = np.argsort(of_positives)
     at = np.searchsorted(bins, of_positives[order] >> shift)
     positives = np.bincount(at, minlength=bins.size)
@@ -148,12 +147,12 @@ def merge(
 ) -> Histogram:
     """Add histograms up, at the finest resolution that all share and that fits.
 
-    A component must not have pixels in two of them.
+    No component may have pixels in two of them.
 
     Parameters
     ----------
     min_shift
-        Drop at least so many bits.
+        The fewest bits to drop.
 
     Raises
     ------
@@ -189,17 +188,16 @@ def merge(
 
 
 def bins_each(members: int) -> int:
-    """Bins for the histogram of each of so many subjects, so that all fit in memory together."""
+    """Most bins for each subject's histogram, so that all ``members`` fit into memory together."""
     return min(max(_ALL_SHARES // max(members, 1), _SMALLEST_SHARE), _LARGEST_SHARE)
 
 
 def threshold_at_fpr(histogram: Histogram, fpr: float) -> float:
     """The smallest threshold between bins at which at most a share ``fpr`` of negatives is flagged.
 
-    It lies just above the highest bin that, flagged as a whole, would exceed the share; so it
-    keeps the rate whatever the resolution, and of an exact histogram it is the smallest float32
-    number that does. A pixel is flagged when its score is **at least** the threshold; medrd holds
-    to this everywhere.
+    It is just above the highest bin that would exceed the share if all of it were flagged. So it
+    keeps the rate at any resolution, and for an exact histogram it is the smallest float32 number
+    that does. Everywhere in medrd, a pixel is flagged if its score is **at least** the threshold.
 
     Raises
     ------
@@ -222,23 +220,23 @@ def threshold_at_fpr(histogram: Histogram, fpr: float) -> float:
 def fpr_at(histogram: Histogram, threshold: float) -> float:
     """The share of negatives that a threshold flags.
 
-    Exact for a threshold between bins, such as one from :func:`threshold_at_fpr` of this
-    histogram or of a coarser one; another counts as the lower end of the bin that it falls into.
-    NaN without negatives.
+    The share is exact for thresholds between bins, for example from :func:`threshold_at_fpr` of
+    this histogram or a coarser one; others are rounded down to the lower end of their bin. NaN
+    without negatives.
     """
     ordinal = int(to_ordinals(np.array([threshold], np.float32))[0])
     start = int(np.searchsorted(histogram.keys, ordinal >> histogram.shift))
-    if ordinal >= _INFINITY:  # which no score reaches, though it would fall into the last bin
+    if ordinal >= _INFINITY:  # no score reaches it, though it could share the last bin
         start = histogram.keys.size
     total = int(histogram.negatives.sum())
     return int(histogram.negatives[start:].sum()) / total if total else float("nan")
 
 
 def to_ordinals(values: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Float32 of any shape, not NaN, to whole numbers in the same order.
+    """Convert float32 of any shape, without NaN, to integers in the same order.
 
-    The bits of a float32 of either sign, read as an integer, ascend with its magnitude. With the
-    sign put in front, neighbours differ by one, and -0.0 and 0.0 are both 0.
+    The bits of a float32 without the sign, read as an integer, ascend with its magnitude. With
+    the sign applied to that integer, neighbours differ by one, and -0.0 and 0.0 are both 0.
     """
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.int32)
     ordinals = np.empty(bits.size, np.int32)
@@ -251,15 +249,15 @@ def to_ordinals(values: NDArray[np.float32]) -> NDArray[np.int32]:
 
 
 def from_ordinals(ordinals: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Undo :func:`to_ordinals`; 0 becomes 0.0."""
+    """Invert :func:`to_ordinals`; 0 becomes 0.0."""
     ordinals = np.asarray(ordinals, dtype=np.int32)
     magnitudes = np.abs(ordinals).view(np.float32)
     return np.where(ordinals < 0, -magnitudes, magnitudes)
 
 
 def _begins(ascending: NDArray[np.int32], max_bins: int) -> tuple[int, NDArray[np.intp]]:
-    """The fewest lowest bits without which at most so many of the keys differ, and where each
-    distinct one begins."""
+    """The number of low bits to drop so that at most ``max_bins`` keys differ, and the index at
+    which each distinct key begins."""
     if max_bins < 2:
         msg = f"max_bins must be at least 2, got {max_bins}"
         raise ValueError(msg)

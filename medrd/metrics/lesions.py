@@ -1,4 +1,4 @@
-"""Lesions as three-dimensional components: how many are found, and where they lie."""
+"""Lesions as three-dimensional components: how many are detected, and where they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 LEAST_VOXELS = 10
-"""The smallest lesion or finding that counts, by default."""
+"""Default size of the smallest lesion or finding that counts."""
 _TWENTY_SIX_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -43,13 +43,13 @@ def lesion_counts(
     """Compare a predicted mask with a label, lesion by lesion.
 
     Lesions are components with 26-connectivity of at least ``min_voxels`` voxels; smaller ones,
-    in the label as in the prediction, are left aside (BraTS 2023's lesion-wise evaluation has
-    such a limit too). A lesion is **detected** when a predicted component of that size shares
-    at least one voxel with it. A predicted component of that size is a **false positive** when
-    it shares no voxel with the label, not even with one of its small components. Connectivity
-    and the one shared voxel are those of the WMH challenge (Kuijf et al., TMI 2019) and of
-    ISLES'22. The rule is lenient towards a mask that floods the brain: read the sensitivity
-    beside the Dice.
+    in the label and in the prediction, are ignored (BraTS 2023's lesion-wise evaluation has a
+    similar limit). A lesion is **detected** if a predicted component of that size shares at
+    least one voxel with it. A predicted component of that size is a **false positive** if it
+    shares no voxel with the label, not even with one of its small components. Connectivity and
+    the criterion of one shared voxel are those of the WMH challenge (Kuijf et al., TMI 2019) and
+    of ISLES'22. The rule is lenient towards a mask that fills the brain, so read the sensitivity
+    together with the Dice.
 
     Parameters
     ----------
@@ -59,8 +59,8 @@ def lesion_counts(
     Returns
     -------
     LesionCounts
-        ``dice`` and the voxel counts are of the masks as they came, nothing left aside;
-        ``dice`` is None where the label is empty.
+        ``dice`` and the voxel counts are of the whole masks, including small components;
+        ``dice`` is None if the label is empty.
 
     Raises
     ------
@@ -75,17 +75,17 @@ def lesion_counts(
     predicted_kept = predicted_sizes >= min_voxels
     lesions_kept = lesion_sizes >= min_voxels
 
-    touched_lesions = np.zeros(lesion_sizes.size, dtype=bool)
-    touched_lesions[lesions[predicted_kept[predicted]]] = True
-    touching_predictions = np.zeros(predicted_sizes.size, dtype=bool)
-    touching_predictions[predicted[label]] = True
+    overlapped_lesions = np.zeros(lesion_sizes.size, dtype=bool)
+    overlapped_lesions[lesions[predicted_kept[predicted]]] = True
+    overlapping_predictions = np.zeros(predicted_sizes.size, dtype=bool)
+    overlapping_predictions[predicted[label]] = True
 
     predicted_voxels, label_voxels = int(prediction.sum()), int(label.sum())
     shared = int((prediction & label).sum())
     return LesionCounts(
         lesions=int(lesions_kept.sum()),
-        detected=int((lesions_kept & touched_lesions).sum()),
-        false_positives=int((predicted_kept & ~touching_predictions).sum()),
+        detected=int((lesions_kept & overlapped_lesions).sum()),
+        false_positives=int((predicted_kept & ~overlapping_predictions).sum()),
         dice=2 * shared / (predicted_voxels + label_voxels) if label_voxels else None,
         predicted_voxels=predicted_voxels,
         label_voxels=label_voxels,
@@ -100,7 +100,7 @@ def summarise_lesions(counts: Sequence[LesionCounts]) -> dict[str, float | None]
     dict
         ``subject_dice``: mean over the scans with a label; ``lesion_sensitivity``: detected over
         all lesions, pooled over the scans; ``false_positives_per_scan``: mean over all scans,
-        those without a label included. None where there is nothing to divide by.
+        including those without a label. None if the denominator is 0.
     """
     dices = [count.dice for count in counts if count.dice is not None]
     lesions = sum(count.lesions for count in counts)
@@ -136,7 +136,7 @@ def lesion_table(
     Returns
     -------
     list of Lesion
-        By volume, descending; then by peak score, descending; then by the place in the array.
+        Sorted by volume, descending; then by peak score, descending; then by array position.
         The centroid is that of the voxel centres, unweighted. The peak is the first voxel, in
         the array's order, with the component's highest score.
 
@@ -184,7 +184,7 @@ def lesion_table(
 
 
 def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
-    """``(X, Y, Z)`` numbers from 1 (0 is background), and each component's size, 0's being 0."""
+    """Number components ``(X, Y, Z)`` from 1, and return their sizes; background is 0, size 0."""
     components, _ = ndimage.label(mask, structure=_TWENTY_SIX_NEIGHBOURS)
     sizes = np.bincount(components.ravel(), minlength=1)
     sizes[0] = 0
@@ -192,7 +192,7 @@ def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.
 
 
 def _to_world(indices: NDArray[np.float64], affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``(K, 3)`` voxel indices to ``(K, 3)`` millimetres."""
+    """Convert ``(K, 3)`` voxel indices to ``(K, 3)`` millimetres."""
     world: NDArray[np.float64] = indices @ affine[:3, :3].T + affine[:3, 3]
     return world
 

@@ -15,15 +15,15 @@ class Metric(NamedTuple):
     Attributes
     ----------
     key
-        In ``metrics.json`` and in the files of a comparison.
+        Its key in ``metrics.json`` and in the files of a comparison.
     heading
-        Of its column in a table.
+        The heading of its column in tables.
     needs
-        Without one of these the metric is null.
+        If one of these is missing, the metric is null.
     resampled
-        Whether a bootstrap over subjects gives an interval for it.
+        True if a bootstrap over subjects gives an interval for it.
     oracle
-        Whether its threshold is chosen on the test labels.
+        True if its threshold is chosen on the test labels.
     """
 
     key: str
@@ -39,7 +39,7 @@ class Metric(NamedTuple):
 
 
 AUPRO_RD4AD = Metric("aupro_rd4ad", "AUPRO as in RD4AD's code", ("outlines",), resampled=False)
-"""Another number than AUPRO: they must not stand in one column."""
+"""A different metric from AUPRO; the two must not share a column."""
 
 METRICS = (
     Metric("image_auroc", "image AUROC", ("images",)),

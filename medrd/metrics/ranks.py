@@ -1,4 +1,4 @@
-"""Models against models: ranks, how far two rankings agree, p-values corrected for their number."""
+"""Ranks of models, agreement of rankings, and p-values corrected for multiple tests."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ def average_ranks(
     values: Sequence[float | None], *, higher_is_better: bool = True
 ) -> list[float | None]:
     """Rank 1 for the best; ties share the mean of their ranks; None and NaN have no rank."""
-    known = [i for i, value in enumerate(values) if _known(value)]
-    signed = np.array([values[i] for i in known], dtype=np.float64)
+    defined = [i for i, value in enumerate(values) if _defined(value)]
+    signed = np.array([values[i] for i in defined], dtype=np.float64)
+    ordered = stats.rankdata(-signed if higher_is_better else signed)
     ranks: list[float | None] = [None] * len(values)
-    for i, rank in zip(known, stats.rankdata(-signed if higher_is_better else signed), strict=True):
+    for i, rank in zip(defined, ordered, strict=True):
         ranks[i] = float(rank)
     return ranks
 
 
 def kendall_tau_b(a: Sequence[float | None], b: Sequence[float | None]) -> float | None:
-    """Kendall's tau-b over the places where both are known, in [-1, 1].
+    """Kendall's tau-b over the positions where both values are defined, in [-1, 1].
 
-    None if there are fewer than two such places or one side is all ties.
+    None if there are fewer than two such positions, or one side is all ties.
     """
     return _correlation(stats.kendalltau, a, b)
 
@@ -36,7 +37,7 @@ def spearman(a: Sequence[float | None], b: Sequence[float | None]) -> float | No
 
 
 class Agreement(NamedTuple):
-    """How far two groups of rankings agree; numbers are None where they would say nothing."""
+    """Agreement between two groups of rankings; correlations are None if not defined."""
 
     models: list[str]
     kendall_tau_b: float | None
@@ -47,18 +48,18 @@ def rank_agreement(
     a: Sequence[Mapping[str, float | None]],
     b: Sequence[Mapping[str, float | None]],
     *,
-    judged_from: int = 3,
+    min_models: int = 3,
 ) -> Agreement:
     """Compare two domains, each with one or more tables of model -> value (higher is better).
 
-    Models without a value in some table are left aside, and the others ranked anew among
-    themselves. Of several tables of one domain the mean rank counts. Below ``judged_from``
-    models no number is given: two models always agree or disagree wholly.
+    Only models with a value in every table are ranked. If a domain has several tables, the mean
+    rank over them counts. With fewer than ``min_models`` models the correlations are None, as two
+    models always agree or disagree completely.
     """
     tables = [*a, *b]
-    models = [m for m in tables[0] if all(_known(table.get(m)) for table in tables)]
+    models = [m for m in tables[0] if all(_defined(table.get(m)) for table in tables)]
     sides = [_mean_ranks([[table[m] for m in models] for table in side]) for side in (a, b)]
-    if len(models) < judged_from:
+    if len(models) < min_models:
         return Agreement(models, None, None)
     return Agreement(models, kendall_tau_b(*sides), spearman(*sides))
 
@@ -66,7 +67,7 @@ def rank_agreement(
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values, in the given order (Scand J Stat 6:65-70, 1979).
 
-    Controls the chance of any false claim among all of them, however they depend on each other.
+    The procedure controls the family-wise error rate under any dependence.
     """
     count = len(p_values)
     adjusted = [0.0] * count
@@ -78,12 +79,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _mean_ranks(rows: Sequence[Sequence[float | None]]) -> list[float]:
-    """Columns' mean rank over rows in which every value is known."""
+    """The mean rank of each column over rows without missing values."""
     ranks = np.array([average_ranks(row) for row in rows], dtype=np.float64)
     return [float(rank) for rank in ranks.mean(axis=0)]
 
 
-def _known(value: float | None) -> bool:
+def _defined(value: float | None) -> bool:
     return value is not None and not math.isnan(value)
 
 
@@ -92,8 +93,8 @@ def _correlation(
     a: Sequence[float | None],
     b: Sequence[float | None],
 ) -> float | None:
-    pairs = [(x, y) for x, y in zip(a, b, strict=True) if _known(x) and _known(y)]
-    # One side all ties: nothing to correlate, and scipy would warn and give NaN.
+    pairs = [(x, y) for x, y in zip(a, b, strict=True) if _defined(x) and _defined(y)]
+    # If one side is all ties, scipy would warn and give NaN.
     if len(pairs) < 2 or any(len(set(side)) < 2 for side in zip(*pairs, strict=True)):
         return None
     value, _ = statistic(*zip(*pairs, strict=True))

@@ -1,4 +1,4 @@
-"""The components of anomalies in images, and the weights that make each count alike in AUPRO."""
+"""Connected components of anomalies, and the weights that make them count equally in AUPRO."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def region_weights(
         ``(H, W)`` or ``(N, H, W)`` bool. Components are found in each image by itself, with
         8-connectivity.
     mask
-        The evaluated region, shaped as the labels; None for all. A component stays one even where
-        the mask cuts it in two; its size counts the pixels inside the mask only, and a component
-        wholly outside does not count.
+        The evaluated region, with the shape of the labels; None for all pixels. A component that
+        the mask cuts in two stays one component; its size counts only pixels inside the mask, and
+        a component wholly outside does not count.
 
     Returns
     -------
     weights
-        ``(P,)`` float64 of the anomalous pixels inside the mask, in the order of the array, so
-        of ``labels[mask]`` where that is True.
+        ``(P,)`` float64, one for each anomalous pixel inside the mask, in array order (that of
+        the True values of ``labels[mask]``).
     components
-        The number of components, which is also what the weights add up to.
+        The number of components, to which the weights add up.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def region_weights(
 
 
 def _bounding_box(label: NDArray[np.bool_]) -> tuple[slice, slice] | None:
-    """The smallest box that holds every True of an image; None if there is none."""
+    """The smallest box that contains every True value; None if there is none."""
     rows = np.flatnonzero(label.any(axis=1))
     if not rows.size:
         return None

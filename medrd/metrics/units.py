@@ -1,8 +1,8 @@
-"""What every subject (or picture) adds to a data set, in common bins: ready to be drawn again.
+"""Counts of each unit (subject or picture) in common bins of scores, for resampling.
 
-Confidence intervals come from drawing subjects anew, a thousand times. Rank metrics need only
-counts at thresholds, and counts add up: with every unit counted in the same bins of scores, a
-resample is a weighted sum of rows.
+Confidence intervals come from resampling subjects a thousand times. Rank metrics need only counts
+at thresholds, and counts add up: if every unit is counted in the same bins of scores, a resample
+is a weighted sum of rows.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from medrd.metrics.histogram import Histogram, merge
 from medrd.metrics.names import RESAMPLED
 
 _NO_THRESHOLD = -1
-"""Stands for ``Units.flagged`` in files where no calibrated threshold exists."""
+"""Fills ``Units.flagged`` in files if there is no calibrated threshold."""
 
 _CELLS = 1_000_000
-"""Elements of the largest temporary array, so some 100 MB at the peak."""
+"""Most elements of a temporary array; some 100 MB at the peak."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Units:
     Attributes
     ----------
     ids
-        ``U`` different names; groups under several seeds or models are matched by them.
+        ``U`` different names, by which units of several seeds or models are matched.
     scores
         ``(K,)`` float32 ascending: the lowest score in each bin.
     negatives, positives
@@ -40,12 +40,12 @@ class Units:
     pro_weights
         ``(U, K)`` float32 sums of the pixels' PRO weights.
     components
-        ``(U,)`` int64, the components that the weights stand for.
+        ``(U,)`` int64 numbers of components.
     image_scores, image_labels, image_units
-        ``(I,)`` float32, bool and int64: slices or pictures, and whose they are (an index into
-        ``ids``).
+        ``(I,)`` float32, bool and int64: each slice's or picture's score, label, and the index
+        of its unit in ``ids``.
     dice
-        ``(U,)`` float64, Dice at the calibrated threshold, NaN where undefined.
+        ``(U,)`` float64, Dice at the calibrated threshold, NaN if undefined.
     flagged
         ``(U, 3)`` int64, a :class:`medrd.metrics.Confusion` a row: false positives, true
         positives and positives at the calibrated threshold; None without a threshold.
@@ -92,7 +92,7 @@ class Units:
             raise ValueError(msg)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Arrays for ``np.savez_compressed``, none of them pickled."""
+        """Plain arrays for ``np.savez_compressed``."""
         arrays = {item.name: getattr(self, item.name) for item in fields(self)}
         if self.flagged is None:
             arrays["flagged"] = np.full((len(self.ids), 3), _NO_THRESHOLD, dtype=np.int64)
@@ -100,7 +100,7 @@ class Units:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Undo :meth:`to_arrays`.
+        """Rebuild units from the arrays of :meth:`to_arrays`.
 
         Raises
         ------
@@ -125,32 +125,31 @@ def make_units(
     flagged: Sequence[Confusion] | None = None,
     bins: int = 2048,
 ) -> Units:
-    """Count every unit's pixels in bins common to all.
+    """Count every unit's pixels in common bins.
 
-    The bins follow the data. On its way down from the highest score, the data set gathers a
-    share of all positives, a share of all negatives, and the logarithm of what is flagged
-    relative to the logarithm of everything; a bin ends whenever the three together have grown
-    by ``3 / bins``. So positives and negatives are both resolved where they lie dense, and the
-    logarithm resolves the top, where a few false positives decide the precision. A score that
-    alone makes up so much (a plateau of ties) has a bin for itself; so have all scores if there
-    are no more than ``bins``. A bin with several scores holds less than ``6 / bins`` of either
-    class; by that the binning changes a data set's AUROC by at most ``1.5 / bins`` and its AUPRO
-    by ``3 / bins / max_fpr``, and usually by a hundredth of that.
+    The bins follow the data. From the highest score downwards, three shares grow from 0 to 1: that
+    of the positives, that of the negatives, and the logarithm of the number of flagged pixels
+    relative to that of all. A bin ends whenever the sum of the three has grown by ``3 / bins``. So
+    both classes are resolved where they are dense, and the logarithm resolves the top, where a
+    few false positives decide the precision. A score whose ties alone reach that limit has its own
+    bin; so do all scores if there are no more than ``bins``. A bin with several scores has less
+    than ``6 / bins`` of either class, so binning changes a data set's AUROC by at most
+    ``1.5 / bins`` and its AUPRO by ``3 / bins / max_fpr``, and usually by a hundredth of that.
 
     Parameters
     ----------
     ids
         ``U`` names of subjects or pictures.
     histograms
-        One a unit, in the same order (see :func:`medrd.metrics.count_pixels`).
+        One per unit, in the same order (see :func:`medrd.metrics.count_pixels`).
     image_scores, image_labels, image_units
-        ``(I,)``: slices' or pictures' scores, whether they are anomalous, and the unit's index.
+        ``(I,)``: each slice's or picture's score, label (True if anomalous) and unit index.
     dice
-        ``(U,)`` at the calibrated threshold; NaN, as without the argument, where undefined.
+        ``(U,)`` at the calibrated threshold, NaN if undefined; without it, all are NaN.
     flagged
-        ``U``, at that threshold; without it, no pixel Dice.
+        ``U`` confusions at that threshold; without them there is no pixel Dice.
     bins
-        About how many; at most twice as many come out, where there are many plateaus.
+        Approximate number of bins; with many ties there may be up to twice as many.
 
     Raises
     ------
@@ -203,17 +202,17 @@ def weighted_metrics(
     Parameters
     ----------
     weights
-        ``(B, U)`` whole numbers: how often each unit occurs in each of ``B`` data sets. All
-        ones give the metrics of the data set itself; image metrics, Dice at the threshold and
-        the subjects' Dice exactly, the others up to the binning (see :func:`make_units`).
+        ``(B, U)`` integers: how often each unit occurs in each of ``B`` data sets. If all are 1,
+        the metrics are those of the data set: exact for image metrics and Dice, up to the binning
+        for the others (see :func:`make_units`).
     max_fpr
-        Where the AUPRO's interval ends, in (0, 1].
+        The false-positive rate at which AUPRO's interval ends, in (0, 1].
 
     Returns
     -------
     dict
-        ``(B,)`` for each name in :data:`medrd.metrics.names.RESAMPLED`; NaN where a class is
-        empty, and for what the units do not hold (no PRO weights, no calibrated threshold).
+        ``(B,)`` for each name in :data:`medrd.metrics.names.RESAMPLED`; NaN if a class is empty,
+        or if the units lack what the metric needs (PRO weights, a calibrated threshold).
 
     Raises
     ------
@@ -246,7 +245,7 @@ def weighted_metrics(
 
 @dataclass(frozen=True, eq=False)
 class _Pixels:
-    """A row a unit, ``(U, K)``, highest scores first; and ``(U,)`` components."""
+    """Counts ``(U, K)``, highest scores first, and components ``(U,)``."""
 
     negatives: Floats
     positives: Floats
@@ -284,7 +283,7 @@ class _Pixels:
 
 @dataclass(frozen=True, eq=False)
 class _Images:
-    """``(I,)`` images, scores descending, and where each distinct score begins."""
+    """``(I,)`` images by descending score, and the index at which each distinct score begins."""
 
     labels: NDArray[np.bool_]
     units: NDArray[np.int64]
@@ -322,16 +321,16 @@ def _dice(units: Units, times: Floats) -> dict[str, Floats]:
 
 
 def _common_bins(whole: Histogram, bins: int) -> NDArray[np.intp]:
-    """``(K,)`` ascending: at which of the data set's bins a common bin begins."""
+    """``(K,)`` ascending: indices of the data set's bins at which a common bin begins."""
     if whole.keys.size <= bins:
         return np.arange(whole.keys.size)
     tp, fp = (np.cumsum(counts[::-1]) for counts in (whole.positives, whole.negatives))
-    # From 0 to `bins` on the way down, a third of it from each of the three.
+    # Grows from 0 to `bins` with falling scores; each of the three terms adds a third.
     reached = (bins / 3) * (
         tp / max(tp[-1], 1) + fp / max(fp[-1], 1) + np.log1p(tp + fp) / np.log1p(tp[-1] + fp[-1])
     )
-    alone = np.diff(reached, prepend=0) >= 1
+    own_bin = np.diff(reached, prepend=0) >= 1
     ends = np.append(np.diff(np.floor(reached)) != 0, True)
-    # On the way down a bin ends before the next cell begins, and after a score of its own.
-    ends[:-1] |= alone[:-1]
+    # With falling scores, a bin ends before the next step, and after a score with its own bin.
+    ends[:-1] |= own_bin[:-1]
     return np.flatnonzero(ends[::-1])

@@ -1,6 +1,6 @@
-"""A scan and its map, small enough for a web page: cropped, in 8 and 16 bits, as NIfTI.
+"""A scan and its map, made small enough for a web page: cropped NIfTI files of 8 and 16 bits.
 
-What a page shows is a copy for looking at; :attr:`EmbeddedScan.notes` says what it lacks.
+:attr:`EmbeddedScan.notes` tells the reader how these copies differ from the scan.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from medrd.draw.overlay import MARGIN_VOXELS
 from medrd.images.box import bounding_box
 
 STEPS_PER_UNIT = 128
-"""Scores are kept to this part of the threshold, rounded down: no voxel crosses it. A power of
-two, which NIfTI's scaling holds exactly."""
+"""Scores are rounded down to 1/128 of the threshold, so no voxel crosses it. NIfTI's scaling
+represents a power of two exactly."""
 
 MAX_BYTES = 8_000_000
-"""Of the volumes together; in a page's base64 10.7 MB, and with viewer and picture under 15 MB."""
+"""Limit for all volumes together: 10.7 MB as base64, and a page of less than 15 MB."""
 
 _MAX_SIDE_VOXELS = 512
-"""Of a 3D texture that every graphics chip with WebGL 2 can hold (the standard asks for 256)."""
+"""Largest side of a 3D texture: WebGL 2 guarantees 256, and all graphics chips support 512."""
 
 
 @dataclass(frozen=True)
 class EmbeddedScan:
-    """Compressed NIfTI files on one grid, and what was done to get there.
+    """Compressed NIfTI files on one grid, and how they were made.
 
     Attributes
     ----------
     image
         8 bits over ``window``; 0 is the background.
     heat
-        Scores in units (of the threshold, where there is one).
+        Scores divided by ``unit`` of :func:`embed_scan` (the threshold, if there is one).
     truth
         0 and 1; None without a label.
     window
-        Values of the scan that are shown black and white.
+        The scan's values that are shown black and white.
     factor
-        Edge of the blocks of voxels that became one.
+        Edge of the blocks of voxels that were merged into one.
     notes
-        For the reader, a sentence each.
+        Sentences for the reader.
     """
 
     image: bytes
@@ -55,7 +55,7 @@ class EmbeddedScan:
 
     @property
     def size(self) -> int:
-        """Bytes of all."""
+        """Bytes of all files together."""
         return len(self.image) + len(self.heat) + len(self.truth or b"")
 
 
@@ -68,17 +68,17 @@ def embed_scan(
     truth: NDArray[np.bool_] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> EmbeddedScan:
-    """Cut to what is not background and, if that is still too much, shrink by whole factors.
+    """Crop the background and, if the rest is still too large, shrink it by an integer factor.
 
-    Places in mm stay where they are. Blocks of voxels become the mean of the scan, the highest
-    score and any lesion, so that a small finding is not lost.
+    Positions in mm do not change. A block of voxels gets its mean intensity, its highest score,
+    and a label if any voxel has one, so that a small finding is not lost.
 
     Parameters
     ----------
     image, score_map, truth
         (X, Y, Z) on one grid.
     unit
-        The score that is called 1.
+        The score that becomes 1.
     """
     box = bounding_box((image != 0) | (score_map > 0), MARGIN_VOXELS)
     affine = affine @ _shifted([part.start for part in box])
@@ -104,22 +104,22 @@ def _embed(
 ) -> EmbeddedScan:
     low, high = window
     image = _blocks(image, factor).mean(axis=(1, 3, 5), dtype=np.float32)
-    # 255 values above the background's, a third of them for what is brighter than the window.
+    # Value 0 is the background; a third of the other 255 is for values brighter than the window.
     step = (high - low) * 1.5 / 254
     grey = np.clip(np.round((image - low) / step) + 1, 1, 255) * (image != 0)
     scores = _blocks(score_map, factor).max(axis=(1, 3, 5))
     levels = np.floor(np.maximum(scores, 0) / np.float32(unit) * STEPS_PER_UNIT)
-    # Division rounds: what is at the threshold has to stay there.
+    # Division rounds, but a score at the threshold must stay there.
     levels = np.where(scores >= np.float32(unit), np.maximum(levels, STEPS_PER_UNIT), levels)
     affine = affine @ _shrunk(factor)
     notes = [
-        "Only the part of the scan that is not background, in 8 bits; scores rounded down to "
+        "The viewer shows the scan without background, in 8 bits, and scores rounded down to "
         f"1/{STEPS_PER_UNIT} of the colour bar's unit. The tables come from the full map."
     ]
     if factor > 1:
         notes.append(
-            f"Shown at 1/{factor} of the scan's resolution, to keep this page small: blocks of "
-            f"{factor} × {factor} × {factor} voxels, each with its highest score."
+            f"To keep this page small, the scan is shown at 1/{factor} of its resolution: each "
+            f"block of {factor} × {factor} × {factor} voxels shows its highest score."
         )
     return EmbeddedScan(
         image=_nifti(grey.astype(np.uint8), affine, slope=step, inter=low - step),
@@ -138,7 +138,7 @@ def _any_lesion(truth: NDArray[np.bool_], factor: int) -> NDArray[np.uint8]:
 
 
 def _window(image: NDArray[np.float32]) -> tuple[float, float]:
-    """What is black and what is white: as in the still pictures, from 1 to 99.5 % of the brain."""
+    """Values shown black and white: percentiles 1 and 99.5 of the brain, as in the figures."""
     brain = image[image != 0]
     if not brain.size:
         return 0.0, 1.0
@@ -147,7 +147,7 @@ def _window(image: NDArray[np.float32]) -> tuple[float, float]:
 
 
 def _blocks(array: NDArray, factor: int) -> NDArray:
-    """(X, Y, Z) as (x, factor, y, factor, z, factor), the edges filled with background."""
+    """Reshape (X, Y, Z) to (x, factor, y, factor, z, factor), padded with background."""
     padded = np.pad(array, [(0, -n % factor) for n in array.shape])
     x, y, z = (n // factor for n in padded.shape)
     return padded.reshape(x, factor, y, factor, z, factor)
@@ -160,7 +160,7 @@ def _shifted(start: list[int]) -> NDArray[np.float64]:
 
 
 def _shrunk(factor: int) -> NDArray[np.float64]:
-    """From indices of blocks to those of voxels: a block's centre lies between its voxels."""
+    """Affine from block indices to voxel indices: a block's centre is between its voxels."""
     matrix = np.diag([factor, factor, factor, 1.0])
     matrix[:3, 3] = (factor - 1) / 2
     return matrix
@@ -178,4 +178,4 @@ def _nifti(
     header["scl_slope"], header["scl_inter"] = slope, inter
     header["vox_offset"] = header.single_vox_offset
     content = header.binaryblock + b"\0\0\0\0" + array.tobytes(order="F")
-    return gzip.compress(content, mtime=0)  # equal volumes are equal bytes
+    return gzip.compress(content, mtime=0)  # without a time, equal volumes give equal bytes

@@ -1,4 +1,4 @@
-"""The page that lists what was predicted, a row for each scan or picture."""
+"""The page that lists predictions, one row per scan or picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _Entry = Entry[PredictionRecord]
 
 
 def _size(entry: _Entry) -> float | None:
-    """The size of all findings: ml of a scan, pixels of a picture."""
+    """The size of all findings together: ml for a scan, pixels for a picture."""
     record = entry.record
     if not record.is_scan:
         return record.anomalous_pixels
@@ -41,12 +41,12 @@ def _columns(entries: Sequence[_Entry]) -> list[Column[PredictionRecord]]:
         Column(f"largest, {unit}", _largest, show),
         Column("Dice", lambda entry: entry.dice, "{:.3f}".format),
         Column("warnings", lambda entry: len(entry.record.warnings) or None, count),
-        Column("not judged", lambda entry: len(entry.record.not_judged) or None, count),
+        Column("not checked", lambda entry: len(entry.record.not_judged) or None, count),
     ]
 
 
 def index_page(entries: Sequence[_Entry], *, title: str, failed: Sequence[str]) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Parameters
     ----------
@@ -56,27 +56,27 @@ def index_page(entries: Sequence[_Entry], *, title: str, failed: Sequence[str]) 
     models = [entry.record.model for entry in entries]
     names = sorted({f"{model.name} {model.hash[:12]}" for model in models})
     notes = [
-        "Percentile: the share of calibration scans or pictures that score lower. "
+        "Percentile: the share of calibration scans or pictures with a lower score. "
         "Colours are in units of each model's calibrated threshold, the same on every page.",
     ]
     records = [entry.record for entry in entries]
     if any(record.percentile is not None and not calibrated_whole(record) for record in records):
         notes.append(
-            "Calibration scans that are not healthy as a whole score by their healthy slices "
-            "alone: percentiles among them tend to be high."
+            "Some calibration scans are not entirely healthy and were scored by their healthy "
+            "slices only, so percentiles tend to be high."
         )
     if any(record.not_judged for record in records):
         notes.append(
-            "Not judged: how many things the guard, which warns of what is unlike the training "
-            "data, cannot say. Each page names them."
+            "Not checked: the number of properties that could not be compared with the training "
+            "data. Each page lists them."
         )
     return listing_page(
         entries,
         _columns(entries),
         title=title,
-        summary=f"{len(entries)} predicted by {', '.join(names)}. A click on a heading sorts."
+        summary=f"{len(entries)} predicted by {', '.join(names)}. Click a heading to sort."
         if entries
-        else "Nothing to show.",
+        else "There is nothing to show.",
         failed=failed,
         notes=notes,
         thumbnail_px=_THUMBNAIL_PX,

@@ -1,4 +1,4 @@
-"""Pages that are one table: a row a result with its thumbnail, sortable by every column."""
+"""Pages with one sortable table: a row per result, with a thumbnail."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Entry(Generic[AnyRecord]):
     Attributes
     ----------
     href
-        Its page or picture, relative to this one.
+        Address of its page or picture, relative to this page.
     still
-        A PNG to make a thumbnail of.
+        A PNG file for the thumbnail.
     dice
-        Overlap of mask and label, where there are both.
+        Dice of mask and label, if there are both.
     """
 
     record: AnyRecord
@@ -37,14 +37,14 @@ class Entry(Generic[AnyRecord]):
 
 @dataclass(frozen=True)
 class Column(Generic[AnyRecord]):
-    """What a row shows under a heading.
+    """A column of the table.
 
     Attributes
     ----------
     value
-        What it sorts by; None where there is nothing.
+        The value that the column sorts by; None shows a dash.
     shown
-        The value as text.
+        Formats the value as text.
     """
 
     name: str
@@ -62,14 +62,14 @@ def listing_page(
     notes: Sequence[str],
     thumbnail_px: int,
 ) -> str:
-    """The page as HTML. Columns in which no row has a value are left out.
+    """Render the page as HTML. Columns without any value are left out.
 
     Parameters
     ----------
     failed
-        A sentence about each result that is missing.
+        A sentence about each missing result.
     thumbnail_px
-        Twice the size in the table, for sharp screens.
+        Largest side of thumbnails: twice their size in the table, for high-resolution screens.
     """
     shown = [c for c in columns if any(c.value(entry) is not None for entry in entries)]
     rows = [
@@ -104,7 +104,7 @@ def _cell(column: Column[AnyRecord], entry: Entry[AnyRecord]) -> dict[str, str]:
 
 
 def _thumbnail(still: bytes, side_px: int) -> str:
-    """A small JPEG of a PNG, as base64."""
+    """Shrink a PNG to a small JPEG, as base64."""
     with Image.open(io.BytesIO(still)) as picture:
         small = picture.convert("RGB")
     small.thumbnail((side_px, side_px))

@@ -1,4 +1,4 @@
-"""Web pages that need nothing but themselves: templates filled, styles and scripts inside."""
+"""Self-contained web pages: filled templates that include their styles and scripts."""
 
 from __future__ import annotations
 
@@ -22,27 +22,25 @@ NOTICE = "Research use only; not a medical device."
 _GENERATOR = '<meta name="generator" content="medrd '
 _STAMP = re.compile(r'<meta name="medrd" content="([^"]*)">')
 _HEAD_CHARACTERS = 20_000
-"""In which a page says what it is."""
+"""The generator and the stamp of a page are within so many characters."""
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of ``pages/templates`` as text; every value is escaped.
+    """Fill a template of ``pages/templates``; every value is escaped.
 
-    A value ``stamp`` is not shown, but can be read again: :func:`read_stamp`.
+    The value ``stamp`` is not shown; :func:`read_stamp` reads it from the page.
     """
     values = {"version": version("medrd"), "notice": NOTICE, "stamp": None, **values}
     return _environment().get_template(template).render(values)
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a page, atomically, over nothing but an earlier page of medrd's.
-
-    One that says the same already is left alone.
+    """Write a page atomically, unless it is unchanged; only pages by medrd are replaced.
 
     Raises
     ------
     OutputError
-        Another file of that name is there, or the page cannot be written.
+        The file exists and is not a page by medrd, or the page cannot be written.
     """
     OutputFolder(path.parent).refuse_taken(
         [path], ours=is_own_page(path), result="report", remedy="Move the file away."
@@ -52,13 +50,13 @@ def write_page(path: Path, text: str) -> None:
 
 
 def as_base64(content: bytes) -> str:
-    """For data URIs and scripts; its letters need no escaping."""
+    """Base64 as text, for data URIs and scripts; it needs no escaping."""
     return base64.b64encode(content).decode("ascii")
 
 
 @cache
 def packed_niivue() -> str:
-    """The viewer, compressed: a third of its size in every page."""
+    """The viewer's script, compressed to a third of its size, as base64."""
     return as_base64(gzip.compress(_static("niivue/niivue.umd.js").encode(), mtime=0))
 
 
@@ -68,16 +66,16 @@ def is_own_page(path: Path) -> bool:
 
 
 def read_stamp(path: Path) -> Any:
-    """What a page was stamped with as it was rendered, as of JSON; None without a stamp."""
-    found = _STAMP.search(_head(path))
+    """The decoded stamp with which a page was rendered; None if it has none."""
+    stamp = _STAMP.search(_head(path))
     try:
-        return json.loads(html.unescape(found[1])) if found else None
+        return json.loads(html.unescape(stamp[1])) if stamp else None
     except ValueError:
         return None
 
 
 def _head(path: Path) -> str:
-    """The beginning of a page; nothing where it cannot be read."""
+    """The beginning of a page; empty if it cannot be read."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return file.read(_HEAD_CHARACTERS)
@@ -100,5 +98,5 @@ def _environment() -> Environment:
 
 @cache
 def _static(name: str) -> str:
-    """A file of ``pages/static``; templates mark those as safe that are scripts and styles."""
+    """Read a file of ``pages/static``; templates mark scripts and styles as safe."""
     return (files("medrd.pages") / "static" / name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Parts that the pages of scans and of pictures share."""
+"""Parts shared by the pages of scans and of pictures."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from medrd.draw.heat import COLOUR_MAP, HeatScale
 from medrd.run.record import PredictionRecord
 
 NODES = 32
-"""Points of the colour map, between which viewers interpolate."""
+"""Number of points of the colour map; viewers interpolate between them."""
 
 
 def colour_bar(scale: HeatScale) -> dict[str, Any]:
-    """The values of ``bar.html``, the same on every page of a report."""
+    """The values for ``bar.html``, which are the same on every page of a report."""
     colours = (to_hex(colormaps[COLOUR_MAP](i / (NODES - 1))) for i in range(NODES))
     return {
         "ramp": ", ".join(colours),
@@ -25,23 +25,23 @@ def colour_bar(scale: HeatScale) -> dict[str, Any]:
 
 
 def no_findings(scale: HeatScale) -> str:
-    """Why the table of findings is empty."""
+    """The reason why the table of findings is empty."""
     if scale.threshold:
-        return "None: nothing connected reaches the calibrated threshold."
-    return "Not looked for: the model has no calibrated threshold."
+        return "None: no connected region reaches the calibrated threshold."
+    return "Not available: the model has no calibrated threshold."
 
 
 def calibrated_whole(record: PredictionRecord) -> bool:
-    """Whether all slices of the calibration scans were healthy, so that there is a p-value.
+    """True if all slices of the calibration scans were healthy, so that there is a p-value.
 
-    Otherwise a scan is compared with scores over fewer slices than its own, and its percentile
+    Otherwise calibration scans are scored by fewer slices than this one, whose percentile then
     tends to be high.
     """
     return record.p_value is not None
 
 
 def standing(record: PredictionRecord) -> list[tuple[str, str]]:
-    """Percentile and p-value among the calibration scans or pictures, as far as there are any."""
+    """Percentile and p-value among the calibration scans or pictures, if there are any."""
     normal, noun, count = "healthy", "scan", record.healthy_scans
     if not record.is_scan:
         normal, noun, count = "normal", "picture", record.normal_pictures
@@ -50,7 +50,7 @@ def standing(record: PredictionRecord) -> list[tuple[str, str]]:
         plural = noun + "s" * (count != 1)
         text = f"higher than {record.percentile:.0f} % of {count} calibration {plural}"
         if not calibrated_whole(record):
-            text += f" (by {'their' if count != 1 else 'its'} {normal} slices alone)"
+            text += f" (scored by {'their' if count != 1 else 'its'} {normal} slices only)"
         rows.append(("", text))
     if record.p_value is not None:
         rows.append(("p-value", f"{record.p_value:.3g}"))
@@ -64,10 +64,11 @@ def provenance(record: PredictionRecord) -> list[tuple[str, str]]:
         rows += [(channel, path), ("sha256", record.input_hashes[channel])]
     if record.label:
         rows.append(("label", record.label))
-    rows += [("model", record.model.name), ("its hash", record.model.hash)]
+    rows += [("model", record.model.name), ("model hash", record.model.hash)]
     if record.threshold is not None and record.threshold_target_fpr is not None:
-        share = f"{100 * record.threshold_target_fpr:g} % of what is healthy reaches it"
-        rows.append(("threshold", f"{record.threshold:.6g}: in calibration, {share}"))
+        noun = "healthy voxels" if record.is_scan else "normal pixels"
+        share = f"{100 * record.threshold_target_fpr:g} % of the {noun} in calibration reach it"
+        rows.append(("threshold", f"{record.threshold:.6g}: {share}"))
     identity = record.identity
     rows.append(("computed", f"on {identity['device']} in {identity['precision']}"))
     rows.append(("versions", ", ".join(f"{k} {v}" for k, v in record.versions.items())))

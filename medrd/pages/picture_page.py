@@ -1,4 +1,4 @@
-"""A picture's page: the heat map over it, its findings, and where they come from."""
+"""A picture's page: the heat map over it, its findings and their provenance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def picture_page(
     index: str | None = None,
     stamp: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def picture_page(
     factor = -(-max(height, width) // LARGEST_SIDE_PX)
     shown = np.clip(blocks(image, factor).mean(axis=(1, 3)), 0, 1)
     heat = blocks(score_map, factor).max(axis=(1, 3))
-    notes = [] if factor == 1 else [f"Shown at 1/{factor} of the picture's resolution."]
+    notes = [] if factor == 1 else [f"The picture is shown at 1/{factor} of its resolution."]
     return render(
         "picture.html",
         title=record.subject,
@@ -78,14 +78,14 @@ def picture_page(
 
 
 def _coloured(heat: NDArray[np.float32], scale: HeatScale) -> NDArray[np.floating]:
-    """(H, W) scores as (H, W, 4), as faint below the threshold as in the still pictures."""
+    """Scores (H, W) as colours (H, W, 4), with the same opacity as in the figures."""
     colours = colormaps[COLOUR_MAP](np.clip(heat / scale.top, 0, 1))
     colours[..., 3] = scale.alpha(heat)
     return colours
 
 
 def _png(array: NDArray[np.floating]) -> str:
-    """(H, W, 3 or 4) in [0, 1] as a PNG in base64."""
+    """Encode (H, W, 3 or 4) in [0, 1] as a PNG file in base64."""
     target = io.BytesIO()
     Image.fromarray(np.round(array * 255).astype(np.uint8)).save(target, format="PNG")
     return as_base64(target.getvalue())

@@ -13,7 +13,7 @@ from medrd.run.table import cell
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: what is read, and what it sorts by and leads to."""
+    """A table's cell: its text, the value that it sorts by, and an address that it links to."""
 
     text: str
     value: float | None = None
@@ -22,7 +22,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings that sort."""
+    """A table that can be sorted by each of its columns."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -30,7 +30,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file with its caption, and where a click leads."""
+    """A PNG file with its caption, and an address that it links to."""
 
     caption: str
     png: bytes
@@ -38,13 +38,13 @@ class Picture:
 
     @property
     def png_base64(self) -> str:
-        """For a data URI."""
+        """The file for a data URI."""
         return as_base64(self.png)
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; what is empty is left out."""
+    """A part of the page; empty fields are not shown."""
 
     heading: str
     facts: Sequence[tuple[str, str]] = ()
@@ -56,14 +56,14 @@ class Section:
 
 
 def run_page(title: str, sections: Sequence[Section], *, warnings: Sequence[str] = ()) -> str:
-    """The page as HTML."""
+    """Render the page as HTML."""
     return render("run.html", title=title, sections=sections, warnings=warnings)
 
 
 def metrics_rows(content: Mapping[str, Any]) -> Table:
-    """The model of a ``metrics.json``, its categories and baselines, a row each.
+    """The table of a ``metrics.json``: a row for the model, each category and each baseline.
 
-    Columns in which no row has a value are left out; intervals stand behind the model's own.
+    Columns without any value are left out. The model's own values are followed by intervals.
     """
     model = content["protocol"]["model"]
     intervals = content.get("intervals", {})

@@ -1,4 +1,4 @@
-"""A scan's page: three planes to move through, its findings, and where they come from."""
+"""A scan's page: a viewer with three planes, the findings and their provenance."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from medrd.run.record import PredictionRecord
 
 @dataclass(frozen=True)
 class ScanView:
-    """What a scan's page is made from.
+    """The content of a scan's page.
 
     Attributes
     ----------
     scale
-        The same for all scans of a report.
+        The colour scale, the same for all scans of a report.
     embedded
         The scan, its map in the scale's units, and its label.
     dice
-        Overlap of the mask and the label, where there are both.
+        Dice of mask and label, if there are both.
     still
-        A PNG, for browsers without WebGL.
+        A PNG file for browsers without WebGL.
     stamp
         See :func:`medrd.pages.page.render`.
     """
@@ -42,7 +42,7 @@ class ScanView:
 
 
 def scan_page(view: ScanView, *, index: str | None = None) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def scan_page(view: ScanView, *, index: str | None = None) -> str:
 
 
 def format_volume(volume_mm3: float) -> str:
-    """In ml from a tenth on.
+    """Format a volume in mm³, or from 0.1 ml on in ml.
 
     >>> format_volume(64.0), format_volume(2345.6)
     ('64 mm³', '2.3 ml')
@@ -109,7 +109,7 @@ def _finding(row: Mapping[str, Any], scale: HeatScale) -> dict[str, str]:
 
 
 def _colour_nodes() -> dict[str, list[int]]:
-    """The colour map as niivue takes it; nothing is drawn where there is no score."""
+    """The colour map in niivue's format; a score of 0 is transparent."""
     places = [i / (NODES - 1) for i in range(NODES)]
     colours = [colormaps[COLOUR_MAP](place, bytes=True) for place in places]
     red, green, blue = ([int(colour[i]) for colour in colours] for i in range(3))

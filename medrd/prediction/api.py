@@ -1,4 +1,4 @@
-"""The verbs on scans and pictures in memory: ``medrd.load(path).predict(scan)``."""
+"""Prediction of scans and pictures in memory: ``medrd.load(path).predict(scan)``."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class AnomalyMap:
     scan_score
         The highest score of a slice, or the score of a picture.
     slice_scores
-        (S,) float32, for the slices that hold enough brain; (1,) for a picture.
+        (S,) float32, one for each slice with enough brain; (1,) for a picture.
     warnings
-        What is unusual about the input, and how it differs from the model's training scans.
+        Anything unusual about the input, and its differences from the model's training scans.
     threshold
         The calibrated threshold of the mask.
     not_judged
-        What could not be compared with the training scans, and why.
+        Properties that could not be compared with the training scans, with reasons.
     """
 
     scores: NDArray[np.float32]
@@ -75,21 +75,21 @@ class LoadedModel:
         self._predictor = Predictor(model.detector, model.scoring(), execution)
 
     def predict(self, given: Volume | Mapping[str, Volume] | Picture) -> AnomalyMap:
-        """Score what the model was trained on.
+        """Compute the anomaly map of a scan or picture.
 
         Parameters
         ----------
         given
-            A volume, or volumes by modality where the model takes three; or a picture, read
+            A volume, or volumes by modality if the model takes several; or a picture, read
             with the model's ``recipe.value_range`` if that is set.
 
         Raises
         ------
         ModelError
-            A picture for a model of scans or a volume for one of pictures, or modalities
-            that the model was not trained on.
+            The input is a picture for a model of scans, a volume for a model of pictures, or has
+            modalities on which the model was not trained.
         InputError
-            Volumes on different grids, or without a brain.
+            The volumes are on different grids, or have no brain.
         """
         prepared = self.model.kind.prepare(given)
         paths = _paths(given, self.model.recipe.layout.modalities)
@@ -124,19 +124,19 @@ def plot(
     Parameters
     ----------
     given
-        What was predicted.
+        The scan or picture.
     result
-        What :meth:`LoadedModel.predict` returned, or a map on the input's grid.
+        The result of :meth:`LoadedModel.predict`, or a map on the input's grid.
     label
-        bool on that grid, outlined.
+        bool on that grid; it is outlined.
     threshold
-        For a bare map: the score that is called 1 in the colour bar. Without one the colours
-        reach to the map's own maximum, and the bar says so.
+        For a map without a threshold: the score that is 1 in the colour bar. Without any
+        threshold, the colours reach to the map's maximum, and the bar is labelled accordingly.
 
     Raises
     ------
     GridMismatchError
-        A map or a label of another shape.
+        The map or the label has another shape.
     """
     if isinstance(result, AnomalyMap):
         scores, threshold = result.scores, threshold or result.threshold
@@ -147,7 +147,7 @@ def plot(
         if array is not None and array.shape != shape:
             raise GridMismatchError(
                 noun,
-                expected=f"the shape of what was predicted, {shape}",
+                expected=f"the shape of the input, {shape}",
                 found=str(array.shape),
                 remedy="Give the map and the label on the input's own grid.",
             )
@@ -178,20 +178,20 @@ def read(
     Parameters
     ----------
     frame
-        Of a 4D NIfTI file or series, from 0.
+        Index of the frame of a 4D NIfTI file or series, from 0.
     series
-        Series Instance UID, for a folder that holds several.
+        Series Instance UID, for a folder with several series.
     max_voxels
-        Budget of voxels or pixels; default: 512³ and 100 million.
+        Limit on voxels or pixels; default: 512³ and 100 million.
     value_range
-        Of a picture: which values become 0 and 1; see :func:`medrd.images.picture.read_picture`.
+        The picture's values that become 0 and 1; see :func:`medrd.images.picture.read_picture`.
 
     Raises
     ------
     InputError
         See :func:`medrd.images.read.read_volume` and :func:`medrd.images.picture.read_picture`.
     ConfigError
-        A frame or series of a picture, or a value range for a NIfTI file.
+        A frame or series is given for a picture, or a value range for a scan.
     """
     if Path(path).suffix.lower() in PICTURE_ENDINGS:
         refuse_frame(path, frame)
@@ -202,9 +202,9 @@ def read(
     if value_range is not None:
         raise ConfigError(
             path,
-            expected="no value range: a scan is normalised by its own brain",
+            expected="no value range, as scans are normalised over their brain",
             found=str(value_range),
-            remedy="Leave value_range out.",
+            remedy="Remove value_range.",
         )
     return read_volume(
         path, frame=frame, series=series, max_voxels=max_voxels or DEFAULT_MAX_VOXELS
@@ -214,7 +214,7 @@ def read(
 def _paths(
     given: Volume | Mapping[str, Volume] | Picture, modalities: Sequence[str]
 ) -> dict[str, Path | None]:
-    """Where the volumes of these modalities were read from; a picture's name tells nothing."""
+    """The file of each modality's volume; none for a picture, whose name is not checked."""
     if isinstance(given, Picture):
         return {}
     volumes = {modalities[0]: given} if isinstance(given, Volume) else given

@@ -1,4 +1,4 @@
-"""Results of a BIDS dataset as a BIDS derivative: what stands at its top."""
+"""The top-level files of a BIDS derivative, for the results of a BIDS dataset."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from medrd.files import write_json, write_text
 _IGNORED = ("*_anomalymap.*", ERRORS_NAME, REPORT_NAME, PAGES_NAME, f"{PAGES_NAME}/**")
 _README = """Anomaly maps by medrd. Research use only; not a medical device.
 
-`*_anomalymap.nii.gz` is the score of each voxel on the grid of its source, `.json` beside it what
-was found, `*_label-L_*_mask.nii.gz` where the score reaches the calibrated threshold.
+`*_anomalymap.nii.gz` has the anomaly score of each voxel, on the grid of its source. The `.json`
+file of the same name lists the findings. `*_label-L_*_mask.nii.gz` marks voxels whose score reaches
+the calibrated threshold.
 """
 
 
 def describe_derivative(cases: Sequence[Case], out: Path) -> None:
     """Write ``dataset_description.json``, ``README`` and ``.bidsignore`` if the inputs are BIDS.
 
-    What somebody added to them, or wrote in their place, stays.
+    Changes that users made to these files are kept.
 
     Raises
     ------
     ConfigError
-        Scans of two datasets, or of none among those of one.
+        The scans come from two datasets, or only some come from one.
     OutputError
         ``out`` is another dataset.
     """
@@ -45,8 +46,8 @@ def describe_derivative(cases: Sequence[Case], out: Path) -> None:
         raise ConfigError(
             second.first_file,
             expected="scans of one BIDS dataset in one call",
-            found=f"another input besides {first.first_file}",
-            remedy="Run medrd predict once for each, with another --out.",
+            found=f"an input outside the dataset of {first.first_file}",
+            remedy="Run medrd predict for each of them, with different --out.",
         )
     (case,) = origins.values()
     assert case.origin is not None
@@ -54,9 +55,9 @@ def describe_derivative(cases: Sequence[Case], out: Path) -> None:
     if (out / DESCRIPTION_NAME).exists() and first_maker.get("Name") != "medrd":
         raise OutputError(
             out,
-            expected="a folder of its own for the results",
+            expected="a separate folder for the results",
             found="a BIDS dataset that medrd did not make",
-            remedy="Give another --out, for instance derivatives/medrd in the dataset.",
+            remedy="Choose another --out, for instance derivatives/medrd in the dataset.",
         )
     description = derivative_description(case.origin, out, version("medrd"))
     write_json(out / DESCRIPTION_NAME, description)
@@ -66,16 +67,16 @@ def describe_derivative(cases: Sequence[Case], out: Path) -> None:
 
 
 def _ignore(path: Path) -> None:
-    """Add what the validator must pass over to what is ignored already."""
+    """Add patterns of files that the validator must ignore, and keep existing ones."""
     try:
-        there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        existing = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     except (OSError, ValueError) as error:
         raise OutputError(
             path,
             expected="a text file, or none",
             found=str(error),
-            remedy="Move it away, or give another --out.",
+            remedy="Move it away, or choose another --out.",
         ) from None
-    missing = [line for line in _IGNORED if line not in there]
+    missing = [line for line in _IGNORED if line not in existing]
     if missing:
-        write_text(path, "\n".join([*there, *missing]) + "\n")
+        write_text(path, "\n".join([*existing, *missing]) + "\n")

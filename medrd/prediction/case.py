@@ -1,6 +1,6 @@
-"""One input of ``medrd predict``: read, put through the model, and written with its record.
+"""Reading one input of ``medrd predict``, predicting it, and writing results with a record.
 
-What differs between scans and pictures is behind :class:`medrd.data.kind.Kind`.
+:class:`medrd.data.kind.Kind` hides the differences between scans and pictures.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from medrd.files import file_hash, write_json
 from medrd.prediction.guard import Likeness, compare_with_training, refuse
 from medrd.prediction.native import (
     NATIVE_ENDINGS,
-    WayBack,
-    way_back,
+    NativeSpace,
+    find_native_space,
     write_native,
 )
 from medrd.prediction.options import DEFAULTS, PredictOptions
-from medrd.run.attempt import attempt
 from medrd.run.calibration import standing
 from medrd.run.device import choose_execution
+from medrd.run.input_errors import catch_input_error
 from medrd.run.model_folder import Model
 from medrd.run.output_folder import OutputFolder, refuse_others
 from medrd.run.outputs import make_folder, remove
@@ -40,19 +40,19 @@ logger = logging.getLogger("medrd.predict")
 
 
 class Done(NamedTuple):
-    """A case that has been predicted: its score, and how it differs from the training scans."""
+    """A predicted case: its score, and its differences from the training scans."""
 
     score: float
     differences: tuple[str, ...]
 
 
 Outcome = Done | InputError | None
-"""The outcome of a case; None if it was done before."""
+"""The outcome of a case; None if an earlier call finished it."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A call of ``medrd predict``, without its inputs, as it is sent to other processes.
+    """A call of ``medrd predict`` without its inputs, for other processes.
 
     Attributes
     ----------
@@ -67,19 +67,19 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """An input that has been read."""
+    """An input after reading."""
 
     case: Case
     opened: Opened
     hashes: dict[str, str]
     likeness: Likeness
-    back: WayBack | None = None
+    native: NativeSpace | None = None
     record_time: int | None = None
-    """When its record was last written, before it was read; None if there was none."""
+    """Time at which an existing record was written, before reading it; None without one."""
 
 
 class CasePredictor:
-    """A model at work on the inputs of a job, one at a time."""
+    """Predicts the inputs of a job with a model, one at a time."""
 
     def __init__(self, model: Model, job: Job) -> None:
         self._out, self._options = job.out, job.options
@@ -88,8 +88,8 @@ class CasePredictor:
         self._folder = OutputFolder(job.out, job.protected, model.kind.files.noun)
         execution = choose_execution(job.options.device, model.config.train.precision)
         self._predictor = Predictor(model.detector, model.scoring(), execution)
-        # Maps differ in their last bits between precisions and devices, so these belong to
-        # what a finished input is compared by.
+        # Maps differ in their last bits between precisions and devices, so a finished result
+        # is valid only for the same ones.
         self._identity = {
             "model": model.hash,
             "precision": execution.precision,
@@ -98,14 +98,14 @@ class CasePredictor:
         }
 
     def read(self, case: Case) -> Loaded | InputError | None:
-        """The case's slices, or why it has none; None if it is done already."""
-        return attempt(case.first_file, lambda: self._read(case))
+        """Read a case's slices, or return the error; None if an earlier result is valid."""
+        return catch_input_error(case.first_file, lambda: self._read(case))
 
     def finish(self, item: Loaded | InputError | None) -> Outcome:
-        """Predict and write what has been read."""
+        """Predict a case after reading, and write the results."""
         if item is None or isinstance(item, InputError):
             return item
-        return attempt(item.case.first_file, lambda: self._write(item))
+        return catch_input_error(item.case.first_file, lambda: self._write(item))
 
     def __call__(self, case: Case) -> Outcome:
         """Read, predict and write."""
@@ -115,7 +115,7 @@ class CasePredictor:
         return case.output(self._out, files_of(case, self._kind.files).record)
 
     def _is_done(self, path: Path, record: Record | None, hashes: dict[str, str]) -> bool:
-        """Whether an earlier result is of these inputs, whole, and what this call asks for."""
+        """True if an earlier result is of these inputs, complete, and as this call requests."""
         if record is None:
             return False
         if self._options.strict and record.unlike_training != []:
@@ -130,16 +130,16 @@ class CasePredictor:
         hashes = {c: source_hash(s) for c, s in case.subject.images.items()}
         if not self._options.overwrite and self._is_done(path, record, hashes):
             return None
-        back = way_back(case.first_file) if self._options.native else None
+        native = find_native_space(case.first_file) if self._options.native else None
         files = files_of(case, self._kind.files)
         self._folder.refuse_taken(
             [case.output(self._out, ending) for ending in files.endings],
-            # A killed call leaves a map without a record.
+            # A killed call may leave a map without a record.
             ours=record is not None or self._kind.is_own_map(case.output(self._out, files.map)),
         )
         if not self._options.overwrite:
             refuse_others(path, record, case, whole=False)
-        if back is not None:
+        if native is not None:
             for ending in NATIVE_ENDINGS:
                 target = case.output(self._out, ending)
                 self._folder.refuse_taken([target], ours=self._kind.is_own_map(target))
@@ -148,10 +148,10 @@ class CasePredictor:
         likeness = compare_with_training(opened.prepared, self._model, case.subject.paths)
         if self._options.strict:
             refuse(case.first_file, likeness.differences)
-        return Loaded(case, opened, hashes, likeness, back, record_time)
+        return Loaded(case, opened, hashes, likeness, native, record_time)
 
     def _write(self, item: Loaded) -> Done | None:
-        """The JSON comes last, so its presence means finished."""
+        """Write the results; the JSON file comes last, so its presence means finished."""
         case, opened, origin, out = item.case, item.opened, item.case.origin, self._out
         files = files_of(case, self._kind.files)
         start = time.perf_counter()
@@ -159,7 +159,7 @@ class CasePredictor:
         prediction = self._predictor.on_grid(opened.prepared, threshold)
         scored, seconds = len(prediction.image_scores), time.perf_counter() - start
         logger.debug("%s: %d %s in %.2f s", case.subject.id, scored, files.pieces, seconds)
-        # A process that others take for dead may come so late that they have done its scan.
+        # If this process was declared dead, another may have finished the scan meanwhile.
         path = self._record_path(case)
         if _time_of(path) != item.record_time and self._is_done(
             path, Record.read(path), item.hashes
@@ -167,7 +167,7 @@ class CasePredictor:
             return None
         paths = {"map": case.output(out, files.map)}
         make_folder(paths["map"].parent)
-        # What this model or call does not write must not stay behind from an earlier one.
+        # Outputs of an earlier call that this one does not write must not remain.
         stale = (files.record, files.mask, files.overlay, *([BIDS_MASK_SIDECAR] if origin else []))
         for ending in stale:
             remove(case.output(out, ending))
@@ -184,10 +184,10 @@ class CasePredictor:
             if origin:
                 sidecar = case.output(out, BIDS_MASK_SIDECAR)
                 write_json(sidecar, mask_sidecar(origin, threshold))
-        native: dict[str, Any] = {}
-        if item.back is not None:
-            native = write_native(
-                item.back,
+        native_entry: dict[str, Any] = {}
+        if item.native is not None:
+            native_entry = write_native(
+                item.native,
                 case,
                 out,
                 prediction,
@@ -204,7 +204,7 @@ class CasePredictor:
         record = PredictionRecord(
             **(map_sidecar(origin) if origin else {}),
             subject=case.subject.id,
-            # Absolute: a later call may run in another folder.
+            # Absolute paths, because a later call may run in another folder.
             inputs={c: str(path.absolute()) for c, path in case.subject.paths.items()},
             frame=first.frame,
             series=first.series,
@@ -216,7 +216,7 @@ class CasePredictor:
                 normal=self._kind.normal,
                 noun=self._kind.files.noun,
             ),
-            **native,
+            **native_entry,
             warnings=list(opened.prepared.warnings),
             unlike_training=list(item.likeness.differences),
             not_judged=list(item.likeness.unchecked),
@@ -234,7 +234,7 @@ class CasePredictor:
 
 
 def _time_of(path: Path) -> int | None:
-    """When a file was last written, in ns; None if it is not there."""
+    """A file's time of modification in ns; None if it does not exist."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

@@ -1,4 +1,4 @@
-"""The guard at prediction: is this scan like those that the model was trained on?"""
+"""The guard at prediction: compares a scan with the model's training scans."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from medrd.run.model_folder import Model
 logger = logging.getLogger("medrd.predict")
 
 Paths = Mapping[str, Path | None]
-"""By channel, the file or the series' folder that it comes from; None for a volume in memory."""
+"""Channel -> its file or the series' folder; None for a volume in memory."""
 _SHOWN = 3
-"""Number of scans that a warning about many of them names."""
+"""Number of scans that a warning about many scans names."""
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How an input compares with the model's training scans.
+    """The comparison of an input with the model's training scans.
 
     Attributes
     ----------
     differences
         A sentence for each difference.
     unchecked
-        What could not be compared, and why: no difference in it means nothing.
+        Properties that could not be compared, with reasons.
     """
 
     differences: tuple[str, ...]
@@ -40,40 +40,39 @@ class Likeness:
 def compare_with_training(prepared: Prepared, model: Model, paths: Paths) -> Likeness:
     """Compare an input with the model's training scans.
 
-    By its looks, where the model has a profile; and by its files' names, where they end as
-    BraTS's or BIDS's do and those of the training scans did too: a T1 scan may look like a FLAIR
-    scan.
+    Images are compared if the model has a profile. File names are checked too, since a T1 scan may
+    look like a FLAIR scan: their modality must be right, if they have endings like those of BraTS
+    or BIDS and the training scans had too.
     """
-    unchecked = (*_blind_to_all(model), *_nameless(model, paths))
+    unchecked = (*_never_checked(model), *_nameless(model, paths))
     if model.profile is None or prepared.traits is None:
         return Likeness((), unchecked)
-    found = _by_names(paths) if model.profile.named else []
-    return Likeness((*found, *unlike(prepared.traits, model.profile)), unchecked)
+    misnamed = _by_names(paths) if model.profile.named else []
+    return Likeness((*misnamed, *unlike(prepared.traits, model.profile)), unchecked)
 
 
 def check_strict(model: Model, subjects: Sequence[Subject]) -> None:
-    """Warn of what ``--strict`` cannot check.
+    """Warn about properties that ``--strict`` cannot check.
 
     Raises
     ------
     ConfigError
-        Nothing can be checked at all.
+        It cannot check anything.
     """
-    blind = _blind_to_all(model)
+    unchecked = _never_checked(model)
     if model.profile is None:
         raise ConfigError(
             "--strict",
             expected="a model with a profile of its training scans",
-            found="; ".join(f"not judged is {reason}" for reason in blind),
-            remedy="Leave --strict out, or train a model of scans with this version of medrd.",
+            found="; ".join(f"a model that cannot check {reason}" for reason in unchecked),
+            remedy="Remove --strict, or train a model of scans with this version of medrd.",
         )
-    for reason in blind:
-        logger.warning("--strict does not judge %s", reason)
+    for reason in unchecked:
+        logger.warning("--strict cannot check %s", reason)
     nameless = [subject.id for subject in subjects if _nameless(model, subject.paths)]
     if nameless:
         logger.warning(
-            "--strict does not judge the file names of %d of %d scans, which do not say what they "
-            "are: %s",
+            "--strict cannot check the file names of %d of %d scans, which name no modality: %s",
             len(nameless),
             len(subjects),
             ", ".join(nameless[:_SHOWN]) + (", …" if len(nameless) > _SHOWN else ""),
@@ -85,16 +84,16 @@ def refuse(where: str | Path, differences: tuple[str, ...]) -> None:
     if differences:
         raise UnlikeTrainingError(
             where,
-            expected="a scan like those that the model was trained on",
+            expected="a scan like those on which the model was trained",
             found="; ".join(differences),
-            remedy="Mend the scan, take a model for its kind, or leave --strict out.",
+            remedy="Correct the scan, use a model for scans like it, or remove --strict.",
         )
 
 
-def _blind_to_all(model: Model) -> list[str]:
-    """What cannot be checked of any scan with this model."""
+def _never_checked(model: Model) -> list[str]:
+    """Properties that cannot be checked with this model, for any scan."""
     if not model.kind.volumetric:
-        return ["anything: the guard knows scans, no pictures"]
+        return ["anything: the guard checks scans, not pictures"]
     if model.profile is None:
         return ["anything: the model file has no profile of its training scans"]
     return not_judged(model.profile)
@@ -109,11 +108,11 @@ def _by_names(paths: Paths) -> list[str]:
 
 
 def _nameless(model: Model, paths: Paths) -> list[str]:
-    """A sentence for each name that does not tell a modality, though names are checked."""
+    """If names are checked, a sentence for each name without a modality."""
     if model.profile is None or not model.profile.named:
         return []
     return [
-        f"file name: {path.name} does not say what it is"
+        f"file name: {path.name} names no modality"
         if path is not None
         else f"file name: the {channel} volume has none"
         for channel, path in paths.items()
@@ -122,5 +121,5 @@ def _nameless(model: Model, paths: Paths) -> list[str]:
 
 
 def _kind(channel: str, path: Path | None) -> str | None:
-    """The modality that a name tells; None if it tells none, or the channel is no modality."""
+    """The modality in a file's name; None if it has none, or the channel is no modality."""
     return None if path is None or channel not in MODALITIES else named_kind(path)

@@ -1,4 +1,4 @@
-"""Maps of prepared scans, back on the grid of the scanner."""
+"""Maps of prepared scans, resampled to the raw scan's grid."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ NATIVE_ENDINGS = ("_native_anomaly.nii.gz", "_native_mask.nii.gz")
 
 
 @dataclass(frozen=True, eq=False)
-class WayBack:
-    """From a prepared scan's grid to its raw scan's."""
+class NativeSpace:
+    """The raw grid of a prepared scan, and the transform to it."""
 
     origin: Origin
     blank: Volume
@@ -41,11 +41,11 @@ class WayBack:
     def scores(
         self, array: NDArray[np.float32], affine: NDArray[np.float64]
     ) -> NDArray[np.float32]:
-        """A map (X, Y, Z) on the raw grid, linearly interpolated, 0 outside the prepared one."""
+        """Resample a map (X, Y, Z) linearly to the raw grid, with 0 outside the prepared one."""
         return self._sampled(array, affine, order=1)
 
     def labels(self, array: NDArray[np.int32], affine: NDArray[np.float64]) -> NDArray[np.int32]:
-        """Labels (X, Y, Z) on the raw grid, by nearest neighbours."""
+        """Resample labels (X, Y, Z) to the raw grid by nearest neighbour."""
         return self._sampled(array, affine, order=0)
 
     def _sampled(
@@ -58,20 +58,18 @@ class WayBack:
         return result
 
 
-def way_back(prepared: Path) -> WayBack:
-    """Where a scan that ``medrd prepare`` wrote came from.
+def find_native_space(prepared: Path) -> NativeSpace:
+    """Find the raw grid of a scan that ``medrd prepare`` wrote.
 
     Raises
     ------
     MissingInputError
-        No record beside it that knows this file, with the voxels that it has.
+        No record in the scan's folder lists this file with its content.
     FileFormatError
-        A record that is damaged.
+        A record is damaged.
     """
     for path in sorted(prepared.parent.glob(f"*{PREPARED_ENDING}")):
-        record = PreparedRecord.load(
-            path, remedy="Prepare the raw scan again, or leave --native out."
-        )
+        record = PreparedRecord.load(path, remedy="Prepare the raw scan again, or remove --native.")
         for name, origin in record.origins.items():
             output = record.outputs.get(name)
             if output is None or output.file != prepared.name:
@@ -79,36 +77,36 @@ def way_back(prepared: Path) -> WayBack:
             if output.sha256 != file_hash(prepared):
                 raise MissingInputError(
                     prepared,
-                    expected="the scan as medrd prepare wrote it, to find the way back",
-                    found="other content than its record says",
-                    remedy="Prepare the raw scan again, or leave --native out.",
+                    expected="the unchanged scan that medrd prepare wrote",
+                    found="content that differs from its record",
+                    remedy="Prepare the raw scan again, or remove --native.",
                 )
-            return WayBack(origin, origin.blank())
+            return NativeSpace(origin, origin.blank())
     raise MissingInputError(
         prepared,
-        expected="a scan that medrd prepare wrote, with its record beside it",
-        found=f"no *{PREPARED_ENDING} that names it",
-        remedy="Give the folder that medrd prepare wrote, or leave --native out: the map is then "
-        "on this scan's own grid already.",
+        expected="a scan that medrd prepare wrote, with its record in the same folder",
+        found=f"no *{PREPARED_ENDING} that lists it",
+        remedy="Give the folder that medrd prepare wrote, or remove --native: the map is on this "
+        "scan's own grid anyway.",
     )
 
 
 def native_mask(
-    back: WayBack, mask: NDArray[np.bool_], affine: NDArray[np.float64]
+    native: NativeSpace, mask: NDArray[np.bool_], affine: NDArray[np.float64]
 ) -> tuple[NDArray[np.bool_], int]:
-    """A mask (X, Y, Z) on the raw grid, and how many of its findings have no voxel there.
+    """Resample a mask (X, Y, Z) to the raw grid, and count findings that have no voxel there.
 
-    Thick slices pass small ones by: a voxel shows what lies at its centre.
+    Small findings may be between the centres of thick slices.
     """
     regions, _ = ndimage.label(mask, np.ones((3, 3, 3)))
     sizes = np.bincount(regions.ravel())
-    there = back.labels(regions, affine)
-    gone = np.setdiff1d(np.flatnonzero(sizes >= LEAST_VOXELS), there)
-    return there > 0, int(np.count_nonzero(gone))
+    resampled = native.labels(regions, affine)
+    lost = np.setdiff1d(np.flatnonzero(sizes >= LEAST_VOXELS), resampled)
+    return resampled > 0, int(np.count_nonzero(lost))
 
 
 def write_native(
-    back: WayBack,
+    native: NativeSpace,
     case: Case,
     out: Path,
     prediction: Prediction,
@@ -117,39 +115,41 @@ def write_native(
     description: str,
     threshold: float | None,
 ) -> dict[str, Any]:
-    """Write map and mask on the raw grid, enter them into ``paths``, and say what they hold.
+    """Write map and mask on the raw grid, add them to ``paths``, and return their record.
 
     Parameters
     ----------
     prediction
-        On the prepared grid.
+        The result on the prepared grid.
     description, threshold
-        Those of the map on the prepared grid.
+        The same as for the map on the prepared grid.
     """
     affine = inspect_nifti(case.first_file).affine
-    raw_scores = back.scores(prediction.grid_map, affine)
+    raw_scores = native.scores(prediction.grid_map, affine)
     paths["native_map"], mask_path = (case.output(out, ending) for ending in NATIVE_ENDINGS)
     write_score_map(
-        paths["native_map"], raw_scores, back.blank, description=description, threshold=threshold
+        paths["native_map"], raw_scores, native.blank, description=description, threshold=threshold
     )
-    found: dict[str, Any] = {"source": back.origin.path}
+    record: dict[str, Any] = {"source": native.origin.path}
     if prediction.mask is not None:
-        raw_mask, lost = native_mask(back, prediction.mask, affine)
+        raw_mask, lost = native_mask(native, prediction.mask, affine)
         if lost:
             logger.warning(
-                "%s: %d of its findings lie between the raw scan's slices: no voxel of the native "
-                "mask shows them, the prepared one does",
+                "%s: %d findings are between the raw scan's slices, so the native mask does not "
+                "show them; the prepared mask does",
                 case.subject.id,
                 lost,
             )
         paths["native_mask"] = mask_path
         write_nifti(
-            mask_path, raw_mask, back.blank, dtype="uint8", description=f"{MAKER} calibrated mask"
+            mask_path, raw_mask, native.blank, dtype="uint8", description=f"{MAKER} calibrated mask"
         )
-        found["findings_volume_mm3"] = float(raw_mask.sum() * back.blank.voxel_volume_mm3)
-        # The same least volume as on the prepared grid, whose voxels are smaller.
-        share = abs(float(np.linalg.det(affine[:3, :3]))) / back.blank.voxel_volume_mm3
+        record["findings_volume_mm3"] = float(raw_mask.sum() * native.blank.voxel_volume_mm3)
+        # The same smallest volume as on the prepared grid, whose voxels are smaller.
+        share = abs(float(np.linalg.det(affine[:3, :3]))) / native.blank.voxel_volume_mm3
         least = max(1, round(LEAST_VOXELS * share))
-        found["findings"] = lesion_table(raw_scores, raw_mask, back.blank.affine, min_voxels=least)
-        found["findings_without_voxel"] = lost
-    return {"native": found}
+        record["findings"] = lesion_table(
+            raw_scores, raw_mask, native.blank.affine, min_voxels=least
+        )
+        record["findings_without_voxel"] = lost
+    return {"native": record}

@@ -1,4 +1,4 @@
-"""The options of ``medrd predict``, made once and handed on whole."""
+"""The options of ``medrd predict`` as one object."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ class PredictOptions:
     Attributes
     ----------
     overwrite
-        Predict again what is done. Otherwise an input is skipped if the hashes of its files, of
-        the model and of its outputs are those on record, and fails if its name belongs to a result
-        of another input that still exists.
+        Predict finished inputs again. Otherwise an input is skipped if the recorded hashes of its
+        files, the model and the outputs are the same, and fails if its name belongs to a result of
+        another input that still exists.
     frame
         Frame of 4D scans, from 0.
     series
-        Series Instance UID, for DICOM folders that hold several.
+        Series Instance UID, for DICOM folders with several series.
     max_voxels
         Largest volume or picture; default: the model's config.
     device
         ``auto``, ``cpu``, ``cuda`` …
     strict
-        Fail inputs unlike the model's training scans. Otherwise they are warned of, in the log and
-        in their JSON (``unlike_training``), which also lists what could not be checked
+        Refuse inputs unlike the model's training scans. Otherwise there are warnings in the log and
+        in the JSON file (``unlike_training``), which also lists what could not be checked
         (``not_judged``).
     picture
         Also write an overlay as PNG.

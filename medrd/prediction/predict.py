@@ -1,6 +1,6 @@
-"""``medrd predict``: scans or pictures in, anomaly maps on their own grids out.
+"""``medrd predict``: writes anomaly maps of scans or pictures, on their own grids.
 
-Here is the loop over the inputs; :mod:`medrd.prediction.case` deals with each of them.
+This module loops over the inputs; :mod:`medrd.prediction.case` processes each of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medrd.prediction.options import DEFAULTS, PredictOptions
 from medrd.prediction.report import Report, find_records, report_predictions
 from medrd.prediction.work import PredictWork
 from medrd.run.failures import REPORT_STEP, Failure, all_failures, write_failures
-from medrd.run.folder_lock import alone_in
+from medrd.run.folder_lock import lock_folder
 from medrd.run.model_folder import Model, load_model
 from medrd.run.outputs import make_folder
 from medrd.run.progress import progress
@@ -35,17 +35,17 @@ logger = logging.getLogger("medrd.predict")
 
 @dataclass
 class PredictReport:
-    """What happened to each input.
+    """The outcomes of all inputs.
 
     Attributes
     ----------
     done, skipped
         Paths of the ``<stem>.json`` files: written now, or valid from an earlier run.
     errors
-        Inputs that failed in this call. ``errors.json`` also lists those that failed in earlier
-        calls, as long as they exist and are not predicted.
+        Errors of inputs that failed in this call. ``errors.json`` also lists those of earlier
+        calls, as long as their inputs exist and are not predicted.
     page
-        The report, if one was asked for.
+        The report, if requested.
     """
 
     done: list[Path] = field(default_factory=list)
@@ -101,8 +101,8 @@ def predict_inputs(
 ) -> PredictReport:
     """Predict scans or pictures one at a time, reading the next while one computes.
 
-    Memory does not grow with their number. An input that fails is reported in the result and in
-    ``errors.json``, and the others are done.
+    Memory does not grow with their number. If an input fails, its error is in the result and in
+    ``errors.json``, and the others are still predicted.
 
     Parameters
     ----------
@@ -113,30 +113,30 @@ def predict_inputs(
         results are then a BIDS derivative), DICOM series (a folder, or one of its files), folders
         of those. For a model of pictures: picture files and folders of those.
     runner
-        Who does the work: this process, or :class:`medrd.runner.on_ray.Ray`.
+        Runs the work in this process, or in others with :class:`medrd.runner.on_ray.Ray`.
 
     Raises
     ------
     MedrdError
-        Unusable model, nothing to do, two inputs with one output, a frame of a picture, or
-        ``strict`` with a model that has no profile of its training scans.
+        The model cannot be used, there is nothing to do, two inputs have the same output, a frame
+        is given for a picture, or ``strict`` for a model without a profile of its training scans.
     InterruptedRunError
-        On SIGTERM or Ctrl-C, after the input under way.
+        On SIGTERM or Ctrl-C, after the current input.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
     if options.native and not loaded.kind.volumetric:
         raise ConfigError(
             "--native",
-            expected="a model of scans, which medrd prepare can write",
-            found="one of pictures",
-            remedy="Leave --native out: maps are on the picture's own grid.",
+            expected="a model of scans that medrd prepare can write",
+            found="a model of pictures",
+            remedy="Remove --native: maps are on the picture's own grid.",
         )
     if options.shard and options.report:
         raise ConfigError(
             "--report",
             expected="a call for all inputs",
             found=f"--shard {options.shard}",
-            remedy="Leave --report out, and run medrd report when all shards are done.",
+            remedy="Remove --report, and run medrd report when all shards are done.",
         )
     cases, errors = loaded.kind.find(
         [Path(p) for p in inputs], frame=options.frame, series=options.series
@@ -156,13 +156,13 @@ def predict_cases(
     errors: Sequence[InputError] = (),
     runner: Runner = HERE,
 ) -> PredictReport:
-    """Predict what :func:`predict_inputs` has found; ``errors`` are about the rest."""
+    """Predict the cases that :func:`predict_inputs` found; ``errors`` are of unusable inputs."""
     if options.strict:
         check_strict(loaded, [case.subject for case in cases])
     result = PredictReport()
     files = loaded.kind.files
-    given = {path.resolve() for case in cases for path in case.subject.files}
-    job = Job(out, options, frozenset(given))
+    protected = {path.resolve() for case in cases for path in case.subject.files}
+    job = Job(out, options, frozenset(protected))
     if options.shard:
         cases = options.shard.of(sorted(cases, key=lambda case: case.output(Path(), "")))
     work = PredictWork(SharedModel(loaded), job)
@@ -193,10 +193,10 @@ def predict_cases(
         if len(outcomes) < len(cases):
             raise InterruptedRunError(
                 f"stopped after {len(outcomes)} of {len(cases)} {files.noun}s; finished ones are "
-                "kept. Run the same command again to go on."
+                "kept. Run the same command again to continue."
             )
     finally:
-        # In the order of the inputs, whatever the order in which they were done.
+        # Errors are listed in the order of the inputs, even if they were done in another.
         ended = [case for case in cases if record_of(case) in outcomes]
         failed = [(Path(error.where), error) for error in errors]
         failed += [
@@ -205,9 +205,9 @@ def predict_cases(
             if isinstance(outcome := outcomes[record_of(case)], InputError)
         ]
         result.errors = [error for _, error in failed]
-        with _alone_at_errors(out, options.shard):
-            known = [path for case in ended for path in case.subject.files]
-            listed = all_failures(out, failed, known)
+        with _lock_errors(out, options.shard):
+            files_seen = [path for case in ended for path in case.subject.files]
+            listed = all_failures(out, failed, files_seen)
             write_failures(out, listed)
     result.done += [record for record in records if isinstance(outcomes[record], Done)]
     result.skipped += [record for record in records if outcomes[record] is None]
@@ -218,9 +218,9 @@ def predict_cases(
     return result
 
 
-def _alone_at_errors(out: Path, shard: Shard | None) -> AbstractContextManager[None]:
-    """Let no other shard change ``errors.json`` between this one's reading and writing it."""
+def _lock_errors(out: Path, shard: Shard | None) -> AbstractContextManager[None]:
+    """Keep other shards from changing ``errors.json`` while this one updates it."""
     if shard is None:
         return nullcontext()
     make_folder(out)
-    return alone_in(out, "shard", wait=True)
+    return lock_folder(out, "shard", wait=True)

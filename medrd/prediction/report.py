@@ -1,4 +1,4 @@
-"""``medrd report`` on a folder of predictions: a page for each scan or picture, and an index."""
+"""``medrd report`` for a folder of predictions: a page per scan or picture, and an index."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ from medrd.run.record import PredictionRecord, Record
 
 logger = logging.getLogger("medrd.report")
 
-CODE_VERSION = 2
-"""Raise it whenever the same result would give another page: pages are then made again."""
+CODE_VERSION = 3
+"""Increase it whenever the same result gives another page, so that pages are made again."""
 
 
 @dataclass
 class Report:
-    """What was written.
+    """The pages of a report.
 
     Attributes
     ----------
     path
         The page to open.
     pages, kept
-        How many pages of scans or pictures were made, and how many were up to date.
+        Numbers of pages of scans or pictures that were made, and that were up to date.
     errors
-        Why results could not be shown. An earlier page of the same result is kept.
+        Errors of results that could not be shown; their earlier pages are kept.
     """
 
     path: Path
@@ -63,16 +63,16 @@ class Report:
 
 @dataclass(frozen=True)
 class _Stamp:
-    """How a page was made, as it is stored in the page.
+    """What a page was made from, as stored in the page.
 
     Attributes
     ----------
     key
-        Hash of all that it was made from.
+        Hash of everything from which the page was made.
     dice
-        Overlap of mask and label, where there are both.
+        Dice of mask and label, if there are both.
     problem
-        Why the label on record is not shown.
+        The reason why the recorded label is not shown, if so.
     """
 
     key: str
@@ -90,24 +90,24 @@ class _Stamp:
 
 @dataclass(frozen=True)
 class _Predicted:
-    """A record, and the file that it was read from."""
+    """A record, and the file from which it was read."""
 
     path: Path
     record: PredictionRecord
 
     @property
     def map(self) -> Path:
-        """Every result has one."""
+        """The map, which every result has."""
         return self.path.parent / self.record.outputs["map"].file
 
     def output(self, name: str) -> Path | None:
-        """The map, mask or picture; None if there is none."""
+        """The file of an output (map, mask or picture), or None."""
         output = self.record.outputs.get(name)
         return self.path.parent / output.file if output else None
 
 
 def find_records(folder: Path) -> list[Path]:
-    """The JSON files of predictions, of any version, in a folder and below, in order."""
+    """The sorted JSON files of predictions, of any version, in a folder and below."""
     visible = (
         path
         for path in folder.rglob("*.json")
@@ -174,7 +174,7 @@ def _enter(report: Report, error: InputError) -> None:
 def _up_to_date(
     item: _Predicted, page: Path, uncalibrated: HeatScale, index: str | None, *, href: str
 ) -> tuple[Entry[PredictionRecord], bool]:
-    """Its row, and whether its page had to be made. Raises InputError."""
+    """The result's row, and True if its page had to be made. Raises InputError."""
     source = _source(item)
     threshold = item.record.threshold
     scale = HeatScale(threshold, 2 * threshold) if threshold else uncalibrated
@@ -189,7 +189,7 @@ def _up_to_date(
 
 
 def _key(item: _Predicted, scale: HeatScale, index: str | None) -> str:
-    """Hash of all that a page is made from; the inputs count by their hashes on record."""
+    """Hash of everything from which a page is made, with the recorded hashes of the inputs."""
     label = item.record.label
     files = [*map(item.output, ("map", "mask", "picture")), Path(label) if label else None]
     code = [CODE_VERSION, version("medrd")]
@@ -209,10 +209,10 @@ def _entry(item: _Predicted, href: str, stamp: _Stamp) -> Entry[PredictionRecord
 
 
 def _shown(item: _Predicted, stamp: _Stamp) -> PredictionRecord:
-    """The record with everything that a reader must be warned of in one list."""
+    """The record with all warnings for the reader in one list."""
     record = item.record
-    odd = [f"Unlike the training scans: {text}" for text in record.unlike_training]
-    warnings = [*record.warnings, *odd, *([stamp.problem] if stamp.problem else [])]
+    unlike = [f"Unlike the training scans: {text}" for text in record.unlike_training]
+    warnings = [*record.warnings, *unlike, *([stamp.problem] if stamp.problem else [])]
     return record.model_copy(update={"warnings": warnings})
 
 
@@ -222,7 +222,7 @@ def _still(item: _Predicted) -> bytes | None:
 
 
 def _is_page_of(item: _Predicted, page: Path) -> bool:
-    """Whether an earlier page shows this very result: the same inputs, by the same model."""
+    """True if an earlier page shows the same result: the same inputs and the same model."""
     if not is_own_page(page):
         return False
     text = page.read_text(encoding="utf-8", errors="replace")
@@ -265,8 +265,8 @@ def _source(item: _Predicted) -> Source:
     if source_hash(source) != item.record.input_hashes[channel]:
         raise WrongKindError(
             source.path,
-            expected=f"the input that {item.path} is about",
-            found="other content under its name",
+            expected=f"the input of {item.path}",
+            found="a file of that name with other content",
             remedy="Predict it again.",
         )
     return source
@@ -275,7 +275,7 @@ def _source(item: _Predicted) -> Source:
 def _read_truth(
     record: PredictionRecord, volume: Volume
 ) -> tuple[NDArray[np.bool_] | None, str | None]:
-    """The label on the scan's grid, or why the one on record is not shown."""
+    """The label on the scan's grid, or the reason why the recorded one is not shown."""
     if not record.label:
         return None, None
     try:
@@ -285,7 +285,7 @@ def _read_truth(
 
 
 def _dice(item: _Predicted, truth: NDArray[np.bool_]) -> float | None:
-    """Overlap of the written mask and the label; None if either is missing or empty."""
+    """Dice of the written mask and the label; None if either is missing or empty."""
     path = item.output("mask")
     if path is None or not truth.any():
         return None
@@ -294,7 +294,7 @@ def _dice(item: _Predicted, truth: NDArray[np.bool_]) -> float | None:
 
 
 def _uncalibrated_scale(predicted: Sequence[_Predicted]) -> HeatScale:
-    """One scale for all maps without a threshold: up to the highest score of any of them."""
+    """A common scale for all maps without a threshold, up to the highest score of any map."""
     top = 0.0
     for item in predicted:
         if item.record.threshold is None:
@@ -307,7 +307,7 @@ def _uncalibrated_scale(predicted: Sequence[_Predicted]) -> HeatScale:
 
 
 def _remove_others(folder: Path, shown: set[Path]) -> None:
-    """Pages of ours that are no longer part of the report."""
+    """Remove pages by medrd that are no longer part of the report."""
     for path in folder.rglob("*.html") if folder.is_dir() else ():
         if path not in shown and is_own_page(path):
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What ``medrd predict`` does to each input, as it travels to other processes."""
+"""The work of ``medrd predict`` on each input, for any process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from medrd.runner.shared_model import SharedModel
 
 @dataclass(frozen=True)
 class PredictWork:
-    """What is done to each case; see :class:`medrd.runner.runner.Work`."""
+    """Predict each case; see :class:`medrd.runner.runner.Work`."""
 
     model: SharedModel
     job: Job
 
     @property
     def devices(self) -> tuple[str, Collection[str]]:
-        """The device of the call."""
+        """The device that the caller chose."""
         return "--device", {self.job.options.device}
 
     def open(self) -> CasePredictor:
@@ -32,5 +32,5 @@ class PredictWork:
         return case.subject.id
 
     def lost(self, case: Case, reason: str, /) -> Outcome:
-        """An error of this input alone."""
+        """The error for an input whose process died."""
         return lost_input(case.first_file, reason, limit="--max-voxels")

@@ -32,7 +32,7 @@ _TISSUE = 0.4
 
 
 def is_stripped(volume: Volume) -> bool:
-    """Whether the nonzero part has the size of a brain, in a background of exactly 0."""
+    """True if the nonzero part has the size of a brain, in a background of exactly 0."""
     inside = volume.array != 0
     ml = np.count_nonzero(inside) * volume.voxel_volume_mm3 / 1000
     return bool(LEAST_ML / 2 <= ml <= MOST_ML and 1 - inside.mean() >= _LEAST_AIR)

@@ -15,8 +15,8 @@ from medrd.images.volume import Volume
 _LEAST_VOXELS, _LEAST_MM = 4, 40.0
 """Minimum along each axis: enough for filters and splines, and less than any usable scan has."""
 _MOST_NEGATIVE = 0.05
-"""As a share of the 99th percentile. Ringing of splines is smaller; CT and z-scores go far
-below."""
+"""Lowest accepted value, as a share of the 99th percentile. Ringing of splines is smaller; CT and
+z-scores go far below."""
 
 
 def checked(volume: Volume) -> Volume:
@@ -68,7 +68,7 @@ def checked(volume: Volume) -> Volume:
 
 
 def shown(array: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where a scan has data: everything but exact zeros that extend to the edge of its field.
+    """Mask of a scan's data: all voxels but exact zeros that extend to the edge of its field.
 
     Measured air is hardly ever exactly 0; padded slices and the surroundings of a skull-stripped
     head are. Voxels next to data count as data, since the outlines of two modalities differ by as

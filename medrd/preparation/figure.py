@@ -35,11 +35,13 @@ def draw_prepared(
     brain, template
         (X, Y, Z) masks of the detected brain and of the template's.
     """
-    found, expected = (canonical(mask.astype(np.float32), affine)[0] for mask in (brain, template))
-    inside = (found + expected) > 0
+    detected, expected = (
+        canonical(mask.astype(np.float32), affine)[0] for mask in (brain, template)
+    )
+    inside = (detected + expected) > 0
     box = bounding_box(inside, MARGIN_VOXELS)
-    found, expected = found[box], expected[box]
-    centre = [n // 2 for n in found.shape]
+    detected, expected = detected[box], expected[box]
+    centre = [n // 2 for n in detected.shape]
     figure = dark_figure((9.6, 3.4 * len(images) + 0.6))
     axes = figure.subplots(len(images), len(PLANES), squeeze=False)
     for row, (channel, array) in zip(axes, images.items(), strict=True):
@@ -49,7 +51,7 @@ def draw_prepared(
         for ax, (name, axis, letters) in zip(row, PLANES, strict=True):
             ax.imshow(cut(scan, axis, centre[axis]), cmap="gray", vmin=low, vmax=high)
             ax.set_axis_off()
-            for mask, colour in ((expected, _TEMPLATE), (found, _BRAIN)):
+            for mask, colour in ((expected, _TEMPLATE), (detected, _BRAIN)):
                 outline(ax, cut(mask, axis, centre[axis]), 0.5, colour=colour, width=0.7)
             ax.set_title(f"{drawable(channel)}, {name}", color="white", fontsize=9)
             write_letters(ax, letters)

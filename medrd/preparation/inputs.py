@@ -1,4 +1,4 @@
-"""What ``medrd prepare`` finds: subjects with all modalities that there are of them."""
+"""Finds the subjects of ``medrd prepare``, each with all its modalities."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _FOLDERS = {
     "t1ce": ("t1ce", "t1c", "t1gd"),
     "t2": ("t2", "t2w"),
 }
-"""What a modality's folder may be called, in small letters."""
-_CALLED = {name: modality for modality, names in _FOLDERS.items() for name in names}
+"""Lower-case names of a modality's folder."""
+_MODALITY_OF_FOLDER = {name: modality for modality, names in _FOLDERS.items() for name in names}
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A scan.
+class _Scan:
+    """A scan of a subject.
 
     Attributes
     ----------
     home
-        Within this folder, scans of one place and name are one subject's.
+        Scans with the same place and name within this folder belong to one subject.
     place, name
-        Folder of its subject's results relative to ``--out``, and what the subject is called.
+        The folder of the subject's results relative to ``--out``, and the subject's name.
     """
 
     home: Path
@@ -56,7 +56,7 @@ class _Found:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Options:
     modality: str | None
     frame: int | None
     series: str | None
@@ -69,37 +69,37 @@ def find_raw(
     frame: int | None = None,
     series: str | None = None,
 ) -> tuple[list[Case], list[InputError]]:
-    """Subjects below what was given. What cannot be used is returned, so that the rest gets done.
+    """Find subjects in files and folders; errors of unusable inputs are returned.
 
-    Files whose names differ in their modality alone are one subject, whether they lie in one folder
-    or each in its own. So are scans in folders that are called as modalities are
-    (``patient/flair``, ``patient/T1w``): a series, or the only file there.
+    Files whose names differ only in the modality belong to one subject, whether they are in one
+    folder or in separate ones. So do scans in folders that are named after modalities
+    (``patient/flair``, ``patient/T1w``): a series, or the only file in the folder.
 
     Parameters
     ----------
     modality
-        Of files and series whose name does not say it.
+        Modality of files and series whose name has none.
     frame
-        Of 4D files, from 0.
+        Index of the frame of 4D files, from 0.
     series
-        Series Instance UID, for DICOM folders that hold several.
+        Series Instance UID, for DICOM folders with several series.
 
     Raises
     ------
     ConfigError
-        Nothing to do, an unknown modality, or two subjects of one name from two inputs.
+        There is nothing to do, the modality is unknown, or two inputs have subjects of one name.
     """
     if modality is not None and modality not in MODALITIES:
         raise ConfigError(
             "--modality",
             expected=f"one of {', '.join(MODALITIES)}",
             found=modality,
-            remedy="Name what the scans are.",
+            remedy="Give the modality of the scans.",
         )
-    wanted = _Wanted(modality, frame, series)
+    options = _Options(modality, frame, series)
     errors: list[InputError] = []
-    scans: list[_Found] = []
-    cases, problems = expand_all(inputs, lambda path, bad: _expand(path, wanted, scans, bad))
+    scans: list[_Scan] = []
+    cases, problems = expand_all(inputs, lambda path, bad: _expand(path, options, scans, bad))
     errors += problems
     cases += _gathered(scans, errors)
     what = "NIfTI files, BIDS datasets, DICOM series or folders of those"
@@ -115,14 +115,14 @@ def find_raw(
 
 
 def _expand(
-    path: Path, wanted: _Wanted, scans: list[_Found], errors: list[InputError]
+    path: Path, options: _Options, scans: list[_Scan], errors: list[InputError]
 ) -> list[Case]:
-    """Cases that are whole already (BIDS); single scans are added to ``scans``."""
+    """Return the cases of a BIDS dataset; other scans are added to ``scans``."""
     if path.is_dir() and (root := bids_root(path)):
-        return _bids(root, path, wanted, errors)
+        return _bids(root, path, options, errors)
     if path.is_dir():
         before = len(scans) + len(errors)
-        scans += _below(path, wanted, errors)
+        scans += _below(path, options, errors)
         if len(scans) + len(errors) == before:
             raise MissingInputError(
                 path,
@@ -132,7 +132,7 @@ def _expand(
             )
     elif is_dicom(path):
         folder = path.parent
-        scans.append(_series(folder, folder, wanted, wanted.series or series_of(path)))
+        scans.append(_series(folder, folder, options, options.series or series_of(path)))
     elif path.is_file() and not is_scan(path):
         raise MissingInputError(
             path,
@@ -140,77 +140,77 @@ def _expand(
             found=f"a file named {path.name}",
             remedy="Convert the scan to NIfTI first.",
         )
-    else:  # a missing file becomes a scan too: reading it says what is wrong
-        name, modality = _file(path, wanted)
+    else:  # reading reports a missing file
+        name, modality = _file(path, options)
         home = _patient(path.parent)
-        scans.append(_Found(home, Path(), name, modality, Source(path, wanted.frame)))
+        scans.append(_Scan(home, Path(), name, modality, Source(path, options.frame)))
     return []
 
 
-def _below(root: Path, wanted: _Wanted, errors: list[InputError]) -> list[_Found]:
-    """Scans in a folder's tree; what was prepared is raw no more."""
-    found: list[_Found] = []
+def _below(root: Path, options: _Options, errors: list[InputError]) -> list[_Scan]:
+    """The scans in a folder's tree, without prepared ones."""
+    result: list[_Scan] = []
     files: dict[Path, list[tuple[str, str, Path]]] = defaultdict(list)
     for folder in folders_below(root):
         if any(folder.glob(f"*{PREPARED_ENDING}")):
             continue
-        here = [p for p in sorted(folder.iterdir()) if is_scan(p) and not is_label_name(p)]
-        for path in here:
+        paths = [p for p in sorted(folder.iterdir()) if is_scan(p) and not is_label_name(p)]
+        for path in paths:
             try:
-                named = _file(path, wanted, alone=len(here) == 1)
+                named = _file(path, options, only=len(paths) == 1)
                 files[_patient(folder)].append((*named, path))
             except InputError as error:
                 errors.append(error)
         try:
             uids = [series.uid for series in find_series(folder)] if holds_dicom(folder) else []
-            if uids and (not wanted.series or wanted.series in uids):
-                found.append(_series(folder, root, wanted, wanted.series))
+            if uids and (not options.series or options.series in uids):
+                result.append(_series(folder, root, options, options.series))
         except InputError as error:
             errors.append(error)
     for patient, scans in files.items():
-        # A subject's own folder is no part of the outputs' tree; one that several share is.
+        # The outputs' tree does not repeat a folder that belongs to a single subject.
         home, place = _where(patient, root, own=len({name for name, _, _ in scans}) == 1)
-        found += [
-            _Found(home, place, name, modality, Source(path, wanted.frame))
+        result += [
+            _Scan(home, place, name, modality, Source(path, options.frame))
             for name, modality, path in scans
         ]
-    return found
+    return result
 
 
-def _file(path: Path, wanted: _Wanted, *, alone: bool = False) -> tuple[str, str]:
-    """Whose a file is, and of what modality; ``alone``: no other scan lies in its folder."""
+def _file(path: Path, options: _Options, *, only: bool = False) -> tuple[str, str]:
+    """A file's subject and modality; ``only``: it is the only scan in its folder."""
     name, modality = name_and_modality(path)
     if modality is None:
-        called = _called(path.parent)
-        name = "" if called and alone else stem(path)
-        modality = called or wanted.modality
+        of_folder = _modality_of_folder(path.parent)
+        name = "" if of_folder and only else stem(path)
+        modality = of_folder or options.modality
     if modality is None:
         raise _nameless(path)
     return name or _patient(path.parent).name, modality
 
 
-def _series(folder: Path, root: Path, wanted: _Wanted, uid: str | None) -> _Found:
-    """Named after its folder: what DICOM files call a patient is nobody's business."""
-    modality = _called(folder) or wanted.modality
+def _series(folder: Path, root: Path, options: _Options, uid: str | None) -> _Scan:
+    """A DICOM series, named after its folder, since patients' names must not be disclosed."""
+    modality = _modality_of_folder(folder) or options.modality
     if modality is None:
         raise _nameless(folder)
     patient = _patient(folder)
     home, place = _where(patient, root, own=True)
-    return _Found(home, place, patient.name, modality, Source(folder, wanted.frame, uid))
+    return _Scan(home, place, patient.name, modality, Source(folder, options.frame, uid))
 
 
-def _called(folder: Path) -> str | None:
-    """The modality that a folder is called as."""
-    return _CALLED.get(_absolute(folder).name.lower())
+def _modality_of_folder(folder: Path) -> str | None:
+    """The modality after which a folder is named, if any."""
+    return _MODALITY_OF_FOLDER.get(_absolute(folder).name.lower())
 
 
 def _patient(folder: Path) -> Path:
-    """The folder of the subject whose scans lie in this one."""
-    return _absolute(folder).parent if _called(folder) else _absolute(folder)
+    """The subject's folder, for a folder with its scans."""
+    return _absolute(folder).parent if _modality_of_folder(folder) else _absolute(folder)
 
 
 def _where(patient: Path, root: Path, *, own: bool) -> tuple[Path, Path]:
-    """Home and place of scans in a patient's folder, whose ``own`` it is or not."""
+    """Home and place of scans in a patient's folder; ``own``: it has only one subject."""
     root = _absolute(root)
     if not patient.is_relative_to(root):
         return patient, Path()
@@ -218,31 +218,31 @@ def _where(patient: Path, root: Path, *, own: bool) -> tuple[Path, Path]:
 
 
 def _absolute(path: Path) -> Path:
-    """Links stay: they may be called better than what they lead to."""
+    """The absolute path with symbolic links kept, as their names may say more."""
     return Path(os.path.abspath(path))
 
 
-def _bids(root: Path, below: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]:
-    """A case a session, of all modalities that it has."""
+def _bids(root: Path, below: Path, options: _Options, errors: list[InputError]) -> list[Case]:
+    """One case per session, with all its modalities."""
     sessions: dict[tuple[Path, str], dict[str, list[Source]]] = {}
     for channel in MODALITIES:
         for subject, place, _ in bids_subjects(root, below, (channel,), errors):
             name = "_".join(
                 part for part in subject.id.split("_") if part.startswith(("sub-", "ses-"))
             )
-            # The images' own folder (anat) says nothing of a prepared subject.
+            # The images' folder (anat) is not part of a prepared subject's path.
             images = sessions.setdefault((place.parent, name), {})
-            source = Source(subject.images[channel].path, wanted.frame)
+            source = Source(subject.images[channel].path, options.frame)
             images.setdefault(channel, []).append(source)
     return [
-        Case(found, place)
+        Case(session, place)
         for (place, name), images in sessions.items()
-        if (found := _subject(name, images, errors))
+        if (session := _subject(name, images, errors))
     ]
 
 
-def _gathered(scans: Sequence[_Found], errors: list[InputError]) -> list[Case]:
-    """Scans of one subject as one case."""
+def _gathered(scans: Sequence[_Scan], errors: list[InputError]) -> list[Case]:
+    """Group the scans of each subject into a case."""
     subjects: dict[tuple[Path, Path, str], dict[str, list[Source]]] = {}
     for scan in scans:
         images = subjects.setdefault((scan.home, scan.place, scan.name), {})
@@ -257,10 +257,10 @@ def _gathered(scans: Sequence[_Found], errors: list[InputError]) -> list[Case]:
 def _subject(
     name: str, images: Mapping[str, Sequence[Source]], errors: list[InputError]
 ) -> Subject | None:
-    """A subject with one scan of each modality; None, and an error, where there are several."""
+    """A subject with one scan per modality; if there are several, None and an error."""
     doubled = {channel: sources for channel, sources in images.items() if len(sources) > 1}
     if doubled:
-        found = "; ".join(
+        listed = "; ".join(
             f"{channel}: {', '.join(str(source.path) for source in sources)}"
             for channel, sources in doubled.items()
         )
@@ -268,8 +268,8 @@ def _subject(
             InputError(
                 next(iter(doubled.values()))[0].path.parent,
                 expected=f"one scan of each modality of {name}",
-                found=found,
-                remedy="Give the files that are wanted one by one, or move the others away.",
+                found=listed,
+                remedy="Give the files to use one by one, or move the others away.",
             )
         )
         return None
@@ -279,7 +279,7 @@ def _subject(
 def _nameless(path: Path) -> MissingInputError:
     return MissingInputError(
         path,
-        expected="a name that says what it is (…_flair.nii.gz, …_T1w.nii.gz, a folder t1ce/)",
-        found="none that medrd knows",
-        remedy=f"Say it with --modality {'|'.join(MODALITIES)}, or rename it.",
+        expected="a name with a modality (…_flair.nii.gz, …_T1w.nii.gz, a folder t1ce/)",
+        found="a name without one",
+        remedy=f"Give it with --modality {'|'.join(MODALITIES)}, or rename the file or folder.",
     )

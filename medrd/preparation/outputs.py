@@ -1,4 +1,4 @@
-"""A prepared subject's folder: its files with the record last, or why there are none."""
+"""A prepared subject's folder: its files and record, or the reason of a failure."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ FAILED_PICTURE = "_failed.png"
 
 
 def check_folder(folder: Path, case: Case, *, overwrite: bool) -> None:
-    """Make sure that what is in a subject's folder may be replaced.
+    """Check that the content of a subject's folder may be replaced.
 
     Raises
     ------
     OutputError
-        It holds what medrd did not write, or was prepared from other scans that are still there
-        (not with ``overwrite``): another subject of that name.
+        The folder has files that medrd did not write; or, without ``overwrite``, a result of other
+        scans that still exist: another subject of that name.
     """
     record = Record.read(folder / f"{case.subject.id}{PREPARED_ENDING}")
     refuse_foreign(folder, _written_in(case.subject.id, record))
@@ -54,7 +54,7 @@ def write_head(
     template: Template,
     identity: Mapping[str, Any],
 ) -> None:
-    """Everything of a subject, the record last."""
+    """Write everything about a subject, the record last."""
     name, images = case.subject.id, case.subject.images
     like = next(iter(head.volumes.values()))
     paths = {}
@@ -79,7 +79,7 @@ def write_head(
     }
     PreparedRecord(
         subject=name,
-        # Absolute: a later call may run in another folder.
+        # Absolute paths, because a later call may run in another folder.
         inputs={channel: str(source.path.absolute()) for channel, source in images.items()},
         series={channel: source.series for channel, source in images.items()},
         template=template.name,
@@ -97,7 +97,7 @@ def write_head(
 
 
 def draw(path: Path, head: PreparedHead, case: Case, template: Template) -> None:
-    """The picture to look at."""
+    """Write the figure for visual checks."""
     outline = resample(template.region(), template.shape, template.affine, head.to_template)
     figure = draw_prepared(
         {channel: volume.array for channel, volume in head.volumes.items()},
@@ -112,7 +112,7 @@ def draw(path: Path, head: PreparedHead, case: Case, template: Template) -> None
 def keep_failure(folder: Path, case: Case, error: InputError) -> None:
     """Write why a subject failed, for later calls and other processes on the same ``--out``.
 
-    Not where its folder cannot be written, or holds what medrd did not write.
+    Nothing is written if the folder is not writable or has files that medrd did not write.
     """
     name = case.subject.id
     with suppress(OutputError):
@@ -122,18 +122,18 @@ def keep_failure(folder: Path, case: Case, error: InputError) -> None:
 
 
 def forget_failure(folder: Path, case: Case) -> None:
-    """What an earlier call said of a subject that is prepared by now. Raises OutputError."""
+    """Remove an earlier failure of a subject that is prepared now. Raises OutputError."""
     for ending in (FAILED_PICTURE, UNPREPARED_ENDING):
         remove(folder / f"{case.subject.id}{ending}")
 
 
 def kept_failures(out: Path) -> list[MedrdError]:
-    """Why subjects below a folder failed, in whichever call."""
-    found = []
+    """The errors of subjects below a folder that failed in any call."""
+    errors = []
     for path in ending_in(out, UNPREPARED_ENDING):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found.append(MedrdError.from_dict(json.loads(path.read_text(encoding="utf-8"))))
-    return found
+            errors.append(MedrdError.from_dict(json.loads(path.read_text(encoding="utf-8"))))
+    return errors
 
 
 def _written_in(name: str, record: Record | None) -> set[str]:

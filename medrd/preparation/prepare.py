@@ -1,8 +1,7 @@
-"""``medrd prepare``: raw heads in, what models were trained on out.
+"""``medrd prepare``: turns raw scans of heads into scans like those of BraTS.
 
-A subject's folder appears under its name when everything in it is written. One that failed is
-reported, and leaves nothing but the reason and, where there is something to see, a picture; an
-earlier result of it stays.
+A subject's folder gets its name when everything in it is written. A failed subject is reported;
+only the reason and, if possible, a figure are written, and an earlier result is kept.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ from medrd.preparation.outputs import (
 from medrd.preparation.programs import find_extractor
 from medrd.preparation.report import write_prepared_page
 from medrd.preparation.template import Template, load_template
-from medrd.run.attempt import attempt
 from medrd.run.failures import write_errors
+from medrd.run.input_errors import catch_input_error
 from medrd.run.progress import progress
 from medrd.run.record import Record
 from medrd.run.signals import InterruptedRunError, stop_on_signals
@@ -52,22 +51,22 @@ from medrd.run.signals import InterruptedRunError, stop_on_signals
 logger = logging.getLogger("medrd.prepare")
 
 CODE_VERSION = 2
-"""Raise it whenever the same scans give other results: subjects are then prepared again."""
+"""Increase it whenever the same scans give other results, so that subjects are prepared again."""
 
 
 @dataclass
 class PrepareReport:
-    """What happened to each subject.
+    """The outcomes of all subjects.
 
     Attributes
     ----------
     done, skipped
         Records of subjects: written now, or valid from an earlier run.
     errors
-        Inputs that failed in this call. ``errors.json`` and the page also list those of earlier
-        ones, until their subjects are prepared.
+        Errors of inputs that failed in this call. ``errors.json`` and the page also list those of
+        earlier calls, until their subjects are prepared.
     page
-        What there is to look at; None where it could not be written.
+        The page with the figures; None if it could not be written.
     """
 
     done: list[Path] = field(default_factory=list)
@@ -78,7 +77,7 @@ class PrepareReport:
 
 @dataclass(frozen=True)
 class _Job:
-    """What is the same for all subjects."""
+    """The settings of a call, which are the same for all subjects."""
 
     out: Path
     template: Template
@@ -88,7 +87,7 @@ class _Job:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a finished subject is compared by, besides its scans."""
+        """The settings on which a subject's result depends, besides its scans."""
         return {
             "code": CODE_VERSION,
             "template": self.template.hash,
@@ -122,26 +121,26 @@ def prepare(
     inputs
         NIfTI files, BIDS datasets, DICOM series, folders of those.
     out
-        Gets a folder a subject, in BraTS's layout.
+        The folder for one folder per subject, in BraTS's layout.
     template, template_mask
-        NIfTI; default: MNI152 as nilearn carries it.
+        NIfTI files; default: MNI152 from nilearn.
     options
-        What is done.
+        The options of the preparation.
     modality, frame, series
         See :func:`medrd.preparation.inputs.find_raw`.
     overwrite
-        Prepare again what is already there.
+        Prepare finished subjects again.
     max_voxels
-        Larger scans are refused unread.
+        Larger scans are refused before they are read.
 
     Raises
     ------
     MissingExtraError
-        If SimpleITK is not installed, or the program that is to find the brain.
+        If SimpleITK is not installed, or the program for brain extraction.
     MedrdError
-        An unusable template, nothing to do, or two subjects of one name.
+        The template cannot be used, there is nothing to do, or two subjects have one name.
     InterruptedRunError
-        On SIGTERM or Ctrl-C, after the subject under way.
+        On SIGTERM or Ctrl-C, after the current subject.
     """
     options = options or Options()
     require_extra("prepare", "medrd prepare")
@@ -171,7 +170,7 @@ def prepare(
         if count < len(cases):
             raise InterruptedRunError(
                 f"stopped after {count} of {len(cases)} subjects; finished ones are kept. Run the "
-                "same command again to go on."
+                "same command again to continue."
             )
     finally:
         listed = {str(error): error for error in (*kept_failures(job.out), *result.errors)}
@@ -179,15 +178,15 @@ def prepare(
     if result.done or result.skipped:
         try:
             result.page = write_prepared_page(job.out, list(listed.values()))
-        except OutputError as error:  # what it shows is there all the same
+        except OutputError as error:  # the results themselves are written
             logger.warning("%s", error)
     return result
 
 
 def _run(case: Case, job: _Job, result: PrepareReport) -> str:
-    """Prepare a subject, enter it into the result, and say in a word what became of it."""
+    """Prepare a subject, add it to the result, and return its state for the progress bar."""
     start = time.perf_counter()
-    outcome = attempt(case.first_file, lambda: _prepare(case, job))
+    outcome = catch_input_error(case.first_file, lambda: _prepare(case, job))
     if isinstance(outcome, InputError):
         logger.error("%s", outcome)
         result.errors.append(outcome)
@@ -203,7 +202,7 @@ def _run(case: Case, job: _Job, result: PrepareReport) -> str:
 
 
 def _prepare(case: Case, job: _Job) -> bool:
-    """Prepare a subject; False where there was nothing to do."""
+    """Prepare a subject; False if an earlier result is valid."""
     folder = job.folder(case)
     identity = {
         **job.identity,
@@ -220,20 +219,20 @@ def _prepare(case: Case, job: _Job) -> bool:
         refuse_label(volumes[channel])
     head = _made(case, volumes, job)
     if failures := head.quality.failures():
-        # What an earlier call made of the subject stays beside the picture.
+        # An earlier result of the subject is kept.
         picture = folder / f"{case.subject.id}{FAILED_PICTURE}"
         draw(picture, head, case, job.template)
         raise _failed(
             case,
             "; ".join(failures),
-            f"Look at {picture}, and at the scan's orientation and field of view; nothing else "
-            "was written of this subject.",
+            f"Look at {picture}, and check the scan's orientation and field of view; nothing else "
+            "was written for this subject.",
         )
     try:
         with atomic_folder(folder) as unfinished:
             write_head(unfinished, head, volumes, case, job.template, identity)
     except OutputError:
-        # Another process may have prepared it meanwhile, and put its own there.
+        # Another process may have prepared the subject meanwhile.
         if _is_done(folder, job.record(case), identity):
             return False
         raise
@@ -248,7 +247,7 @@ def _is_done(folder: Path, path: Path, identity: Mapping[str, Any]) -> bool:
 
 
 def _read(source: Source, max_voxels: int) -> Volume:
-    """``--frame`` is for those of a subject's scans that hold several."""
+    """Read a scan; ``--frame`` applies only to those of a subject's scans that have frames."""
     read = partial(read_volume, source.path, series=source.series, max_voxels=max_voxels)
     if source.frame is None:
         return read()
@@ -262,13 +261,13 @@ def _read(source: Source, max_voxels: int) -> Volume:
 
 
 def _made(case: Case, volumes: dict[str, Volume], job: _Job) -> PreparedHead:
-    """The head; what ITK or LAPACK cannot do is its scans' fault."""
+    """Prepare the head; errors of ITK and LAPACK become errors of its scans."""
     try:
         head = prepare_head(volumes, job.template, job.options)
     except (RuntimeError, np.linalg.LinAlgError) as error:
         found = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise _failed(
-            case, found, "Look at its scans: is there a head in each, whole and with contrast?"
+            case, found, "Check that each of its scans shows a whole head, with contrast."
         ) from None
     quality = head.quality
     logger.debug(
@@ -286,7 +285,7 @@ def _failed(case: Case, found: str, remedy: str) -> RegistrationError:
     several = len(case.subject.images) > 1
     return RegistrationError(
         case.first_file.parent if several else case.first_file,
-        expected="a head that can be brought to the template",
+        expected="a head that can be registered to the template",
         found=found,
         remedy=remedy,
     )

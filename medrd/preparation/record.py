@@ -1,4 +1,4 @@
-"""The record beside prepared scans: their origin and the quality of the preparation."""
+"""The record of prepared scans: their origin and the quality of the preparation."""
 
 from __future__ import annotations
 

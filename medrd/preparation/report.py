@@ -1,4 +1,4 @@
-"""The page beside prepared scans: a row for each subject, with its picture and figures."""
+"""The page of prepared scans: a row for each subject, with its figure and quality."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def _least_contrast(entry: _Entry) -> float:
 _COLUMNS: tuple[Column[PreparedRecord], ...] = (
     Column("modalities", lambda entry: ", ".join(entry.record.inputs)),
     Column("brain, ml", lambda entry: entry.record.quality.brain_ml, "{:.0f}".format),
-    Column("brain by", lambda entry: entry.record.quality.brain),
+    Column("brain from", lambda entry: entry.record.quality.brain),
     Column("Dice", lambda entry: entry.record.quality.brain_dice, "{:.3f}".format),
-    Column("turned", lambda entry: entry.record.quality.to_template.degrees, "{:.1f}°".format),
+    Column("rotation", lambda entry: entry.record.quality.to_template.degrees, "{:.1f}°".format),
     Column("contrast", _least_contrast, "{:.2f}".format),
     Column("warnings", lambda entry: "; ".join(entry.record.warnings) or None),
 )
 
 
 def write_prepared_page(out: Path, failed: Sequence[MedrdError]) -> Path:
-    """List all that lies prepared in a folder, of earlier runs too.
+    """List all prepared subjects in a folder, including those of earlier runs.
 
-    A record that cannot be read is left out, with a warning; a row may lack its picture.
+    Unreadable records are left out with a warning; a missing figure leaves a gap in its row.
 
     Raises
     ------
@@ -59,14 +59,14 @@ def write_prepared_page(out: Path, failed: Sequence[MedrdError]) -> Path:
         entries,
         _COLUMNS,
         title=out.name,
-        summary=f"{len(entries)} prepared. Look at each: green is the brain that was found, blue "
-        "the template's.",
+        summary=f"{len(entries)} prepared. Check each figure: the detected brain is green, the "
+        "template's blue.",
         failed=[str(error) for error in failed],
         notes=[
-            "Dice: of the brain that was found and the template's, where they are independent. "
-            "Turned: by how many degrees the head was. Contrast: the share of the fit that is lost "
-            "when the head is moved by 10 mm or turned by 10 degrees; the least of all "
-            "registrations of the subject.",
+            "Dice: overlap of the detected brain and the template's, if they are independent. "
+            "Rotation: rotation of the head relative to the template. Contrast: the share of the "
+            "similarity that is lost if the head is moved by 10 mm or rotated by 10 degrees; the "
+            "smallest of all registrations of the subject.",
         ],
         thumbnail_px=_PICTURE_PX,
     )
@@ -75,17 +75,19 @@ def write_prepared_page(out: Path, failed: Sequence[MedrdError]) -> Path:
 
 
 def _entry(path: Path, out: Path) -> _Entry:
-    """A record's row. Raises FileFormatError if it is not a record of ``medrd prepare``."""
+    """Make a record's row. Raises FileFormatError if ``medrd prepare`` did not write it."""
     remedy = "Remove it, or prepare its subject again."
     record = PreparedRecord.load(path, remedy=remedy)
     if "picture" not in record.outputs:
-        raise FileFormatError(path, expected="a picture on record", found="none", remedy=remedy)
+        raise FileFormatError(path, expected="a figure in the record", found="none", remedy=remedy)
     picture = path.parent / record.outputs["picture"].file
     try:
         with Image.open(picture) as opened:
             opened.verify()
         still, shown = picture.read_bytes(), picture
     except (OSError, SyntaxError):  # Pillow's word for a broken PNG
-        logger.warning("%s: no such picture; prepare its subject again (--overwrite).", picture)
+        logger.warning(
+            "%s is missing or damaged; prepare the subject again (--overwrite).", picture
+        )
         still, shown = None, path
     return Entry(record, quote(shown.relative_to(out).as_posix()), still)

@@ -74,7 +74,7 @@ class Fit:
         return (_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / both if both > 0 else 1.0
 
     def contrast(self, matrix: Matrix) -> float:
-        """How much worse the fit gets when the head is moved by 10 mm or turned by 10 degrees.
+        """The loss of similarity if the head is moved by 10 mm or rotated by 10 degrees.
 
         The smallest loss among twelve such moves, as a share of the similarity above 1. It is 0 or
         less if the map is not even a local optimum.

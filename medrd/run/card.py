@@ -1,7 +1,7 @@
-"""A model card: what a model was made from, how it was measured, and what it must not be used for.
+"""Model cards: how a model was made and measured, and what it must not be used for.
 
-After Mitchell et al., "Model Cards for Model Reporting", 2019, in the sections of theirs for which
-there are facts.
+After Mitchell et al., "Model Cards for Model Reporting", 2019, limited to the sections that can
+be filled with facts.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def model_card(
     Parameters
     ----------
     description
-        What ``model.json`` holds: config, teacher, calibration, training, profile.
+        The content of ``model.json``: config, teacher, calibration, training, profile.
     identity
         The model's hash.
     metrics
-        What ``metrics.json`` of an evaluation holds; without it the card says that there is none.
+        The content of an evaluation's ``metrics.json``, if there is one.
     """
     config = description["config"]
     sections = [
@@ -73,13 +73,13 @@ def _data(description: Mapping[str, Any]) -> dict[str, str]:
     inputs, slices = len(training["subjects"]), training.get("slices", "?")
     side = f"{inputs} inputs, {slices} slices without a lesion"
     if not _learns(description):
-        side = f"nothing; the split's training side is {side}"
+        side = f"nothing (the training side of the split has {side})"
     facts = {
         "trained on": side,
-        "calibrated on": f"{len(training['calibration_subjects'])} others",
+        "calibrated on": f"{len(training['calibration_subjects'])} other inputs",
     }
     if "validation_subjects" in training:
-        facts["chosen on"] = f"the labels of {len(training['validation_subjects'])} more"
+        facts["chosen on"] = f"the labels of {len(training['validation_subjects'])} further inputs"
     if "split_hash" in training:
         facts["split"] = f"`{training['split_hash']}`, seed {training['seed']}"
     if "data_hash" in training:
@@ -95,24 +95,25 @@ def _data(description: Mapping[str, Any]) -> dict[str, str]:
 
 def _threshold(calibration: Mapping[str, Any] | None) -> str:
     if calibration is None:
-        return "None: there were no held-out inputs to set one on."
+        return "None: there were no held-out inputs to calibrate on."
     by_scan = calibration["left_out_fpr_by_scan"]
     text = (
         f"{calibration['threshold']:.6g}: {calibration['held_fpr']:.2%} of the healthy voxels or "
         f"normal pixels of {calibration['scans']} held-out inputs reach it "
-        f"(wanted: {calibration['target_fpr']:.2%})."
+        f"(target: {calibration['target_fpr']:.2%})."
     )
     if by_scan:
         text += (
-            f" With each input left out in turn, {min(by_scan):.2%} to {max(by_scan):.2%} of its "
-            "own do."
+            " If each input is left out of the calibration in turn, "
+            f"{min(by_scan):.2%} to {max(by_scan):.2%} of its own voxels or pixels reach the "
+            "threshold."
         )
     return text
 
 
 def _metrics(metrics: Mapping[str, Any] | None) -> str:
     if metrics is None:
-        return "Not evaluated. `medrd evaluate` writes a card with metrics beside them."
+        return "Not evaluated. `medrd evaluate` writes a card that includes its metrics."
     protocol = metrics["protocol"]
     return (
         f"{table_of(metrics)}\n\n{len(protocol['subjects'])} test inputs of "
@@ -121,10 +122,10 @@ def _metrics(metrics: Mapping[str, Any] | None) -> str:
 
 
 def _limits(description: Mapping[str, Any]) -> list[str]:
-    found = "unlike its training data" if _learns(description) else "bright in its input"
+    sought = "unlike its training data" if _learns(description) else "bright in its input"
     limits = [
-        f"Finds what is {found}, which is not the same as disease.",
-        "Says nothing reliable of inputs unlike those above; `medrd predict` warns of some.",
+        f"The model finds what is {sought}, which is not the same as disease.",
+        "Its maps of inputs unlike those above are not reliable; `medrd predict` warns of some.",
     ]
     if description["config"]["recipe"]["kind"] == "volumes":
         limits += [

@@ -15,7 +15,7 @@ _LOCK = ".medrd.lock"
 
 
 @contextmanager
-def alone_in(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+def lock_folder(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Lock a folder; the lock ends with the process, however it ends.
 
     Parameters

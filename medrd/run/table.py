@@ -1,4 +1,4 @@
-"""Metrics as a table for terminals and Markdown."""
+"""Metrics as a Markdown table, also for terminals."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from medrd.metrics.names import COLUMNS
 def metrics_table(path: Path) -> str:
     """A model's ``metrics.json`` with its categories and baselines as Markdown.
 
-    Columns in which no row has a value are left out. A line below counts failed test inputs.
+    Columns without any value are left out. A line below counts failed test inputs.
     """
     return table_of(json.loads(path.read_text(encoding="utf-8")))
 
 
 def table_of(content: Mapping[str, Any]) -> str:
-    """The table of :func:`metrics_table`, from what such a file holds."""
+    """The table of :func:`metrics_table`, from the content of a ``metrics.json``."""
     model = content["protocol"]["model"]
     rows: dict[str, Mapping[str, float | None]] = {}
     for category, row in content.get("categories", {}).items():
@@ -37,17 +37,17 @@ def table_of(content: Mapping[str, Any]) -> str:
     failed, tested = (content["counts"][key] for key in ("subjects_failed", "subjects"))
     return (
         f"{table}\n\nIncomplete: {failed} of {failed + tested} test inputs failed "
-        "and are in no number."
+        "and were left out of all numbers."
     )
 
 
 def cell(value: float | None) -> str:
-    """Three decimals; a dash for what is not defined."""
+    """The value with three decimals; a dash if it is not defined."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned Markdown: the first column to the left, the rest to the right."""
+    """An aligned Markdown table: the first column to the left, the others to the right."""
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
 
@@ -62,19 +62,19 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def spread_cell(values: Sequence[float | None]) -> str:
-    """Mean ± sample standard deviation; a dash where a value is missing."""
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
+    """Mean ± sample standard deviation; a dash if any value is missing."""
+    defined = [value for value in values if value is not None]
+    if not defined or len(defined) < len(values):
         return "–"
-    mean = sum(known) / len(known)
-    if len(known) == 1:
+    mean = sum(defined) / len(defined)
+    if len(defined) == 1:
         return f"{mean:.3f}"
-    deviation = (sum((v - mean) ** 2 for v in known) / (len(known) - 1)) ** 0.5
+    deviation = (sum((v - mean) ** 2 for v in defined) / (len(defined) - 1)) ** 0.5
     return f"{mean:.3f} ± {deviation:.3f}"
 
 
 def spread_table(results: Mapping[str, Sequence[Mapping[str, float | None]]]) -> str:
-    """Models as rows, mean ± spread over runs (seeds) in the cells."""
+    """A table with models as rows, and mean ± spread over runs (seeds) in its cells."""
     body = [
         [name, *(spread_cell([run.get(key) for run in runs]) for key in COLUMNS)]
         for name, runs in results.items()

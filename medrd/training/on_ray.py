@@ -25,7 +25,7 @@ from medrd.errors import ConfigError, MedrdError, ModelError
 from medrd.extras import require_extra
 from medrd.run.cohort import load_cohort, try_sides
 from medrd.run.device import choose_execution
-from medrd.run.folder_lock import alone_in
+from medrd.run.folder_lock import lock_folder
 from medrd.run.outputs import scratch_folder
 from medrd.run.progress import Advance, progress
 from medrd.run.signals import InterruptedRunError
@@ -356,7 +356,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     worker = Worker(context.get_world_rank(), context.get_world_size())
     first = worker.rank == 0
     # A first worker that was taken for dead, on a node out of reach, may still be writing.
-    with alone_in(order.out, "training", wait=True) if first else nullcontext():
+    with lock_folder(order.out, "training", wait=True) if first else nullcontext():
         if first and not ray.get(order.board.begin.remote()):
             raise InterruptedRunError("stopped before it began")
         dist.barrier()  # no checkpoint changes from here on but by this first worker

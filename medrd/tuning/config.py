@@ -1,6 +1,6 @@
-"""A hyperparameter search as a file: what it varies, how it scores a trial, and what it runs on.
+"""The config of a hyperparameter search: its space, objective, stopping rule and resources.
 
-Mistakes in the file are found here, before Ray or torch is imported.
+Mistakes in the file are reported here, before Ray or torch is imported.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from medrd.errors import ConfigError
 from medrd.tuning.space import Dimension, Point, corner_points, grid_points
 
 SAMPLES = 16
-"""Trials of a search that does not say how many."""
+"""Default number of trials."""
 
 _EXAMPLE = "See configs/tune/rd4ad.yaml for an example."
 
@@ -48,7 +48,7 @@ class SimulatedObjective(Section):
     kind: Literal["simulated"] = "simulated"
     simulation: SimulationConfig = SimulationConfig()
     copies: int = Field(2, ge=1)
-    """How often each held-out slice is used, with another anomaly each time."""
+    """Number of times that each held-out slice is used, each time with another anomaly."""
     max_slices: int = Field(128, ge=1)
     """The number of slices, evenly chosen from those of all held-out subjects together."""
     seed: int = Field(0, ge=0)
@@ -73,7 +73,7 @@ AnyObjective = Annotated[SimulatedObjective | LabelledObjective, Field(discrimin
 
 
 class SearchConfig(Section):
-    """How the next trial is chosen, and how many trials there are."""
+    """The algorithm that chooses trials, and the number of trials."""
 
     algorithm: Literal["optuna", "random", "grid"] = "optuna"
     """``optuna``: tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011)."""
@@ -87,7 +87,7 @@ class SearchConfig(Section):
 
 
 class StoppingConfig(Section):
-    """Which trials are stopped early: asynchronous successive halving (Li et al., MLSys 2020)."""
+    """Early stopping of trials by asynchronous successive halving (Li et al., MLSys 2020)."""
 
     kind: Literal["asha", "none"] = "asha"
     grace_epochs: int = Field(2, ge=1)
@@ -97,14 +97,15 @@ class StoppingConfig(Section):
 
 
 class ResourcesConfig(Section):
-    """What one trial gets."""
+    """The resources of one trial."""
 
     cpus: float = Field(1, gt=0)
     """Cores. A trial has as many threads, rounded down, and at least one."""
     gpus: float = Field(0, ge=0)
     """GPUs; a fraction lets trials share one."""
     retries: int = Field(1, ge=0)
-    """How often a trial is restarted when its process or node dies. A trial that raises is not."""
+    """Number of restarts after a trial's process or node died. Trials that raise an error are not
+    restarted."""
 
 
 class TuneConfig(Section):
@@ -112,9 +113,9 @@ class TuneConfig(Section):
 
     name: str = "search"
     config: dict[str, Any] = Field(default_factory=dict)
-    """What all trials share, as in a config of ``medrd train``."""
+    """Settings that all trials share, as in a config of ``medrd train``."""
     space: dict[str, Dimension] = Field(min_length=1)
-    """Config keys, such as ``model.lr``, and what their values are drawn from."""
+    """Config keys, such as ``model.lr``, and the dimensions from which their values are drawn."""
     objective: AnyObjective = SimulatedObjective()
     search: SearchConfig = SearchConfig()
     stopping: StoppingConfig = StoppingConfig()
@@ -271,7 +272,7 @@ def _refuse_other_slices(config: TuneConfig, first: Config, trial: Config, *, wh
         raise ConfigError(
             where,
             expected="trials that are all scored on the same slices",
-            found="a key that changes which slices those are, or how they look",
+            found="a key that changes these slices",
             remedy="Set it under config, the same for all trials; or name validation subjects "
             "with objective.kind=labelled, which scores maps on the scan's own grid.",
         )
@@ -296,8 +297,8 @@ def _refuse_ties(config: TuneConfig, ends: Sequence[Config], *, where: str) -> N
         if key and same:
             raise ConfigError(
                 where,
-                expected=f"values that objective.kind={objective.kind} can tell apart; it scores "
+                expected=f"values that affect objective.kind={objective.kind}, which scores "
                 f"{objective.scores}",
-                found=f"some that differ in {key}, which changes nothing there",
+                found=f"values that differ in {key}, which does not affect it",
                 remedy="Set it under config, the same for all trials.",
             )

@@ -1,4 +1,4 @@
-"""Figures of a search by Optuna: its history, which keys matter, and where good values lie."""
+"""Optuna's figures of a search: its history, the importance of keys, and their good values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 MIN_TRIALS = 8
-"""With fewer finished trials, importances are noise."""
+"""Fewest finished trials for importances; with fewer, they are noise."""
 
 
 def save_figures(space: Space, trials: Sequence[Trial], folder: Path) -> None:
@@ -80,7 +80,7 @@ def study_of(space: Space, trials: Sequence[Trial]) -> Study:
 
 
 def _as_plain(dimension: Dimension, value: Any) -> tuple[Any, BaseDistribution]:
-    """A value and its distribution, both as texts where lists or sections are to choose from."""
+    """A value and its distribution; as texts if the choices are lists or sections."""
     from optuna.distributions import CategoricalDistribution
 
     if not isinstance(dimension, Choice) or not any(
@@ -88,6 +88,6 @@ def _as_plain(dimension: Dimension, value: Any) -> tuple[Any, BaseDistribution]:
     ):
         return value, dimension.distribution()
     texts = [as_text(each) for each in dimension.values]
-    if len(set(texts)) < len(texts):  # such as two settings of one model
+    if len(set(texts)) < len(texts):  # for example two settings of one model
         texts = [json.dumps(each) for each in dimension.values]
     return texts[dimension.values.index(value)], CategoricalDistribution(texts)

@@ -28,24 +28,24 @@ logger = logging.getLogger("medrd.tune")
 
 
 def open_search(config: TuneConfig, out: Path, *, resume: bool) -> tuple[TuneConfig, Cohort]:
-    """Check a search against its data and its folder, and write it down there.
+    """Check a search against its data and its folder, and write it to the folder.
 
     Parameters
     ----------
     config
         A search as :func:`medrd.tuning.config.load_tune` returns it.
     out
-        The search's folder, which exists and is held by this process.
+        The search's folder, which exists and is locked by this process.
     resume
-        Continue the search that is in the folder.
+        Continue the search in the folder.
 
     Returns
     -------
     TuneConfig
-        The search as it stands in ``search.yaml``: with absolute paths and, where validation
-        subjects are taken out of the other sides, with lists of the subjects that are left.
+        The search in ``search.yaml``, with absolute paths; if validation subjects are taken out
+        of the other sides, with lists of the remaining subjects.
     Cohort
-        The data set's subjects, divided as all trials divide them.
+        The data set's subjects, with the split of all trials.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def open_search(config: TuneConfig, out: Path, *, resume: bool) -> tuple[TuneCon
             "data.split.calibration",
             expected="held-out subjects to simulate anomalies in",
             found="none",
-            remedy="Give it some subjects; test subjects may not score a trial.",
+            remedy="Assign some subjects to it; test subjects must not be used for scoring trials.",
         )
     _warn_of_ignored_smoothing(config, corners)
     _refuse_other_splits(corners, cohort.split)
@@ -79,15 +79,15 @@ def open_search(config: TuneConfig, out: Path, *, resume: bool) -> tuple[TuneCon
 def prepare_search(config: TuneConfig, cohort: Cohort, out: Path) -> None:
     """Prepare the slices that trials share, and check that trials can be scored on them.
 
-    This happens once, before the first trial: trials need not all prepare the same slices, nor
-    train for an epoch to find what would stop every one of them.
+    This is done once, before the first trial, so that trials do not each prepare the same slices,
+    and problems that would stop every trial are found early.
 
     Raises
     ------
     InputError
         If a scan cannot be read; ``errors.json`` lists all such scans that trials share.
     ConfigError
-        If anomalies cannot be simulated or seen, or no validation subject has any.
+        If anomalies cannot be simulated or are invisible, or no validation subject has any.
     LeakageError
         If the scan of a held-out or validation subject is on another side too, under another name.
     """
@@ -107,7 +107,7 @@ def prepare_search(config: TuneConfig, cohort: Cohort, out: Path) -> None:
 
 
 def _with_absolute_paths(config: TuneConfig) -> TuneConfig:
-    """The search with paths that also hold for trials that run in other folders."""
+    """The search with absolute paths, for trials that run in other folders."""
     shared = copy.deepcopy(config.config)
     data, model = (shared.get(section) for section in ("data", "model"))
     teacher = model.get("teacher") if isinstance(model, dict) else None
@@ -126,7 +126,7 @@ def _without_validation(
     if first.data.kind == "pictures":
         raise ConfigError(
             "objective.kind",
-            expected="simulated for pictures, whose anomalous ones are all for testing",
+            expected="simulated for pictures, as all anomalous pictures are for testing",
             found="labelled",
             remedy="Set objective={kind: simulated}.",
         )
@@ -140,7 +140,7 @@ def _without_validation(
                 "objective.validation",
                 expected="subjects that are not for testing",
                 found=f"test subject {subject}, or another scan of that person",
-                remedy="Name others; with seed "
+                remedy="Name other subjects; with seed "
                 f"{first.seed} the test subjects are {', '.join(split.test)}.",
             )
     for subject in objective.validation:
@@ -155,8 +155,8 @@ def _without_validation(
             raise ConfigError(
                 "objective.validation",
                 expected="subjects with labels",
-                found=f"{subject}, which has none",
-                remedy="Add its label (all 0 where it is healthy), or take it out.",
+                found=f"{subject}, which has no label",
+                remedy="Add its label (all 0 if it is healthy), or remove it from the list.",
             )
     sides = {
         side: [id for id in getattr(split, side) if person_of(id, pattern) not in persons]
@@ -165,9 +165,9 @@ def _without_validation(
     if not sides["train"]:
         raise ConfigError(
             "objective.validation",
-            expected="some subjects to be left to train on",
-            found="all of them",
-            remedy="Name fewer.",
+            expected="some remaining subjects to train on",
+            found="all subjects of the training side",
+            remedy="Name fewer subjects.",
         )
     shared = copy.deepcopy(config.config)
     shared.setdefault("data", {})["split"] = sides
@@ -176,12 +176,15 @@ def _without_validation(
 
 
 def _warn_of_ignored_smoothing(config: TuneConfig, corners: Sequence[tuple[str, Config]]) -> None:
-    """Simulated anomalies lie in single slices of many scans, without their neighbours."""
+    """Warn that smoothing across slices has no effect on the simulated objective.
+
+    Simulated anomalies are in single slices of many scans, without their neighbours.
+    """
     across = any(trial.scoring.sigma_across_mm > 0 for _, trial in corners)
     if config.objective.kind == "simulated" and across:
         logger.warning(
-            "trials are scored slice by slice, without scoring.sigma_across_mm: the best for "
-            "single slices need not be the best for slices that are smoothed with their neighbours"
+            "trials are scored slice by slice, without scoring.sigma_across_mm: the best trial "
+            "for single slices may not be the best if slices are smoothed with their neighbours"
         )
 
 
@@ -193,8 +196,8 @@ def _refuse_other_splits(corners: Sequence[tuple[str, Config]], split: Split) ->
             raise LeakageError(
                 f"space.{key}",
                 expected="trials that all have the same test subjects",
-                found="a key that changes who they are",
-                remedy="Take it out of the space, or list the subjects in data.split.",
+                found="a key that changes the test subjects",
+                remedy="Remove it from the space, or list the subjects in data.split.",
             )
 
 
@@ -207,43 +210,43 @@ def _refuse_other_search(
                 out,
                 expected="a new or empty folder for the search",
                 found="files",
-                remedy="Give another --out.",
+                remedy="Choose another --out.",
             )
         return
     if any((out / TRIALS).glob("*/trial.json")):
         raise ConfigError(
             out,
-            expected="a search that this version of medrd began",
-            found="one of an earlier version, which kept its trials in another form",
-            remedy="Finish it with that version, or start anew with another --out. Its best.yaml "
-            "trains as before.",
+            expected="a search that this version of medrd started",
+            found="a search of an earlier version, which stored its trials in another format",
+            remedy="Finish it with that version, or start a new search with another --out. Its "
+            "best.yaml can be trained as before.",
         )
     if not any((out / TRIALS).glob("*")):
-        return  # no trial has begun: what was wrong with the search may have been mended
+        return  # no trial has started, so the search may be corrected and started again
     if not resume:
         raise ConfigError(
             out,
             expected="a new or empty folder for the search",
             found="another search",
-            remedy="Continue it with --resume, or give another --out.",
+            remedy="Continue it with --resume, or choose another --out.",
         )
-    begun = parse_tune(read_yaml(out / SEARCH), where=str(out / SEARCH))
+    existing = parse_tune(read_yaml(out / SEARCH), where=str(out / SEARCH))
     now = _identity(config, first)
-    for section, was in _identity(begun, begun.corners()[0][1]).items():
-        key, before, wanted = first_difference({section: was}, {section: now[section]})
+    for section, was in _identity(existing, existing.corners()[0][1]).items():
+        key, before, after = first_difference({section: was}, {section: now[section]})
         if key:
             raise ConfigError(
                 out,
-                expected=f"a search with {key}: {wanted}",
-                found=f"one with {before}",
-                remedy="Resume with the search's own settings, or give another --out.",
+                expected=f"a search with {key}: {after}",
+                found=f"a search with {before}",
+                remedy="Resume with the search's own settings, or choose another --out.",
             )
     if json.loads((out / SPLIT).read_text(encoding="utf-8"))["hash"] != split.hash:
         raise LeakageError(
             out,
-            expected="the subjects that the search began with, on the same sides",
-            found="others",
-            remedy="Put the data set back as it was, or give another --out.",
+            expected="the subjects with which the search started, on the same sides",
+            found="other subjects or sides",
+            remedy="Restore the data set, or choose another --out.",
         )
 
 

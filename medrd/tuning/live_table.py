@@ -15,11 +15,11 @@ from medrd.tuning.trials import Trial, best_of, short
 
 logger = logging.getLogger("medrd.tune")
 
-_ROWS = 20  # the newest trials, and the best one whatever its age
+_ROWS = 20  # newest trials that are shown, in addition to the best one
 
 
 class Show(Protocol):
-    """Shows the trials as they are now; ``changed`` is the one with news."""
+    """Shows the current state of all trials; ``changed`` is the one with news."""
 
     def __call__(self, trials: Sequence[Trial], changed: Trial) -> None: ...
 

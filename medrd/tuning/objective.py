@@ -32,7 +32,7 @@ from medrd.training.simulation import Simulator, make_simulator
 from medrd.tuning.config import AnyObjective, SimulatedObjective
 
 Objective = Callable[[Predictor], float]
-"""How good a detector is, from 0 to 1; higher is better."""
+"""Scores a detector from 0 to 1; higher is better."""
 
 _BATCH = 16
 
@@ -56,7 +56,7 @@ class SimulatedSet:
     mask: NDArray[np.bool_]
 
 
-def make_objective(wanted: AnyObjective, config: Config, cohort: Cohort) -> Objective:
+def make_objective(settings: AnyObjective, config: Config, cohort: Cohort) -> Objective:
     """The objective of a search, for a trial that is trained with this config.
 
     Raises
@@ -64,24 +64,24 @@ def make_objective(wanted: AnyObjective, config: Config, cohort: Cohort) -> Obje
     ConfigError
         If no held-out subject has a healthy slice to simulate in.
     InputError
-        If a scan cannot be read. Pictures that cannot be read are left out, as training leaves
-        them out, unless none can be read.
+        If a scan cannot be read. Unreadable pictures are left out, as in training, unless none
+        can be read.
     """
-    if wanted.kind == "labelled":
-        subjects = [cohort.subjects[id] for id in wanted.validation]
+    if settings.kind == "labelled":
+        subjects = [cohort.subjects[id] for id in settings.validation]
         return lambda predictor: _labelled_ap(predictor, subjects, config)
     cached, errors = try_sides(cohort, ("calibration",), config)
     held_out = [cached[id] for id in cohort.split.calibration if id in cached]
     if errors and not (held_out and kind_of(config.recipe).spares_damaged):
         raise errors[0]
-    anomalies = simulate_set(held_out, wanted, config)
+    anomalies = simulate_set(held_out, settings, config)
     return lambda predictor: simulated_ap(predictor, anomalies)
 
 
 def simulate_set(
-    subjects: Sequence[CachedSubject], wanted: SimulatedObjective, config: Config
+    subjects: Sequence[CachedSubject], settings: SimulatedObjective, config: Config
 ) -> SimulatedSet:
-    """Put anomalies into the healthy slices of held-out subjects; a function of its arguments.
+    """Put anomalies into the healthy slices of held-out subjects, deterministically.
 
     Raises
     ------
@@ -95,21 +95,21 @@ def simulate_set(
             len(subjects),
             wanted="held-out subjects with healthy slices to simulate anomalies in",
         )
-    chosen = _evenly(len(slices), wanted.max_slices)
-    # Neighbours look alike: shuffled, so that the content `slice` comes from elsewhere.
-    healthy = slices.batch(np.random.default_rng(wanted.seed).permutation(chosen).tolist())
-    simulator = make_simulator("anomalies", wanted.simulation, recipe=config.recipe)
-    generator = torch.Generator().manual_seed(wanted.seed)
+    chosen = _evenly(len(slices), settings.max_slices)
+    # Neighbours look alike; after shuffling, the content `slice` comes from a distant slice.
+    healthy = slices.batch(np.random.default_rng(settings.seed).permutation(chosen).tolist())
+    simulator = make_simulator("anomalies", settings.simulation, recipe=config.recipe)
+    generator = torch.Generator().manual_seed(settings.seed)
     copies = [
         _with_anomalies(simulator, healthy.images, healthy.region, generator)
-        for _ in range(wanted.copies)
+        for _ in range(settings.copies)
     ]
     images, masks = (np.concatenate(part) for part in zip(*copies, strict=True))
-    region = np.tile(healthy.region, (wanted.copies, 1, 1))
+    region = np.tile(healthy.region, (settings.copies, 1, 1))
     if not masks.any() or masks[region].all():
         raise ConfigError(
             "objective.simulation",
-            expected="anomalies that can be seen, and healthy pixels beside them",
+            expected="visible anomalies, and healthy pixels around them",
             found=f"{np.count_nonzero(masks)} anomalous pixels of {np.count_nonzero(region)}",
             remedy="Raise objective.simulation.probability, or lower its min_change or min_pixels.",
         )
@@ -130,17 +130,17 @@ def simulated_ap(predictor: Predictor, anomalies: SimulatedSet) -> float:
         raise ModelError(
             "objective",
             expected="finite anomaly maps",
-            found=f"{np.count_nonzero(~np.isfinite(scores))} pixels that are not",
+            found=f"{np.count_nonzero(~np.isfinite(scores))} pixels that are not finite",
             remedy="Lower the model's learning rate, or train with train.precision=fp32.",
         )
-    found = pixel_metrics(count_pixels(scores, anomalies.mask[anomalies.region]))["pixel_ap"]
-    assert found is not None  # a set holds both healthy and anomalous pixels
-    return found
+    value = pixel_metrics(count_pixels(scores, anomalies.mask[anomalies.region]))["pixel_ap"]
+    assert value is not None  # a set has both healthy and anomalous pixels
+    return value
 
 
-def _evenly(available: int, wanted: int) -> NDArray[np.int64]:
-    """At most ``wanted`` of the available positions, evenly spread over them."""
-    count = min(available, wanted)
+def _evenly(available: int, limit: int) -> NDArray[np.int64]:
+    """Up to ``limit`` of the available positions, evenly spaced."""
+    count = min(available, limit)
     return np.linspace(0, available - 1, count).round().astype(np.int64)
 
 
@@ -150,16 +150,16 @@ def _with_anomalies(
     region: NDArray[np.bool_],
     generator: torch.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Changed images (N, C, H, W) and where they differ visibly (N, H, W)."""
-    made, masks = [], []
+    """Images with anomalies (N, C, H, W) and masks of their visible pixels (N, H, W)."""
+    changed, masks = [], []
     for start in range(0, len(images), _BATCH):
-        here = slice(start, start + _BATCH)
+        batch = slice(start, start + _BATCH)
         simulated = simulator(
-            torch.from_numpy(images[here]), torch.from_numpy(region[here]), generator
+            torch.from_numpy(images[batch]), torch.from_numpy(region[batch]), generator
         )
-        made.append(simulated.images.numpy())
+        changed.append(simulated.images.numpy())
         masks.append(simulated.mask.numpy())
-    return np.concatenate(made), np.concatenate(masks)
+    return np.concatenate(changed), np.concatenate(masks)
 
 
 def _labelled_ap(predictor: Predictor, subjects: Sequence[Subject], config: Config) -> float:
@@ -170,10 +170,10 @@ def _labelled_ap(predictor: Predictor, subjects: Sequence[Subject], config: Conf
     result = summarise(evaluated.name, subjects, outcomes)
     if result.errors:
         raise result.errors[0]
-    found = result.metrics["pixel_ap"]
-    if found is None:
+    value = result.metrics["pixel_ap"]
+    if value is None:
         raise nothing_outlined()
-    return found
+    return value
 
 
 def nothing_outlined() -> ConfigError:
@@ -181,6 +181,6 @@ def nothing_outlined() -> ConfigError:
     return ConfigError(
         "objective.validation",
         expected="subjects with outlined anomalies",
-        found="none among them",
+        found="no subject with an outlined anomaly",
         remedy="Name subjects that have lesions.",
     )

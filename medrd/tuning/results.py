@@ -30,9 +30,9 @@ def write_results(config: TuneConfig, trials: Sequence[Trial], search: Path) -> 
 
 
 def _chosen_on(config: TuneConfig, best: Trial) -> dict[str, dict[str, str]]:
-    """Hashes of the scans whose labels chose the best model, beside those that it trained on."""
+    """Hashes of the validation scans, whose labels were used to choose the best model."""
     if config.objective.kind != "labelled":
         return {}
-    trial = config.trial_config(best.point)  # a scan's hash is of what its recipe reads
+    trial = config.trial_config(best.point)  # the hash covers the modalities of the recipe
     validation = read_validation(load_cohort(trial), config.objective.validation, trial)
     return {"validation_subjects": validation}

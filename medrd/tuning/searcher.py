@@ -1,9 +1,9 @@
-"""Ray Tune's search with what its own restore lacks.
+"""Additions to Ray Tune's search, so that it can be resumed completely.
 
 Ray saves the state of trials and searcher every few seconds and restores it, so that a killed
-search continues (``tune.run(resume=…)``). Its restore alone would forget which trials successive
-halving has compared, could not raise the number of trials, and, where a kill has torn the state's
-files, would begin anew without a word.
+search continues (``tune.run(resume=…)``). But its restore forgets which trials successive halving
+has compared, cannot raise the number of trials, and silently starts again if a kill has damaged
+the state's files.
 
 Ray and Optuna are imported here, so import this module inside the functions that search.
 """
@@ -38,7 +38,7 @@ _DRAWS = 100
 
 
 class DistinctOptunaSearch(OptunaSearch):
-    """Optuna's search, but it draws no point twice, and ends where none is left."""
+    """Optuna's search, which draws no point twice and ends if no new point is left."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -59,13 +59,13 @@ class DistinctOptunaSearch(OptunaSearch):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell Optuna a trial's result, but not that its process died: it may be resumed."""
+        """Pass a result on to Optuna, but not a process's death: the trial may be resumed."""
         if not error:
             super().on_trial_complete(trial_id, result)
 
 
 def make_searcher(config: TuneConfig) -> Searcher:
-    """Optuna with the sampler that the config names, or with all points of a grid in order."""
+    """Make Optuna's search with the config's sampler, or with all points of a grid in order."""
     set_verbosity(WARNING)
     seed, algorithm = config.search.seed, config.search.algorithm
     searcher = DistinctOptunaSearch(
@@ -80,7 +80,7 @@ def make_searcher(config: TuneConfig) -> Searcher:
 
 
 def make_scheduler(config: TuneConfig) -> TrialScheduler | None:
-    """Asynchronous successive halving; None where no trial can be stopped early."""
+    """Make the successive halving scheduler; None if no trial can be stopped early."""
     longest = max(trial.train.epochs for _, trial in config.corners())
     if config.stopping.kind == "none" or config.stopping.grace_epochs >= longest:
         return None
@@ -95,14 +95,14 @@ def make_scheduler(config: TuneConfig) -> TrialScheduler | None:
 
 
 class ResumableSearch(SearchGenerator):
-    """Ray's search, whose state is kept whole together with the scheduler's.
+    """Ray's search, whose state is saved atomically, together with the scheduler's.
 
     Parameters
     ----------
     searcher
         Draws the points.
     scheduler
-        Its state is saved and restored too; None stops no trial early.
+        Its state is saved and restored too; with None, no trial is stopped early.
     experiment
         The experiment of this session, with its number of trials and its resources. It replaces
         the one in a restored state.
@@ -123,7 +123,7 @@ class ResumableSearch(SearchGenerator):
         self.saves = 0
 
     def save_to_dir(self, dirpath: str, session_str: str) -> None:  # type: ignore[override]
-        """Save the state; Ray has written the trials' to the same folder before."""
+        """Save the state; Ray has already written that of the trials to the same folder."""
         super().save_to_dir(dirpath, session_str)
         if self._scheduler is not None:
             self._scheduler.save(str(Path(dirpath, f"scheduler-state-{session_str}.pkl")))
@@ -133,7 +133,7 @@ class ResumableSearch(SearchGenerator):
         self.saves += 1
 
     def restore_from_dir(self, dirpath: str) -> None:
-        """Restore the newest state of a folder, where :func:`unpack_state` has put it."""
+        """Restore the newest state in a folder, into which :func:`unpack_state` unpacked it."""
         super().restore_from_dir(dirpath)
         if self._scheduler is not None:
             self._scheduler.restore(str(max(Path(dirpath).glob("scheduler-state-*.pkl"))))
@@ -148,7 +148,7 @@ class ResumableSearch(SearchGenerator):
             self.searcher.set_max_concurrency(self._limit)
 
     def add_configurations(self, experiments: Any) -> None:
-        """Begin anew, which Ray also attempts where it cannot restore.
+        """Start a new search; Ray also calls this if it cannot restore a state.
 
         Raises
         ------
@@ -159,17 +159,17 @@ class ResumableSearch(SearchGenerator):
             raise ConfigError(
                 self._folder,
                 expected="the state of a search that Ray can restore",
-                found="one that it cannot (the reason is in the log)",
-                remedy="Resume with the versions of Ray and Optuna that the search began with, "
-                "or give another --out.",
+                found="a state that it cannot restore (the reason is in the log)",
+                remedy="Resume with the versions of Ray and Optuna that started the search, or "
+                "choose another --out.",
             )
         super().add_configurations(experiments)
 
 
 def unpack_state(folder: Path) -> bool:
-    """Put the last whole state of a search where Ray restores it from; False if there is none.
+    """Unpack the last complete state of a search for Ray to restore; False if there is none.
 
-    Ray's own copy may have been torn by a kill.
+    Ray's own copy may have been damaged by a kill.
     """
     archive = folder / _STATE
     if not archive.is_file():
@@ -195,8 +195,8 @@ class Watcher(Callback):
     show
         Called with all trials and the one that has news.
     should_stop
-        Asked all the time; True stops the search when its state is next saved, and its running
-        trials stay unfinished. (Ray's own time budget would count them as done.)
+        Polled; True stops the search when its state is next saved, and running trials stay
+        unfinished. (Ray's own time budget would count them as done.)
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class Watcher(Callback):
         self._saves = 0
 
     def rows(self) -> list[Trial]:
-        """All trials as they are now."""
+        """The current state of all trials."""
         return trials_of(self._trials)
 
     def write_table(self) -> None:
@@ -220,11 +220,11 @@ class Watcher(Callback):
         write_text(self._table, trials_csv(self.rows()))
 
     def on_step_begin(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
-        """Ray's loop begins another turn."""
+        """Note how often the state was saved before this step of Ray's loop."""
         self._trials, self._saves = trials, self._search.saves
 
     def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
-        """Ray's loop ends a turn, and has saved the state if it was time to."""
+        """Stop the search, if requested, after a step of Ray's loop that saved the state."""
         if self._search.saves > self._saves and self._should_stop():
             raise SearchStoppedError
 
@@ -236,19 +236,19 @@ class Watcher(Callback):
         result: dict[Any, Any],
         **info: Any,
     ) -> None:
-        """A trial has reported an epoch, which Ray is about to enter as its last result."""
+        """Show a trial's epoch, which is not its last result in Ray's records yet."""
         changed = trial_of(trial, result)
         self._show([changed if r.name == changed.name else r for r in self.rows()], changed)
 
     def on_trial_complete(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
-        """A trial has ended or was stopped."""
+        """Show and record a trial that has ended or was stopped."""
         self._show(self.rows(), trial_of(trial))
         self.write_table()
 
     def on_trial_error(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
-        """A trial's process has died more often than it is restarted."""
+        """Show and record a trial whose process died more often than it is restarted."""
         self.on_trial_complete(iteration, trials, trial)

@@ -1,7 +1,7 @@
-"""What a search varies: ranges of numbers, and choices.
+"""The space of a search: ranges of numbers, and choices.
 
-A point holds a value for each key of a space. The same dimensions give the points of a grid, the
-distributions that Optuna draws from, and the ends that a config is tried at before a search.
+A point has a value for each key of a space. The same dimensions give the points of a grid, the
+distributions for Optuna, and the ends at which configs are validated before a search.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Uniform(Section):
     low: float
     high: float
     points: int = Field(3, ge=2)
-    """How many values a grid has, both ends included."""
+    """Number of values in a grid, including both ends."""
     unit: str = ""
-    """What the number counts (pixels, slices, …), for people to read."""
+    """Unit of the number (pixels, slices, …), for figures."""
 
     @model_validator(mode="after")
     def _check(self) -> Uniform:
@@ -43,11 +43,11 @@ class Uniform(Section):
         return self
 
     def ends(self) -> list[float]:
-        """The values that stand for all others when a config is tried before a search."""
+        """The values at which configs are validated before a search."""
         return [self.low, self.high]
 
     def at(self, share: float) -> float:
-        """The number that lies this far from low (0) to high (1)."""
+        """The number at this share of the way from low (0) to high (1)."""
         if share in (0, 1):  # the ends exactly, without the logarithm's rounding
             return self.high if share else self.low
         if self.kind == "log_uniform":
@@ -83,7 +83,7 @@ class Integer(Section):
         return self
 
     def ends(self) -> list[int]:
-        """The values that stand for all others when a config is tried before a search."""
+        """The values at which configs are validated before a search."""
         return [self.low, self.high]
 
     def grid(self) -> list[int]:
@@ -105,7 +105,7 @@ class Choice(Section):
     unit: str = ""
 
     def ends(self) -> list[Any]:
-        """All values, because none stands for another."""
+        """All values, because each may make a config invalid."""
         return list(self.values)
 
     def grid(self) -> list[Any]:
@@ -117,7 +117,7 @@ class Choice(Section):
         from optuna.distributions import CategoricalDistribution
 
         with warnings.catch_warnings():
-            # Lists and sections could not be kept in Optuna's databases; a search uses none.
+            # Optuna's databases cannot store lists and sections, but a search uses no database.
             warnings.filterwarnings("ignore", "Choices for a categorical distribution")
             return CategoricalDistribution(self.values)
 
@@ -133,7 +133,7 @@ def grid_points(space: Space) -> list[Point]:
 
 
 def corner_points(space: Space) -> Iterable[tuple[str, Point]]:
-    """Every end of every dimension beside the first ends of the others, with its key."""
+    """Points with one dimension at one of its ends and the others at their first; with its key."""
     first = {key: dimension.ends()[0] for key, dimension in space.items()}
     for key, dimension in space.items():
         for value in dimension.ends():

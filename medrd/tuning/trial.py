@@ -4,10 +4,10 @@ A trial has a folder under the name that Ray gives it:
 
     reports.jsonl  objective and loss of each epoch
     run/           what ``medrd train`` writes: checkpoint, then model
-    error.txt      what a trial that failed has raised
+    error.txt      the traceback of a trial that failed
 
-Ray keeps the books of a search (:mod:`medrd.tuning.searcher`). The run folder is a trial's
-checkpoint: a trial whose process died continues there.
+Ray stores the state of a search (:mod:`medrd.tuning.searcher`). The run folder is a trial's
+checkpoint, from which it continues if its process died.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from medrd.errors import ConfigError, LeakageError, MedrdError
 from medrd.files import write_text
 from medrd.run.cohort import load_cohort
-from medrd.run.folder_lock import alone_in
+from medrd.run.folder_lock import lock_folder
 from medrd.run.outputs import make_folder
 from medrd.run.predictor import Predictor
 from medrd.training.loop import EpochReport
@@ -32,34 +32,34 @@ from medrd.tuning.objective import make_objective
 from medrd.tuning.space import Point
 
 SEARCH = "search.yaml"
-"""The whole search in its folder, resolved."""
+"""File in the search's folder with the resolved search."""
 SPLIT = "split.json"
-"""The subjects on each side, in the search's folder."""
+"""File in the search's folder with the subjects on each side."""
 TRIALS = "trials"
 
 WORST = 0.0
-"""The objective of a trial that has failed: none can be lower."""
+"""The objective of a failed trial, which is the lowest possible."""
 _REPORTS, _ERROR = "reports.jsonl", "error.txt"
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where a trial stands after an epoch; the metrics that Ray Tune gets.
+    """A trial's metrics after an epoch, for Ray Tune.
 
     Attributes
     ----------
     epoch
-        Epochs done.
+        Number of finished epochs.
     objective
-        Higher is better.
+        Value of the objective; higher is better.
     loss
         Training loss; None for a detector without epochs.
     seconds
-        Time spent on the trial so far, with the objective.
+        Time spent on the trial so far, including the objective.
     last
-        Whether the training is complete, and its model saved.
+        True if the training is complete and its model saved.
     failed
-        Why the trial has failed, in one line; "" if it has not.
+        The reason of a failure in one line; "" if the trial has not failed.
     """
 
     epoch: int
@@ -77,10 +77,10 @@ def run_trial(
     folder: Path,
     report: Callable[[Report], None],
 ) -> None:
-    """Train with a point's values and report after each epoch, from the checkpoint if there is one.
+    """Train with a point's values, from the checkpoint if there is one, and report each epoch.
 
-    Whatever the training raises becomes a last report, since it would be raised again if the
-    trial were restarted.
+    If the training raises an error, the last report says so, since a restarted trial would raise
+    it again.
 
     Parameters
     ----------
@@ -91,20 +91,20 @@ def run_trial(
     folder
         The trial's folder, below the search's.
     report
-        Called after each epoch; after the last one only when the model is saved, because a
-        search that stops a trial stops it in this call.
+        Called after each epoch; for the last one after the model is saved, because the search
+        may stop the trial in this call.
     """
     search = folder.parents[1]
     if not (search / SEARCH).is_file():
         raise ConfigError(
             search,
             expected="the folder of the search, on storage that every node sees",
-            found="no search.yaml in it on this node",
-            remedy="Give an --out that all nodes share.",
+            found="a folder without search.yaml on this node",
+            remedy="Choose an --out that all nodes share.",
         )
     make_folder(folder)
-    # A process that was killed may take a moment to let go.
-    with alone_in(folder, "process", wait=True):
+    # A killed process may take a moment to release the lock.
+    with lock_folder(folder, "process", wait=True):
         try:
             _train(config, split_hash, point, folder, report)
         except Exception as error:
@@ -125,9 +125,9 @@ def _train(
     if cohort.split.hash != split_hash:
         raise LeakageError(
             folder,
-            expected="a trial with the test subjects of all others",
+            expected="a trial with the same split as all others",
             found="another split",
-            remedy="Take the key that changes it out of the space, or begin a new search if the "
+            remedy="Remove the key that changes it from the space, or start a new search if the "
             "data set has changed.",
         )
     objective = make_objective(config.objective, trial, cohort)
@@ -149,7 +149,7 @@ def _train(
 
 
 def read_reports(folder: Path) -> list[Report]:
-    """The reports of a trial so far, an epoch each."""
+    """Read a trial's reports so far, one per epoch."""
     path = folder / _REPORTS
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [Report(**json.loads(line)) for line in lines]

@@ -27,15 +27,16 @@ class Trial:
     point
         A value for each key of the space.
     epochs
-        Epochs done.
+        Number of finished epochs.
     objective
-        After the last epoch; higher is better. None before the first, and for a failed trial.
+        Objective after the last epoch; higher is better. None before the first, and for a failed
+        trial.
     loss
         Training loss of the last epoch; None for a detector without epochs.
     seconds
-        Time spent on the trial, with the objective.
+        Time spent on the trial, including the objective.
     reason
-        Why the trial has failed, or why its process died, in one line.
+        In one line, why the trial failed or its process died.
     """
 
     name: str
@@ -49,16 +50,16 @@ class Trial:
 
 
 def trials_of(ray_trials: Iterable[Any]) -> list[Trial]:
-    """Trials of Ray Tune as rows, in the order in which they were drawn."""
+    """Convert Ray Tune's trials, in the order in which they were drawn."""
     # A tag is the number of the draw, then the values: 12_model_lr=0.003
     ordered = sorted(ray_trials, key=lambda trial: int(trial.experiment_tag.partition("_")[0]))
     return [trial_of(trial) for trial in ordered]
 
 
 def trial_of(ray_trial: Any, result: Mapping[str, Any] | None = None) -> Trial:
-    """A trial of Ray Tune as a row, by a result, which is a :class:`medrd.tuning.trial.Report`.
+    """Convert a trial of Ray Tune, with a result (by default its last one).
 
-    Default: its last result.
+    A result has the fields of :class:`medrd.tuning.trial.Report`.
     """
     result = result or ray_trial.last_result or {}
     status: Status = "unfinished"
@@ -81,17 +82,17 @@ def trial_of(ray_trial: Any, result: Mapping[str, Any] | None = None) -> Trial:
 
 
 def _reason_of_death(ray_trial: Any) -> str:
-    """Why a trial's process died for good, by Ray's account; "" if it did not."""
+    """Ray's reason why a trial's process died and is not restarted; "" if it did not die."""
     if ray_trial.status != "ERROR":
         return ""
     error = ray_trial.get_pickled_error()
-    error = getattr(error, "cause", None) or error  # what was raised there, not what it became
+    error = getattr(error, "cause", None) or error  # the original exception, if Ray wrapped it
     lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else "its process has died"
+    return f"{type(error).__name__}: {lines[0]}" if lines else "its process died"
 
 
 def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """The finished trial with the highest objective, the first of equals; None if there is none."""
+    """The first finished trial with the highest objective; None if no trial has finished."""
     finished = [t for t in trials if t.status == "finished" and t.objective is not None]
     return max(finished, key=lambda trial: trial.objective or 0.0, default=None)
 
@@ -135,7 +136,7 @@ def trials_table(trials: Sequence[Trial], *, most: int = 10) -> str:
 
 
 def short(value: Any) -> str:
-    """A value of a point with four digits, for people to read."""
+    """A value of a point as text, numbers with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else as_text(value)
 
 

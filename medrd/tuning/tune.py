@@ -1,6 +1,6 @@
 """``medrd tune``: a search over any key of a config, on a laptop or on a Ray cluster.
 
-Ray Tune decides what runs where and which trials stop early, and keeps the state of the search.
+Ray Tune schedules the trials, stops some of them early, and stores the state of the search.
 Ray is imported inside the functions.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medrd.extras import require_extra
-from medrd.run.folder_lock import alone_in
+from medrd.run.folder_lock import lock_folder
 from medrd.run.outputs import make_folder
 from medrd.run.signals import InterruptedRunError, stop_on_signals
 from medrd.runner.cluster import (
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("medrd.tune")
 
 _RAY = "ray"
-"""Ray's folder in the search's: its state, its logs, TensorBoard's files."""
+"""Folder in the search's folder for Ray's state and logs, and TensorBoard's files."""
 _SAVE_EVERY_S = "5"
-"""How often Ray saves the state. A trial that began later is unknown to it after a kill."""
+"""Interval at which Ray saves the state. After a kill, trials that started later are lost."""
 
 
 def tune(
@@ -62,15 +62,15 @@ def tune(
     config
         A search as :func:`medrd.tuning.config.load_tune` returns it, with ``data.root`` set.
     out
-        The search's folder, which all nodes must see. It must be new, unless ``resume``. It gets
-        ``trials/`` with a run folder for each trial, ``trials.csv``, ``best.yaml``, ``best/``
+        The search's folder, which all nodes must see. It must be new, unless ``resume``. Results
+        are ``trials/`` with a run folder for each trial, ``trials.csv``, ``best.yaml``, ``best/``
         (a model), figures, and Ray's own files in ``ray/``.
     address
         Address of a Ray cluster (``auto`` on one of its nodes). Default: ``RAY_ADDRESS``, or a
-        cluster of this machine alone for the time of the search.
+        temporary cluster on this machine.
     resume
         Continue the search in ``out``: its unfinished trials from their checkpoints, then new
-        ones. ``search.samples`` may be higher than it was. Ray's state of the search is
+        ones. ``search.samples`` may be higher than before. Ray's state of the search is
         unpickled, so resume only folders that you trust.
     dashboard
         Let Ray serve its dashboard (needs ``ray[default]``).
@@ -78,7 +78,7 @@ def tune(
     Returns
     -------
     list of Trial
-        In the order in which they were drawn.
+        All trials, in the order in which they were drawn.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def tune(
     settle_environment()
     out = Path(out).absolute()
     make_folder(out)
-    with alone_in(out, "search"):
+    with lock_folder(out, "search"):
         config, cohort = open_search(config, out, resume=resume)
         prepare_search(config, cohort, out)
         trials = _known_trials(out)
@@ -109,7 +109,7 @@ def tune(
 
 
 def _known_trials(out: Path) -> list[Trial]:
-    """The trials of a search by Ray's state of it, without starting Ray."""
+    """Read the trials of a search from Ray's state, without starting Ray."""
     from ray.tune import ExperimentAnalysis
 
     from medrd.tuning.searcher import unpack_state
@@ -122,15 +122,15 @@ def _known_trials(out: Path) -> list[Trial]:
 
 
 def _refuse_too_much(config: TuneConfig, cluster: Cluster) -> None:
-    """Refuse a trial that needs more than there is."""
-    wanted = {"CPU": config.resources.cpus, "GPU": config.resources.gpus}
-    refuse_too_much(cluster, wanted, key="resources.{name}", remedy="Lower resources.{name}.")
+    """Refuse trials that need more resources than there are."""
+    needed = {"CPU": config.resources.cpus, "GPU": config.resources.gpus}
+    refuse_too_much(cluster, needed, key="resources.{name}", remedy="Lower resources.{name}.")
     if cluster.amount("GPU") and not config.resources.gpus:
         logger.warning("there are GPUs, and the trials use none: see resources.gpus")
 
 
 def _search(config: TuneConfig, split_hash: str, out: Path) -> list[Trial]:
-    """Run Ray Tune until all trials are done or the time is up, from its state if there is one."""
+    """Run Ray Tune, from its state if there is one, until all trials are done or time is up."""
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", _SAVE_EVERY_S)
     from ray import tune as ray_tune
 
@@ -184,7 +184,7 @@ def _search(config: TuneConfig, split_hash: str, out: Path) -> list[Trial]:
 
 
 def _trainable(config: TuneConfig, split_hash: str, out: Path) -> Callable[[dict[str, Any]], None]:
-    """The function that Ray runs for each trial, in a process of its own."""
+    """Make the function that Ray runs for each trial, in a separate process."""
     threads = max(1, int(config.resources.cpus))
 
     def medrd_trial(point: Point) -> None:
@@ -204,7 +204,7 @@ def _trainable(config: TuneConfig, split_hash: str, out: Path) -> Callable[[dict
 
 
 def _mlflow(config: TuneConfig, out: Path) -> list[Callback]:
-    """A logger to MLflow's server or, without one, to ``mlflow.db``, if it is installed."""
+    """If MLflow is installed, a logger to its server or to ``mlflow.db``."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out / 'mlflow.db'}"
     try:
         from mlflow.tracking import MlflowClient
@@ -212,7 +212,7 @@ def _mlflow(config: TuneConfig, out: Path) -> list[Callback]:
         MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
     except ImportError:
         return []
-    except Exception as error:  # a search must not end for its log
+    except Exception as error:  # problems of MLflow must not stop the search
         logger.warning("nothing is logged to MLflow at %s: %s", uri, str(error).splitlines()[0])
         return []
     from ray.air.integrations.mlflow import MLflowLoggerCallback

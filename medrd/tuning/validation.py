@@ -1,4 +1,4 @@
-"""The validation subjects of a search with labels: they have lesions, and are on no other side."""
+"""Checks of a labelled search's validation subjects: some have lesions, none is on another side."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from medrd.data.kind import TestItem
 from medrd.data.kinds import kind_of
 from medrd.data.layouts import Subject
 from medrd.errors import InputError
-from medrd.run.attempt import attempt
 from medrd.run.cohort import Cohort, refuse_same_content
+from medrd.run.input_errors import catch_input_error
 from medrd.run.progress import progress
 from medrd.tuning.objective import nothing_outlined
 
@@ -19,14 +19,14 @@ logger = logging.getLogger("medrd.tune")
 
 
 def read_validation(cohort: Cohort, ids: Sequence[str], config: Config) -> dict[str, str]:
-    """Hashes of the validation subjects' scans, by id, as the config's recipe reads them.
+    """Read the validation subjects with the config's recipe; id -> hash of the scan.
 
     Raises
     ------
     InputError
         If a scan or its label cannot be read.
     ConfigError
-        If no subject has a lesion in the region that is scored.
+        If no subject has a lesion in the evaluated region.
     """
     contents: dict[str, str] = {}
     outlined = False
@@ -44,9 +44,9 @@ def read_validation(cohort: Cohort, ids: Sequence[str], config: Config) -> dict[
 
 
 def hash_test_side(cohort: Cohort, config: Config) -> dict[str, str]:
-    """Hashes of the test subjects' scans, by id; nothing else of them is used.
+    """Hash the test subjects' scans, of which nothing else is used; id -> hash.
 
-    A scan that cannot be read is left out: it cannot be tested on either.
+    Unreadable scans are left out, since they cannot be tested either.
     """
     subjects = cohort.side("test")
     contents: dict[str, str] = {}
@@ -63,7 +63,7 @@ def hash_test_side(cohort: Cohort, config: Config) -> dict[str, str]:
 def refuse_same_scans(
     validation: Mapping[str, str], sides: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """Refuse a validation scan that is on another side too, under whichever name.
+    """Refuse validation scans that are also on another side, perhaps under another name.
 
     Parameters
     ----------
@@ -89,7 +89,9 @@ def refuse_same_scans(
 
 def _test_item(subject: Subject, config: Config) -> TestItem:
     kind = kind_of(config.recipe)
-    found = attempt(subject.files[0], lambda: kind.test_item(subject, budget=config.data.budget))
-    if isinstance(found, InputError):
-        raise found
-    return found
+    item = catch_input_error(
+        subject.files[0], lambda: kind.test_item(subject, budget=config.data.budget)
+    )
+    if isinstance(item, InputError):
+        raise item
+    return item

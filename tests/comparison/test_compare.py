@@ -21,7 +21,7 @@ from medrd.comparison.inputs import refuse_changes
 from medrd.data.layouts import find_subjects
 from medrd.errors import ConfigError
 from medrd.run.cohort import load_cohort
-from medrd.run.folder_lock import alone_in
+from medrd.run.folder_lock import lock_folder
 from training import SMALL
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "compare"
@@ -134,9 +134,9 @@ def test_folds_test_every_subject_once_and_are_the_same_for_every_seed(
 @pytest.mark.parametrize(
     ("folds", "message"),
     [
-        (1, "two folds or more"),
-        ([["a"], []], "none of them empty"),
-        ([["a"], ["a"]], "one fold"),
+        (1, "fewer than two folds"),
+        ([["a"], []], "an empty one"),
+        ([["a"], ["a"]], "a subject in two folds"),
         (40, "fewer folds"),
     ],
 )
@@ -312,7 +312,9 @@ def test_another_config_in_the_same_folder_is_refused_and_nothing_is_lost(
     raw["models"] = {"rd4ad": {"config": {"model": RD4AD | {"lr": 0.1}}}}
     raw["seeds"] = [0]
     before = (story.out / "results.csv").read_bytes()
-    with pytest.raises(ConfigError, match=r"model\.lr: 0\.1, as.*found one with model\.lr: 0\.005"):
+    with pytest.raises(
+        ConfigError, match=r"model\.lr: 0\.1, as.*found a run with model\.lr: 0\.005"
+    ):
         compare(make_compare(raw), story.out)
     assert (story.out / "results.csv").read_bytes() == before
 
@@ -432,7 +434,7 @@ def test_two_comparisons_do_not_share_a_folder(
 ) -> None:
     (tmp_path / "out").mkdir()
     with (
-        alone_in(tmp_path / "out", "comparison"),
+        lock_folder(tmp_path / "out", "comparison"),
         pytest.raises(ConfigError, match="other comparison"),
     ):
         compare(make_compare(small(raw, copy)), tmp_path / "out")

@@ -176,7 +176,7 @@ def test_an_undefined_metric_is_a_dash_and_a_model_never_run_too() -> None:
 
 def test_two_models_are_too_few_to_judge_agreement(two: Comparison) -> None:
     for line in read(markdown(two), "Agreement of ranks between domains"):
-        assert line["Kendall's τ-b"] == line["Spearman's ρ"] == "cannot be judged"
+        assert line["Kendall's τ-b"] == line["Spearman's ρ"] == "not defined"
         assert (line["domains"], line["models"]) == ("brain – industrial", "2")
     assert {a["kendall_tau_b"] for a in document(two)["agreement"]} == {None}
 
@@ -187,10 +187,10 @@ def test_four_models_with_a_tie() -> None:
     assert [r["rank"] for r in read(text, "image AUROC")] == ["1", "2.5", "2.5", "4"]
     line = row(read(text, "Agreement of ranks between domains"), metric="image AUROC")
     assert line["Kendall's τ-b"] == "0.913"  # 5 / sqrt(5 × 6)
-    assert "With 4 models even full agreement has p = 0.083" in text
+    assert "With 4 models, even full agreement has p = 0.083" in text
     # All tied in pixel AP: no ranking to agree on.
     tied = row(read(text, "Agreement of ranks between domains"), metric="pixel AP")
-    assert tied["Spearman's ρ"] == "cannot be judged"
+    assert tied["Spearman's ρ"] == "not defined"
 
 
 def test_differences_are_corrected_over_the_table(two: Comparison) -> None:
@@ -213,7 +213,7 @@ def test_speed_and_size_are_means_of_runs_that_finished(two: Comparison) -> None
 
 def test_published_figures_stay_apart(two: Comparison) -> None:
     text = markdown(two)
-    ours, theirs = text.split("## Published, under other protocols")
+    ours, theirs = text.split("## Published results, under other protocols")
     assert "0.985" not in ours
     assert read(f"# x\n{theirs}", "x")[0]["image AUROC"] == "0.985"
     assert "- [1] A paper: another protocol." in theirs
@@ -357,7 +357,7 @@ GOOD = "{model: a, data_set: b, source: c, protocol: d, values: {image_auroc: 0.
         (f"- {GOOD.replace('0.9', 'yes')}", "fraction"),
         (f"- {GOOD.replace('0.9', '.nan')}", "fraction"),
         (f"- {GOOD.replace('image_auroc', 'aupro')}", "keys among"),
-        (f"- {GOOD.replace('{image_auroc: 0.9}', '{}')}", "at least one figure"),
+        (f"- {GOOD.replace('{image_auroc: 0.9}', '{}')}", "at least one number"),
         (f"- {GOOD.replace('data_set', 'dataset')}", "found 'dataset'"),
         (f"- {GOOD[:-1]}, spread: {{pro: 0.1}}}}", "spread: expected keys among image_auroc"),
     ],

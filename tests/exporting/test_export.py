@@ -331,7 +331,7 @@ def test_monai_verifies_the_bundle_and_runs_it_to_the_same_map(
             output_dir=str(tmp_path / "none"),
             **common,  # type: ignore[arg-type]
         )
-    assert "1 that cannot be" in str(failed.value.__cause__)
+    assert "1 failed inputs" in str(failed.value.__cause__)
 
 
 def test_somebody_elses_bundle_is_not_written_into(tmp_path: Path) -> None:
@@ -378,7 +378,11 @@ def test_every_model_has_a_card_with_its_data_and_limits(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "trained_on", "finds"),
     [
-        ("intensity", "nothing; the split's training side is 2 inputs, ", "bright in its input"),
+        (
+            "intensity",
+            "nothing (the training side of the split has 2 inputs, ",
+            "bright in its input",
+        ),
         ("dae", "2 inputs, ", "unlike its training data"),
     ],
 )
@@ -388,4 +392,4 @@ def test_the_card_of_a_method_that_learns_nothing_says_so(
     config = make_config({"model": {"name": name}}).to_dict()
     card = model_card({"config": config, "training": TRAINING, "calibration": None}, "hash")
     assert f"- trained on: {trained_on}" in card
-    assert f"Finds what is {finds}," in card
+    assert f"The model finds what is {finds}," in card

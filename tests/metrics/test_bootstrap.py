@@ -274,5 +274,5 @@ def test_what_a_bootstrap_refuses() -> None:
         bootstrap([units], resamples=0)
     with pytest.raises(ValueError, match="same number of groups, got 1 and 2"):
         paired_differences([units], [units, units])
-    with pytest.raises(ValueError, match="'s2' in one only"):
+    with pytest.raises(ValueError, match="'s2' is in one only"):
         paired_differences([units], [with_dice(np.array([0.1, 0.2, 0.3]))])

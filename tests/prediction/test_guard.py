@@ -82,14 +82,14 @@ def test_a_name_that_says_nothing_is_not_judged(
     given = [tiny_root / "tiny_0", scan, tmp_path / "series_flair"]
     done = predict(quick, given, tmp_path / "out", report=True, picture=False).done
     records = [json.loads(path.read_text(encoding="utf-8")) for path in done]
-    silent = "file name: {} does not say what it is".format
+    silent = "file name: {} names no modality".format
     said = [[], [silent("scan.nii.gz")], [silent("series_flair")]]
     assert [record["not_judged"] for record in records] == said
     page = tmp_path / "out" / "report" / "scan.html"
-    assert f"Not judged: {silent('scan.nii.gz')}." in page.read_text(encoding="utf-8")
+    assert f"Not checked: {silent('scan.nii.gz')}." in page.read_text(encoding="utf-8")
     index = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     heading, *rows = index.split("<tr>")[1:]
-    assert re.findall(r">([^<]+)</button>", heading)[-1] == "not judged"
+    assert re.findall(r">([^<]+)</button>", heading)[-1] == "not checked"
     counts = [re.findall(r"<td data-value[^>]*>([^<]*)</td>", row)[-1] for row in rows]
     assert counts == ["1", "1", "–"]  # scan, series_flair, tiny_0
 
@@ -123,7 +123,7 @@ def test_names_count_only_where_those_of_the_training_scans_did(
     assert [error for error in report.errors if "by its name" in error.found] == []
     reasons = ("contrast: the profile has 2 scans", "file names: those of the training scans")
     for reason in reasons:
-        assert any(f"--strict does not judge {reason}" in m for m in caplog.messages)
+        assert any(f"--strict cannot check {reason}" in m for m in caplog.messages)
     predict(model, [plain], tmp_path / "out", picture=False)
     record = json.loads((tmp_path / "out" / "p0_T1w.json").read_text(encoding="utf-8"))
     assert [text.startswith(r) for text, r in zip(record["not_judged"], reasons, strict=True)] == [

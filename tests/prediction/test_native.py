@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from medrd.images.volume import volume_from_array
-from medrd.prediction.native import WayBack, native_mask
+from medrd.prediction.native import NativeSpace, native_mask
 from medrd.preparation.linear import about, apply, inverse, rotation, translation
 from medrd.preparation.record import Origin
 from phantom_heads import points_of
@@ -23,16 +23,16 @@ TO_RAW = (
 )
 
 
-def way_back(
+def native_space(
     spacing_mm: tuple[float, ...], shape: tuple[int, int, int], axes: tuple[int, ...]
-) -> WayBack:
+) -> NativeSpace:
     """To an oblique grid whose axes are permuted and one of them reversed, by way of JSON."""
     affine = rotation(11, -7, 20) @ np.eye(4)[[*axes, 3]] @ np.diag([*spacing_mm, 1])
     affine = affine @ np.diag([-1, 1, 1, 1])
     affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2
     origin = Origin.of(volume_from_array(np.zeros(shape), affine), TO_RAW, "raw.nii.gz")
     again = Origin.from_dict(json.loads(json.dumps(origin.to_dict())))
-    return WayBack(again, again.blank())
+    return NativeSpace(again, again.blank())
 
 
 def ramp(points_mm: NDArray) -> NDArray:
@@ -47,10 +47,10 @@ def ramp(points_mm: NDArray) -> NDArray:
 def test_a_map_lies_where_it_belongs_on_an_oblique_permuted_grid(
     spacing_mm: tuple[float, ...], shape: tuple[int, int, int], axes: tuple[int, ...]
 ) -> None:
-    back = way_back(spacing_mm, shape, axes)
+    native = native_space(spacing_mm, shape, axes)
     prepared = ramp(points_of(SHAPE, AFFINE)).astype(np.float32)
-    found = back.scores(prepared, AFFINE)
-    raw_mm = points_of(shape, back.blank.affine)
+    found = native.scores(prepared, AFFINE)
+    raw_mm = points_of(shape, native.blank.affine)
     truth = ramp(apply(inverse(TO_RAW), raw_mm.reshape(-1, 3)).reshape(raw_mm.shape))
     inside = found != 0
     assert inside.mean() > 0.5
@@ -59,13 +59,15 @@ def test_a_map_lies_where_it_belongs_on_an_oblique_permuted_grid(
 
 
 def test_findings_that_no_voxel_of_thick_slices_shows_are_counted() -> None:
-    back = way_back((4.0, 4.0, 40.0), (60, 60, 5), (0, 1, 2))
-    slices_mm = apply(inverse(TO_RAW) @ back.blank.affine, np.array([[30.0, 30, 2], [30, 30, 2.5]]))
+    native = native_space((4.0, 4.0, 40.0), (60, 60, 5), (0, 1, 2))
+    slices_mm = apply(
+        inverse(TO_RAW) @ native.blank.affine, np.array([[30.0, 30, 2], [30, 30, 2.5]])
+    )
     mask = np.zeros(SHAPE, bool)
     for centre_mm in slices_mm:  # in a slice, and midway between it and the next
         x, y, z = np.rint(apply(inverse(AFFINE), centre_mm)).astype(int)
         mask[x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2] = True
     mask[0, 0, 0] = True  # too small to be a finding anywhere
-    found, lost = native_mask(back, mask, AFFINE)
+    found, lost = native_mask(native, mask, AFFINE)
     assert lost == 1
     assert np.unique(np.argwhere(found)[:, 2]).tolist() == [2]

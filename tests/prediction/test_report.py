@@ -98,7 +98,7 @@ def test_a_scan_unlike_the_training_scans_is_shown_with_that_warning(
     (row,) = (row for row in rows if ">a_T1w<" in row)
     count = len(record["warnings"]) + len(record["unlike_training"])
     assert re.search(rf'data-value="{count}.0">{count}<', row)
-    assert ">not judged<" not in rows[0]
+    assert ">not checked<" not in rows[0]
 
 
 def test_a_page_is_made_again_only_where_it_would_show_something_else(
@@ -176,7 +176,7 @@ def test_a_scan_that_is_no_longer_the_one_predicted_is_not_shown(
     assert [type(error) for error in report.errors] == [WrongKindError]
     index = report.path.read_text(encoding="utf-8")
     assert 'href="report/b.html"' in index
-    assert "other content under its name" in index
+    assert "with other content" in index
 
 
 def test_a_label_that_does_not_fit_is_a_warning(
@@ -190,17 +190,17 @@ def test_a_label_that_does_not_fit_is_a_warning(
     assert "The label is not shown" in result.page.path.read_text(encoding="utf-8")
 
 
-def test_without_calibration_or_profile_scans_share_a_scale_and_what_is_not_judged_is_said(
+def test_without_calibration_or_profile_scans_share_a_scale_and_what_is_not_checked_is_listed(
     quick: Model, tiny_root: Path, tmp_path: Path
 ) -> None:
     bare = Model(quick.detector, quick.config, None, quick.training, "another")
     folders = [tiny_root / "tiny_0", tiny_root / "tiny_4"]
     predict(bare, folders, tmp_path, picture=False, report=True)
-    unjudged = "Not judged: anything: the model file has no profile of its training scans."
+    unchecked = "Not checked: anything: the model file has no profile of its training scans."
     for i in (0, 4):
-        assert unjudged in (tmp_path / "report" / f"tiny_{i}.html").read_text(encoding="utf-8")
+        assert unchecked in (tmp_path / "report" / f"tiny_{i}.html").read_text(encoding="utf-8")
     heading, *rows = (tmp_path / "report.html").read_text(encoding="utf-8").split("<tr>")[1:]
-    assert ">not judged<" in heading
+    assert ">not checked<" in heading
     assert all('data-value="1.0">1<' in row for row in rows)
     maps = [np.asarray(nib.load(tmp_path / f"tiny_{i}_anomaly.nii.gz").dataobj) for i in (0, 4)]
     shown = [embedded(tmp_path / "report" / f"tiny_{i}.html", "heat") for i in (0, 4)]
@@ -298,7 +298,7 @@ def test_cases_whose_scans_have_moved_keep_their_pages(
     links = re.findall(r'href="(cases/[^"]+)"', page)
     assert links == [f"cases/report/{pages[1].name}"]  # none leads to nothing
     assert pages[1].is_file()
-    assert "A case is not shown anew" in page
+    assert "A case could not be shown again" in page
 
 
 def test_a_damaged_run_is_an_error(evaluation: Path, tmp_path: Path) -> None:

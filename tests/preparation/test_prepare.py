@@ -328,7 +328,7 @@ def test_prepared_subjects_are_no_predictions_to_report(
     assert (report.pages, report.errors) == (1, [])
 
 
-def test_what_was_predicted_without_the_way_back_is_done_again_with_it(
+def test_what_was_predicted_without_native_is_done_again_with_it(
     predicted: Path, prepared: Prepared, quick: Model, tmp_path: Path
 ) -> None:
     out = Path(shutil.copytree(predicted, tmp_path / "maps"))
@@ -348,14 +348,14 @@ def test_where_nothing_could_be_prepared_predict_says_where_to_read_why(
     assert "errors.json" in error.remedy
 
 
-def test_a_scan_that_was_not_prepared_has_no_way_back(
+def test_a_scan_that_was_not_prepared_has_no_native_space(
     prepared: Prepared, quick: Model, tmp_path: Path
 ) -> None:
     alone = Path(shutil.copy(prepared.good / "good_flair.nii.gz", tmp_path / "a_flair.nii.gz"))
     (error,) = predict(quick, [alone], tmp_path / "maps", native=True).errors
     assert isinstance(error, MissingInputError)
-    assert "leave --native out" in error.remedy
+    assert "remove --native" in error.remedy
     changed = Path(shutil.copytree(prepared.good, tmp_path / "good"))
     shutil.copy(changed / "good_t1.nii.gz", changed / "good_flair.nii.gz")
     (error,) = predict(quick, [changed], tmp_path / "maps", native=True).errors
-    assert "other content" in error.found
+    assert "content that differs" in error.found

@@ -15,7 +15,7 @@ from medrd.data.layouts import find_subjects
 from medrd.images.nifti import read_mask, read_nifti
 from medrd.images.sitk import to_sitk
 from medrd.images.volume import volume_from_array
-from medrd.prediction.native import WayBack, native_mask
+from medrd.prediction.native import NativeSpace, native_mask
 from medrd.preparation.head import Options, prepare_head
 from medrd.preparation.linear import about, apply, inverse, rotation, translation
 from medrd.preparation.quality import dice
@@ -67,5 +67,5 @@ def test_modalities_of_a_moved_patient_are_put_together_and_maps_come_back(
     image = to_sitk(volume_from_array(label, moved["t1"].affine))
     there = resample(image, template.shape, template.affine, head.to_raw["t1"]).array > 0.5
     origin = Origin.of(moved["t1"], head.to_raw["t1"], "")
-    back, _ = native_mask(WayBack(origin, origin.blank()), there, template.affine)
+    back, _ = native_mask(NativeSpace(origin, origin.blank()), there, template.affine)
     assert dice(back, label) > 0.97

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from medrd.config import make_config
 from medrd.errors import ConfigError, ModelError
-from medrd.run.folder_lock import alone_in
+from medrd.run.folder_lock import lock_folder
 from medrd.run.signals import InterruptedRunError, StopRequest
 from medrd.runner.cluster import Cluster, settle_environment
 from medrd.training import on_ray as module
@@ -162,7 +162,7 @@ class AskedOnceTheyWork(StopRequest):
     def __init__(self, run: Path, working: Path) -> None:
         run.mkdir()
         self.run, self.working, self.waited, self.held = run, working, False, ExitStack()
-        self.held.enter_context(alone_in(run, "training"))
+        self.held.enter_context(lock_folder(run, "training"))
 
     def __bool__(self) -> bool:
         locks = Path("/proc/locks").read_text(encoding="utf-8").splitlines()

@@ -74,7 +74,7 @@ def test_validation_subjects_are_trained_on_no_longer_and_never_tested_on(
     assert list(best.training["validation_subjects"]) == ["tiny_1"]
     assert seen.items() < best.training.items()
     card = (tmp_path / "b" / "best" / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "chosen on: the labels of 1 more" in card
+    assert "chosen on: the labels of 1 further inputs" in card
     for name in ("tiny_1", "renamed"):
         write_tiny_subject(tmp_path / "cohort" / name, name, seed=1)
         with pytest.raises(LeakageError, match=rf"{name}: .*chosen on \(as tiny_1\)"):
@@ -159,7 +159,7 @@ def test_validation_subjects_that_cannot_judge_are_found_before_any_trial(
 def test_validation_subjects_have_labels(labelled_raw: dict[str, Any], tmp_path: Path) -> None:
     write_tiny_subject(tmp_path / "cohort" / "tiny_9", "tiny_9", seed=9)
     (tmp_path / "cohort" / "tiny_9" / "tiny_9_seg.nii.gz").unlink()
-    with pytest.raises(ConfigError, match="tiny_9, which has none"):
+    with pytest.raises(ConfigError, match="tiny_9, which has no label"):
         begin(labelled_raw, tmp_path / "out")
 
 
@@ -168,7 +168,7 @@ def test_anomalies_that_nobody_sees_are_found_before_any_trial_and_can_be_mended
 ) -> None:
     out = tmp_path / "out"
     unseen = search_raw | {"objective": {"simulation": {"probability": 0}}}
-    with pytest.raises(ConfigError, match="can be seen"):
+    with pytest.raises(ConfigError, match="visible anomalies"):
         prepare_search(*begin(unseen, out), out)
     prepare_search(*begin(search_raw, out), out)
 
@@ -256,7 +256,7 @@ def test_a_search_of_an_earlier_version_is_refused_with_a_way_out(
     out = Path(shutil.copytree(finished_search, tmp_path / "out"))
     (out / TRIAL / "trial.json").write_text("{}")
     for resume in (True, False):
-        with pytest.raises(ConfigError, match=r"earlier version.*start anew with another --out"):
+        with pytest.raises(ConfigError, match=r"earlier version.*start a new search with another"):
             begin(search_raw, out, resume=resume)
 
 

@@ -192,7 +192,7 @@ def test_without_a_healthy_slice_there_is_nothing_to_simulate_in(
 def test_anomalies_that_nobody_sees_are_an_error(
     held_out: list[CachedSubject], config: Config
 ) -> None:
-    with pytest.raises(ConfigError, match="can be seen"):
+    with pytest.raises(ConfigError, match="visible anomalies"):
         simulate_set(held_out, wanted(simulation={"probability": 0}), config)
 
 

@@ -131,7 +131,7 @@ def test_a_trial_on_another_split_fails(
     config, _ = begin(search_raw, tmp_path / "out")
     reports: list[Any] = []
     run_trial(config, "another hash", POINT, tmp_path / "out" / TRIAL, reports.append)
-    assert "the test subjects of all others" in reports[0].failed
+    assert "the same split as all others" in reports[0].failed
     assert LeakageError.__name__ in (tmp_path / "out" / TRIAL / "error.txt").read_text("utf-8")
 
 

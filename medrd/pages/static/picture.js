@@ -1,4 +1,4 @@
-// A picture under its heat map: how much of the map is seen, and where a finding is.
+// Controls of a picture's page: the heat map's opacity, and a ring that marks a finding.
 "use strict";
 
 {

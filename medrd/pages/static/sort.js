@@ -1,4 +1,4 @@
-// Tables whose columns sort: a click on a heading, numbers largest first, words from A on.
+// Sortable tables: a click on a heading sorts numbers from the largest, words from A.
 "use strict";
 
 for (const table of document.querySelectorAll("table.sortable")) {
@@ -14,7 +14,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const up = before ? before === "descending" : !numbers;
       rows.sort((a, b) => {
         const [x, y] = [key(a), key(b)];
-        if (x === "" || y === "") return (x === "") - (y === ""); // what is not known comes last
+        if (x === "" || y === "") return (x === "") - (y === ""); // empty values come last
         const order = numbers ? Number(x) - Number(y) : x.localeCompare(y, undefined, { numeric: true });
         return up ? order : -order;
       });

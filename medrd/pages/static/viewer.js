@@ -1,4 +1,4 @@
-// The controls around niivue: what the page embeds is shown, nothing is fetched.
+// The controls around niivue, which shows the files embedded in the page.
 "use strict";
 
 (async () => {
@@ -133,7 +133,7 @@
     }
     const show = (row) => {
       jump(row);
-      at("view").scrollIntoView({ block: "nearest" }); // a narrow window has it far above
+      at("view").scrollIntoView({ block: "nearest" }); // in a narrow window it is far above
     };
     for (const row of rows) {
       row.addEventListener("click", () => show(row));
