@@ -1,4 +1,4 @@
-"""A headless Chromium that tests look at pages with, and what it said about them."""
+"""A headless Chromium for tests of pages, which records its messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synthetic DICOM series for the tests: arrays written slice by slice, nobody's scan."""
+"""Synthetic DICOM series for the tests: arrays written slice by slice, not patients' scans."""
 
 from __future__ import annotations
 

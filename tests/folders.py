@@ -1,4 +1,4 @@
-"""Folders of empty files, and what lies in a folder, to see what a second run has changed."""
+"""Folders of empty files, and the content of a folder, to see what a second run has changed."""
 
 from __future__ import annotations
 

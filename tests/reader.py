@@ -1,4 +1,4 @@
-"""Does what a page of the documentation says, or checks that it could be done."""
+"""Runs the commands of a documentation page, or checks that they could be run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scan's page made from arrays, for the tests of what it holds and of how it looks."""
+"""A scan's page made from arrays, for tests of its content and appearance."""
 
 from __future__ import annotations
 

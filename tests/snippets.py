@@ -1,4 +1,4 @@
-"""The fenced blocks of a documentation page, and what the comments around them say of them.
+"""The fenced blocks of a documentation page, and the comments that describe them.
 
 A comment right above a block is for that block, ``snippets`` instead of ``snippet`` for the page::
 

@@ -1,4 +1,4 @@
-"""What the tests of detectors share: steps without a data set, images, and loops by hand."""
+"""Shared parts of detector tests: steps without a data set, images, and hand-written loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache: built once, never stale, never half done, whoever is killed or runs beside."""
+"""The cache: built once, never stale, never incomplete, even with kills and parallel processes."""
 
 from __future__ import annotations
 

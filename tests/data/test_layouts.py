@@ -1,4 +1,4 @@
-"""Where data sets keep their subjects. Only names matter here, so the files are empty."""
+"""The layouts of scan data sets. Only names matter here, so the files are empty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people look at: overlays with a fixed scale, and tables."""
+"""Overlays with a fixed scale, and tables."""
 
 from __future__ import annotations
 

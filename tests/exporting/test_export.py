@@ -1,4 +1,4 @@
-"""``medrd export``: graphs that say what the model says, for any number of slices."""
+"""``medrd export``: graphs that give the model's output, for any number of slices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every broken or hostile file ends in a typed error that names it and says what to do."""
+"""Every broken or hostile file gives a typed error that names it and its remedy."""
 
 from __future__ import annotations
 

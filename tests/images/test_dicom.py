@@ -1,4 +1,4 @@
-"""DICOM series become volumes on dcm2niix's grid, or an error that says what is wrong."""
+"""DICOM series become volumes on dcm2niix's grid, or an error that explains the problem."""
 
 from __future__ import annotations
 

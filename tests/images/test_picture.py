@@ -1,4 +1,4 @@
-"""What a picture's stored values become, at every depth and of every kind of file."""
+"""How a picture's stored values are converted, for every depth and file format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Broken and hostile pictures: each is refused by name, none is read as another."""
+"""Broken and hostile pictures: each is refused by name, and none is misread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a picture's file has beside its pixels: transparency, frames, orientation."""
+"""Features of picture files besides pixels: transparency, frames, orientation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where voxels lie: the Volume, comparing grids, and the bridge to SimpleITK."""
+"""The positions of voxels: Volume, the comparison of grids, and the bridge to SimpleITK."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves are those whose areas the metrics report."""
+"""The areas under the curves are the reported metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every detector owes to the training loop and to prediction, whatever its method."""
+"""The contract of every detector with the training loop and with prediction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every detector: configs, a whole run, resuming, the saved model."""
+"""Tests of every detector: configs, a whole run, resuming, the saved model."""
 
 from __future__ import annotations
 

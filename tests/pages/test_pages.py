@@ -1,4 +1,4 @@
-"""What pages hold: volumes small enough and still right, rows that sort, nothing unescaped."""
+"""The content of pages: volumes small enough and still correct, sortable rows, escaped values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scan's page in a real browser: nothing is fetched, and what is moved moves."""
+"""A scan's page in a real browser: it loads nothing from elsewhere, and its controls work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generated set of textures: what makes a defect there, and nothing else."""
+"""The generated set of textures and its defects."""
 
 from __future__ import annotations
 

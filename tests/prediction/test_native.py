@@ -1,4 +1,4 @@
-"""The way back from prepared scans to raw grids, to a fraction of a micrometre."""
+"""Resampling from prepared scans to raw grids, to a fraction of a micrometre."""
 
 from __future__ import annotations
 

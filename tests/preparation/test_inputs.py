@@ -1,4 +1,4 @@
-"""What ``medrd prepare`` finds: by names alone, so empty files will do."""
+"""The inputs that ``medrd prepare`` finds; only names matter, so the files are empty."""
 
 from __future__ import annotations
 

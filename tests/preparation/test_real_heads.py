@@ -1,4 +1,4 @@
-"""``prepare`` on real heads: against another program's brain, and where the right answer is known.
+"""``prepare`` on real heads, compared with another program's brain and with known transforms.
 
 Phantoms of ellipsoids (test_head.py) cannot say how registration and refinement do on folds,
 scalps and lesions. Without N4, which is half of the time.

@@ -1,4 +1,4 @@
-"""What is said while a verb works: bars in a terminal, lines elsewhere, nothing when quiet."""
+"""Progress messages: bars in a terminal, lines elsewhere, none with --quiet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The records beside results: read as they were written, in every version, and nothing else."""
+"""Records of results: read as they were written, in every version, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pool of Ray's actors does with items that fail, that kill, or that nobody waits for."""
+"""Ray actors with items that fail, that kill their process, or whose results are not awaited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``medrd predict --ray``, ``evaluate --ray`` and ``compare --ray``, and what Ray itself does.
+"""``medrd predict --ray``, ``evaluate --ray`` and ``compare --ray`` with real Ray processes.
 
 The results are those of the plain verbs, and nothing is lost with a node or a process that dies.
 """

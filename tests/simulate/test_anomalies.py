@@ -1,4 +1,4 @@
-"""Simulated anomalies: where they are, what they show, what their label says."""
+"""Simulated anomalies: their places, contents and labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a picture is the object."""
+"""Detection of the object in a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulated gliomas: their solid as a formula, their look, their place, what is drawn."""
+"""Simulated gliomas: their shape as a formula, their appearance, place and random draws."""
 
 from __future__ import annotations
 

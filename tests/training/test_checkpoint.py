@@ -1,4 +1,4 @@
-"""The checkpoint: all that a run needs to go on, and nothing else."""
+"""The checkpoint: everything that a run needs to continue, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What trials are judged by: the same anomalies for all, in healthy slices, never test subjects."""
+"""The objective of trials: the same anomalies for all, in healthy slices, without test subjects."""
 
 from __future__ import annotations
 

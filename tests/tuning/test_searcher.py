@@ -1,4 +1,4 @@
-"""What a search by Ray Tune draws, and that its state is restored whole; no cluster is started."""
+"""The draws of a search by Ray Tune, and restoring its state; no cluster is started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what was given to cases: whose files, which outputs, and what is refused."""
+"""From given paths to cases: the files and outputs of each, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a subject's volumes to normalised slices, against formulas written out here."""
+"""Preparing a subject's volumes as normalised slices, compared with formulas written out here."""
 
 from __future__ import annotations
 

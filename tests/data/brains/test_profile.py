@@ -1,4 +1,4 @@
-"""The guard: a model's profile of its training scans, and what it says of others."""
+"""The guard: a model's profile of its training scans, and its comparison with others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where data sets keep their pictures, and which category a picture belongs to."""
+"""The layouts of picture data sets, and the category of each picture."""
 
 from __future__ import annotations
 

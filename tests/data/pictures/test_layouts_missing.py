@@ -1,4 +1,4 @@
-"""What data sets of pictures lack or have too much: each is named, none is passed over."""
+"""Missing and superfluous files in picture data sets: all are reported, none is ignored."""
 
 from __future__ import annotations
 
