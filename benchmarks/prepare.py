@@ -35,7 +35,7 @@ from medrd.data.output_names import SCAN_FILES
 from medrd.images.nifti import read_mask, read_nifti, write_nifti
 from medrd.images.sitk import to_sitk
 from medrd.images.volume import Volume, volume_from_array
-from medrd.prediction.native import NATIVE_ENDINGS, WayBack, native_mask
+from medrd.prediction.native import NATIVE_ENDINGS, NativeSpace, native_mask
 from medrd.prediction.predict import predict
 from medrd.preparation.brain import deepbet_mask
 from medrd.preparation.head import Options, PreparedHead, prepare_head
@@ -243,7 +243,7 @@ def there_and_back(
     image = to_sitk(volume_from_array(label, raw.affine))
     prepared = resample(image, template.shape, template.affine, head.to_raw[channel]).array > 0.5
     origin = Origin.of(raw, head.to_raw[channel], "")
-    back, _ = native_mask(WayBack(origin, origin.blank()), prepared, template.affine)
+    back, _ = native_mask(NativeSpace(origin, origin.blank()), prepared, template.affine)
     centres = [np.array(ndimage.center_of_mass(mask)) for mask in (label, back)]
     way_mm = np.linalg.norm(raw.affine[:3, :3] @ (centres[0] - centres[1]))
     return f"{dice(back, label):.3f}, {way_mm:.2f} mm"
