@@ -308,7 +308,7 @@ def _flush_folder(folder: Path) -> None:
 
 @contextmanager
 def _output_errors(path: Path) -> Iterator[None]:
-    """What the operating system refuses, as an OutputError about ``path``."""
+    """Turn errors of the operating system into an OutputError about ``path``."""
     try:
         yield
     except OSError as error:

@@ -76,7 +76,7 @@ ShardText = Annotated[
 
 
 class ExportFormat(StrEnum):
-    """What ``medrd export`` writes."""
+    """The formats of ``medrd export``."""
 
     onnx = "onnx"
     pt2 = "pt2"

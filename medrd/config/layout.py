@@ -44,5 +44,5 @@ class Layout:
 
     @property
     def plain(self) -> bool:
-        """Whether every detector accepts it: one or three modalities of the slice itself."""
+        """True if every detector accepts it: one or three modalities of the slice itself."""
         return self.channels == len(self.modalities) and len(self.modalities) in (1, 3)

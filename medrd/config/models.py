@@ -107,10 +107,10 @@ class ModelSection(Section):
     """A detector's section."""
 
     takes_stacks: ClassVar[bool] = False
-    """Whether it accepts any :class:`medrd.config.layout.Layout`: modalities, neighbours,
+    """True if it accepts any :class:`medrd.config.layout.Layout`: modalities, neighbours,
     positions."""
     learns: ClassVar[bool] = True
-    """Whether its maps depend on the training slices."""
+    """True if its maps depend on the training slices."""
 
     def check_scans(self, *, channels: tuple[str, ...], axis: str, normalise: str) -> None:
         """Raise ValueError if the model would silently misread slices prepared in this way."""

@@ -30,7 +30,7 @@ _Distance = Annotated[float, Field(gt=0, le=50)]
 
 
 class RecipeConfig(Section):
-    """How a volume becomes slices; stored with the model, so that prediction does the same."""
+    """The conversion of a volume to slices; stored with the model for prediction."""
 
     kind: Literal["volumes"] = "volumes"
     channels: tuple[str, ...] = Field(("flair",), min_length=1, max_length=8)
@@ -75,7 +75,7 @@ class RecipeConfig(Section):
 
 
 class PictureRecipeConfig(Section):
-    """How a picture becomes a square image; stored with the model too."""
+    """The conversion of a picture to a square image; stored with the model too."""
 
     kind: Literal["pictures"] = "pictures"
     size: int = Field(256, ge=32, le=1024)
@@ -126,7 +126,7 @@ class SplitConfig(Section):
 
 
 class DataConfig(Section):
-    """Where the subjects are, and which of their slices count as healthy."""
+    """The data set of scans, and which of their slices count as healthy."""
 
     kind: Literal["volumes"] = "volumes"
     root: Path | None = None
@@ -164,7 +164,7 @@ class DataConfig(Section):
 
 
 class PictureDataConfig(Section):
-    """Where the pictures are; their folders tell which are normal and which are for testing."""
+    """The data set of pictures; its folders separate training from test, normal from anomalous."""
 
     kind: Literal["pictures"] = "pictures"
     root: Path | None = None
@@ -234,7 +234,7 @@ class AugmentConfig(Section):
 
     @property
     def any(self) -> bool:
-        """Whether any augmentation is on."""
+        """True if any augmentation is enabled."""
         return self.flip or max(self.gamma, self.gain, self.bias) > 0
 
 

@@ -15,12 +15,12 @@ from medrd.data.layouts import Subject, folders_below
 from medrd.errors import ConfigError, InputError, MedrdError
 
 ERRORS_NAME = "errors.json"
-"""In ``--out``: the inputs that failed. No output may go by this name."""
+"""File in ``--out`` that lists failed inputs; no output may have this name."""
 
 Kind = TypeVar("Kind", bound=MedrdError)
 
 Expand = Callable[[Path, list[InputError]], list["Case"]]
-"""One path that was given -> its cases; what is wrong with some of them is appended."""
+"""Path -> its cases; errors of unusable ones are appended to the list."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Case:
     place
         Folder of its outputs, relative to ``--out``.
     origin
-        For a scan in a BIDS dataset, whose outputs are a BIDS derivative.
+        The scan's BIDS dataset, if it is in one; its outputs are then a BIDS derivative.
     """
 
     subject: Subject
@@ -69,12 +69,12 @@ class Case:
 
     @property
     def first_file(self) -> Path:
-        """The file that stands for it in messages."""
+        """The first image, which identifies the case in messages."""
         return next(iter(self.subject.images.values())).path
 
 
 def expand_all(inputs: Sequence[Path], expand: Expand) -> tuple[list[Case], list[InputError]]:
-    """The cases of all paths. What cannot be used is returned, so that the rest gets done."""
+    """Find the cases of all paths; errors of unusable paths are returned."""
     cases: list[Case] = []
     errors: list[InputError] = []
     for path in inputs:
@@ -93,12 +93,12 @@ def refuse_nothing(
     noun: str,
     what: str,
 ) -> None:
-    """Raise ConfigError where there is nothing to do, and no error that says why.
+    """Raise ConfigError if there is nothing to do, unless an error explains why.
 
     Parameters
     ----------
     noun, what
-        What an input is called, and what may be given.
+        The word for an input in messages, and a list of accepted inputs.
     """
     if not cases and not errors:
         raise ConfigError(
@@ -110,7 +110,7 @@ def refuse_nothing(
 
 
 def holds(folder: Path, is_kind: Callable[[Path], bool]) -> bool:
-    """Whether a file of a kind lies in this folder or below."""
+    """True if a file of a kind is in this folder or below."""
     return any(is_kind(path) for inner in folders_below(folder) for path in inner.iterdir())
 
 
@@ -122,26 +122,26 @@ def without_collisions(
     endings: Callable[[Case], Sequence[str]],
     noun: str,
 ) -> list[Case]:
-    """The cases whose outputs are their own.
+    """Select the cases whose outputs do not collide.
 
-    Of those that were found in a folder (``x.png`` beside ``x.bmp``), none is taken and each gets
-    an error, so that the others are done.
+    Cases found in one folder with the same output (``x.png`` and ``x.bmp``) are all left out, each
+    with an error, so that the others are still processed.
 
     Parameters
     ----------
     inputs
-        What was given; two of these with one output are a mistake of the call.
+        The paths given by the caller; if two of these have the same output, the call is wrong.
     errors
         A list to which errors are appended.
     endings
-        Of all outputs of a case: the overlay of ``a_mask`` may be the mask of ``a``.
+        Endings of all outputs of a case, since the overlay of ``a_mask`` may be the mask of ``a``.
     noun
-        What an input is called.
+        The word for an input in messages.
 
     Raises
     ------
     ConfigError
-        Two inputs of the call would write the same output, or one the list of errors.
+        Two inputs of the call would write the same output, or one would replace ``errors.json``.
     """
     given = set(inputs)
     seen: dict[Path, Case] = {}
@@ -170,16 +170,16 @@ def without_collisions(
 
 
 def _apart(case: Case, other: Case) -> bool:
-    """Whether two cases were found in different folders: they come from two inputs."""
+    """True if two cases were found in different folders, so they come from two inputs."""
     return case.first_file.parent != other.first_file.parent
 
 
 def _collision(kind: type[Kind], case: Case, other: Case, target: Path) -> Kind:
     return kind(
         case.first_file,
-        expected="every input to have outputs of its own",
-        found=f"the same output name {target} as of {other.first_file}",
-        remedy="Give the folder that holds both (its tree is kept), or rename one."
+        expected="inputs with different output names",
+        found=f"output name {target}, as for {other.first_file}",
+        remedy="Give the folder that contains both (its tree is kept), or rename one."
         if _apart(case, other)
-        else "Rename one of them, or take one away.",
+        else "Rename one of them, or move one away.",
     )

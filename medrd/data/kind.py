@@ -26,12 +26,12 @@ from medrd.images.picture import Picture
 from medrd.images.volume import Volume
 
 CODE_VERSION = 5
-"""Raise when the same file and recipe would give other slices: cached ones become stale,
-and predict does finished scans again."""
+"""Increase it when the same file and recipe give other slices: cached slices become stale, and
+predict repeats finished scans."""
 
 
 class Prepared(Protocol):
-    """The slices of a scan, or the one of a picture, and the way back to its own grid."""
+    """The slices of a scan, or the one of a picture, and the mapping back to its own grid."""
 
     @property
     def images(self) -> NDArray[np.float32]:
@@ -50,29 +50,29 @@ class Prepared(Protocol):
 
     @property
     def positions_mm(self) -> NDArray[np.float64]:
-        """(S,) place of each slice along the stack."""
+        """(S,) position of each slice along the stack, in mm."""
         ...
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is unusual about the input."""
+        """Unusual properties of the input."""
         ...
 
     @property
     def traits(self) -> ScanTraits | None:
-        """What a scan looks like; None for a picture."""
+        """A summary of the scan's appearance; None for a picture."""
         ...
 
     def to_grid(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Maps (S, H, W) on the input's own grid, 0 where there is no score."""
+        """Resample maps (S, H, W) to the input's own grid, with 0 where there is no score."""
         ...
 
     def scored(self) -> NDArray[np.bool_]:
-        """On the input's grid: where a map has values."""
+        """The mask, on the input's grid, of pixels that a map covers."""
         ...
 
     def upright(self, array: NDArray[Any]) -> NDArray[Any]:
-        """An array on the input's grid as a stack of images, values untouched."""
+        """Reorient an array on the input's grid to a stack of images, without resampling."""
         ...
 
 
@@ -93,7 +93,7 @@ class TrainingItem:
     touched: NDArray[np.int64]
     content: str
     fine: bool = False
-    """Whether the images have steps that float16 would lose."""
+    """True if the images have steps that float16 would lose."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,19 +103,19 @@ class TestItem:
     Attributes
     ----------
     truth
-        Anomalous or not, on the input's grid at original resolution; None where nobody has
-        outlined what is anomalous.
+        Mask of anomalies, on the input's grid at original resolution; None if anomalies are not
+        outlined.
     judged
-        On the input's grid: the pixels that count. Those that have no score are not found.
+        Mask, on the input's grid, of the evaluated pixels; those without a score count as missed.
     scored
-        On the input's grid: where a map has values.
+        Mask, on the input's grid, of pixels that a map covers.
     anomalous
         (S,) bool: the label of each image.
     label_warnings
         A sentence for each oddity of the label or the masks.
     """
 
-    __test__ = False  # not a test case, whatever pytest makes of the name
+    __test__ = False  # not a test case, despite its name
 
     prepared: Prepared
     truth: NDArray[np.bool_] | None
@@ -127,11 +127,11 @@ class TestItem:
 
 
 class Opened(Protocol):
-    """A scan or picture that has been read, and how its results are written on its own grid."""
+    """A scan or picture after reading, which can write results on its own grid."""
 
     @property
     def prepared(self) -> Prepared:
-        """What the network is shown."""
+        """The input of the network."""
         ...
 
     def write_map(
@@ -156,7 +156,7 @@ class Opened(Protocol):
         mask: NDArray[np.bool_] | None,
         image_scores: NDArray[np.float32],
     ) -> dict[str, Any]:
-        """Score, findings and sizes, by the keys of :class:`medrd.run.record.PredictionRecord`."""
+        """Score, findings and sizes, keyed as in :class:`medrd.run.record.PredictionRecord`."""
         ...
 
 
@@ -166,16 +166,16 @@ class Kind(Protocol):
     Attributes
     ----------
     volumetric
-        Whether inputs are scans, with a world in mm and a modality. Those are compared with a
-        model's training scans, and may have a raw scan that they were prepared from.
+        True for scans, which have positions in mm and modalities. They are compared with a model's
+        training scans, and may have been prepared from raw scans.
     spares_damaged
-        Whether training continues without inputs that cannot be read.
+        True if training continues without inputs that cannot be read.
     files
-        What an input and its outputs are called.
+        Words for an input, and names of its outputs.
     normal
-        What inputs without an anomaly are called: ``healthy`` or ``normal``.
+        The word for inputs without an anomaly: ``healthy`` or ``normal``.
     notice
-        The last words of every record.
+        The notice in every record.
     """
 
     volumetric: bool
@@ -186,17 +186,17 @@ class Kind(Protocol):
 
     @property
     def recipe(self) -> AnyRecipeConfig:
-        """How an input becomes slices."""
+        """The recipe for converting an input to slices."""
         ...
 
     # --- Data sets ---
 
     def subjects(self, config: Config) -> list[Subject]:
-        """All subjects below ``data.root``; only names are looked at."""
+        """All subjects below ``data.root``; no file is opened."""
         ...
 
     def split(self, subjects: Sequence[Subject], config: Config) -> Split:
-        """Which side each subject is on: a function of ids, config and seed."""
+        """Divide subjects into sides, depending only on ids, config and seed."""
         ...
 
     def check_normal(self, subjects: Sequence[Subject], config: Config) -> None:
@@ -208,7 +208,7 @@ class Kind(Protocol):
         ...
 
     def test_item(self, subject: Subject, *, budget: int) -> TestItem:
-        """Read and prepare a subject to test on, with its truth."""
+        """Read and prepare a subject for testing, with its label."""
         ...
 
     def baseline_recipe(self) -> AnyRecipeConfig:
@@ -216,7 +216,7 @@ class Kind(Protocol):
         ...
 
     def protocol(self) -> dict[str, str]:
-        """What the numbers are taken on, in words: ``region``, ``region_note``, ``image``."""
+        """Descriptions for the protocol: ``region``, ``region_note``, ``image``."""
         ...
 
     # --- Files to predict ---
@@ -224,11 +224,11 @@ class Kind(Protocol):
     def find(
         self, inputs: Sequence[Path], *, frame: int | None, series: str | None
     ) -> tuple[list[Case], list[InputError]]:
-        """The cases below the given paths, and what cannot be used."""
+        """The cases below the given paths, and errors of unusable ones."""
         ...
 
     def read(self, case: Case, *, budget: int) -> Opened:
-        """Read a case; more voxels or pixels than the budget are refused unread."""
+        """Read a case; inputs with more voxels or pixels than the budget are refused unread."""
         ...
 
     def prepare(self, given: Volume | Mapping[str, Volume] | Picture) -> Prepared:
@@ -236,5 +236,5 @@ class Kind(Protocol):
         ...
 
     def is_own_map(self, path: Path) -> bool:
-        """Whether a file is there and is a map that medrd wrote."""
+        """True if the file exists and is a map that medrd wrote."""
         ...

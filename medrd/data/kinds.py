@@ -1,4 +1,4 @@
-"""Which kind of input a recipe is for."""
+"""Selects the kind of input for a recipe."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from medrd.data.kind import Kind
 
 
 def kind_of(recipe: AnyRecipeConfig) -> Kind:
-    """The kind of input that a recipe is for. Ask it once, and hand its answer on."""
-    # Each needs libraries that the other does without (MONAI alone takes seconds).
+    """The kind of input for a recipe. Call this once and pass the result on."""
+    # Each imports libraries that the other does not need (MONAI takes seconds).
     if recipe.kind == "pictures":
         from medrd.data.pictures.kind import Pictures
 

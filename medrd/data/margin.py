@@ -11,7 +11,7 @@ from medrd.errors import ConfigError
 def away_from(
     numbers: NDArray[np.int64], positions: NDArray[np.int64], *, margin: int
 ) -> NDArray[np.bool_]:
-    """Whether each slice is more than ``margin`` slices away from all ``positions``: (S,) bool.
+    """(S,) bool: slices that are more than ``margin`` slices away from all ``positions``.
 
     Margin 0 excludes only the slices that hold a lesion.
     """
@@ -28,7 +28,7 @@ def none_healthy(side: str, subjects: int, *, wanted: str) -> ConfigError:
     side
         ``train`` or ``calibration``.
     wanted
-        What the side must have, in words.
+        The expectation for the error message.
     """
     return ConfigError(
         f"data.split.{side}",

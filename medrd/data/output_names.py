@@ -14,12 +14,12 @@ MAKER = "medrd"
 
 @dataclass(frozen=True)
 class OutputFiles:
-    """What the outputs of a scan or a picture are called, after the stem.
+    """Endings of the names of a scan's or picture's outputs.
 
     Attributes
     ----------
     noun, pieces
-        What an input is called in messages, and what the network is shown of it.
+        The words for an input and for its images, for messages.
     map, mask, overlay, record
         Endings. The map is written first and the record (JSON) last.
     """
@@ -33,7 +33,7 @@ class OutputFiles:
 
     @property
     def endings(self) -> tuple[str, str, str, str]:
-        """All of them."""
+        """The endings of all outputs."""
         return (self.map, self.mask, self.record, self.overlay)
 
 
@@ -46,18 +46,18 @@ BIDS_FILES = OutputFiles(
     overlay="_desc-medrd_anomalymap.png",
     record="_desc-medrd_anomalymap.json",
 )
-"""``anomalymap`` is no suffix of BIDS yet; ``.bidsignore`` tells its validator so."""
+"""``anomalymap`` is not a suffix of BIDS yet, so ``.bidsignore`` lists it for the validator."""
 BIDS_MASK_SIDECAR = "_label-L_desc-medrd_mask.json"
 PICTURE_FILES = OutputFiles("picture", "picture", map="_anomaly.tiff", mask="_mask.png")
 REPORT_NAME = "report.html"
 PAGES_NAME = "report"
-"""Folder of the pages, where there are several results."""
+"""Folder of the pages, if there are several results."""
 PREPARED_ENDING, UNPREPARED_ENDING = "_prepare.json", "_failed.json"
-"""Endings of the record beside prepared scans, and of the reason why there are none."""
+"""Endings of the record of prepared scans, and of the reason of a failure."""
 
 
 def files_of(case: Case, usual: OutputFiles) -> OutputFiles:
-    """What the outputs of this very case are called."""
+    """The output names for a case."""
     return BIDS_FILES if case.origin else usual
 
 

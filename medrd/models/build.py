@@ -28,7 +28,7 @@ class Entry:
     source: str
     has_teacher: bool = True
     takes_stacks: bool = False
-    """Whether it takes images of any number of modalities and channels; others take three."""
+    """True if it takes images of any number of modalities and channels; others take three."""
 
 
 DETECTORS: Final[dict[str, Entry]] = {

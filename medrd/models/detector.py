@@ -114,7 +114,7 @@ class Detector(nn.Module):
     """True for a detector that needs one more pass over the healthy slices, after the optimisation
     or instead of it: :meth:`collect` for each batch in eval mode, then :meth:`finish`."""
     scores_images: bool = False
-    """Whether :meth:`map_and_score` returns the method's own image score."""
+    """True if :meth:`map_and_score` returns the method's own image score."""
     monitor: Monitor | None = None
     """Watches features during training, for detectors that could collapse."""
     exports: bool = True

@@ -35,7 +35,7 @@ class Exportable(nn.Module):
 
     @property
     def reads_positions(self) -> bool:
-        """Whether the slices' places matter: they are smoothed across."""
+        """True if the slices' positions matter, because maps are smoothed across slices."""
         return self.scoring.sigma_across_mm > 0
 
     def forward(

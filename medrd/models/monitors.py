@@ -194,7 +194,7 @@ class StudentMonitor:
         self.batches.extend(BatchSummary(*beat.unbind()) for beat in state["beats"])
 
     def _stuck(self, loss: list[float]) -> list[bool]:
-        """Which levels' losses hardly fell since the last look, at least ``grace`` batches ago.
+        """Find levels whose loss hardly fell since the last check, at least ``grace`` batches ago.
 
         With a low learning rate a healthy student is long worse than a constant, but it improves.
         """

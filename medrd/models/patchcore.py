@@ -126,7 +126,7 @@ class PatchCore(Detector):
         return flat.transpose(1, 2).unflatten(2, level.shape[2:])
 
     def counting(self, region: Tensor, size: tuple[int, int]) -> Tensor:
-        """Which positions count: (B, H, W) bool -> (B, h, w) bool; none in an empty region."""
+        """Reduce the region (B, H, W) to valid positions (B, h, w) bool (none if it is empty)."""
         share = F.adaptive_avg_pool2d(region.float(), size)
         needed = share.amax((1, 2), keepdim=True).clamp(max=self.coverage)
         return (share >= needed) & (share > 0)

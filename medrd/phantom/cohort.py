@@ -196,7 +196,7 @@ def _save(phantom: Phantom, folder: Path, seed: int) -> None:
 
 
 def _is_complete(folder: Path, seed: int) -> bool:
-    """Whether the folder holds this version's subject, with every file at its full length."""
+    """True if the folder has this version's subject, with every file at its full length."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in _file_names(folder.name)}

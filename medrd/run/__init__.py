@@ -1,1 +1,1 @@
-"""What the verbs share: model folder, predictor, calibration, cohort, outputs, progress."""
+"""Shared by the verbs: model folder, predictor, calibration, cohort, outputs, progress."""

@@ -27,34 +27,33 @@ from medrd.run.progress import progress
 
 @dataclass(frozen=True)
 class Calibration:
-    """What healthy looks like to a model.
+    """A model's threshold, and its scores of healthy inputs.
 
     Attributes
     ----------
     threshold
-        A voxel is called anomalous when its smoothed score is at least this.
+        Voxels with at least this smoothed score count as anomalous.
     target_fpr
-        The share of healthy voxels (pixels of normal pictures) that may be called so.
+        The share of healthy voxels (pixels of normal pictures) that may reach the threshold.
     held_fpr
-        The share that is, over all calibration voxels.
+        The share of all calibration voxels that reach it.
     held_fpr_by_scan
-        The share in each scan: their spread says more than ``held_fpr`` about a new scan.
+        The share in each scan; their spread predicts more about a new scan than ``held_fpr``.
     left_out_fpr_by_scan
         The share in each scan under a threshold from other scans (each scan left out in
-        turn, or in tenths where there are more than ten): an honest estimate for a new one.
-        Empty where there is one scan only.
+        turn, or in tenths if there are more than ten): an unbiased estimate for a new one.
+        Empty if there is only one scan.
     scan_scores
-        Of the calibration scans' healthy slices, ascending.
+        Scores of the calibration scans by their healthy slices, ascending.
     whole
-        Whether every slice of every calibration scan was healthy. Where not, a scan's score
-        is a maximum over fewer slices than a new scan's, in other places, so that a new
-        healthy scan tends to score higher than these.
+        True if every slice of every calibration scan was healthy. Otherwise their scores are
+        maxima over fewer slices than a new scan's, so a new healthy scan tends to score higher.
     scans, slices, voxels
-        How many the numbers stand on.
+        Numbers of scans, slices and voxels used.
     subjects
         Ids of the scans.
     known_subjects
-        Training scans whose healthy slices the threshold stands on too; nothing else does.
+        Training scans whose healthy slices were also used for the threshold, and only for that.
     """
 
     threshold: float
@@ -103,12 +102,12 @@ class Calibration:
 def standing(
     score: float, calibration: Calibration | None, *, normal: str, noun: str
 ) -> dict[str, Any]:
-    """Where a score stands among those of held-out normal inputs, for the record.
+    """Rank a score among those of held-out normal inputs, for the record.
 
     Parameters
     ----------
     normal, noun
-        What those are called there: ``healthy`` and ``scan`` give ``healthy_scans``.
+        Words in the keys: ``healthy`` and ``scan`` give ``healthy_scans``.
     """
     return {
         f"{normal}_{noun}s": calibration.scans if calibration else 0,

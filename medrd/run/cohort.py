@@ -1,4 +1,4 @@
-"""A config's data set: its subjects, how they are divided, and their slices."""
+"""A config's data set: its subjects, their split, and their slices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("medrd.data")
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """A data set's subjects, divided."""
+    """A data set's subjects and their split."""
 
     subjects: dict[str, Subject]
     split: Split
@@ -33,7 +33,7 @@ class Cohort:
 
 
 def load_cohort(config: Config) -> Cohort:
-    """Find and divide the subjects that the config names; no image is read."""
+    """Find the config's subjects and split them; no image is read."""
     if config.data.root is None:
         raise ConfigError(
             "data.root",
@@ -59,9 +59,9 @@ def load_cohort(config: Config) -> Cohort:
 def try_sides(
     cohort: Cohort, sides: Sequence[str], config: Config
 ) -> tuple[dict[str, CachedSubject], list[InputError]]:
-    """Prepare subjects into the cache, with a progress bar; by id, and what failed.
+    """Prepare subjects into the cache; returns them by id, and errors of those that failed.
 
-    All of them are tried: a cohort is mended in one go.
+    All subjects are tried, so that all problems can be corrected together.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def try_sides(
         The cache cannot be written.
     """
     subjects = [subject for side in sides for subject in cohort.side(side)]
-    kind = kind_of(config.recipe)  # the baseline shows the same subjects in another way
+    kind = kind_of(config.recipe)  # the baseline uses another recipe for the same subjects
     kind.check_normal(subjects, config)
     with progress(f"preparing {' and '.join(sides)} inputs", len(subjects)) as advance:
         cached, errors = cache_subjects(
@@ -91,17 +91,17 @@ def try_sides(
 def prepare_sides(
     cohort: Cohort, sides: Sequence[str], config: Config, out: Path
 ) -> tuple[list[list[CachedSubject]], list[InputError]]:
-    """Prepare what is trained and calibrated on; one list a side, and what was left out.
+    """Prepare the subjects for training and calibration: a list per side, and errors.
 
-    ``errors.json`` in ``out`` lists the subjects that could not be prepared. Whether training
-    continues without them depends on :attr:`medrd.data.kind.Kind.spares_damaged`.
+    ``errors.json`` in ``out`` lists the subjects that could not be prepared. Training continues
+    without them depending on :attr:`medrd.data.kind.Kind.spares_damaged`.
 
     Raises
     ------
     ConfigError
-        As of :func:`try_sides`.
+        As for :func:`try_sides`.
     InputError
-        Some could not be prepared and must be, or none of a side could.
+        Required subjects could not be prepared, or no subject of a side could.
     """
     cached, errors = try_sides(cohort, sides, config)
     write_errors(out, errors)
@@ -121,18 +121,18 @@ def prepare_sides(
             out / "errors.json",
             expected="subjects that can all be read",
             found=f"{len(errors)} that cannot, listed there; the first: {errors[0]}",
-            remedy="Mend or remove them and run again; the others are kept prepared.",
+            remedy="Correct or remove them and run again; the others stay prepared.",
         )
     return ready, []
 
 
 def contents_of(subjects: Sequence[CachedSubject]) -> dict[str, str]:
-    """Hashes of their scans, by id."""
+    """Subject id -> hash of the scan."""
     return {subject.id: subject.content for subject in subjects}
 
 
 def refuse_same_scan(training: Sequence[CachedSubject], others: Sequence[CachedSubject]) -> None:
-    """One scan under two names on two sides is leakage too."""
+    """Refuse scans that are on both sides, perhaps under different names, as this is leakage."""
     refuse_same_content(
         contents_of(others),
         contents_of(training),
@@ -149,14 +149,14 @@ def refuse_same_content(
     expected: str,
     where: str = "",
 ) -> None:
-    """Raise LeakageError where a scan is on another side too, under whichever name.
+    """Raise LeakageError if a scan is on another side too, perhaps under another name.
 
     Parameters
     ----------
     contents, others
         Hashes of scans by subject id, and those of the other side.
     side, expected, where
-        For the message: the other side's name, what was expected, and what stands before the id.
+        For the message: the other side's name, the expectation, and a prefix of the id.
     """
     names = {content: id for id, content in others.items()}
     for id, content in contents.items():
@@ -164,6 +164,6 @@ def refuse_same_content(
             raise LeakageError(
                 f"{where}{id}",
                 expected=expected,
-                found=f"the very scan of {side} subject {names[content]}",
+                found=f"the same scan as {side} subject {names[content]}",
                 remedy="Remove one of the two.",
             )

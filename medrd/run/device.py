@@ -85,7 +85,7 @@ def choose_execution(
 
 
 def _computes_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 on the device, not only possible."""
+    """True if bfloat16 is faster than float32 on the device, not only supported."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     if device.type == "cpu":

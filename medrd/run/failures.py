@@ -99,7 +99,7 @@ def all_failures(
 
 
 def _still_holds(path: str, inputs: Sequence[Path]) -> bool:
-    """Whether a path is there, and neither one of the inputs nor a folder or file of one."""
+    """True if a path exists, and is neither one of the inputs nor a folder or file of one."""
     real = Path(os.path.realpath(path))
     return os.path.exists(path) and not any(
         given.is_relative_to(real) or given == real.parent for given in inputs

@@ -76,7 +76,7 @@ class Model:
 
     @property
     def recipe(self) -> AnyRecipeConfig:
-        """How volumes or pictures become slices."""
+        """The recipe for converting volumes or pictures to slices."""
         return self.config.recipe
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Whether a place may be written: is it free, an earlier result of medrd, or something else?"""
+"""Checks that outputs replace nothing but earlier results of medrd."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OutputFolder:
     protected
         Real paths of all input files, which no output may replace.
     noun
-        What an input is called in messages.
+        The word for an input in messages.
     """
 
     path: Path
@@ -71,7 +71,7 @@ class OutputFolder:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it is missing or has hidden files at most, such as a killed process leaves."""
+        """True if it is missing, or has only hidden files, which a killed process may leave."""
         return not self.path.is_dir() or all(p.name.startswith(".") for p in self.path.iterdir())
 
     def refuse_used(self, *, ours: bool, result: str) -> None:

@@ -29,7 +29,7 @@ class OutputFile(BaseModel):
 
 
 class Record(BaseModel):
-    """What a result was made from, and how.
+    """The provenance of a result.
 
     Attributes
     ----------
@@ -38,15 +38,15 @@ class Record(BaseModel):
     inputs
         Absolute paths by channel.
     frame, series
-        Which part of the inputs was taken; a prepared subject has a series for each channel.
+        The selected part of the inputs; a prepared subject has a series for each channel.
         Earlier versions did not record them.
     outputs
-        By what they are: ``map``, ``mask`` …
+        Output files by role: ``map``, ``mask`` …
     identity
-        What a finished result is recognised by: hashes of the ``inputs`` by channel, versions of
-        the code, and whatever else changes the result.
+        Everything that determines the result: hashes of the ``inputs`` by channel, versions of
+        the code, and settings.
     unlike_training
-        How a predicted scan differs from the model's training scans.
+        Differences of a predicted scan from the model's training scans.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -72,7 +72,7 @@ class Record(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Read a record; None if there is no such file, or it is something else."""
+        """Read a record; None if the file is missing or is not a record."""
         try:
             return cls.load(path, remedy="")
         except FileFormatError:
@@ -91,7 +91,7 @@ class Record(BaseModel):
 
     @property
     def is_prediction(self) -> bool:
-        """Whether ``medrd predict`` wrote it, in whichever version."""
+        """True if any version of ``medrd predict`` wrote it."""
         return isinstance(self.identity.get("model"), str) and "map" in self.outputs
 
     @property
@@ -108,7 +108,7 @@ class Record(BaseModel):
         return [Source(Path(p), self.frame, by_channel.get(c)) for c, p in self.inputs.items()]
 
     def is_current(self, folder: Path, identity: Mapping[str, Any]) -> bool:
-        """Whether it has this identity, and its outputs in ``folder`` are as they were written."""
+        """True if it has this identity, and its outputs in ``folder`` are unchanged."""
         try:
             return self.identity == identity and all(
                 file_hash(folder / output.file) == output.sha256 for output in self.outputs.values()
@@ -180,7 +180,7 @@ class PredictionRecord(Record):
 
     @property
     def is_scan(self) -> bool:
-        """Whether it is of a scan; else it is of a picture."""
+        """True for a scan, False for a picture."""
         return self.scan_score is not None
 
     @property
@@ -201,7 +201,7 @@ def _missing(keys: set[str]) -> str:
 
 
 def _in_words(error: OSError | ValueError) -> str:
-    """What is wrong with a file that should be a record."""
+    """The problem of a file that is not a valid record."""
     if not isinstance(error, ValidationError):
         return str(error)
     problems = error.errors()

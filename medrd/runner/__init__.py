@@ -1,1 +1,1 @@
-"""Who does the work of a verb: this process, or processes of Ray."""
+"""Runs the work of a verb in this process, or in Ray processes."""

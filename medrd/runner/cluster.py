@@ -54,7 +54,7 @@ class Cluster:
         return self.resources.get(name, 0.0)
 
     def room(self, wanted: Mapping[str, float]) -> int:
-        """How many processes with these resources each fit on the nodes; none spans two nodes."""
+        """The number of processes with these resources that fit, none spanning two nodes."""
         return sum(
             min(int(node.get(n, 0.0) / amount + 1e-9) for n, amount in wanted.items() if amount)
             for node in self.nodes or (self.resources,)

@@ -1,4 +1,4 @@
-"""Who does the work: one hook for every verb that does the same to many items.
+"""Runners of work: one interface for every verb that processes many items.
 
 A verb describes its work (:class:`Work`) and gives it to a :class:`Runner`: :class:`Here`, which
 is this process, or :class:`medrd.runner.on_ray.Ray`, which is many.
@@ -20,7 +20,7 @@ _Outcome_co = TypeVar("_Outcome_co", covariant=True)
 
 
 def never() -> bool:
-    """The ``should_stop`` of work that nobody stops."""
+    """The ``should_stop`` of work that is never stopped."""
     return False
 
 
@@ -68,7 +68,7 @@ class Work(Protocol[_Item_contra, _Outcome_co]):
 
 
 class Runner(Protocol):
-    """Whoever does the work."""
+    """Runs work on many items."""
 
     def map(
         self,
@@ -81,8 +81,7 @@ class Runner(Protocol):
         Parameters
         ----------
         should_stop
-            Asked again and again. Once it returns true no further item is begun; those under way
-            are finished.
+            Polled. Once it returns true, no further item is started; running ones are finished.
 
         Yields
         ------
@@ -121,7 +120,7 @@ def work_through(
         if should_stop():
             return
         outcome = worker.finish(loaded)
-        del loaded  # another is being read
+        del loaded  # to free memory while the next is read
         yield outcome
 
 

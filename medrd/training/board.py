@@ -7,10 +7,10 @@ from __future__ import annotations
 
 
 class Board:
-    """Whether the workers have begun, and whether they are to stop.
+    """Records that the workers have started, and that they should stop.
 
-    Calls come one after another, so that either the workers hear of a stop, or the command learns
-    that none was there to hear it.
+    Calls are serialised, so either the workers see a request to stop, or the command learns that
+    there are no workers yet.
     """
 
     def __init__(self) -> None:
@@ -18,19 +18,19 @@ class Board:
         self._stopping = False
 
     def begin(self) -> bool:
-        """Called by the first worker; whether it is to begin."""
+        """Called by the first worker; False if it must not start."""
         self._begun = not self._stopping
         return self._begun
 
     def has_begun(self) -> bool:
-        """Whether the workers are at work."""
+        """True if the workers have started."""
         return self._begun
 
     def stop(self) -> bool:
-        """Called by the command; whether there are workers that will stop."""
+        """Called by the command; True if there are workers that will stop."""
         self._stopping = True
         return self._begun
 
     def is_stopping(self) -> bool:
-        """Whether the workers are to save and stop."""
+        """True if the workers should save and stop."""
         return self._stopping

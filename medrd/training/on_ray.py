@@ -243,12 +243,12 @@ class WorkerGroup:
         self._thread.start()
 
     def is_alive(self, wait_s: float) -> bool:
-        """Whether it has not ended within so many seconds."""
+        """Wait for up to ``wait_s`` seconds; True if it is still running."""
         self._thread.join(wait_s)
         return self._thread.is_alive()
 
     def has_begun(self) -> bool:
-        """Whether the workers are at work; before, they start or wait for room."""
+        """True if the workers have started; before, they load or wait for resources."""
         import ray
 
         begun: bool = ray.get(self._board.has_begun.remote())

@@ -50,6 +50,7 @@ def train(
     resume: bool = False,
     on_epoch: OnEpoch | None = None,
     run_epochs: RunEpochs | None = None,
+    cohort: Cohort | None = None,
 ) -> Path:
     """Train, calibrate and save.
 
@@ -67,6 +68,8 @@ def train(
         detector that collects, or that has no epochs, has maps only at the end: it is called once.
     run_epochs
         Runs the epochs in other processes, see :mod:`medrd.training.on_ray`. Default: this one.
+    cohort
+        The config's data set, if it is loaded already.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def train(
     if not open_run(config, out, resume=resume):
         logger.info("%s is already finished", out)
         return out
-    cohort = load_cohort(config)
+    cohort = cohort or load_cohort(config)
     detector = build_detector_for(config)
     if run_epochs is not None and not detector.steps():
         raise ConfigError(
@@ -104,7 +107,7 @@ def train(
 
 
 def open_run(config: Config, out: Path, *, resume: bool) -> bool:
-    """Whether there is anything to do in a run folder.
+    """Check a run folder; False if its run is already finished.
 
     Raises
     ------

@@ -144,7 +144,7 @@ def _train(
         if not done.last:
             report(reports[-1])
 
-    train(trial, folder / "run", resume=True, on_epoch=after_epoch)
+    train(trial, folder / "run", resume=True, on_epoch=after_epoch, cohort=cohort)
     report(reports[-1])
 
 

@@ -111,7 +111,7 @@ def test_a_validation_scan_is_on_no_other_side_under_another_name(
 ) -> None:
     write_tiny_subject(tmp_path / "cohort" / "tiny_9", "tiny_9", seed=seed)
     search = begin(labelled_raw, tmp_path / "out")
-    with pytest.raises(LeakageError, match=f"tiny_9: .*the very scan of {other}"):
+    with pytest.raises(LeakageError, match=f"tiny_9: .*the same scan as {other}"):
         prepare_search(*search, tmp_path / "out")
 
 

@@ -36,7 +36,7 @@ class _File:
     suffix: str
 
     def is_a(self, channel: str) -> bool:
-        """Whether the suffix is the channel's; a T1w with a ``ce-`` entity is a t1ce."""
+        """True if the suffix is the channel's; a T1w with a ``ce-`` entity is a t1ce."""
         if self.suffix != _SUFFIXES.get(channel, channel):
             return False
         return channel not in ("t1", "t1ce") or ("ce" in self.entities) == (channel == "t1ce")

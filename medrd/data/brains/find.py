@@ -1,4 +1,4 @@
-"""What ``medrd predict`` finds for a model of scans: NIfTI files, BraTS subjects, DICOM series."""
+"""Finds the inputs of ``medrd predict`` for scans: NIfTI files, BraTS subjects, DICOM series."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from medrd.images.formats import SCAN_ENDINGS, header_file, parts_of
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What the model takes, and what the caller chose."""
+    """The model's recipe, and the caller's options."""
 
     recipe: RecipeConfig
     frame: int | None
@@ -54,20 +54,20 @@ def find_scans(
 ) -> tuple[list[Case], list[InputError]]:
     """Expand files, subject folders and folders of those.
 
-    A folder's tree is mirrored in the outputs. Labels and medrd's own outputs are passed
-    over. What cannot be used is returned as errors, so that the rest gets done.
+    A folder's tree is mirrored in the outputs. Labels and medrd's own outputs are ignored.
+    Errors of unusable inputs are returned, so that the others are still predicted.
 
     Parameters
     ----------
     frame
-        Which frame of 4D files to take, from 0.
+        Index of the frame of 4D files, from 0.
     series
-        Series Instance UID; folders of DICOM files without it are passed over.
+        Series Instance UID; DICOM folders without this series are ignored.
 
     Raises
     ------
     ConfigError
-        Two inputs that would write the same output, or nothing to do at all.
+        Two inputs would write the same output, or there is nothing to do.
     """
     wanted = _Wanted(recipe, frame, series)
     # A pattern such as folder/* names both files of a scan.
@@ -137,12 +137,12 @@ def _expand(path: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]
             "pictures, train a model on pictures.",
         )
     _refuse_other_modality(path, wanted.recipe)
-    # A missing file becomes a case too: reading it says what is wrong.
+    # A missing file becomes a case too; reading it reports the error.
     return [_file(path, Path(), wanted)]
 
 
 def _no_scan(folder: Path) -> MissingInputError:
-    """What there is instead in a folder without scans, and what to do about that."""
+    """The error for a folder without scans, with what it contains instead."""
     if ending_in(folder, UNPREPARED_ENDING):
         found = "none, but subjects that medrd prepare failed on"
         remedy = f"See why in the {ERRORS_NAME} that it wrote, and prepare them again."
@@ -186,11 +186,11 @@ def _refuse_other_modality(path: Path, recipe: RecipeConfig) -> None:
 
 
 def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]:
-    """Cases whose files lie in this very folder. What is wrong with it spares the others."""
+    """The cases directly in this folder; its error, if any, is appended to ``errors``."""
     try:
         subjects = brats_subjects(folder)
         if subjects:
-            # A subject's own folder is no part of the outputs' tree; one that several share is.
+            # The outputs' tree does not repeat a folder that belongs to a single subject.
             own = len(subjects) == 1 and folder != root
             place = (folder.parent if own else folder).relative_to(root)
             return [Case(subject, place) for subject in subjects]
@@ -206,7 +206,7 @@ def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError])
 
 
 def _dicom(folder: Path, root: Path, wanted: _Wanted) -> list[Case]:
-    """The folder's series, if it has one: which of several is asked only when it is read."""
+    """The folder's series, if any; a choice between several is made when it is read."""
     if not holds_dicom(folder):
         return []
     if wanted.series and all(found.uid != wanted.series for found in find_series(folder)):
@@ -221,7 +221,7 @@ def _in_frame(case: Case, frame: int | None) -> Case:
 
 
 def _series(folder: Path, place: Path, wanted: _Wanted, uid: str | None) -> Case:
-    """Named after its folder: what DICOM files call a patient is nobody's business."""
+    """A series, named after its folder, since patients' names must not be disclosed."""
     source = Source(folder, wanted.frame, uid)
     return Case(Subject(folder.resolve().name, {wanted.recipe.channels[0]: source}), place)
 

@@ -59,7 +59,7 @@ class Brains:
         return [replace(subject, lesion_labels=data.lesion_labels) for subject in found]
 
     def split(self, subjects: Sequence[Subject], config: Config) -> Split:
-        """By subject; see :func:`medrd.data.split.split_subjects`."""
+        """Split by subject; see :func:`medrd.data.split.split_subjects`."""
         ids = [subject.id for subject in subjects]
         data = _data(config)
         return split_subjects(ids, data.split, seed=config.seed, pattern=data.subject_pattern)
@@ -84,7 +84,7 @@ class Brains:
                 )
 
     def training_item(self, subject: Subject, *, budget: int) -> TrainingItem:
-        """Slices, and which of them a lesion touches."""
+        """Read a subject's slices, and find those with a lesion."""
         recipe = self.recipe
         volumes = read_channels(subject, recipe, max_voxels=budget)
         prepared = prepare(volumes, recipe)
@@ -94,12 +94,12 @@ class Brains:
             lesions = read_lesions(subject, like, max_voxels=budget)
             prepared = replace(prepared, warnings=(*prepared.warnings, *lesions.warnings))
             touched = lesion_positions(lesions.mask, prepared.geometry)
-            # What shows a lesion beside it is no healthy example either.
+            # Slices that show a lesion in a neighbour are not healthy examples either.
             touched = also_shown(touched, prepared.numbers, prepared.positions_mm, recipe.layout)
         return TrainingItem(prepared, touched, scan_hash(volumes, prepared.geometry))
 
     def test_item(self, subject: Subject, *, budget: int) -> TestItem:
-        """Slices, lesions on the scan's grid, and which slices hold one.
+        """Read slices, lesions on the scan's grid, and each slice's label.
 
         Raises
         ------
@@ -130,7 +130,7 @@ class Brains:
         )
 
     def baseline_recipe(self) -> RecipeConfig:
-        """FLAIR, or else the first channel, by rank in its brain."""
+        """FLAIR, or else the first channel, normalised by rank in the brain."""
         channels = self.recipe.channels
         channel = "flair" if "flair" in channels else channels[0]
         return self.recipe.model_copy(
@@ -209,7 +209,7 @@ class Brains:
         return prepare(volumes, self.recipe)
 
     def is_own_map(self, path: Path) -> bool:
-        """By the description in the NIfTI header."""
+        """True if the description in the NIfTI header begins with medrd's name."""
         try:
             with gzip.open(path) as file:
                 return MAKER.encode() in file.read(_NIFTI2_HEADER_BYTES)

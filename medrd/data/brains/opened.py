@@ -30,17 +30,17 @@ class OpenedScan:
     def write_map(
         self, path: Path, scores: NDArray[np.float32], *, description: str, threshold: float | None
     ) -> None:
-        """(X, Y, Z) as NIfTI, with the header's geometry bit for bit."""
+        """Write (X, Y, Z) as NIfTI, with the input's geometry bit for bit."""
         write_score_map(path, scores, self._first, description=description, threshold=threshold)
 
     def write_mask(self, path: Path, mask: NDArray[np.bool_]) -> None:
-        """(X, Y, Z) as NIfTI of 0 and 1."""
+        """Write (X, Y, Z) as NIfTI with values 0 and 1."""
         write_nifti(path, mask, self._first, dtype="uint8", description="medrd calibrated mask")
 
     def write_overlay(
         self, path: Path, scores: NDArray[np.float32], *, threshold: float | None, title: str
     ) -> None:
-        """Three planes of the first channel."""
+        """Draw three planes of the first channel."""
         from medrd.draw.heat import save_figure
         from medrd.draw.overlay import draw_overlay
 

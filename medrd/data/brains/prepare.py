@@ -76,7 +76,7 @@ class PreparedVolume:
         return self.geometry.oriented(array)
 
     def scored(self) -> NDArray[np.bool_]:
-        """Where a map has values: the brain, in the slices with enough brain."""
+        """The mask of voxels that a map covers: the brain, in slices with enough brain."""
         stack = np.zeros((self.depth, *self.region.shape[1:]), np.uint8)
         stack[self.numbers] = 1
         return (self.geometry.to_volume(stack, nearest=True) > 0.5) & self.brain_volume
@@ -112,7 +112,7 @@ def refuse_label(volume: Volume) -> None:
 
 
 def brain_mask(volumes: Mapping[str, Volume]) -> NDArray[np.bool_]:
-    """Where any modality is nonzero, with holes filled: (X, Y, Z) bool.
+    """The mask (X, Y, Z) of voxels where any modality is nonzero, with holes filled.
 
     Scans must be skull-stripped, with a background of exactly 0.
     """

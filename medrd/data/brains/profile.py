@@ -25,11 +25,11 @@ from medrd.data.traits import (
 )
 
 _SPACING_FACTOR, _VOLUME_FACTOR = 1.5, 1.4
-"""How far beyond the training scans' range a scan still passes."""
+"""Accepted factors beyond the training scans' range."""
 _NEGATIVE_MARGIN = 1e-3
 _FEW_LEVELS, _MANY_LEVELS = 20, 100
 _TURNED_MARGIN = 0.02
-"""How much better another orientation must fit. On 12 BraTS scans, the right orientation was ahead
+"""Margin by which another orientation must fit better. On 12 BraTS scans, the right one was ahead
 of all others by 0.05 to 0.08."""
 _TONE_FLOOR, _TONE_LIMIT, _TONE_FACTOR = 0.05, 3.0, 1.5
 _PATTERN_MARGIN = 0.25

@@ -57,7 +57,7 @@ class PictureSubject(Subject):
 
     @property
     def anomalous(self) -> bool:
-        """Whether the picture's folder is one of defects."""
+        """True if the picture's folder is one of defects."""
         return self.defect != GOOD
 
 
@@ -190,7 +190,7 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def has_any(folder: Path, places: Iterable[str]) -> bool:
-    """Whether ``folder`` contains any of these subfolders."""
+    """True if ``folder`` contains any of these subfolders."""
     return any((folder / place).is_dir() for place in places)
 
 

@@ -1,4 +1,4 @@
-"""What ``medrd predict`` finds for a model of pictures: picture files, and folders of them."""
+"""Finds the inputs of ``medrd predict`` for pictures: picture files, and folders of them."""
 
 from __future__ import annotations
 

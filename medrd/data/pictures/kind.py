@@ -41,21 +41,21 @@ class Pictures:
         self.recipe = recipe
 
     def subjects(self, config: Config) -> list[Subject]:
-        """Pictures of the categories that are asked for."""
+        """Pictures of the requested categories."""
         data = _data(config)
         assert data.root is not None
         return list(picture_subjects(data.root, layout=data.layout, category=data.category))
 
     def split(self, subjects: Sequence[Subject], config: Config) -> Split:
-        """By the data set's folders; see :func:`medrd.data.pictures.split.split_pictures`."""
+        """Split by the data set's folders; see :func:`medrd.data.pictures.split.split_pictures`."""
         pictures = [_picture(subject) for subject in subjects]
         return split_pictures(pictures, _data(config), seed=config.seed)
 
     def check_normal(self, subjects: Sequence[Subject], config: Config) -> None:
-        """The folder says it."""
+        """Nothing to check: folders separate normal pictures."""
 
     def training_item(self, subject: Subject, *, budget: int) -> TrainingItem:
-        """A normal picture."""
+        """Read and prepare a normal picture."""
         picture = self._read(subject, budget)
         levels = picture.array * np.float32(255)
         return TrainingItem(
@@ -128,7 +128,7 @@ class Pictures:
         return find_pictures(inputs)
 
     def read(self, case: Case, *, budget: int) -> OpenedPicture:
-        """Of any height and width up to the budget."""
+        """Read a picture of any height and width up to the budget."""
         picture = self._read(case.subject, budget)
         return OpenedPicture(picture, prepare_picture(picture, self.recipe))
 
@@ -145,7 +145,7 @@ class Pictures:
         return prepare_picture(given, self.recipe)
 
     def is_own_map(self, path: Path) -> bool:
-        """By the TIFF's description."""
+        """True if the TIFF's description begins with medrd's name."""
         import tifffile
 
         try:

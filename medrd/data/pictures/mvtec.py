@@ -30,7 +30,7 @@ from medrd.data.pictures.files import (
 
 @dataclass(frozen=True)
 class Shape:
-    """What is particular to one data set of the family; paths are relative to a category.
+    """The layout of one data set of the family; paths are relative to a category.
 
     Attributes
     ----------

@@ -28,7 +28,7 @@ _COLUMNS = ("object", "split", "label", "image", "mask")
 
 
 def looks_like_visa(root: Path) -> bool:
-    """Whether there is VisA's table, or ``Data/Images`` in the root or a subfolder."""
+    """True if there is VisA's table, or ``Data/Images`` in the root or a subfolder."""
     inner = (root, *folders_in(root))
     return (root / TABLE).is_file() or any((f / "Data" / "Images").is_dir() for f in inner)
 
