@@ -7,7 +7,6 @@ attribute of the class, so that no caller has to translate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +49,24 @@ class MedrdError(Exception):
         }
 
     @staticmethod
-    def from_dict(content: Mapping[str, Any]) -> MedrdError:
-        """The inverse of :meth:`to_dict`; an unknown class becomes :class:`InputError`.
+    def from_dict(content: Any) -> MedrdError | None:
+        """The inverse of :meth:`to_dict`; None for anything that it did not make.
 
-        Raises KeyError where a field is missing.
+        An unknown class becomes :class:`InputError`.
         """
-        kind = globals().get(content["error"])
-        if not (isinstance(kind, type) and issubclass(kind, MedrdError)):
-            kind = InputError
-        fields = {name: str(content[name]) for name in ("where", "expected", "found", "remedy")}
-        return kind(fields.pop("where"), **fields)
+        match content:
+            case {
+                "error": str(name),
+                "where": str(where),
+                "expected": str(expected),
+                "found": str(found),
+                "remedy": str(remedy),
+            }:
+                kind = globals().get(name)
+                if not (isinstance(kind, type) and issubclass(kind, MedrdError)):
+                    kind = InputError
+                return kind(where, expected=expected, found=found, remedy=remedy)
+        return None
 
 
 def _rebuild(

@@ -19,7 +19,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from medrd.errors import MissingInputError, OutputError
 
@@ -262,6 +262,14 @@ def write_text(path: str | Path, text: str) -> None:
     with atomic_path(path) as temporary:
         # Always "\n", so that the same text is the same bytes on every system.
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; None if it is missing, unreadable or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def write_json(path: str | Path, obj: object) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import traceback
-import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 from medrd.comparison.comparison import CellResult
 from medrd.comparison.config import Cell
 from medrd.comparison.inputs import INPUTS
-from medrd.errors import MedrdError
+from medrd.errors import FileFormatError, MedrdError
 from medrd.evaluation.evaluate import evaluate
 from medrd.evaluation.outputs import load_units
-from medrd.files import write_json
+from medrd.files import read_json, write_json
 from medrd.metrics import Units
 from medrd.metrics.names import KEYS
 from medrd.run.folder_lock import lock_folder
@@ -26,6 +25,9 @@ from medrd.run.signals import InterruptedRunError
 from medrd.training.train import train
 
 logger = logging.getLogger("medrd.compare")
+
+_NEEDED = {*KEYS, "complete", "counts", "images_per_s"}
+"""Keys of ``metrics.json`` without which a cell is evaluated again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,16 +130,18 @@ def failed_cell(cell: Cell, folder: Path, text: str, problem: dict[str, Any]) ->
 def _read(cell: Cell, folder: Path) -> Finished | None:
     """The results in the cell's folder; None if they are missing or damaged."""
     evaluation = folder / "evaluation"
+    metrics = read_json(evaluation / "metrics.json")
+    if not isinstance(metrics, dict) or not metrics.keys() >= _NEEDED:
+        return None
     try:
-        metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
         units = {
             f"{cell.category or ''}/{path.stem}": load_units(path)
             for path in sorted((evaluation / "units").glob("*.npz"))
         }
-        result = _result(cell, metrics=metrics, facts=_facts(folder, metrics))
-        return Finished(result, units) if units else None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except FileFormatError:
         return None
+    result = _result(cell, metrics=metrics, facts=_facts(folder, metrics))
+    return Finished(result, units) if units else None
 
 
 def _facts(folder: Path, metrics: dict[str, Any]) -> dict[str, float | int | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from medrd.comparison.config import Cell
 from medrd.config import digest, load_config
 from medrd.config.difference import first_difference
 from medrd.errors import ConfigError, InputError, MedrdError
-from medrd.files import file_hash
+from medrd.files import file_hash, read_json
 from medrd.run.cohort import load_cohort
 from medrd.run.progress import progress
 from medrd.training.fit import portable
@@ -87,15 +86,11 @@ def _refuse_other_config(cell: Cell, folder: Path) -> None:
 
 
 def _refuse_other_data(cell: Cell, folder: Path, now: Mapping[str, str]) -> None:
-    try:
-        was = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
-        failed = not json.loads(
-            (folder / "evaluation" / "metrics.json").read_text(encoding="utf-8")
-        )["complete"]
-    except (OSError, ValueError, KeyError, TypeError):
+    was, metrics = read_json(folder / INPUTS), read_json(folder / "evaluation" / "metrics.json")
+    if not isinstance(was, dict) or not isinstance(metrics, dict):
         return
     changed = sorted(id for id in was.keys() | now.keys() if was.get(id) != now.get(id))
-    if failed:
+    if not metrics.get("complete"):
         tested = load_cohort(cell.config).split.test
         changed = [id for id in changed if id not in tested]
     if changed and now:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medrd.data.cases import Case
 from medrd.data.layouts import Subject
+from medrd.errors import FileFormatError
 from medrd.files import atomic_path
 from medrd.metrics import Units
 from medrd.prediction.options import PredictOptions
@@ -34,9 +37,30 @@ def save_units(path: Path, units: Units) -> None:
 
 
 def load_units(path: Path) -> Units:
-    """Read units that :func:`save_units` wrote."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return Units.from_arrays(dict(arrays))
+    """Read units that :func:`save_units` wrote. Raises FileFormatError."""
+    arrays = read_arrays(path)
+    try:
+        return Units.from_arrays(arrays)
+    except (KeyError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Read all arrays of an ``.npz`` file. Raises FileFormatError."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> FileFormatError:
+    return FileFormatError(
+        path,
+        expected="arrays that medrd evaluate wrote",
+        found=f"a file that cannot be read ({error})",
+        remedy="Remove the file and evaluate again.",
+    )
 
 
 def choose_cases(rows: Sequence[Mapping[str, Any]]) -> list[str]:

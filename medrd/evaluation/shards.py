@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 
 from medrd.config import digest
 from medrd.data.layouts import Subject
-from medrd.errors import ConfigError, InputError, MedrdError
+from medrd.errors import ConfigError, FileFormatError, InputError, MedrdError
+from medrd.evaluation.outputs import read_arrays
 from medrd.evaluation.subject import Outcome, Scored, SubjectScores
 from medrd.evaluation.work import EvaluateWork
 from medrd.files import atomic_path, file_hash, write_json
@@ -114,21 +114,11 @@ class ShardedScores:
 
         Raises
         ------
-        ConfigError
+        FileFormatError
             A file is damaged.
         """
         for index in range(len(self._items)):
-            path = self._path(index)
-            try:
-                outcome, _ = _load(path)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                raise ConfigError(
-                    path,
-                    expected="the scores of a subject",
-                    found=f"a file that cannot be read ({error})",
-                    remedy="Remove the file and run its shard again.",
-                ) from None
-            yield index, outcome
+            yield index, _load(self._path(index))[0]
 
     def _path(self, index: int) -> Path:
         return self._folder / f"{index:06}.npz"
@@ -136,7 +126,7 @@ class ShardedScores:
     def _is_scored(self, index: int, inputs: str | None) -> bool:
         try:
             outcome, stored = _load(self._path(index))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except FileFormatError:
             return False
         return not isinstance(outcome, MedrdError) and stored == inputs
 
@@ -188,13 +178,13 @@ def _save(path: Path, outcome: Outcome, inputs: str | None) -> None:
 
 def _load(path: Path) -> tuple[Outcome, str | None]:
     """Read an outcome that :func:`_save` wrote, and the hash of the subject's files."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        content = json.loads(arrays["content"].tobytes())
-        if content["error"]:
-            error = MedrdError.from_dict(content["error"])
-            assert isinstance(error, InputError)  # other errors end a call and are not stored
-            return error, content["inputs"]
-        return _decode(content["scores"], arrays), content["inputs"]
+    arrays = read_arrays(path)
+    content = json.loads(arrays["content"].tobytes())
+    if content["error"]:
+        error = MedrdError.from_dict(content["error"])
+        assert isinstance(error, InputError)  # other errors end a call and are not stored
+        return error, content["inputs"]
+    return _decode(content["scores"], arrays), content["inputs"]
 
 
 def _encode(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:

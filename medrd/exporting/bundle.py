@@ -8,7 +8,6 @@ Source: MONAI Bundle Specification, https://docs.monai.io/en/stable/mb_specifica
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from medrd.errors import InputError, ModelError
 from medrd.exporting.interface import exportable
-from medrd.files import atomic_path, write_json
+from medrd.files import atomic_path, read_json, write_json
 from medrd.prediction.predict import predict
 from medrd.run.card import CARD_NAME
 from medrd.run.model_folder import Model, load_model
@@ -115,11 +114,10 @@ def _is_own(out: Path) -> bool:
     """True if an earlier export made the folder, even if it did not finish."""
     if not (out / _METADATA).exists():
         return (out / _MODEL / "model.json").is_file()
-    try:
-        content = json.loads((out / _METADATA).read_text(encoding="utf-8"))
-        return "medrd" in content["required_packages_version"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    match read_json(out / _METADATA):
+        case {"required_packages_version": {"medrd": _}}:
+            return True
+    return False
 
 
 def _inference() -> dict[str, Any]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from medrd.errors import ModelError
 from medrd.exporting.interface import Interface, exportable
 from medrd.extras import require_extra
-from medrd.files import atomic_path, write_json, write_text
+from medrd.files import atomic_path, read_json, write_json, write_text
 from medrd.models.exportable import Exportable
 from medrd.run.card import CARD_NAME, model_card
 from medrd.run.device import choose_execution
@@ -213,11 +213,10 @@ def _largest_difference(run: Run, model: Model, interface: Interface) -> float:
 
 def _earlier_export(out: Path) -> str | None:
     """The hash of the model whose export is in a folder; None if there is no export."""
-    try:
-        content = json.loads((out / INTERFACE_NAME).read_text(encoding="utf-8"))
-        return str(content["model"]["hash"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    match read_json(out / INTERFACE_NAME):
+        case {"model": {"hash": str(hash)}}:
+            return hash
+    return None
 
 
 @contextmanager

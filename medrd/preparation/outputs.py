@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from medrd.data.cases import Case
 from medrd.data.output_names import PREPARED_ENDING, UNPREPARED_ENDING, ending_in
 from medrd.draw.heat import save_figure
 from medrd.errors import InputError, MedrdError, OutputError
-from medrd.files import file_hash, refuse_foreign, write_json
+from medrd.files import file_hash, read_json, refuse_foreign, write_json
 from medrd.images.nifti import write_nifti
 from medrd.images.volume import Volume
 from medrd.preparation.figure import draw_prepared
@@ -129,11 +128,8 @@ def forget_failure(folder: Path, case: Case) -> None:
 
 def kept_failures(out: Path) -> list[MedrdError]:
     """The errors of subjects below a folder that failed in any call."""
-    errors = []
-    for path in ending_in(out, UNPREPARED_ENDING):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            errors.append(MedrdError.from_dict(json.loads(path.read_text(encoding="utf-8"))))
-    return errors
+    errors = (MedrdError.from_dict(read_json(p)) for p in ending_in(out, UNPREPARED_ENDING))
+    return [error for error in errors if error is not None]
 
 
 def _written_in(name: str, record: Record | None) -> set[str]:

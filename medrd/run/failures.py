@@ -5,17 +5,15 @@ A failure stays listed until its input is predicted, or gone.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medrd.data.cases import ERRORS_NAME
 from medrd.errors import InputError, MedrdError
-from medrd.files import write_json
+from medrd.files import read_json, write_json
 from medrd.run.outputs import remove
 
 REPORT_STEP = "report"
@@ -44,9 +42,10 @@ class Failure:
         return self.error.to_dict() | {k: text for k, text in added.items() if text is not None}
 
     @classmethod
-    def from_dict(cls, content: Any) -> Failure:
-        """The inverse of :meth:`to_dict`. Raises KeyError or TypeError for anything else."""
-        return cls(MedrdError.from_dict(content), content.get("input"), content.get("step"))
+    def from_dict(cls, content: Any) -> Failure | None:
+        """The inverse of :meth:`to_dict`; None for anything that it did not make."""
+        error = MedrdError.from_dict(content)
+        return cls(error, content.get("input"), content.get("step")) if error else None
 
 
 def write_failures(out: Path, failures: Sequence[Failure]) -> None:
@@ -63,16 +62,10 @@ def write_errors(out: Path, errors: Sequence[MedrdError]) -> None:
 
 
 def read_failures(out: Path) -> list[Failure]:
-    """The entries of ``errors.json`` in a folder; what is not an entry is left out."""
-    try:
-        listed = json.loads((out / ERRORS_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    failures = []
-    for content in listed if isinstance(listed, list) else []:
-        with suppress(KeyError, TypeError):
-            failures.append(Failure.from_dict(content))
-    return failures
+    """The valid entries of ``errors.json`` in a folder."""
+    listed = read_json(out / ERRORS_NAME)
+    entries = map(Failure.from_dict, listed if isinstance(listed, list) else [])
+    return [failure for failure in entries if failure is not None]
 
 
 def all_failures(

@@ -8,7 +8,6 @@ Source: Brain Imaging Data Structure 1.10, https://bids-specification.readthedoc
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import defaultdict
@@ -20,6 +19,7 @@ from typing import Any
 from medrd.data.cases import BidsOrigin
 from medrd.data.layouts import Source, Subject, is_scan, stem
 from medrd.errors import InputError, MissingInputError
+from medrd.files import read_json
 
 VERSION = "1.10.0"
 DESCRIPTION_NAME = "dataset_description.json"
@@ -63,10 +63,7 @@ def bids_root(folder: Path) -> Path | None:
 
 def read_description(root: Path) -> dict[str, Any]:
     """The content of ``dataset_description.json``; empty if it is missing or not a mapping."""
-    try:
-        content = json.loads((root / DESCRIPTION_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    content = read_json(root / DESCRIPTION_NAME)
     return content if isinstance(content, dict) else {}
 
 
