@@ -138,7 +138,7 @@ def changed_item(subject: Subject, recipe: RecipeConfig, change: str, budget: in
     return TestItem(
         prepared=prepared,
         truth=lesions,
-        judged=scored,
+        evaluated=scored,
         scored=scored,
         anomalous=~away_from(prepared.numbers, positions, margin=0),
         content="",
@@ -151,10 +151,10 @@ def upper_half(item: TestItem, prediction: Prediction) -> tuple[TestItem, Predic
     assert isinstance(item.prepared, PreparedVolume)
     middle = _middle(item.prepared.brain_volume)
     shown = item.prepared.numbers >= middle
-    truth, judged = item.truth.copy(), item.judged.copy()
-    truth[:, :, :middle] = judged[:, :, :middle] = False
+    truth, evaluated = item.truth.copy(), item.evaluated.copy()
+    truth[:, :, :middle] = evaluated[:, :, :middle] = False
     return (
-        replace(item, truth=truth, judged=judged, anomalous=item.anomalous[shown]),
+        replace(item, truth=truth, evaluated=evaluated, anomalous=item.anomalous[shown]),
         replace(prediction, image_scores=prediction.image_scores[shown]),
     )
 

@@ -64,11 +64,11 @@ class CachedSubject:
         (S,) position of each slice in the whole stack.
     positions_mm
         (S,) position of each slice along the stack.
-    touched
+    lesion_slices
         (L,) positions in the whole stack of slices that hold a lesion at original resolution, or
         show a neighbour that does.
     has_label
-        Whether the subject has a label; without one ``touched`` is empty.
+        Whether the subject has a label; without one ``lesion_slices`` is empty.
     content
         Hash of the scan itself (:attr:`medrd.data.kind.TrainingItem.content`), independent of
         file names and compression.
@@ -79,7 +79,7 @@ class CachedSubject:
     region: NDArray[np.bool_]
     numbers: NDArray[np.int64]
     positions_mm: NDArray[np.float64]
-    touched: NDArray[np.int64]
+    lesion_slices: NDArray[np.int64]
     has_label: bool
     content: str
     warnings: tuple[str, ...]
@@ -220,7 +220,7 @@ def _build(entry: Path, subject: Subject, kind: Kind, *, budget: int) -> None:
         "region": prepared.region,
         "numbers": prepared.numbers,
         "positions_mm": prepared.positions_mm,
-        "touched": item.touched,
+        "touched": item.lesion_slices,  # the name in existing caches
     }
     temporary = entry.parent / f".{entry.name}.{os.getpid()}.{uuid.uuid4().hex}"
     try:
@@ -279,6 +279,7 @@ def _open(entry: Path, subject_id: str) -> CachedSubject | None:
             content=str(index["content"]),
             warnings=tuple(index["warnings"]),
             traits=ScanTraits.from_dict(index["traits"]) if index["traits"] else None,
+            lesion_slices=arrays.pop("touched"),
             **arrays,
         )
     except (OSError, ValueError, KeyError, TypeError):

@@ -82,7 +82,7 @@ class TrainingItem:
 
     Attributes
     ----------
-    touched
+    lesion_slices
         (L,) positions in the whole stack that hold an anomaly at original resolution, or are
         shown with a neighbour that does.
     content
@@ -90,7 +90,7 @@ class TrainingItem:
     """
 
     prepared: Prepared
-    touched: NDArray[np.int64]
+    lesion_slices: NDArray[np.int64]
     content: str
     fine: bool = False
     """True if the images have steps that float16 would lose."""
@@ -105,7 +105,7 @@ class TestItem:
     truth
         Mask of anomalies, on the input's grid at original resolution; None if anomalies are not
         outlined.
-    judged
+    evaluated
         Mask, on the input's grid, of the evaluated pixels; those without a score count as missed.
     scored
         Mask, on the input's grid, of pixels that a map covers.
@@ -119,7 +119,7 @@ class TestItem:
 
     prepared: Prepared
     truth: NDArray[np.bool_] | None
-    judged: NDArray[np.bool_]
+    evaluated: NDArray[np.bool_]
     scored: NDArray[np.bool_]
     anomalous: NDArray[np.bool_]
     content: str

@@ -43,7 +43,9 @@ class HealthySlices:
         self.index: list[tuple[int, int]] = [
             (s, int(i))
             for s, subject in enumerate(self.subjects)
-            for i in np.flatnonzero(away_from(subject.numbers, subject.touched, margin=margin))
+            for i in np.flatnonzero(
+                away_from(subject.numbers, subject.lesion_slices, margin=margin)
+            )
         ]
 
     def __len__(self) -> int:

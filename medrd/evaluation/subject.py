@@ -115,7 +115,7 @@ def score_subject(
     if item.truth is None:
         return SubjectScores(*images)
     # The three masks are reoriented to upright slices together.
-    masks = item.truth + 2 * item.judged.astype(np.uint8) + 4 * item.scored.astype(np.uint8)
+    masks = item.truth + 2 * item.evaluated.astype(np.uint8) + 4 * item.scored.astype(np.uint8)
     masks = np.asarray(item.prepared.upright(masks))
     truth, region, scored = ((masks & bit) > 0 for bit in (1, 2, 4))
     whole = np.asarray(item.prepared.upright(prediction.grid_map), np.float32)

@@ -103,11 +103,11 @@ def register(
         fit.centre_mm,
         share=_FINE_SHARE,
     )
-    return judged(fit, matrix)
+    return registration(fit, matrix)
 
 
-def judged(fit: Fit, matrix: Matrix) -> Registration:
-    """Evaluate a map's figures."""
+def registration(fit: Fit, matrix: Matrix) -> Registration:
+    """A transform with its quality figures."""
     return Registration(matrix, fit(matrix), fit.contrast(matrix), fit.covered(matrix))
 
 

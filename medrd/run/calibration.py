@@ -203,7 +203,7 @@ def _score_healthy(
     predictor: Predictor, subject: CachedSubject, margin: int, bins: int
 ) -> _HealthyScores | None:
     """None where no slice is healthy."""
-    healthy = np.flatnonzero(away_from(subject.numbers, subject.touched, margin=margin))
+    healthy = np.flatnonzero(away_from(subject.numbers, subject.lesion_slices, margin=margin))
     if healthy.size == 0:
         return None
     region = subject.region[healthy]

@@ -36,7 +36,7 @@ def read_validation(cohort: Cohort, ids: Sequence[str], config: Config) -> dict[
             contents[id] = item.content
             for text in item.label_warnings:
                 logger.warning("%s: %s", id, text)
-            outlined |= item.truth is not None and bool((item.truth & item.judged).any())
+            outlined |= item.truth is not None and bool((item.truth & item.evaluated).any())
             advance(note=id)
     if not outlined:
         raise nothing_outlined()

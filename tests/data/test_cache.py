@@ -82,7 +82,7 @@ def everything_else(folder: Path) -> list[Path]:
 
 
 def assert_same(first: CachedSubject, second: CachedSubject) -> None:
-    for name in ("images", "region", "numbers", "touched"):
+    for name in ("images", "region", "numbers", "lesion_slices"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
@@ -99,7 +99,7 @@ def test_an_entry_holds_what_prepare_gives(subject: Subject, folder: Path) -> No
     assert np.abs(got.images.astype(np.float32) - expected.images).max() <= 1 / 2048
     np.testing.assert_array_equal(got.region, expected.region)
     np.testing.assert_array_equal(got.numbers, expected.numbers)
-    np.testing.assert_array_equal(got.touched, LESION_SLICES)
+    np.testing.assert_array_equal(got.lesion_slices, LESION_SLICES)
     assert (got.id, got.has_label, got.warnings) == ("a", True, expected.warnings)
     assert got.content == scan_hash(volumes, expected.geometry)
     assert isinstance(got.images, np.memmap), "training must not hold the cohort in memory"
@@ -109,7 +109,7 @@ def test_an_entry_holds_what_prepare_gives(subject: Subject, folder: Path) -> No
 
 def test_a_subject_without_label_has_no_lesions_and_says_so(subject: Subject, folder: Path) -> None:
     got = get(replace(subject, label=None), folder)
-    assert (got.has_label, got.touched.shape) == (False, (0,))
+    assert (got.has_label, got.lesion_slices.shape) == (False, (0,))
 
 
 # --- When it is built ------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_any_change_of_what_goes_in_makes_another_entry(
     mask = nib.load(subject.label.path)
     nib.save(nib.Nifti1Image(np.zeros(mask.shape, np.uint8), mask.affine), subject.label.path)
     relabelled = get(subject, folder)
-    assert relabelled.touched.size == 0
+    assert relabelled.lesion_slices.size == 0
     assert relabelled.content == first.content
 
     rescanned = get(write_subject(subject.label.path.parent, make_brain(seed=9), "a"), folder)
@@ -223,7 +223,9 @@ def test_a_damaged_entry_is_found_and_rebuilt(
     damage: Callable[[Path], object],
     name: str,
 ) -> None:
-    first = [np.array(getattr(get(subject, folder), array)) for array in ("images", "touched")]
+    first = [
+        np.array(getattr(get(subject, folder), array)) for array in ("images", "lesion_slices")
+    ]
     (entry,) = entries(folder)
     damage(entry / name)
 
@@ -231,7 +233,7 @@ def test_a_damaged_entry_is_found_and_rebuilt(
 
     assert len(built) == 2
     np.testing.assert_array_equal(again.images, first[0])
-    np.testing.assert_array_equal(again.touched, first[1])
+    np.testing.assert_array_equal(again.lesion_slices, first[1])
     get(subject, folder)
     assert len(built) == 2, "the rebuilt entry should be sound"
     assert not everything_else(folder)

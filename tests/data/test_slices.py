@@ -26,7 +26,7 @@ def cached(number: int, lesions: np.ndarray, numbers: np.ndarray) -> CachedSubje
         region=np.broadcast_to((numbers % 2 == 0)[:, None, None], (numbers.size, 4, 4)),
         numbers=numbers,
         positions_mm=numbers.astype(np.float64),
-        touched=np.flatnonzero(lesions.any(axis=(1, 2))),
+        lesion_slices=np.flatnonzero(lesions.any(axis=(1, 2))),
         has_label=True,
         content="",
         warnings=(),

@@ -98,12 +98,12 @@ def test_the_map_is_the_one_that_evaluate_judges(
         subject = PictureSubject("wide", {"picture": Source(picture)})
         item = model.kind.test_item(subject, budget=10**6)
         predictor = Predictor(model.detector, model.scoring(), choose_execution("cpu", "fp32"))
-        judged = predictor.on_grid(item.prepared)
+        predicted = predictor.on_grid(item.prepared)
         assert written.dtype == np.float32
-        assert written.shape == (65, 96) == judged.grid_map.shape
-        assert np.array_equal(written, judged.grid_map)
+        assert written.shape == (65, 96) == predicted.grid_map.shape
+        assert np.array_equal(written, predicted.grid_map)
         said = record(tmp_path / name / "wide.json")
-        assert said["image_score"] == judged.scan_score
+        assert said["image_score"] == predicted.scan_score
         scored = item.prepared.scored()
         assert not written[~scored].any()
         assert written[scored].all()

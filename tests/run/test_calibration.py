@@ -33,7 +33,7 @@ def subject(seed: int, *, lesions: tuple[int, ...] = (3,), scale: float = 1.0) -
         region=rng.random((8, 32, 32)) < 0.6,
         numbers=np.arange(10, 18),
         positions_mm=np.arange(10.0, 18.0),
-        touched=np.array(lesions, np.int64) + 10,
+        lesion_slices=np.array(lesions, np.int64) + 10,
         has_label=True,
         content=str(seed),
         warnings=(),
@@ -54,7 +54,7 @@ def healthy_values(given: CachedSubject) -> tuple[NDArray[np.float32], float]:
     """Voxels and scan score of the slices more than MARGIN from every lesion, in a loop."""
     values, scores = [], []
     for i, number in enumerate(given.numbers):
-        if all(abs(int(number) - int(t)) > MARGIN for t in given.touched):
+        if all(abs(int(number) - int(t)) > MARGIN for t in given.lesion_slices):
             values.append(given.images[i, 0][given.region[i]].astype(np.float32))
             scores.append(float(values[-1].max()))
     return np.concatenate(values), max(scores)

@@ -88,7 +88,7 @@ def test_anomalies_lie_in_healthy_slices_of_the_subjects_given(
         subject.images[i].astype(np.float32)
         for subject in held_out
         for i, number in enumerate(subject.numbers)
-        if np.abs(subject.touched - number).min() > config.data.healthy_margin
+        if np.abs(subject.lesion_slices - number).min() > config.data.healthy_margin
     ]
     assert len(found.images) == len(healthy)
     assert found.images.shape[1:] == (1, 64, 64)
@@ -210,9 +210,9 @@ def test_labelled_is_the_pixel_ap_that_evaluate_gives(config: Config) -> None:
 
 def _ap_on_grid(subject: Subject, config: Config) -> float:
     item = kind_of(config.recipe).test_item(subject, budget=10**9)
-    scores = predictor(Brightness()).on_grid(item.prepared).grid_map[item.judged]
+    scores = predictor(Brightness()).on_grid(item.prepared).grid_map[item.evaluated]
     assert item.truth is not None
-    return float(average_precision_score(item.truth[item.judged], scores))
+    return float(average_precision_score(item.truth[item.evaluated], scores))
 
 
 def test_validation_without_an_anomaly_is_an_error(

@@ -88,15 +88,17 @@ class Brains:
         recipe = self.recipe
         volumes = read_channels(subject, recipe, max_voxels=budget)
         prepared = prepare(volumes, recipe)
-        touched: NDArray[np.int64] = np.zeros(0, np.int64)
+        lesion_slices: NDArray[np.int64] = np.zeros(0, np.int64)
         if subject.label is not None:
             like = next(iter(volumes.values()))
             lesions = read_lesions(subject, like, max_voxels=budget)
             prepared = replace(prepared, warnings=(*prepared.warnings, *lesions.warnings))
-            touched = lesion_positions(lesions.mask, prepared.geometry)
+            lesion_slices = lesion_positions(lesions.mask, prepared.geometry)
             # Slices that show a lesion in a neighbour are not healthy examples either.
-            touched = also_shown(touched, prepared.numbers, prepared.positions_mm, recipe.layout)
-        return TrainingItem(prepared, touched, scan_hash(volumes, prepared.geometry))
+            lesion_slices = also_shown(
+                lesion_slices, prepared.numbers, prepared.positions_mm, recipe.layout
+            )
+        return TrainingItem(prepared, lesion_slices, scan_hash(volumes, prepared.geometry))
 
     def test_item(self, subject: Subject, *, budget: int) -> TestItem:
         """Read slices, lesions on the scan's grid, and each slice's label.
@@ -122,7 +124,7 @@ class Brains:
         return TestItem(
             prepared=prepared,
             truth=lesions.mask,
-            judged=scored,
+            evaluated=scored,
             scored=scored,
             anomalous=~away_from(prepared.numbers, positions, margin=0),
             content=scan_hash(volumes, prepared.geometry),

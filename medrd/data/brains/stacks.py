@@ -36,15 +36,15 @@ def stacked(
 
 
 def also_shown(
-    touched: NDArray[np.int64],
+    lesion_slices: NDArray[np.int64],
     numbers: NDArray[np.int64],
     positions_mm: NDArray[np.float64],
     layout: Layout,
 ) -> NDArray[np.int64]:
-    """``touched``, and the numbers of the slices that show one of them as a neighbour;
+    """``lesion_slices``, and the numbers of the slices that show one of them as a neighbour;
     ascending."""
     shown = numbers[neighbour_indices(positions_mm, layout.offsets_mm)]
-    return np.union1d(touched, numbers[np.isin(shown, touched).any(axis=1)])
+    return np.union1d(lesion_slices, numbers[np.isin(shown, lesion_slices).any(axis=1)])
 
 
 def _places(positions_mm: NDArray[np.float64], height: int, width: int) -> NDArray[np.float32]:

@@ -95,7 +95,7 @@ class Pictures:
         return TestItem(
             prepared=prepared,
             truth=truth,
-            judged=np.ones((height, width), bool),
+            evaluated=np.ones((height, width), bool),
             scored=prepared.scored(),
             anomalous=np.array([own.anomalous]),
             content=picture_hash(picture),

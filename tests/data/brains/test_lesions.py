@@ -68,7 +68,7 @@ def test_the_config_chooses_the_healthy_slices(
         with caplog.at_level(logging.WARNING, "medrd"):
             cached, errors = try_sides(load_cohort(config), ["train"], config)
         assert not errors
-        return len(cached["a"].touched)
+        return len(cached["a"].lesion_slices)
 
     _, lesion, _ = tiny_brain(1)
     assert touched(lesion_labels=[2]) == np.count_nonzero(lesion.any((0, 1)))

@@ -42,8 +42,11 @@ def test_channels_are_the_slice_its_neighbours_and_places() -> None:
 
 
 def test_a_slice_that_is_shown_with_a_lesion_beside_it_is_touched() -> None:
-    numbers, touched = np.arange(10, 20), np.array([14, 30])
+    numbers, lesion_slices = np.arange(10, 20), np.array([14, 30])
     layout = Layout(("flair",), (0.0, -2.0, 2.0))
-    found = also_shown(touched, numbers, numbers * 1.0, layout)
+    found = also_shown(lesion_slices, numbers, numbers * 1.0, layout)
     assert found.tolist() == [12, 14, 16, 30]
-    assert also_shown(touched, numbers, numbers * 1.0, Layout(("flair",))).tolist() == [14, 30]
+    assert also_shown(lesion_slices, numbers, numbers * 1.0, Layout(("flair",))).tolist() == [
+        14,
+        30,
+    ]
