@@ -43,8 +43,8 @@ compute, so two of them seldom run at the same time."""
 SLOW_FIXTURES = frozenset(
     {"prompt_ray", "browser", "client", "reader", "medrd", "tiny_run", "picture_run"}
 )
-"""What starts Ray, Chromium, a notebook or processes of medrd, runs a page of the documentation, or
-trains a network."""
+"""Fixtures that start Ray, Chromium, a notebook or processes of medrd, run a documentation page, or
+train a network."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -73,5 +73,5 @@ def write_series(
 
 
 def decimals(values: ArrayLike) -> list[float]:
-    """As scanners write them: a decimal string has 16 characters."""
+    """Round values as scanners do, since a decimal string has 16 characters."""
     return [round(float(value), 6) for value in np.asarray(values)]

@@ -22,7 +22,7 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """By the names within the folder; without locks and what is half written."""
+    """Relative path -> content, without locks and temporary files."""
     return {
         str(p.relative_to(folder)): p.read_bytes()
         for p in folder.rglob("*")

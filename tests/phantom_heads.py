@@ -34,7 +34,7 @@ def _ball(points: NDArray, centre: ArrayLike, radii: ArrayLike) -> NDArray[np.fl
 
 
 def brain_at(points: NDArray) -> NDArray[np.bool_]:
-    """Where the brain is, in its own world."""
+    """Whether points are in the brain, in its own coordinates."""
     cerebrum = _ball(points, (0, 0, 0), (67, 84, 60)) < 1
     return cerebrum | (_ball(points, (0, -42, -42), (48, 34, 34)) < 1)
 

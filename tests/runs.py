@@ -12,7 +12,7 @@ WEIGHTS = Path("model") / "model.safetensors"
 
 
 def logged(run: Path, key: str) -> list[Any]:
-    """What the log says of each epoch."""
+    """The value of a key in each line of the metrics log."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)[key] for line in lines]
 

@@ -51,7 +51,7 @@ class Snippet:
 
     @property
     def place(self) -> str:
-        """For messages, and for editors to jump to."""
+        """File and line, for messages and editors."""
         return f"{self.page.name}:{self.line}"
 
     def commands(self) -> Iterator[list[str]]:

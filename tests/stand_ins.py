@@ -17,7 +17,7 @@ from tiny import tiny_brain
 
 
 def small_phantom(index: int, *, seed: int = 0) -> Phantom:
-    """What ``medrd phantom`` makes, in 48 x 48 x 24 voxels and no time."""
+    """The same as ``medrd phantom``, but with 48 x 48 x 24 voxels and quickly."""
     image, lesion, affine = tiny_brain(1000 * seed + index)
     dark = np.where(image > 0, 800 - np.minimum(image, 700), 0).astype(np.int16)
     modalities = {"flair": image, "t1": dark, "t1ce": dark, "t2": image}
@@ -81,7 +81,7 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     "dicom": write_dicom,
     "mvtec": write_mvtec,
 }
-"""By what follows ``/data/`` in the documentation."""
+"""Writers of data by the name after ``/data/`` in the documentation."""
 
 
 def _save(path: Path, array: NDArray[np.generic], affine: NDArray[np.float64]) -> None:

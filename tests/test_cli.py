@@ -33,7 +33,7 @@ VERBS = (
 
 
 def test_help_needs_no_heavy_import_and_names_every_verb() -> None:
-    """In an interpreter of its own: what --help has to import before it can answer."""
+    """A separate interpreter shows what --help imports."""
     code = """
 import sys
 import medrd.cli

@@ -12,7 +12,7 @@ from medrd.config import Config, load_config
 from medrd.demo import demo_config, run_demo
 
 SMALLEST = 4
-"""What ``--subjects`` allows."""
+"""The values that ``--subjects`` allows."""
 
 
 @pytest.mark.parametrize("subjects", [SMALLEST, 5, 8, 40])

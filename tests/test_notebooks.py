@@ -60,7 +60,7 @@ def run(client: NotebookClient, name: str, **environment: object) -> nbformat.No
 
 
 def shown(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
-    """What its cells display of a MIME type."""
+    """The outputs of its cells with this MIME type."""
     outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
     return [output["data"][kind] for output in outputs if kind in output.get("data", {})]
 
@@ -94,7 +94,7 @@ def test_lesion_heatmaps(client: NotebookClient, tiny_root: Path, tmp_path: Path
 def test_cross_domain(
     client: NotebookClient, tiny_root: Path, texture_root: Path, tmp_path: Path
 ) -> None:
-    """On the tests' own small data: generating full brains takes longer than all the rest."""
+    """Run on the tests' small data, since generating full brains takes longer than the rest."""
     settings = SMALL.format(brains=tiny_root, textures=texture_root)
     notebook = run(
         client,

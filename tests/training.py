@@ -33,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {name: {"name": name} for name in DETECTORS} 
 NETWORKS = [*DETECTORS, "rd_expert_no_gate", "bikd_two_branch"]
 """Without the variants that differ in training alone."""
 FAST: dict[str, dict[str, Any]] = {"dae": {"base": 8, "depth": 2}}
-"""What makes a detector small enough for tests that need no particular size."""
+"""Settings that make a detector small enough for tests without a particular size."""
 
 D = TypeVar("D", bound=Detector)
 

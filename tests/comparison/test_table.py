@@ -31,7 +31,7 @@ ABSENT = Published("patchcore", "MVTec AD", {"pixel_auroc": 0.98}, "A paper", "a
 def cell(
     model: str, seed: int, auroc: Value, *, category: str | None = None, **changes: Any
 ) -> CellResult:
-    """Of the brain set, or with a category of the industrial one."""
+    """A result on the brain set, or with a category on the industrial one."""
     place = ("brats", "brain") if category is None else ("mvtec", "industrial")
     metrics = {"image_auroc": auroc, "pixel_ap": 0.5, "aupro": 0.4, "pixel_dice_best": 0.3}
     whole = CellResult(model, *place, category, seed, metrics, facts=FACTS)
@@ -91,7 +91,7 @@ def read(text: str, heading: str) -> list[dict[str, str]]:
 
 
 def document(comparison: Comparison) -> dict[str, Any]:
-    """As it comes back from a file of strict JSON."""
+    """The document after a round trip through strict JSON."""
     found = results_document(comparison, published=[OTHERS, ABSENT])
     back: dict[str, Any] = json.loads(json.dumps(found, allow_nan=False))
     return back

@@ -173,7 +173,7 @@ def draw_picture(
     threshold: float | None = THRESHOLD,
     label: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
-    """On a grey picture, as (rows, columns, 3) in [0, 1]."""
+    """Render the overlay of a grey picture as (rows, columns, 3) in [0, 1]."""
     figure = draw_picture_overlay(
         image=np.full((*heat.shape, channels), 0.4, np.float32),
         score_map=heat,

@@ -381,7 +381,7 @@ def test_the_models_own_protocol_holds_whatever_the_config_says(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """For the baseline beside it too: the same slices, the same target rate."""
+    """The baseline is calibrated with the same slices and target rate too."""
     raw = yaml.safe_load(tiny_yaml.read_text(encoding="utf-8"))
     raw["recipe"] = {"size": 128, "normalise": "rank"}
     raw["scoring"] = {"sigma_px": 0, "image_score": "mean"}

@@ -325,7 +325,7 @@ def pixels(
 
 
 def spread_out(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over sixty powers of ten."""
+    """Scale scores by random factors over sixty powers of ten."""
     return scores * 10.0 ** np.random.default_rng(0).integers(-30, 30, scores.size)
 
 

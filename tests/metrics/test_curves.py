@@ -39,7 +39,7 @@ def make(seed: int = 0, *, lesions: bool = True) -> Units:
 
 
 def area(curve: Curve, until: float = 1.0) -> float:
-    """Under straight lines between the points."""
+    """The area under straight lines between the points."""
     inside = curve.x <= until
     x = np.append(curve.x[inside], until)
     y = np.append(curve.y[inside], np.interp(until, curve.x, curve.y))

@@ -144,7 +144,7 @@ def test_an_index_has_a_row_a_scan_and_says_what_is_not_there(tmp_path: Path) ->
 def test_a_percentile_says_what_calibration_scans_score_by(
     tmp_path: Path, p_value: float | None
 ) -> None:
-    """Where they have lesions, and so no p-value is given: by their healthy slices."""
+    """Calibration scans with lesions give no p-value and are scored by their healthy slices."""
     changes: dict[str, Any] = {"p_value": p_value, "healthy_scans": 1, "healthy_percentile": 100.0}
     page = make_page(tmp_path / "a.html", **changes).read_text(encoding="utf-8")
     index = index_page([Entry(make_record(**changes), "a.html")], title="maps", failed=[])

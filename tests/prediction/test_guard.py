@@ -102,7 +102,7 @@ def test_a_name_that_says_nothing_is_not_judged(
 def test_names_count_only_where_those_of_the_training_scans_did(
     tiny_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In a plain folder the channel's name is the config's default: it says nothing."""
+    """In a plain folder the channel's name is only the config's default."""
     plain = tmp_path / "plain"
     plain.mkdir()
     for number in range(3):

@@ -26,7 +26,7 @@ TO_RAW = (
 def native_space(
     spacing_mm: tuple[float, ...], shape: tuple[int, int, int], axes: tuple[int, ...]
 ) -> NativeSpace:
-    """To an oblique grid whose axes are permuted and one of them reversed, by way of JSON."""
+    """An oblique raw grid with permuted axes, one of them reversed, after a round trip to JSON."""
     affine = rotation(11, -7, 20) @ np.eye(4)[[*axes, 3]] @ np.diag([*spacing_mm, 1])
     affine = affine @ np.diag([-1, 1, 1, 1])
     affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2

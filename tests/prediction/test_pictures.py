@@ -86,7 +86,7 @@ def record(path: Path) -> Any:
 def test_the_map_is_the_one_that_evaluate_judges(
     picture_run: Path, quick: Model, texture_root: Path, tmp_path: Path, resize: str
 ) -> None:
-    """Of a picture that is not square, neither resized nor rescaled on the way to the file."""
+    """The map of a picture that is not square is written without resizing or rescaling."""
     source = next((texture_root / "weave" / "test" / "good").glob("*.png"))
     picture = tmp_path / "wide.png"
     Image.open(source).crop((0, 5, 96, 70)).save(picture)

@@ -229,7 +229,7 @@ def test_pictures_get_pages_too(picture_raw: dict[str, Any], tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def evaluation(quick: Model, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the baseline on its two test subjects, with a report; read only."""
+    """The baseline's evaluation on its two test subjects, with a report; read only."""
     raw = quick.config.to_dict()
     raw["data"]["root"] = str(tiny_root)
     out = tmp_path_factory.mktemp("evaluated") / "evaluation"

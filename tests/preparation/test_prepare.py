@@ -276,7 +276,7 @@ def test_other_files_in_a_subject_s_folder_are_safe(prepared: Prepared, tmp_path
 
 
 def give_up(*_: object) -> None:
-    """As ITK does."""
+    """Fail in the same way as ITK."""
     raise RuntimeError("Exception thrown in SimpleITK\nZero-valued spacing")
 
 

@@ -116,7 +116,7 @@ def test_threshold_and_rates_are_numpys(predictor: Predictor, target: float) -> 
 def test_in_fewer_bins_the_target_rate_is_kept_and_rates_stay_exact(
     predictor: Predictor, target: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of scans with millions of voxels, which do not get a bin for every score."""
+    """Scans with millions of voxels do not get a bin for every score."""
     monkeypatch.setattr("medrd.run.calibration.bins_each", lambda subjects: 600)
     subjects = [subject(0), subject(1, scale=1.3), subject(2, lesions=())]
     found = calibrated(predictor, subjects, target)

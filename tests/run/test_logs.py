@@ -1,4 +1,4 @@
-"""What the command line prints of other libraries' warnings."""
+"""Warnings of other libraries on the command line."""
 
 from __future__ import annotations
 

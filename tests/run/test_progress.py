@@ -30,14 +30,14 @@ class Screen(io.StringIO):
 
     @property
     def lines(self) -> list[str]:
-        """What was written, without the codes that move the cursor and set colours."""
+        """The written text, without codes that move the cursor or set colours."""
         plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue())
         return plain.replace("\r", "\n").split("\n")
 
 
 @contextmanager
 def own_logging() -> Iterator[logging.Logger]:
-    """As in a process of medrd's own; in a test's body, where pytest's handlers are there."""
+    """Set logging up as in a medrd process, despite pytest's handlers."""
     root, medrd = logging.getLogger(), logging.getLogger("medrd")
     before, level, medrd_level = root.handlers[:], root.level, medrd.level
     root.handlers[:] = []

@@ -41,7 +41,7 @@ def embedded() -> Teacher:
 
 @pytest.fixture(scope="module")
 def resnet_state() -> dict[str, Tensor]:
-    """Of a network by timm; read only."""
+    """The weights of a network by timm; read only."""
     torch.manual_seed(1)
     state: dict[str, Tensor] = timm.create_model("resnet18").state_dict()
     return state
@@ -54,7 +54,7 @@ def from_file(path: Path, name: str = "resnet18") -> TeacherConfig:
 def test_embedded_weights_are_the_packages_by_role(
     embedded: Teacher, package_state: dict[str, Tensor]
 ) -> None:
-    """By the package's own names, which say what a tensor is; order alone is what loads them."""
+    """Tensors are loaded by order alone; the package's names confirm each of them."""
     mine = embedded.backbone.state_dict()
     assert torch.equal(mine["conv_stem.weight"], package_state["_conv_stem.weight"])
     assert torch.equal(mine["bn1.running_var"], package_state["_bn0.running_var"])
@@ -197,7 +197,7 @@ def test_a_file_with_code_is_refused_and_the_code_not_run(tmp_path: Path, writer
 def test_a_network_that_stands_twice_in_a_file_must_be_chosen(
     tmp_path: Path, resnet_state: dict[str, Tensor]
 ) -> None:
-    """As in DINO's checkpoints, whose two networks have one structure."""
+    """DINO's checkpoints have two networks of the same structure."""
     path = tmp_path / "w.pth"
     torch.save({"student": resnet_state, "teacher": resnet_state}, path)
     with pytest.raises(ModelError, match=r"2 places: student\., teacher\."):

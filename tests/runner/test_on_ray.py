@@ -61,7 +61,7 @@ def outcomes(runner: Ray, items: list[Any], task: Task | None = None) -> list[An
 
 
 def die() -> None:
-    """As the kernel ends a process that takes too much memory."""
+    """Die like a process that the kernel kills for lack of memory."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -41,7 +41,7 @@ SCANS = 12
 
 
 def make_saboteur(folder: str) -> Callable[[], None]:
-    """What a worker process does first. (Nested, so that it travels by value.)"""
+    """The setup hook of worker processes. (Nested, so that it is pickled by value.)"""
 
     def sabotage() -> None:
         """Where the folder names a node, work stalls there: scans between their map and their mask
@@ -92,7 +92,7 @@ def make_saboteur(folder: str) -> Callable[[], None]:
 
 @pytest.fixture(scope="module")
 def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a file named like a node makes work stall there."""
+    """A folder in which a file named like a node makes work stall on that node."""
     return tmp_path_factory.mktemp("orders")
 
 
@@ -225,7 +225,7 @@ def test_an_evaluation_is_that_of_the_plain_verb_though_a_node_dies(
     tiny_cache: Path,
     tmp_path: Path,
 ) -> None:
-    """Of a network and of the baseline beside it; one subject cannot be read."""
+    """A network and the baseline are evaluated; one subject cannot be read."""
     raw = make_tiny_raw(scans, tiny_cache)
     sides = {"train": [0, 1], "calibration": [2, 3], "test": [*range(4, 10), 99]}
     raw["data"]["split"] = {side: [f"tiny_{i:02}" for i in those] for side, those in sides.items()}
@@ -258,7 +258,7 @@ def test_an_evaluation_is_that_of_the_plain_verb_though_a_node_dies(
 def test_pictures_are_evaluated_so_too_and_reported(
     nodes: Any, picture_raw: dict[str, Any], tmp_path: Path
 ) -> None:
-    """By the command line."""
+    """The command line gives the same results."""
     picture_raw |= {"model": {"name": "intensity"}, "scoring": {"sigma_px": 2}}
     del picture_raw["train"]
     config = make_config(picture_raw)

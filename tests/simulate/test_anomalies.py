@@ -25,7 +25,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def simulator_of(*, layout: Layout = GREY, **settings: Any) -> AnomalySimulator:
-    """With the config's settings where none are given."""
+    """A simulator with the config's defaults for settings that are not given."""
     return AnomalySimulator(SimulationConfig(**settings), layout=layout)
 
 
@@ -170,7 +170,7 @@ def test_deformation_moves_what_is_there() -> None:
 
 @pytest.mark.parametrize("along", [0, 1])
 def test_deformation_pushes_outwards(along: int) -> None:
-    """On a ramp: brighter on the dark side of the shape's middle, darker on the bright side."""
+    """On a ramp, the dark side of the shape gets brighter and the bright side darker."""
     ramp = torch.linspace(0.2, 0.8, SIZE).expand(SIZE, SIZE)
     ramp = (ramp if along else ramp.T).expand(COUNT, 3, SIZE, SIZE).contiguous()
     whole = torch.ones(COUNT, SIZE, SIZE, dtype=torch.bool)

@@ -253,7 +253,7 @@ def test_a_stop_is_waited_for_only_where_workers_hear_it(
 def test_a_run_whose_epochs_are_done_needs_no_workers(
     raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a kill in calibration."""
+    """A run that was killed in calibration is resumed."""
     config, out = make_config(raw), tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr("medrd.training.train.calibrate", lambda *a: 1 / 0)

@@ -28,7 +28,7 @@ from training import SMALL, phantoms
 
 
 def in_processes(size: int, folder: Path, work: Callable[[Worker], Any]) -> list[Any]:
-    """What ``work`` returns in each process of a group, in the order of their ranks.
+    """Run ``work`` in each process of a group; returns the results in the order of ranks.
 
     The processes are forked, so that none of them imports torch anew, and have one thread, since
     a pool of threads does not survive a fork.
@@ -157,7 +157,7 @@ def two_epochs(
 
 @pytest.mark.parametrize("name", MEANS)
 def test_two_workers_have_the_gradient_of_one_process(name: str, tmp_path: Path) -> None:
-    """With shares of two and three slices, and BatchNorm that couples no images."""
+    """Shares have two and three slices, and BatchNorm does not couple images."""
     config = config_of(name)
     one = two_epochs(config, ALONE)
     two = in_processes(2, tmp_path, lambda worker: two_epochs(config, worker))

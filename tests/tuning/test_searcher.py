@@ -121,7 +121,7 @@ class Session:
         return drawn
 
     def decision(self, trial: Any, objective: float) -> str:
-        """What successive halving makes of a trial's first epoch."""
+        """The decision of successive halving after a trial's first epoch."""
         self.scheduler.on_trial_add(None, trial)
         result = {"epoch": 1, "objective": objective}
         return str(self.scheduler.on_trial_result(None, trial, result))

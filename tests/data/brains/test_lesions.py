@@ -1,4 +1,4 @@
-"""Which values of a label are lesion, and labels that mark something else."""
+"""The label values that mark lesions, and labels that mark something else."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ CASES = [PictureFrame(shape, size, way) for way in WAYS for shape in SHAPES for 
 
 
 def boxes(frame: PictureFrame) -> tuple[tuple[float, float], ...]:
-    """For rows and columns: start and length in the picture, start and length in the square."""
+    """Start and length in the picture and in the square, for rows and columns."""
     size, shortest, longest = frame.size, min(frame.shape), max(frame.shape)
     result = []
     for length in frame.shape:
