@@ -151,8 +151,8 @@ def without_collisions(
             if target == Path(ERRORS_NAME):
                 raise ConfigError(
                     case.first_file,
-                    expected=f"a {noun} by another name: {ERRORS_NAME} lists the {noun}s that "
-                    "failed",
+                    expected=f"a {noun} with another name, as {ERRORS_NAME} lists the failed "
+                    f"{noun}s",
                     found="errors",
                     remedy=f"Rename the {noun}.",
                 )

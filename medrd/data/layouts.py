@@ -110,7 +110,7 @@ def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[S
             root,
             expected="a data set's folder",
             found=found,
-            remedy="Set data.root to the folder that holds the subjects.",
+            remedy="Set data.root to the folder with the subjects.",
         )
     finders = {"msd": _msd, "brats": _brats, "brats2023": _brats_2023, "folder": _folder}
     for name in finders if layout == "auto" else (layout,):

@@ -43,7 +43,7 @@ def lock_folder(folder: Path, what: str, *, wait: bool = False) -> Iterator[None
                 folder,
                 expected=f"a folder in which no other {what} is running",
                 found=f"another {what} is running in it",
-                remedy="Wait for it to finish, or give another --out.",
+                remedy="Wait for it to finish, or choose another --out.",
             ) from None
         except OSError as error:  # the file system may not support locks
             logger.warning("%s cannot be locked (%s)", folder, error.strerror)

@@ -43,5 +43,5 @@ def _no_place(path: Path, error: OSError) -> OutputError:
         path,
         expected="a place to write results",
         found=error.strerror or str(error),
-        remedy="Give another --out, or get write permission for this one.",
+        remedy="Choose another --out, or get write permission for this one.",
     )

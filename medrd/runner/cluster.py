@@ -157,7 +157,7 @@ def _start(address: str | None, *, dashboard: bool) -> None:
             "--address",
             expected="a Ray cluster that answers",
             found=f"none at {address} ({reason})",
-            remedy="Start one with ray start --head, or leave --address out.",
+            remedy="Start one with ray start --head, or remove --address.",
         ) from None
 
 

@@ -125,7 +125,7 @@ class Ray:
                     "--gpus",
                     expected=f"none with {key} cpu",
                     found=f"{self.gpus:g}",
-                    remedy="Leave one of the two out.",
+                    remedy="Remove one of the two options.",
                 )
             return 0.0
         return 1.0 if "cuda" in devices and self.gpus is None else self.gpus
@@ -261,7 +261,7 @@ class _Pool:
                 reason = f"{RETRIES + 1} processes that died of it ({type(error).__name__})"
             else:
                 logger.error("%s", "".join(traceback.format_exception(error)))
-                reason = f"work on it that failed with {_in_words(error)}"
+                reason = f"an error in its processing: {_in_words(error)}"
             yield index, self._work.lost(self._items[index], reason)
         else:
             self._idle.append(actor)

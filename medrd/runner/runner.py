@@ -148,9 +148,9 @@ def lost_input(file: Path, reason: str, *, limit: str) -> InputError:
     """
     return InputError(
         file,
-        expected="an input that a process gets through",
+        expected="an input that a process can finish",
         found=reason,
         remedy="It may need more memory than there is: start fewer processes with --actors, or "
-        f"refuse inputs of its size with {limit}. The log has what was raised, and Ray's logs "
-        "(/tmp/ray/session_latest/logs) have what killed a process.",
+        f"refuse inputs of its size with {limit}. The log has the error, and Ray's logs "
+        "(/tmp/ray/session_latest/logs) show what killed a process.",
     )

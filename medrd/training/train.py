@@ -94,8 +94,8 @@ def train(
         raise ConfigError(
             "--workers",
             expected="a model that is trained by gradients",
-            found=f"{config.model.name}, which sees its slices once, in one process",
-            remedy="Leave --workers out.",
+            found=f"{config.model.name}, which reads its slices once, in one process",
+            remedy="Remove --workers.",
         )
     execution = choose_execution(config.train.device, config.train.precision)
     data = prepare_data(config, out, cohort)

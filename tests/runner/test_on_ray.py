@@ -86,7 +86,7 @@ def test_an_item_that_fails_costs_no_other_item_anything(
 
     items = [os.getpid, bug, os.getpid, interrupted, terminated, 1, die, *range(2, 8)]
     first, buggy, second, again, whole, *others = outcomes(Ray(actors=1), items)
-    assert buggy == "lost: work on it that failed with RuntimeError: CUDA error: no such luck"
+    assert buggy == "lost: an error in its processing: RuntimeError: CUDA error: no such luck"
     assert "in bug" in caplog.text  # its traceback
     assert first != second  # nobody knows what an error leaves in a process
     assert (again, whole) == ("gone on", "done")

@@ -114,7 +114,7 @@ def _expand(path: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]
                 expected=f"images of {', '.join(wanted.recipe.channels)} in this BIDS dataset "
                 "(sub-*/anat/sub-*_FLAIR.nii.gz and so on)",
                 found="none",
-                remedy="Give the dataset that holds them, or a model for what there is.",
+                remedy="Give the dataset that contains them, or use a model for its modalities.",
             )
         return [_in_frame(case, wanted.frame) for case in cases]
     if path.is_dir():

@@ -209,8 +209,8 @@ def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> PreparedVolu
     inside = geometry.share_inside(brain)
     if inside < 0.99:
         warnings.append(
-            f"{100 * (1 - inside):.0f} % of the brain lies outside the field of "
-            f"{recipe.field_mm:g} mm and gets no score"
+            f"{100 * (1 - inside):.0f} % of the brain is outside the field of "
+            f"{recipe.field_mm:g} mm and has no score"
         )
     places_mm = numbers.astype(np.float64) * geometry.slice_distance_mm
     return PreparedVolume(

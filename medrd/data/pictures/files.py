@@ -100,7 +100,7 @@ def choose(root: Path, known: Sequence[str], category: str | Sequence[str]) -> l
             "data.category",
             expected=f"all, or categories out of {', '.join(sorted(known))} (in {root})",
             found=name,
-            remedy=f"Did you mean {near[0]}?" if near else "Mend data.category or data.root.",
+            remedy=f"Did you mean {near[0]}?" if near else "Correct data.category or data.root.",
         )
     if not wanted:
         raise ConfigError(

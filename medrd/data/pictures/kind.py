@@ -85,7 +85,7 @@ class Pictures:
                     ", ".join(str(path) for path in own.masks),
                     expected=f"the outline of the {own.defect} in {own.images['picture'].path}",
                     found="a mask that is 0 everywhere",
-                    remedy="Mend the mask, or move the picture to the good ones.",
+                    remedy="Correct the mask, or move the picture to the good ones.",
                 )
             if (share := float(truth.mean())) > MOST:
                 warnings = (f"The masks cover {share:.0%} of the picture: are they inverted?",)
@@ -116,7 +116,7 @@ class Pictures:
                 else "all pixels at the picture's own resolution; outside of the middle square "
                 "nothing is found"
             ),
-            "image": "picture; anomalous if its folder says so",
+            "image": "picture; anomalous if it is in a folder of defects",
         }
 
     def find(
@@ -168,7 +168,7 @@ def refuse_frame(where: str | Path, frame: int | None) -> None:
             where,
             expected="none: frames are of 4D scans; of a picture the first is read",
             found=str(frame),
-            remedy="Leave it out, or save that frame as a picture of its own.",
+            remedy="Remove it, or save that frame as a separate picture.",
         )
 
 

@@ -71,14 +71,14 @@ def find_pictures(
             root,
             expected="a data set's folder",
             found="a file" if root.exists() else "nothing there",
-            remedy="Set data.root to the folder that holds the categories.",
+            remedy="Set data.root to the folder with the categories.",
         )
     if layout not in (*LAYOUTS, "auto"):
         raise ConfigError(
             "data.layout",
             expected=f"auto or one of {', '.join(LAYOUTS)}",
             found=layout,
-            remedy="Mend data.layout.",
+            remedy="Correct data.layout.",
         )
     if layout == "visa" or (layout == "auto" and looks_like_visa(root)):
         subjects = visa_pictures(root, category)

@@ -102,7 +102,7 @@ def _check_row(table: Path, line: int, row: Mapping[str, str]) -> None:
     if not row["image"]:
         raise _bad_table(table, "a path in column image", f"none in line {line}")
     if (row["split"], row["label"]) == ("train", "anomaly"):
-        raise _bad_table(table, "normal pictures alone to train on", f"an anomaly in line {line}")
+        raise _bad_table(table, "only normal pictures for training", f"an anomaly in line {line}")
 
 
 def _missing_row(top: Path, line: int, image: str, *, expected: str) -> MissingInputError:
