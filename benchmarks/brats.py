@@ -13,9 +13,10 @@ import argparse
 import json
 from pathlib import Path
 
+from tables import spread_table
+
 from medrd.config import load_config
 from medrd.evaluation.evaluate import evaluate
-from medrd.run.table import spread_table
 from medrd.training.train import train
 
 

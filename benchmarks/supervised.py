@@ -23,6 +23,7 @@ from statistics import mean
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tables import spread_table
 from torch import Tensor
 
 from medrd.comparison.compare import plan
@@ -40,7 +41,6 @@ from medrd.run.cohort import load_cohort, try_sides
 from medrd.run.device import Execution, choose_execution
 from medrd.run.model_folder import load_model, make_scoring, save_model
 from medrd.run.predictor import Predictor
-from medrd.run.table import spread_table
 from medrd.simulate.anomalies import Simulated
 from medrd.training.checkpoint import Position
 from medrd.training.loop import Loop

@@ -71,12 +71,3 @@ def spread_cell(values: Sequence[float | None]) -> str:
         return f"{mean:.3f}"
     deviation = (sum((v - mean) ** 2 for v in defined) / (len(defined) - 1)) ** 0.5
     return f"{mean:.3f} ± {deviation:.3f}"
-
-
-def spread_table(results: Mapping[str, Sequence[Mapping[str, float | None]]]) -> str:
-    """A table with models as rows, and mean ± spread over runs (seeds) in its cells."""
-    body = [
-        [name, *(spread_cell([run.get(key) for run in runs]) for key in COLUMNS)]
-        for name, runs in results.items()
-    ]
-    return markdown_table(["model", *COLUMNS.values()], body)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medrd.draw.heat import save_figure
 from medrd.draw.overlay import draw_overlay
 from medrd.draw.picture_overlay import draw_picture_overlay
-from medrd.run.table import cell, markdown_table, metrics_table, spread_cell, spread_table
+from medrd.run.table import cell, markdown_table, metrics_table, spread_cell
 
 RAS = np.diag([3.0, 3.0, 3.0, 1.0])
 THRESHOLD = 1.0
@@ -283,9 +283,3 @@ def test_metrics_stand_beside_the_baseline(tmp_path: Path) -> None:
     assert baseline.count("–") == 1  # a column of which neither has a value is left out
     assert "Dice" not in head
     assert len({len(line) for line in (head, model, baseline)}) == 1
-
-
-def test_a_spread_table_has_a_row_a_model() -> None:
-    rows = spread_table({"a": [{"image_auroc": 0.4}, {"image_auroc": 0.6}], "b": [{}]}).splitlines()
-    assert "0.500 ± 0.141" in rows[2]
-    assert rows[3].count("–") == 10
