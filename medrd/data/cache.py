@@ -66,9 +66,7 @@ class CachedSubject:
         (S,) position of each slice along the stack.
     lesion_slices
         (L,) positions in the whole stack of slices that hold a lesion at original resolution, or
-        show a neighbour that does.
-    has_label
-        Whether the subject has a label; without one ``lesion_slices`` is empty.
+        show a neighbour that does; empty for a subject without a label.
     content
         Hash of the scan itself (:attr:`medrd.data.kind.TrainingItem.content`), independent of
         file names and compression.
@@ -80,7 +78,6 @@ class CachedSubject:
     numbers: NDArray[np.int64]
     positions_mm: NDArray[np.float64]
     lesion_slices: NDArray[np.int64]
-    has_label: bool
     content: str
     warnings: tuple[str, ...]
     traits: ScanTraits | None = None
@@ -232,7 +229,6 @@ def _build(entry: Path, subject: Subject, kind: Kind, *, budget: int) -> None:
                 os.fsync(file.fileno())
         index = {
             "content": item.content,
-            "has_label": subject.label is not None,
             "warnings": list(prepared.warnings),
             "traits": prepared.traits.to_dict() if prepared.traits else None,
             "checksums": {name: _checksum(temporary / f"{name}.npy") for name in arrays},
@@ -275,7 +271,6 @@ def _open(entry: Path, subject_id: str) -> CachedSubject | None:
             }
         return CachedSubject(
             id=subject_id,
-            has_label=bool(index["has_label"]),
             content=str(index["content"]),
             warnings=tuple(index["warnings"]),
             traits=ScanTraits.from_dict(index["traits"]) if index["traits"] else None,

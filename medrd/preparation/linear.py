@@ -90,11 +90,6 @@ def angle_degrees(matrix: Matrix) -> float:
     return math.degrees(math.acos(min(1.0, max(-1.0, (np.trace(turn) - 1) / 2))))
 
 
-def farthest_mm(first: Matrix, second: Matrix, points_mm: NDArray) -> float:
-    """Largest distance between the images of any of the points (N, 3) under two maps."""
-    return float(np.linalg.norm(apply(first - second, points_mm), axis=1).max())
-
-
 def to_itk(matrix: Matrix) -> SimpleITK.AffineTransform:
     """Convert to an ITK transform, in LPS+ mm."""
     import SimpleITK

@@ -100,7 +100,7 @@ def test_an_entry_holds_what_prepare_gives(subject: Subject, folder: Path) -> No
     np.testing.assert_array_equal(got.region, expected.region)
     np.testing.assert_array_equal(got.numbers, expected.numbers)
     np.testing.assert_array_equal(got.lesion_slices, LESION_SLICES)
-    assert (got.id, got.has_label, got.warnings) == ("a", True, expected.warnings)
+    assert (got.id, got.warnings) == ("a", expected.warnings)
     assert got.content == scan_hash(volumes, expected.geometry)
     assert isinstance(got.images, np.memmap), "training must not hold the cohort in memory"
     with pytest.raises(ValueError, match="read-only"):
@@ -109,7 +109,7 @@ def test_an_entry_holds_what_prepare_gives(subject: Subject, folder: Path) -> No
 
 def test_a_subject_without_label_has_no_lesions_and_says_so(subject: Subject, folder: Path) -> None:
     got = get(replace(subject, label=None), folder)
-    assert (got.has_label, got.lesion_slices.shape) == (False, (0,))
+    assert got.lesion_slices.shape == (0,)
 
 
 # --- When it is built ------------------------------------------------------------------

@@ -27,7 +27,6 @@ def cached(number: int, lesions: np.ndarray, numbers: np.ndarray) -> CachedSubje
         numbers=numbers,
         positions_mm=numbers.astype(np.float64),
         lesion_slices=np.flatnonzero(lesions.any(axis=(1, 2))),
-        has_label=True,
         content="",
         warnings=(),
     )

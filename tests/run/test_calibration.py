@@ -34,7 +34,6 @@ def subject(seed: int, *, lesions: tuple[int, ...] = (3,), scale: float = 1.0) -
         numbers=np.arange(10, 18),
         positions_mm=np.arange(10.0, 18.0),
         lesion_slices=np.array(lesions, np.int64) + 10,
-        has_label=True,
         content=str(seed),
         warnings=(),
     )
