@@ -61,8 +61,8 @@ def measure_scores(run: Path, raw: dict[str, Any], scans: Path) -> float:
     subjects = kind_of(config.recipe).subjects(config)[:3]
     threshold = model.calibration.threshold if model.calibration else None
     (scorer,) = make_scorers(model, "cpu", [EvaluatedModel("model", config, threshold)])
-    outcomes = [pickle.dumps(scorer(subject), protocol=5) for subject in subjects]
-    return statistics.median(map(len, outcomes)) / 1e6
+    outcomes = (scorer.finish(subject, scorer.read(subject)) for subject in subjects)
+    return statistics.median(len(pickle.dumps(each, protocol=5)) for each in outcomes) / 1e6
 
 
 def print_sent(pieces: Pieces, scores_mb: float) -> None:
@@ -161,12 +161,12 @@ def print_predict(run: Path, brains: list[Path], folder: Path, processes: int) -
 
 
 def one_by_one(run: Path, brains: list[Path], out: Path) -> float:
-    """Scans a second of what one of Ray's processes does, without Ray."""
+    """Scans per second of one process that works like a Ray process, without Ray."""
     model = load_model(run)
     cases, _ = model.kind.find(brains, frame=None, series=None)
     worker = CasePredictor(model, job_in(out, "cpu"))
     for case in cases:
-        worker(case)
+        worker.finish(worker.read(case))
     return scans_per_s(out, len(brains), 1)
 
 

@@ -215,10 +215,6 @@ class SubjectScorer:
             return item
         return catch_input_error(subject.files[0], lambda: self._score(subject, item))
 
-    def __call__(self, subject: Subject) -> Outcome:
-        """Read, predict and score. Raises LeakageError."""
-        return self.finish(subject, self.read(subject))
-
     def _read(self, subject: Subject) -> TestItem:
         config = self._evaluated.config
         item = self._kind.test_item(subject, budget=config.data.budget)

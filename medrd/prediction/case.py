@@ -107,10 +107,6 @@ class CasePredictor:
             return item
         return catch_input_error(item.case.first_file, lambda: self._write(item))
 
-    def __call__(self, case: Case) -> Outcome:
-        """Read, predict and write."""
-        return self.finish(self.read(case))
-
     def _record_path(self, case: Case) -> Path:
         return case.output(self._out, files_of(case, self._kind.files).record)
 
