@@ -101,12 +101,11 @@ class Calls:
     Attributes
     ----------
     begin_s
-        Until a process has answered once.
+        Time until a process has answered once.
     way_s
-        Of a call to the only process there is: there and back.
+        Time of a call to a single process, in both directions.
     caller_s
-        Of the command's own processor time, a call; however many processes it has, it has to spend
-        that.
+        The command's own processor time per call, independent of the number of processes.
     """
 
     begin_s: float
@@ -115,7 +114,7 @@ class Calls:
 
 
 def measure_ray(cases: list[Case], count: int) -> Calls:
-    """Of so many calls with what ``medrd predict`` sends."""
+    """Measure ``count`` calls with the data that ``medrd predict`` sends."""
     start = time.perf_counter()
     times = []
     for _ in Ray(actors=1).map(Echo(), [cases[i % len(cases)] for i in range(count)]):
@@ -171,10 +170,9 @@ def one_by_one(run: Path, brains: list[Path], out: Path) -> float:
 
 
 def scans_per_s(out: Path, scans: int, processes: int) -> float:
-    """From as many records as there are processes on, so that nobody's beginning counts.
+    """Scans per second without start-up: after each process has written one record.
 
-    Of the plain verb it must not count either: loading the model, say, Ray's processes do before
-    their first scan too.
+    Start-up, such as loading the model, is left out without Ray too.
     """
     records = [path for path in out.rglob("*.json") if path.name != "errors.json"]
     assert len(records) == scans

@@ -26,7 +26,7 @@ from medrd.run.table import markdown_table
 
 @dataclass
 class Pieces:
-    """Of one scan, in seconds, MB and kB.
+    """The steps of one scan, in seconds, MB and kB.
 
     Attributes
     ----------
@@ -35,11 +35,11 @@ class Pieces:
     network_s
         Maps of all slices, smoothed.
     write_s
-        Bringing them back to the grid; map, mask, picture and JSON.
+        Resampling maps to the grid; writing map, mask, picture and JSON.
     in_mb, out_mb
-        As they lie on disk, compressed.
+        Sizes of the compressed files.
     answer_kb
-        What a process says of it, pickled as it travels.
+        Size of a process's pickled result.
     """
 
     hash_s: float = 0.0
@@ -52,7 +52,7 @@ class Pieces:
 
     @property
     def core_s(self) -> float:
-        """All that no GPU does."""
+        """Time of all steps that run on the CPU."""
         return self.hash_s + self.read_s + self.write_s
 
 
@@ -68,12 +68,12 @@ def measure_pieces(run: Path, brains: list[Path], out: Path, device: str) -> Pie
 
 
 def job_in(out: Path, device: str) -> Job:
-    """The defaults of ``medrd predict``, but for what is done already."""
+    """A job with the defaults of ``medrd predict``, which also repeats finished scans."""
     return Job(out, PredictOptions(overwrite=True, device=device))
 
 
 class _Timed(CasePredictor):
-    """The worker of ``medrd predict``, with a clock beside it."""
+    """The worker of ``medrd predict``, with timing."""
 
     @property
     def precision(self) -> str:
@@ -85,9 +85,9 @@ class _Timed(CasePredictor):
 
         def timed(*slices: Any) -> Any:
             with clock() as network:
-                found = maps(*slices)
+                result = maps(*slices)
             pieces.network_s = network[0]
-            return found
+            return result
 
         with clock() as hashing:
             for source in case.subject.images.values():
@@ -105,14 +105,14 @@ class _Timed(CasePredictor):
         pieces.in_mb = sum(s.path.stat().st_size for s in case.subject.images.values()) / 1e6
         endings = self._kind.files.endings
         pieces.answer_kb = len(pickle.dumps(outcome, protocol=5)) / 1e3
-        there = (case.output(self._out, ending) for ending in endings)
-        pieces.out_mb = sum(path.stat().st_size for path in there if path.is_file()) / 1e6
+        outputs = (case.output(self._out, ending) for ending in endings)
+        pieces.out_mb = sum(path.stat().st_size for path in outputs if path.is_file()) / 1e6
         return pieces
 
 
 @contextmanager
 def clock() -> Iterator[list[float]]:
-    """Its seconds stand in the list when it has ended."""
+    """Time a block; its seconds are in the list afterwards."""
     seconds: list[float] = []
     start = time.perf_counter()
     yield seconds
@@ -137,7 +137,7 @@ def print_pieces(pieces: Pieces, device: str) -> None:
 
 @dataclass(frozen=True)
 class Site:
-    """A cluster that nobody has measured."""
+    """A cluster for which the time is estimated."""
 
     gpus: int
     cores: int
@@ -145,7 +145,7 @@ class Site:
 
 
 def hours(pieces: Pieces, caller_s: float, site: Site, scans: int) -> dict[str, float]:
-    """What each resource would need for all scans if it alone held them up."""
+    """Hours that each resource would need for all scans if it were the bottleneck."""
     return {
         "GPU": scans * pieces.network_s / site.gpus / 3600,
         "cores (unpacking, writing)": scans * pieces.core_s / (site.gpus * site.cores) / 3600,
