@@ -178,7 +178,7 @@ def _collision(kind: type[Kind], case: Case, other: Case, target: Path) -> Kind:
     return kind(
         case.first_file,
         expected="inputs with different output names",
-        found=f"output name {target}, as for {other.first_file}",
+        found=f"the same output name {target} as for {other.first_file}",
         remedy="Give the folder that contains both (its tree is kept), or rename one."
         if _apart(case, other)
         else "Rename one of them, or move one away.",
