@@ -87,13 +87,12 @@ def unreadable(path: Path, error: OSError) -> MissingInputError:
 
 
 def leads_nowhere(path: Path) -> bool:
-    """Whether a path is a link whose target is not there."""
+    """True if a path is a link whose target does not exist."""
     return path.is_symlink() and not path.exists()
 
 
 def _dangling(path: Path) -> MissingInputError:
-    """The error for a link whose target is not there; git-annex leaves such for files that it has
-    not fetched."""
+    """The error for a link without target, for example to a file that git-annex has not fetched."""
     target = os.readlink(path)
     annexed = ".git/annex/objects" in target.replace(os.sep, "/")
     return MissingInputError(
@@ -101,15 +100,15 @@ def _dangling(path: Path) -> MissingInputError:
         expected="a readable file",
         found="a link to a file that git-annex has not fetched"
         if annexed
-        else f"a link to {target}, where nothing is",
+        else f"a link to {target}, which does not exist",
         remedy=f"Fetch it: datalad get {path.name}, or git annex get {path.name}."
         if annexed
-        else "Mend the link, or put the file there.",
+        else "Correct the link, or put the file there.",
     )
 
 
 def describe_start(start: bytes) -> str:
-    """What a file of another kind is, in words, by its first bytes (64 are enough)."""
+    """Describe a file of an unexpected type by its first bytes (64 are enough)."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
         return "a web page"

@@ -252,7 +252,7 @@ def test_text_is_the_same_bytes_on_every_system(tmp_path: Path) -> None:
     ("target", "found", "remedy"),
     [
         ("../.git/annex/objects/Xx/0k/MD5E-s3--a.nii.gz", "git-annex", "datalad get a.nii.gz"),
-        ("elsewhere.nii.gz", "a link to elsewhere.nii.gz", "Mend the link"),
+        ("elsewhere.nii.gz", "a link to elsewhere.nii.gz", "Correct the link"),
     ],
 )
 def test_a_link_that_leads_nowhere_is_said_to_be_one(

@@ -80,7 +80,7 @@ def stem(path: Path) -> str:
 
 
 def is_scan(path: Path) -> bool:
-    """Whether the name is that of a scan in a file; not if hidden."""
+    """True if the name is that of a scan; not if hidden."""
     return is_scan_name(path)
 
 
@@ -207,7 +207,7 @@ def _label_endings(scan: Path) -> tuple[str, ...]:
 
 
 def is_label_name(path: Path) -> bool:
-    """Whether the name is that of a segmentation, a mask or one of medrd's own outputs."""
+    """True if the name is that of a segmentation, a mask or one of medrd's own outputs."""
     name = stem(path)
     return bool(_MASK.search(name) or _OWN_OUTPUT.search(name))
 
@@ -223,7 +223,7 @@ def named_kind(path: Path) -> str | None:
 
 
 def all_named(subjects: Sequence[Subject]) -> bool:
-    """Whether every image is known to have the modality that its channel names.
+    """True if every image is known to have the modality that its channel names.
 
     It is known from the file's name, as in BraTS or BIDS, or from the position in a file of MSD.
     """

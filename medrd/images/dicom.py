@@ -47,7 +47,7 @@ class Series:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether a DICOM file lies directly in the folder."""
+    """True if there is a DICOM file directly in the folder."""
     return any(is_dicom(path) for path in sorted(folder.iterdir()))
 
 

@@ -38,7 +38,7 @@ def transfer_syntax(path: Path) -> str:
 
 
 def says_no_image(path: Path) -> bool:
-    """Whether the file is of a class without pixels, such as a report or a vendor's private class.
+    """True if the file is of a class without pixels, such as a report or a vendor's private class.
 
     Segmentations (66.4) and surfaces also count as such, because they are not scans.
     """
@@ -47,7 +47,7 @@ def says_no_image(path: Path) -> bool:
 
 
 def may_be_of(path: Path, series: str) -> bool:
-    """Whether a file that cannot be decoded may belong to a series, because it names no other."""
+    """True if a file that cannot be decoded may belong to a series, because it names no other."""
     content = path.read_bytes()
     return series.encode() in content or b"\x20\x00\x0e\x00" not in content
 

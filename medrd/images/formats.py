@@ -17,7 +17,7 @@ from medrd.images.header import (
 _ENDING = re.compile(r"(\.(nii|hdr|mgh)(\.gz)?|\.mgz|\.mh[ad]|\.nrrd|\.nhdr)$", re.IGNORECASE)
 _IMG = re.compile(r"\.img(\.gz)?$", re.IGNORECASE)
 SCAN_ENDINGS = ".nii, .nii.gz, .hdr with .img, .mgh, .mgz, .mha, .mhd, .nrrd, .nhdr"
-"""In words, for messages."""
+"""The endings of scans, for messages."""
 
 
 def scan_stem(path: Path) -> str:
@@ -32,7 +32,7 @@ def scan_ending(path: Path) -> str:
 
 
 def is_scan_name(path: Path) -> bool:
-    """Whether the name is that of a scan; not if hidden (macOS resource forks ``._x.nii.gz``)."""
+    """True if the name is that of a scan; not if hidden (macOS resource forks ``._x.nii.gz``)."""
     return bool(_ENDING.search(path.name)) and not path.name.startswith(".")
 
 

@@ -60,7 +60,7 @@ def max_displacement_mm(first: Affine, second: Affine, shape: Shape3) -> float:
 
 
 def is_invertible(affine: Affine) -> bool:
-    """Whether the affine is finite and maps the grid onto a body with a volume."""
+    """True if the affine is finite and maps the grid onto a body with a volume."""
     if not np.isfinite(affine).all():
         return False
     edges_mm = np.asarray(spacing_mm(affine))
@@ -72,7 +72,7 @@ def is_invertible(affine: Affine) -> bool:
 
 
 def is_sheared(affine: Affine) -> bool:
-    """Whether two voxel axes are not at right angles, which ITK cannot represent."""
+    """True if two voxel axes are not at right angles, which ITK cannot represent."""
     axes = affine[:3, :3] / np.asarray(spacing_mm(affine))
     cosines = axes.T @ axes
     return bool(np.abs(cosines[~np.eye(3, dtype=bool)]).max() > SHEAR_TOLERANCE)

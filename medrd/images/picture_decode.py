@@ -118,7 +118,7 @@ def _values(image: Image.Image, palette: Palette) -> tuple[NDArray[Any], int]:
 
 
 def _orientation(image: ImageFile) -> int:
-    """As EXIF counts, 1 to 8."""
+    """The orientation in EXIF's numbers, 1 to 8."""
     try:
         orientation = int(image.getexif().get(_ORIENTATION, UPRIGHT))
     except Exception:  # metadata that cannot be read must not cost the picture

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medrd.errors import TooLargeError
 
 Palette = Literal["colours", "indices"]
-"""What a palette file gives: its colours (C = 3) or its indices (C = 1)."""
+"""The samples taken from a palette file: colours (C = 3) or indices (C = 1)."""
 
 UPRIGHT = 1
 """The orientation, as EXIF and TIFF count them, of a picture that is shown as it is stored."""

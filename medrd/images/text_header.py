@@ -1,4 +1,4 @@
-"""What the headers of MetaImage and NRRD share: text before binary voxels, in LPS+ mm."""
+"""Shared parts of MetaImage and NRRD headers: text before binary voxels, in LPS+ mm."""
 
 from __future__ import annotations
 

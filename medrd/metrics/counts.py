@@ -86,7 +86,7 @@ class Counts:
         return _divided(wins, self.fp[:, -1] * self.tp[:, -1])
 
     def average_precision(self) -> Floats:
-        """As scikit-learn defines it: the mean of the precision over the positives."""
+        """The mean of the precision over the positives, as in scikit-learn."""
         precision = self.tp / np.maximum(self.fp + self.tp, 1)
         value = _divided(np.einsum("bk,bk->b", precision, self.positives), self.tp[:, -1])
         return np.where(self.fp[:, -1] > 0, value, np.nan)

@@ -61,7 +61,7 @@ def packed_niivue() -> str:
 
 
 def is_own_page(path: Path) -> bool:
-    """Whether medrd wrote this page."""
+    """True if medrd wrote this page."""
     return _GENERATOR in _head(path)
 
 

@@ -68,7 +68,7 @@ _INSTALL: Mapping[str, str] = {
 }
 NAMES = (TEMPLATE, *_COMMANDS)
 _ON_CPU = ("-device", "cpu", "--disable_tta")
-"""What HD-BET's readme recommends without a GPU: its default is CUDA, and fails without it."""
+"""Options that HD-BET's readme recommends without a GPU, as its default (CUDA) fails then."""
 
 _IN, _OUT, _MASK = "scan.nii.gz", "brain.nii.gz", "brain_bet.nii.gz"
 

@@ -33,9 +33,9 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 RETRIES = 2
-"""How often an item is tried again after the process that worked on it died: it may be the item
-that kills. Ray's own ``max_task_retries`` would also count the attempts of a restarted actor that
-its dying node refused, before the item had any effect."""
+"""Retries of an item after its process died, as the item itself may kill processes. Ray's own
+``max_task_retries`` would also count attempts of a restarted actor that its dying node refused,
+before the item had any effect."""
 _LOOK_S = 0.2
 
 
@@ -168,9 +168,9 @@ class _Pool:
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, int]] = {}
         self._deaths: Counter[int] = Counter()
-        """Of each item, how many processes died or were interrupted while they worked on it."""
+        """Item -> number of processes that died or were interrupted while working on it."""
         self._dead_starts = 0
-        """How many processes in a row died before they were set up, as on a node that dies."""
+        """Number of consecutive processes that died before they were set up, as on a dying node."""
 
     def run(
         self, actors: int, should_stop: Callable[[], bool]

@@ -14,7 +14,7 @@ from medrd.images.volume import Volume
 
 
 class Lesions(NamedTuple):
-    """Where a label marks lesions: (X, Y, Z) bool; and a sentence for each oddity."""
+    """A label's mask of lesions (X, Y, Z), and sentences about its unusual properties."""
 
     mask: NDArray[np.bool_]
     warnings: tuple[str, ...]
