@@ -37,6 +37,11 @@ SLOW_MODULES = (
     "evaluation/test_pictures.py",
     "tests/test_demo.py",
     "tests/test_fuzz.py",
+    "training/test_worker.py",
+    "preparation/test_real_heads.py",
+    "preparation/test_head.py",
+    "preparation/test_programs.py",
+    "phantom/test_cohort.py",
 )
 """Modules that take long, in the order in which they start: tests on Ray wait more than they
 compute, so two of them seldom run at the same time."""

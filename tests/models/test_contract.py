@@ -101,8 +101,8 @@ def test_flat_images_give_finite_gradients_and_no_alarm(
     case: str, level: float, everywhere: bool, bfloat16: bool
 ) -> None:
     detector = make(case, **({"grace": 1} if case == "stfpm" else {})).train()
-    images = torch.full((2, 3, 64, 64), level)
-    mask = torch.full((2, 64, 64), everywhere)
+    images = torch.full((2, 3, 32, 32), level)
+    mask = torch.full((2, 32, 32), everywhere)
     batch = Batch(images, mask, images + float(everywhere), mask, progress=0.5)
     for step, optimizer in zip(detector.steps(), optimizers(detector), strict=True):
         with torch.autocast("cpu", torch.bfloat16) if bfloat16 else contextlib.nullcontext():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
@@ -17,14 +18,21 @@ import yaml
 from safetensors.torch import load_file
 
 from medrd.config import make_config
+from medrd.data.slices import HealthySlices
 from medrd.errors import ConfigError, ModelError
+from medrd.run.cohort import load_cohort, try_sides
+from medrd.run.device import choose_execution
 from medrd.run.folder_lock import lock_folder
 from medrd.run.signals import InterruptedRunError, StopRequest
 from medrd.runner.cluster import Cluster, settle_environment
 from medrd.training import on_ray as module
 from medrd.training.board import Board
+from medrd.training.fit import fit
 from medrd.training.on_ray import resources_each, train_on_ray
+from medrd.training.setup import Training, build_detector_for
 from medrd.training.train import train
+from medrd.training.worker import Worker
+from workers import in_processes
 
 DAE = {"name": "dae", "base": 4, "depth": 1, "lr": 0.001}
 STORE = 100 * 2**20
@@ -113,10 +121,24 @@ def small(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(ray_here: None, tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of two workers that nobody disturbed; read only."""
+def whole(tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two workers that nobody disturbed, made without Ray; read only."""
     config = make_config(small(yaml.safe_load(tiny_yaml.read_text(encoding="utf-8"))))
-    return train_on_ray(config, tmp_path_factory.mktemp("whole") / "run", workers=2)
+    out = tmp_path_factory.mktemp("whole")
+    cohort = load_cohort(config)
+    cached, _ = try_sides(cohort, ("train",), config)
+    subjects = [cached[subject.id] for subject in cohort.side("train")]
+    slices = HealthySlices(subjects, margin=config.data.healthy_margin)
+    execution = choose_execution("cpu", "fp32")
+
+    def work(worker: Worker) -> None:
+        detector = execution.place(build_detector_for(config))
+        training = Training(config, out, slices, detector, execution)
+        fit(training, should_stop=lambda: False, worker=worker)
+
+    (out / "config.yaml").write_text(config.to_yaml())
+    in_processes(2, tmp_path_factory.mktemp("meeting"), work)
+    return train(config, out, resume=True)  # calibrates and saves
 
 
 def names(run: Path) -> set[str]:
@@ -131,6 +153,7 @@ def reports(run: Path) -> list[dict[str, Any]]:
 
 def test_a_killed_worker_costs_an_epoch_and_changes_nothing(
     whole: Path,
+    ray_here: None,
     raw: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -146,10 +169,8 @@ def test_a_killed_worker_costs_an_epoch_and_changes_nothing(
         torch.testing.assert_close(weights[key], tensor, rtol=1e-5, atol=1e-7)
     for found, line in zip(reports(run), reports(whole), strict=True):
         assert found["losses"] == pytest.approx(line["losses"], rel=1e-6)
-    record = {"count": 2, "device": "cpu", "precision": "fp32", "threads": 1}
-    for folder, restarts in ((whole, 0), (run, 1)):
-        told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        assert told["workers"] == record | {"restarts": restarts}
+    told = json.loads((run / "run.json").read_text(encoding="utf-8"))["workers"]
+    assert told == {"count": 2, "device": "cpu", "precision": "fp32", "threads": 1, "restarts": 1}
     said = [r.message for r in caplog.records]
     assert said.count("a worker has died; all continue from the last checkpoint") == 1
     assert [m[:8] for m in said if m.startswith("epoch ")] == ["epoch 1:", "epoch 2:"]
@@ -194,13 +215,16 @@ def test_a_stop_saves_and_one_process_continues(
     assert (out / "model" / "model.json").is_file()
 
 
-def test_an_error_in_a_worker_is_raised_by_the_command(
-    ray_here: None, raw: dict[str, Any], tmp_path: Path
-) -> None:
-    raw["model"] = DAE | {"lr": 1e30}
-    with pytest.raises(ModelError, match=r"epoch 1, batch \d: expected a finite loss") as error:
-        train_on_ray(make_config(raw), tmp_path / "run", workers=1)
-    assert "Lower the model's learning rate" in error.value.remedy
+def test_an_error_of_ours_in_a_worker_is_found_in_that_of_ray_train() -> None:
+    """The test of a stop has Ray Train itself wrap such an error."""
+    from ray.train import WorkerGroupError
+
+    error = ModelError("epoch 1", expected="a finite loss", found="nan", remedy="Lower model.lr.")
+    lost = RuntimeError("Connection closed by peer")
+    sent = pickle.loads(pickle.dumps(error))
+    assert module.raised_by_a_worker(WorkerGroupError("died", {0: lost, 1: sent})) is sent
+    assert (str(sent), sent.remedy) == (str(error), "Lower model.lr.")
+    assert module.raised_by_a_worker(WorkerGroupError("died", {0: lost})) is None
 
 
 def test_a_stop_is_heard_by_the_workers_or_known_to_be_unheard() -> None:

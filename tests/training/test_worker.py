@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -25,32 +22,7 @@ from medrd.training.loop import Loop
 from medrd.training.setup import Training, build_detector_for
 from medrd.training.worker import ALONE, Worker
 from training import SMALL, phantoms
-
-
-def in_processes(size: int, folder: Path, work: Callable[[Worker], Any]) -> list[Any]:
-    """Run ``work`` in each process of a group; returns the results in the order of ranks.
-
-    The processes are forked, so that none of them imports torch anew, and have one thread, since
-    a pool of threads does not survive a fork.
-    """
-    children = []
-    for rank in range(size):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                torch.set_num_threads(1)
-                meeting = f"file://{folder}/meeting"
-                dist.init_process_group("gloo", meeting, rank=rank, world_size=size)
-                torch.save(work(Worker(rank, size)), folder / f"{rank}.pt")
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            os._exit(code)
-        children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    assert codes == [0] * size
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
+from workers import in_processes
 
 
 class Double(Execution):
