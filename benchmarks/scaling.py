@@ -162,7 +162,7 @@ def print_predict(run: Path, brains: list[Path], folder: Path, processes: int) -
 def one_by_one(run: Path, brains: list[Path], out: Path) -> float:
     """Scans per second of one process that works like a Ray process, without Ray."""
     model = load_model(run)
-    cases, _ = model.kind.find(brains, frame=None, series=None)
+    cases = model.kind.find(brains, frame=None, series=None).cases
     worker = CasePredictor(model, job_in(out, "cpu"))
     for case in cases:
         worker.finish(worker.read(case))
@@ -278,7 +278,7 @@ def main() -> None:
         print(f"{name} at {size} px, {os.cpu_count()} cores, one a process, {precision}")
         if "pieces" in args.only:
             pieces = measure_pieces(run, brains, folder / "pieces", args.device)
-            cases, _ = load_model(run).kind.find(brains, frame=None, series=None)
+            cases = load_model(run).kind.find(brains, frame=None, series=None).cases
             calls = measure_ray(cases, 20 if args.smoke else 1000)
             print_pieces(pieces, args.device)
             print(

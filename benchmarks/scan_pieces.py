@@ -59,7 +59,7 @@ class Pieces:
 def measure_pieces(run: Path, brains: list[Path], out: Path, device: str) -> Pieces:
     """The median of each piece over scans, after one that warms up; files are in the cache."""
     model = load_model(run)
-    cases, _ = model.kind.find(brains, frame=None, series=None)
+    cases = model.kind.find(brains, frame=None, series=None).cases
     worker = _Timed(model, job_in(out, device))
     print(f"\n## One scan, on {device} in {worker.precision}")
     found = [worker.pieces_of(case) for case in cases][1:]

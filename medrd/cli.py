@@ -180,7 +180,8 @@ def predict(
     if result.page:
         typer.echo(result.page.path)
     done, skipped, failed = len(result.done), len(result.skipped), len(result.errors)
-    typer.echo(f"{done} predicted, {skipped} already there, {failed} failed", err=True)
+    others = f", {len(result.left_out)} left out" if result.left_out else ""
+    typer.echo(f"{done} predicted, {skipped} already there, {failed} failed{others}", err=True)
     if result.errors or (result.page and result.page.errors):
         _end_incomplete(f"see {out / 'errors.json'}")
 
@@ -275,6 +276,7 @@ def evaluate(
     """Evaluate a model on test subjects that it has never seen."""
     from medrd.config import load_config
 
+    options.refuse_void_keys(set_ or [], sections=("data", "seed"))
     loaded = load_config(config, set_ or [])
     from medrd.evaluation.evaluate import evaluate as run
     from medrd.run.table import metrics_table
@@ -426,7 +428,10 @@ def doctor(
 def main() -> None:
     """Entry point: an error that the user can fix becomes one line and an exit code."""
     from medrd.errors import MedrdError
+    from medrd.run.terminal import take_every_text
 
+    take_every_text()
+    sys.argv[1:] = [options.home_expanded(argument) for argument in sys.argv[1:]]
     # Where nothing has to be saved first, SIGTERM ends a verb as Ctrl-C does: with a message,
     # and with its temporary files removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

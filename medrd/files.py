@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -30,6 +31,7 @@ _NOT_A_FOLDER = ("a file where a folder should be", "Choose another output folde
 _IS_A_FOLDER = ("a folder of that name", "Remove it or choose another output folder.")
 _FULL = "Free some space and run again; what is already written stays valid."
 
+_NO_TEXT = re.compile("[\ud800-\udfff]")
 _HIDDEN = ".medrd-"
 _ABANDONED_S = 3600.0
 
@@ -257,7 +259,11 @@ def refuse_foreign(folder: Path, ours: Collection[str]) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically. Raises OutputError as :func:`atomic_path` does."""
+    """Write UTF-8 text atomically. Raises OutputError as :func:`atomic_path` does.
+
+    Bytes of file names that are no text become U+FFFD.
+    """
+    text = _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", text)
     with atomic_path(path) as temporary:
         # Always "\n", so that the same text is the same bytes on every system.
         temporary.write_text(text, encoding="utf-8", newline="\n")
@@ -274,6 +280,9 @@ def read_json(path: Path) -> Any:
 def write_json(path: str | Path, obj: object) -> None:
     """Write an object as indented JSON, keys in their given order, atomically.
 
+    Bytes of file names that are no text (lone surrogates, PEP 383) are written as escapes, which
+    come back as they were.
+
     Raises
     ------
     ValueError
@@ -281,7 +290,8 @@ def write_json(path: str | Path, obj: object) -> None:
     OutputError
         As :func:`atomic_path`.
     """
-    write_text(path, json.dumps(obj, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(obj, indent=2, allow_nan=False, ensure_ascii=False)
+    write_text(path, _NO_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def _temporary_name(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,6 +83,32 @@ class ExportFormat(StrEnum):
     onnx = "onnx"
     pt2 = "pt2"
     bundle = "bundle"
+
+
+def home_expanded(argument: str) -> str:
+    """Expand ``--out=~/maps``, which shells leave as it is."""
+    name, equals, value = argument.partition("=")
+    if not (equals and name.startswith("--") and value.startswith("~")):
+        return argument
+    return f"{name}={os.path.expanduser(value)}"
+
+
+def refuse_void_keys(overrides: Sequence[str], *, sections: Sequence[str]) -> None:
+    """Raise ConfigError for a ``--set`` of what a trained model decides, and not the config."""
+    from medrd.config import Config
+    from medrd.config.load import parse_override
+    from medrd.errors import ConfigError
+
+    for override in overrides:
+        key = parse_override(override)[0]
+        section = key.split(".")[0]
+        if section in Config.model_fields and section not in sections:
+            raise ConfigError(
+                f"--set {override}",
+                expected=f"a key of {' or '.join(sections)}",
+                found=f"{section}, which is the trained model's own",
+                remedy="Leave it out, or train another model with it.",
+            )
 
 
 def on_ray(asked: bool, *options: object) -> bool:

@@ -118,6 +118,14 @@ def test_a_wrong_setting_says_what_would_be_right(
     assert not (tmp_path / "run").exists()
 
 
+def test_what_a_trained_model_decides_cannot_be_set_in_its_evaluation(
+    medrd: Medrd, tiny_yaml: Path, tmp_path: Path
+) -> None:
+    done = medrd("evaluate", tmp_path, tiny_yaml, "--out", tmp_path, "--set", "scoring.sigma_px=2")
+    assert done.code == 2
+    assert "found scoring, which is the trained model's own" in done.stderr
+
+
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])
 def test_what_is_no_model_is_exit_4(
     medrd: Medrd, tiny_yaml: Path, tmp_path: Path, verb: str

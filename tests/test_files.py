@@ -237,6 +237,16 @@ def test_json_keeps_its_order_and_reads_back(tmp_path: Path) -> None:
     assert text.endswith("}\n")
 
 
+def test_bytes_of_names_that_are_no_text_come_back_from_json(tmp_path: Path) -> None:
+    name = os.fsdecode(b"M\xfcller")
+    write_json(tmp_path / "a.json", {name: [name, "ü — 日"]})
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert "ü — 日" in text
+    assert json.loads(text) == {name: [name, "ü — 日"]}
+    write_text(tmp_path / "a.txt", name)
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "M\N{REPLACEMENT CHARACTER}ller"
+
+
 def test_json_has_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Out of range"):
         write_json(tmp_path / "a.json", {"auroc": math.nan})

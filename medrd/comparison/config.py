@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from medrd.config.load import apply_overrides, make_config, mistake, read_yaml
-from medrd.config.section import Section
+from medrd.config.section import FilePath, Section, Text
 from medrd.config.sections import Config
 from medrd.errors import ConfigError
 
@@ -49,12 +49,12 @@ class DataSetConfig(Section):
 
     domain: str = Field(min_length=1)
     """Data sets of one domain are ranked together, for example ``brain`` or ``industrial``."""
-    root: Path | None = None
+    root: FilePath | None = None
     generate: PhantomConfig | TexturesConfig | None = Field(None, discriminator="kind")
     """Generate the data set instead of reading it from ``root``."""
     categories: Literal["each", "together"] = "each"
     """For pictures: one model per category, or one model for all categories."""
-    folds: int | tuple[tuple[str, ...], ...] | None = None
+    folds: int | tuple[tuple[Text, ...], ...] | None = None
     """For scans: cross-validation, in which every subject is tested once. The number of folds, or
     the test subjects of each; ``data.split`` divides the rest into training and calibration."""
     config: dict[str, Any] = Field(default_factory=dict)

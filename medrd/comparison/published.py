@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from medrd.config.yaml_text import parse_yaml
 from medrd.errors import ConfigError
 from medrd.metrics.names import FULL_HEADINGS
 from medrd.run.table import markdown_table
@@ -56,7 +57,7 @@ def load_published(path: Path = PUBLISHED) -> list[Published]:
         The file is not a list of entries like :class:`Published`, or a value is no fraction.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         found = " ".join(str(error).split())
         raise _error(str(path), "a readable YAML file", found) from error

@@ -24,6 +24,7 @@ from medrd.config.sections import (
     PictureRecipeConfig,
     RecipeConfig,
 )
+from medrd.config.yaml_text import DoubledKeyError, parse_yaml
 from medrd.errors import ConfigError
 
 
@@ -52,7 +53,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
             path, expected="a YAML config file", found=found, remedy="Give the path of a config."
         ) from None
     try:
-        raw = yaml.safe_load(text)
+        raw = parse_yaml(text)
+    except DoubledKeyError as error:
+        raise _doubled(path, error) from None
     except yaml.YAMLError as error:
         raise ConfigError(
             path,
@@ -70,6 +73,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
             remedy="See configs/brats/rd4ad.yaml for an example.",
         )
     return raw
+
+
+def _doubled(where: str | Path, error: DoubledKeyError) -> ConfigError:
+    return ConfigError(
+        where,
+        expected="every key once in its section",
+        found=str(error),
+        remedy="Join the two: YAML takes the last one alone.",
+    )
 
 
 def make_config(
@@ -137,7 +149,9 @@ def parse_override(override: str) -> tuple[str, Any]:
             remedy="For example --set data.root=/data/brats --set train.epochs=20.",
         )
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
+    except DoubledKeyError as error:
+        raise _doubled(f"--set {override}", error) from None
     except yaml.YAMLError:
         value = text
     # YAML 1.1 reads 1e-3 as a string; people mean the number.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
-from medrd.config.section import Section
+from medrd.config.section import FilePath, Section
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 _Rate = Annotated[float, Field(gt=0)]
@@ -23,7 +22,7 @@ class TeacherConfig(Section):
     """``embedded``: EfficientNet-Lite0 from PyPI; ``pretrained``: download by timm, the only
     setting that downloads; ``file``: a local .safetensors or .pth, with the prefixes and wrappings
     of training scripts; ``random``: for tests."""
-    file: Path | None = None
+    file: FilePath | None = None
 
     @model_validator(mode="after")
     def _check(self) -> TeacherConfig:

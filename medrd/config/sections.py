@@ -6,7 +6,6 @@ A config file lists only what differs from the defaults below.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import yaml
@@ -20,7 +19,7 @@ from pydantic import (
 
 from medrd.config.layout import Layout
 from medrd.config.models import ModelConfig, RD4ADConfig
-from medrd.config.section import Section
+from medrd.config.section import FilePath, Section, Text
 
 SCHEMA_VERSION: Final = 1
 MEDIAN_INTENSITY: Final = 0.4
@@ -108,10 +107,10 @@ AnyRecipeConfig = Annotated[RecipeConfig | PictureRecipeConfig, Field(discrimina
 class SplitConfig(Section):
     """Subjects on each side: explicit lists of ids, or counts or shares of those not listed."""
 
-    train: int | float | tuple[str, ...] = 0.6
-    calibration: int | float | tuple[str, ...] = 0.1
+    train: int | float | tuple[Text, ...] = 0.6
+    calibration: int | float | tuple[Text, ...] = 0.1
     """Held-out subjects whose healthy slices set the threshold."""
-    test: int | float | tuple[str, ...] = 0.3
+    test: int | float | tuple[Text, ...] = 0.3
 
     @field_validator("train", "calibration", "test", mode="wrap")
     @classmethod
@@ -129,7 +128,7 @@ class DataConfig(Section):
     """The data set of scans, and which of their slices count as healthy."""
 
     kind: Literal["volumes"] = "volumes"
-    root: Path | None = None
+    root: FilePath | None = None
     layout: Literal["auto", "brats", "brats2023", "msd", "folder"] = "auto"
     lesion_labels: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """The values of a label that are lesion, such as [1, 2, 4]; empty: all but 0."""
@@ -143,7 +142,7 @@ class DataConfig(Section):
     """A regular expression whose first group (or whole match), in a subject's id, is the person:
     scans of one person stay on one side of the split. Default: the names of BIDS and of public
     data sets (docs/own_cohort.md). ``(.*)``: every id is a person."""
-    cache: Path | None = None
+    cache: FilePath | None = None
     """Folder for prepared volumes; default: MEDRD_CACHE, or medrd in the user's cache folder."""
     max_voxels: int = Field(512**3, gt=0)
     """A volume with more voxels is refused before it is read."""
@@ -167,16 +166,16 @@ class PictureDataConfig(Section):
     """The data set of pictures; its folders separate training from test, normal from anomalous."""
 
     kind: Literal["pictures"] = "pictures"
-    root: Path | None = None
+    root: FilePath | None = None
     layout: Literal["auto", "mvtec", "mvtec_loco", "mvtec_3d", "visa", "folder"] = "auto"
-    category: str | tuple[str, ...] = "all"
+    category: Text | tuple[Text, ...] = "all"
     """One, several or all categories; one model is trained on all of them."""
     calibration: Literal["auto"] | int | float = "auto"
     """Normal pictures per category that set the threshold, held out of train/good: a count or a
     share. ``auto``: validation/good if the data set has it, else 0.1."""
     normal_test: float = Field(0.2, gt=0, lt=1)
     """Share of the normal pictures used for testing, if no folder tells (layout ``folder``)."""
-    cache: Path | None = None
+    cache: FilePath | None = None
     """Folder for prepared pictures; the default is the same as for volumes."""
     max_pixels: int = Field(100_000_000, gt=0)
     """A picture with more pixels is refused before it is decoded."""

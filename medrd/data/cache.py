@@ -88,7 +88,7 @@ def default_cache() -> Path:
     """``MEDRD_CACHE``, or ``medrd`` in the user's cache folder."""
     named = os.environ.get("MEDRD_CACHE")
     if named:
-        return Path(named)
+        return Path(named).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "medrd"
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from medrd.data.layouts import Subject, folders_below
+from medrd.data.left_out import LeftOut
 from medrd.errors import ConfigError, InputError, MedrdError
 
 ERRORS_NAME = "errors.json"
@@ -73,6 +74,22 @@ class Case:
         return next(iter(self.subject.images.values())).path
 
 
+class Found(NamedTuple):
+    """What was found below the paths of a call.
+
+    Attributes
+    ----------
+    cases, errors
+        What can be tried, and what cannot be used.
+    left_out
+        What is not tried, though it may be of the kind that is looked for.
+    """
+
+    cases: list[Case]
+    errors: list[InputError]
+    left_out: list[LeftOut]
+
+
 def expand_all(inputs: Sequence[Path], expand: Expand) -> tuple[list[Case], list[InputError]]:
     """Find the cases of all paths; errors of unusable paths are returned."""
     cases: list[Case] = []
@@ -106,6 +123,18 @@ def refuse_nothing(
             expected=what,
             found=f"no {noun}",
             remedy=f"Give the path of a {noun}.",
+        )
+
+
+def refuse_unused_series(series: str | None, found: Sequence[Case]) -> None:
+    """Raise ConfigError if ``--series`` chooses among no DICOM series at all."""
+    sources = [source for case in found for source in case.subject.images.values()]
+    if series is not None and sources and all(source.series is None for source in sources):
+        raise ConfigError(
+            "--series",
+            expected="DICOM series among the inputs",
+            found="none",
+            remedy="Leave it out: it chooses among the series of a DICOM folder.",
         )
 
 

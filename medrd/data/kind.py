@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.config import AnyRecipeConfig, Config
-from medrd.data.cases import Case
+from medrd.data.cases import Case, Found
 from medrd.data.layouts import Subject
 from medrd.data.output_names import OutputFiles
 from medrd.data.split import Split
 from medrd.data.traits import ScanTraits
-from medrd.errors import InputError
 from medrd.images.picture import Picture
 from medrd.images.volume import Volume
 
@@ -221,10 +220,8 @@ class Kind(Protocol):
 
     # --- Files to predict ---
 
-    def find(
-        self, inputs: Sequence[Path], *, frame: int | None, series: str | None
-    ) -> tuple[list[Case], list[InputError]]:
-        """The cases below the given paths, and errors of unusable ones."""
+    def find(self, inputs: Sequence[Path], *, frame: int | None, series: str | None) -> Found:
+        """The cases below the given paths, errors of unusable ones, and what is left out."""
         ...
 
     def read(self, case: Case, *, budget: int) -> Opened:

@@ -12,24 +12,30 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from medrd.data.left_out import LeftOut, log_left_out
+from medrd.data.names import is_label_name, named_kind, stem
 from medrd.errors import ConfigError, InputError, MissingInputError
-from medrd.images.formats import is_scan_name, scan_ending, scan_stem
+from medrd.images.formats import scan_ending, scan_file
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 """The channel names of the BraTS and MSD layouts."""
 
-_BRATS = {"flair": "_flair", "t1": "_t1", "t1ce": "_t1ce", "t2": "_t2", "seg": "_seg"}
-_BRATS_2023 = {"flair": "-t2f", "t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w", "seg": "-seg"}
-_BIDS = {"flair": "_FLAIR", "t1": "_T1w", "t2": "_T2w"}
+_BRATS = re.compile(
+    "_(?:(?P<flair>flair)|(?P<t1ce>t1ce|t1c|t1_?gd)|(?P<t1>t1)|(?P<t2>t2)"
+    "|(?P<seg>seg|segm|tumor_segmentation))$",
+    re.IGNORECASE,
+)
+"""Endings of BraTS up to 2021, UPENN-GBM and UCSF-PDGM."""
+_BRATS_2023 = re.compile(
+    "-(?:(?P<flair>t2f)|(?P<t1>t1n)|(?P<t1ce>t1c)|(?P<t2>t2w)|(?P<seg>seg))$", re.IGNORECASE
+)
 _MSD_NAMES = {"flair": "flair", "t1w": "t1", "t1gd": "t1ce", "t2w": "t2"}
+_BESIDE = ("_mask", "_seg", "_label")
+"""What a label beside its image may be called after the image's stem."""
 _MSD_ORDER = ("flair", "t1", "t1ce", "t2")  # as in Task01_BrainTumour's dataset.json
-_CONTRAST = re.compile(r"_ce-[a-zA-Z0-9]+")  # BIDS: a T1w with a contrast agent
-_MASK = re.compile(r"[_-](seg|mask|label|dseg)$")
-# medrd's own output files: results must not become input.
-_OWN_OUTPUT = re.compile(r"_(anomaly|mask)$")
 
 
 @dataclass(frozen=True)
@@ -74,16 +80,6 @@ class Subject:
         return [source.path for source in (*self.images.values(), self.label) if source]
 
 
-def stem(path: Path) -> str:
-    """``a/b_flair.nii.gz`` -> ``b_flair``."""
-    return scan_stem(path)
-
-
-def is_scan(path: Path) -> bool:
-    """True if the name is that of a scan; not if hidden."""
-    return is_scan_name(path)
-
-
 def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[Subject]:
     """All subjects below ``root``, sorted by id.
 
@@ -113,7 +109,10 @@ def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[S
             remedy="Set data.root to the folder with the subjects.",
         )
     finders = {"msd": _msd, "brats": _brats, "brats2023": _brats_2023, "folder": _folder}
-    for name in finders if layout == "auto" else (layout,):
+    order: Sequence[str] = tuple(finders) if layout == "auto" else (layout,)
+    if layout == "auto" and _is_plain(root):
+        order = ("folder",)
+    for name in order:
         subjects = sorted(finders[name](root), key=lambda subject: subject.id)
         if subjects:
             break
@@ -131,9 +130,31 @@ def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[S
         )
     _refuse_duplicates(root, subjects)
     if name == "folder":
-        return [_named(subject, channels) for subject in subjects]
-    _check_channels(channels)
-    return [_complete(subject, channels) for subject in subjects]
+        chosen = [_named(subject, channels) for subject in subjects]
+    else:
+        _check_channels(channels)
+        chosen = [_complete(subject, channels) for subject in subjects]
+    _warn_of_others(root / "imagesTr" if name == "msd" else root, subjects)
+    return chosen
+
+
+def _is_plain(root: Path) -> bool:
+    """Whether images and labels have a folder each: the images' endings mean nothing then."""
+    return (root / "images").is_dir() and any(
+        (root / name).is_dir() for name in ("masks", "labels")
+    )
+
+
+def _warn_of_others(root: Path, subjects: Sequence[Subject]) -> None:
+    """Name the scans below a data set's folder that belong to no subject."""
+    taken = {path for subject in subjects for path in subject.files}
+    others = [
+        LeftOut(path, "its name is not one of this layout's")
+        for folder in folders_below(root)
+        for path, file in scans_in(folder).items()
+        if file not in taken and not is_label_name(path)
+    ]
+    log_left_out(others, once=True)
 
 
 def brats_subjects(folder: Path) -> list[Subject]:
@@ -151,25 +172,24 @@ def brats_subjects(folder: Path) -> list[Subject]:
     return []
 
 
-def _brats_subjects(folder: Path, endings: Mapping[str, str]) -> list[Subject]:
+def _brats_subjects(folder: Path, endings: re.Pattern[str]) -> list[Subject]:
     """The subjects whose files lie directly in this folder, grouped by the prefix of their
     names."""
     found: dict[str, dict[str, Source]] = {}
-    for path in sorted(folder.iterdir()):
-        if not is_scan(path):
+    for path, file in scans_in(folder).items():
+        ending = endings.search(stem(path))
+        if ending is None:
             continue
-        for kind, ending in endings.items():
-            if not stem(path).endswith(ending):
-                continue
-            sources = found.setdefault(stem(path).removesuffix(ending) or folder.name, {})
-            if kind in sources:
-                raise InputError(
-                    folder,
-                    expected=f"one file that ends in {ending}.nii.gz or {ending}.nii per subject",
-                    found=f"{sources[kind].path.name} and {path.name}",
-                    remedy="Remove one of them.",
-                )
-            sources[kind] = Source(path)
+        kind = str(ending.lastgroup)
+        sources = found.setdefault(stem(path)[: ending.start()] or folder.name, {})
+        if kind in sources:
+            raise InputError(
+                folder,
+                expected=f"one {kind} file per subject, such as {ending[0]}.nii.gz",
+                found=f"{sources[kind].path.name} and {file.name}",
+                remedy="Remove one of them.",
+            )
+        sources[kind] = Source(file)
     return [
         Subject(id, {k: s for k, s in sources.items() if k != "seg"}, sources.get("seg"))
         for id, sources in found.items()
@@ -191,35 +211,43 @@ def label_beside(path: Path) -> Source | None:
     except InputError:  # duplicate files of another subject do not matter here
         subjects = []
     for subject in subjects:
-        if any(source.path.name == path.name for source in subject.images.values()):
+        if any(source.path == scan_file(path) for source in subject.images.values()):
             return subject.label
-    candidates = (
-        folder / f"{stem(path)}_{word}{ending}"
-        for word in ("seg", "label", "dseg")
-        for ending in _label_endings(path)
-    )
-    return next((Source(candidate) for candidate in candidates if candidate.is_file()), None)
+    return _Labels((folder, ("_seg", "_label", "_dseg"))).of(path)
 
 
-def _label_endings(scan: Path) -> tuple[str, ...]:
-    """The endings that the label of a scan may have: the scan's own, or NIfTI's."""
-    return tuple(dict.fromkeys((scan_ending(scan), ".nii.gz", ".nii")))
+class _Labels:
+    """The labels in a few folders, by the names of their images; case does not matter.
 
-
-def is_label_name(path: Path) -> bool:
-    """True if the name is that of a segmentation, a mask or one of medrd's own outputs."""
-    name = stem(path)
-    return bool(_MASK.search(name) or _OWN_OUTPUT.search(name))
-
-
-def named_kind(path: Path) -> str | None:
-    """The kind that a NIfTI file's name (as in BraTS or BIDS) tells: a modality or ``label``.
-
-    None if the name tells nothing; always None for the folder of a DICOM series.
+    Parameters
+    ----------
+    places
+        Folders, each with what a label may be called after its image's stem.
     """
-    if not is_scan(path):
+
+    def __init__(self, *places: tuple[Path, Sequence[str]]) -> None:
+        self._places = [
+            ({path.name.lower(): file for path, file in scans_in(folder).items()}, words)
+            for folder, words in places
+        ]
+
+    def of(self, image: Path) -> Source | None:
+        """The first label that an image has."""
+        for files, words in self._places:
+            endings = (scan_ending(image), ".nii.gz", ".nii")
+            for word, ending in itertools.product(words, endings):
+                if found := files.get(f"{stem(image)}{word}{ending}".lower()):
+                    return Source(found)
         return None
-    return "label" if is_label_name(path) else name_and_modality(path)[1]
+
+
+def scans_in(folder: Path) -> dict[Path, Path]:
+    """The file of each scan directly in a folder, sorted by the paths that name them.
+
+    Both are the same but for a scan in a folder of its own name; see :func:`scan_file`.
+    """
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {path: file for path in paths if (file := scan_file(path)) is not None}
 
 
 def all_named(subjects: Sequence[Subject]) -> bool:
@@ -228,27 +256,10 @@ def all_named(subjects: Sequence[Subject]) -> bool:
     It is known from the file's name, as in BraTS or BIDS, or from the position in a file of MSD.
     """
     return all(
-        source.frame is not None or name_and_modality(source.path)[1] == channel
+        source.frame is not None or named_kind(source.path) == channel
         for subject in subjects
         for channel, source in subject.images.items()
     )
-
-
-def name_and_modality(path: Path) -> tuple[str, str | None]:
-    """The subject and the modality that a file's name, as in BraTS or BIDS, tells.
-
-    >>> name_and_modality(Path("a_flair.nii.gz")), name_and_modality(Path("x.nii"))
-    (('a', 'flair'), ('x', None))
-    """
-    name = stem(path)
-    for endings in (_BRATS, _BRATS_2023, _BIDS):
-        for kind, ending in endings.items():
-            if name.endswith(ending):
-                own = name.removesuffix(ending)
-                if kind == "t1" and _CONTRAST.search(own):
-                    return _CONTRAST.sub("", own), "t1ce"
-                return own, kind
-    return name, None
 
 
 def _brats(root: Path) -> Iterator[Subject]:
@@ -259,13 +270,20 @@ def _brats_2023(root: Path) -> Iterator[Subject]:
     return _brats_below(root, _BRATS_2023)
 
 
-def _brats_below(root: Path, endings: Mapping[str, str]) -> Iterator[Subject]:
+def _brats_below(root: Path, endings: re.Pattern[str]) -> Iterator[Subject]:
     for folder in folders_below(root):
-        yield from _brats_subjects(folder, endings)
+        subjects = _brats_subjects(folder, endings)
+        beside = _Labels((folder, _BESIDE)) if subjects else None
+        for subject in subjects:
+            label = subject.label
+            if beside and label is None:
+                found = (beside.of(source.path) for source in subject.images.values())
+                label = next(filter(None, found), None)
+            yield replace(subject, label=label)
 
 
 def folders_below(root: Path) -> Iterator[Path]:
-    """The root and all folders below it that are not hidden, each once.
+    """The root and all folders below it that are neither hidden nor a scan, each once.
 
     Hidden folders hold unfinished work: a killed ``medrd phantom`` leaves its subject in one.
     Links are followed, since clusters often link data; they may form cycles.
@@ -277,8 +295,12 @@ def folders_below(root: Path) -> Iterator[Path]:
             below.clear()
             continue
         seen.add(real)
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        below[:] = sorted(name for name in below if _is_folder(Path(folder, name)))
         yield Path(folder)
+
+
+def _is_folder(path: Path) -> bool:
+    return not path.name.startswith(".") and scan_file(path) is None
 
 
 def _msd(root: Path) -> Iterator[Subject]:
@@ -301,30 +323,19 @@ def _msd(root: Path) -> Iterator[Subject]:
                 found=str(error),
                 remedy="Restore the file, or remove it to use Task01's known order.",
             ) from None
-    for path in sorted(images.glob("*.nii*")):
-        if is_scan(path):
-            label = root / "labelsTr" / path.name
-            frames = {name: Source(path, frame) for frame, name in enumerate(order)}
-            yield Subject(stem(path), frames, Source(label) if label.is_file() else None)
+    labels = _Labels((root / "labelsTr", ("",)))
+    for path, file in scans_in(images).items():
+        frames = {name: Source(file, frame) for frame, name in enumerate(order)}
+        yield Subject(stem(path), frames, labels.of(path))
 
 
 def _folder(root: Path) -> Iterator[Subject]:
     images = root / "images" if (root / "images").is_dir() else root
-    for path in sorted(images.iterdir()):
-        if not is_scan(path) or is_label_name(path):
-            continue
-        candidates = [
-            folder / f"{stem(path)}{suffix}{ending}"
-            for folder, suffixes in (
-                (root / "masks", ("", "_mask", "_seg", "_label")),
-                (root / "labels", ("", "_mask", "_seg", "_label")),
-                (images, ("_mask", "_seg", "_label")),
-            )
-            for suffix in suffixes
-            for ending in _label_endings(path)
-        ]
-        label = next((Source(c) for c in candidates if c.is_file()), None)
-        yield Subject(stem(path), {"image": Source(path)}, label)
+    own = ("", *_BESIDE)
+    labels = _Labels((root / "masks", own), (root / "labels", own), (images, _BESIDE))
+    for path, file in scans_in(images).items():
+        if not is_label_name(path):
+            yield Subject(stem(path), {"image": Source(file)}, labels.of(path))
 
 
 def _named(subject: Subject, channels: Sequence[str]) -> Subject:

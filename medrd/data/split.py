@@ -29,7 +29,12 @@ class Split:
 
 def seeded_order(ids: Iterable[str], *, seed: int) -> list[str]:
     """Ids ordered by SHA-256 over seed and id: the same with any library and on any machine."""
-    return sorted(ids, key=lambda id: hashlib.sha256(f"{seed}:{id}".encode()).hexdigest())
+
+    def hashed(id: str) -> str:
+        text = f"{seed}:{id}".encode(errors="surrogateescape")  # names need not be UTF-8
+        return hashlib.sha256(text).hexdigest()
+
+    return sorted(ids, key=hashed)
 
 
 def split_subjects(

@@ -6,14 +6,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from medrd.data.output_names import PAGES_NAME, REPORT_NAME
 from medrd.draw.line_chart import Line, line_chart
 from medrd.errors import FileFormatError, InputError
 from medrd.evaluation.outputs import CASES_NAME, FROC_NAME, load_units
 from medrd.metrics.curves import Curve, image_curves, pixel_curves
-from medrd.pages.page import write_page
+from medrd.pages.page import link_to, write_page
 from medrd.pages.run_page import Cell, Picture, Section, Table, metrics_rows, run_page
 from medrd.prediction.report import Report, find_records, report_predictions
 from medrd.run.record import Record
@@ -220,7 +219,7 @@ def _cases(
                 Picture(
                     f"{record.subject}: {value}",
                     (path.parent / record.outputs["picture"].file).read_bytes(),
-                    href=quote(page.relative_to(base).as_posix()) if page.is_file() else None,
+                    href=link_to(page.relative_to(base)) if page.is_file() else None,
                 ),
             )
         )

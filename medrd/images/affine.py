@@ -18,6 +18,8 @@ from medrd.images import geometry
 from medrd.images.geometry import Affine, Shape3
 
 _KNOWN_CODES = range(6)
+_SAME_SIZE = 0.05
+"""Relative difference up to which voxel sizes are equal: some are rounded, or sheared a little."""
 _UNITS = {1: "metres", 3: "microns"}  # lowest three bits of xyzt_units; 2 is mm, 0 unknown
 
 # nibabel logs what it repairs in a header; medrd reports it in Volume.warnings.
@@ -43,8 +45,9 @@ def affine_in_force(
     AffineError
         If it is not finite or not invertible, or the qform in force is not a rotation.
     """
-    # nibabel's repairs, on a copy: unknown codes count as 0, a qfac of 0 as 1, negative
-    # voxel sizes as positive.
+    # nibabel's repairs, on a copy: unknown codes count as 0, a qfac that is neither 1 nor -1 as 1,
+    # negative voxel sizes as positive. They are warned of; a voxel size of 0, which becomes 1 mm,
+    # is refused where it counts.
     repaired = header.copy()
     repaired.check_fix(logger=_SILENT, error_level=_NEVER_RAISE)
     qform = _qform(repaired)
@@ -55,13 +58,22 @@ def affine_in_force(
         source, affine = "qform", qform
     else:
         source, affine = "voxel sizes", repaired.get_base_affine()
+    edges = np.asarray(header["pixdim"][1:4], np.float64)
+    if source != "sform" and not (np.isfinite(edges).all() and edges.all()):
+        sizes = " x ".join(f"{edge:g}" for edge in edges)
+        raise _affine_error(path, f"no sform, and voxel sizes of {sizes} mm (pixdim)")
     if affine is None:
         raise _affine_error(path, "a qform whose quaternion is no rotation")
     check_affine(path, affine, source)
 
-    warnings = [*_code_warnings(header, source)]
+    warnings = [*_code_warnings(header, source), *_pixdim_warnings(header, source, affine)]
     if source == "sform" and qform is not None:
         warnings += _qform_warnings(affine, qform, shape)
+    elif repaired["qform_code"] and qform is None:
+        warnings.append(
+            "The quaternion of the qform is no rotation: the sform is used, and programs that "
+            "prefer the qform may refuse the scan."
+        )
     warnings += _shape_warnings(header, affine)
     return affine, tuple(warnings)
 
@@ -100,6 +112,27 @@ def _code_warnings(header: nib.Nifti1Header, source: str) -> Iterator[str]:
         yield (
             "Neither sform nor qform is coded: left and right are a guess, and other "
             "programs may guess differently."
+        )
+
+
+def _pixdim_warnings(header: nib.Nifti1Header, source: str, affine: Affine) -> Iterator[str]:
+    qfac, edges = float(header["pixdim"][0]), np.asarray(header["pixdim"][1:4], np.float64)
+    sizes = " x ".join(f"{edge:g}" for edge in edges)
+    if header["qform_code"] and qfac not in (-1, 1):
+        yield (
+            f"pixdim[0], which tells whether the qform mirrors the scan, is {qfac:g} instead of 1 "
+            "or -1 and counts as 1."
+        )
+    if source != "sform":
+        if (edges < 0).any():
+            yield f"The voxel sizes {sizes} mm (pixdim) are negative and count as positive."
+        return
+    own = geometry.spacing_mm(affine)
+    if not np.allclose(edges, own, rtol=_SAME_SIZE):
+        yield (
+            f"The voxel sizes {sizes} mm (pixdim) are not those of the sform, "
+            f"{' x '.join(f'{edge:g}' for edge in own)} mm, which is used: other programs may "
+            "measure otherwise."
         )
 
 

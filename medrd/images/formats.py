@@ -36,6 +36,21 @@ def is_scan_name(path: Path) -> bool:
     return bool(_ENDING.search(path.name)) and not path.name.startswith(".")
 
 
+def scan_file(path: Path) -> Path | None:
+    """The file of a scan that is called so; None if the name is no scan's, or nothing like it is
+    there.
+
+    Unpackers and some copies of BraTS put a scan into a folder of its name
+    (``a_flair.nii/scan.nii``): then it is the only scan in that folder.
+    """
+    if not is_scan_name(path):
+        return None
+    if not path.is_dir():
+        return path
+    inside = [each for each in sorted(path.iterdir()) if is_scan_name(each) and each.is_file()]
+    return inside[0] if len(inside) == 1 else None
+
+
 def header_file(path: Path) -> Path:
     """The file to read for this one: of an ``.img``, the ``.hdr`` beside it."""
     return header_and_voxel_files(path)[0] if _IMG.search(path.name) else path

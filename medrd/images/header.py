@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,8 @@ def inspect_nifti(
     chosen = _chosen_frame(path, dims, frames, frame)
     _check_budget(path, dims, max_voxels)
     affine, warnings = affine_in_force(path, header, shape)
+    pair = header_path != voxel_path
+    _check_magic_is_of(path, header, version, pair=pair)
     return NiftiHeader(
         path=path,
         voxel_path=voxel_path,
@@ -129,8 +132,8 @@ def inspect_nifti(
         grid=grid_of_header(header, dims if frames == 1 else shape, version),
         dtype=dtype,
         scaling=_scaling(path, header),
-        voxel_offset=_voxel_offset(path, header, pair=header_path != voxel_path),
-        warnings=warnings,
+        voxel_offset=_voxel_offset(path, header, pair=pair),
+        warnings=(*warnings, *_value_warnings(header, dtype, pair=pair)),
     )
 
 
@@ -254,6 +257,34 @@ def _with_magic(path: Path, header: nib.Nifti1Header) -> nib.Nifti1Header:
     return header
 
 
+def _check_magic_is_of(path: Path, header: nib.Nifti1Header, version: int, *, pair: bool) -> None:
+    """Refuse a magic of the other version or, which moves the voxels, of the other kind of file."""
+    magic, expected = header["magic"].item(), f"n{'i' if pair else '+'}{version}".encode()
+    if magic != expected:
+        kind = "an .hdr and .img pair" if pair else "a single file"
+        raise FileFormatError(
+            path,
+            expected=f"the magic of {kind} of NIfTI-{version}, {expected!r}",
+            found=f"{magic!r}",
+            remedy="The file was renamed or damaged: export it again, or give it the ending that "
+            "it was made with.",
+        )
+
+
+def _value_warnings(header: nib.Nifti1Header, dtype: np.dtype[Any], *, pair: bool) -> Iterator[str]:
+    """What readers mend in the fields about voxels, a sentence each."""
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if math.isnan(slope) and not math.isnan(inter):  # nibabel sets both for "no scaling"
+        yield f"scl_slope is NaN, so that neither it nor scl_inter, {inter:g}, is applied."
+    elif slope == 0 and inter != 0:
+        yield f"scl_slope is 0, so that scl_inter, {inter:g}, is not added."
+    if float(header["vox_offset"]) == 0 and not pair:
+        yield f"vox_offset is 0: voxels are read from byte {header.single_vox_offset}."
+    bits = 8 * dtype.itemsize
+    if int(header["bitpix"]) != bits:
+        yield f"bitpix is {int(header['bitpix'])}, but a voxel of {dtype.name} has {bits} bits."
+
+
 def _dtype(path: Path, header: nib.Nifti1Header) -> np.dtype[Any]:
     found = f"the data type code {int(header['datatype'])}"
     with suppress(KeyError):  # a code outside nibabel's table
@@ -333,6 +364,8 @@ def _check_budget(path: Path, dims: tuple[int, ...], max_voxels: int) -> None:
 
 def _scaling(path: Path, header: nib.Nifti1Header) -> tuple[float, float] | None:
     try:
+        if math.isinf(float(header["scl_slope"])):
+            raise HeaderDataError("scl_slope inf")
         slope, inter = header.get_slope_inter()
     except HeaderDataError as error:
         raise FileFormatError(
@@ -351,11 +384,11 @@ def _voxel_offset(path: Path, header: nib.Nifti1Header, *, pair: bool) -> int:
     lowest = 0 if pair else header.single_vox_offset
     if offset == 0:
         return int(lowest)
-    if lowest <= offset <= _MAX_VOXEL_OFFSET:
+    if lowest <= offset <= _MAX_VOXEL_OFFSET and offset.is_integer():
         return int(offset)
     raise FileFormatError(
         path,
-        expected=f"voxels that begin between byte {lowest} and byte {_MAX_VOXEL_OFFSET:,}",
+        expected=f"voxels that begin at a byte from {lowest} to {_MAX_VOXEL_OFFSET:,}",
         found=f"vox_offset {offset:g}",
         remedy=_EXPORT_AGAIN,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medrd.images.dicom import read_dicom
 from medrd.images.dicom_meta import is_dicom
+from medrd.images.formats import scan_file
 from medrd.images.header import DEFAULT_MAX_VOXELS
 from medrd.images.nifti import read_nifti
 from medrd.images.volume import Volume
@@ -20,10 +21,13 @@ def read_volume(
 ) -> Volume:
     """Read DICOM files, recognised by their magic, as a series, and any other file by its ending.
 
+    A folder that has a scan's name and holds one scan is that scan.
+
     ``series`` is a Series Instance UID, for a folder with several series. Raises InputError; see
     :func:`read_dicom` and :func:`read_nifti`.
     """
     path = Path(path)
+    path = scan_file(path) or path
     if path.is_dir() or is_dicom(path):
         return read_dicom(path, series=series, frame=frame, max_voxels=max_voxels)
     return read_nifti(path, frame=frame, max_voxels=max_voxels)

@@ -6,12 +6,14 @@ import base64
 import gzip
 import html
 import json
+import os
 import re
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -47,6 +49,11 @@ def write_page(path: Path, text: str) -> None:
     )
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
+
+
+def link_to(path: PurePath) -> str:
+    """The relative URL of a file: its name's bytes, whatever their encoding."""
+    return quote(os.fsencode(path.as_posix()))
 
 
 def as_base64(content: bytes) -> str:

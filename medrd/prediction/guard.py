@@ -9,7 +9,8 @@ from pathlib import Path
 
 from medrd.data.brains.profile import not_judged, unlike
 from medrd.data.kind import Prepared
-from medrd.data.layouts import MODALITIES, Subject, named_kind
+from medrd.data.layouts import MODALITIES, Subject
+from medrd.data.names import named_kind
 from medrd.errors import ConfigError, UnlikeTrainingError
 from medrd.run.model_folder import Model
 

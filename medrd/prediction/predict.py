@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medrd.data.cases import Case
+from medrd.data.left_out import LeftOut, log_left_out
 from medrd.data.output_names import files_of
 from medrd.errors import ConfigError, InputError
 from medrd.prediction.bids import describe_derivative
@@ -46,12 +47,15 @@ class PredictReport:
         calls, as long as their inputs exist and are not predicted.
     page
         The report, if requested.
+    left_out
+        Scans or pictures beside the inputs that were not taken, with the reason.
     """
 
     done: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     errors: list[InputError] = field(default_factory=list)
     page: Report | None = None
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 def predict(
@@ -138,13 +142,15 @@ def predict_inputs(
             found=f"--shard {options.shard}",
             remedy="Remove --report, and run medrd report when all shards are done.",
         )
-    cases, errors = loaded.kind.find(
+    cases, errors, left_out = loaded.kind.find(
         [Path(p) for p in inputs], frame=options.frame, series=options.series
     )
     for problem in errors:
         logger.error("%s", problem)
+    log_left_out(left_out)
     describe_derivative(cases, Path(out))
-    return predict_cases(loaded, cases, Path(out), options, errors=errors, runner=runner)
+    result = predict_cases(loaded, cases, Path(out), options, errors=errors, runner=runner)
+    return replace(result, left_out=left_out)
 
 
 def predict_cases(

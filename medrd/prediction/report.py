@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from medrd.images.volume import Volume
 from medrd.pages.embed import embed_scan
 from medrd.pages.index_page import index_page
 from medrd.pages.listing import Entry
-from medrd.pages.page import is_own_page, read_stamp, write_page
+from medrd.pages.page import is_own_page, link_to, read_stamp, write_page
 from medrd.pages.picture_page import picture_page
 from medrd.pages.scan_page import ScanView, scan_page
 from medrd.run.failures import REPORT_STEP, read_failures
@@ -144,7 +143,7 @@ def report_predictions(folder: Path, records: Sequence[Path]) -> Report:
             place = item.path.relative_to(folder).with_suffix(".html")
             page = report.path if len(records) == 1 else folder / PAGES_NAME / place
             index = None if len(records) == 1 else "../" * len(place.parts) + REPORT_NAME
-            href = f"{PAGES_NAME}/{quote(place.as_posix())}"
+            href = f"{PAGES_NAME}/{link_to(place)}"
             try:
                 entry, made = _up_to_date(item, page, scale, index, href=href)
                 report.pages += made

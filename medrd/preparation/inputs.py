@@ -5,26 +5,24 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medrd.data.brains.bids import bids_root, bids_subjects
-from medrd.data.cases import Case, expand_all, refuse_nothing, without_collisions
-from medrd.data.layouts import (
-    MODALITIES,
-    Source,
-    Subject,
-    folders_below,
-    is_label_name,
-    is_scan,
-    name_and_modality,
-    stem,
+from medrd.data.cases import (
+    Case,
+    expand_all,
+    refuse_nothing,
+    refuse_unused_series,
+    without_collisions,
 )
+from medrd.data.layouts import MODALITIES, Source, Subject, folders_below, scans_in
+from medrd.data.names import is_label_name, is_scan, name_and_modality, stem
 from medrd.data.output_names import PREPARED_ENDING
 from medrd.errors import ConfigError, InputError, MissingInputError
 from medrd.images.dicom import find_series, holds_dicom, series_of
 from medrd.images.dicom_meta import is_dicom
-from medrd.images.formats import SCAN_ENDINGS
+from medrd.images.formats import SCAN_ENDINGS, scan_file
 
 _FOLDERS = {
     "flair": ("flair", "t2f"),
@@ -60,6 +58,13 @@ class _Options:
     modality: str | None
     frame: int | None
     series: str | None
+    nameless: list[Path] = field(default_factory=list)
+    """The scans for which ``modality`` was needed."""
+
+    def modality_of(self, path: Path) -> str | None:
+        """The modality of a scan whose name does not tell it."""
+        self.nameless.append(path)
+        return self.modality
 
 
 def find_raw(
@@ -104,6 +109,9 @@ def find_raw(
     cases += _gathered(scans, errors)
     what = "NIfTI files, BIDS datasets, DICOM series or folders of those"
     refuse_nothing(inputs, cases, errors, noun="scan", what=what)
+    if not errors:
+        refuse_unused_series(series, cases)
+        _refuse_unused_modality(options, cases)
     cases = without_collisions(
         inputs,
         cases,
@@ -114,13 +122,24 @@ def find_raw(
     return cases, errors
 
 
+def _refuse_unused_modality(options: _Options, cases: Sequence[Case]) -> None:
+    if options.modality is not None and cases and not options.nameless:
+        raise ConfigError(
+            "--modality",
+            expected="a scan whose name does not tell its modality",
+            found=f"names that all do, such as {cases[0].first_file.name}",
+            remedy="Leave it out, or rename the scans: their names count.",
+        )
+
+
 def _expand(
     path: Path, options: _Options, scans: list[_Scan], errors: list[InputError]
 ) -> list[Case]:
     """Return the cases of a BIDS dataset; other scans are added to ``scans``."""
-    if path.is_dir() and (root := bids_root(path)):
+    is_folder = path.is_dir() and scan_file(path) is None
+    if is_folder and (root := bids_root(path)):
         return _bids(root, path, options, errors)
-    if path.is_dir():
+    if is_folder:
         before = len(scans) + len(errors)
         scans += _below(path, options, errors)
         if len(scans) + len(errors) == before:
@@ -143,7 +162,8 @@ def _expand(
     else:  # reading reports a missing file
         name, modality = _file(path, options)
         home = _patient(path.parent)
-        scans.append(_Scan(home, Path(), name, modality, Source(path, options.frame)))
+        source = Source(scan_file(path) or path, options.frame)
+        scans.append(_Scan(home, Path(), name, modality, source))
     return []
 
 
@@ -154,11 +174,11 @@ def _below(root: Path, options: _Options, errors: list[InputError]) -> list[_Sca
     for folder in folders_below(root):
         if any(folder.glob(f"*{PREPARED_ENDING}")):
             continue
-        paths = [p for p in sorted(folder.iterdir()) if is_scan(p) and not is_label_name(p)]
-        for path in paths:
+        here = {p: file for p, file in scans_in(folder).items() if not is_label_name(p)}
+        for path, file in here.items():
             try:
-                named = _file(path, options, only=len(paths) == 1)
-                files[_patient(folder)].append((*named, path))
+                named = _file(path, options, only=len(here) == 1)
+                files[_patient(folder)].append((*named, file))
             except InputError as error:
                 errors.append(error)
         try:
@@ -180,10 +200,10 @@ def _below(root: Path, options: _Options, errors: list[InputError]) -> list[_Sca
 def _file(path: Path, options: _Options, *, only: bool = False) -> tuple[str, str]:
     """A file's subject and modality; ``only``: it is the only scan in its folder."""
     name, modality = name_and_modality(path)
-    if modality is None:
+    if modality not in MODALITIES:  # not told, or another sequence (_adc)
         of_folder = _modality_of_folder(path.parent)
         name = "" if of_folder and only else stem(path)
-        modality = of_folder or options.modality
+        modality = of_folder or options.modality_of(path)
     if modality is None:
         raise _nameless(path)
     return name or _patient(path.parent).name, modality
@@ -191,7 +211,7 @@ def _file(path: Path, options: _Options, *, only: bool = False) -> tuple[str, st
 
 def _series(folder: Path, root: Path, options: _Options, uid: str | None) -> _Scan:
     """A DICOM series, named after its folder, since patients' names must not be disclosed."""
-    modality = _modality_of_folder(folder) or options.modality
+    modality = _modality_of_folder(folder) or options.modality_of(folder)
     if modality is None:
         raise _nameless(folder)
     patient = _patient(folder)

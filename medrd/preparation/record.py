@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import PlainSerializer, PlainValidator
 
+from medrd.config.section import Text
 from medrd.images.geometry import Affine
 from medrd.images.volume import Grid, Volume
 from medrd.preparation.linear import Matrix
@@ -83,12 +84,12 @@ class PreparedRecord(Record):
 
     expected: ClassVar[str] = "the record of medrd prepare"
 
-    subject: str
-    inputs: dict[str, str]
+    subject: Text
+    inputs: dict[str, Text]
     series: dict[str, str | None]
-    template: str
+    template: Text
     quality: Quality
-    warnings: list[str]
+    warnings: list[Text]
     outputs: dict[str, OutputFile]
     origins: dict[
         str,

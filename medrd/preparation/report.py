@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 from PIL import Image
 
 from medrd.data.output_names import PREPARED_ENDING, ending_in
 from medrd.errors import FileFormatError, MedrdError
 from medrd.pages.listing import Column, Entry, listing_page
-from medrd.pages.page import write_page
+from medrd.pages.page import link_to, write_page
 from medrd.preparation.record import PreparedRecord
 
 logger = logging.getLogger("medrd.prepare")
@@ -90,4 +89,4 @@ def _entry(path: Path, out: Path) -> _Entry:
             "%s is missing or damaged; prepare the subject again (--overwrite).", picture
         )
         still, shown = None, path
-    return Entry(record, quote(shown.relative_to(out).as_posix()), still)
+    return Entry(record, link_to(shown.relative_to(out)), still)

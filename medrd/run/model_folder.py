@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from medrd.config import (
     MEDIAN_INTENSITY,
@@ -38,6 +38,7 @@ from medrd.models.build import build_detector
 from medrd.run.calibration import Calibration
 from medrd.run.card import CARD_NAME, model_card
 from medrd.run.provenance import versions
+from medrd.run.weights_file import load_tensors
 
 logger = logging.getLogger("medrd.model")
 
@@ -223,7 +224,7 @@ def load_model(path: str | Path) -> Model:
             raise ValueError("other bytes than model.json was written for")
         detector = make_detector(config)
         detector.keep_for_prediction()
-        state = load_file(file)
+        state = load_tensors(file)
         state.pop("untrained", None)
         detector.load_state_dict(state)
     except (OSError, ValueError, RuntimeError, SafetensorError, MedrdError) as error:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from medrd.config.section import Text
 from medrd.data.layouts import Source
 from medrd.errors import FileFormatError, InputError
 from medrd.files import file_hash, write_json
@@ -24,7 +25,7 @@ from medrd.files import file_hash, write_json
 class OutputFile(BaseModel):
     """A file that was written with the record: its path from the record's folder, and its hash."""
 
-    file: str
+    file: Text
     sha256: str
 
 
@@ -52,11 +53,11 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
     expected: ClassVar[str] = "a record that medrd wrote"
 
-    subject: str
-    inputs: dict[str, str]
+    subject: Text
+    inputs: dict[str, Text]
     frame: int | None = None
     series: str | dict[str, str | None] | None = None
-    unlike_training: list[str] | None = None
+    unlike_training: list[Text] | None = None
     outputs: dict[str, OutputFile]
     identity: dict[str, Any]
 
@@ -133,11 +134,11 @@ class PredictionRecord(Record):
 
     expected: ClassVar[str] = "a record of this version of medrd"
 
-    subject: str
-    inputs: dict[str, str]
+    subject: Text
+    inputs: dict[str, Text]
     frame: int | None
     series: str | None = None
-    label: str | None = None
+    label: Text | None = None
 
     scan_score: float | None = None
     healthy_scans: int = 0
@@ -160,9 +161,9 @@ class PredictionRecord(Record):
     width: int | None = None
     native: dict[str, Any] | None = None
 
-    warnings: list[str]
-    unlike_training: list[str]
-    not_judged: list[str] = []
+    warnings: list[Text]
+    unlike_training: list[Text]
+    not_judged: list[Text] = []
     model: ModelName
     versions: dict[str, str]
     notice: str

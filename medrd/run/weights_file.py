@@ -7,6 +7,7 @@ The format is told by the content, because names are of every kind (.pth, .pt, .
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor
 
 from medrd.errors import MissingInputError, ModelError
@@ -134,9 +135,18 @@ def part_for(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[
     return counters | found
 
 
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Load a .safetensors file. Raises OSError or SafetensorError."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:  # safetensors opens only paths that are text
+        return load(path.read_bytes())
+    return load_file(path)
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        return load_tensors(path)
     except (SafetensorError, OSError, ValueError, RuntimeError, AttributeError) as error:
         raise _refused(path, f"a damaged file ({error})", _DOWNLOAD_AGAIN) from None
 

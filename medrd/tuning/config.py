@@ -24,7 +24,7 @@ from medrd.config.load import (
     set_key,
 )
 from medrd.config.models import SimulationConfig
-from medrd.config.section import Section
+from medrd.config.section import Section, Text
 from medrd.config.sections import Config
 from medrd.errors import ConfigError
 from medrd.tuning.space import Dimension, Point, corner_points, grid_points
@@ -65,7 +65,7 @@ class LabelledObjective(Section):
     }
 
     kind: Literal["labelled"]
-    validation: tuple[str, ...] = Field(min_length=1)
+    validation: tuple[Text, ...] = Field(min_length=1)
     """Subject ids. They are taken out of training and calibration; none may be a test subject."""
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medrd.errors import ConfigError
 from medrd.extras import require_extra
 from medrd.run.folder_lock import lock_folder
 from medrd.run.outputs import make_folder
@@ -94,6 +95,13 @@ def tune(
     """
     require_extra("tune", "medrd tune")
     settle_environment()
+    if dashboard and given_address(address):
+        raise ConfigError(
+            "--dashboard",
+            expected="a Ray that this call starts",
+            found=f"the cluster at {given_address(address)}, which serves its own or none",
+            remedy="Leave it out, or start the cluster with its dashboard.",
+        )
     out = Path(out).absolute()
     make_folder(out)
     with lock_folder(out, "search"):

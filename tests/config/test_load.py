@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
+from medrd.comparison.config import load_compare, make_compare
 from medrd.config import Config, digest, load_config, make_config
+from medrd.config.load import read_yaml
+from medrd.data.cache import default_cache
 from medrd.errors import ConfigError
+from medrd.tuning.config import load_tune
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "brats"
 
@@ -217,6 +221,58 @@ def test_files_that_are_no_config(tmp_path: Path, text: str, message: str) -> No
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(path)
     assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (
+            "seed: 1\ndata: {root: /a}\ntrain: {epochs: 3}\ndata: {healthy: true}\n",
+            "data .* 2 and 4",
+        ),
+        ("model:\n  lr: 1\n  # comment\n  lr: 2\n", "lr twice, in lines 2 and 4"),
+        ('data: {split: {train: 1, "train": 2}}\n', "train twice, in lines 1 and 1"),
+        ("train:\n- {a: 1,\n   a: 2}\n", "a twice, in lines 2 and 3"),
+    ],
+)
+def test_a_key_that_stands_twice_is_named_with_both_lines(
+    tmp_path: Path, text: str, found: str
+) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    for load in (load_config, load_tune, load_compare):
+        with pytest.raises(ConfigError, match=found) as caught:
+            load(path)
+        assert caught.value.where == str(path)
+    with pytest.raises(ConfigError, match="train twice"):
+        make_config({}, ["data.split={train: 1, train: 2}"])
+
+
+def test_merged_keys_may_be_overridden(tmp_path: Path) -> None:
+    path = tmp_path / "merged.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")
+    assert read_yaml(path)["b"] == {"x": 1, "y": 3}
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    teacher = {"weights": "file", "file": "~/w.pth", "name": "resnet18"}
+    raw = {"data": {"root": "~/d"}, "model": {"teacher": teacher}}
+    config = make_config(raw, ["data.cache=~/c"])
+    assert (config.data.root, config.data.cache) == (tmp_path / "d", tmp_path / "c")
+    assert config.model.teacher.file == tmp_path / "w.pth"  # type: ignore[union-attr]
+    pictures = make_config({"data": {"kind": "pictures", "root": "~/p", "cache": "~"}})
+    assert (pictures.data.root, pictures.data.cache) == (tmp_path / "p", tmp_path)
+    compared = make_compare(
+        {"data_sets": {"a": {"domain": "x", "root": "~/a"}}, "models": {"m": {}}}
+    )
+    assert compared.data_sets["a"].root == tmp_path / "a"
+    monkeypatch.setenv("MEDRD_CACHE", "~/cached")
+    assert default_cache() == tmp_path / "cached"
+    with pytest.raises(ConfigError, match="write the whole path"):
+        make_config({}, ["data.root=~nobody-of-this-name/x"])
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

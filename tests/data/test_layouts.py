@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from folders import touch
-from medrd.data.layouts import Subject, brats_subjects, find_subjects, is_scan
+from medrd.data.layouts import Subject, brats_subjects, find_subjects
+from medrd.data.names import is_scan
 from medrd.errors import ConfigError, InputError, MissingInputError
 
 BRATS = ("flair", "t1", "t1ce", "t2")
@@ -76,6 +77,40 @@ def test_the_layout_named_wins_where_both_are_there(tmp_path: Path) -> None:
     touch(tmp_path, *brats("A", "A"), *brats_2023("B"))
     assert names(find(tmp_path, "brats")) == ["A"]
     assert names(find(tmp_path, "brats2023")) == ["B"]
+
+
+def test_the_case_of_endings_does_not_matter_and_what_is_left_out_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, *brats("A", "A", ("flair", "seg")), *brats("B", "B", ("FLAIR", "Seg")))
+    touch(tmp_path, "C/C.nii.gz", "C/C_mask.nii.gz")
+    subjects = find(tmp_path)
+    assert [(s.id, s.label is None) for s in subjects] == [("A", False), ("B", False)]
+    assert [r.getMessage() for r in caplog.records] == [
+        f"1 left out: {tmp_path}/C/C.nii.gz (its name is not one of this layout's)"
+    ]
+
+
+def test_upenn_and_ucsf(tmp_path: Path) -> None:
+    upenn, ucsf = "UPENN-GBM-00001_11", "UCSF-PDGM-0004"
+    touch(tmp_path / "a", *brats(upenn, upenn, ("FLAIR", "T1", "T1GD", "T2")))
+    touch(tmp_path / "b", *brats(f"{ucsf}_nifti", ucsf, ("FLAIR", "T1", "T1c", "T2", "ADC")))
+    touch(tmp_path / "b", f"{ucsf}_nifti/{ucsf}_tumor_segmentation.nii.gz")
+    (first,) = find(tmp_path / "a", channels=BRATS)
+    (second,) = find(tmp_path / "b", channels=BRATS)
+    assert (first.id, first.images["t1ce"].path.name) == (upenn, f"{upenn}_T1GD.nii.gz")
+    assert (second.id, second.images["t1ce"].path.name) == (ucsf, f"{ucsf}_T1c.nii.gz")
+    assert second.label is not None
+
+
+def test_labels_in_a_folder_of_their_own_may_end_as_their_images(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a_FLAIR.nii.gz", "masks/a_flair.nii.gz")
+    (subject,) = find(tmp_path)
+    assert subject.id == "a_FLAIR"
+    assert subject.label is not None
+    touch(tmp_path / "beside", "b_FLAIR.nii.gz", "b_FLAIR_mask.nii.gz")
+    (subject,) = find(tmp_path / "beside")
+    assert subject.label is not None
 
 
 def test_only_the_modalities_asked_for_must_be_there(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from medrd.images.nifti import read_nifti
 
 # Byte offsets of NIfTI-1 header fields.
 DIM, DATATYPE, VOX_OFFSET, SLOPE, INTER, SROW_X, MAGIC = 40, 70, 108, 112, 116, 280, 344
+PIXDIM, QFORM_CODE = 76, 252
 
 
 def sound(shape: tuple[int, ...] = (8, 8, 8), dtype: str = "<i2") -> bytearray:
@@ -50,6 +51,14 @@ def patched(offset: int, fmt: str, *values: object, content: bytearray | None = 
 
 def flipped(content: bytes, position: int) -> bytes:
     return content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :]
+
+
+def by_qform(*edges: float, code: int = 1) -> bytes:
+    """A scan without sform, with these voxel sizes; ``code`` is the qform's."""
+    content = sound()
+    struct.pack_into("<3f", content, PIXDIM + 4, *edges)
+    struct.pack_into("<hh", content, QFORM_CODE, code, 0)
+    return bytes(content)
 
 
 WHOLE = bytes(sound())
@@ -80,7 +89,14 @@ ZIPPED_BIG = gzip.compress(bytes(sound(BIG)), mtime=0)
         ("a.nii", patched(VOX_OFFSET, "f", 100.0), FileFormatError, "vox_offset 100"),
         ("a.nii", patched(VOX_OFFSET, "f", 1e15), FileFormatError, "vox_offset 1e+15"),
         ("a.nii", patched(VOX_OFFSET, "f", np.nan), FileFormatError, "vox_offset nan"),
+        ("a.nii", patched(VOX_OFFSET, "f", 352.5), FileFormatError, "vox_offset 352.5"),
         ("a.nii", patched(SLOPE, "ff", 2.0, np.inf), FileFormatError, "intercept"),
+        ("a.nii", patched(SLOPE, "ff", np.inf, 0.0), FileFormatError, "scl_slope inf"),
+        ("a.nii", patched(MAGIC, "4s", b"ni1"), FileFormatError, "a single file of NIfTI-1"),
+        ("a.nii", patched(MAGIC, "4s", b"n+2"), FileFormatError, "a single file of NIfTI-1"),
+        ("a.nii", by_qform(1, 0, 1), AffineError, "1 x 0 x 1 mm"),
+        ("a.nii", by_qform(np.nan, 1, 1), AffineError, "nan x 1 x 1 mm"),
+        ("a.nii", by_qform(0, 0, 0, code=0), AffineError, "0 x 0 x 0 mm"),
         ("a.nii", patched(DIM, "4h", 3, 0, 8, 8), ShapeError, "0 × 8 × 8"),
         ("a.nii", patched(DIM, "4h", 3, 8, -8, 8), ShapeError, "8 × -8 × 8"),
         ("a.nii", patched(DIM, "4h", 3, -1, 1, 1), ShapeError, "-1 × 1 × 1"),

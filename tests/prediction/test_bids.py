@@ -83,13 +83,34 @@ def test_entities_sessions_and_derivatives_are_kept_in_names(tmp_path: Path) -> 
     assert bids_root(root.parent) is None
 
 
+def test_sessions_without_the_modality_and_other_names_are_named(tmp_path: Path) -> None:
+    root = dataset(
+        tmp_path,
+        "sub-01/ses-a/anat/sub-01_ses-a_flair.nii.gz",
+        "sub-01/ses-b/anat/sub-01_ses-b_T1w.nii.gz",
+        "sub-02/anat/sub-02_FLAIR copy.nii.gz",
+        "sub-03/func/sub-03_bold.nii.gz",
+    )
+    cases, errors, left_out = find_scans([root], RecipeConfig())
+    assert errors == []
+    assert [str(case.place / case.subject.id) for case in cases] == [
+        "sub-01/ses-a/anat/sub-01_ses-a"
+    ]
+    assert {other.path.relative_to(root).as_posix(): other.reason for other in left_out} == {
+        "sub-02/anat/sub-02_FLAIR copy.nii.gz": "no BIDS name in an anat folder",
+        **dict.fromkeys(("sub-01/ses-b", "sub-02", "sub-03"), "no FLAIR image in anat"),
+    }
+    # Of a part of the dataset only what lies in it.
+    assert find_scans([root / "sub-01" / "ses-a"], RecipeConfig()).left_out == []
+
+
 def test_sourcedata_is_no_part_of_the_dataset(tmp_path: Path) -> None:
     """DICOM series lie there, or files by other names: read as in any other folder."""
     root = dataset(tmp_path, f"{ANAT}/sub-01_FLAIR.nii.gz", "sourcedata/sub-01/raw/head.nii.gz")
     write_series(root / "sourcedata/sub-01/flair", np.ones((2, 4, 4)))
     for folder in (root / "sourcedata", root / "sourcedata/sub-01"):
         assert bids_root(folder) is None
-        cases, errors = find_scans([folder], RecipeConfig())
+        cases, errors, _ = find_scans([folder], RecipeConfig())
         assert errors == []
         assert [(case.subject.id, case.origin) for case in cases] == [
             ("flair", None),

@@ -76,7 +76,7 @@ def test_a_late_process_leaves_what_others_have_done(
     """It was taken for dead after it had read the scan, on whose earlier result it began."""
     out = tmp_path / "out"
     predict(quick, [scan], out)
-    (case,), _ = quick.kind.find([scan], frame=None, series=None)
+    (case,) = quick.kind.find([scan], frame=None, series=None).cases
     job = case_module.Job(out, PredictOptions(overwrite=True, device="cpu"))
     late = case_module.CasePredictor(quick, job)
     item = late.read(case)

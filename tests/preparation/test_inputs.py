@@ -78,6 +78,16 @@ def test_a_name_that_says_nothing_needs_the_modality(tmp_path: Path) -> None:
     assert found(tmp_path, modality="flair")[0] == {"scan": ["flair"], "b": ["t1"]}
     with pytest.raises(ConfigError, match="one of flair"):
         find_raw([tmp_path], modality="ct")
+    touch(tmp_path / "other", "b_adc.nii.gz")
+    assert "--modality" in found(tmp_path / "other")[1][0].remedy
+
+
+def test_an_option_that_would_do_nothing_is_an_error(tmp_path: Path) -> None:
+    touch(tmp_path, "b_t1.nii.gz")
+    with pytest.raises(ConfigError, match=r"--modality: .*names that all do, such as b_t1"):
+        find_raw([tmp_path], modality="flair")
+    with pytest.raises(ConfigError, match="--series: expected DICOM series"):
+        find_raw([tmp_path], series="1.2.3")
 
 
 def test_a_session_of_a_bids_dataset_is_a_subject(tmp_path: Path) -> None:

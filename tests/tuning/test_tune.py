@@ -334,3 +334,20 @@ def test_no_usage_statistics_are_sent() -> None:
     from ray._common.usage.usage_lib import usage_stats_enabled
 
     assert not usage_stats_enabled()
+
+
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_a_dashboard_of_a_cluster_that_is_joined_is_an_error(
+    search_raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    address = "10.0.0.1:6379"
+    if by == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=f"--dashboard: .*{address}"):
+        tune(
+            make_tune(search_raw),
+            tmp_path / "out",
+            address=address if by == "argument" else None,
+            dashboard=True,
+        )
+    assert not (tmp_path / "out").exists()

@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from medrd.data.cases import BidsOrigin
-from medrd.data.layouts import Source, Subject, is_scan, stem
+from medrd.data.layouts import Source, Subject
+from medrd.data.left_out import LeftOut
+from medrd.data.names import is_label_name, stem
 from medrd.errors import InputError, MissingInputError
 from medrd.files import read_json
+from medrd.images.formats import scan_file
 
 VERSION = "1.10.0"
 DESCRIPTION_NAME = "dataset_description.json"
@@ -37,7 +40,7 @@ class _File:
 
     def is_a(self, channel: str) -> bool:
         """True if the suffix is the channel's; a T1w with a ``ce-`` entity is a t1ce."""
-        if self.suffix != _SUFFIXES.get(channel, channel):
+        if self.suffix.lower() != _SUFFIXES.get(channel, channel).lower():
             return False
         return channel not in ("t1", "t1ce") or ("ce" in self.entities) == (channel == "t1ce")
 
@@ -68,7 +71,11 @@ def read_description(root: Path) -> dict[str, Any]:
 
 
 def bids_subjects(
-    root: Path, below: Path, channels: Sequence[str], errors: list[InputError]
+    root: Path,
+    below: Path,
+    channels: Sequence[str],
+    errors: list[InputError],
+    left_out: list[LeftOut] | None = None,
 ) -> list[tuple[Subject, Path, BidsOrigin]]:
     """The scans of a dataset, each with the folder of its results and its origin.
 
@@ -81,8 +88,12 @@ def bids_subjects(
         The dataset, and the part of it to search.
     errors
         A list to which the errors of unusable sessions are appended.
+    left_out
+        A list to which sessions without an image of these channels are appended, and files whose
+        names are not of BIDS.
     """
-    found = sorted(_files(root, below.absolute()), key=lambda file: file.path)
+    below = below.absolute()
+    found, others = _files(root, below)
     single = len(channels) == 1
     groups: dict[tuple[str, str], list[_File]] = defaultdict(list)
     for file in found:
@@ -99,6 +110,16 @@ def bids_subjects(
         sources = tuple(file.path.relative_to(root).as_posix() for file in images.values())
         subject = Subject(name, {channel: Source(file.path) for channel, file in images.items()})
         scans.append((subject, Path(place), BidsOrigin(root, sources)))
+    if left_out is not None:
+        places = {place for place, _ in groups}
+        wanted = " or ".join(dict.fromkeys(_SUFFIXES.get(each, each) for each in channels))
+        left_out += [LeftOut(path, "no BIDS name in an anat folder") for path in others]
+        left_out += [
+            LeftOut(session, f"no {wanted} image in anat")
+            for session in _sessions(root)
+            if (session.is_relative_to(below) or below.is_relative_to(session))
+            and f"{session.relative_to(root).as_posix()}/anat" not in places
+        ]
     return scans
 
 
@@ -153,16 +174,29 @@ def _is_maker(value: object) -> bool:
     return isinstance(value, dict) and "Name" in value
 
 
-def _files(root: Path, below: Path) -> Iterator[_File]:
-    """Anatomical images with well-formed names, in the subjects' own folders."""
-    for path in root.glob("sub-*/**/anat/sub-*"):
-        place = path.parent.relative_to(root).as_posix()
-        if not path.is_relative_to(below) or not is_scan(path) or not _FOLDER.fullmatch(place):
+def _files(root: Path, below: Path) -> tuple[list[_File], list[Path]]:
+    """Anatomical images with well-formed names in the subjects' own folders, and other images in
+    folders called ``anat``; sorted."""
+    files, others = [], []
+    for path in sorted(root.glob("sub-*/**/anat/*")):
+        scan = scan_file(path)
+        if scan is None or not path.is_relative_to(below):
             continue
+        place = path.parent.relative_to(root).as_posix()
         *parts, suffix = stem(path).split("_")
         entities = {m[1]: m[2] for part in parts if (m := _ENTITY.fullmatch(part))}
-        if len(entities) == len(parts):
-            yield _File(path, place, entities, suffix)
+        well_formed = len(entities) == len(parts) and "sub" in entities and suffix.isalnum()
+        if well_formed and _FOLDER.fullmatch(place):
+            files.append(_File(scan, place, entities, suffix))
+        elif not is_label_name(path):
+            others.append(path)
+    return files, others
+
+
+def _sessions(root: Path) -> Iterator[Path]:
+    """The sessions' folders, or those of subjects without sessions."""
+    for subject in sorted(root.glob("sub-*/")):
+        yield from sorted(subject.glob("ses-*/")) or [subject]
 
 
 def _only(channel: str, files: Sequence[_File], folder: Path) -> _File:

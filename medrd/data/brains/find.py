@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medrd.config import RecipeConfig
@@ -11,9 +11,11 @@ from medrd.data.brains.bids import bids_root, bids_subjects
 from medrd.data.cases import (
     ERRORS_NAME,
     Case,
+    Found,
     expand_all,
     holds,
     refuse_nothing,
+    refuse_unused_series,
     without_collisions,
 )
 from medrd.data.layouts import (
@@ -21,28 +23,28 @@ from medrd.data.layouts import (
     Subject,
     brats_subjects,
     folders_below,
-    is_label_name,
-    is_scan,
     label_beside,
-    named_kind,
-    stem,
+    scans_in,
 )
+from medrd.data.left_out import LeftOut
+from medrd.data.names import is_label_name, is_scan, named_kind, stem
 from medrd.data.output_names import SCAN_FILES, UNPREPARED_ENDING, ending_in, files_of
 from medrd.data.pictures.files import is_picture
 from medrd.errors import InputError, MissingInputError, WrongKindError
 from medrd.files import leads_nowhere
 from medrd.images.dicom import find_series, holds_dicom, series_of
 from medrd.images.dicom_meta import is_dicom
-from medrd.images.formats import SCAN_ENDINGS, header_file, parts_of
+from medrd.images.formats import SCAN_ENDINGS, header_file, parts_of, scan_file
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """The model's recipe, and the caller's options."""
+    """The model's recipe, the caller's options, and the scans that are left out."""
 
     recipe: RecipeConfig
     frame: int | None
     series: str | None
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 def find_scans(
@@ -51,11 +53,12 @@ def find_scans(
     *,
     frame: int | None = None,
     series: str | None = None,
-) -> tuple[list[Case], list[InputError]]:
+) -> Found:
     """Expand files, subject folders and folders of those.
 
     A folder's tree is mirrored in the outputs. Labels and medrd's own outputs are ignored.
     Errors of unusable inputs are returned, so that the others are still predicted.
+    Other scans that are not taken are returned with the reason.
 
     Parameters
     ----------
@@ -67,7 +70,8 @@ def find_scans(
     Raises
     ------
     ConfigError
-        Two inputs would write the same output, or there is nothing to do.
+        Two inputs would write the same output, there is nothing to do, or ``series`` is given
+        without a DICOM series.
     """
     wanted = _Wanted(recipe, frame, series)
     # A pattern such as folder/* names both files of a scan.
@@ -82,6 +86,8 @@ def find_scans(
             errors.append(error)
     what = "NIfTI files, BraTS subject folders, DICOM series or folders of those"
     refuse_nothing(inputs, complete, errors, noun="scan", what=what)
+    if not errors:
+        refuse_unused_series(series, complete)
     complete = without_collisions(
         inputs,
         complete,
@@ -89,7 +95,7 @@ def find_scans(
         endings=lambda case: files_of(case, SCAN_FILES).endings,
         noun=SCAN_FILES.noun,
     )
-    return complete, errors
+    return Found(complete, errors, wanted.left_out)
 
 
 def _voxel_files(path: Path) -> list[Path]:
@@ -102,11 +108,14 @@ def _voxel_files(path: Path) -> list[Path]:
 
 
 def _expand(path: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]:
-    if path.is_dir() and (root := bids_root(path)):
+    is_folder = path.is_dir() and scan_file(path) is None
+    if is_folder and (root := bids_root(path)):
         failed = len(errors)
         cases = [
             Case(subject, place, origin)
-            for subject, place, origin in bids_subjects(root, path, wanted.recipe.channels, errors)
+            for subject, place, origin in bids_subjects(
+                root, path, wanted.recipe.channels, errors, wanted.left_out
+            )
         ]
         if not cases and len(errors) == failed:
             raise MissingInputError(
@@ -117,7 +126,7 @@ def _expand(path: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]
                 remedy="Give the dataset that contains them, or use a model for its modalities.",
             )
         return [_in_frame(case, wanted.frame) for case in cases]
-    if path.is_dir():
+    if is_folder:
         failed = len(errors)
         cases = [
             case for folder in folders_below(path) for case in _folder(folder, path, wanted, errors)
@@ -167,13 +176,13 @@ def _refuse_other_modality(path: Path, recipe: RecipeConfig) -> None:
     Only where the subject's folder shows so: a plain folder's images may end in ``_t1`` and
     be what the model was trained on, under whatever name its channel has.
     """
-    if not path.is_file():
+    if not path.exists():
         return
     for subject in brats_subjects(path.parent):
-        files = {s.path.name: c for c, s in subject.images.items()}
+        files = {s.path: c for c, s in subject.images.items()}
         if subject.label is not None:
-            files[subject.label.path.name] = "label"
-        kind = files.get(path.name)
+            files[subject.label.path] = "label"
+        kind = files.get(scan_file(path) or path)
         if kind is None or kind in recipe.channels or recipe.channels[0] not in subject.images:
             continue
         right = ", ".join(s.path.name for c, s in subject.images.items() if c in recipe.channels)
@@ -193,11 +202,12 @@ def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError])
             # The outputs' tree does not repeat a folder that belongs to a single subject.
             own = len(subjects) == 1 and folder != root
             place = (folder.parent if own else folder).relative_to(root)
+            wanted.left_out.extend(_beside(folder, subjects))
             return [Case(subject, place) for subject in subjects]
         files = [
             _file(path, folder.relative_to(root), wanted)
-            for path in sorted(folder.iterdir())
-            if is_scan(path) and not is_label_name(path)
+            for path in scans_in(folder)
+            if not is_label_name(path)
         ]
         return files + _dicom(folder, root, wanted)
     except InputError as error:
@@ -205,11 +215,28 @@ def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError])
         return []
 
 
+def _beside(folder: Path, subjects: Sequence[Subject]) -> Iterator[LeftOut]:
+    """The scans in a folder of BraTS subjects that are none of theirs."""
+    taken = {path for subject in subjects for path in subject.files}
+    for path, file in scans_in(folder).items():
+        if not is_label_name(path) and file not in taken:
+            kind = named_kind(path)
+            yield LeftOut(
+                path,
+                f"by its name a {kind}, which is not of the BraTS layout as others in its folder"
+                if kind
+                else "its name ends in no modality (_flair, _t1 …), as others in its folder do",
+            )
+    if holds_dicom(folder):
+        yield LeftOut(folder, "its DICOM files lie beside NIfTI files of subjects")
+
+
 def _dicom(folder: Path, root: Path, wanted: _Wanted) -> list[Case]:
     """The folder's series, if any; a choice between several is made when it is read."""
     if not holds_dicom(folder):
         return []
     if wanted.series and all(found.uid != wanted.series for found in find_series(folder)):
+        wanted.left_out.append(LeftOut(folder, "not the series that --series names"))
         return []
     place = Path() if folder == root else folder.parent.relative_to(root)
     return [_series(folder, place, wanted, wanted.series)]
@@ -227,7 +254,7 @@ def _series(folder: Path, place: Path, wanted: _Wanted, uid: str | None) -> Case
 
 
 def _file(path: Path, place: Path, wanted: _Wanted) -> Case:
-    images = {wanted.recipe.channels[0]: Source(path, wanted.frame)}
+    images = {wanted.recipe.channels[0]: Source(scan_file(path) or path, wanted.frame)}
     return Case(Subject(stem(path), images, label_beside(path)), place)
 
 

@@ -24,13 +24,13 @@ from medrd.data.brains.prepare import (
     scan_hash,
 )
 from medrd.data.brains.stacks import also_shown
-from medrd.data.cases import Case
+from medrd.data.cases import Case, Found
 from medrd.data.kind import TestItem, TrainingItem
 from medrd.data.layouts import Subject, find_subjects
 from medrd.data.margin import away_from
 from medrd.data.output_names import MAKER, SCAN_FILES
 from medrd.data.split import Split, split_subjects
-from medrd.errors import ConfigError, InputError, MissingInputError, ModelError, WrongKindError
+from medrd.errors import ConfigError, MissingInputError, ModelError, WrongKindError
 from medrd.images.picture import Picture
 from medrd.images.volume import Volume, check_same_grid
 
@@ -159,9 +159,7 @@ class Brains:
             "lesions": "3D components (26-connected) of at least 10 voxels",
         }
 
-    def find(
-        self, inputs: Sequence[Path], *, frame: int | None, series: str | None
-    ) -> tuple[list[Case], list[InputError]]:
+    def find(self, inputs: Sequence[Path], *, frame: int | None, series: str | None) -> Found:
         """NIfTI files, BraTS subject folders, DICOM series, folders of those."""
         return find_scans(inputs, self.recipe, frame=frame, series=series)
 

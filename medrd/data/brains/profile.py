@@ -26,7 +26,7 @@ from medrd.data.traits import (
 
 _SPACING_FACTOR, _VOLUME_FACTOR = 1.5, 1.4
 """Accepted factors beyond the training scans' range."""
-_NEGATIVE_MARGIN = 1e-3
+_NEGATIVE_MARGIN = 5e-3
 _FEW_LEVELS, _MANY_LEVELS = 20, 100
 _TURNED_MARGIN = 0.02
 """Margin by which another orientation must fit better. On 12 BraTS scans, the right one was ahead
@@ -215,7 +215,7 @@ def _unlike_channel(
 ) -> list[str]:
     if channel.negative_share > known.negative_share + _NEGATIVE_MARGIN:
         return [
-            f"{channel.negative_share:.0%} of its values are below 0, but at most "
+            f"{channel.negative_share:.1%} of its values are below 0, but at most "
             f"{known.negative_share:.1%} in the training scans: a CT (HU), or a scan normalised by "
             "another program?"
         ]

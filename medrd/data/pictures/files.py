@@ -140,7 +140,7 @@ def pictures_in(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if not is_picture(path):
+        if not is_picture(path) or path.is_dir():
             continue
         if path.stem in found:
             raise ConfigError(

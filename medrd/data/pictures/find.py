@@ -6,17 +6,23 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from medrd.data.cases import Case, expand_all, holds, refuse_nothing, without_collisions
-from medrd.data.layouts import Source, Subject, folders_below, is_scan
+from medrd.data.cases import Case, Found, expand_all, holds, refuse_nothing, without_collisions
+from medrd.data.layouts import Source, Subject, folders_below
+from medrd.data.left_out import LeftOut
+from medrd.data.names import is_scan
 from medrd.data.output_names import PICTURE_FILES
 from medrd.data.pictures.files import PICTURE_ENDINGS, is_picture
-from medrd.errors import InputError, MissingInputError
+from medrd.errors import MissingInputError
 
 _ENDINGS = ", ".join(sorted(PICTURE_ENDINGS))
+_OTHER_PICTURES = frozenset(
+    {".gif", ".jp2", ".jxl", ".heic", ".heif", ".avif", ".tga", ".ppm", ".pgm", ".psd", ".exr"}
+    | {".dng", ".cr2", ".nef", ".svg", ".jfif"}
+)
 _MASK = Path(PICTURE_FILES.mask).stem
 
 
-def find_pictures(inputs: Sequence[Path]) -> tuple[list[Case], list[InputError]]:
+def find_pictures(inputs: Sequence[Path]) -> Found:
     """Expand files and folders.
 
     A folder's tree is mirrored in the outputs. Hidden files, masks beside their pictures and
@@ -28,7 +34,8 @@ def find_pictures(inputs: Sequence[Path]) -> tuple[list[Case], list[InputError]]
     ConfigError
         Two inputs that would write the same output, or nothing to do at all.
     """
-    cases, errors = expand_all(inputs, _expand)
+    left_out: list[LeftOut] = []
+    cases, errors = expand_all(inputs, lambda path, _: _expand(path, left_out))
     what = f"pictures ({_ENDINGS}) or folders of those"
     refuse_nothing(inputs, cases, errors, noun="picture", what=what)
     cases = without_collisions(
@@ -38,10 +45,10 @@ def find_pictures(inputs: Sequence[Path]) -> tuple[list[Case], list[InputError]]
         endings=lambda _: PICTURE_FILES.endings,
         noun=PICTURE_FILES.noun,
     )
-    return cases, errors
+    return Found(cases, errors, left_out)
 
 
-def _expand(path: Path, _: list[InputError]) -> list[Case]:
+def _expand(path: Path, left_out: list[LeftOut]) -> list[Case]:
     if path.is_dir():
         cases = [
             _case(file, folder.relative_to(path))
@@ -56,6 +63,12 @@ def _expand(path: Path, _: list[InputError]) -> list[Case]:
                 found="scans" if holds(path, is_scan) else "none",
                 remedy="Give the folder of pictures.",
             )
+        left_out += [
+            LeftOut(file, f"{file.suffix.lower()} files are not read: save them as PNG")
+            for folder in folders_below(path)
+            for file in sorted(folder.iterdir())
+            if file.suffix.lower() in _OTHER_PICTURES and not file.name.startswith(".")
+        ]
         return cases
     if path.is_file() and not is_picture(path):
         raise MissingInputError(
@@ -75,7 +88,7 @@ def _case(path: Path, place: Path) -> Case:
 def _pictures_of(folder: Path) -> list[Path]:
     """Those in this very folder, in order; told by names alone."""
     names = {path.name for path in folder.iterdir()}
-    pictures = [path for path in sorted(folder.iterdir()) if is_picture(path)]
+    pictures = [path for path in sorted(folder.iterdir()) if is_picture(path) and path.is_file()]
     stems = Counter(path.stem for path in pictures)
 
     def passed_over(path: Path) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.config import Config, PictureDataConfig, PictureRecipeConfig
-from medrd.data.cases import Case
+from medrd.data.cases import Case, Found
 from medrd.data.kind import TestItem, TrainingItem
 from medrd.data.layouts import Subject
 from medrd.data.output_names import MAKER, PICTURE_FILES
@@ -20,7 +20,7 @@ from medrd.data.pictures.opened import OpenedPicture
 from medrd.data.pictures.prepare import PreparedPicture, picture_hash, prepare_picture
 from medrd.data.pictures.split import split_pictures
 from medrd.data.split import Split
-from medrd.errors import ConfigError, EmptyMaskError, InputError, ModelError
+from medrd.errors import ConfigError, EmptyMaskError, ModelError
 from medrd.images.labels import MOST
 from medrd.images.picture import Picture, read_picture, read_picture_mask
 from medrd.images.volume import Volume
@@ -119,9 +119,7 @@ class Pictures:
             "image": "picture; anomalous if it is in a folder of defects",
         }
 
-    def find(
-        self, inputs: Sequence[Path], *, frame: int | None, series: str | None
-    ) -> tuple[list[Case], list[InputError]]:
+    def find(self, inputs: Sequence[Path], *, frame: int | None, series: str | None) -> Found:
         """Picture files, folders of those."""
         refuse_frame("--frame", frame)
         refuse_series("--series", series)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from dicoms import write_series
 from folders import touch
 from medrd.config import RecipeConfig
 from medrd.data.brains.find import find_scans
+from medrd.data.layouts import Source
+from medrd.data.names import named_kind
 from medrd.errors import ConfigError, MissingInputError, WrongKindError
+from medrd.images.dicom import find_series
 
 ONE = RecipeConfig()
 THREE = RecipeConfig(channels=("flair", "t1", "t2"))
 
 
 def outputs(inputs: list[Path], recipe: RecipeConfig = ONE) -> list[str]:
-    cases, errors = find_scans(inputs, recipe)
+    cases, errors, _ = find_scans(inputs, recipe)
     assert errors == []
     return sorted(str(case.place / case.subject.id) for case in cases)
 
@@ -37,14 +42,14 @@ def test_a_scan_in_two_files_is_one_case_whichever_is_given(tmp_path: Path) -> N
     names = ["a.img", "a.hdr", "e.raw", "e.mhd"]
     assert outputs([tmp_path / name for name in names]) == ["a", "e"]
     assert outputs([tmp_path / "a.img"]) == ["a"]
-    cases, _ = find_scans([tmp_path / "a.img"], ONE)
+    cases = find_scans([tmp_path / "a.img"], ONE).cases
     assert cases[0].first_file.name == "a.hdr"
     assert outputs([tmp_path / "d.mha"]) == ["d"]
 
 
 def test_the_channels_of_the_model_are_picked_in_its_order(tmp_path: Path) -> None:
     touch(tmp_path, *(f"s/s_{m}.nii.gz" for m in ("t2", "t1", "t1ce", "flair", "seg")))
-    ((case,), errors) = find_scans([tmp_path / "s"], THREE)
+    ((case,), errors, _) = find_scans([tmp_path / "s"], THREE)
     assert errors == []
     assert list(case.subject.images) == ["flair", "t1", "t2"]
     assert case.subject.label is not None
@@ -53,7 +58,7 @@ def test_the_channels_of_the_model_are_picked_in_its_order(tmp_path: Path) -> No
 
 def test_a_subject_without_a_modality_is_an_error_and_the_other_is_a_case(tmp_path: Path) -> None:
     touch(tmp_path, *(f"a/a_{m}.nii.gz" for m in ("flair", "t1", "t2")), "b/b_flair.nii.gz")
-    cases, (error,) = find_scans([tmp_path], THREE)
+    cases, (error,), _ = find_scans([tmp_path], THREE)
     assert [case.subject.id for case in cases] == ["a"]
     assert isinstance(error, MissingInputError)
     assert error.where == str(tmp_path / "b" / "b_flair.nii.gz")
@@ -72,7 +77,7 @@ def test_what_a_subject_has_instead_of_a_modality_is_said(
     names: list[str], recipe: RecipeConfig, expected: str, found: str, remedy: str, tmp_path: Path
 ) -> None:
     touch(tmp_path, *(f"b/{name}.nii.gz" for name in names))
-    _, (error,) = find_scans([tmp_path / "b"], recipe)
+    _, (error,), _ = find_scans([tmp_path / "b"], recipe)
     assert error.expected.startswith(f"{expected} which the model was trained on")
     assert error.found == found
     assert remedy in error.remedy
@@ -89,7 +94,7 @@ def test_labels_outputs_and_hidden_files_of_a_folder_are_passed_over(tmp_path: P
 def test_another_file_of_a_brats_subject_is_refused_and_the_right_one_named(tmp_path: Path) -> None:
     touch(tmp_path, *(f"s/s_{m}.nii.gz" for m in ("flair", "t1", "seg")), "plain/p_t1.nii.gz")
     for kind, said in (("t1", "t1"), ("seg", "label")):
-        cases, (error,) = find_scans([tmp_path / "s" / f"s_{kind}.nii.gz"], ONE)
+        cases, (error,), _ = find_scans([tmp_path / "s" / f"s_{kind}.nii.gz"], ONE)
         assert cases == []
         assert isinstance(error, WrongKindError)
         assert said in error.found
@@ -108,7 +113,7 @@ def test_a_scan_that_is_given_as_a_file_knows_its_label(tmp_path: Path) -> None:
 
 def test_one_bad_folder_spares_its_neighbours(tmp_path: Path) -> None:
     touch(tmp_path, "two/a_flair.nii.gz", "two/a_flair.nii", "good/c_flair.nii.gz")
-    cases, errors = find_scans([tmp_path], ONE)
+    cases, errors, _ = find_scans([tmp_path], ONE)
     assert [case.subject.id for case in cases] == ["c"]
     assert [error.where for error in errors] == [str(tmp_path / "two")]
 
@@ -118,7 +123,28 @@ def test_subjects_that_share_a_folder_are_a_case_each_in_its_place(tmp_path: Pat
     touch(tmp_path, "in/own/c_FLAIR.nii.gz", "in/own/d.NII.GZ", "in/e/e_flair.nii.gz")
     assert outputs([tmp_path / "in" / "flat"]) == ["a", "b"]
     # A subject's own folder adds nothing to its name; a folder of several keeps them apart.
-    assert outputs([tmp_path / "in"]) == ["e", "flat/a", "flat/b", "own/c_FLAIR", "own/d"]
+    assert outputs([tmp_path / "in"]) == ["c", "e", "flat/a", "flat/b"]
+
+
+def test_what_is_found_and_not_taken_is_named_with_the_reason(tmp_path: Path) -> None:
+    touch(tmp_path, "A_flair.nii.gz", "B_FLAIR.nii.gz", "C.nii.gz", "B_Seg.nii.gz", "D_T1w.nii.gz")
+    cases, errors, left_out = find_scans([tmp_path], ONE)
+    assert errors == []
+    assert [case.subject.id for case in cases] == ["A", "B"]
+    assert cases[1].subject.label is not None
+    reasons = {other.path.name: other.reason for other in left_out}
+    assert reasons.keys() == {"C.nii.gz", "D_T1w.nii.gz"}
+    assert "ends in no modality" in reasons["C.nii.gz"]
+    assert "by its name a t1" in reasons["D_T1w.nii.gz"]
+
+
+def test_a_series_that_is_not_asked_for_is_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_series(tmp_path / name, np.ones((2, 4, 4)))
+    wanted = find_series(tmp_path / "a")[0].uid
+    cases, _, left_out = find_scans([tmp_path], ONE, series=wanted)
+    assert [case.subject.id for case in cases] == ["a"]
+    assert [other.path for other in left_out] == [tmp_path / "b"]
 
 
 def test_a_link_that_runs_in_a_circle_is_followed_once(tmp_path: Path) -> None:
@@ -139,7 +165,7 @@ def test_two_inputs_with_one_output_are_refused(tmp_path: Path, names: tuple[str
 
 def test_two_scans_of_one_name_in_a_folder_fail_and_the_others_are_cases(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.nii.gz", "in/a.nii", "in/b.nii.gz", "in/sub/a.nii.gz")
-    cases, errors = find_scans([tmp_path / "in"], ONE)
+    cases, errors, _ = find_scans([tmp_path / "in"], ONE)
     assert sorted(str(case.place / case.subject.id) for case in cases) == ["b", "sub/a"]
     assert sorted(Path(error.where).name for error in errors) == ["a.nii", "a.nii.gz"]
     assert all("a_anomaly.nii.gz" in error.found for error in errors)
@@ -149,7 +175,7 @@ def test_two_scans_of_one_name_in_a_folder_fail_and_the_others_are_cases(tmp_pat
 
 def test_a_folder_of_links_that_lead_nowhere_is_said_to_be_one(tmp_path: Path) -> None:
     (tmp_path / "1.dcm").symlink_to(".git/annex/objects/1.dcm")
-    _, (error,) = find_scans([tmp_path], ONE)
+    _, (error,), _ = find_scans([tmp_path], ONE)
     assert "links to files that are not there" in error.found
     assert "datalad get" in error.remedy
 
@@ -165,12 +191,34 @@ def test_nothing_to_do_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no scan"):
         find_scans([], ONE)
-    cases, (error,) = find_scans([tmp_path / "empty"], ONE)
+    cases, (error,), _ = find_scans([tmp_path / "empty"], ONE)
     assert cases == []
     assert error.where == str(tmp_path / "empty")
 
 
 def test_a_frame_belongs_to_every_file(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii.gz")
-    ((case,), _) = find_scans([tmp_path], ONE, frame=3)
+    ((case,), _, _) = find_scans([tmp_path], ONE, frame=3)
     assert case.subject.images["flair"].frame == 3
+
+
+def test_a_series_among_no_dicom_files_is_an_error(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii.gz")
+    with pytest.raises(ConfigError, match="--series: expected DICOM series"):
+        find_scans([tmp_path], ONE, series="1.2.3")
+
+
+def test_a_scan_in_a_folder_of_its_own_name_is_that_scan(tmp_path: Path) -> None:
+    touch(tmp_path, "in/S/S_flair.nii/s.nii", "in/S/S_seg.nii/x.nii", "in/P.nii.gz/p.nii")
+    # A folder that only has such a name is a folder.
+    touch(tmp_path, "in/many.nii/a.nii", "in/many.nii/b.nii", "in/empty.nii/notes.txt")
+    cases, errors, left_out = find_scans([tmp_path / "in"], ONE)
+    assert (errors, left_out) == ([], [])
+    found = {str(case.place / case.subject.id): case for case in cases}
+    assert found.keys() == {"S", "P", "many.nii/a", "many.nii/b"}
+    assert found["S"].first_file == tmp_path / "in/S/S_flair.nii/s.nii"
+    assert found["S"].subject.label == Source(tmp_path / "in/S/S_seg.nii/x.nii")
+    given = find_scans([tmp_path / "in/S/S_flair.nii"], ONE).cases
+    assert [(case.subject.id, case.first_file.name) for case in given] == [("S_flair", "s.nii")]
+    assert given[0].subject.label is not None
+    assert named_kind(given[0].first_file) == "flair"

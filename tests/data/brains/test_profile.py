@@ -167,3 +167,24 @@ def test_traits_come_back_from_the_cache(scan: Scan, profile: Profile) -> None:
     np.testing.assert_allclose(*cells, atol=1 / 500)
     assert again.channels["flair"].levels == made.channels["flair"].levels
     assert unlike(again, profile) == []
+
+
+def test_ripples_of_resampling_are_no_negative_values_and_the_figures_differ(scan: Scan) -> None:
+    profile = make_profile([traits(scan(seed)) for seed in range(4)])
+    like = scan(5)
+    finer = ndimage.zoom(like.array, 1.1, order=3)
+    assert (finer < 0).mean() > 0.01
+    resampled = volume_from_array(finer, np.diag([4 / 1.1] * 3 + [1.0]))
+    assert not [text for text in unlike(traits(resampled), profile) if "below 0" in text]
+
+    def with_negative(share: float) -> list[str]:
+        array = like.array.copy()
+        array.ravel()[: round(share * array.size)] = -like.array.max()
+        changed = volume_from_array(array, like.affine)
+        volumes = {"flair": changed}
+        found = unlike(scan_traits(volumes, brain_mask({"flair": like})), profile)
+        return [text for text in found if "below 0" in text]
+
+    assert with_negative(0.0004) == []
+    (text,) = with_negative(0.006)
+    assert "0.6% of its values are below 0, but at most 0.0% in" in text

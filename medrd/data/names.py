@@ -1,0 +1,108 @@
+"""What the name of a scan's file tells: its modality, and that it is a label.
+
+The words are those of BIDS, of BraTS of all years, of UPENN-GBM, UCSF-PDGM, IXI and ADNI, in any
+case.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from medrd.images.formats import is_scan_name, scan_stem
+
+_LABEL = re.compile(r"[_-](seg|segm|segmentation|mask|labels?|dseg)$", re.IGNORECASE)
+
+# medrd's own output files: results must not become input.
+_OWN_OUTPUT = re.compile(r"_(anomaly|mask)$")
+
+_POST = r"(?:ce|\+?c\+?|gd|gad|gado|post|postgd|post[_-]?contrast|contrast|km)"
+_SYNONYMS = {
+    "flair": r"(?:t2w?[_-]?)?flair|t2f|dark[_-]?fluid",
+    "t1ce": rf"t1w?[_-]?{_POST}|(?:ce|gd)[_-]?t1w?",
+    "t1": r"t1(?:w|n)?|t1[_-]?pre|mp2?[_-]?rage|mpr|(?:ir[_-]?)?f?spgr",
+    "t2": r"t2w?",
+    "other": r"adc|dwi|dti|swi|asl|pdw?|bold|angio|ct|pet|t2[_-]?star(?:w)?",
+}
+_ENDING = re.compile(
+    "(?:^|[_. -])(?:" + "|".join(f"(?P<{k}>{words})" for k, words in _SYNONYMS.items()) + ")$",
+    re.IGNORECASE,
+)
+_CONTRAST_ENTITY = re.compile(r"_ce-[a-z0-9]+", re.IGNORECASE)  # of BIDS
+_SPACE = re.compile(r"[_-](?:to|in|on|onto|space)[_-]?(?:t1|t2|flair|mni)[a-z0-9]*", re.IGNORECASE)
+"""The grid that a scan was resampled to: no modality of its own."""
+
+# In the middle of a name, only words that mean nothing else: ``t1`` may be a point in time.
+_WITHIN = re.compile(
+    r"(?<![a-z0-9])(?:(?P<flair>t2flair|flair|dark[_-]?fluid)|(?P<t1ce>t1c|t1w?[_-]?(?:ce|gd|gad|post))"
+    r"|(?P<t1>t1w|mp2?[_-]?rage|mpr|(?:ir[_-]?)?f?spgr|(?-i:T1))|(?P<t2>t2w|(?-i:T2)))(?![a-z0-9])",
+    re.IGNORECASE,
+)
+_AGENT = re.compile(r"(?<![a-z0-9])(?:gd|gad|gado|contrast)(?![a-z0-9])", re.IGNORECASE)
+
+
+def stem(path: Path) -> str:
+    """``a/b_flair.nii.gz`` -> ``b_flair``."""
+    return scan_stem(path)
+
+
+def is_scan(path: Path) -> bool:
+    """Whether the name is that of a scan in a file; not if hidden."""
+    return is_scan_name(path)
+
+
+def is_label_name(path: Path) -> bool:
+    """Whether the name is that of a segmentation, a mask or one of medrd's own outputs."""
+    name = stem(path)
+    return bool(_LABEL.search(name) or _OWN_OUTPUT.search(name))
+
+
+def name_and_modality(path: Path) -> tuple[str, str | None]:
+    """The subject, and the modality that a file's name ends in; None if it ends in none.
+
+    >>> name_and_modality(Path("a_FLAIR.nii.gz")), name_and_modality(Path("x.nii"))
+    (('a', 'flair'), ('x', None))
+    >>> name_and_modality(Path("UPENN-GBM-00001_11_T1GD.nii.gz"))
+    ('UPENN-GBM-00001_11', 't1ce')
+    """
+    name = stem(path)
+    found = _ENDING.search(name)
+    if found is None:
+        return name, None
+    own, kind = name[: found.start()], found.lastgroup
+    if kind == "other":
+        kind = found[0].strip("_. -").lower()
+    if kind == "t1" and _CONTRAST_ENTITY.search(own):
+        return _CONTRAST_ENTITY.sub("", own), "t1ce"
+    return own, kind
+
+
+def named_kind(path: Path) -> str | None:
+    """The kind that a NIfTI file's name tells, at its end or by a word within it: a modality or
+    ``label``.
+
+    None if the name tells nothing; always None for the folder of a DICOM series.
+
+    >>> named_kind(Path("ADNI_002_S_0295_MR_MPRAGE_br_raw_1.nii")), named_kind(Path("scan.nii"))
+    ('t1', None)
+    """
+    if not is_scan(path):
+        return None
+    if is_label_name(path):
+        return "label"
+    name = stem(path)
+    kind = _kind_in(_SPACE.sub("", name)) or _kind_in(name)
+    # A scan in a folder of its own name: s_flair.nii/scan.nii.
+    return named_kind(path.parent) if kind is None and is_scan(path.parent) else kind
+
+
+def _kind_in(name: str) -> str | None:
+    kind = name_and_modality(Path(f"{name}.nii"))[1]
+    if kind is not None:
+        return kind
+    kinds = {found.lastgroup for found in _WITHIN.finditer(name)}
+    if "flair" in kinds:
+        kinds.discard("t2")  # Axial_T2_FLAIR_1
+    if "t1" in kinds and _AGENT.search(name):
+        kinds = kinds - {"t1"} | {"t1ce"}
+    return kinds.pop() if len(kinds) == 1 else None

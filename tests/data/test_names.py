@@ -1,0 +1,46 @@
+"""What the names of scans tell, in the words of many data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medrd.data.names import name_and_modality, named_kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (
+            "flair",
+            "x_flair tiny_2_flair x-t2f sub-01_FLAIR sub-01_space-T1w_FLAIR x_flair_to_T1",
+        ),
+        ("flair", "ADNI_002_S_0413_MR_Axial_T2_FLAIR_Br_20210301 UCSF-PDGM-0004_FLAIR_bias"),
+        ("t1", "x_t1 x-t1n sub-01_T1w IXI002-Guys-0828-T1 x.T1 x_MPRAGE sub-01_T1w_brain"),
+        ("t1", "ADNI_002_S_0295_MR_MP-RAGE__br_raw_2 ADNI_1_MR_Accelerated_SAG_IR-SPGR_Br_1"),
+        (
+            "t1ce",
+            "x_t1ce x-t1c x_T1c x_T1GD x_t1gd x_T1_GD x_T1Gd x_T1post x_T1wCE x_T1+C x_T1c_bias",
+        ),
+        ("t1ce", "UPENN-GBM-00001_11_T1GD sub-01_ce-gad_T1w x_T1_post_reg x_MPRAGE_gad_1"),
+        ("t2", "x_t2 x_2_t2 x-t2w sub-01_T2w UPENN-GBM-00001_11_T2 ADNI_1_MR_Axial_T2_TSE_Br_1"),
+        ("adc", "UCSF-PDGM-0004_ADC"),
+        ("label", "x_seg x-seg x_Segm UCSF-PDGM-0004_tumor_segmentation x_MASK sub-01_dseg"),
+        (None, "x scan abct BraTS-GLI-00003-000 patient_t1_scan anna_ce flair2t1 t1w_and_t2w_of"),
+    ],
+)
+def test_the_kind_is_known_in_any_case(kind: str | None, names: str) -> None:
+    for name in names.split():
+        for spelt in (name, name.upper() if kind else name):
+            assert named_kind(Path(f"{spelt}.nii.gz")) == kind, spelt
+
+
+def test_the_ending_is_taken_off_the_subject() -> None:
+    for name, own, kind in (
+        ("UPENN-GBM-00001_11_T1GD", "UPENN-GBM-00001_11", "t1ce"),
+        ("sub-01_ce-gad_run-2_T1w", "sub-01_run-2", "t1ce"),
+        ("head_FLAIR", "head", "flair"),
+        ("T1", "", "t1"),
+    ):
+        assert name_and_modality(Path(f"{name}.nii")) == (own, kind)
