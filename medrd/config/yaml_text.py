@@ -45,4 +45,10 @@ def parse_yaml(text: str) -> Any:
     yaml.YAMLError
         The text is no YAML, or asks for other types.
     """
-    return yaml.load(text, Loader=_Loader)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise
+    # What PyYAML itself stumbles over: !!timestamp and !!int of other words, a thousand brackets.
+    except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
+        raise yaml.YAMLError(f"a value that YAML cannot read ({error})") from error

@@ -8,13 +8,13 @@ of NIfTI files with optional masks. Only names are used; no image is read.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from medrd.data import decathlon
 from medrd.data.left_out import LeftOut, log_left_out
 from medrd.data.names import is_label_name, named_kind, stem
 from medrd.errors import ConfigError, InputError, MissingInputError
@@ -32,9 +32,10 @@ _BRATS = re.compile(
 _BRATS_2023 = re.compile(
     "-(?:(?P<flair>t2f)|(?P<t1>t1n)|(?P<t1ce>t1c)|(?P<t2>t2w)|(?P<seg>seg))$", re.IGNORECASE
 )
-_MSD_NAMES = {"flair": "flair", "t1w": "t1", "t1gd": "t1ce", "t2w": "t2"}
 _BESIDE = ("_mask", "_seg", "_label")
 """What a label beside its image may be called after the image's stem."""
+_SHOWN = 3
+"""Number of names that a message lists."""
 _MSD_ORDER = ("flair", "t1", "t1ce", "t2")  # as in Task01_BrainTumour's dataset.json
 
 
@@ -117,25 +118,44 @@ def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[S
         if subjects:
             break
     else:
-        raise ConfigError(
-            root,
-            expected={
-                "msd": "imagesTr/*.nii.gz (MSD)",
-                "brats": "*/*_flair.nii.gz … (BraTS up to 2021)",
-                "brats2023": "*/*-t2f.nii.gz … (BraTS from 2023)",
-                "folder": "*.nii.gz or images/*.nii.gz",
-            }.get(layout, "a BraTS, MSD or plain folder of NIfTI files"),
-            found="no such file",
-            remedy="Check data.root and data.layout.",
-        )
+        raise _nothing_found(root, layout)
     _refuse_duplicates(root, subjects)
     if name == "folder":
         chosen = [_named(subject, channels) for subject in subjects]
     else:
-        _check_channels(channels)
+        if name == "msd":
+            subjects = [only_channel(subject, channels) for subject in subjects]
+        else:
+            _check_channels(channels)
         chosen = [_complete(subject, channels) for subject in subjects]
     _warn_of_others(root / "imagesTr" if name == "msd" else root, subjects)
     return chosen
+
+
+def _nothing_found(root: Path, layout: str) -> ConfigError:
+    """The error that names what is looked for, and some of what is there."""
+    patterns = {
+        "msd": "imagesTr/*.nii.gz (MSD, nnU-Net)",
+        "brats": "*/*_flair.nii.gz, *_t1.nii.gz … (BraTS up to 2021, UPENN-GBM, UCSF-PDGM)",
+        "brats2023": "*/*-t2f.nii.gz, *-t1n.nii.gz … (BraTS from 2023)",
+        "folder": "*.nii.gz or images/*.nii.gz (a plain folder)",
+    }
+    wanted = [patterns[layout]] if layout in patterns else list(patterns.values())
+    scans = [path for folder in folders_below(root) for path in scans_in(folder)]
+    if scans:
+        shown = ", ".join(path.relative_to(root).as_posix() for path in scans[:_SHOWN])
+        found = f"{len(scans)} scans of other names or in other folders: {shown}"
+        more = len(scans) > _SHOWN
+    else:
+        names = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+        found = f"no scan at all, but {', '.join(names[:_SHOWN])}" if names else "nothing"
+        more = len(names) > _SHOWN
+    return ConfigError(
+        root,
+        expected="; or ".join(wanted),
+        found=found + (" …" if more else ""),
+        remedy="Check data.root and data.layout, or rename the files (links are followed).",
+    )
 
 
 def _is_plain(root: Path) -> bool:
@@ -305,28 +325,41 @@ def _is_folder(path: Path) -> bool:
 
 def _msd(root: Path) -> Iterator[Subject]:
     images = root / "imagesTr"
-    if not images.is_dir():
-        return
-    order: Sequence[str] = _MSD_ORDER
-    description = root / "dataset.json"
-    if description.is_file():
-        try:
-            listed = json.loads(description.read_text(encoding="utf-8"))["modality"]
-            order = [
-                _MSD_NAMES.get(listed[str(i)].lower(), listed[str(i)].lower())
-                for i in range(len(listed))
-            ]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                description,
-                expected='a "modality" table {"0": "FLAIR", …}',
-                found=str(error),
-                remedy="Restore the file, or remove it to use Task01's known order.",
-            ) from None
-    labels = _Labels((root / "labelsTr", ("",)))
-    for path, file in scans_in(images).items():
-        frames = {name: Source(file, frame) for frame, name in enumerate(order)}
-        yield Subject(stem(path), frames, labels.of(path))
+    return iter(decathlon_subjects(images) if images.is_dir() else ())
+
+
+def decathlon_subjects(images: Path) -> list[Subject]:
+    """The subjects of a folder ``imagesTr`` of the Decathlon or of nnU-Net.
+
+    Raises
+    ------
+    ConfigError
+        ``dataset.json`` cannot be read, or does not name the channel of a file.
+    """
+    known = decathlon.channel_names(images.parent)
+    order = known or _MSD_ORDER
+    labels = _Labels((images.parent / images.name.replace("images", "labels", 1), ("",)))
+    subjects = []
+    for case, files in decathlon.files_by_case(scans_in(images)).items():
+        sources: dict[str, Source] = {}
+        for number, file in files.items():
+            if number is None:
+                sources |= {name: Source(file, frame) for frame, name in enumerate(order)}
+            elif number < len(order):
+                sources[order[number]] = Source(file)
+            else:
+                raise ConfigError(
+                    images.parent / decathlon.DESCRIPTION,
+                    expected=f"a name of channel {number}, which {file.name} is",
+                    found=f"{len(order)} channels: {', '.join(order)}",
+                    remedy="Complete its channel_names, or remove the file.",
+                )
+        subjects.append(Subject(case, sources, labels.of(images / f"{case}{_ending_of(files)}")))
+    return subjects
+
+
+def _ending_of(files: Mapping[int | None, Path]) -> str:
+    return scan_ending(next(iter(files.values())))
 
 
 def _folder(root: Path) -> Iterator[Subject]:
@@ -347,6 +380,15 @@ def _named(subject: Subject, channels: Sequence[str]) -> Subject:
             remedy="Use a BraTS or MSD layout for several modalities.",
         )
     return Subject(subject.id, {channels[0]: subject.images["image"]}, subject.label)
+
+
+def only_channel(subject: Subject, channels: Sequence[str]) -> Subject:
+    """Of data with one channel, whatever it is called (``MRI``, ``zscore``), that is the one that
+    is asked for."""
+    (first, *others) = subject.images.items()
+    if others or len(channels) != 1 or first[0] in MODALITIES:
+        return subject
+    return replace(subject, images={channels[0]: first[1]})
 
 
 def _check_channels(channels: Sequence[str]) -> None:

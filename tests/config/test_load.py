@@ -213,6 +213,9 @@ def test_malformed_overrides(override: str) -> None:
         ("2020-01-01: 3", "keys must be"),
         ("train: [1]", "valid train"),
         ("!!python/object/apply:os.getcwd []", "valid YAML"),
+        ("train: !!timestamp soon", "valid YAML"),
+        ("train: !!int three", "valid YAML"),
+        ("[" * 1500, "valid YAML"),
     ],
 )
 def test_files_that_are_no_config(tmp_path: Path, text: str, message: str) -> None:

@@ -227,6 +227,45 @@ def test_msd_frames_follow_dataset_json(
     assert subjects[1].label is None
 
 
+def nnunet(root: Path, table: str, names: Sequence[str], end: str = ".nii.gz") -> None:
+    for i, _ in enumerate(names):
+        touch(root, f"imagesTr/BRATS_001_{i:04}{end}", f"imagesTr/BRATS_002_{i:04}{end}")
+    touch(root, f"labelsTr/BRATS_001{end}", "imagesTs/BRATS_003_0000.nii.gz")
+    content = {table: dict(enumerate(names)), "labels": {"background": 0, "tumour": 1}}
+    (root / "dataset.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("layout", ["auto", "msd"])
+@pytest.mark.parametrize("end", [".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize("table", ["channel_names", "modality"])
+def test_a_file_per_channel_of_nnunet(tmp_path: Path, table: str, end: str, layout: str) -> None:
+    nnunet(tmp_path, table, ["T1-w", "T1Gd", "T2w", "FLAIR"], end)
+    first, second = find(tmp_path, layout, ("flair", "t1ce"))
+    assert first.id == "BRATS_001"
+    assert {channel: source.path.name for channel, source in first.images.items()} == {
+        "flair": f"BRATS_001_0003{end}",
+        "t1ce": f"BRATS_001_0001{end}",
+    }
+    assert {source.frame for source in first.images.values()} == {None}
+    assert first.label is not None
+    assert first.label.path.name == f"BRATS_001{end}"
+    assert second.label is None
+
+
+def test_nnunet_channels_that_are_missing_unknown_or_alone(tmp_path: Path) -> None:
+    nnunet(tmp_path / "alone", "channel_names", ["zscore"])
+    assert [list(s.images) for s in find(tmp_path / "alone")] == [["flair"]] * 2
+    nnunet(tmp_path / "other", "channel_names", ["T1", "CT"])
+    with pytest.raises(MissingInputError, match="flair image of subject BRATS_001; found t1, ct"):
+        find(tmp_path / "other")
+    touch(tmp_path, "other/imagesTr/BRATS_001_0002.nii.gz")
+    with pytest.raises(ConfigError, match="channel 2"):
+        find(tmp_path / "other", channels=("t1",))
+    (tmp_path / "other" / "dataset.json").write_text('{"name": "x", "labels": {}}')
+    with pytest.raises(ConfigError, match=r"channel_names.*modality.*found the keys name, labels"):
+        find(tmp_path / "other", channels=("t1",))
+
+
 @pytest.mark.parametrize("order", [["FLAIR"], {"1": "FLAIR"}, {"0": 3}, "FLAIR"])
 def test_a_damaged_dataset_json_is_named(tmp_path: Path, order: object) -> None:
     msd(tmp_path, order)
@@ -292,6 +331,16 @@ def test_no_subject_says_what_was_looked_for(tmp_path: Path, layout: str) -> Non
     touch(tmp_path, "README.txt", "sub/scan.dcm")
     with pytest.raises(ConfigError, match=r"expected .*(nii|NIfTI)"):
         find(tmp_path, layout)
+
+
+def test_files_of_other_names_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"P{i}/scan/brain_{i}.nii.gz" for i in range(5)))
+    with pytest.raises(ConfigError) as caught:
+        find(tmp_path)
+    assert "5 scans" in caught.value.found
+    assert "P0/scan/brain_0.nii.gz" in caught.value.found
+    for pattern in ("imagesTr/", "_flair.nii.gz", "-t2f.nii.gz", "images/*.nii.gz", "UPENN"):
+        assert pattern in caught.value.expected
 
 
 def test_no_such_folder(tmp_path: Path) -> None:

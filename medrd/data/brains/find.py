@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medrd.config import RecipeConfig
+from medrd.data import decathlon
 from medrd.data.brains.bids import bids_root, bids_subjects
 from medrd.data.cases import (
     ERRORS_NAME,
@@ -22,15 +23,17 @@ from medrd.data.layouts import (
     Source,
     Subject,
     brats_subjects,
+    decathlon_subjects,
     folders_below,
     label_beside,
+    only_channel,
     scans_in,
 )
 from medrd.data.left_out import LeftOut
 from medrd.data.names import is_label_name, is_scan, named_kind, stem
 from medrd.data.output_names import SCAN_FILES, UNPREPARED_ENDING, ending_in, files_of
 from medrd.data.pictures.files import is_picture
-from medrd.errors import InputError, MissingInputError, WrongKindError
+from medrd.errors import ConfigError, InputError, MissingInputError, WrongKindError
 from medrd.files import leads_nowhere
 from medrd.images.dicom import find_series, holds_dicom, series_of
 from medrd.images.dicom_meta import is_dicom
@@ -197,6 +200,10 @@ def _refuse_other_modality(path: Path, recipe: RecipeConfig) -> None:
 def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]:
     """The cases directly in this folder; its error, if any, is appended to ``errors``."""
     try:
+        if decathlon.is_label_folder(folder):
+            return []
+        if decathlon.describes(folder):
+            return _decathlon(folder, root, wanted)
         subjects = brats_subjects(folder)
         if subjects:
             # The outputs' tree does not repeat a folder that belongs to a single subject.
@@ -213,6 +220,21 @@ def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError])
     except InputError as error:
         errors.append(error)
         return []
+
+
+def _decathlon(folder: Path, root: Path, wanted: _Wanted) -> list[Case]:
+    """The cases of a folder ``imagesTr``; ``--frame`` stands above what ``dataset.json`` names."""
+    try:
+        subjects = decathlon_subjects(folder)
+    except ConfigError as error:  # it costs this folder, not the call
+        raise InputError(
+            error.where, expected=error.expected, found=error.found, remedy=error.remedy
+        ) from None
+    cases = [
+        Case(only_channel(subject, wanted.recipe.channels), folder.relative_to(root))
+        for subject in subjects
+    ]
+    return [case if wanted.frame is None else _in_frame(case, wanted.frame) for case in cases]
 
 
 def _beside(folder: Path, subjects: Sequence[Subject]) -> Iterator[LeftOut]:

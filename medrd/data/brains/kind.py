@@ -26,8 +26,9 @@ from medrd.data.brains.prepare import (
 from medrd.data.brains.stacks import also_shown
 from medrd.data.cases import Case, Found
 from medrd.data.kind import TestItem, TrainingItem
-from medrd.data.layouts import Subject, find_subjects
+from medrd.data.layouts import MODALITIES, Subject, find_subjects, scans_in
 from medrd.data.margin import away_from
+from medrd.data.names import named_kind
 from medrd.data.output_names import MAKER, SCAN_FILES
 from medrd.data.split import Split, split_subjects
 from medrd.errors import ConfigError, MissingInputError, ModelError, WrongKindError
@@ -35,6 +36,8 @@ from medrd.images.picture import Picture
 from medrd.images.volume import Volume, check_same_grid
 
 _NIFTI2_HEADER_BYTES = 540
+_SHOWN = 10
+"""Number of subjects, or of files, that a message names."""
 
 
 class Brains:
@@ -74,14 +77,17 @@ class Brains:
         """
         if _data(config).healthy:
             return
-        for subject in subjects:
-            if subject.label is None:
-                raise ConfigError(
-                    next(iter(subject.images.values())).path,
-                    expected=f"a label of subject {subject.id}, to find its healthy slices",
-                    found="none",
-                    remedy="Add the label, or set data.healthy=true if all subjects are healthy.",
-                )
+        bare = [subject for subject in subjects if subject.label is None]
+        if bare:
+            raise ConfigError(
+                _folder_of(bare[0]),
+                expected="a label of every subject, to find its healthy slices",
+                found=f"none for {len(bare)} of {len(subjects)}: "
+                + "; ".join(subject.id + _others_there(subject) for subject in bare[:_SHOWN])
+                + ("; …" if len(bare) > _SHOWN else ""),
+                remedy="Add the labels (or rename them: docs/own_cohort.md lists the endings), or "
+                "set data.healthy=true if all subjects are healthy.",
+            )
 
     def training_item(self, subject: Subject, *, budget: int) -> TrainingItem:
         """Read a subject's slices, and find those with a lesion."""
@@ -113,7 +119,7 @@ class Brains:
             raise MissingInputError(
                 next(iter(subject.images.values())).path,
                 expected=f"a label of test subject {subject.id} (all 0 for a healthy one)",
-                found="none",
+                found="none" + _others_there(subject),
                 remedy="Add the label, or take the subject out of data.split.test.",
             )
         volumes = read_channels(subject, recipe, max_voxels=budget)
@@ -220,3 +226,18 @@ class Brains:
 def _data(config: Config) -> DataConfig:
     assert isinstance(config.data, DataConfig)  # Config sees that data and recipe are alike
     return config.data
+
+
+def _folder_of(subject: Subject) -> Path:
+    return next(iter(subject.images.values())).path.parent
+
+
+def _others_there(subject: Subject) -> str:
+    """Scans in the subject's own folder that it does not consist of: one may be its label."""
+    folder = _folder_of(subject)
+    names = [path.name for path in scans_in(folder)]
+    kinds = [named_kind(folder / name) for name in names]
+    unknown = [n for n, kind in zip(names, kinds, strict=True) if kind not in MODALITIES]
+    if not 0 < len(unknown) <= _SHOWN:  # a folder that all subjects share
+        return ""
+    return f" (but there is {', '.join(unknown)})"

@@ -222,3 +222,23 @@ def test_a_scan_in_a_folder_of_its_own_name_is_that_scan(tmp_path: Path) -> None
     assert [(case.subject.id, case.first_file.name) for case in given] == [("S_flair", "s.nii")]
     assert given[0].subject.label is not None
     assert named_kind(given[0].first_file) == "flair"
+
+
+def test_nnunets_channels_are_modalities_and_labels_no_scans(tmp_path: Path) -> None:
+    """Without its dataset.json, the T1 would be taken for a FLAIR."""
+    for case in ("a", "b"):
+        touch(tmp_path, f"imagesTr/{case}_0000.nii.gz", f"imagesTr/{case}_0001.nii.gz")
+        touch(tmp_path, f"labelsTr/{case}.nii.gz")
+    touch(tmp_path, "imagesTs/c_0001.nii.gz")
+    names = '{"channel_names": {"0": "T1", "1": "FLAIR"}}'
+    (tmp_path / "dataset.json").write_text(names)
+    cases, (error,), _ = find_scans([tmp_path], RecipeConfig(channels=("flair", "t1")))
+    found = {str(c.place / c.subject.id): c.subject.paths["flair"].name for c in cases}
+    assert found == {"imagesTr/a": "a_0001.nii.gz", "imagesTr/b": "b_0001.nii.gz"}
+    assert cases[0].subject.label is not None
+    assert "c_0001" in error.where
+    assert outputs([tmp_path]) == ["imagesTr/a", "imagesTr/b", "imagesTs/c"]
+    (tmp_path / "dataset.json").write_text("{}")
+    _, errors, _ = find_scans([tmp_path], ONE)
+    assert all("dataset.json" in error.where for error in errors)
+    assert errors

@@ -1,0 +1,93 @@
+"""The layout of the Medical Segmentation Decathlon and of nnU-Net: which file holds which channel.
+
+In both, ``imagesTr`` holds the images and ``labelsTr`` the labels, and ``dataset.json`` names the
+channels. The Decathlon has one 4D file per case, nnU-Net (both versions) one file per channel:
+``CASE_0000.nii.gz``, ``CASE_0001.nii.gz`` …
+
+Source: https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medrd.errors import ConfigError
+from medrd.images.formats import scan_stem
+
+DESCRIPTION = "dataset.json"
+_TABLES = ("channel_names", "modality")  # of nnU-Net v2, and of v1 and the Decathlon
+_CHANNEL = re.compile(r"_(\d{4})$")
+_SYNONYMS = {
+    "flair": "flair t2flair t2wflair t2f fluidattenuated",
+    "t1": "t1 t1w t1n t1weighted t1native t1pre mprage",
+    "t1ce": "t1ce t1c t1gd t1gad t1wce t1wgd t1post t1contrast t1wcontrast cet1 cet1w",
+    "t2": "t2 t2w t2weighted",
+}
+_MODALITY = {word: name for name, words in _SYNONYMS.items() for word in words.split()}
+
+
+def channel_names(root: Path) -> tuple[str, ...] | None:
+    """The channels that ``dataset.json`` names, in order, as medrd calls them where it knows them.
+
+    None if there is no such file.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or has no table of channels.
+    """
+    path = root / DESCRIPTION
+    if not path.is_file():
+        return None
+    found = "no such table"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        tables = [content[name] for name in _TABLES if name in content]
+        if tables:
+            return tuple(_channel(tables[0], i) for i in range(len(tables[0])))
+        found = f"the keys {', '.join(content)}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found = f"{type(error).__name__}: {error}"
+    raise ConfigError(
+        path,
+        expected='a table of channels, "channel_names" (nnU-Net) or "modality" (MSD): '
+        '{"0": "FLAIR", …}',
+        found=found,
+        remedy="Restore the file, or remove it to use the order of MSD's Task01.",
+    )
+
+
+def _channel(table: Any, number: int) -> str:
+    name = table[str(number)]
+    return _MODALITY.get(re.sub(r"[^a-z0-9]", "", name.lower()), name.lower())
+
+
+def files_by_case(scans: Mapping[Path, Path]) -> dict[str, dict[int | None, Path]]:
+    """Files by case and by the number of their channel; None for a 4D file.
+
+    Parameters
+    ----------
+    scans
+        The file to read for each name in a folder of images.
+    """
+    found: dict[str, dict[int | None, Path]] = {}
+    for path, file in scans.items():
+        name = scan_stem(path)
+        number = _CHANNEL.search(name)
+        case = name[: number.start()] if number else name
+        found.setdefault(case, {})[int(number[1]) if number else None] = file
+    return found
+
+
+def describes(images: Path) -> bool:
+    """Whether a folder is one of images whose channels a ``dataset.json`` beside it names."""
+    return images.name in ("imagesTr", "imagesTs") and (images.parent / DESCRIPTION).is_file()
+
+
+def is_label_folder(folder: Path) -> bool:
+    """Whether a folder is the ``labelsTr`` or ``labelsTs`` beside such a folder of images."""
+    return folder.name in ("labelsTr", "labelsTs") and (folder.parent / DESCRIPTION).is_file()
