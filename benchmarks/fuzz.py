@@ -22,8 +22,8 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -54,6 +54,8 @@ class Outcome:
         ``read``, the name of a typed error, or ``FAILED``.
     found
         For a failure: the exception, ``hang``, or the signal that ended the worker.
+    peak_bytes
+        Resident memory beyond what the worker had at its start.
     """
 
     number: int
@@ -61,6 +63,7 @@ class Outcome:
     result: str
     found: str = ""
     seconds: float = 0.0
+    peak_bytes: int = 0
 
 
 def attempt(seeds: Seeds, kinds: Sequence[str], seed: int, number: int, folder: Path) -> Outcome:
@@ -93,14 +96,20 @@ def _work(pipe: Connection, seeds: Seeds, kinds: Sequence[str], seed: int) -> No
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     most = pages * resource.getpagesize() + LIMIT_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    began = _resident("VmRSS")
     while True:
         number = pipe.recv()
-        if number is None:
-            return
+        with suppress(OSError):  # sets the peak back
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         with tempfile.TemporaryDirectory() as folder:
             outcome = attempt(seeds, kinds, seed, number, Path(folder))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        pipe.send((outcome, peak))
+        pipe.send(replace(outcome, peak_bytes=max(0, _resident("VmHWM") - began)))
+
+
+def _resident(field: str) -> int:
+    """``VmRSS`` or ``VmHWM``, the resident memory now and at its peak, in bytes."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 class Worker:
@@ -108,7 +117,6 @@ class Worker:
 
     def __init__(self, target: Callable[[Connection], None]) -> None:
         self._target = target
-        self.peak_bytes = 0
         self._start()
 
     def _start(self) -> None:
@@ -123,8 +131,7 @@ class Worker:
         try:
             self._pipe.send(number)
             if self._answers():
-                outcome, peak = self._pipe.recv()
-                self.peak_bytes = max(self.peak_bytes, peak)
+                outcome = self._pipe.recv()
                 assert isinstance(outcome, Outcome)
                 return outcome
             lost = f"hang: no answer in {LIMIT_S:g} s"
@@ -168,8 +175,8 @@ def worker(target: Callable[[Connection], None]) -> Iterator[Worker]:
 
 def fuzz(
     numbers: Sequence[int], *, seed: int, kinds: Sequence[str] = tuple(KINDS)
-) -> tuple[list[Outcome], int]:
-    """Read the inputs of these numbers; their outcomes, and a worker's peak memory in bytes."""
+) -> list[Outcome]:
+    """Read the inputs of these numbers."""
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as folder:
         seeds = make_seeds(Path(folder))
@@ -179,11 +186,11 @@ def fuzz(
                 if isinstance(answer, str):
                     answer = Outcome(number, kinds[number % len(kinds)], "FAILED", answer, LIMIT_S)
                 outcomes.append(answer)
-            return outcomes, hands.peak_bytes
+            return outcomes
 
 
-def report(outcomes: Sequence[Outcome], peak_bytes: int, seed: int) -> str:
-    """A row for each kind, the slowest input, and a line for each failure."""
+def report(outcomes: Sequence[Outcome], seed: int) -> str:
+    """A row for each kind, the slowest and the hungriest input, and a line for each failure."""
     rows = []
     for kind in KINDS:
         mine = Counter(each.result for each in outcomes if each.kind == kind)
@@ -194,9 +201,11 @@ def report(outcomes: Sequence[Outcome], peak_bytes: int, seed: int) -> str:
             )
     lines = [markdown_table(["kind", "inputs", "read", "typed errors", "failed"], rows), ""]
     slowest = max(outcomes, key=lambda each: each.seconds)
+    hungriest = max(outcomes, key=lambda each: each.peak_bytes)
     lines.append(
         f"slowest: number {slowest.number} ({slowest.kind}), {slowest.seconds:.2f} s; "
-        f"a worker's peak: {peak_bytes / 2**30:.2f} GiB"
+        f"hungriest: number {hungriest.number} ({hungriest.kind}), "
+        f"{hungriest.peak_bytes / 2**30:.2f} GiB"
     )
     lines += [
         f"{each.kind}: {each.found}  (--seed {seed} --only {each.number})"
@@ -222,8 +231,8 @@ def main() -> int:
             seeds = make_seeds(Path(folder))
             print(attempt(seeds, kinds, options.seed, options.only, options.keep))
     numbers = range(options.files) if options.only is None else [options.only]
-    outcomes, peak = fuzz(numbers, seed=options.seed, kinds=kinds)
-    print(report(outcomes, peak, options.seed))
+    outcomes = fuzz(numbers, seed=options.seed, kinds=kinds)
+    print(report(outcomes, options.seed))
     return int(any(each.result == "FAILED" for each in outcomes))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -291,6 +292,7 @@ def _brats_2023(root: Path) -> Iterator[Subject]:
 
 
 def _brats_below(root: Path, endings: re.Pattern[str]) -> Iterator[Subject]:
+    bare: list[Subject] = []
     for folder in folders_below(root):
         subjects = _brats_subjects(folder, endings)
         beside = _Labels((folder, _BESIDE)) if subjects else None
@@ -299,7 +301,24 @@ def _brats_below(root: Path, endings: re.Pattern[str]) -> Iterator[Subject]:
             if beside and label is None:
                 found = (beside.of(source.path) for source in subject.images.values())
                 label = next(filter(None, found), None)
-            yield replace(subject, label=label)
+            if label is None:
+                bare.append(subject)
+            else:
+                yield replace(subject, label=label)
+    apart = _labels_apart(root, endings) if bare else {}
+    for subject in bare:
+        yield replace(subject, label=apart.get(subject.id))
+
+
+def _labels_apart(root: Path, endings: re.Pattern[str]) -> dict[str, Source]:
+    """Labels by subject, wherever they lie, as in UPENN-GBM's ``images_segm``; none of two."""
+    found: dict[str, list[Source]] = defaultdict(list)
+    for folder in folders_below(root):
+        for path, file in scans_in(folder).items():
+            ending = endings.search(stem(path))
+            if ending is not None and ending.lastgroup == "seg":
+                found[stem(path)[: ending.start()]].append(Source(file))
+    return {id: sources[0] for id, sources in found.items() if len(sources) == 1}
 
 
 def folders_below(root: Path) -> Iterator[Path]:

@@ -153,6 +153,21 @@ def test_subjects_side_by_side_in_one_folder_are_not_mixed(tmp_path: Path) -> No
     assert names(brats_subjects(tmp_path)) == ["A", "B"]
 
 
+def test_labels_in_a_folder_of_their_own_belong_to_the_subjects_of_their_names(
+    tmp_path: Path,
+) -> None:
+    """UPENN-GBM's tree."""
+    for id in ("UPENN-GBM-00001_11", "UPENN-GBM-00002_11"):
+        touch(tmp_path, *(f"images_structural/{id}/{id}_{k}.nii.gz" for k in ("FLAIR", "T1GD")))
+    touch(tmp_path, "images_segm/UPENN-GBM-00001_11_segm.nii.gz")
+    first, second = find(tmp_path, channels=("flair", "t1ce"))
+    assert first.label is not None
+    assert first.label.path.name == "UPENN-GBM-00001_11_segm.nii.gz"
+    assert second.label is None
+    touch(tmp_path, "images_more/UPENN-GBM-00001_11_segm.nii.gz")
+    assert find(tmp_path)[0].label is None
+
+
 def test_a_modality_twice_is_not_chosen_from_by_chance(tmp_path: Path) -> None:
     touch(tmp_path, "A/A_flair.nii", "A/A_flair.nii.gz")
     with pytest.raises(InputError, match=r"A_flair\.nii and A_flair\.nii\.gz"):
