@@ -7,13 +7,14 @@ from typing import Literal
 
 from medrd.errors import MissingExtraError
 
-Extra = Literal["ray", "tune", "export", "prepare", "brain"]
+Extra = Literal["ray", "tune", "export", "prepare", "dicom", "brain"]
 
 _MODULES: dict[Extra, tuple[str, ...]] = {
     "ray": ("ray", "pyarrow"),
     "tune": ("ray", "tensorboardX", "optuna"),
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "prepare": ("SimpleITK",),
+    "dicom": ("pydicom", "highdicom"),
     "brain": ("deepbet",),
 }
 """Modules by which an extra is recognised; nothing is imported to find them."""

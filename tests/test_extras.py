@@ -17,7 +17,7 @@ from dicoms import write_series
 Medrd = Callable[..., Any]
 
 OPTIONAL = ("ray", "pyarrow", "tensorboardX", "optuna", "onnx", "onnxscript", "onnxruntime")
-OPTIONAL += ("SimpleITK", "deepbet", "imagecodecs")
+OPTIONAL += ("SimpleITK", "dcm2niix", "highdicom", "pydicom", "deepbet", "imagecodecs")
 
 
 def hide(*modules: str) -> str:
@@ -53,7 +53,8 @@ def inputs(tmp_path: Path, tiny_yaml: Path, search_raw: dict[str, Any]) -> Path:
         ("tune", "optuna", "tune search.yaml"),
         ("export", "onnxruntime", "export RUN"),
         ("prepare", "SimpleITK", "prepare dicom"),
-        ("prepare", "SimpleITK", "predict RUN dicom"),
+        ("dicom", "pydicom", "prepare dicom --modality flair"),
+        ("dicom", "pydicom", "predict RUN dicom"),
         ("brain", "deepbet", "prepare dicom --brain deepbet"),
     ],
 )

@@ -31,7 +31,7 @@ from medrd.data.layouts import Source, Subject
 from medrd.data.traits import ScanTraits
 from medrd.errors import InputError, OutputError
 from medrd.files import file_hash, write_json
-from medrd.images.dicom import choose_series
+from medrd.images.dicom_series import choose_series
 from medrd.images.formats import parts_of
 
 logger = logging.getLogger("medrd.data")

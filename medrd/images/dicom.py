@@ -1,168 +1,33 @@
 """Volumes from DICOM series: a folder of slices in, one :class:`Volume` out.
 
-SimpleITK decodes the files. The positions of slices are checked here
-(:mod:`medrd.images.dicom_stack`), because ITK's own series reader looks only at the first and the
-last slice.
+dcm2niix (:mod:`medrd.images.dcm2niix`) converts the series, and what it writes is read as any NIfTI
+file is. Its grid is then held against the headers (:mod:`medrd.images.dicom_place`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-import os
+import warnings
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from medrd.errors import FileFormatError, MissingInputError, SeriesError, TooLargeError
-from medrd.extras import require_extra
-from medrd.images.dicom_meta import is_dicom, may_be_of, says_no_image, transfer_syntax
-from medrd.images.dicom_stack import SliceHeader, order_slices, stack_affine, stack_warnings
+from medrd.errors import FileFormatError, SeriesError, ShapeError, TooLargeError
+from medrd.images.dcm2niix import convert, inconvertible
+from medrd.images.dicom_place import Plane, by_place, check_parallel, place_grid, planes_of
+from medrd.images.dicom_series import Series, choose_with_warnings, frames, series_of, text
 from medrd.images.header import DEFAULT_MAX_VOXELS
-from medrd.images.sitk import quiet_sitk
+from medrd.images.nifti import read_nifti
 from medrd.images.volume import Volume, volume_from_array
 
 if TYPE_CHECKING:
-    import SimpleITK
+    from pydicom import Dataset
 
-_ROWS, _COLUMNS, _FRAMES = "0028|0010", "0028|0011", "0028|0008"
-_SPACING, _POSITION, _ORIENTATION = "0028|0030", "0020|0032", "0020|0037"
-_PHOTOMETRIC, _THICKNESS, _DISTANCE = "0028|0004", "0018|0050", "0018|0088"
-_SERIES, _INSTANCE, _NUMBER = "0020|000e", "0008|0018", "0020|0013"
-_DESCRIPTION, _KIND = "0008|103e", ("0008|0008", "0018|0081")
-
-
-@dataclass(frozen=True)
-class Series:
-    """The files of one Series Instance UID in one folder."""
-
-    uid: str
-    description: str
-    files: tuple[Path, ...]
-
-
-def holds_dicom(folder: Path) -> bool:
-    """True if there is a DICOM file directly in the folder."""
-    return any(is_dicom(path) for path in sorted(folder.iterdir()))
-
-
-def series_of(path: Path) -> str:
-    """Series Instance UID of a DICOM file. Raises FileFormatError if it is none."""
-    return _text(_header(path), _SERIES)
-
-
-def find_series(folder: Path) -> list[Series]:
-    """The series whose images lie directly in the folder; reports and the like are ignored.
-
-    Raises
-    ------
-    MissingInputError
-        The folder cannot be read.
-    FileFormatError
-        A DICOM image that is damaged.
-    """
-    held = _look_into(folder)
-    for error in held.unread.values():
-        raise error
-    return held.series
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A folder's DICOM files: images by series, files without pixels, and unreadable files."""
-
-    series: list[Series]
-    no_images: list[Path]
-    unread: dict[Path, FileFormatError]
-
-
-def _look_into(folder: Path) -> _Held:
-    try:
-        paths = [path for path in sorted(folder.iterdir()) if is_dicom(path)]
-    except OSError as error:
-        raise MissingInputError(
-            folder,
-            expected="a folder of DICOM files",
-            found=error.strerror or str(error),
-            remedy="Check the path.",
-        ) from None
-    files: dict[str, list[Path]] = defaultdict(list)
-    names: dict[str, str] = {}
-    no_images, unread = [], {}
-    for path in paths:
-        try:
-            header = _header(path)
-        except FileFormatError as error:
-            if says_no_image(path):
-                no_images.append(path)
-            else:
-                unread[path] = error
-            continue
-        uid = _text(header, _SERIES)
-        files[uid].append(path)
-        names.setdefault(uid, _text(header, _DESCRIPTION))
-    return _Held([Series(uid, names[uid], tuple(files[uid])) for uid in files], no_images, unread)
-
-
-def choose_series(folder: Path, uid: str | None = None) -> Series:
-    """The series with that UID directly in the folder, or the only series.
-
-    Raises
-    ------
-    MissingInputError
-        No DICOM file, or none of that series.
-    SeriesError
-        Several series and none chosen.
-    FileFormatError
-        A damaged image, unless it is of a series that was not chosen.
-    """
-    return _choose(folder, uid)[0]
-
-
-def _choose(folder: Path, uid: str | None) -> tuple[Series, list[str]]:
-    """See :func:`choose_series`; also returns warnings about ignored files."""
-    held = _look_into(folder)
-    for path, error in held.unread.items():
-        if uid is None or may_be_of(path, uid):
-            raise error
-    found = held.series
-    chosen = found if uid is None else [series for series in found if series.uid == uid]
-    if len(chosen) == 1:
-        return chosen[0], _passed_over(held)
-    listed = "; ".join(
-        f"{series.uid} ({series.description or 'no description'}, {len(series.files)} files)"
-        for series in found
-    )
-    if chosen:
-        raise SeriesError(
-            folder,
-            expected="one DICOM series",
-            found=f"{len(chosen)}: {listed}",
-            remedy="Choose one with --series UID (series= in Python), or give one of its files.",
-        )
-    raise MissingInputError(
-        folder,
-        expected=f"files of series {uid}" if uid else "DICOM files",
-        found="; ".join([listed, *_passed_over(held)]).strip("; ") or "none",
-        remedy="Check the path and the UID.",
-    )
-
-
-def _passed_over(held: _Held) -> list[str]:
-    return [
-        f"{len(paths)} DICOM files {said} were passed over: {paths[0].name}"
-        f"{', …' if len(paths) > 1 else '.'}"
-        for paths, said in (
-            (held.no_images, "without an image (reports and the like)"),
-            (list(held.unread), "of other series that cannot be read"),
-        )
-        if paths
-    ]
+_UNEVEN_SHARE = 0.02
+"""How far the stated distance of slices may be off, as a share, without a warning."""
 
 
 def read_dicom(
@@ -181,106 +46,100 @@ def read_dicom(
     series
         Series Instance UID; needed where the folder holds several.
     frame
-        Which volume of a series that has several at the same places, from 0.
+        Which volume of a series that has several at the same places, from 0, in the order of
+        instance numbers.
     max_voxels
         Budget for all files together.
 
     Returns
     -------
-    Rescale slope and intercept applied. The path is the folder.
+    Volume
+        Rescale slope and intercept applied (for Philips, the scale of its precise values). The
+        path is the folder.
 
     Raises
     ------
     MissingInputError, FileFormatError
-        No such series, or a file that is no plain grey image with a place.
+        No such series, a file that is no grey image with a place, or a format that dcm2niix cannot
+        convert.
     SeriesError
         Several series, or slices that do not make one volume.
     ShapeError
         Several volumes and no frame chosen.
     TooLargeError
         More than ``max_voxels``.
+    MissingExtraError
+        Without ``medrd[dicom]``.
     """
     path = Path(path)
     if path.is_file():
         series, path = series or series_of(path), path.parent
-    chosen, warnings = _choose(path, series)
-    headers = [_slice(file) for file in chosen.files]
-    same = _alike(headers)
-    count = sum(one[0].shape[0] * one[0].shape[1] for one in same)
-    if count > max_voxels:
-        raise TooLargeError(
-            path,
-            expected=f"at most {max_voxels:,} voxels",
-            found=f"{count:,} voxels in {len(same)} files",
-            remedy="Raise the budget with --max-voxels (max_voxels= in Python).",
-        )
-    distinct = [one for group in same for one in _unique(group)]
-    slices = order_slices(path, distinct, frame=frame)
-    affine = stack_affine(slices)
-    # (slices, rows, columns) to (columns, rows from the last, slices), as the affine has it.
-    array = np.stack([_pixels(one) for one in slices]).transpose(2, 1, 0)[:, ::-1]
-    if len(distinct) < len(headers):
-        copies = len(headers) - len(distinct)
-        warnings.append(
+    chosen, remarks = choose_with_warnings(path, series)
+    _check_budget(path, chosen, max_voxels)
+    for file, header in chosen.headers.items():
+        _check_grey(file, header)
+    distinct = _distinct(chosen)
+    if len(distinct) < len(chosen.files):
+        copies = len(chosen.files) - len(distinct)
+        remarks.append(
             f"{copies} copies of slices (the same SOP Instance UID, place and pixels) were ignored."
         )
-    if len({one.instance for one in distinct}) < len(distinct):
-        warnings.append(
+    if len({text(header, "SOPInstanceUID") for header in distinct.values()}) < len(distinct):
+        remarks.append(
             "different slices have one SOP Instance UID, which must be unique: they were told "
             "apart by their places."
         )
-    warnings += stack_warnings(slices)
-    volume = volume_from_array(np.ascontiguousarray(array), affine)
-    return Volume(volume.array, volume.affine, volume.grid, path, tuple(warnings))
-
-
-def _alike(headers: Iterable[SliceHeader]) -> list[list[SliceHeader]]:
-    """Group headers with the same UID and place, which may be copies of each other."""
-    groups: dict[Hashable, list[SliceHeader]] = defaultdict(list)
-    for one in headers:
-        groups[one.instance, one.shape, one.row, one.column, one.position_mm].append(one)
-    return list(groups.values())
-
-
-def _unique(alike: Sequence[SliceHeader]) -> Sequence[SliceHeader]:
-    """Keep one of the headers with equal pixels; UIDs prove nothing, as some tools repeat them."""
-    if len(alike) == 1:
-        return alike
-    by_pixels: dict[str, SliceHeader] = {}
-    for one in alike:
-        by_pixels.setdefault(hashlib.sha256(_pixels(one).tobytes()).hexdigest(), one)
-    return list(by_pixels.values())
-
-
-def _header(path: Path) -> SimpleITK.ImageFileReader:
-    """A reader whose tags have been read."""
-    require_extra("prepare", "reading DICOM")
-    import SimpleITK  # heavy, and needed by few
-
-    reader = SimpleITK.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(os.fspath(path))
-    # Slices differ in slope and intercept, so that an integer type could cut values.
-    reader.SetOutputPixelType(SimpleITK.sitkFloat32)
-    try:
-        with quiet_sitk():
-            reader.ReadImageInformation()
-    except RuntimeError:
-        raise _undecodable(path) from None
-    return reader
-
-
-def _slice(path: Path) -> SliceHeader:
-    """Read where a slice lies; raises FileFormatError if the file does not tell."""
-    header = _header(path)
-    if _text(header, _FRAMES, "1") != "1":
-        raise FileFormatError(
+    files, places, inner = _one_volume(path, distinct, frame)
+    with TemporaryDirectory(prefix="medrd-dicom-") as workspace:
+        done = convert(files, path, Path(workspace))
+        volume = read_nifti(done.image, frame=inner, max_voxels=max_voxels)
+    affine = volume.affine
+    if places:
+        affine = place_grid(
             path,
-            expected="one slice per file",
-            found=f"an enhanced multi-frame image of {_text(header, _FRAMES)} frames",
-            remedy="Convert the series with dcm2niix and give its NIfTI file.",
+            volume.affine,
+            volume.shape,
+            places,
+            straightened=done.straightened,
+            words=done.words,
         )
-    photometric = _text(header, _PHOTOMETRIC, "MONOCHROME2")
+        remarks += _distance_warnings(distinct, places)
+    elif volume.shape[2] == 1:
+        raise inconvertible(path, f"a mosaic that it takes for one slice ({done.words})")
+    if not done.whole:
+        raise inconvertible(path, done.words or "an error without a word")
+    if done.straightened:
+        remarks.append(
+            "the gantry was tilted: dcm2niix has resampled the slices onto a straight grid."
+        )
+    if affine is not volume.affine:
+        remarks.append("slices were placed by their headers, from which dcm2niix's grid strays.")
+        volume = replace(volume_from_array(volume.array, affine), warnings=volume.warnings)
+    return replace(
+        volume,
+        path=path,
+        warnings=(*volume.warnings, *remarks),
+        description=chosen.description,
+    )
+
+
+def _check_budget(where: Path, series: Series, max_voxels: int) -> None:
+    count = sum(
+        int(text(header, "Rows", "0")) * int(text(header, "Columns", "0")) * frames(header)
+        for header in series.headers.values()
+    )
+    if count > max_voxels:
+        raise TooLargeError(
+            where,
+            expected=f"at most {max_voxels:,} voxels",
+            found=f"{count:,} voxels in {len(series.files)} files",
+            remedy="Raise the budget with --max-voxels (max_voxels= in Python).",
+        )
+
+
+def _check_grey(path: Path, header: Dataset) -> None:
+    """dcm2niix takes MONOCHROME1, whose higher values are darker, for its opposite."""
+    photometric = text(header, "PhotometricInterpretation", "MONOCHROME2")
     if photometric != "MONOCHROME2":
         raise FileFormatError(
             path,
@@ -288,94 +147,130 @@ def _slice(path: Path) -> SliceHeader:
             found=photometric,
             remedy="Give the scanner's own series, not screenshots or colour maps.",
         )
-    rows, columns = _numbers(path, header, _SPACING, 2)
-    orientation = _numbers(path, header, _ORIENTATION, 6)
-    x, y, z = _numbers(path, header, _POSITION, 3)
-    row, column = _unit(path, orientation[:3]), _unit(path, orientation[3:])
-    if abs(np.dot(row, column)) > 1e-3 or min(rows, columns) <= 0:
-        raise _no_place(path, "rows and columns at right angles, of a size above 0")
-    shape = (int(_numbers(path, header, _ROWS, 1)[0]), int(_numbers(path, header, _COLUMNS, 1)[0]))
-    return SliceHeader(
-        path=path,
-        instance=_text(header, _INSTANCE, path.name),
-        number=int(_number(header, _NUMBER)),
-        shape=shape,
-        spacing_mm=(rows, columns),
-        row=row,
-        column=column,
-        position_mm=(x, y, z),
-        thickness_mm=abs(_number(header, _THICKNESS)),
-        distance_mm=abs(_number(header, _DISTANCE)),
-        kind=tuple(_text(header, tag) for tag in _KIND),
-    )
 
 
-def _pixels(one: SliceHeader) -> NDArray[np.float32]:
-    """The slice's values, (rows, columns) float32, rescaled."""
-    import SimpleITK
+def _distinct(series: Series) -> dict[Path, Dataset]:
+    """The files without copies. UIDs alone prove nothing, as some tools repeat them."""
+    alike: dict[Hashable, list[Path]] = defaultdict(list)
+    for path, header in series.headers.items():
+        alike[
+            text(header, "SOPInstanceUID", path.name), text(header, "ImagePositionPatient")
+        ].append(path)
+    kept: set[Path] = set()
+    for paths in alike.values():
+        by_pixels = {_pixel_hash(path) if len(paths) > 1 else "": path for path in reversed(paths)}
+        kept.update(by_pixels.values())
+    return {path: header for path, header in series.headers.items() if path in kept}
 
-    reader = _header(one.path)
+
+def _pixel_hash(path: Path) -> str:
+    import pydicom
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data = pydicom.dcmread(path, specific_tags=["PixelData"], force=True)
+    return hashlib.sha256(data.get("PixelData") or b"").hexdigest()
+
+
+def _one_volume(
+    where: Path, headers: dict[Path, Dataset], frame: int | None
+) -> tuple[list[Path], list[Plane], int | None]:
+    """The files of one volume, the places of its slices, and which frame of the image it is.
+
+    No places for a mosaic, whose header tells where the tiles lie in the vendor's own words.
+    """
+    first = next(iter(headers.values()))
+    if "MOSAIC" in text(first, "ImageType").upper():
+        if len(headers) == 1:
+            return list(headers), [], frame
+        return [_in_time(headers)[_checked(where, frame, len(headers), 1)]], [], None
+    planes = [plane for path, header in headers.items() for plane in planes_of(path, header)]
+    check_parallel(where, planes)
+    if len(headers) == 1 and len(planes) > 1:  # enhanced: dcm2niix tells its volumes apart
+        return list(headers), [place[0] for place in by_place(planes)], frame
+    order = {path: at for at, path in enumerate(_in_time(headers))}
+    places = [sorted(place, key=lambda one: order[one.path]) for place in by_place(planes)]
+    at = _checked(where, frame, _volumes(where, places), len(places))
+    chosen = [place[at] for place in places]
+    if len(places[0]) > 1:
+        _check_numbered(where, places, headers)
+    return [plane.path for plane in chosen], chosen, None
+
+
+def _in_time(headers: dict[Path, Dataset]) -> list[Path]:
+    """Files in the order of their instance numbers, then of their names."""
+    return sorted(headers, key=lambda path: (_instance_number(headers[path]), path.name))
+
+
+def _instance_number(header: Dataset) -> int:
+    """0 if it is missing or no number."""
+    stated = text(header, "InstanceNumber")
+    return int(stated) if stated.lstrip("+-").isdecimal() else 0
+
+
+def _volumes(where: Path, places: Sequence[Sequence[Plane]]) -> int:
+    """Number of volumes: of slices at each place."""
+    counts = [len(place) for place in places]
+    most = max(set(counts), key=counts.count)
+    for place in places:
+        if len(place) != most:
+            names = ", ".join(plane.path.name for plane in place[:3])
+            raise SeriesError(
+                where,
+                expected=f"{most} slice{'s' if most > 1 else ''} at every place",
+                found=f"{len(place)} at {place[0].depth_mm:.2f} mm ({names})",
+                remedy="Remove the doubled slices."
+                if len(place) > most
+                else "Fetch the series again.",
+            )
+    return most
+
+
+def _checked(where: Path, frame: int | None, count: int, slices: int) -> int:
+    """The frame that is meant. Raises ShapeError if there is no such one, or none is chosen."""
+    if frame is None and count == 1:
+        return 0
+    if frame is None or not frame < count:
+        raise ShapeError(
+            where,
+            expected="one three-dimensional image" if frame is None else f"frame {frame}",
+            found=f"{count} volume{'s' if count > 1 else ''} of {slices} slices",
+            remedy=f"Choose one, K from 0 to {count - 1}: medrd predict --frame K, frame=K in "
+            "Python."
+            if count > 1
+            else "Leave --frame out.",
+        )
+    return frame
+
+
+def _check_numbered(
+    where: Path, places: Sequence[Sequence[Plane]], headers: dict[Path, Dataset]
+) -> None:
+    for place in places:
+        if len({_instance_number(headers[plane.path]) for plane in place}) < len(place):
+            names = ", ".join(plane.path.name for plane in place[:3])
+            raise SeriesError(
+                where,
+                expected=f"{len(place)} volumes that their instance numbers tell apart",
+                found=f"slices at one place ({names}) with the same or none",
+                remedy="Convert the series with dcm2niix, look at what it makes of it, and give "
+                "that.",
+            )
+
+
+def _distance_warnings(headers: dict[Path, Dataset], places: Sequence[Plane]) -> list[str]:
+    """Warn where the slices are not as far apart as their headers state: some may be missing."""
+    if len(places) < 2:
+        return []
+    distance_mm = (places[-1].depth_mm - places[0].depth_mm) / (len(places) - 1)
+    stated = text(headers[places[0].path], "SpacingBetweenSlices", "0")
     try:
-        with quiet_sitk():
-            image = reader.Execute()
-    except RuntimeError:
-        raise _undecodable(one.path) from None
-    pixels: NDArray[np.float32] = SimpleITK.GetArrayFromImage(image)
-    return pixels.reshape(one.shape)
-
-
-def _text(header: SimpleITK.ImageFileReader, tag: str, default: str = "") -> str:
-    if not header.HasMetaDataKey(tag):
-        return default
-    # ITK passes bytes that are not UTF-8 through as lone surrogates.
-    text: str = header.GetMetaData(tag).encode("utf-8", "replace").decode()
-    return text.strip(" \0") or default
-
-
-def _number(header: SimpleITK.ImageFileReader, tag: str) -> float:
-    """The number in an optional tag; 0 if it is missing or not finite."""
-    try:
-        value = float(_text(header, tag))
+        stated_mm = abs(float(stated))
     except ValueError:
-        return 0.0
-    return value if math.isfinite(value) else 0.0
-
-
-def _numbers(
-    path: Path, header: SimpleITK.ImageFileReader, tag: str, count: int
-) -> tuple[float, ...]:
-    text = _text(header, tag)
-    try:
-        values = tuple(float(part) for part in text.split("\\"))
-    except ValueError:
-        values = ()
-    if len(values) != count or not np.isfinite(values).all():
-        raise _no_place(path, f"{count} numbers in tag ({tag.replace('|', ',')})", text)
-    return values
-
-
-def _unit(path: Path, vector: Sequence[float]) -> tuple[float, float, float]:
-    length = float(np.linalg.norm(vector))
-    if not abs(length - 1) < 0.01:
-        raise _no_place(path, "directions of length 1", f"one of length {length:.3g}")
-    x, y, z = (float(value) / length for value in vector)
-    return x, y, z
-
-
-def _no_place(path: Path, expected: str, found: str = "") -> FileFormatError:
-    return FileFormatError(
-        path,
-        expected=f"a slice with a place in space: {expected}",
-        found=found or "none",
-        remedy="Give the scanner's own series; screenshots and scans of film have no place.",
-    )
-
-
-def _undecodable(path: Path) -> FileFormatError:
-    return FileFormatError(
-        path,
-        expected="a whole DICOM image that GDCM can decode",
-        found=f"one that it cannot, of transfer syntax {transfer_syntax(path) or 'not said'}",
-        remedy="Fetch it again; decompress what is in a rare codec (gdcmconv --raw). Reports "
-        "and structures are no images.",
-    )
+        return []
+    if not stated_mm or not abs(distance_mm - stated_mm) > _UNEVEN_SHARE * stated_mm:
+        return []
+    return [
+        f"slices lie {distance_mm:.2f} mm apart, their headers say {stated_mm:.2f} mm (Spacing "
+        "Between Slices): are some missing?"
+    ]

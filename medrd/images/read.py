@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medrd.images.dicom import read_dicom
-from medrd.images.dicom_meta import is_dicom
+from medrd.images.dicom_series import is_dicom
 from medrd.images.formats import scan_file
 from medrd.images.header import DEFAULT_MAX_VOXELS
 from medrd.images.nifti import read_nifti
@@ -19,7 +19,7 @@ def read_volume(
     series: str | None = None,
     max_voxels: int = DEFAULT_MAX_VOXELS,
 ) -> Volume:
-    """Read DICOM files, recognised by their magic, as a series, and any other file by its ending.
+    """Read DICOM files, recognised by their content, as a series, and any other file by its ending.
 
     A folder that has a scan's name and holds one scan is that scan.
 

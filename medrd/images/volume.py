@@ -38,6 +38,8 @@ class Volume:
         The file that it was read from; None for a volume made in memory.
     warnings
         Oddities of the file that did not prevent reading it, a sentence each.
+    description
+        Series Description of a DICOM series, which may tell its modality; None for others.
 
     Raises
     ------
@@ -50,6 +52,7 @@ class Volume:
     grid: Grid
     path: Path | None = None
     warnings: tuple[str, ...] = ()
+    description: str | None = None
 
     def __post_init__(self) -> None:
         if self.array.dtype != np.float32 or self.array.ndim != 3:

@@ -20,7 +20,7 @@ from medrd.images.header import DEFAULT_MAX_VOXELS
 from medrd.images.picture import DEFAULT_MAX_PIXELS, Picture, read_picture
 from medrd.images.read import read_volume
 from medrd.images.volume import Volume
-from medrd.prediction.guard import compare_with_training
+from medrd.prediction.guard import Name, Names, compare_with_training
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import Model, load_model
 from medrd.run.predictor import Predictor
@@ -92,8 +92,8 @@ class LoadedModel:
             The volumes are on different grids, or have no brain.
         """
         prepared = self.model.kind.prepare(given)
-        paths = _paths(given, self.model.recipe.layout.modalities)
-        likeness = compare_with_training(prepared, self.model, paths)
+        names = _names(given, self.model.recipe.layout.modalities)
+        likeness = compare_with_training(prepared, self.model, names)
         prediction = self._predictor.on_grid(prepared, self.model.threshold)
         return AnomalyMap(
             scores=prediction.grid_map,
@@ -211,11 +211,9 @@ def read(
     )
 
 
-def _paths(
-    given: Volume | Mapping[str, Volume] | Picture, modalities: Sequence[str]
-) -> dict[str, Path | None]:
-    """The file of each modality's volume; none for a picture, whose name is not checked."""
+def _names(given: Volume | Mapping[str, Volume] | Picture, modalities: Sequence[str]) -> Names:
+    """What the volumes of these modalities are called; a picture's name tells nothing."""
     if isinstance(given, Picture):
         return {}
     volumes = {modalities[0]: given} if isinstance(given, Volume) else given
-    return {modality: volumes[modality].path for modality in modalities}
+    return {modality: Name.of_volume(volumes[modality], modality) for modality in modalities}

@@ -18,7 +18,7 @@ from medrd.data.kind import CODE_VERSION, Opened
 from medrd.data.output_names import BIDS_MASK_SIDECAR, MAKER, files_of
 from medrd.errors import InputError
 from medrd.files import file_hash, write_json
-from medrd.prediction.guard import Likeness, compare_with_training, refuse
+from medrd.prediction.guard import Likeness, compare_with_training, names_of, refuse
 from medrd.prediction.native import (
     NATIVE_ENDINGS,
     NativeSpace,
@@ -141,7 +141,8 @@ class CasePredictor:
                 self._folder.refuse_taken([target], ours=self._kind.is_own_map(target))
         budget = self._options.max_voxels or self._model.config.data.budget
         opened = self._kind.read(case, budget=budget)
-        likeness = compare_with_training(opened.prepared, self._model, case.subject.paths)
+        names = names_of(case.subject)
+        likeness = compare_with_training(opened.prepared, self._model, names)
         if self._options.strict:
             refuse(case.first_file, likeness.differences)
         return Loaded(case, opened, hashes, likeness, native, record_time)

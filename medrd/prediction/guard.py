@@ -6,18 +6,70 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from medrd.data.brains.profile import not_judged, unlike
 from medrd.data.kind import Prepared
-from medrd.data.layouts import MODALITIES, Subject
+from medrd.data.layouts import MODALITIES, Source, Subject
 from medrd.data.names import named_kind
 from medrd.errors import ConfigError, UnlikeTrainingError
+from medrd.images.dicom_series import described_kind, series_description
+from medrd.images.volume import Volume
 from medrd.run.model_folder import Model
 
 logger = logging.getLogger("medrd.predict")
 
-Paths = Mapping[str, Path | None]
-"""Channel -> its file or the series' folder; None for a volume in memory."""
+
+@dataclass(frozen=True)
+class Name:
+    """What an image is called.
+
+    Attributes
+    ----------
+    by
+        What it is called by: ``its name, x_t1.nii.gz``. A series' description is not quoted, since
+        it may hold anything, even a name.
+    kind
+        The modality in it, or ``label`` and the like; None if it has none.
+    silence
+        The sentence for a name without a modality.
+    """
+
+    by: str
+    kind: str | None
+    silence: str
+
+    @classmethod
+    def of_file(cls, path: Path) -> Self:
+        """The name of a file."""
+        silence = f"file name: {path.name} names no modality"
+        return cls(f"its name, {path.name}", named_kind(path), silence)
+
+    @classmethod
+    def of_series(cls, folder: Path, description: str) -> Self:
+        """The description of a DICOM series."""
+        silence = f"series description: that of {folder.name} names no modality"
+        return cls("its series description, this", described_kind(description), silence)
+
+    @classmethod
+    def of_source(cls, source: Source) -> Self:
+        """The name of a file, or the description of a DICOM series."""
+        if source.path.is_dir():
+            return cls.of_series(source.path, series_description(source.path, source.series))
+        return cls.of_file(source.path)
+
+    @classmethod
+    def of_volume(cls, volume: Volume, channel: str) -> Self:
+        """The name of what a volume was read from."""
+        if volume.path is None:
+            return cls("", None, f"file name: the {channel} volume has none")
+        if volume.description is not None:
+            return cls.of_series(volume.path, volume.description)
+        return cls.of_file(volume.path)
+
+
+Names = Mapping[str, Name]
+"""By channel."""
 _SHOWN = 3
 """Number of scans that a warning about many scans names."""
 
@@ -38,17 +90,22 @@ class Likeness:
     unchecked: tuple[str, ...]
 
 
-def compare_with_training(prepared: Prepared, model: Model, paths: Paths) -> Likeness:
+def names_of(subject: Subject) -> Names:
+    """What a subject's images are called."""
+    return {channel: Name.of_source(source) for channel, source in subject.images.items()}
+
+
+def compare_with_training(prepared: Prepared, model: Model, names: Names) -> Likeness:
     """Compare an input with the model's training scans.
 
-    Images are compared if the model has a profile. File names are checked too, since a T1 scan may
-    look like a FLAIR scan: their modality must be right, if they have endings like those of BraTS
-    or BIDS and the training scans had too.
+    Images are compared if the model has a profile. Names are checked too, since a T1 scan may look
+    like a FLAIR scan: the modality in a file's name or in the description of a DICOM series must be
+    right, if it has one and the names of the training scans had too.
     """
-    unchecked = (*_never_checked(model), *_nameless(model, paths))
+    unchecked = (*_never_checked(model), *_nameless(model, names))
     if model.profile is None or prepared.traits is None:
         return Likeness((), unchecked)
-    misnamed = _by_names(paths) if model.profile.named else []
+    misnamed = _by_names(names) if model.profile.named else []
     return Likeness((*misnamed, *unlike(prepared.traits, model.profile)), unchecked)
 
 
@@ -70,10 +127,10 @@ def check_strict(model: Model, subjects: Sequence[Subject]) -> None:
         )
     for reason in unchecked:
         logger.warning("--strict cannot check %s", reason)
-    nameless = [subject.id for subject in subjects if _nameless(model, subject.paths)]
+    nameless = [subject.id for subject in subjects if _nameless(model, names_of(subject))]
     if nameless:
         logger.warning(
-            "--strict cannot check the file names of %d of %d scans, which name no modality: %s",
+            "--strict cannot check the names of %d of %d scans, which name no modality: %s",
             len(nameless),
             len(subjects),
             ", ".join(nameless[:_SHOWN]) + (", …" if len(nameless) > _SHOWN else ""),
@@ -100,27 +157,24 @@ def _never_checked(model: Model) -> list[str]:
     return not_judged(model.profile)
 
 
-def _by_names(paths: Paths) -> list[str]:
+def _by_names(names: Names) -> list[str]:
     return [
-        f"{channel}: by its name, {path.name} is a {kind}"
-        for channel, path in paths.items()
-        if path is not None and (kind := _kind(channel, path)) not in (None, channel)
+        f"{channel}: by {name.by} is {_article(name.kind)}"
+        for channel, name in names.items()
+        if channel in MODALITIES and name.kind not in (None, channel)
     ]
 
 
-def _nameless(model: Model, paths: Paths) -> list[str]:
+def _article(kind: str | None) -> str:
+    return f"a {kind}" if kind in (*MODALITIES, "label", "scout") else f"a {kind} image"
+
+
+def _nameless(model: Model, names: Names) -> list[str]:
     """If names are checked, a sentence for each name without a modality."""
     if model.profile is None or not model.profile.named:
         return []
     return [
-        f"file name: {path.name} names no modality"
-        if path is not None
-        else f"file name: the {channel} volume has none"
-        for channel, path in paths.items()
-        if _kind(channel, path) is None
+        name.silence
+        for channel, name in names.items()
+        if channel not in MODALITIES or name.kind is None
     ]
-
-
-def _kind(channel: str, path: Path | None) -> str | None:
-    """The modality in a file's name; None if it has none, or the channel is no modality."""
-    return None if path is None or channel not in MODALITIES else named_kind(path)

@@ -20,8 +20,7 @@ from medrd.data.layouts import MODALITIES, Source, Subject, folders_below, scans
 from medrd.data.names import is_label_name, is_scan, name_and_modality, stem
 from medrd.data.output_names import PREPARED_ENDING
 from medrd.errors import ConfigError, InputError, MissingInputError
-from medrd.images.dicom import find_series, holds_dicom, series_of
-from medrd.images.dicom_meta import is_dicom
+from medrd.images.dicom_series import find_series, holds_dicom, is_dicom, series_of
 from medrd.images.formats import SCAN_ENDINGS, scan_file
 
 _FOLDERS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from medrd.data.cases import Case
 from medrd.data.layouts import Source
 from medrd.errors import InputError, MissingInputError, OutputError
-from medrd.images.dicom import choose_series
+from medrd.images.dicom_series import choose_series
 from medrd.run.record import Record
 
 

@@ -10,7 +10,10 @@ from importlib import metadata
 from pathlib import Path
 
 _NUMBERS = ("medrd", "torch", "timm", "monai", "nibabel", "numpy", "scipy")
-_PARTS = ("SimpleITK", "ray", "optuna", "onnx", "onnxruntime", "deepbet")
+_PARTS = (
+    *("SimpleITK", "dcm2niix", "highdicom", "pydicom"),
+    *("ray", "optuna", "onnx", "onnxruntime", "deepbet"),
+)
 
 
 def versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
 
 from dicoms import write_series
 from medrd.config import make_config
@@ -78,12 +79,13 @@ def test_a_name_that_says_nothing_is_not_judged(
     quick: Model, tiny_root: Path, scan: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     slices = np.asarray(nib.load(scan).dataobj).transpose(2, 1, 0)
-    write_series(tmp_path / "series_flair", slices, spacing_mm=(4, 4, 4))
+    write_series(tmp_path / "series_flair", slices, spacing_mm=(4, 4, 4))  # "simulated"
     given = [tiny_root / "tiny_0", scan, tmp_path / "series_flair"]
     done = predict(quick, given, tmp_path / "out", report=True, picture=False).done
     records = [json.loads(path.read_text(encoding="utf-8")) for path in done]
     silent = "file name: {} names no modality".format
-    said = [[], [silent("scan.nii.gz")], [silent("series_flair")]]
+    of_series = "series description: that of series_flair names no modality"
+    said = [[], [silent("scan.nii.gz")], [of_series]]
     assert [record["not_judged"] for record in records] == said
     page = tmp_path / "out" / "report" / "scan.html"
     assert f"Not checked: {silent('scan.nii.gz')}." in page.read_text(encoding="utf-8")
@@ -95,8 +97,36 @@ def test_a_name_that_says_nothing_is_not_judged(
 
     predict(quick, given, tmp_path / "strict", strict=True, picture=False)
     (warned,) = (m for m in caplog.messages if "--strict" in m)
-    assert "the file names of 2 of 3 scans" in warned
+    assert "the names of 2 of 3 scans" in warned
     assert warned.endswith(": scan, series_flair")
+
+
+def test_the_description_of_a_series_tells_its_modality(
+    quick: Model, scan: Path, tmp_path: Path
+) -> None:
+    slices = np.asarray(nib.load(scan).dataobj).transpose(2, 1, 0)
+    for name, description in (("one", "AX FLAIR"), ("two", "Meier T1 MPRAGE"), ("three", "DWI")):
+
+        def change(data: Dataset, number: int, description: str = description) -> None:
+            data.SeriesDescription = description
+
+        write_series(tmp_path / name, slices, spacing_mm=(4, 4, 4), change=change)
+    given = [tmp_path / name for name in ("one", "two", "three")]
+    report = predict(quick, given, tmp_path / "out", picture=False)
+    records = [path.read_text(encoding="utf-8") for path in report.done]
+    assert [json.loads(record)["unlike_training"] for record in records] == [
+        [],
+        ["flair: by its series description, this is a t1"],
+        ["flair: by its series description, this is a diffusion image"],
+    ]
+    assert all(json.loads(record)["not_judged"] == [] for record in records)
+    assert "Meier" not in "".join(records)
+    for folder, record in zip(given, records, strict=True):
+        found = LoadedModel(quick).predict(read(folder))
+        differences = json.loads(record)["unlike_training"]
+        assert list(found.warnings)[-len(differences) or len(found.warnings) :] == differences
+    first, _ = predict(quick, given, tmp_path / "strict", strict=True, picture=False).errors
+    assert isinstance(first, UnlikeTrainingError)
 
 
 def test_names_count_only_where_those_of_the_training_scans_did(

@@ -35,8 +35,7 @@ from medrd.data.output_names import SCAN_FILES, UNPREPARED_ENDING, ending_in, fi
 from medrd.data.pictures.files import is_picture
 from medrd.errors import ConfigError, InputError, MissingInputError, WrongKindError
 from medrd.files import leads_nowhere
-from medrd.images.dicom import find_series, holds_dicom, series_of
-from medrd.images.dicom_meta import is_dicom
+from medrd.images.dicom_series import find_series, holds_dicom, is_dicom, series_of
 from medrd.images.formats import SCAN_ENDINGS, header_file, parts_of, scan_file
 
 

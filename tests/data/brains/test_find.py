@@ -14,7 +14,7 @@ from medrd.data.brains.find import find_scans
 from medrd.data.layouts import Source
 from medrd.data.names import named_kind
 from medrd.errors import ConfigError, MissingInputError, WrongKindError
-from medrd.images.dicom import find_series
+from medrd.images.dicom_series import find_series
 
 ONE = RecipeConfig()
 THREE = RecipeConfig(channels=("flair", "t1", "t2"))

@@ -1,0 +1,281 @@
+"""Where the headers of a DICOM series place its slices, held against dcm2niix's grid.
+
+dcm2niix takes the distance of the slices from the first two, and drops their shift against each
+other in an MR series, without an error. A map must lie where the scanner's headers say.
+
+Source: DICOM PS3.3, C.7.6.2 (Image Plane Module) and C.7.6.16.2 (functional groups).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrd.errors import FileFormatError, SeriesError
+from medrd.images.dicom_series import frames, text
+from medrd.images.geometry import (
+    Affine,
+    Shape3,
+    is_sheared,
+    max_displacement_mm,
+    spacing_mm,
+)
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+_UNEVEN_SHARE = 0.02
+"""Tolerated share of the distance between slices; rounding to a few decimals is far below it."""
+_STRAY_SHARE = 0.1
+"""Share of a voxel's shortest edge by which a slice may lie off the row of the others."""
+_SAME_PLACE_MM = 1e-3
+_EXACT_MM = 0.01
+"""What dcm2niix's grid may deviate from the headers before it is corrected."""
+_CONVERT = "Convert the series with dcm2niix, look at what it makes of it, and give that."
+
+
+@dataclass(frozen=True)
+class Plane:
+    """An image's position in space.
+
+    Attributes
+    ----------
+    row, column
+        Unit vectors in LPS: the direction in which the columns are counted, and the rows.
+    position_mm
+        Centre of the first pixel, LPS.
+    spacing_mm
+        Distance between rows, and between columns.
+    """
+
+    path: Path
+    row: tuple[float, ...]
+    column: tuple[float, ...]
+    position_mm: tuple[float, ...]
+    spacing_mm: tuple[float, ...]
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """Unit vector in LPS at right angles to the image."""
+        return np.cross(self.row, self.column)
+
+    @property
+    def depth_mm(self) -> float:
+        """Position along the normal."""
+        return float(np.dot(self.position_mm, self.normal))
+
+
+def planes_of(path: Path, header: Dataset) -> tuple[Plane, ...]:
+    """Where the frames of a file lie: one plane, or one for each frame of an enhanced image.
+
+    Raises FileFormatError if the file does not tell.
+    """
+    if frames(header) == 1 and "PerFrameFunctionalGroupsSequence" not in header:
+        return (_plane(path, header, header, header),)
+    groups = header.get("PerFrameFunctionalGroupsSequence") or []
+    if len(groups) != frames(header):
+        raise _no_place(path, f"a place for each of its {frames(header)} frames", "")
+    shared = (header.get("SharedFunctionalGroupsSequence") or [header])[0]
+    return tuple(
+        _plane(
+            path,
+            _group("PlanePositionSequence", frame, shared, header),
+            _group("PlaneOrientationSequence", frame, shared, header),
+            _group("PixelMeasuresSequence", frame, shared, header),
+        )
+        for frame in groups
+    )
+
+
+def _group(name: str, *holders: Dataset) -> Dataset:
+    """The functional group of a frame: its own, or that of all frames."""
+    found = (holder[name][0] for holder in holders if holder.get(name))
+    return next(found, holders[-1])
+
+
+def _plane(path: Path, positioned: Dataset, oriented: Dataset, measured: Dataset) -> Plane:
+    orientation = _numbers(path, oriented, "ImageOrientationPatient", 6)
+    row, column = _unit(path, orientation[:3]), _unit(path, orientation[3:])
+    if abs(np.dot(row, column)) > 1e-3:
+        raise _no_place(path, "rows and columns at right angles", "others")
+    position_mm = _numbers(path, positioned, "ImagePositionPatient", 3)
+    return Plane(path, row, column, position_mm, _numbers(path, measured, "PixelSpacing", 2))
+
+
+def _numbers(path: Path, header: Dataset, keyword: str, count: int) -> tuple[float, ...]:
+    stated = text(header, keyword)
+    try:
+        values = tuple(float(part) for part in stated.split("\\"))
+    except ValueError:
+        values = ()
+    if len(values) != count or not np.isfinite(values).all():
+        raise _no_place(path, f"{count} numbers in {keyword}", stated)
+    return values
+
+
+def _unit(path: Path, vector: Sequence[float]) -> tuple[float, ...]:
+    length = float(np.linalg.norm(vector))
+    if not abs(length - 1) < 0.01:
+        raise _no_place(path, "directions of length 1", f"one of length {length:.3g}")
+    return tuple(float(value) / length for value in vector)
+
+
+def _no_place(path: Path, expected: str, found: str) -> FileFormatError:
+    return FileFormatError(
+        path,
+        expected=f"a slice with a place in space: {expected}",
+        found=found or "none",
+        remedy="Give the scanner's own series; screenshots and scans of film have no place.",
+    )
+
+
+def by_place(planes: Sequence[Plane]) -> list[list[Plane]]:
+    """Planes by their depth, in its order; those at the same depth in the order given."""
+    places: list[list[Plane]] = []
+    for plane in sorted(planes, key=lambda one: one.depth_mm):
+        if places and plane.depth_mm - places[-1][0].depth_mm < _SAME_PLACE_MM:
+            places[-1].append(plane)
+        else:
+            places.append([plane])
+    return places
+
+
+def check_parallel(where: Path, planes: Sequence[Plane]) -> None:
+    """Raise SeriesError for slices in different planes, as scouts have, or of different pixels."""
+    first = planes[0]
+    for one in planes:
+        if not np.allclose((one.row, one.column), (first.row, first.column), atol=1e-3):
+            found = "slices in different planes"
+        elif not np.allclose(one.spacing_mm, first.spacing_mm, rtol=1e-4):
+            found = f"pixels of {first.spacing_mm} and of {one.spacing_mm} mm"
+        else:
+            continue
+        raise SeriesError(
+            where,
+            expected="slices of one size in one plane",
+            found=f"{found} ({first.path.name}, {one.path.name})",
+            remedy="Give the files of one volume; scouts are none.",
+        )
+
+
+def place_grid(
+    where: Path,
+    affine: Affine,
+    shape: Shape3,
+    planes: Sequence[Plane],
+    *,
+    straightened: bool = False,
+    words: str = "",
+) -> Affine:
+    """The affine of dcm2niix's image, corrected where the headers place the slices elsewhere.
+
+    Parameters
+    ----------
+    affine, shape
+        Of the image, to RAS+ mm.
+    planes
+        One for each slice, ordered by depth.
+    straightened
+        Whether dcm2niix has resampled slices of a tilted gantry, which are then not checked for
+        their shift against each other.
+    words
+        What dcm2niix remarked, for the messages.
+
+    Raises
+    ------
+    SeriesError
+        The slices lie at uneven distances, beside each other, or not where the image has them.
+    """
+    said = f" (dcm2niix: {words})" if words else ""
+    _check_even(where, planes, said)
+    _check_straight(where, planes, min(spacing_mm(affine)), said)
+    onto = np.linalg.inv(affine)
+    places = np.array([plane.position_mm for plane in planes]) * _LPS_TO_RAS
+    across = int(np.argmax(np.abs(onto[:3, :3] @ (planes[0].normal * _LPS_TO_RAS))))
+    if shape[across] != len(planes):
+        raise _elsewhere(where, f"{len(planes)} slices", f"{shape[across]}{said}")
+    if straightened:
+        return affine
+    ends = places[[0, -1]] @ onto[:3, :3].T + onto[:3, 3]  # as voxel indices
+    backwards = bool(ends[0, across] > ends[1, across])
+    corner = np.round(ends[0])
+    corner[across] = shape[across] - 1 if backwards else 0
+    beside = np.delete(np.abs(ends[0] - np.where(corner > 0, np.array(shape) - 1, 0)), across)
+    if beside.max() > _STRAY_SHARE:
+        raise _elsewhere(
+            where, "the corner of a slice at a corner", f"it at voxel {ends[0].round(1)}{said}"
+        )
+    placed = affine.copy()
+    if len(planes) > 1:
+        step = (places[-1] - places[0]) / (len(planes) - 1)
+        placed[:3, across] = -step if backwards else step
+        _check_upright(where, placed, planes[0], said)
+    placed[:3, 3] += places[0] - (placed[:3, :3] @ corner + placed[:3, 3])
+    return placed if max_displacement_mm(affine, placed, shape) > _EXACT_MM else affine
+
+
+def _elsewhere(where: Path, expected: str, found: str) -> SeriesError:
+    return SeriesError(
+        where, expected=f"an image of {expected} from dcm2niix", found=found, remedy=_CONVERT
+    )
+
+
+def _check_upright(where: Path, affine: Affine, plane: Plane, said: str) -> None:
+    if not is_sheared(affine):
+        return
+    steps = affine[:3, :3] / np.asarray(spacing_mm(affine))
+    upright = float(np.abs(steps.T @ (plane.normal * _LPS_TO_RAS)).max())
+    raise SeriesError(
+        where,
+        expected="slices straight above each other",
+        found=f"slices that shift by {math.degrees(math.acos(min(1.0, upright))):.1f} degrees "
+        "(a tilted gantry), which dcm2niix does not straighten in this "
+        f"series{said}",
+        remedy="Resample the series onto a straight grid first.",
+    )
+
+
+def _check_even(where: Path, planes: Sequence[Plane], said: str) -> None:
+    gaps_mm = np.diff([plane.depth_mm for plane in planes])
+    if not gaps_mm.size:
+        return
+    usual_mm = float(np.median(gaps_mm))
+    if np.all(np.abs(gaps_mm - usual_mm) <= _UNEVEN_SHARE * usual_mm):
+        return
+    steps = np.round(gaps_mm / usual_mm)
+    if np.all(np.abs(gaps_mm / usual_mm - steps) <= _UNEVEN_SHARE * steps):
+        found = (
+            f"{int(steps.sum()) - len(steps)} missing among slices {usual_mm:.2f} mm apart, "
+            f"the first after {planes[int(np.argmax(steps))].path.name}"
+        )
+        remedy = "Fetch the series again."
+    else:
+        found = f"distances from {gaps_mm.min():.2f} to {gaps_mm.max():.2f} mm"
+        remedy = _CONVERT
+    raise SeriesError(where, expected="slices at even distances", found=found + said, remedy=remedy)
+
+
+def _check_straight(where: Path, planes: Sequence[Plane], edge_mm: float, said: str) -> None:
+    """Check that one line holds all slices; even distances along the normal are not enough."""
+    places = np.array([plane.position_mm for plane in planes])
+    if len(places) < 3:
+        return
+    steps = np.arange(len(places))
+    slope, start = np.polyfit(steps, places, 1)
+    stray_mm = np.linalg.norm(places - (start + np.outer(steps, slope)), axis=1)
+    worst = int(stray_mm.argmax())
+    if stray_mm[worst] > _STRAY_SHARE * edge_mm:
+        raise SeriesError(
+            where,
+            expected="slices in one straight row",
+            found=f"{planes[worst].path.name} {stray_mm[worst]:.2f} mm beside the row of the "
+            f"others{said}",
+            remedy="Fetch the series again.",
+        )
