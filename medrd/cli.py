@@ -154,6 +154,15 @@ def predict(
             "--native", help="For scans from medrd prepare: also write maps on the raw scan's grid."
         ),
     ] = False,
+    dicom: Annotated[
+        bool,
+        typer.Option(
+            "--dicom",
+            help="For DICOM series: also write a Segmentation, a Parametric Map and a report. With "
+            "--native also for scans that medrd prepare made from a series.",
+        ),
+    ] = False,
+    keep_names: options.KeepNames = False,
     report: Annotated[
         bool, typer.Option("--report", help="Also write report.html, a page that shows the maps.")
     ] = False,
@@ -170,6 +179,8 @@ def predict(
         device=device,
         strict=strict,
         native=native,
+        dicom=dicom,
+        keep_names=keep_names,
         report=report,
         shard=options.parse_shard(shard),
     )
@@ -184,6 +195,24 @@ def predict(
     typer.echo(f"{done} predicted, {skipped} already there, {failed} failed{others}", err=True)
     if result.errors or (result.page and result.page.errors):
         _end_incomplete(f"see {out / 'errors.json'}")
+
+
+@app.command("to-dicom")
+def to_dicom(
+    map_: Annotated[Path, typer.Argument(metavar="MAP", help="Map that medrd predict wrote.")],
+    mask: Annotated[
+        Path | None, typer.Argument(help="Its mask; without it, only the scores are written.")
+    ] = None,
+    *,
+    series: Annotated[Path, typer.Option(help="Folder of the DICOM series, or one of its files.")],
+    out: Annotated[Path, typer.Option(help="Folder for the DICOM objects.")],
+    keep_names: options.KeepNames = False,
+) -> None:
+    """Write a map as DICOM: a Segmentation, a Parametric Map and a report."""
+    from medrd.prediction.to_dicom import to_dicom as run
+
+    for path in run(map_, mask, series=series, out=out, keep_names=keep_names):
+        typer.echo(path)
 
 
 @app.command()

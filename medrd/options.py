@@ -36,6 +36,15 @@ Series = Annotated[
     str | None, typer.Option(help="Series Instance UID, for DICOM folders with several series.")
 ]
 
+KeepNames = Annotated[
+    bool,
+    typer.Option(
+        "--keep-names",
+        help="Keep the patient's name, number and birth date in DICOM objects. By default they are "
+        "empty.",
+    ),
+]
+
 OnRay = Annotated[
     bool,
     typer.Option(

@@ -27,6 +27,8 @@ _OPTIONS = ("-g", "i", "-b", "n", "-z", "n", "-l", "n", "-f", "image")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _TALK = ("Chris Rorden", "Defaults ", "Found ", "Convert ", "Conversion ", "UINT16->INT16", "::")
 _MOST_WORDS = 4
+_LONGEST_S = 1800
+"""A series takes seconds; only a damaged one that misleads dcm2niix takes longer than this."""
 
 
 class Converted(NamedTuple):
@@ -92,9 +94,11 @@ def convert(files: Sequence[Path], where: Path, workspace: Path) -> Converted:
     outputs.mkdir()
     for number, path in enumerate(files):
         _stage(path, inputs / f"{number:06d}.dcm")
-    done = subprocess.run(
-        [program, *_OPTIONS, "-o", str(outputs), str(inputs)], capture_output=True, check=False
-    )
+    command = [program, *_OPTIONS, "-o", str(outputs), str(inputs)]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_LONGEST_S)
+    except subprocess.TimeoutExpired:
+        raise inconvertible(where, f"no end after {_LONGEST_S} s") from None
     words = _words(done.stdout + b"\n" + done.stderr, inputs, files)
     logger.debug("%s: dcm2niix: %s", where, words or "nothing to remark")
     images = sorted(outputs.glob("*.nii"))

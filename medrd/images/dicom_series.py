@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _PREAMBLE_BYTES, _MAGIC = 128, b"DICM"
 _TAGS = [
     *("SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "SeriesDescription"),
+    *("Manufacturer",),
     *("ProtocolName", "SequenceName", "ScanningSequence", "EchoTime", "InstanceNumber"),
     *("SeriesInstanceUID", "Rows", "Columns", "NumberOfFrames", "PhotometricInterpretation"),
     *("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "SpacingBetweenSlices"),

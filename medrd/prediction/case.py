@@ -16,8 +16,17 @@ from medrd.data.cache import source_hash
 from medrd.data.cases import Case
 from medrd.data.kind import CODE_VERSION, Opened
 from medrd.data.output_names import BIDS_MASK_SIDECAR, MAKER, files_of
+from medrd.dicom_objects.scene import Maker
+from medrd.dicom_objects.write import is_own_object
 from medrd.errors import InputError
 from medrd.files import file_hash, write_json
+from medrd.prediction.dicom import (
+    check_dicom,
+    dicom_is_done,
+    dicom_targets,
+    remove_dicom,
+    write_dicom,
+)
 from medrd.prediction.guard import Likeness, compare_with_training, names_of, refuse
 from medrd.prediction.native import (
     NATIVE_ENDINGS,
@@ -118,6 +127,8 @@ class CasePredictor:
             return False
         if self._options.native and "native_map" not in record.outputs:
             return False
+        if self._options.dicom and not dicom_is_done(record, self._options):
+            return False
         return record.is_current(path.parent, {**self._identity, "inputs": hashes})
 
     def _read(self, case: Case) -> Loaded | None:
@@ -139,6 +150,10 @@ class CasePredictor:
             for ending in NATIVE_ENDINGS:
                 target = case.output(self._out, ending)
                 self._folder.refuse_taken([target], ours=self._kind.is_own_map(target))
+        if self._options.dicom:
+            check_dicom(case, native)
+            for target in dicom_targets(case, self._out).values():
+                self._folder.refuse_taken([target], ours=is_own_object(target))
         budget = self._options.max_voxels or self._model.config.data.budget
         opened = self._kind.read(case, budget=budget)
         names = names_of(case.subject)
@@ -171,6 +186,7 @@ class CasePredictor:
         for native_path in (case.output(out, ending) for ending in NATIVE_ENDINGS):
             if self._kind.is_own_map(native_path):
                 remove(native_path)
+        remove_dicom(case, out)
         description = f"{MAKER} anomaly score, model {self._model.hash[:12]}"
         opened.write_map(
             paths["map"], prediction.grid_map, description=description, threshold=threshold
@@ -192,6 +208,23 @@ class CasePredictor:
                 description=description,
                 threshold=threshold,
             )
+        described = opened.describe(prediction.grid_map, prediction.mask, prediction.image_scores)
+        dicom: dict[str, Any] = {}
+        if self._options.dicom:
+            maker = Maker(self._model.config.model.name, self._model.hash, threshold)
+            findings = (
+                native_entry["native"].get("findings") if native_entry else described["findings"]
+            )
+            dicom = write_dicom(
+                case,
+                item.native,
+                out,
+                paths,
+                maker=maker,
+                findings=findings,
+                scan_score=described["scan_score"],
+                keep_names=self._options.keep_names,
+            )
         if self._options.picture:
             paths["picture"] = case.output(out, files.overlay)
             opened.write_overlay(
@@ -206,7 +239,7 @@ class CasePredictor:
             frame=first.frame,
             series=first.series,
             label=str(label.path.absolute()) if label else None,
-            **opened.describe(prediction.grid_map, prediction.mask, prediction.image_scores),
+            **described,
             **standing(
                 prediction.scan_score,
                 self._model.calibration,
@@ -214,6 +247,7 @@ class CasePredictor:
                 noun=self._kind.files.noun,
             ),
             **native_entry,
+            **dicom,
             warnings=list(opened.prepared.warnings),
             unlike_training=list(item.likeness.differences),
             not_judged=list(item.likeness.unchecked),

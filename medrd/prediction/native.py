@@ -37,6 +37,8 @@ class NativeSpace:
 
     origin: Origin
     blank: Volume
+    series: str | None = None
+    """Series Instance UID, if one of several in a folder was chosen."""
 
     def scores(
         self, array: NDArray[np.float32], affine: NDArray[np.float64]
@@ -81,7 +83,7 @@ def find_native_space(prepared: Path) -> NativeSpace:
                     found="content that differs from its record",
                     remedy="Prepare the raw scan again, or remove --native.",
                 )
-            return NativeSpace(origin, origin.blank())
+            return NativeSpace(origin, origin.blank(), record.series.get(name))
     raise MissingInputError(
         prepared,
         expected="a scan that medrd prepare wrote, with its record in the same folder",

@@ -33,6 +33,11 @@ class PredictOptions:
         Also write an overlay as PNG.
     native
         Also write map and mask on the raw scan's grid, for scans that ``medrd prepare`` wrote.
+    dicom
+        Also write scores, findings and a report as DICOM, for DICOM series; with ``native`` also
+        for scans that ``medrd prepare`` made from a series.
+    keep_names
+        Whether those hold the patient's name, number and the like.
     report
         Also write ``report.html`` about everything in the output folder; see
         :func:`medrd.write_report`.
@@ -49,6 +54,8 @@ class PredictOptions:
     strict: bool = False
     picture: bool = True
     native: bool = False
+    dicom: bool = False
+    keep_names: bool = False
     report: bool = False
     shard: Shard | None = None
 

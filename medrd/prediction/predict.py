@@ -15,6 +15,7 @@ from medrd.data.cases import Case
 from medrd.data.left_out import LeftOut, log_left_out
 from medrd.data.output_names import files_of
 from medrd.errors import ConfigError, InputError
+from medrd.extras import require_extra
 from medrd.prediction.bids import describe_derivative
 from medrd.prediction.case import Done, Job, Outcome
 from medrd.prediction.guard import check_strict
@@ -71,6 +72,8 @@ def predict(
     strict: bool = False,
     picture: bool = True,
     native: bool = False,
+    dicom: bool = False,
+    keep_names: bool = False,
     report: bool = False,
     shard: Shard | None = None,
     runner: Runner = HERE,
@@ -89,6 +92,8 @@ def predict(
         strict=strict,
         picture=picture,
         native=native,
+        dicom=dicom,
+        keep_names=keep_names,
         report=report,
         shard=shard,
     )
@@ -134,6 +139,22 @@ def predict_inputs(
             expected="a model of scans that medrd prepare can write",
             found="a model of pictures",
             remedy="Remove --native: maps are on the picture's own grid.",
+        )
+    if options.dicom:
+        require_extra("dicom", "--dicom")
+        if not loaded.kind.volumetric:
+            raise ConfigError(
+                "--dicom",
+                expected="a model of scans",
+                found="one of pictures",
+                remedy="Leave --dicom out.",
+            )
+    elif options.keep_names:
+        raise ConfigError(
+            "--keep-names",
+            expected="--dicom, whose objects can hold names",
+            found="no --dicom",
+            remedy="Leave --keep-names out, or add --dicom.",
         )
     if options.shard and options.report:
         raise ConfigError(

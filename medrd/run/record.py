@@ -160,6 +160,7 @@ class PredictionRecord(Record):
     height: int | None = None
     width: int | None = None
     native: dict[str, Any] | None = None
+    dicom: dict[str, Any] | None = None
 
     warnings: list[Text]
     unlike_training: list[Text]

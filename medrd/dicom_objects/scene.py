@@ -1,0 +1,293 @@
+"""What the DICOM objects of a scan have in common: source images, geometry, findings, maker."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medrd.errors import GridMismatchError, SeriesError
+from medrd.extras import require_extra
+from medrd.images.dicom_place import by_place, place_grid, planes_of
+from medrd.images.dicom_series import Series, choose_series, text
+from medrd.images.geometry import Affine, Shape3, format_shape
+
+if TYPE_CHECKING:
+    import highdicom
+    from pydicom import Dataset
+
+NOTICE = "Research use only; not for diagnosis."
+MAKERS_CODES = "99MEDRD"
+"""The scheme of medrd's own codes, for what no standard has a code."""
+SCORE = ("SCORE", MAKERS_CODES, "Anomaly score")
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_PERSONAL = (
+    *("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "StudyID"),
+    *("ReferringPhysicianName", "StudyDescription", "PatientComments", "InstitutionName"),
+)
+"""What is left out unless names are kept. Those of type 2 are there, but empty."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A connected part of the mask.
+
+    Attributes
+    ----------
+    number
+        From 1, largest first: its segment in the Segmentation.
+    diameter_mm
+        The longest distance of two points on its surface.
+    tracking_uid
+        The same in the Segmentation and in the report.
+    """
+
+    number: int
+    volume_mm3: float
+    peak_score: float
+    diameter_mm: float
+    tracking_uid: str
+
+    @property
+    def label(self) -> str:
+        """``Finding 1``."""
+        return f"Finding {self.number}"
+
+
+@dataclass(frozen=True)
+class Maker:
+    """The model that made the map.
+
+    Attributes
+    ----------
+    name, hash
+        Of the model.
+    threshold
+        From which score on a voxel is in the mask; None if unknown.
+    """
+
+    name: str
+    hash: str
+    threshold: float | None = None
+
+    @property
+    def version(self) -> str:
+        """Version of medrd."""
+        return version("medrd")
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A map and its findings in the frame of reference of their DICOM series.
+
+    Attributes
+    ----------
+    sources
+        The series' images without their pixels.
+    scores
+        (X, Y, Z) float32.
+    labels
+        (X, Y, Z) int: numbers of the findings, 0 elsewhere.
+    affine
+        Of both, to RAS+ mm.
+    """
+
+    sources: Sequence[Dataset]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    affine: Affine
+    findings: Sequence[Finding]
+    maker: Maker
+
+    def as_volume(self, array: NDArray[Any]) -> highdicom.Volume:
+        """An array (X, Y, Z) with its axes as (slices, rows, columns) of the source images."""
+        import highdicom
+
+        order, backwards = self._axes
+        turned = array.transpose(order)
+        affine = _LPS @ self.affine @ np.eye(4)[:, [*order, 3]]
+        for axis in np.flatnonzero(backwards):
+            affine[:3, 3] += affine[:3, axis] * (turned.shape[axis] - 1)
+            affine[:3, axis] *= -1
+            turned = np.flip(turned, int(axis))
+        return highdicom.Volume(
+            np.ascontiguousarray(turned),
+            _rigid(affine),
+            coordinate_system="PATIENT",
+            frame_of_reference_uid=self.sources[0].FrameOfReferenceUID,
+        )
+
+    @cached_property
+    def _axes(self) -> tuple[list[int], NDArray[np.bool_]]:
+        """Which axis of the map runs along slices, rows and columns, and whether against them."""
+        plane = planes_of(Path("source"), self.sources[0])[0]
+        wanted = np.array([plane.normal, plane.column, plane.row])
+        columns = (_LPS @ self.affine)[:3, :3]
+        cosines = wanted @ (columns / np.linalg.norm(columns, axis=0))
+        order = [int(axis) for axis in np.abs(cosines).argmax(axis=1)]
+        if len(set(order)) < 3:  # a map that has been turned by about 45 degrees
+            order = [2, 1, 0]
+        return order, cosines[range(3), order] < 0
+
+    @property
+    def equipment(self) -> dict[str, Any]:
+        """Who made the object, as highdicom's constructors have it."""
+        return {
+            "manufacturer": "medrd",
+            "manufacturer_model_name": self.maker.name,
+            "software_versions": self.maker.version,
+            "device_serial_number": self.maker.hash[:16] or "unknown",
+        }
+
+
+def _rigid(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The axes at exactly right angles, from which rounding to float32 has moved them."""
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    u, _, v = np.linalg.svd(affine[:3, :3] / edges)
+    result = affine.copy()
+    result[:3, :3] = (u @ v) * edges
+    return result
+
+
+def open_scene(
+    folder: Path,
+    series: str | None,
+    *,
+    scores: NDArray[np.float32],
+    mask: NDArray[np.bool_] | None,
+    affine: Affine,
+    findings: Sequence[Mapping[str, Any]],
+    maker: Maker,
+    keep_names: bool = False,
+) -> Scene:
+    """Put a map and the rows of its lesion table into the frame of a DICOM series.
+
+    Parameters
+    ----------
+    folder, series
+        Where the series lies, and its UID if the folder holds several.
+    scores, mask
+        (X, Y, Z); no mask for a model without a threshold.
+    findings
+        Rows of :func:`medrd.metrics.lesion_table`.
+    keep_names
+        Whether the objects shall hold the patient's name, number and birth date and the like.
+
+    Raises
+    ------
+    GridMismatchError
+        The slices of the map do not lie where the images of the series lie.
+    InputError
+        See :func:`medrd.images.dicom_series.choose_series`.
+    """
+    require_extra("dicom", "writing DICOM")
+    from pydicom.uid import generate_uid
+
+    chosen = choose_series(folder, series)
+    sources = _sources(chosen, keep_names=keep_names)
+    x, y, z = scores.shape
+    _check_same_grid(folder, sources, (x, y, z), affine)
+    labels = np.zeros(scores.shape, np.int32)
+    numbered = []
+    if mask is not None and findings:
+        parts, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+        onto = np.linalg.inv(affine)
+        for number, row in enumerate(findings, 1):
+            peak = onto[:3, :3] @ np.asarray(row["peak_mm"]) + onto[:3, 3]
+            own = parts == parts[tuple(np.round(peak).astype(int))]
+            labels[own] = number
+            diameter = longest_diameter_mm(own, affine)
+            uid = generate_uid(entropy_srcs=[chosen.uid, maker.hash, str(row)])
+            numbered.append(Finding(number, row["volume_mm3"], row["peak_score"], diameter, uid))
+    return Scene(sources, scores, labels, affine, numbered, maker)
+
+
+def longest_diameter_mm(mask: NDArray[np.bool_], affine: Affine) -> float:
+    """The longest distance of two points on a mask's surface, as pyradiomics measures it.
+
+    The surface runs through the midpoints between voxels inside and outside, as the mesh of
+    marching cubes does (IBSI's "maximum 3D diameter", L0JK).
+    """
+    from scipy.spatial import ConvexHull
+    from scipy.spatial.distance import pdist
+
+    surface = mask & ~ndimage.binary_erosion(mask)
+    voxels = np.argwhere(surface).astype(np.float64)
+    halves = np.concatenate([np.eye(3), -np.eye(3)]) / 2
+    points = (voxels[:, None] + halves).reshape(-1, 3) @ affine[:3, :3].T
+    corners = points[ConvexHull(points).vertices]
+    return float(pdist(corners).max())
+
+
+def _sources(series: Series, *, keep_names: bool) -> list[Dataset]:
+    """Headers of all images, in the order of their places."""
+    import pydicom
+
+    images: list[tuple[float, int, Dataset]] = []
+    for path in series.files:
+        with quiet_pydicom():
+            image = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        if not keep_names:
+            for keyword in _PERSONAL:
+                if keyword in image:
+                    setattr(image, keyword, "")
+            for keyword in ("OtherPatientIDs", "OtherPatientNames", "PatientAddress"):
+                if keyword in image:
+                    delattr(image, keyword)
+        _fill(image, series.uid)
+        images.append((planes_of(path, image)[0].depth_mm, len(images), image))
+    return [image for *_, image in sorted(images, key=lambda item: item[:2])]
+
+
+def _fill(image: Dataset, series: str) -> None:
+    """Give highdicom what it asks of a source, where an old or reduced header lacks it."""
+    for keyword in (*_PERSONAL[:5], "PatientSex", "StudyDate", "StudyTime"):
+        if keyword not in image:
+            setattr(image, keyword, "")
+    if not image.get("FrameOfReferenceUID"):
+        image.FrameOfReferenceUID = f"{series}.1"[:64]
+
+
+def _check_same_grid(
+    folder: Path, sources: Sequence[Dataset], shape: Shape3, affine: Affine
+) -> None:
+    """Raise GridMismatchError if the slices of a map do not lie where the images lie.
+
+    Where the tiles of a mosaic lie is not checked.
+    """
+    if any("MOSAIC" in text(image, "ImageType").upper() for image in sources):
+        return
+    places = by_place([plane for image in sources for plane in planes_of(folder, image)])
+    planes = [place[0] for place in places]
+    step = np.subtract(planes[-1].position_mm, planes[0].position_mm)
+    tilted = len(planes) > 1 and abs(step @ planes[0].normal) < 0.999 * np.linalg.norm(step)
+    try:
+        placed = place_grid(folder, affine, shape, planes, straightened=tilted)
+        found = "one on another grid" if placed is not affine else ""
+    except SeriesError as error:
+        found = f"one of {format_shape(shape)} voxels on another grid ({error.found})"
+    if found:
+        raise GridMismatchError(
+            folder,
+            expected="a map on the grid of this series",
+            found=found,
+            remedy="Give the series that the map was made from; of a scan from medrd prepare, the "
+            "map on the raw scan's grid (medrd predict --native).",
+        )
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Suppress Python's warnings about values that are not as the standard has them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
