@@ -42,6 +42,7 @@ SLOW_MODULES = (
     "preparation/test_head.py",
     "preparation/test_programs.py",
     "phantom/test_cohort.py",
+    "prediction/test_report.py",
 )
 """Modules that take long, in the order in which they start: tests on Ray wait more than they
 compute, so two of them seldom run at the same time."""
