@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save
 
@@ -211,7 +210,7 @@ def load_model(path: str | Path) -> Model:
         )
         profile = Profile.from_dict(content["profile"]) if content.get("profile") else None
         weights, training = content["weights_sha256"], content["training"]
-    except (OSError, ValueError, KeyError, TypeError, ValidationError, MedrdError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, MedrdError) as error:
         raise ModelError(
             description,
             expected=f"a model description of format {FORMAT}",
