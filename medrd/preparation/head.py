@@ -18,8 +18,16 @@ from medrd.preparation.brain import filled, is_stripped, refine
 from medrd.preparation.check import checked, shown
 from medrd.preparation.linear import Matrix, apply, closest_rigid, inverse, translation
 from medrd.preparation.programs import TEMPLATE, find_extractor
-from medrd.preparation.quality import NOT_REFINED, STRIPPED, Alignment, Quality, dice
-from medrd.preparation.register import Registration, register
+from medrd.preparation.quality import (
+    LEAST_CONTRAST,
+    NOT_REFINED,
+    STRIPPED,
+    Alignment,
+    Quality,
+    dice,
+    is_sized,
+)
+from medrd.preparation.register import Registration, register, register_scaled
 from medrd.preparation.sample import centres_mm, resample
 from medrd.preparation.template import Template
 
@@ -28,6 +36,8 @@ if TYPE_CHECKING:
 
 T1_WEIGHTED = ("t1", "t1ce")
 _ORDER = (*T1_WEIGHTED, "t2", "flair")
+_DARK_FLUID = (*T1_WEIGHTED, "flair")
+"""Modalities in which skull and fluid are dark, so that a brain can be refined."""
 
 _MARGIN_MM = 8.0
 """Margin around the template's brain beyond which a skull-stripped head must be empty."""
@@ -38,8 +48,12 @@ _FAINTEST = 1e-3
 # Starts in degrees of pitch, roll and yaw, and in mm: possible positions of a head in a scanner,
 # and the distance from the centre of the brain to that of a head with more or less of its neck.
 _LYING = ((-30, -15, 0, 15, 30), (-15, 0, 15), (-15, 0, 15))
+_LYING_STRAIGHT = ((-30, -15, 0, 15, 30), (0,), (-12, 0, 12))
 _HEAD_SHIFTS_MM = ((0,), (-20, 0, 20), (-20, 0, 20, 40, 60))
 _BRAIN_SHIFTS_MM = ((0,), (0,), (0,))
+LEAST_PROMINENCE = 0.0055
+"""For registrations with free scales: right ones had 0.0066 and more, wrong ones up to 0.0047
+(docs/prepare.md)."""
 # Within a session a head moves little.
 _NODDING = ((-10, 0, 10),) * 3
 
@@ -168,11 +182,11 @@ def prepare_head(
             if channel != reference
         }
         subject = _Subject(scans, images, reference, onto_others)
-        method, mask = _raw_brain(scans[reference], reference, options)
+        method, mask = _raw_brain(scans, reference, options)
         head = _on_template(subject, template, options, method, mask)
         if method == STRIPPED and head.quality.failures():
             # A small head in air of exactly 0 may look skull-stripped.
-            method, mask = _brain_in_skull(scans[reference], reference, options)
+            method, mask = _brain_in_skull(scans, reference, options)
             again = _on_template(subject, template, options, method, mask)
             head = head if again.quality.failures() else again
     return head
@@ -199,8 +213,11 @@ def _on_template(
     reference, others = subject.reference, subject.onto_others
     image = subject.images[reference]
     placed = _to_template(image, mask, template)
+    alignment = Alignment.of(placed)
+    # Without an outline of its own, nothing would tell a head of a wrong size from a wrong fit.
+    resized = method not in (STRIPPED, NOT_REFINED) and not is_sized(alignment, _brain_ml(template))
     onto = placed.matrix
-    if not options.stretch:
+    if not options.stretch and not resized:
         onto = closest_rigid(onto, template.centre_mm)
     to_reference = onto @ template.pose
     to_template = inverse(placed.matrix) @ to_reference
@@ -211,8 +228,8 @@ def _on_template(
     prior = resample(template.region(), template.shape, template.affine, to_template).array > 0.5
     if mask is not None:
         brain = resample(to_sitk(mask), template.shape, template.affine, to_reference).array > 0.5
-    elif reference in T1_WEIGHTED:
-        brain = _refined(image, template, to_reference, to_template)
+    elif tissue := _shows_tissue(subject.scans, reference):
+        brain = _refined(subject.images[tissue], template, to_raw[tissue], to_template)
     else:
         brain = prior
     prepared, covered = {}, {}
@@ -223,29 +240,41 @@ def _on_template(
     change = abs(float(np.linalg.det(to_reference[:3, :3])))
     quality = Quality(
         reference=reference,
-        to_template=Alignment.of(placed),
+        to_template=alignment,
         to_reference={channel: Alignment.of(found) for channel, found in others.items()},
         brain=method,
         brain_ml=round(float(np.count_nonzero(brain)) * _voxel_ml(template) * change, 1),
-        brain_dice=None if mask is None else round(dice(brain, prior), 4),
+        brain_dice=None if mask is None and not resized else round(dice(brain, prior), 4),
         covered=covered,
+        resized=resized,
     )
     return PreparedHead(prepared, brain, to_raw, to_template, quality)
 
 
-def _raw_brain(volume: Volume, reference: str, options: Options) -> tuple[str, Volume | None]:
-    """The method that found the brain, and its mask on the raw grid if already known."""
+def _shows_tissue(scans: Mapping[str, Volume], reference: str) -> str | None:
+    """The modality on which the brain is refined: the reference if possible, else the FLAIR."""
+    return next((c for c in (reference, *_DARK_FLUID) if c in _DARK_FLUID and c in scans), None)
+
+
+def _raw_brain(
+    scans: Mapping[str, Volume], reference: str, options: Options
+) -> tuple[str, Volume | None]:
+    """The method that found the brain, and its mask on the reference's grid if already known."""
+    volume = scans[reference]
     if is_stripped(volume):
         mask = filled(volume.array != 0)
         return STRIPPED, volume_from_array(mask, volume.affine)
-    return _brain_in_skull(volume, reference, options)
+    return _brain_in_skull(scans, reference, options)
 
 
-def _brain_in_skull(volume: Volume, reference: str, options: Options) -> tuple[str, Volume | None]:
+def _brain_in_skull(
+    scans: Mapping[str, Volume], reference: str, options: Options
+) -> tuple[str, Volume | None]:
     """Like :func:`_raw_brain`, for a head with its skull."""
+    volume = scans[reference]
     extractor = find_extractor(options.extraction)
     if extractor is None:
-        return ("template" if reference in T1_WEIGHTED else NOT_REFINED), None
+        return ("template" if _shows_tissue(scans, reference) else NOT_REFINED), None
     if extractor.needs_t1 and reference not in T1_WEIGHTED:
         raise EmptyBrainError(
             volume.path or "volume",
@@ -257,17 +286,19 @@ def _brain_in_skull(volume: Volume, reference: str, options: Options) -> tuple[s
 
 
 def _to_template(image: SimpleITK.Image, mask: Volume | None, template: Template) -> Registration:
-    """Affine registration: the map from the template's world to the reference's."""
+    """Affine registration: the map from the template's world to the reference's.
+
+    A head that is not found is tried again with free scales, as its voxel size may be wrong.
+    """
     if mask is None:
-        return register(
-            template.stripped,
-            template.region(),
-            image,
-            freedom="affine",
-            angles=_LYING,
-            shifts_mm=_HEAD_SHIFTS_MM,
-            turns=True,
+        images = template.stripped, template.region(), image
+        found = register(
+            *images, freedom="affine", angles=_LYING, shifts_mm=_HEAD_SHIFTS_MM, turns=True
         )
+        if found.contrast >= LEAST_CONTRAST:
+            return found
+        scaled = register_scaled(*images, angles=_LYING_STRAIGHT, shifts_mm=_HEAD_SHIFTS_MM)
+        return scaled if scaled.prominence >= LEAST_PROMINENCE else found
     import SimpleITK
 
     inside = SimpleITK.Cast(to_sitk(mask) > 0.5, image.GetPixelID())
@@ -329,6 +360,10 @@ def _cut(
     share = round(float(seen.mean()), 4) if seen.size else 0.0
     volume = volume_from_array(result, template.affine, code=2)
     return replace(volume, warnings=raw.warnings), share
+
+
+def _brain_ml(template: Template) -> float:
+    return np.count_nonzero(template.brain) * template.image.voxel_volume_mm3 / 1000
 
 
 def _voxel_ml(template: Template) -> float:

@@ -50,7 +50,7 @@ from medrd.run.signals import InterruptedRunError, stop_on_signals
 
 logger = logging.getLogger("medrd.prepare")
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Increase it whenever the same scans give other results, so that subjects are prepared again."""
 
 

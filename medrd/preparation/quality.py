@@ -22,6 +22,9 @@ LEAST_DICE = 0.85
 SCALES = (0.75, 1.3)
 MOST_DEGREES = 60.0
 LEAST_COVERED, WHOLE = 0.6, 0.98
+LEAST_DICE_RESIZED = 0.9
+MOST_UNEVEN = 1.25
+"""Ratio of the largest to the smallest scale factor of a head whose voxel size may be right."""
 STRIPPED, NOT_REFINED = "stripped", "template, not refined"
 _LOST = "the registration failed"
 
@@ -82,9 +85,13 @@ class Quality:
     brain_ml
         Volume of the brain in the raw scan.
     brain_dice
-        Dice of the brain and the affinely registered template's; None if derived from the latter.
+        Dice of the brain and the affinely registered template's; None if derived from the latter,
+        unless the head was resized.
     covered
         By modality, the share of the brain that the scan covers.
+    resized
+        Whether the head was scaled to the template's size, because its header's voxel size gives
+        no brain's size or shape.
     """
 
     reference: str
@@ -94,6 +101,7 @@ class Quality:
     brain_ml: float
     brain_dice: float | None
     covered: Mapping[str, float]
+    resized: bool = False
 
     def failures(self) -> list[str]:
         """Reasons not to use the result, a clause each; empty if it is usable."""
@@ -103,14 +111,16 @@ class Quality:
         for channel, alignment in self.to_reference.items():
             texts = _rigid_failures(alignment)
             found += [f"{channel} to {self.reference}: {text}" for text in texts]
-        if not LEAST_ML <= self.brain_ml <= MOST_ML:
+        if not self.resized and not LEAST_ML <= self.brain_ml <= MOST_ML:
             found.append(
                 f"a brain of {self.brain_ml:.0f} ml (brains have {LEAST_ML:.0f} to {MOST_ML:.0f})"
             )
-        if self.brain_dice is not None and self.brain_dice < LEAST_DICE:
+        # The size of a resized head tells nothing, so its brain must match the template's better.
+        least = LEAST_DICE_RESIZED if self.resized else LEAST_DICE
+        if self.brain_dice is not None and self.brain_dice < least:
             found.append(
                 f"brain and template overlap with a Dice of only {self.brain_dice:.2f} "
-                f"(at least {LEAST_DICE})"
+                f"(at least {least})"
             )
         for channel, share in self.covered.items():
             if share < LEAST_COVERED:
@@ -126,7 +136,15 @@ class Quality:
         ]
         if self.brain == NOT_REFINED:
             found.append(
-                "the brain's outline is the template's, not refined: that needs a T1-weighted scan"
+                "the brain's outline is the template's, not refined: that needs a T1-weighted scan "
+                "or a FLAIR"
+            )
+        if self.resized:
+            factors = ", ".join(f"{factor:.2f}" for factor in self.to_template.scales)
+            found.append(
+                f"the header's voxel size seems wrong: it gives a brain of {self.brain_ml:.0f} ml, "
+                f"whose lengths are {factors} times the template's; the head was scaled to the "
+                "template's size"
             )
         return found
 
@@ -139,6 +157,21 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     """Overlap of two masks, 0 to 1."""
     both = np.count_nonzero(first) + np.count_nonzero(second)
     return 2 * float(np.count_nonzero(first & second)) / both if both else 0.0
+
+
+def is_sized(alignment: Alignment, template_ml: float) -> bool:
+    """Whether a head has the size and the shape of heads, by its header's voxel size.
+
+    Parameters
+    ----------
+    alignment
+        Of the template's brain, registered to the head.
+    template_ml
+        Volume of the template's brain.
+    """
+    ml = template_ml * float(np.prod(alignment.scales))
+    even = max(alignment.scales) <= MOST_UNEVEN * min(alignment.scales)
+    return LEAST_ML <= ml <= MOST_ML and even
 
 
 def _affine_failures(alignment: Alignment) -> list[str]:

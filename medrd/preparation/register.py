@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medrd.images.sitk import sitk_array
-from medrd.preparation.linear import Matrix, apply, from_itk, to_itk
+from medrd.preparation.linear import Matrix, about, apply, from_itk, to_itk
 from medrd.preparation.sample import coarse
 from medrd.preparation.similarity import (
     BINS,
@@ -36,6 +37,12 @@ _FINE_SHARE = 0.3
 """Share of the fine image's voxels sampled in each step."""
 _SEED = 1
 
+# For heads whose voxel size is wrong by up to a fifth along each axis: scales to start from, in the
+# slices' plane (of one voxel size, most often) and across, from the template to the scan.
+_ACROSS, _ALONG = (0.9, 1.02, 1.15), (0.8, 0.93, 1.07, 1.22)
+_PER_SCALE, _SCALED, _SCALED_AGAIN = 2, 5, 2
+_RESCALED = ((0.9, 0.9, 1.0), (0.9, 1.0, 1.0), (1.0, 0.9, 1.0), (1.0, 1.0, 0.9))
+
 
 @dataclass(frozen=True, eq=False)
 class Registration:
@@ -53,6 +60,11 @@ class Registration:
     similarity: float
     contrast: float
     covered: float
+
+    @property
+    def prominence(self) -> float:
+        """:meth:`medrd.preparation.similarity.Fit.prominence` of the map."""
+        return self.contrast * (self.similarity - 1)
 
 
 def register(
@@ -104,6 +116,52 @@ def register(
         share=_FINE_SHARE,
     )
     return registration(fit, matrix)
+
+
+def register_scaled(
+    fixed: SimpleITK.Image,
+    region: SimpleITK.Image,
+    moving: SimpleITK.Image,
+    *,
+    angles: Sequence[Sequence[float]],
+    shifts_mm: Sequence[Sequence[float]],
+) -> Registration:
+    """Register a head affinely whose voxel size may be wrong, differently along each axis.
+
+    A wrong scale hides the right position, so positions are tried at each of several scales, and
+    the best of each are optimised before scales compete. The similarity of wrong positions comes
+    close to that of the right one, but it hardly falls around them: the result is therefore the
+    optimum of the greatest prominence. It takes about three times as long as :func:`register`,
+    whose parameters are the same.
+    """
+    fixed_4, moving_4 = coarse(fixed, COARSE_MM), coarse(moving, COARSE_MM)
+    fit = make_fit(fixed_4, sitk_array(_as_mask(region, fixed_4)) > 0, moving_4)
+    around = starts_around(fit, centre_of_mass_mm(moving_4), angles=angles, shifts_mm=shifts_mm)
+
+    def scaled(matrix: Matrix, *factors: float) -> Matrix:
+        return matrix @ about(fit.centre_mm, np.diag([*factors, 1.0]))
+
+    climbed = []
+    for across, along in product(_ACROSS, _ALONG):
+        starts = [scaled(start, across, across, along) for start in around]
+        climbed += [fit.climb(start) for start in fit.best(starts, _PER_SCALE)]
+    found = [fit.climb(matrix, scales=True) for matrix in fit.best(climbed, _SCALED)]
+    found.sort(key=fit.prominence, reverse=True)
+    again = product(found[:_SCALED_AGAIN], _RESCALED)
+    found += [fit.climb(scaled(matrix, *factors), scales=True) for matrix, factors in again]
+    matrix = max(found, key=fit.prominence)
+    fixed_2 = coarse(fixed, FINE_MM)
+    fine = _optimise(
+        fixed_2,
+        _as_mask(region, fixed_2),
+        coarse(moving, FINE_MM),
+        matrix,
+        "affine",
+        fit.centre_mm,
+        share=_FINE_SHARE,
+    )
+    # The optimiser's own measure ignores what it moves out of the field of view.
+    return registration(fit, max(matrix, fine, key=fit.prominence))
 
 
 def registration(fit: Fit, matrix: Matrix) -> Registration:

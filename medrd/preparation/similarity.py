@@ -74,32 +74,48 @@ class Fit:
         return (_entropy(joint.sum(0)) + _entropy(joint.sum(1))) / both if both > 0 else 1.0
 
     def contrast(self, matrix: Matrix) -> float:
+        """:meth:`prominence` as a share of the similarity above 1."""
+        return self.prominence(matrix) / max(self(matrix) - 1, 1e-6)
+
+    def prominence(self, matrix: Matrix) -> float:
         """The loss of similarity if the head is moved by 10 mm or rotated by 10 degrees.
 
-        The smallest loss among twelve such moves, as a share of the similarity above 1. It is 0 or
-        less if the map is not even a local optimum.
+        The smallest loss among twelve such moves. It is 0 or less if the map is not even a local
+        optimum.
         """
-        best = self(matrix)
         moves = [translation(move) for axis in np.eye(3) for move in (10 * axis, -10 * axis)]
         for angles in (step * axis for axis in np.eye(3) for step in (10, -10)):
             moves.append(about(self.centre_mm, rotation(*angles)))
-        worst = max(self(matrix @ move) for move in moves)
-        return (best - worst) / max(best - 1, 1e-6)
+        return self(matrix) - max(self(matrix @ move) for move in moves)
 
-    def climb(self, start: Matrix) -> Matrix:
-        """The rigid map of the nearest optimum, by Powell's method.
+    def climb(self, start: Matrix, *, scales: bool = False) -> Matrix:
+        """The map of the nearest optimum, by Powell's method.
 
         It searches along whole lines and so passes small local optima that stop a gradient method.
+
+        Parameters
+        ----------
+        start
+            Where to begin.
+        scales
+            Also change the scale along each of the fixed image's axes. Without it the map changes
+            rigidly.
         """
 
         def moved(move: NDArray[np.float64]) -> Matrix:
-            return start @ translation(move[:3]) @ about(self.centre_mm, rotation(*move[3:]))
+            linear = rotation(*move[3:6])
+            if scales:
+                linear = linear @ np.diag([*np.exp(move[6:]), 1.0])
+            return start @ translation(move[:3]) @ about(self.centre_mm, linear)
 
+        steps = [8.0] * 3 + [6.0] * 3 + [0.1] * 3 * scales
+        # Scales are logarithms, and their optimum is flatter.
+        tolerances = {"xtol": 0.02, "ftol": 1e-5} if scales else {"xtol": 0.05, "ftol": 1e-4}
         found = optimize.minimize(
             lambda move: -self(moved(move)),
-            np.zeros(6),
+            np.zeros(len(steps)),
             method="Powell",
-            options={"direc": np.diag([8.0] * 3 + [6.0] * 3), "xtol": 0.05, "ftol": 1e-4},
+            options={"direc": np.diag(steps), **tolerances},
         )
         return moved(found.x)
 

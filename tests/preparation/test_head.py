@@ -22,10 +22,17 @@ from medrd.errors import ConfigError, EmptyBrainError, InputError, ShapeError, W
 from medrd.images.sitk import to_sitk
 from medrd.images.volume import volume_from_array
 from medrd.preparation import head as head_module
+from medrd.preparation import similarity
 from medrd.preparation.bias import around_head, correct_bias
 from medrd.preparation.brain import deepbet_mask, is_stripped, refine
 from medrd.preparation.check import checked, shown
-from medrd.preparation.head import Options, choose_reference, coregister, prepare_head
+from medrd.preparation.head import (
+    LEAST_PROMINENCE,
+    Options,
+    choose_reference,
+    coregister,
+    prepare_head,
+)
 from medrd.preparation.linear import (
     Matrix,
     about,
@@ -37,8 +44,14 @@ from medrd.preparation.linear import (
     translation,
     write_transform,
 )
-from medrd.preparation.quality import NOT_REFINED, Alignment, Quality, dice
-from medrd.preparation.register import register
+from medrd.preparation.quality import (
+    NOT_REFINED,
+    Alignment,
+    Quality,
+    dice,
+    is_sized,
+)
+from medrd.preparation.register import register, register_scaled
 from medrd.preparation.sample import centres_mm, resample
 from medrd.preparation.template import BRATS_AFFINE, BRATS_SHAPE, Template, load_template
 from phantom_heads import affine_of, brain_at, make_head, points_of, save
@@ -104,6 +117,56 @@ def test_modalities_of_a_moved_head_are_found_to_a_fraction_of_a_voxel() -> None
     assert error_mm(found.matrix, np.linalg.inv(nodded)) < 1.5
     assert found.contrast > 0.1
     assert found.covered > 0.9
+
+
+def test_a_head_whose_voxel_size_is_wrong_along_each_axis_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(similarity, "_MOST_POINTS", 1000)
+    brain = make_head("t1", skull=False, seed=1)
+    wrong = about((0, 0, 0), np.diag([0.88, 0.95, 1.2, 1.0])) @ translation([4, -6, 8])
+    head = make_head("flair", spacing_mm=(3, 3, 6), shape=(100, 110, 48), seed=2)
+    moving = volume_from_array(head.array, wrong @ head.affine)
+    found = register_scaled(
+        to_sitk(brain),
+        to_sitk(volume_from_array(brain.array > 0, brain.affine)),
+        to_sitk(moving),
+        angles=((-10, 10), (0,), (0,)),
+        shifts_mm=((0,), (-10, 10), (0, 20)),
+    )
+    # Smooth ellipsoids leave scales uncertain by a tenth; the header's are off by up to a fifth.
+    assert error_mm(found.matrix, wrong) < 10
+    np.testing.assert_allclose(
+        np.linalg.norm(found.matrix[:3, :3], axis=0), (0.88, 0.95, 1.2), atol=0.11
+    )
+    assert found.prominence > LEAST_PROMINENCE
+
+
+def test_a_flair_alone_gets_a_refined_brain_and_a_t2_alone_the_template_s(
+    template: Template,
+) -> None:
+    flair = make_head("flair", to_head=MOVED, seed=3)
+    truth_ml = brain_at(points_of(SHAPE, affine_of(4.0, SHAPE))).sum() * 0.064
+    for modality, brain in (("t2", NOT_REFINED), ("flair", "template")):
+        head = prepare_head({modality: flair}, template, Options(bias=False))
+        assert (head.quality.failures(), head.quality.brain) == ([], brain)
+        assert head.quality.brain_ml == pytest.approx(truth_ml, rel=0.05)
+
+
+def test_a_head_of_an_impossible_size_is_scaled_to_the_template_with_a_warning(
+    template: Template,
+) -> None:
+    flair = make_head("flair", seed=3)
+    large = volume_from_array(flair.array, np.diag([1.25, 1.2, 1.2, 1.0]) @ flair.affine)
+    head = prepare_head({"flair": large}, template, Options(bias=False))
+    assert head.quality.failures() == []
+    assert head.quality.resized
+    (warning,) = head.quality.warnings()
+    assert "voxel size seems wrong" in warning
+    # What it gives is as large as the template's brain, whatever the header had.
+    truth = brain_at(points_of(template.shape, template.pose @ template.affine))
+    assert head.brain.sum() == pytest.approx(truth.sum(), rel=0.05)
+    assert head.quality.brain_ml == pytest.approx(1.8 * truth.sum() * 0.064, rel=0.06)
 
 
 def test_the_reference_is_t1_weighted_and_of_these_the_finest() -> None:
@@ -235,6 +298,9 @@ GOOD = Quality(
         ({"brain_ml": 300.0}, "a brain of 300 ml"),
         ({"brain_dice": 0.7}, "a Dice of only 0.70"),
         ({"covered": {"flair": 0.4}}, "flair shows only 40% of the brain"),
+        ({"brain_ml": 2600.0, "resized": True}, ""),
+        ({"brain_dice": 0.88}, ""),
+        ({"brain_dice": 0.88, "resized": True}, "a Dice of only 0.88 (at least 0.9)"),
     ],
 )
 def test_what_fails_a_head(change: dict[str, Any], words: str) -> None:
@@ -247,6 +313,23 @@ def test_what_is_odd_about_a_head_is_warned_of() -> None:
     shows, outline = replace(GOOD, covered={"flair": 0.8}, brain=NOT_REFINED).warnings()
     assert shows.startswith("flair shows 80% of the brain")
     assert "not refined" in outline
+    (size,) = replace(GOOD, brain_ml=2600.0, resized=True).warnings()
+    assert "2600 ml, whose lengths are 1.10, 1.00, 0.90 times the template's" in size
+
+
+@pytest.mark.parametrize(
+    ("scales", "sized"),
+    [
+        ((1.0, 0.95, 0.9), True),
+        ((1.2, 1.15, 1.1), False),  # 2730 ml
+        ((0.7, 0.65, 0.55), False),  # 450 ml
+        ((1.22, 1.0, 0.9), False),  # a head's volume, and no head's shape
+    ],
+)
+def test_a_head_is_measured_against_the_sizes_of_heads(
+    scales: tuple[float, float, float], sized: bool
+) -> None:
+    assert is_sized(replace(GOOD.to_template, scales=scales), 1800.0) is sized
 
 
 # --- Bias and brain ---

@@ -14,7 +14,7 @@ import pytest
 from medrd.data.layouts import find_subjects
 from medrd.images.nifti import read_mask, read_nifti
 from medrd.images.sitk import to_sitk
-from medrd.images.volume import volume_from_array
+from medrd.images.volume import Volume, volume_from_array
 from medrd.prediction.native import NativeSpace, native_mask
 from medrd.preparation.head import Options, prepare_head
 from medrd.preparation.linear import about, apply, inverse, rotation, translation
@@ -24,6 +24,7 @@ from medrd.preparation.sample import centres_mm, resample
 from medrd.preparation.template import Template, load_template
 
 MRICRON = Path("/usr/share/mricron/templates")
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 OPTIONS = Options(bias=False)
 
 
@@ -69,3 +70,40 @@ def test_modalities_of_a_moved_patient_are_put_together_and_maps_come_back(
     origin = Origin.of(moved["t1"], head.to_raw["t1"], "")
     back, _ = native_mask(NativeSpace(origin, origin.blank()), there, template.affine)
     assert dice(back, label) > 0.97
+
+
+def flair_alone(name: str) -> dict[str, Volume]:
+    """A raw FLAIR with its skull."""
+    path = SHARED / name / f"{Path(name).name}_flair.nii.gz"
+    if not path.is_file():
+        pytest.skip(f"no raw head {name} in ../shared/data beside the repository")
+    return {"flair": read_nifti(path)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "least_ml", "most_ml"),
+    [
+        # 3 % about what all its modalities together give.
+        ("raw_heads/p01_study1", 0.97 * 1342, 1.03 * 1342),
+        ("raw_heads/p03_study2", 0.97 * 1492, 1.03 * 1492),
+        ("lgg_raw/lgg02", 1300, 1800),
+    ],
+)
+def test_a_flair_alone_gives_the_brain_that_all_modalities_give(
+    template: Template, name: str, least_ml: float, most_ml: float
+) -> None:
+    head = prepare_head(flair_alone(name), template, Options())
+    assert head.quality.failures() == []
+    assert not head.quality.resized
+    assert least_ml < head.quality.brain_ml < most_ml
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lgg01", "lgg04", "lgg06"])
+def test_a_head_whose_voxel_size_is_wrong_is_found_and_scaled(
+    template: Template, name: str
+) -> None:
+    head = prepare_head(flair_alone(f"lgg_raw/{name}"), template, Options())
+    assert head.quality.failures() == []
+    assert head.quality.resized
