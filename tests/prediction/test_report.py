@@ -246,7 +246,7 @@ def test_an_evaluation_shows_metrics_curves_and_cases(evaluation: Path) -> None:
         assert name in page
     subjects = json.loads((evaluation / "subjects.json").read_text(encoding="utf-8"))
     assert page.count("<figure>") == 6 + len(subjects)
-    assert "<h1>intensity on cohort</h1>" in page
+    assert f"<h1>intensity on {metrics['protocol']['data_set']}</h1>" in page
     for row in subjects:
         assert f'href="cases/report/{row["subject"]}.html"' in page
         case = evaluation / "cases" / "report" / f"{row['subject']}.html"
