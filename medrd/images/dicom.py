@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING
 from medrd.errors import FileFormatError, SeriesError, ShapeError, TooLargeError
 from medrd.images.dcm2niix import convert, inconvertible
 from medrd.images.dicom_place import Plane, by_place, check_parallel, place_grid, planes_of
-from medrd.images.dicom_series import Series, choose_with_warnings, frames, series_of, text
+from medrd.images.dicom_series import (
+    Series,
+    choose_with_warnings,
+    frames,
+    series_of,
+    text,
+    whole,
+)
 from medrd.images.header import DEFAULT_MAX_VOXELS
 from medrd.images.nifti import read_nifti
 from medrd.images.volume import Volume, volume_from_array
@@ -125,7 +132,7 @@ def read_dicom(
 
 def _check_budget(where: Path, series: Series, max_voxels: int) -> None:
     count = sum(
-        int(text(header, "Rows", "0")) * int(text(header, "Columns", "0")) * frames(header)
+        whole(header, "Rows") * whole(header, "Columns") * frames(header)
         for header in series.headers.values()
     )
     if count > max_voxels:
@@ -199,13 +206,7 @@ def _one_volume(
 
 def _in_time(headers: dict[Path, Dataset]) -> list[Path]:
     """Files in the order of their instance numbers, then of their names."""
-    return sorted(headers, key=lambda path: (_instance_number(headers[path]), path.name))
-
-
-def _instance_number(header: Dataset) -> int:
-    """0 if it is missing or no number."""
-    stated = text(header, "InstanceNumber")
-    return int(stated) if stated.lstrip("+-").isdecimal() else 0
+    return sorted(headers, key=lambda path: (whole(headers[path], "InstanceNumber"), path.name))
 
 
 def _volumes(where: Path, places: Sequence[Sequence[Plane]]) -> int:
@@ -247,7 +248,7 @@ def _check_numbered(
     where: Path, places: Sequence[Sequence[Plane]], headers: dict[Path, Dataset]
 ) -> None:
     for place in places:
-        if len({_instance_number(headers[plane.path]) for plane in place}) < len(place):
+        if len({whole(headers[plane.path], "InstanceNumber") for plane in place}) < len(place):
             names = ", ".join(plane.path.name for plane in place[:3])
             raise SeriesError(
                 where,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.errors import FileFormatError, SeriesError
-from medrd.images.dicom_series import frames, text
+from medrd.images.dicom_series import frames, text, value_of
 from medrd.images.geometry import (
     Affine,
     Shape3,
@@ -79,10 +79,10 @@ def planes_of(path: Path, header: Dataset) -> tuple[Plane, ...]:
     """
     if frames(header) == 1 and "PerFrameFunctionalGroupsSequence" not in header:
         return (_plane(path, header, header, header),)
-    groups = header.get("PerFrameFunctionalGroupsSequence") or []
+    groups = value_of(header, "PerFrameFunctionalGroupsSequence") or []
     if len(groups) != frames(header):
         raise _no_place(path, f"a place for each of its {frames(header)} frames", "")
-    shared = (header.get("SharedFunctionalGroupsSequence") or [header])[0]
+    shared = (value_of(header, "SharedFunctionalGroupsSequence") or [header])[0]
     return tuple(
         _plane(
             path,
@@ -96,7 +96,7 @@ def planes_of(path: Path, header: Dataset) -> tuple[Plane, ...]:
 
 def _group(name: str, *holders: Dataset) -> Dataset:
     """The functional group of a frame: its own, or that of all frames."""
-    found = (holder[name][0] for holder in holders if holder.get(name))
+    found = (value_of(holder, name)[0] for holder in holders if value_of(holder, name))
     return next(found, holders[-1])
 
 

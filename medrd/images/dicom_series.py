@@ -202,11 +202,21 @@ def choose_with_warnings(folder: Path, uid: str | None) -> tuple[Series, list[st
     )
 
 
+def value_of(header: Dataset, keyword: str) -> Any:
+    """An element's value; None if it is missing or damaged."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about values that are not as the standard has them
+            return header.get(keyword)
+    except (
+        Exception
+    ):  # pydicom parses an element when it is asked for, and raises whatever it meets
+        return None
+
+
 def text(header: Dataset, keyword: str, default: str = "") -> str:
     """An element's value as text, several of them joined by backslashes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about values that are not as the standard has them
-        value: Any = header.get(keyword)
+    value = value_of(header, keyword)
     if value is None or isinstance(value, str):
         return str(value or "").strip(" \0") or default
     if hasattr(value, "__iter__"):
@@ -214,10 +224,15 @@ def text(header: Dataset, keyword: str, default: str = "") -> str:
     return str(value)
 
 
+def whole(header: Dataset, keyword: str) -> int:
+    """An element's value as a whole number; 0 if it is missing or no number."""
+    stated = text(header, keyword)
+    return int(stated) if stated.lstrip("+-").isdecimal() else 0
+
+
 def frames(header: Dataset) -> int:
     """Number of frames; 1 for a file that does not state it."""
-    stated = text(header, "NumberOfFrames", "1")
-    return max(1, int(stated)) if stated.isdecimal() else 1
+    return max(1, whole(header, "NumberOfFrames"))
 
 
 def is_image(header: Dataset) -> bool:
