@@ -89,5 +89,8 @@ def describes(images: Path) -> bool:
 
 
 def is_label_folder(folder: Path) -> bool:
-    """Whether a folder is the ``labelsTr`` or ``labelsTs`` beside such a folder of images."""
-    return folder.name in ("labelsTr", "labelsTs") and (folder.parent / DESCRIPTION).is_file()
+    """Whether a folder is the ``labelsTr`` or ``labelsTs`` beside a folder of images."""
+    return folder.name in ("labelsTr", "labelsTs") and any(
+        (folder.parent / name).exists()
+        for name in (DESCRIPTION, folder.name.replace("labels", "images"))
+    )

@@ -178,43 +178,60 @@ def _warn_of_others(root: Path, subjects: Sequence[Subject]) -> None:
     log_left_out(others, once=True)
 
 
-def brats_subjects(folder: Path) -> list[Subject]:
+def brats_subjects(folder: Path, errors: list[InputError] | None = None) -> list[Subject]:
     """The BraTS subjects (of any year) whose files lie directly in this folder.
+
+    Parameters
+    ----------
+    errors
+        A list to which the error of each subject that has one modality twice is appended; the
+        subject is left out. None: the first is raised.
 
     Raises
     ------
     InputError
         A subject has one modality twice.
     """
+    bad: list[InputError] = []
     for endings in (_BRATS, _BRATS_2023):
-        subjects = _brats_subjects(folder, endings)
-        if subjects:
-            return subjects
-    return []
+        subjects = _brats_subjects(folder, endings, bad)
+        if bad and errors is None:
+            raise bad[0]
+        if subjects or bad:
+            break
+    if errors is not None:
+        errors += bad
+    return subjects
 
 
-def _brats_subjects(folder: Path, endings: re.Pattern[str]) -> list[Subject]:
+def _brats_subjects(
+    folder: Path, endings: re.Pattern[str], errors: list[InputError]
+) -> list[Subject]:
     """The subjects whose files lie directly in this folder, grouped by the prefix of their
-    names."""
+    names; an error is appended for each that has one modality twice."""
     found: dict[str, dict[str, Source]] = {}
+    twice: dict[str, InputError] = {}
     for path, file in scans_in(folder).items():
         ending = endings.search(stem(path))
         if ending is None:
             continue
         kind = str(ending.lastgroup)
-        sources = found.setdefault(stem(path)[: ending.start()] or folder.name, {})
+        id = stem(path)[: ending.start()] or folder.name
+        sources = found.setdefault(id, {})
         if kind in sources:
-            raise InputError(
-                folder,
+            error = InputError(
+                file,
                 expected=f"one {kind} file per subject, such as {ending[0]}.nii.gz",
                 found=f"{sources[kind].path.name} and {file.name}",
                 remedy="Remove one of them.",
             )
+            twice.setdefault(id, error)
         sources[kind] = Source(file)
+    errors += twice.values()
     return [
         Subject(id, {k: s for k, s in sources.items() if k != "seg"}, sources.get("seg"))
         for id, sources in found.items()
-        if sources.keys() != {"seg"}
+        if sources.keys() != {"seg"} and id not in twice
     ]
 
 
@@ -227,11 +244,7 @@ def label_beside(path: Path) -> Source | None:
     folder = path.parent
     if not folder.is_dir():
         return None
-    try:
-        subjects = brats_subjects(folder)
-    except InputError:  # duplicate files of another subject do not matter here
-        subjects = []
-    for subject in subjects:
+    for subject in brats_subjects(folder, errors=[]):
         if any(source.path == scan_file(path) for source in subject.images.values()):
             return subject.label
     return _Labels((folder, ("_seg", "_label", "_dseg"))).of(path)
@@ -294,7 +307,10 @@ def _brats_2023(root: Path) -> Iterator[Subject]:
 def _brats_below(root: Path, endings: re.Pattern[str]) -> Iterator[Subject]:
     bare: list[Subject] = []
     for folder in folders_below(root):
-        subjects = _brats_subjects(folder, endings)
+        bad: list[InputError] = []
+        subjects = _brats_subjects(folder, endings, bad)
+        if bad:
+            raise bad[0]
         beside = _Labels((folder, _BESIDE)) if subjects else None
         for subject in subjects:
             label = subject.label

@@ -11,7 +11,11 @@ from pathlib import Path
 
 from medrd.images.formats import is_scan_name, scan_stem
 
-_LABEL = re.compile(r"[_-](seg|segm|segmentation|mask|labels?|dseg)$", re.IGNORECASE)
+_LABEL = re.compile(
+    r"^(?:seg|segm|segmentation|labels?)$|[_.-](?:seg|segm|segmentation|labels?|dseg|probseg|roi"
+    r"|(?:brain|lesion|tumou?r)?mask|glistrboost(?:_manuallycorrected)?)$",
+    re.IGNORECASE,
+)
 
 # medrd's own output files: results must not become input.
 _OWN_OUTPUT = re.compile(r"_(anomaly|mask)$")
@@ -19,8 +23,8 @@ _OWN_OUTPUT = re.compile(r"_(anomaly|mask)$")
 _POST = r"(?:ce|\+?c\+?|gd|gad|gado|post|postgd|post[_-]?contrast|contrast|km)"
 _SYNONYMS = {
     "flair": r"(?:t2w?[_-]?)?flair|t2f|dark[_-]?fluid",
-    "t1ce": rf"t1w?[_-]?{_POST}|(?:ce|gd)[_-]?t1w?",
-    "t1": r"t1(?:w|n)?|t1[_-]?pre|mp2?[_-]?rage|mpr|(?:ir[_-]?)?f?spgr",
+    "t1ce": rf"t1w?[_-]?{_POST}|t1cw|(?:ce|gd|(?:post[_-]?)?contrast[_-])[_-]?t1w?|ct1w?",
+    "t1": r"t1(?:w|n)?|t1[_-]?pre|(?:t1w?[_-]?)?mp2?[_-]?rage|mpr|(?:ir[_-]?)?f?spgr",
     "t2": r"t2w?",
     "other": r"adc|dwi|dti|swi|asl|pdw?|bold|angio|ct|pet|t2[_-]?star(?:w)?",
 }
@@ -31,6 +35,13 @@ _ENDING = re.compile(
 _CONTRAST_ENTITY = re.compile(r"_ce-[a-z0-9]+", re.IGNORECASE)  # of BIDS
 _SPACE = re.compile(r"[_-](?:to|in|on|onto|space)[_-]?(?:t1|t2|flair|mni)[a-z0-9]*", re.IGNORECASE)
 """The grid that a scan was resampled to: no modality of its own."""
+
+_PROCESSED = re.compile(
+    r"([_-](?:brain|bet|ss|(?:skull[_-]?|un)?stripped|reg|registered|n4|bias|corrected|norm"
+    r"|resampled|0000))+$",
+    re.IGNORECASE,
+)
+"""What programs append to the name of a scan that they have worked on."""
 
 # In the middle of a name, only words that mean nothing else: ``t1`` may be a point in time.
 _WITHIN = re.compile(
@@ -91,7 +102,8 @@ def named_kind(path: Path) -> str | None:
     if is_label_name(path):
         return "label"
     name = stem(path)
-    kind = _kind_in(_SPACE.sub("", name)) or _kind_in(name)
+    own = _PROCESSED.sub("", name)
+    kind = _kind_in(_SPACE.sub("", own)) or _kind_in(own) or _kind_in(name)
     # A scan in a folder of its own name: s_flair.nii/scan.nii.
     return named_kind(path.parent) if kind is None and is_scan(path.parent) else kind
 

@@ -18,7 +18,7 @@ from scipy import ndimage
 from medrd.errors import GridMismatchError, SeriesError
 from medrd.extras import require_extra
 from medrd.images.dicom_place import by_place, place_grid, planes_of
-from medrd.images.dicom_series import Series, choose_series, text
+from medrd.images.dicom_series import Series, choose_series, text, value_of
 from medrd.images.geometry import Affine, Shape3, format_shape
 
 if TYPE_CHECKING:
@@ -32,9 +32,21 @@ SCORE = ("SCORE", MAKERS_CODES, "Anomaly score")
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _PERSONAL = (
     *("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "StudyID"),
-    *("ReferringPhysicianName", "StudyDescription", "PatientComments", "InstitutionName"),
+    *("ReferringPhysicianName", "StudyDescription", "IssuerOfPatientID"),
 )
-"""What is left out unless names are kept. Those of type 2 are there, but empty."""
+"""What is read only if names are kept."""
+_READ = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "ImageType"),
+    *("FrameOfReferenceUID", "PositionReferenceIndicator", "StudyDate", "StudyTime", "Modality"),
+    *("PatientSex", "PatientAge", "PatientSize", "PatientWeight", "Manufacturer"),
+    *("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "SliceThickness"),
+    *("ImageOrientationPatient", "ImagePositionPatient", "SpacingBetweenSlices"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("DimensionOrganizationSequence", "DimensionIndexSequence", "InstanceNumber"),
+    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+)
+"""What is read of a source image. highdicom copies whatever it finds on patient, study and device
+into the objects, so nothing else may be there."""
 
 
 @dataclass(frozen=True)
@@ -232,29 +244,38 @@ def _sources(series: Series, *, keep_names: bool) -> list[Dataset]:
     """Headers of all images, in the order of their places."""
     import pydicom
 
+    wanted = [*_READ, *(_PERSONAL if keep_names else ())]
     images: list[tuple[float, int, Dataset]] = []
     for path in series.files:
         with quiet_pydicom():
-            image = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-        if not keep_names:
-            for keyword in _PERSONAL:
-                if keyword in image:
-                    setattr(image, keyword, "")
-            for keyword in ("OtherPatientIDs", "OtherPatientNames", "PatientAddress"):
-                if keyword in image:
-                    delattr(image, keyword)
-        _fill(image, series.uid)
+            image = pydicom.dcmread(
+                path, stop_before_pixels=True, force=True, specific_tags=[*wanted]
+            )
+            _fill(image, series.uid)
         images.append((planes_of(path, image)[0].depth_mm, len(images), image))
     return [image for *_, image in sorted(images, key=lambda item: item[:2])]
 
 
 def _fill(image: Dataset, series: str) -> None:
-    """Give highdicom what it asks of a source, where an old or reduced header lacks it."""
-    for keyword in (*_PERSONAL[:5], "PatientSex", "StudyDate", "StudyTime"):
-        if keyword not in image:
+    """Give highdicom what it asks of a source, where a header lacks it or has it damaged."""
+    from pydicom.uid import generate_uid
+    from pydicom.valuerep import DA, TM
+
+    for keyword, kind in {"StudyDate": DA, "PatientBirthDate": DA, "StudyTime": TM}.items():
+        try:
+            kind(text(image, keyword))
+        except ValueError:
             setattr(image, keyword, "")
-    if not image.get("FrameOfReferenceUID"):
-        image.FrameOfReferenceUID = f"{series}.1"[:64]
+    for keyword in (*_PERSONAL[:6], "PatientSex", "StudyDate", "StudyTime", "SliceThickness"):
+        if value_of(image, keyword) is None:
+            setattr(image, keyword, None if keyword == "SliceThickness" else "")
+    if text(image, "PatientSex") not in ("M", "F", "O"):
+        image.PatientSex = ""
+    if not text(image, "FrameOfReferenceUID"):
+        image.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame of reference", series])
+    # highdicom takes only some character sets; this one can hold every name.
+    image.decode()
+    image.SpecificCharacterSet = "ISO_IR 192"
 
 
 def _check_same_grid(

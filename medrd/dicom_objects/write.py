@@ -60,7 +60,8 @@ def write_objects(
     Raises
     ------
     InputError
-        Map, mask or series cannot be read, or the map does not lie on the series.
+        Map, mask or series cannot be read, the map does not lie on the series, or highdicom cannot
+        refer to it.
     OutputError
         A file cannot be written.
     """
@@ -78,12 +79,20 @@ def write_objects(
         maker=maker,
         keep_names=keep_names,
     )
-    made: dict[str, Dataset] = {"parametric_map": make_parametric_map(scene)}
-    if mask is not None:
-        segmentation = make_segmentation(scene) if scene.findings else None
-        if segmentation is not None:
-            made["segmentation"] = segmentation
-        made["dicom_report"] = make_report(scene, segmentation, scan_score)
+    try:
+        made: dict[str, Dataset] = {"parametric_map": make_parametric_map(scene)}
+        if mask is not None:
+            segmentation = make_segmentation(scene) if scene.findings else None
+            if segmentation is not None:
+                made["segmentation"] = segmentation
+            made["dicom_report"] = make_report(scene, segmentation, scan_score)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # highdicom's own
+        raise FileFormatError(
+            folder,
+            expected="a series whose headers highdicom can refer to",
+            found=f"one that it cannot ({str(error) or type(error).__name__})",
+            remedy="Fetch the series again, or leave DICOM output out.",
+        ) from None
     for name, data in made.items():
         with atomic_path(targets[name]) as temporary, quiet_pydicom():
             data.save_as(temporary)

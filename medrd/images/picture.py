@@ -114,6 +114,8 @@ def read_picture_mask(
     ------
     GridMismatchError
         If a mask has another height or width than ``shape``.
+    NonFiniteError
+        If a mask holds NaN or infinity.
     LabelError
         If a mask holds fractions, negative numbers or many grey values.
     InputError
@@ -129,6 +131,7 @@ def read_picture_mask(
                 found=f"one of {_size(values.shape)}",
                 remedy="Masks are never resized: name the mask that was drawn on this picture.",
             )
+        _check_finite(path, values)
         labels = whole_labels(path, values)
         if (levels := np.unique(labels).size) > FEW_VALUES:
             raise LabelError(

@@ -10,6 +10,7 @@ from medrd.dicom_objects.scene import Maker
 from medrd.dicom_objects.write import OBJECT_ENDINGS, is_own_object, write_objects
 from medrd.errors import FileFormatError, MissingInputError
 from medrd.extras import require_extra
+from medrd.files import file_hash
 from medrd.images.dicom_series import is_dicom, series_of
 from medrd.images.header import inspect_nifti
 from medrd.prediction.native import NATIVE_ENDINGS
@@ -27,7 +28,8 @@ def to_dicom(
 ) -> list[Path]:
     """Write a map, its findings and a report as DICOM.
 
-    The model and its threshold come from the record beside the map, if it is there.
+    The model and its threshold come from the record beside the map, if it is there; the findings
+    do too, unless the mask is another than the record's.
 
     Parameters
     ----------
@@ -64,7 +66,7 @@ def to_dicom(
     for target in targets.values():
         OutputFolder(out).refuse_taken([target], ours=is_own_object(target))
     findings = None
-    if record is not None:
+    if record is not None and mask_path is not None and _is_output(record, Path(mask_path)):
         native = ending == NATIVE_ENDINGS[0]
         findings = (record.native or {}).get("findings") if native else record.findings
     written = write_objects(
@@ -106,9 +108,17 @@ def _record_beside(map_path: Path, stem: str) -> PredictionRecord | None:
     """The record of the prediction that wrote the map; None if there is none of this content."""
     for ending in (SCAN_FILES.record, BIDS_FILES.record):
         record = PredictionRecord.read(map_path.with_name(f"{stem}{ending}"))
-        if record and any(output.file == map_path.name for output in record.outputs.values()):
+        if record and _is_output(record, map_path):
             return record
     return None
+
+
+def _is_output(record: PredictionRecord, path: Path) -> bool:
+    """Whether a file is an output of that record, unchanged."""
+    return any(
+        output.file == path.name and path.is_file() and output.sha256 == file_hash(path)
+        for output in record.outputs.values()
+    )
 
 
 def _maker(map_path: Path, record: PredictionRecord | None) -> Maker:

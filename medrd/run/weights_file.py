@@ -89,7 +89,8 @@ def read_torch_file(path: Path) -> Any:
         # Options of a training script, which many published checkpoints hold; mere attributes.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about TorchScript, which is refused below
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as file:  # by a path, PyTorch would go by the ending
+                return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load may raise anything on damaged or unsafe files
         _raise_refused(path, error)
 

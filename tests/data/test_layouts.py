@@ -174,6 +174,10 @@ def test_a_modality_twice_is_not_chosen_from_by_chance(tmp_path: Path) -> None:
         find(tmp_path)
     with pytest.raises(InputError, match=r"A_flair\.nii and"):
         brats_subjects(tmp_path / "A")
+    touch(tmp_path, "A/B_flair.nii.gz")
+    errors: list[InputError] = []
+    assert names(brats_subjects(tmp_path / "A", errors)) == ["B"]
+    assert [error.where for error in errors] == [str(tmp_path / "A" / "A_flair.nii.gz")]
 
 
 def test_one_folder_of_either_layout(tmp_path: Path) -> None:

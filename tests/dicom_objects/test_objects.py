@@ -18,11 +18,20 @@ from pydicom.sr.codedict import codes
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from dicoms import AXIAL, CORONAL, SAGITTAL, decimals, write_enhanced, write_mosaic, write_series
+from dicoms import (
+    AXIAL,
+    CORONAL,
+    SAGITTAL,
+    Change,
+    decimals,
+    write_enhanced,
+    write_mosaic,
+    write_series,
+)
 from medrd.data.brains.opened import write_score_map
 from medrd.dicom_objects.scene import NOTICE, Maker, longest_diameter_mm
 from medrd.dicom_objects.write import OBJECT_ENDINGS, is_own_object, write_objects
-from medrd.errors import GridMismatchError
+from medrd.errors import FileFormatError, GridMismatchError
 from medrd.images.dicom import read_dicom
 from medrd.images.dicom_series import find_series, holds_dicom
 from medrd.images.nifti import write_nifti
@@ -41,7 +50,16 @@ PERSON = {
     "AccessionNumber": "ACC-99",
     "ReferringPhysicianName": "Hausarzt^Hans",
     "OtherPatientIDs": "ALT-1",
+    # What highdicom would copy of patient, study and device.
+    "PhysiciansOfRecord": "Oberarzt^Otto",
+    "AdditionalPatientHistory": "anamnesis",
+    "AdmissionID": "ADM-5",
+    "ClinicalTrialSubjectID": "TRIAL-6",
+    "InstitutionAddress": "Klinikallee 7",
+    "DeviceSerialNumber": "SER-8",
 }
+UNNAMED = ("PhysiciansOfRecord", "AdditionalPatientHistory", "AdmissionID")
+UNNAMED += ("ClinicalTrialSubjectID", "InstitutionAddress", "DeviceSerialNumber", "OtherPatientIDs")
 needs_dciodvfy = pytest.mark.skipif(
     not shutil.which("dciodvfy"), reason="needs dciodvfy (Debian: apt install dicom3tools)"
 )
@@ -77,6 +95,7 @@ def make(
     masked: bool = True,
     empty: bool = False,
     keep_names: bool = False,
+    header: Change | None = None,
 ) -> Made:
     """Write a series of noise, a map with two findings, and the mask at the maker's threshold."""
     generator = np.random.default_rng(0)
@@ -88,7 +107,7 @@ def make(
     elif kind == "mosaic":
         write_mosaic(folder, voxels, **options)
     else:
-        change = three_dimensional if kind == "3D" else identified
+        change = header or (three_dimensional if kind == "3D" else identified)
         write_series(folder, voxels, change=change, **options)
     volume = read_dicom(folder)
     scores = generator.uniform(0.1, 0.4, volume.shape).astype(np.float32)
@@ -281,9 +300,47 @@ def test_names_are_in_the_objects_only_if_they_are_kept(tmp_path: Path, keep_nam
         content = path.read_bytes()
         for keyword in ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber"):
             assert (PERSON[keyword].encode() in content) == keep_names
-        assert PERSON["OtherPatientIDs"].encode() not in content
+        assert [keyword for keyword in UNNAMED if PERSON[keyword].encode() in content] == []
         assert PERSON["ReferringPhysicianName"].encode() not in content or keep_names
         assert "PatientName" in pydicom.dcmread(path)  # there, if empty: the standard's type 2
+
+
+@pytest.mark.parametrize(
+    ("characters", "name"),
+    [
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+        ("GB18030", "Wang^XiaoDong=王^小东"),
+        ("ISO_IR 144", "Люксембург^Иван"),
+    ],
+)
+@pytest.mark.parametrize("keep_names", [False, True])
+def test_names_may_be_in_any_character_set(
+    tmp_path: Path, characters: str | list[str], name: str, keep_names: bool
+) -> None:
+    def named(data: Dataset, number: int) -> None:
+        data.SpecificCharacterSet, data.PatientName = characters, name
+
+    for path in make(tmp_path, header=named, keep_names=keep_names).objects.values():
+        assert pydicom.dcmread(path).PatientName == (name if keep_names else "")
+
+
+def test_damaged_dates_are_left_out_and_a_missing_study_is_an_error(tmp_path: Path) -> None:
+    def undated(data: Dataset, number: int) -> None:
+        data.StudyTime, data.PatientBirthDate = "12:00", "1933"
+        del data.SliceThickness
+
+    made = make(tmp_path / "dates", header=undated, keep_names=True)
+    data = pydicom.dcmread(made.objects["segmentation"])
+    assert not data.StudyTime
+    assert not data.PatientBirthDate
+
+    def homeless(data: Dataset, number: int) -> None:
+        del data.StudyInstanceUID
+
+    with pytest.raises(FileFormatError, match="StudyInstanceUID"):
+        make(tmp_path / "study", header=homeless)
+    assert not list((tmp_path / "study").rglob("*.dcm"))
 
 
 def test_objects_beside_a_series_are_no_series(tmp_path: Path) -> None:

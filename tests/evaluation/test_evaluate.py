@@ -259,11 +259,12 @@ def test_a_bad_calibration_subject_costs_the_baselines_threshold_alone(
     bad = []
     for subject, fault in zip(("tiny_2", "tiny_5"), faults, strict=False):
         scan, label = (cohort / subject / f"{subject}_{s}.nii.gz" for s in ("flair", "seg"))
-        bad.append(str(scan))
         if fault == "no scan":
             scan.write_text("no scan")
+            bad.append(str(scan))
         else:
             label.unlink()
+            bad.append(str(scan.parent))
     tiny_raw["data"]["root"] = str(cohort)
     metrics = read(evaluate(tiny_run, make_config(tiny_raw), tmp_path / "out"))
     expected = read(evaluated / "metrics.json")

@@ -194,6 +194,21 @@ def test_to_dicom_writes_what_predict_writes(
     assert values[0] == values[1]
 
 
+def test_a_corrected_mask_has_its_own_findings(quick: Model, series: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict(quick, [series], out, picture=False)
+    volume = read_dicom(series)
+    mask = np.zeros(volume.shape, bool)
+    mask[:3, :4, :5] = True
+    write_nifti(tmp_path / "corrected.nii.gz", mask, volume, dtype="uint8")
+    to_dicom(
+        out / "s_anomaly.nii.gz", tmp_path / "corrected.nii.gz", series=series, out=tmp_path / "o"
+    )
+    segmentation = hd.seg.segread(tmp_path / "o" / "s_findings.dcm")
+    assert segmentation.number_of_segments == 1
+    assert segmentation.pixel_array.sum() == mask.sum()
+
+
 def test_a_map_without_its_record_names_its_model_in_its_header(
     quick: Model, series: Path, tmp_path: Path
 ) -> None:

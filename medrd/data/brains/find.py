@@ -30,7 +30,7 @@ from medrd.data.layouts import (
     scans_in,
 )
 from medrd.data.left_out import LeftOut
-from medrd.data.names import is_label_name, is_scan, named_kind, stem
+from medrd.data.names import is_label_name, is_scan, name_and_modality, named_kind, stem
 from medrd.data.output_names import SCAN_FILES, UNPREPARED_ENDING, ending_in, files_of
 from medrd.data.pictures.files import is_picture
 from medrd.errors import ConfigError, InputError, MissingInputError, WrongKindError
@@ -180,7 +180,7 @@ def _refuse_other_modality(path: Path, recipe: RecipeConfig) -> None:
     """
     if not path.exists():
         return
-    for subject in brats_subjects(path.parent):
+    for subject in brats_subjects(path.parent, errors=[]):
         files = {s.path: c for c, s in subject.images.items()}
         if subject.label is not None:
             files[subject.label.path] = "label"
@@ -203,12 +203,13 @@ def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError])
             return []
         if decathlon.describes(folder):
             return _decathlon(folder, root, wanted)
-        subjects = brats_subjects(folder)
-        if subjects:
+        failed = len(errors)
+        subjects = brats_subjects(folder, errors)
+        if subjects or len(errors) > failed:
             # The outputs' tree does not repeat a folder that belongs to a single subject.
             own = len(subjects) == 1 and folder != root
             place = (folder.parent if own else folder).relative_to(root)
-            wanted.left_out.extend(_beside(folder, subjects))
+            wanted.left_out.extend(_beside(folder, subjects, errors[failed:]))
             return [Case(subject, place) for subject in subjects]
         files = [
             _file(path, folder.relative_to(root), wanted)
@@ -236,11 +237,15 @@ def _decathlon(folder: Path, root: Path, wanted: _Wanted) -> list[Case]:
     return [case if wanted.frame is None else _in_frame(case, wanted.frame) for case in cases]
 
 
-def _beside(folder: Path, subjects: Sequence[Subject]) -> Iterator[LeftOut]:
-    """The scans in a folder of BraTS subjects that are none of theirs."""
+def _beside(
+    folder: Path, subjects: Sequence[Subject], errors: Sequence[InputError]
+) -> Iterator[LeftOut]:
+    """The scans in a folder of BraTS subjects that are none of theirs, nor of those that failed."""
     taken = {path for subject in subjects for path in subject.files}
+    failed = {name_and_modality(Path(error.where))[0] for error in errors}
     for path, file in scans_in(folder).items():
-        if not is_label_name(path) and file not in taken:
+        failing = name_and_modality(path)[0] in failed
+        if not (failing or is_label_name(path) or file in taken):
             kind = named_kind(path)
             yield LeftOut(
                 path,

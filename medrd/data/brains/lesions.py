@@ -38,14 +38,17 @@ def read_lesions(subject: Subject, like: Volume, *, max_voxels: int) -> Lesions:
         refuse_grey_values(label.path, labels)
     mask = np.isin(labels, chosen) if chosen else labels != 0
     brain = like.array != 0
-    share = int((mask & brain).sum()) / max(int(brain.sum()), 1)
+    within = int((mask & brain).sum()) / max(int(brain.sum()), 1)
     warnings = []
-    if share > MOST:
+    for share, place in ((within, "brain"), (float(mask.mean()), "volume")):
+        if share <= MOST:
+            continue
         warnings.append(
-            f"The label {label.path.name} covers {share:.0%} of the brain (values "
+            f"The label {label.path.name} covers {share:.0%} of the {place} (values "
             f"{_listed(labels[mask])}): if some of them are no lesion, name those that are in "
             "data.lesion_labels."
         )
+        break
     if chosen and not mask.any() and labels.any():
         warnings.append(
             f"The label {label.path.name} holds none of data.lesion_labels "

@@ -115,7 +115,7 @@ def test_one_bad_folder_spares_its_neighbours(tmp_path: Path) -> None:
     touch(tmp_path, "two/a_flair.nii.gz", "two/a_flair.nii", "good/c_flair.nii.gz")
     cases, errors, _ = find_scans([tmp_path], ONE)
     assert [case.subject.id for case in cases] == ["c"]
-    assert [error.where for error in errors] == [str(tmp_path / "two")]
+    assert [error.where for error in errors] == [str(tmp_path / "two" / "a_flair.nii.gz")]
 
 
 def test_subjects_that_share_a_folder_are_a_case_each_in_its_place(tmp_path: Path) -> None:
@@ -171,6 +171,20 @@ def test_two_scans_of_one_name_in_a_folder_fail_and_the_others_are_cases(tmp_pat
     assert all("a_anomaly.nii.gz" in error.found for error in errors)
     with pytest.raises(ConfigError, match="same output name"):
         find_scans([tmp_path / "in", tmp_path / "in"], ONE)
+
+
+def test_a_modality_twice_fails_its_subject_alone(tmp_path: Path) -> None:
+    touch(tmp_path, "A_flair.nii.gz", "A_FLAIR.nrrd", "B_flair.nii.gz")
+    assert outputs([tmp_path / "B_flair.nii.gz"]) == ["B_flair"]
+    (case,), (error,), left_out = find_scans([tmp_path], ONE)
+    assert case.subject.id == "B"
+    assert "A_FLAIR.nrrd and A_flair.nii.gz" in error.found
+    assert left_out == []
+
+
+def test_labels_beside_images_are_no_scans_without_a_description(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    assert outputs([tmp_path]) == ["imagesTr/a"]
 
 
 def test_a_folder_of_links_that_lead_nowhere_is_said_to_be_one(tmp_path: Path) -> None:

@@ -49,6 +49,16 @@ def test_a_label_of_the_brain_is_warned_of_unless_its_lesions_are_named(
     assert named.warnings == ()
 
 
+def test_a_label_that_marks_all_outside_the_brain_is_warned_of(
+    scan: Volume, tmp_path: Path
+) -> None:
+    _, lesion, affine = tiny_brain(1)
+    outside = np.where(scan.array == 0, 255, lesion > 0).astype(np.uint8)
+    nib.save(nib.Nifti1Image(outside, affine), tmp_path / "data" / "a" / "a_seg.nii.gz")
+    (warning,) = read_lesions(subject(tmp_path), scan, max_voxels=10**6).warnings
+    assert "of the volume (values 1, 255)" in warning
+
+
 def test_a_label_without_the_named_values_is_warned_of(scan: Volume, tmp_path: Path) -> None:
     lesions = read_lesions(subject(tmp_path, 3), scan, max_voxels=10**6)
     assert not lesions.mask.any()
