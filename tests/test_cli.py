@@ -28,6 +28,7 @@ VERBS = (
     "report",
     "phantom",
     "export",
+    "to-dicom",
     "doctor",
 )
 
@@ -73,8 +74,8 @@ def test_every_verb_has_help(medrd: Medrd, verb: str) -> None:
 
 
 def test_the_verbs_are_those_that_the_tests_know() -> None:
-    callbacks = [command.callback for command in app.registered_commands]
-    assert {callback.__name__ for callback in callbacks if callback} == set(VERBS)
+    commands = [(command.name, command.callback) for command in app.registered_commands]
+    assert {name or callback.__name__ for name, callback in commands if callback} == set(VERBS)
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_where_the_teachers_file_lay_is_no_part_of_a_run(
 
     (out / "config.yaml").write_text(config("/here/w.pth").to_yaml())
     assert train(config("/moved/w.pth"), out, resume=True) == out
-    with pytest.raises(ConfigError, match="another one"):
+    with pytest.raises(ConfigError, match=r"resnet34; found one with .*resnet18"):
         train(config("/here/w.pth", name="resnet34"), out, resume=True)
 
 
