@@ -22,8 +22,8 @@ from trained_cells import Kept, Trained, brain_cells, load, parser
 from medrd.config import RecipeConfig
 from medrd.data.brains.lesions import read_lesions
 from medrd.data.brains.prepare import lesion_positions, prepare, read_channels
-from medrd.data.layouts import Subject
 from medrd.data.margin import away_from
+from medrd.data.subject import Subject
 from medrd.run.table import markdown_table
 
 MARGIN = 2

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from medrd.data.brains.layouts import find_subjects
 from medrd.data.brains.prepare import brain_mask
 from medrd.data.brains.profile import Profile, make_profile, unlike
-from medrd.data.layouts import MODALITIES, Subject, find_subjects
+from medrd.data.names import MODALITIES
+from medrd.data.subject import Subject
 from medrd.data.traits import ScanTraits, scan_traits
 from medrd.images.nifti import read_nifti
 from medrd.images.volume import Volume, volume_from_array

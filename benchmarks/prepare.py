@@ -30,8 +30,9 @@ from scipy.spatial.transform import Rotation
 from sklearn.metrics import average_precision_score
 
 from medrd.config import RecipeConfig
-from medrd.data.layouts import Subject, find_subjects
+from medrd.data.brains.layouts import find_subjects
 from medrd.data.output_names import SCAN_FILES
+from medrd.data.subject import Subject
 from medrd.images.nifti import read_mask, read_nifti, write_nifti
 from medrd.images.sitk import to_sitk
 from medrd.images.volume import Volume, volume_from_array

@@ -29,8 +29,8 @@ from medrd.data.brains.prepare import (
     read_channels,
 )
 from medrd.data.kind import TestItem
-from medrd.data.layouts import Subject
 from medrd.data.margin import away_from
+from medrd.data.subject import Subject
 from medrd.evaluation.subject import score_subject
 from medrd.evaluation.summary import MetricsAccumulator
 from medrd.images.volume import Volume, volume_from_array

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from medrd.config import Config, RecipeConfig, make_config
+from medrd.data.brains.layouts import find_subjects
 from medrd.data.brains.prepare import PreparedVolume, prepare, read_channels
-from medrd.data.layouts import find_subjects
 from medrd.data.slices import HealthySlices, SliceBatch
 from medrd.models import Detector
 from medrd.phantom.cohort import write_cohort

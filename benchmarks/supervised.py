@@ -32,8 +32,8 @@ from medrd.config import Config, RecipeConfig
 from medrd.config.models import RDSegConfig
 from medrd.data.brains.lesions import read_lesions
 from medrd.data.brains.prepare import prepare, read_channels
-from medrd.data.layouts import Subject
 from medrd.data.slices import HealthySlices, SliceBatch
+from medrd.data.subject import Subject
 from medrd.evaluation.evaluate import evaluate
 from medrd.models import Batch
 from medrd.models.rdseg import RDSeg, outline_loss

@@ -12,7 +12,7 @@ from typing import Any
 
 from medrd.comparison.compare import plan
 from medrd.comparison.config import Cell, load_compare
-from medrd.data.layouts import Subject
+from medrd.data.subject import Subject
 from medrd.files import write_json
 from medrd.run.cohort import load_cohort
 from medrd.run.device import choose_execution

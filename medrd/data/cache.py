@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from medrd.config import digest
 from medrd.data.kind import CODE_VERSION, Kind
-from medrd.data.layouts import Source, Subject
+from medrd.data.subject import Source, Subject
 from medrd.data.traits import ScanTraits
 from medrd.errors import InputError, OutputError
 from medrd.files import file_hash, write_json

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from medrd.data.layouts import Subject, folders_below
+from medrd.data.folders import folders_below
 from medrd.data.left_out import LeftOut
+from medrd.data.subject import Subject
 from medrd.errors import ConfigError, InputError, MedrdError
 
 ERRORS_NAME = "errors.json"

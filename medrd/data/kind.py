@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from medrd.config import AnyRecipeConfig, Config
 from medrd.data.cases import Case, Found
-from medrd.data.layouts import Subject
 from medrd.data.output_names import OutputFiles
 from medrd.data.split import Split
+from medrd.data.subject import Subject
 from medrd.data.traits import ScanTraits
 from medrd.images.picture import Picture
 from medrd.images.volume import Volume

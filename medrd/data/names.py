@@ -7,9 +7,14 @@ case.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from medrd.data.subject import Subject
 from medrd.images.formats import is_scan_name, scan_stem
+
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+"""The channel names of the BraTS and MSD layouts."""
 
 _LABEL = re.compile(
     r"^(?:seg|segm|segmentation|labels?)$|[_.-](?:seg|segm|segmentation|labels?|dseg|probseg|roi"
@@ -118,3 +123,15 @@ def _kind_in(name: str) -> str | None:
     if "t1" in kinds and _AGENT.search(name):
         kinds = kinds - {"t1"} | {"t1ce"}
     return kinds.pop() if len(kinds) == 1 else None
+
+
+def all_named(subjects: Sequence[Subject]) -> bool:
+    """True if every image is known to have the modality that its channel names.
+
+    It is known from the file's name, as in BraTS or BIDS, or from the position in a file of MSD.
+    """
+    return all(
+        source.frame is not None or named_kind(source.path) == channel
+        for subject in subjects
+        for channel, source in subject.images.items()
+    )

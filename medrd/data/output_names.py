@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medrd.data.cases import Case
-from medrd.data.layouts import folders_below
+from medrd.data.folders import folders_below
 
 MAKER = "medrd"
 """The description in every map begins with this word."""

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from medrd.config import Config, digest, make_config
-from medrd.data.layouts import Subject
 from medrd.data.persons import person_of
+from medrd.data.subject import Subject
 from medrd.errors import ConfigError
 from medrd.evaluation.baseline import Baseline, intensity_baseline
 from medrd.evaluation.outputs import CASES_NAME, FROC_NAME, predict_some, save_units

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.data.cases import Case
-from medrd.data.layouts import Subject
+from medrd.data.subject import Subject
 from medrd.errors import FileFormatError
 from medrd.files import atomic_path
 from medrd.metrics import Units

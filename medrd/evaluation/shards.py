@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.config import digest
-from medrd.data.layouts import Subject
+from medrd.data.subject import Subject
 from medrd.errors import ConfigError, FileFormatError, InputError, MedrdError
 from medrd.evaluation.outputs import read_arrays
 from medrd.evaluation.subject import Outcome, Scored, SubjectScores

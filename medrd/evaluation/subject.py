@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medrd.config import Config
 from medrd.data.kind import TestItem
 from medrd.data.kinds import kind_of
-from medrd.data.layouts import Subject
+from medrd.data.subject import Subject
 from medrd.errors import InputError, LeakageError
 from medrd.evaluation.baseline import baseline_predictor
 from medrd.images.box import bounding_box

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.data.layouts import Subject
+from medrd.data.subject import Subject
 from medrd.errors import InputError
 from medrd.evaluation.subject import Outcome, SubjectScores
 from medrd.metrics import (

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from medrd.data.kind import TestItem
-from medrd.data.layouts import Subject
+from medrd.data.subject import Subject
 from medrd.errors import InputError
 from medrd.evaluation.subject import EvaluatedModel, Outcome, SubjectScorer, make_scorers
 from medrd.runner.runner import lost_input

@@ -10,8 +10,8 @@ from typing import Self
 
 from medrd.data.brains.profile import not_judged, unlike
 from medrd.data.kind import Prepared
-from medrd.data.layouts import MODALITIES, Source, Subject
-from medrd.data.names import named_kind
+from medrd.data.names import MODALITIES, named_kind
+from medrd.data.subject import Source, Subject
 from medrd.errors import ConfigError, UnlikeTrainingError
 from medrd.images.dicom_series import described_kind, series_description
 from medrd.images.volume import Volume

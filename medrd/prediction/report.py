@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.data.cache import source_hash
-from medrd.data.layouts import Source
 from medrd.data.output_names import PAGES_NAME, REPORT_NAME
 from medrd.data.pictures.opened import read_map
+from medrd.data.subject import Source
 from medrd.draw.heat import HeatScale
 from medrd.errors import FileFormatError, InputError, WrongKindError
 from medrd.files import file_hash

@@ -16,9 +16,10 @@ from medrd.data.cases import (
     refuse_unused_series,
     without_collisions,
 )
-from medrd.data.layouts import MODALITIES, Source, Subject, folders_below, scans_in
-from medrd.data.names import is_label_name, is_scan, name_and_modality, stem
+from medrd.data.folders import folders_below, scans_in
+from medrd.data.names import MODALITIES, is_label_name, is_scan, name_and_modality, stem
 from medrd.data.output_names import PREPARED_ENDING
+from medrd.data.subject import Source, Subject
 from medrd.errors import ConfigError, InputError, MissingInputError
 from medrd.images.dicom_series import find_series, holds_dicom, is_dicom, series_of
 from medrd.images.formats import SCAN_ENDINGS, scan_file

@@ -20,8 +20,8 @@ import numpy as np
 from medrd.data.brains.prepare import refuse_label
 from medrd.data.cache import source_hash
 from medrd.data.cases import Case
-from medrd.data.layouts import Source
 from medrd.data.output_names import PREPARED_ENDING
+from medrd.data.subject import Source
 from medrd.errors import InputError, OutputError, RegistrationError, SeriesError, ShapeError
 from medrd.extras import require_extra
 from medrd.files import atomic_folder, remove_abandoned

@@ -11,8 +11,8 @@ from pathlib import Path
 from medrd.config import Config
 from medrd.data.cache import CachedSubject, cache_subjects, default_cache
 from medrd.data.kinds import kind_of
-from medrd.data.layouts import Subject
 from medrd.data.split import Split
+from medrd.data.subject import Subject
 from medrd.errors import ConfigError, InputError, LeakageError
 from medrd.run.failures import write_errors
 from medrd.run.progress import progress

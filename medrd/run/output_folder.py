@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medrd.data.cases import Case
-from medrd.data.layouts import Source
+from medrd.data.subject import Source
 from medrd.errors import InputError, MissingInputError, OutputError
 from medrd.images.dicom_series import choose_series
 from medrd.run.record import Record

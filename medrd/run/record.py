@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from medrd.config.section import Text
-from medrd.data.layouts import Source
+from medrd.data.subject import Source
 from medrd.errors import FileFormatError, InputError
 from medrd.files import file_hash, write_json
 

@@ -16,8 +16,8 @@ from medrd.config import Config, load_config
 from medrd.config.difference import first_difference
 from medrd.data.brains.profile import make_profile
 from medrd.data.cache import CachedSubject
-from medrd.data.layouts import all_named
 from medrd.data.margin import none_healthy
+from medrd.data.names import all_named
 from medrd.data.slices import HealthySlices
 from medrd.errors import ConfigError, InputError, MedrdError, ModelError
 from medrd.files import write_json, write_text

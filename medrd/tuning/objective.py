@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from medrd.config import Config
 from medrd.data.cache import CachedSubject
 from medrd.data.kinds import kind_of
-from medrd.data.layouts import Subject
 from medrd.data.margin import none_healthy
 from medrd.data.slices import HealthySlices
+from medrd.data.subject import Subject
 from medrd.errors import ConfigError, ModelError
 from medrd.evaluation.subject import EvaluatedModel, SubjectScorer, by_category
 from medrd.evaluation.summary import summarise

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from medrd.config import Config
 from medrd.data.kind import TestItem
 from medrd.data.kinds import kind_of
-from medrd.data.layouts import Subject
+from medrd.data.subject import Subject
 from medrd.errors import InputError
 from medrd.run.cohort import Cohort, refuse_same_content
 from medrd.run.input_errors import catch_input_error

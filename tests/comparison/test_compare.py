@@ -18,7 +18,7 @@ from medrd.comparison import cells as compare_cells
 from medrd.comparison.compare import compare, plan
 from medrd.comparison.config import load_compare, make_compare, merge
 from medrd.comparison.inputs import refuse_changes
-from medrd.data.layouts import find_subjects
+from medrd.data.brains.layouts import find_subjects
 from medrd.errors import ConfigError
 from medrd.run.cohort import load_cohort
 from medrd.run.folder_lock import lock_folder

@@ -26,7 +26,7 @@ from medrd.data.cache import (
     files_hash,
 )
 from medrd.data.kinds import kind_of
-from medrd.data.layouts import Source, Subject
+from medrd.data.subject import Source, Subject
 from medrd.errors import EmptyBrainError, MissingInputError, OutputError
 from medrd.images.volume import Volume
 
@@ -282,7 +282,7 @@ from pathlib import Path
 from medrd.config import RecipeConfig
 from medrd.data import cache
 from medrd.data.kinds import kind_of
-from medrd.data.layouts import Source, Subject
+from medrd.data.subject import Source, Subject
 
 scan, label, folder = map(Path, sys.argv[1:4])
 subject = Subject("a", {"flair": Source(scan)}, Source(label))

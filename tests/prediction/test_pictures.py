@@ -20,9 +20,9 @@ from scipy import ndimage
 import medrd
 from folders import names, times
 from medrd.config import make_config
-from medrd.data.layouts import Source
 from medrd.data.pictures.files import PictureSubject
 from medrd.data.pictures.opened import find_parts
+from medrd.data.subject import Source
 from medrd.errors import ConfigError, ModelError, OutputError, TooLargeError
 from medrd.images.volume import volume_from_array
 from medrd.prediction.predict import predict

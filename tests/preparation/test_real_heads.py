@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medrd.data.layouts import find_subjects
+from medrd.data.brains.layouts import find_subjects
 from medrd.images.nifti import read_mask, read_nifti
 from medrd.images.sitk import to_sitk
 from medrd.images.volume import Volume, volume_from_array

@@ -14,7 +14,7 @@ from torch import Tensor
 from medrd.config import Config, make_config
 from medrd.data.cache import CachedSubject, cache_subjects
 from medrd.data.kinds import kind_of
-from medrd.data.layouts import Subject
+from medrd.data.subject import Subject
 from medrd.errors import ConfigError, InputError, ModelError
 from medrd.models import Detector
 from medrd.run.cohort import Cohort, load_cohort, try_sides

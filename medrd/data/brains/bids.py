@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from medrd.data.cases import BidsOrigin
-from medrd.data.layouts import Source, Subject
 from medrd.data.left_out import LeftOut
 from medrd.data.names import is_label_name, stem
+from medrd.data.subject import Source, Subject
 from medrd.errors import InputError, MissingInputError
 from medrd.files import read_json
 from medrd.images.formats import scan_file

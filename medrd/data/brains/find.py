@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medrd.config import RecipeConfig
-from medrd.data import decathlon
+from medrd.data.brains import brats, decathlon
 from medrd.data.brains.bids import bids_root, bids_subjects
 from medrd.data.cases import (
     ERRORS_NAME,
@@ -19,20 +19,12 @@ from medrd.data.cases import (
     refuse_unused_series,
     without_collisions,
 )
-from medrd.data.layouts import (
-    Source,
-    Subject,
-    brats_subjects,
-    decathlon_subjects,
-    folders_below,
-    label_beside,
-    only_channel,
-    scans_in,
-)
+from medrd.data.folders import folders_below, scans_in
 from medrd.data.left_out import LeftOut
 from medrd.data.names import is_label_name, is_scan, name_and_modality, named_kind, stem
 from medrd.data.output_names import SCAN_FILES, UNPREPARED_ENDING, ending_in, files_of
 from medrd.data.pictures.files import is_picture
+from medrd.data.subject import Source, Subject
 from medrd.errors import ConfigError, InputError, MissingInputError, WrongKindError
 from medrd.files import leads_nowhere
 from medrd.images.dicom_series import find_series, holds_dicom, is_dicom, series_of
@@ -180,7 +172,7 @@ def _refuse_other_modality(path: Path, recipe: RecipeConfig) -> None:
     """
     if not path.exists():
         return
-    for subject in brats_subjects(path.parent, errors=[]):
+    for subject in brats.subjects_in(path.parent, errors=[]):
         files = {s.path: c for c, s in subject.images.items()}
         if subject.label is not None:
             files[subject.label.path] = "label"
@@ -204,7 +196,7 @@ def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError])
         if decathlon.describes(folder):
             return _decathlon(folder, root, wanted)
         failed = len(errors)
-        subjects = brats_subjects(folder, errors)
+        subjects = brats.subjects_in(folder, errors)
         if subjects or len(errors) > failed:
             # The outputs' tree does not repeat a folder that belongs to a single subject.
             own = len(subjects) == 1 and folder != root
@@ -225,13 +217,13 @@ def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError])
 def _decathlon(folder: Path, root: Path, wanted: _Wanted) -> list[Case]:
     """The cases of a folder ``imagesTr``; ``--frame`` stands above what ``dataset.json`` names."""
     try:
-        subjects = decathlon_subjects(folder)
+        subjects = decathlon.subjects_in(folder)
     except ConfigError as error:  # it costs this folder, not the call
         raise InputError(
             error.where, expected=error.expected, found=error.found, remedy=error.remedy
         ) from None
     cases = [
-        Case(only_channel(subject, wanted.recipe.channels), folder.relative_to(root))
+        Case(decathlon.only_channel(subject, wanted.recipe.channels), folder.relative_to(root))
         for subject in subjects
     ]
     return [case if wanted.frame is None else _in_frame(case, wanted.frame) for case in cases]
@@ -281,7 +273,7 @@ def _series(folder: Path, place: Path, wanted: _Wanted, uid: str | None) -> Case
 
 def _file(path: Path, place: Path, wanted: _Wanted) -> Case:
     images = {wanted.recipe.channels[0]: Source(scan_file(path) or path, wanted.frame)}
-    return Case(Subject(stem(path), images, label_beside(path)), place)
+    return Case(Subject(stem(path), images, brats.label_beside(path)), place)
 
 
 def _with_channels(case: Case, recipe: RecipeConfig) -> Case:

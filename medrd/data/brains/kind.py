@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medrd.config import Config, DataConfig, RecipeConfig
 from medrd.data.brains.find import find_scans
+from medrd.data.brains.layouts import find_subjects
 from medrd.data.brains.lesions import read_lesions
 from medrd.data.brains.opened import OpenedScan
 from medrd.data.brains.prepare import (
@@ -25,12 +26,13 @@ from medrd.data.brains.prepare import (
 )
 from medrd.data.brains.stacks import also_shown
 from medrd.data.cases import Case, Found
+from medrd.data.folders import scans_in
 from medrd.data.kind import TestItem, TrainingItem
-from medrd.data.layouts import MODALITIES, Subject, find_subjects, scans_in
 from medrd.data.margin import away_from
-from medrd.data.names import named_kind
+from medrd.data.names import MODALITIES, named_kind
 from medrd.data.output_names import MAKER, SCAN_FILES
 from medrd.data.split import Split, split_subjects
+from medrd.data.subject import Subject
 from medrd.errors import ConfigError, MissingInputError, ModelError, WrongKindError
 from medrd.images.picture import Picture
 from medrd.images.volume import Volume, check_same_grid

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.data.layouts import Subject
+from medrd.data.subject import Subject
 from medrd.images.labels import MOST, refuse_grey_values
 from medrd.images.nifti import read_label
 from medrd.images.volume import Volume

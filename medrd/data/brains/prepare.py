@@ -15,7 +15,7 @@ from scipy import ndimage
 from medrd.config import MEDIAN_INTENSITY, RecipeConfig
 from medrd.data.brains.geometry import SliceGeometry
 from medrd.data.brains.stacks import stacked
-from medrd.data.layouts import Subject
+from medrd.data.subject import Subject
 from medrd.data.traits import ScanTraits, scan_traits
 from medrd.errors import AffineError, EmptyBrainError, TooLargeError, WrongKindError
 from medrd.images.header import DEFAULT_MAX_VOXELS

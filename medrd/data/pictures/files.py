@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from medrd.data.layouts import Source, Subject, folders_below
+from medrd.data.folders import folders_below
+from medrd.data.subject import Source, Subject
 from medrd.errors import ConfigError
 
 logger = logging.getLogger("medrd.data")

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medrd.data.cases import Case, Found, expand_all, holds, refuse_nothing, without_collisions
-from medrd.data.layouts import Source, Subject, folders_below
+from medrd.data.folders import folders_below
 from medrd.data.left_out import LeftOut
 from medrd.data.names import is_scan
 from medrd.data.output_names import PICTURE_FILES
 from medrd.data.pictures.files import PICTURE_ENDINGS, is_picture
+from medrd.data.subject import Source, Subject
 from medrd.errors import MissingInputError
 
 _ENDINGS = ", ".join(sorted(PICTURE_ENDINGS))

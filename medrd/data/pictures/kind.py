@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from medrd.config import Config, PictureDataConfig, PictureRecipeConfig
 from medrd.data.cases import Case, Found
 from medrd.data.kind import TestItem, TrainingItem
-from medrd.data.layouts import Subject
 from medrd.data.output_names import MAKER, PICTURE_FILES
 from medrd.data.pictures.find import find_pictures
 from medrd.data.pictures.layouts import PictureSubject
@@ -20,6 +19,7 @@ from medrd.data.pictures.opened import OpenedPicture
 from medrd.data.pictures.prepare import PreparedPicture, picture_hash, prepare_picture
 from medrd.data.pictures.split import split_pictures
 from medrd.data.split import Split
+from medrd.data.subject import Subject
 from medrd.errors import ConfigError, EmptyMaskError, ModelError
 from medrd.images.labels import MOST
 from medrd.images.picture import Picture, read_picture, read_picture_mask

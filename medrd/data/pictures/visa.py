@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from medrd.data.layouts import Source
 from medrd.data.pictures.files import (
     GOOD,
     PictureSubject,
@@ -20,6 +19,7 @@ from medrd.data.pictures.files import (
     pictures_in,
     warn_of_orphans,
 )
+from medrd.data.subject import Source
 from medrd.errors import ConfigError, MissingInputError
 
 TABLE = Path("split_csv") / "1cls.csv"

@@ -11,8 +11,8 @@ from dicoms import write_series
 from folders import touch
 from medrd.config import RecipeConfig
 from medrd.data.brains.find import find_scans
-from medrd.data.layouts import Source
 from medrd.data.names import named_kind
+from medrd.data.subject import Source
 from medrd.errors import ConfigError, MissingInputError, WrongKindError
 from medrd.images.dicom_series import find_series
 

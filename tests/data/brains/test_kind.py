@@ -9,7 +9,7 @@ import pytest
 from folders import touch
 from medrd.config import make_config
 from medrd.data.brains.kind import Brains
-from medrd.data.layouts import find_subjects
+from medrd.data.brains.layouts import find_subjects
 from medrd.errors import ConfigError
 
 

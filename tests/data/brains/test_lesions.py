@@ -11,7 +11,7 @@ import pytest
 
 from medrd.config import make_config
 from medrd.data.brains.lesions import read_lesions
-from medrd.data.layouts import Source, Subject
+from medrd.data.subject import Source, Subject
 from medrd.errors import ConfigError
 from medrd.images.nifti import read_nifti
 from medrd.images.volume import Volume

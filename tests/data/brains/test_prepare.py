@@ -24,8 +24,8 @@ from medrd.data.brains.prepare import (
     prepare,
     read_channels,
 )
-from medrd.data.layouts import Source, Subject
 from medrd.data.margin import away_from
+from medrd.data.subject import Source, Subject
 from medrd.errors import AffineError, EmptyBrainError, GridMismatchError, TooLargeError
 from medrd.images.volume import Volume, volume_from_array
 

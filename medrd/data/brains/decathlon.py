@@ -11,15 +11,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medrd.data.brains.labels import Labels
+from medrd.data.folders import scans_in
+from medrd.data.names import MODALITIES
+from medrd.data.subject import Source, Subject
 from medrd.errors import ConfigError
-from medrd.images.formats import scan_stem
+from medrd.images.formats import scan_ending, scan_stem
 
 DESCRIPTION = "dataset.json"
 _TABLES = ("channel_names", "modality")  # of nnU-Net v2, and of v1 and the Decathlon
+_TASK01 = ("flair", "t1", "t1ce", "t2")  # the order of Task01_BrainTumour
 _CHANNEL = re.compile(r"_(\d{4})$")
 _SYNONYMS = {
     "flair": "flair t2flair t2wflair t2f fluidattenuated",
@@ -94,3 +100,52 @@ def is_label_folder(folder: Path) -> bool:
         (folder.parent / name).exists()
         for name in (DESCRIPTION, folder.name.replace("labels", "images"))
     )
+
+
+def subjects_in(images: Path) -> list[Subject]:
+    """The subjects of a folder ``imagesTr`` of the Decathlon or of nnU-Net.
+
+    Raises
+    ------
+    ConfigError
+        ``dataset.json`` cannot be read, or does not name the channel of a file.
+    """
+    known = channel_names(images.parent)
+    order = known or _TASK01
+    labels = Labels((images.parent / images.name.replace("images", "labels", 1), ("",)))
+    subjects = []
+    for case, files in files_by_case(scans_in(images)).items():
+        sources: dict[str, Source] = {}
+        for number, file in files.items():
+            if number is None:
+                sources |= {name: Source(file, frame) for frame, name in enumerate(order)}
+            elif number < len(order):
+                sources[order[number]] = Source(file)
+            else:
+                raise ConfigError(
+                    images.parent / DESCRIPTION,
+                    expected=f"a name of channel {number}, which {file.name} is",
+                    found=f"{len(order)} channels: {', '.join(order)}",
+                    remedy="Complete its channel_names, or remove the file.",
+                )
+        subjects.append(Subject(case, sources, labels.of(images / f"{case}{_ending_of(files)}")))
+    return subjects
+
+
+def _ending_of(files: Mapping[int | None, Path]) -> str:
+    return scan_ending(next(iter(files.values())))
+
+
+def only_channel(subject: Subject, channels: Sequence[str]) -> Subject:
+    """Of data with one channel, whatever it is called (``MRI``, ``zscore``), that is the one that
+    is asked for."""
+    (first, *others) = subject.images.items()
+    if others or len(channels) != 1 or first[0] in MODALITIES:
+        return subject
+    return replace(subject, images={channels[0]: first[1]})
+
+
+def subjects_below(root: Path) -> list[Subject]:
+    """The subjects of a data set with a folder ``imagesTr``; none without it."""
+    images = root / "imagesTr"
+    return subjects_in(images) if images.is_dir() else []

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from folders import touch
-from medrd.data.layouts import Subject, brats_subjects, find_subjects
+from medrd.data.brains.brats import subjects_in
+from medrd.data.brains.layouts import find_subjects
 from medrd.data.names import is_scan
+from medrd.data.subject import Subject
 from medrd.errors import ConfigError, InputError, MissingInputError
 
 BRATS = ("flair", "t1", "t1ce", "t2")
@@ -150,7 +152,7 @@ def test_subjects_side_by_side_in_one_folder_are_not_mixed(tmp_path: Path) -> No
         assert subject.images["flair"].path.name == f"{subject.id}_flair.nii.gz"
         assert subject.label is not None
         assert subject.label.path.name == f"{subject.id}_seg.nii.gz"
-    assert names(brats_subjects(tmp_path)) == ["A", "B"]
+    assert names(subjects_in(tmp_path)) == ["A", "B"]
 
 
 def test_labels_in_a_folder_of_their_own_belong_to_the_subjects_of_their_names(
@@ -173,10 +175,10 @@ def test_a_modality_twice_is_not_chosen_from_by_chance(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"A_flair\.nii and A_flair\.nii\.gz"):
         find(tmp_path)
     with pytest.raises(InputError, match=r"A_flair\.nii and"):
-        brats_subjects(tmp_path / "A")
+        subjects_in(tmp_path / "A")
     touch(tmp_path, "A/B_flair.nii.gz")
     errors: list[InputError] = []
-    assert names(brats_subjects(tmp_path / "A", errors)) == ["B"]
+    assert names(subjects_in(tmp_path / "A", errors)) == ["B"]
     assert [error.where for error in errors] == [str(tmp_path / "A" / "A_flair.nii.gz")]
 
 
@@ -189,11 +191,11 @@ def test_one_folder_of_either_layout(tmp_path: Path) -> None:
         "C/x_seg.nii.gz",
         "D/_flair.nii.gz",
     )
-    (first,), (second,) = brats_subjects(tmp_path / "A"), brats_subjects(tmp_path / "B")
+    (first,), (second,) = subjects_in(tmp_path / "A"), subjects_in(tmp_path / "B")
     assert (first.id, sorted(first.images)) == ("Brats18_A_1", sorted(BRATS))
     assert (second.id, sorted(second.images)) == ("B", sorted(BRATS))
-    assert brats_subjects(tmp_path / "C") == []
-    assert names(brats_subjects(tmp_path / "D")) == ["D"]
+    assert subjects_in(tmp_path / "C") == []
+    assert names(subjects_in(tmp_path / "D")) == ["D"]
 
 
 @pytest.mark.parametrize(

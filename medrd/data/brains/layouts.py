@@ -1,0 +1,190 @@
+"""Layouts of data sets of brains: find the subjects with their images and labels.
+
+Only names are used; no image is read. A new layout is a function that finds its subjects, and a
+line in ``_LAYOUTS``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from medrd.data.brains import brats, decathlon
+from medrd.data.brains.labels import BESIDE, Labels
+from medrd.data.folders import folders_below, scans_in
+from medrd.data.left_out import LeftOut, log_left_out
+from medrd.data.names import MODALITIES, is_label_name, stem
+from medrd.data.subject import Source, Subject
+from medrd.errors import ConfigError, MissingInputError
+
+_SHOWN = 3
+"""Number of names that a message lists."""
+
+
+def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[Subject]:
+    """All subjects below ``root``, sorted by id.
+
+    Parameters
+    ----------
+    root
+        The data set's folder.
+    layout
+        ``auto`` takes the first of ``msd``, ``brats``, ``brats2023``, ``folder`` that fits.
+    channels
+        Modalities that every subject must have; exactly one, with any name, in the ``folder``
+        layout.
+
+    Raises
+    ------
+    ConfigError
+        The folder or subjects are missing, two subjects have one id, or a modality is unknown.
+    MissingInputError
+        A subject lacks a modality.
+    """
+    if not root.is_dir():
+        found = "a file" if root.exists() else "nothing there"
+        raise ConfigError(
+            root,
+            expected="a data set's folder",
+            found=found,
+            remedy="Set data.root to the folder with the subjects.",
+        )
+    order: Sequence[str] = tuple(_LAYOUTS) if layout == "auto" else (layout,)
+    if layout == "auto" and _is_plain(root):
+        order = ("folder",)
+    for name in order:
+        subjects = sorted(_LAYOUTS[name].find(root), key=lambda subject: subject.id)
+        if subjects:
+            break
+    else:
+        raise _nothing_found(root, layout)
+    _refuse_duplicates(root, subjects)
+    if name == "folder":
+        chosen = [_named(subject, channels) for subject in subjects]
+    else:
+        if name == "msd":
+            subjects = [decathlon.only_channel(subject, channels) for subject in subjects]
+        else:
+            _check_channels(channels)
+        chosen = [_complete(subject, channels) for subject in subjects]
+    _warn_of_others(root / "imagesTr" if name == "msd" else root, subjects)
+    return chosen
+
+
+def _nothing_found(root: Path, layout: str) -> ConfigError:
+    """The error that names what is looked for, and some of what is there."""
+    patterns = {name: known.files for name, known in _LAYOUTS.items()}
+    wanted = [patterns[layout]] if layout in patterns else list(patterns.values())
+    scans = [path for folder in folders_below(root) for path in scans_in(folder)]
+    if scans:
+        shown = ", ".join(path.relative_to(root).as_posix() for path in scans[:_SHOWN])
+        found = f"{len(scans)} scans of other names or in other folders: {shown}"
+        more = len(scans) > _SHOWN
+    else:
+        names = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+        found = f"no scan at all, but {', '.join(names[:_SHOWN])}" if names else "nothing"
+        more = len(names) > _SHOWN
+    return ConfigError(
+        root,
+        expected="; or ".join(wanted),
+        found=found + (" …" if more else ""),
+        remedy="Check data.root and data.layout, or rename the files (links are followed).",
+    )
+
+
+def _is_plain(root: Path) -> bool:
+    """Whether images and labels have a folder each: the images' endings mean nothing then."""
+    return (root / "images").is_dir() and any(
+        (root / name).is_dir() for name in ("masks", "labels")
+    )
+
+
+def _warn_of_others(root: Path, subjects: Sequence[Subject]) -> None:
+    """Name the scans below a data set's folder that belong to no subject."""
+    taken = {path for subject in subjects for path in subject.files}
+    others = [
+        LeftOut(path, "its name is not one of this layout's")
+        for folder in folders_below(root)
+        for path, file in scans_in(folder).items()
+        if file not in taken and not is_label_name(path)
+    ]
+    log_left_out(others, once=True)
+
+
+def _folder(root: Path) -> Iterator[Subject]:
+    images = root / "images" if (root / "images").is_dir() else root
+    own = ("", *BESIDE)
+    labels = Labels((root / "masks", own), (root / "labels", own), (images, BESIDE))
+    for path, file in scans_in(images).items():
+        if not is_label_name(path):
+            yield Subject(stem(path), {"image": Source(file)}, labels.of(path))
+
+
+def _named(subject: Subject, channels: Sequence[str]) -> Subject:
+    if len(channels) != 1:
+        raise ConfigError(
+            "recipe.channels",
+            expected="one channel in a plain folder (one file per subject)",
+            found=", ".join(channels),
+            remedy="Use a BraTS or MSD layout for several modalities.",
+        )
+    return Subject(subject.id, {channels[0]: subject.images["image"]}, subject.label)
+
+
+def _check_channels(channels: Sequence[str]) -> None:
+    for channel in channels:
+        if channel not in MODALITIES:
+            raise ConfigError(
+                "recipe.channels",
+                expected=f"modalities out of {', '.join(MODALITIES)}",
+                found=channel,
+                remedy="Correct recipe.channels.",
+            )
+
+
+def _complete(subject: Subject, channels: Sequence[str]) -> Subject:
+    for channel in channels:
+        if channel not in subject.images:
+            there = next(iter(subject.images.values())).path.parent
+            raise MissingInputError(
+                there,
+                expected=f"a {channel} image of subject {subject.id}",
+                found=f"{', '.join(subject.images)}",
+                remedy="Add the file, or move the subject out of the folder.",
+            )
+    return Subject(subject.id, {c: subject.images[c] for c in channels}, subject.label)
+
+
+def _refuse_duplicates(root: Path, subjects: Sequence[Subject]) -> None:
+    for first, second in itertools.pairwise(subjects):
+        if first.id == second.id:
+            places = [str(next(iter(s.images.values())).path) for s in (first, second)]
+            raise ConfigError(
+                root,
+                expected="one subject per id",
+                found=f"{first.id} twice: {places[0]} and {places[1]}",
+                remedy="Remove or rename one of them.",
+            )
+
+
+class _Layout(NamedTuple):
+    find: Callable[[Path], Iterable[Subject]]
+    files: str
+    """What its files are called."""
+
+
+_LAYOUTS = {
+    "msd": _Layout(decathlon.subjects_below, "imagesTr/*.nii.gz (MSD, nnU-Net)"),
+    "brats": _Layout(
+        lambda root: brats.subjects_below(root, brats.OLD),
+        "*/*_flair.nii.gz, *_t1.nii.gz … (BraTS up to 2021, UPENN-GBM, UCSF-PDGM)",
+    ),
+    "brats2023": _Layout(
+        lambda root: brats.subjects_below(root, brats.NEW),
+        "*/*-t2f.nii.gz, *-t1n.nii.gz … (BraTS from 2023)",
+    ),
+    "folder": _Layout(_folder, "*.nii.gz or images/*.nii.gz (a plain folder)"),
+}
+"""``data.layout: auto`` tries them in this order."""
