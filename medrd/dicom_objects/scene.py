@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medrd.errors import GridMismatchError, SeriesError
+from medrd.errors import FileFormatError, GridMismatchError, SeriesError
 from medrd.extras import require_extra
-from medrd.images.dicom_place import by_place, place_grid, planes_of
+from medrd.images.dicom_place import Plane, by_place, place_grid, planes_of
 from medrd.images.dicom_series import Series, choose_series, text, value_of
 from medrd.images.geometry import Affine, Shape3, format_shape
 
@@ -246,14 +247,44 @@ def _sources(series: Series, *, keep_names: bool) -> list[Dataset]:
 
     wanted = [*_READ, *(_PERSONAL if keep_names else ())]
     images: list[tuple[float, int, Dataset]] = []
+    known: dict[str, tuple[float, Path]] = {}
     for path in series.files:
         with quiet_pydicom():
             image = pydicom.dcmread(
                 path, stop_before_pixels=True, force=True, specific_tags=[*wanted]
             )
+            _require_uids(path, image)
             _fill(image, series.uid)
-        images.append((planes_of(path, image)[0].depth_mm, len(images), image))
-    return [image for *_, image in sorted(images, key=lambda item: item[:2])]
+        depth_mm = planes_of(path, image)[0].depth_mm
+        uid = text(image, "SOPInstanceUID")
+        other_mm, other = known.setdefault(uid, (depth_mm, path))
+        if abs(other_mm - depth_mm) > 1e-3:
+            raise FileFormatError(
+                path,
+                expected="a SOPInstanceUID of its own, by which objects refer to an image",
+                found=f"that of {other.name}, which lies elsewhere",
+                remedy="Fetch the series again, or leave DICOM output out.",
+            )
+        if other is path:  # otherwise a copy
+            images.append((depth_mm, len(images), image))
+    images.sort(key=lambda item: item[:2])
+    depths_mm = [depth_mm for depth_mm, *_ in images]
+    sources = [image for *_, image in images]
+    for source in sources:
+        if value_of(source, "SliceThickness") is None and len(set(depths_mm)) > 1:
+            source.SliceThickness = round(float(np.median(np.diff(sorted(set(depths_mm))))), 6)
+    return sources
+
+
+def _require_uids(path: Path, image: Dataset) -> None:
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"):
+        if not text(image, keyword):
+            raise FileFormatError(
+                path,
+                expected=f"a {keyword}, by which objects refer to an image",
+                found="none",
+                remedy="Fetch the series again, or leave DICOM output out.",
+            )
 
 
 def _fill(image: Dataset, series: str) -> None:
@@ -262,10 +293,22 @@ def _fill(image: Dataset, series: str) -> None:
     from pydicom.valuerep import DA, TM
 
     for keyword, kind in {"StudyDate": DA, "PatientBirthDate": DA, "StudyTime": TM}.items():
+        # Before DICOM 3.0, dates had dots and times colons.
+        value = re.sub(r"(?<=\d)[.:](?=\d\d)", "", text(image, keyword))
         try:
-            kind(text(image, keyword))
+            kind(value)
         except ValueError:
-            setattr(image, keyword, "")
+            value = ""
+        if keyword in image:
+            setattr(image, keyword, value)
+    if "PatientAge" in image:
+        age = re.fullmatch(r"(\d{1,3})([DWMY])", text(image, "PatientAge").upper())
+        image.PatientAge = f"{int(age[1]):03}{age[2]}" if age else ""
+    for keyword in ("PatientSize", "PatientWeight"):
+        try:
+            float(text(image, keyword, "0"))
+        except ValueError:
+            del image[keyword]
     for keyword in (*_PERSONAL[:6], "PatientSex", "StudyDate", "StudyTime", "SliceThickness"):
         if value_of(image, keyword) is None:
             setattr(image, keyword, None if keyword == "SliceThickness" else "")
@@ -293,7 +336,8 @@ def _check_same_grid(
     tilted = len(planes) > 1 and abs(step @ planes[0].normal) < 0.999 * np.linalg.norm(step)
     try:
         placed = place_grid(folder, affine, shape, planes, straightened=tilted)
-        found = "one on another grid" if placed is not affine else ""
+        same = placed is affine and (tilted or _has_pixels_of(planes[0], affine, shape))
+        found = "" if same else "one on another grid"
     except SeriesError as error:
         found = f"one of {format_shape(shape)} voxels on another grid ({error.found})"
     if found:
@@ -304,6 +348,14 @@ def _check_same_grid(
             remedy="Give the series that the map was made from; of a scan from medrd prepare, the "
             "map on the raw scan's grid (medrd predict --native).",
         )
+
+
+def _has_pixels_of(plane: Plane, affine: Affine, shape: Shape3) -> bool:
+    """Whether a grid has an image's rows and columns, to half a pixel at the far end."""
+    steps_mm = np.multiply((plane.row, plane.column), np.reshape(plane.spacing_mm[::-1], (2, 1)))
+    voxels = np.abs(np.linalg.solve(affine[:3, :3], _LPS[:3, :3] @ steps_mm.T))
+    off = np.abs(voxels - np.round(voxels)) * max(shape)
+    return bool((off < 0.5).all() and (np.round(voxels).sum(axis=0) == 1).all())
 
 
 @contextmanager

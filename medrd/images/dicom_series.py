@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _PREAMBLE_BYTES, _MAGIC = 128, b"DICM"
+_INDEX = "DICOMDIR"
 _TAGS = [
     *("SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "SeriesDescription"),
     *("Manufacturer",),
@@ -101,7 +102,7 @@ def is_dicom(path: Path) -> bool:
 
     Hidden files and the index of a disc (DICOMDIR) do not count.
     """
-    if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or not path.is_file():
+    if path.name.startswith(".") or path.name.upper() == _INDEX or not path.is_file():
         return False
     try:
         with path.open("rb") as file:
@@ -121,6 +122,11 @@ def has_no_preamble(start: bytes) -> bool:
     return (group == 2 and element <= 0x10 and explicit) or (
         group == 8 and element <= 0x20 and (explicit or implicit)
     )
+
+
+def without_index(path: Path) -> Path:
+    """The folder that a disc's index (DICOMDIR) stands for; any other path as it is."""
+    return path.parent if path.name.upper() == _INDEX and path.is_file() else path
 
 
 def holds_dicom(folder: Path) -> bool:
@@ -159,6 +165,22 @@ def find_series(folder: Path) -> list[Series]:
     for error in held.unread.values():
         raise error
     return held.series
+
+
+def no_scan_in(folder: Path) -> str | None:
+    """Why a folder's DICOM files are no scan: reports and the like, or scouts; None if one may be.
+
+    A damaged header may be a scan's: reading it gives the error.
+    """
+    try:
+        found = find_series(folder)
+    except FileFormatError:
+        return None
+    if not found:
+        return "its DICOM files have no image (reports and the like)"
+    if all(series.looks_like == "scout" for series in found):
+        return "a scout; give the folder itself to use it all the same"
+    return None
 
 
 def choose_series(folder: Path, uid: str | None = None) -> Series:

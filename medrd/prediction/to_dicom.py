@@ -11,7 +11,7 @@ from medrd.dicom_objects.write import OBJECT_ENDINGS, is_own_object, write_objec
 from medrd.errors import FileFormatError, MissingInputError
 from medrd.extras import require_extra
 from medrd.files import file_hash
-from medrd.images.dicom_series import is_dicom, series_of
+from medrd.images.dicom_series import is_dicom, series_of, without_index
 from medrd.images.header import inspect_nifti
 from medrd.prediction.native import NATIVE_ENDINGS
 from medrd.run.output_folder import OutputFolder
@@ -84,6 +84,7 @@ def to_dicom(
 
 
 def _series(path: Path) -> tuple[Path, str | None]:
+    path = without_index(path)
     if path.is_dir():
         return path, None
     if not is_dicom(path):

@@ -17,11 +17,19 @@ from medrd.data.cases import (
     without_collisions,
 )
 from medrd.data.folders import folders_below, scans_in
+from medrd.data.left_out import LeftOut, log_left_out
 from medrd.data.names import MODALITIES, is_label_name, is_scan, name_and_modality, stem
 from medrd.data.output_names import PREPARED_ENDING
 from medrd.data.subject import Source, Subject
 from medrd.errors import ConfigError, InputError, MissingInputError
-from medrd.images.dicom_series import find_series, holds_dicom, is_dicom, series_of
+from medrd.images.dicom_series import (
+    find_series,
+    holds_dicom,
+    is_dicom,
+    no_scan_in,
+    series_of,
+    without_index,
+)
 from medrd.images.formats import SCAN_ENDINGS, scan_file
 
 _FOLDERS = {
@@ -104,6 +112,7 @@ def find_raw(
     options = _Options(modality, frame, series)
     errors: list[InputError] = []
     scans: list[_Scan] = []
+    inputs = [without_index(path) for path in inputs]
     cases, problems = expand_all(inputs, lambda path, bad: _expand(path, options, scans, bad))
     errors += problems
     cases += _gathered(scans, errors)
@@ -170,6 +179,7 @@ def _expand(
 def _below(root: Path, options: _Options, errors: list[InputError]) -> list[_Scan]:
     """The scans in a folder's tree, without prepared ones."""
     result: list[_Scan] = []
+    left_out: list[LeftOut] = []
     files: dict[Path, list[tuple[str, str, Path]]] = defaultdict(list)
     for folder in folders_below(root):
         if any(folder.glob(f"*{PREPARED_ENDING}")):
@@ -183,10 +193,13 @@ def _below(root: Path, options: _Options, errors: list[InputError]) -> list[_Sca
                 errors.append(error)
         try:
             uids = [series.uid for series in find_series(folder)] if holds_dicom(folder) else []
-            if uids and (not options.series or options.series in uids):
+            if folder != root and uids and not options.series and (reason := no_scan_in(folder)):
+                left_out.append(LeftOut(folder, reason))
+            elif uids and (not options.series or options.series in uids):
                 result.append(_series(folder, root, options, options.series))
         except InputError as error:
             errors.append(error)
+    log_left_out(left_out)
     for patient, scans in files.items():
         # The outputs' tree does not repeat a folder that belongs to a single subject.
         home, place = _where(patient, root, own=len({name for name, _, _ in scans}) == 1)

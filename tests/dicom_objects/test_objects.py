@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from scipy import ndimage
@@ -208,15 +209,27 @@ def test_frames_refer_to_the_images_that_lie_there(
             np.testing.assert_allclose(place, places[source.ReferencedSOPInstanceUID], atol=1e-3)
 
 
+def damaged(data: Dataset, number: int) -> None:
+    """Values that scanners write, and the standard does not have."""
+    identified(data)
+    with pydicom.config.disable_value_validation():
+        data.StudyDate, data.StudyTime, data.PatientBirthDate = "2020.01.02", "11:22:33", "1933"
+        data.PatientAge, data.PatientSex = "45Y", "w"
+    weight = pydicom.tag.Tag("PatientWeight")
+    data[weight] = RawDataElement(weight, "DS", 4, b"70,5", 0, False, True)
+    del data.SliceThickness
+
+
 @needs_dciodvfy
-@pytest.mark.parametrize("kind", ["2D", "enhanced", "empty", "named"])
+@pytest.mark.parametrize("kind", ["2D", "enhanced", "empty", "named", "damaged"])
 def test_dciodvfy_finds_no_error(tmp_path: Path, kind: str) -> None:
     made = make(
         tmp_path,
         kind="enhanced" if kind == "enhanced" else "2D",
         plane="oblique",
         empty=kind == "empty",
-        keep_names=kind == "named",
+        keep_names=kind in ("named", "damaged"),
+        header=damaged if kind == "damaged" else None,
     )
     assert len(made.objects) == (2 if kind == "empty" else 3)
     for path in made.objects.values():
@@ -325,22 +338,30 @@ def test_names_may_be_in_any_character_set(
         assert pydicom.dcmread(path).PatientName == (name if keep_names else "")
 
 
-def test_damaged_dates_are_left_out_and_a_missing_study_is_an_error(tmp_path: Path) -> None:
-    def undated(data: Dataset, number: int) -> None:
-        data.StudyTime, data.PatientBirthDate = "12:00", "1933"
-        del data.SliceThickness
+def test_damaged_values_are_mended_or_left_out(tmp_path: Path) -> None:
+    data = pydicom.dcmread(make(tmp_path, header=damaged, keep_names=True).objects["segmentation"])
+    kept = (data.StudyDate, data.StudyTime, data.PatientBirthDate, data.PatientSex)
+    assert kept == ("20200102", "112233", "", "")
+    assert data.PatientAge == "045Y"
+    assert "PatientWeight" not in data
+    measures = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SliceThickness == 3
 
-    made = make(tmp_path / "dates", header=undated, keep_names=True)
-    data = pydicom.dcmread(made.objects["segmentation"])
-    assert not data.StudyTime
-    assert not data.PatientBirthDate
 
-    def homeless(data: Dataset, number: int) -> None:
-        del data.StudyInstanceUID
+@pytest.mark.parametrize("value", [None, ""])
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SOPInstanceUID"])
+def test_an_image_that_cannot_be_referred_to_is_an_error(
+    tmp_path: Path, keyword: str, value: str | None
+) -> None:
+    def nameless(data: Dataset, number: int) -> None:
+        if value is None:
+            delattr(data, keyword)
+        else:
+            setattr(data, keyword, value)
 
-    with pytest.raises(FileFormatError, match="StudyInstanceUID"):
-        make(tmp_path / "study", header=homeless)
-    assert not list((tmp_path / "study").rglob("*.dcm"))
+    with pytest.raises(FileFormatError, match=f"000: expected a {keyword}"):
+        make(tmp_path, header=nameless)
+    assert not list(tmp_path.rglob("*.dcm"))
 
 
 def test_objects_beside_a_series_are_no_series(tmp_path: Path) -> None:
@@ -360,6 +381,7 @@ def test_objects_beside_a_series_are_no_series(tmp_path: Path) -> None:
     [
         {"plane": SAGITTAL, "spacing_mm": (2.0, 1.5, 3.0)},
         {"spacing_mm": (2.0, 1.5, 4.0)},
+        {"spacing_mm": (2.0, 1.7, 3.0)},
         {"spacing_mm": (2.0, 1.5, 3.0), "origin_mm": (0.0, 0.0, 0.0)},
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import Dataset
 
 from dicoms import write_series
 from folders import touch
@@ -115,6 +116,20 @@ def test_dicom_folders_called_as_modalities_are_one_subject(tmp_path: Path) -> N
     assert subjects == {"pat": ["flair", "t1"]}
     assert error.where.endswith("plain")
     assert found(tmp_path / "plain", modality="t2")[0] == {"plain": ["t2"]}
+
+
+def test_a_scout_below_a_folder_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def scout(data: Dataset, number: int) -> None:
+        data.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
+    write_series(tmp_path / "pat" / "t1", np.ones((3, 4, 4)))
+    write_series(tmp_path / "pat" / "scout", np.ones((3, 4, 4)), change=scout)
+    (tmp_path / "DICOMDIR").write_text("an index")
+    assert found(tmp_path / "DICOMDIR") == ({"pat": ["t1"]}, [])
+    assert "1 left out" in caplog.text
+    assert str(tmp_path / "pat" / "scout") in caplog.text
 
 
 def test_two_subjects_of_one_name_are_refused(tmp_path: Path) -> None:

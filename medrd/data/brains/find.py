@@ -27,7 +27,14 @@ from medrd.data.pictures.files import is_picture
 from medrd.data.subject import Source, Subject
 from medrd.errors import ConfigError, InputError, MissingInputError, WrongKindError
 from medrd.files import leads_nowhere
-from medrd.images.dicom_series import find_series, holds_dicom, is_dicom, series_of
+from medrd.images.dicom_series import (
+    find_series,
+    holds_dicom,
+    is_dicom,
+    no_scan_in,
+    series_of,
+    without_index,
+)
 from medrd.images.formats import SCAN_ENDINGS, header_file, parts_of, scan_file
 
 
@@ -70,7 +77,7 @@ def find_scans(
     wanted = _Wanted(recipe, frame, series)
     # A pattern such as folder/* names both files of a scan.
     voxels = {part for path in inputs for part in _voxel_files(path)}
-    inputs = [header_file(path) for path in inputs if path not in voxels]
+    inputs = [header_file(without_index(path)) for path in inputs if path not in voxels]
     cases, errors = expand_all(inputs, lambda path, bad: _expand(path, wanted, bad))
     complete = []
     for case in cases:
@@ -255,6 +262,9 @@ def _dicom(folder: Path, root: Path, wanted: _Wanted) -> list[Case]:
         return []
     if wanted.series and all(found.uid != wanted.series for found in find_series(folder)):
         wanted.left_out.append(LeftOut(folder, "not the series that --series names"))
+        return []
+    if folder != root and not wanted.series and (reason := no_scan_in(folder)):
+        wanted.left_out.append(LeftOut(folder, reason))
         return []
     place = Path() if folder == root else folder.parent.relative_to(root)
     return [_series(folder, place, wanted, wanted.series)]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import Dataset
+from pydicom.uid import BasicTextSRStorage
 
 from dicoms import write_series
 from folders import touch
@@ -220,6 +222,32 @@ def test_a_series_among_no_dicom_files_is_an_error(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii.gz")
     with pytest.raises(ConfigError, match="--series: expected DICOM series"):
         find_scans([tmp_path], ONE, series="1.2.3")
+
+
+def test_reports_and_scouts_below_a_folder_are_left_out_and_an_index_is_its_folder(
+    tmp_path: Path,
+) -> None:
+    def report(data: Dataset, number: int) -> None:
+        data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
+
+    def scout(data: Dataset, number: int) -> None:
+        data.SeriesDescription = "3-plane localizer"
+
+    voxels = np.ones((3, 4, 4))
+    write_series(tmp_path / "disc" / "head", voxels)
+    write_series(tmp_path / "disc" / "sr", voxels, change=report)
+    write_series(tmp_path / "disc" / "scout", voxels, change=scout)
+    (tmp_path / "disc" / "DICOMDIR").write_text("an index")
+    for given in (tmp_path / "disc", tmp_path / "disc" / "DICOMDIR"):
+        ((case,), errors, left_out) = find_scans([given], ONE)
+        assert (case.subject.id, errors) == ("head", [])
+        assert {left.path.name: left.reason.split(";")[0] for left in left_out} == {
+            "scout": "a scout",
+            "sr": "its DICOM files have no image (reports and the like)",
+        }
+    # Given as the input itself, the one is a case, and reading the other says what it is.
+    assert outputs([tmp_path / "disc" / "scout"]) == ["scout"]
+    assert outputs([tmp_path / "disc" / "sr"]) == ["sr"]
 
 
 def test_a_scan_in_a_folder_of_its_own_name_is_that_scan(tmp_path: Path) -> None:
