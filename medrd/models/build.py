@@ -16,17 +16,23 @@ from medrd.models.rd_expert import RDExpert
 from medrd.models.rdpp import RDPP
 from medrd.models.rdseg import RDSeg
 from medrd.models.recontrast import ReContrast
+from medrd.models.skip_rd import SKRD4AD, SkipTS
 from medrd.models.stfpm import STFPM
-from medrd.models.teacher import Teacher
+from medrd.models.teacher import DEEP_STRIDES, Teacher
+
+
+def deep_teacher(name: str) -> Teacher:
+    """A teacher with a fourth level, for decoders that start from it."""
+    return Teacher(name, DEEP_STRIDES)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A detector's constructor and its source."""
+    """A detector's constructor, its source, and its kind of teacher by timm's name."""
 
     make: Callable[..., Detector]
     source: str
-    has_teacher: bool = True
+    teacher: Callable[[str], Teacher] | None = Teacher
     takes_stacks: bool = False
     """True if it takes images of any number of modalities and channels; others take three."""
 
@@ -38,12 +44,14 @@ DETECTORS: Final[dict[str, Entry]] = {
     "bikd": Entry(BiKD, "reconstruction from the abstract of Wang et al., NCAA 2024"),
     "rdpp": Entry(RDPP, "Tien et al., CVPR 2023"),
     "recontrast": Entry(ReContrast, "Guo et al., NeurIPS 2023"),
+    "sk_rd4ad": Entry(SKRD4AD, "Park et al., CVPR Workshops 2025"),
+    "skip_ts": Entry(SkipTS, "Liu et al., TIM 2024", teacher=deep_teacher),
     "rdseg": Entry(
         RDSeg, "medrd, after DeSTSeg (Zhang et al., CVPR 2023) and RD4AD", takes_stacks=True
     ),
     "patchcore": Entry(PatchCore, "Roth et al., CVPR 2022"),
-    "dae": Entry(DAE, "Kascenas et al., MIDL 2022", has_teacher=False),
-    "intensity": Entry(Intensity, "untrained baseline; cf. Meissen et al. 2021", has_teacher=False),
+    "dae": Entry(DAE, "Kascenas et al., MIDL 2022", teacher=None),
+    "intensity": Entry(Intensity, "untrained baseline; cf. Meissen et al. 2021", teacher=None),
 }
 """All detectors by name."""
 
@@ -77,6 +85,6 @@ def build_detector(
         settings["betas"] = tuple(settings["betas"])
     if entry.takes_stacks:
         settings |= {"modalities": modalities, "channels": channels, "median": median}
-    if not entry.has_teacher:
+    if entry.teacher is None:
         return entry.make(**settings)
-    return entry.make(Teacher(teacher["name"]), **settings)
+    return entry.make(entry.teacher(teacher["name"]), **settings)

@@ -139,21 +139,52 @@ def reverse_student(teacher: Teacher) -> tuple[Bottleneck, Decoder]:
     taken from the teacher's features: ResNet-34's layout of basic blocks, and signed outputs
     since such teachers end their levels without a ReLU.
     """
-    layout = teacher.layout
-    mirrored = layout or ResidualLayout(None, (3, 4, 6, 3))
-    ratio, (*blocks, depth) = mirrored.width_ratio, mirrored.blocks
-    block = basic if ratio is None else bottleneck(ratio)
-    fusion = Bottleneck(teacher.channels, teacher.strides, block=block, depth=depth)
+    block, counts = _mirrored(teacher)
+    fusion = Bottleneck(teacher.channels, teacher.strides, block=block, depth=counts[-1])
     decoder = Decoder(
         fusion.out_channels,
         teacher.channels,
         teacher.strides,
         block=block,
-        blocks=blocks,
-        signed=layout is None,
+        blocks=counts[:-1],
+        signed=teacher.layout is None,
     )
-    for module in (*fusion.modules(), *decoder.modules()):
-        # As released: ConvTranspose2d keeps PyTorch's default, it is no Conv2d.
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    _initialise(fusion, decoder)
     return fusion, decoder
+
+
+def deep_decoder(teacher: Teacher) -> Decoder:
+    """:func:`reverse_student`'s decoder alone, which starts from the teacher's fourth level.
+
+    Parameters
+    ----------
+    teacher
+        With the levels of :data:`medrd.models.teacher.DEEP_STRIDES`.
+    """
+    *channels, deepest = teacher.channels
+    block, counts = _mirrored(teacher)
+    decoder = Decoder(
+        deepest,
+        channels,
+        teacher.strides[:-1],
+        block=block,
+        blocks=counts[:-1],
+        signed=teacher.layout is None,
+    )
+    _initialise(decoder)
+    return decoder
+
+
+def _mirrored(teacher: Teacher) -> tuple[Block, tuple[int, ...]]:
+    """The teacher's kind of block and their number in each of its layers."""
+    layout = teacher.layout or ResidualLayout(None, (3, 4, 6, 3))
+    ratio = layout.width_ratio
+    return basic if ratio is None else bottleneck(ratio), layout.blocks
+
+
+def _initialise(*networks: nn.Module) -> None:
+    """As released: ConvTranspose2d keeps PyTorch's default, it is no Conv2d."""
+    for network in networks:
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

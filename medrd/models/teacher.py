@@ -1,4 +1,4 @@
-"""The teacher: a timm backbone cut after its third level."""
+"""The teacher: a timm backbone cut after the deepest level that is read."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 LEVEL_STRIDES = (4, 8, 16)
 """The levels that RD4AD, STFPM and their kin read: layer1 to layer3 of a ResNet."""
+DEEP_STRIDES = (*LEVEL_STRIDES, 32)
+"""With layer4, from which some decoders start."""
 _PROBE = 64
 """Side in pixels of the image that a backbone is tried with."""
 
@@ -35,7 +37,7 @@ class ResidualLayout:
 
 
 class Teacher(nn.Module):
-    """Three levels of features of a timm backbone.
+    """Levels of features of a timm backbone, shallow to deep.
 
     Parameters
     ----------
@@ -43,11 +45,13 @@ class Teacher(nn.Module):
         A timm model with feature levels at strides 4, 8 and 16 (``wide_resnet50_2``,
         ``tf_efficientnet_lite0``, ``convnext_tiny`` …). Weights are random; loading is
         the caller's part.
+    strides
+        Of the levels; the usual three, or :data:`DEEP_STRIDES`.
 
     Attributes
     ----------
     channels, strides
-        Of the three levels.
+        Of the levels.
     layout
         For ResNets and Wide-ResNets; None for networks of other kinds.
 
@@ -60,7 +64,7 @@ class Teacher(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, strides: Sequence[int] = LEVEL_STRIDES) -> None:
         super().__init__()
         if name.split(".")[0] not in timm.list_models():
             raise ValueError(f"timm has no model named {name}")
@@ -68,12 +72,10 @@ class Teacher(nn.Module):
             probe = timm.create_model(name, pretrained=False, features_only=True)
         except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
             raise ValueError(f"timm cannot read features from {name}: {error}") from None
-        strides = list(_levels(probe).reduction())
-        if any(stride not in strides for stride in LEVEL_STRIDES):
-            raise ValueError(
-                f"{name} has levels at strides {strides}, not at {list(LEVEL_STRIDES)}"
-            )
-        indices = tuple(strides.index(stride) for stride in LEVEL_STRIDES)
+        found = list(_levels(probe).reduction())
+        if any(stride not in found for stride in strides):
+            raise ValueError(f"{name} has levels at strides {found}, not at {list(strides)}")
+        indices = tuple(found.index(stride) for stride in strides)
         self.backbone = timm.create_model(
             name, pretrained=False, features_only=True, out_indices=indices
         )
@@ -89,7 +91,7 @@ class Teacher(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [0, 1] -> three levels (B, C_l, H / stride_l, W / stride_l)."""
+        """(B, 3, H, W) in [0, 1] -> levels (B, C_l, H / stride_l, W / stride_l)."""
         features: list[Tensor] = self.backbone((images - self.mean) / self.std)
         return features
 

@@ -25,6 +25,8 @@ from training import (
 )
 
 TRAINED = sorted(name for name in CASES if name not in ("intensity", "patchcore"))
+CONVOLUTIONAL = sorted(set(NETWORKS) - {"patchcore", "dae", "intensity"})
+"""Those whose teacher can be any network of convolutions."""
 COPIES = {"rd_expert": "trained_teacher", "bikd": "trained_teacher", "recontrast": "encoder"}
 """Networks that start as the teacher and are trained."""
 
@@ -34,7 +36,8 @@ def make(case: str, teacher: str = SMALL, **more: Any) -> Detector:
     name = CASES[case]["name"]
     entry, settings = DETECTORS[name], FAST.get(name, {}) | CASES[case] | more
     del settings["name"]
-    return build(entry.make, lively(teacher) if entry.has_teacher else None, **settings)  # type: ignore[type-var]
+    given = lively(teacher, entry.teacher) if entry.teacher else None
+    return build(entry.make, given, **settings)  # type: ignore[type-var]
 
 
 def trained_by(detector: Detector, parameters: set[int]) -> set[str]:
@@ -81,7 +84,7 @@ def test_each_step_moves_its_own_networks_alone(case: str) -> None:
 
 
 @pytest.mark.parametrize("teacher", ["resnet18", "convnext_atto", "tf_efficientnet_lite0"])
-@pytest.mark.parametrize("case", sorted(set(NETWORKS) - {"patchcore", "dae", "intensity"}))
+@pytest.mark.parametrize("case", CONVOLUTIONAL)
 def test_maps_have_the_images_size_with_any_teacher(case: str, teacher: str) -> None:
     detector = make(case, teacher).eval()
     with torch.no_grad():

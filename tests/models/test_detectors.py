@@ -206,7 +206,7 @@ def test_training_leaves_the_teacher_as_it_came(
     finished: Run, fresh_teacher: dict[str, Tensor]
 ) -> None:
     model = finished.model
-    if not DETECTORS[model.config.model.name].has_teacher:
+    if DETECTORS[model.config.model.name].teacher is None:
         pytest.skip("it has no teacher")
     if "teacher" not in dict(model.detector.named_children()):
         pytest.skip("its frozen teacher is not kept for prediction; its own tests watch it")

@@ -1,0 +1,188 @@
+"""Reverse distillation with skip connections: SK-RD4AD and Skip-TS, which share all but two parts.
+
+- Park et al., "SK-RD4AD: Skip-Connected Reverse Distillation for Robust One-Class Anomaly
+  Detection", CVPR Workshops 2025, after the released code.
+- Liu, Jiao, Lu, Chen, "Anomaly Detection for Medical Images Using Teacher-Student Model With Skip
+  Connections and Multiscale Anomaly Consistency", IEEE TIM 2024, after the released code.
+
+Both are RD4AD with two additions. Each stage of the decoder but the first gets the sum of the
+output of the stage before it and the teacher's level of that size. And the loss has a consistency
+term: the levels' mean squared errors should agree, where the deeper level is enlarged first. They
+differ in where the decoder starts (SK-RD4AD: RD4AD's bottleneck; Skip-TS: the teacher's fourth
+level, without any bottleneck) and in which pairs of levels the consistency compares.
+
+Distilled and compared are the stages' own outputs, from before the teacher's level is added, but
+whatever the teacher shows of an anomaly at one level reaches the next: both papers hold that the
+finer details gained are worth it. The released code has a ReLU after each sum; it changes nothing,
+since both summands end with one, and is left out (with teachers whose features are signed, it
+would cut them).
+
+Where SK-RD4AD's text and code differ, this follows the code: its skips, called non-corresponding
+for the stage they lead to, join features of the same level. The weight of its consistency term is
+0.05 for one category and 0.005 in the run over all of MVTec AD, where a loop variable takes the
+option's place; the default is the option's 0.05.
+
+Left out: the choice of the best epoch by test labels, which both trainings make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medrd.models.cosine import global_distance, summed_map
+from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.student import Decoder, deep_decoder, reverse_student
+from medrd.models.teacher import Teacher
+
+
+class SkipConnected(Detector):
+    """What both have in common: the skips, the loss, the map.
+
+    Subclasses make the decoder and say what it starts from.
+
+    Parameters
+    ----------
+    teacher
+        Built and loaded; it is frozen here.
+    consistency_weight
+        Weight of the consistency term; 0.05 in both released codes.
+    lr, betas
+        Adam's; 0.005 and (0.5, 0.999) in both released codes.
+    """
+
+    decoder: Decoder
+    consistency_pairs: Sequence[tuple[int, int, int]]
+    """(deeper level, its size when compared, shallower level), levels from 0."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        consistency_weight: float,
+        lr: float,
+        betas: tuple[float, float],
+    ) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.consistency_weight = consistency_weight
+        self.lr = lr
+        self.betas = betas
+
+    def embed(self, levels: Sequence[Tensor]) -> Tensor:
+        """What the decoder starts from, of all the teacher's levels."""
+        raise NotImplementedError
+
+    def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Teacher's and student's three levels of (B, 3, H, W) images."""
+        with torch.no_grad():
+            levels = self.teacher(images)
+        targets = levels[:3]
+        current, outputs = self.embed(levels), []
+        for target, stage in zip(reversed(targets), self.decoder.stages, strict=True):
+            output = stage(current)
+            outputs.append(output)
+            current = output + target
+        return targets, outputs[::-1]
+
+    def distillation_loss(self, batch: Batch) -> Tensor:
+        """Sum over levels of the cosine distance, and the weighted consistency: a scalar."""
+        targets, outputs = self.features(batch.images)
+        distances = [global_distance(a, b).mean() for a, b in zip(targets, outputs, strict=True)]
+        inconsistency = consistency(targets, outputs, self.consistency_pairs)
+        return torch.stack(distances).sum() + self.consistency_weight * inconsistency
+
+    def steps(self) -> list[Step]:
+        """One: Adam on all but the teacher."""
+        students = [network for network in self.children() if network is not self.teacher]
+        return [
+            Step(
+                name="distil",
+                groups=[group(*students)],
+                optimizer=OptimizerSpec("adam", {"lr": self.lr, "betas": self.betas}),
+                loss=self.distillation_loss,
+            )
+        ]
+
+    def anomaly_map(self, images: Tensor) -> Tensor:
+        """Sum of the three levels' cosine distances, in [0, 6]: (B, H, W) float32."""
+        targets, outputs = self.features(images)
+        return summed_map(targets, outputs, (images.shape[-2], images.shape[-1]))
+
+
+class SKRD4AD(SkipConnected):
+    """SK-RD4AD: with RD4AD's bottleneck; each level is compared with the next deeper one."""
+
+    consistency_pairs = ((2, 1, 1), (1, 0, 0))
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        consistency_weight: float,
+        lr: float,
+        betas: tuple[float, float],
+    ) -> None:
+        super().__init__(teacher, consistency_weight=consistency_weight, lr=lr, betas=betas)
+        self.bottleneck, self.decoder = reverse_student(teacher)
+        self.size_multiple = 2 * teacher.strides[-1]
+        self.freeze(teacher)
+
+    def embed(self, levels: Sequence[Tensor]) -> Tensor:
+        """RD4AD's embedding of the three levels."""
+        embedding: Tensor = self.bottleneck(levels)
+        return embedding
+
+
+class SkipTS(SkipConnected):
+    """Skip-TS: the decoder starts from the teacher's fourth level; all pairs are compared.
+
+    Deeper levels are enlarged to the size of the shallowest for it, whichever they meet.
+    """
+
+    consistency_pairs = ((2, 0, 1), (1, 0, 0), (2, 0, 0))
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        consistency_weight: float,
+        lr: float,
+        betas: tuple[float, float],
+    ) -> None:
+        super().__init__(teacher, consistency_weight=consistency_weight, lr=lr, betas=betas)
+        self.decoder = deep_decoder(teacher)
+        self.size_multiple = teacher.strides[-1]
+        self.freeze(teacher)
+
+    def embed(self, levels: Sequence[Tensor]) -> Tensor:
+        """The fourth level."""
+        return levels[3]
+
+
+def consistency(
+    targets: Sequence[Tensor], outputs: Sequence[Tensor], pairs: Sequence[tuple[int, int, int]]
+) -> Tensor:
+    """Sum over pairs of levels of how far apart their mean squared errors are: a scalar.
+
+    Parameters
+    ----------
+    targets, outputs
+        (B, C, H, W) by level.
+    pairs
+        (deeper level, level to whose size it is enlarged, shallower level). Enlarged are features,
+        bilinearly with ``align_corners=True`` as released; the error is that of the enlarged ones.
+    """
+    terms = []
+    for deeper, at, shallower in pairs:
+        size = (targets[at].shape[-2], targets[at].shape[-1])
+        target, output = (
+            F.interpolate(levels[deeper].float(), size=size, mode="bilinear", align_corners=True)
+            for levels in (targets, outputs)
+        )
+        error = F.mse_loss(targets[shallower].float(), outputs[shallower].float())
+        terms.append((F.mse_loss(target, output) - error).abs())
+    return torch.stack(terms).sum()
