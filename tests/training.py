@@ -27,6 +27,7 @@ CASES: dict[str, dict[str, Any]] = {name: {"name": name} for name in DETECTORS} 
     "rd_expert_no_gate": {"name": "rd_expert", "gating": False},
     "bikd_two_branch": {"name": "bikd", "variant": "two_branch"},
     "rdpp_pairs": {"name": "rdpp", "transport": "pairs"},
+    "edc_eval": {"name": "edc", "encoder_batch_norm": "eval"},
     "recontrast_eval": {"name": "recontrast", "encoder_batch_norm": "eval"},
 }
 """The ``model`` sections of all detectors and of their variants."""

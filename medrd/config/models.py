@@ -229,6 +229,19 @@ class SkipTSConfig(ModelSection):
     betas: tuple[_Beta, _Beta] = (0.5, 0.999)
 
 
+class EDCConfig(ModelSection):
+    """Encoder-decoder contrast, Guo et al., TMI 2024."""
+
+    name: Literal["edc"] = "edc"
+    teacher: TeacherConfig = TeacherConfig()
+    """What the encoder starts from."""
+    lr: _Rate = 5e-4
+    encoder_lr: _Rate = 5e-5
+    """As released for brain MRI; 1e-5 for the other kinds of images."""
+    weight_decay: _Weight = 1e-4
+    encoder_batch_norm: Literal["train", "eval"] = "train"
+
+
 class RDSegConfig(ModelSection):
     """Reverse distillation with a segmentation head trained on simulated anomalies."""
 
@@ -314,6 +327,7 @@ MODELS: Final[dict[str, type[ModelSection]]] = {
     "recontrast": ReContrastConfig,
     "sk_rd4ad": SKRD4ADConfig,
     "skip_ts": SkipTSConfig,
+    "edc": EDCConfig,
     "rdseg": RDSegConfig,
     "patchcore": PatchCoreConfig,
     "dae": DAEConfig,
@@ -330,6 +344,7 @@ ModelConfig = Annotated[
     | ReContrastConfig
     | SKRD4ADConfig
     | SkipTSConfig
+    | EDCConfig
     | RDSegConfig
     | PatchCoreConfig
     | DAEConfig

@@ -1,4 +1,5 @@
-"""Residual blocks of the reverse-distillation student, down (strided) and up (transposed)."""
+"""Residual blocks of the reverse-distillation student, down (strided) and up (transposed or
+bilinear)."""
 
 from __future__ import annotations
 
@@ -41,8 +42,9 @@ class _Residual(nn.Module):
 
 
 Block = Callable[..., nn.Module]
-"""(inputs, outputs, *, stride, up, signed) -> a residual block. At most one of ``stride``
-(down by it) and ``up`` (up by it) differs from 1; ``signed`` leaves off the last ReLU."""
+"""(inputs, outputs, *, stride, up, signed, bilinear) -> a residual block. At most one of ``stride``
+(down by it) and ``up`` (up by it) differs from 1; ``signed`` leaves off the last ReLU; ``bilinear``
+enlarges between the convolutions instead of by a transposed one (EDC)."""
 
 
 def bottleneck(width_ratio: float) -> Block:
@@ -52,10 +54,20 @@ def bottleneck(width_ratio: float) -> Block:
     """
 
     def build(
-        inputs: int, outputs: int, *, stride: int = 1, up: int = 1, signed: bool = False
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int = 1,
+        up: int = 1,
+        signed: bool = False,
+        bilinear: bool = False,
     ) -> nn.Module:
         width = int(outputs * width_ratio)
-        middle = upsample(width, width, up) if up > 1 else conv(width, width, 3, stride)
+        middle: nn.Module
+        if up > 1 and bilinear:
+            middle = nn.Sequential(_enlarge(up), conv(width, width, 3))
+        else:
+            middle = upsample(width, width, up) if up > 1 else conv(width, width, 3, stride)
         body = nn.Sequential(
             conv(inputs, width, 1),
             nn.BatchNorm2d(width),
@@ -66,27 +78,43 @@ def bottleneck(width_ratio: float) -> Block:
             conv(width, outputs, 1),
             nn.BatchNorm2d(outputs),
         )
-        return _Residual(body, _shortcut(inputs, outputs, stride, up), signed=signed)
+        shortcut = _shortcut(inputs, outputs, stride, up, bilinear=bilinear)
+        return _Residual(body, shortcut, signed=signed)
 
     return build
 
 
 def basic(
-    inputs: int, outputs: int, *, stride: int = 1, up: int = 1, signed: bool = False
+    inputs: int,
+    outputs: int,
+    *,
+    stride: int = 1,
+    up: int = 1,
+    signed: bool = False,
+    bilinear: bool = False,
 ) -> nn.Module:
     """ResNet-18's block: two 3x3 convolutions."""
-    first = upsample(inputs, outputs, up) if up > 1 else conv(inputs, outputs, 3, stride)
+    transposed = up > 1 and not bilinear
+    first = upsample(inputs, outputs, up) if transposed else conv(inputs, outputs, 3, stride)
     body = nn.Sequential(
         first,
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
+        *([_enlarge(up)] if up > 1 and bilinear else []),
         conv(outputs, outputs, 3),
         nn.BatchNorm2d(outputs),
     )
-    return _Residual(body, _shortcut(inputs, outputs, stride, up), signed=signed)
+    shortcut = _shortcut(inputs, outputs, stride, up, bilinear=bilinear)
+    return _Residual(body, shortcut, signed=signed)
 
 
-def _shortcut(inputs: int, outputs: int, stride: int, up: int) -> nn.Module:
+def _enlarge(factor: int) -> nn.Module:
+    return nn.Upsample(scale_factor=factor, mode="bilinear")
+
+
+def _shortcut(inputs: int, outputs: int, stride: int, up: int, *, bilinear: bool) -> nn.Module:
+    if up > 1 and bilinear:
+        return nn.Sequential(conv(inputs, outputs, 1), _enlarge(up), nn.BatchNorm2d(outputs))
     if up > 1:
         return nn.Sequential(upsample(inputs, outputs, up), nn.BatchNorm2d(outputs))
     if stride > 1 or inputs != outputs:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from medrd.models.bikd import BiKD
 from medrd.models.dae import DAE
 from medrd.models.detector import Detector
+from medrd.models.edc import EDC
 from medrd.models.intensity import Intensity
 from medrd.models.patchcore import PatchCore
 from medrd.models.rd4ad import RD4AD
@@ -46,6 +47,7 @@ DETECTORS: Final[dict[str, Entry]] = {
     "recontrast": Entry(ReContrast, "Guo et al., NeurIPS 2023"),
     "sk_rd4ad": Entry(SKRD4AD, "Park et al., CVPR Workshops 2025"),
     "skip_ts": Entry(SkipTS, "Liu et al., TIM 2024", teacher=deep_teacher),
+    "edc": Entry(EDC, "Guo et al., TMI 2024", teacher=deep_teacher),
     "rdseg": Entry(
         RDSeg, "medrd, after DeSTSeg (Zhang et al., CVPR 2023) and RD4AD", takes_stacks=True
     ),

@@ -7,6 +7,7 @@ Deng & Li, CVPR 2022, after the released code; RD++, RD with Expert and others b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -153,22 +154,28 @@ def reverse_student(teacher: Teacher) -> tuple[Bottleneck, Decoder]:
     return fusion, decoder
 
 
-def deep_decoder(teacher: Teacher) -> Decoder:
-    """:func:`reverse_student`'s decoder alone, which starts from the teacher's fourth level.
+def deep_decoder(teacher: Teacher, *, bilinear: bool = False) -> Decoder:
+    """A decoder alone, which starts from the teacher's fourth level.
 
     Parameters
     ----------
     teacher
         With the levels of :data:`medrd.models.teacher.DEEP_STRIDES`.
+    bilinear
+        False for that of :func:`reverse_student`; True for EDC's, which enlarges bilinearly and
+        has at each level as many blocks as the teacher.
     """
     *channels, deepest = teacher.channels
     block, counts = _mirrored(teacher)
+    blocks = counts[:-1]
+    if bilinear:
+        block, blocks = partial(block, bilinear=True), blocks[::-1]
     decoder = Decoder(
         deepest,
         channels,
         teacher.strides[:-1],
         block=block,
-        blocks=counts[:-1],
+        blocks=blocks,
         signed=teacher.layout is None,
     )
     _initialise(decoder)

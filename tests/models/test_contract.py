@@ -27,7 +27,12 @@ from training import (
 TRAINED = sorted(name for name in CASES if name not in ("intensity", "patchcore"))
 CONVOLUTIONAL = sorted(set(NETWORKS) - {"patchcore", "dae", "intensity"})
 """Those whose teacher can be any network of convolutions."""
-COPIES = {"rd_expert": "trained_teacher", "bikd": "trained_teacher", "recontrast": "encoder"}
+COPIES = {
+    "rd_expert": "trained_teacher",
+    "bikd": "trained_teacher",
+    "recontrast": "encoder",
+    "edc": "encoder",
+}
 """Networks that start as the teacher and are trained."""
 
 
@@ -159,6 +164,7 @@ def test_a_trained_copy_starts_as_the_teacher_and_is_another_network(case: str) 
         ("bikd", "trained_teacher", "trained teacher"),
         ("bikd_two_branch", "encoder", "forward student"),
         ("recontrast", "encoder", "trained encoder"),
+        ("edc", "encoder", "trained encoder"),
     ],
 )
 def test_a_collapsed_network_raises_the_alarm(case: str, network: str, name: str) -> None:

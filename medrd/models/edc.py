@@ -1,0 +1,134 @@
+"""Encoder-decoder contrast (EDC): reverse distillation whose encoder adapts to the domain.
+
+Guo, Lu, Jia, Zhang, Li, "Encoder-Decoder Contrast for Unsupervised Anomaly Detection in Medical
+Images", IEEE TMI 43(3), 2024, after the released code:
+
+- the pretrained encoder is trained together with the decoder, at a tenth of its learning rate;
+- the decoder starts from the encoder's fourth level, without a bottleneck, and gives the first
+  three back. It mirrors a ResNet: its blocks, as many at each level, enlarged bilinearly;
+- one cosine of each flattened level ("globality"). Targets get no gradient, so the encoder learns
+  through its fourth level alone, and cannot make its features easy by making them constant;
+- all BatchNorm layers follow their data slowly (momentum 0.01).
+
+The encoder's BatchNorm is in train mode for fundus, brain MRI and skin, and in eval mode for OCT;
+that is ``encoder_batch_norm`` here. Learning rates are those of the released script for brain MRI
+(Br35H). We have read the code and the abstract, not the paper.
+
+Added: the pretrained encoder stays in memory during training, as the measure of a collapse.
+Left out: clipping of the gradient's norm at 1, which Adam's steps hardly depend on, and the best
+iteration by test labels, which the released scripts print beside the last.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medrd.models.cosine import global_distance, pixel_distance
+from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.monitors import CollapseMonitor
+from medrd.models.student import deep_decoder
+from medrd.models.teacher import Teacher
+
+BATCHNORM_MOMENTUM = 0.01
+
+
+class EDC(Detector):
+    """Trained encoder and decoder.
+
+    Parameters
+    ----------
+    teacher
+        With a fourth level, built and loaded. The encoder starts as its copy; it is itself frozen,
+        and read in training alone.
+    lr, encoder_lr, weight_decay, betas
+        AdamW's; ``encoder_lr`` is the encoder's, ``lr`` the decoder's.
+    encoder_batch_norm
+        Mode of the encoder while training: ``train`` (batch statistics, which follow the new
+        domain) or ``eval`` (the pretrained statistics).
+    """
+
+    monitor: CollapseMonitor
+    training_only = ("teacher",)
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        lr: float,
+        encoder_lr: float,
+        weight_decay: float,
+        encoder_batch_norm: Literal["train", "eval"],
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.encoder = copy.deepcopy(teacher).requires_grad_(True)
+        self.decoder = deep_decoder(teacher, bilinear=True)
+        for network in (self.encoder, self.decoder):
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = BATCHNORM_MOMENTUM
+        self.lr, self.encoder_lr = lr, encoder_lr
+        self.weight_decay, self.betas = weight_decay, betas
+        if encoder_batch_norm == "eval":
+            self.frozen_batchnorm = (self.encoder,)
+        self.monitor = CollapseMonitor()
+        self.size_multiple = teacher.strides[-1]
+        self.freeze(teacher)
+        self.train()
+
+    def teacher_loaded(self) -> None:
+        """The encoder starts as the teacher."""
+        self.encoder.load_state_dict(self.teacher.state_dict())
+
+    def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The encoder's three levels of (B, 3, H, W) images, detached, and the decoder's."""
+        *levels, deepest = self.encoder(images)
+        return [level.detach() for level in levels], self.decoder(deepest)
+
+    def contrastive_loss(self, batch: Batch) -> Tensor:
+        """Sum over levels of the mean cosine distance of the flattened levels, in [0, 6]."""
+        targets, outputs = self.features(batch.images)
+        if self.training:
+            with torch.no_grad():
+                self.monitor.see("trained encoder", targets, self.teacher(batch.images)[:3])
+        return torch.stack(
+            [global_distance(a, b).mean() for a, b in zip(targets, outputs, strict=True)]
+        ).sum()
+
+    def steps(self) -> list[Step]:
+        """One: AdamW with a learning rate for the encoder and one for the decoder."""
+        return [
+            Step(
+                name="contrast",
+                groups=[group(self.decoder), group(self.encoder, lr=self.encoder_lr)],
+                optimizer=OptimizerSpec(
+                    "adamw",
+                    {"lr": self.lr, "betas": self.betas, "weight_decay": self.weight_decay},
+                ),
+                loss=self.contrastive_loss,
+            )
+        ]
+
+    def anomaly_map(self, images: Tensor) -> Tensor:
+        """Mean of the three levels' cosine distances, in [0, 2]: (B, H, W) float32.
+
+        Averaged at the shallowest level's size as released, then brought to that of the images.
+        """
+        targets, outputs = self.features(images)
+        size = (targets[0].shape[-2], targets[0].shape[-1])
+        maps = [
+            _resize(pixel_distance(a, b)[:, None], size)
+            for a, b in zip(targets, outputs, strict=True)
+        ]
+        mean = torch.stack(maps).mean(0)
+        return _resize(mean, (images.shape[-2], images.shape[-1]))[:, 0]
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
