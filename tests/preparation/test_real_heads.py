@@ -81,29 +81,15 @@ def flair_alone(name: str) -> dict[str, Volume]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "least_ml", "most_ml"),
-    [
-        # 3 % about what all its modalities together give.
-        ("raw_heads/p01_study1", 0.97 * 1342, 1.03 * 1342),
-        ("raw_heads/p03_study2", 0.97 * 1492, 1.03 * 1492),
-        ("lgg_raw/lgg02", 1300, 1800),
-    ],
-)
-def test_a_flair_alone_gives_the_brain_that_all_modalities_give(
-    template: Template, name: str, least_ml: float, most_ml: float
-) -> None:
-    head = prepare_head(flair_alone(name), template, Options())
+def test_a_flair_alone_gives_the_brain_that_all_modalities_give(template: Template) -> None:
+    head = prepare_head(flair_alone("raw_heads/p03_study2"), template, Options())
     assert head.quality.failures() == []
     assert not head.quality.resized
-    assert least_ml < head.quality.brain_ml < most_ml
+    assert head.quality.brain_ml == pytest.approx(1492, rel=0.03)  # what its modalities give
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lgg01", "lgg04", "lgg06"])
-def test_a_head_whose_voxel_size_is_wrong_is_found_and_scaled(
-    template: Template, name: str
-) -> None:
-    head = prepare_head(flair_alone(f"lgg_raw/{name}"), template, Options())
+def test_a_head_whose_voxel_size_is_wrong_is_found_and_scaled(template: Template) -> None:
+    head = prepare_head(flair_alone("lgg_raw/lgg04"), template, Options())
     assert head.quality.failures() == []
     assert head.quality.resized
