@@ -97,6 +97,8 @@ def train(
             found=f"{config.model.name}, which reads its slices once, in one process",
             remedy="Remove --workers.",
         )
+    if not detector.steps() and "epochs" in config.train.model_fields_set:
+        logger.info("train.epochs is not used: %s has no optimisation steps", config.model.name)
     execution = choose_execution(config.train.device, config.train.precision)
     data = prepare_data(config, out, cohort)
     training = Training(config, out, data.slices, execution.place(detector), execution)

@@ -219,3 +219,18 @@ def test_without_calibration_subjects_there_is_a_model_without_threshold(
         json.loads((run / "model" / "model.json").read_text(encoding="utf-8"))["calibration"]
         is None
     )
+
+
+def test_a_number_of_epochs_that_has_no_effect_is_said_to_have_none(
+    tmp_path: Path, tiny_raw: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    said = "train.epochs is not used: intensity has no optimisation steps"
+    tiny_raw["model"] = {"name": "intensity"}
+    tiny_raw["train"] = {"epochs": 7}
+    with caplog.at_level("INFO", logger="medrd"):
+        train(make_config(tiny_raw), tmp_path / "given")
+        assert said in caplog.text
+        caplog.clear()
+        del tiny_raw["train"]
+        train(make_config(tiny_raw), tmp_path / "default")
+    assert said not in caplog.text
