@@ -231,6 +231,7 @@ class CasePredictor:
                 paths["picture"], prediction.grid_map, threshold=threshold, title=case.subject.id
             )
         first, label = next(iter(case.subject.images.values())), case.subject.label
+        lesion_labels = getattr(self._model.config.data, "lesion_labels", ()) if label else ()
         record = PredictionRecord(
             **(map_sidecar(origin) if origin else {}),
             subject=case.subject.id,
@@ -239,6 +240,7 @@ class CasePredictor:
             frame=first.frame,
             series=first.series,
             label=str(label.path.absolute()) if label else None,
+            **({"lesion_labels": list(lesion_labels)} if lesion_labels else {}),
             **described,
             **standing(
                 prediction.scan_score,

@@ -20,7 +20,7 @@ from medrd.data.subject import Source
 from medrd.draw.heat import HeatScale
 from medrd.errors import FileFormatError, InputError, WrongKindError
 from medrd.files import file_hash
-from medrd.images.nifti import read_mask, read_nifti
+from medrd.images.nifti import read_label, read_nifti
 from medrd.images.picture import read_picture
 from medrd.images.read import read_volume
 from medrd.images.volume import Volume
@@ -278,9 +278,11 @@ def _read_truth(
     if not record.label:
         return None, None
     try:
-        return read_mask(record.label, like=volume), None
+        labels = read_label(record.label, like=volume)
     except InputError as error:
         return None, f"The label is not shown: {error}"
+    chosen = record.lesion_labels
+    return np.isin(labels, chosen) if chosen else labels != 0, None
 
 
 def _dice(item: _Predicted, truth: NDArray[np.bool_]) -> float | None:

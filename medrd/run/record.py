@@ -139,6 +139,7 @@ class PredictionRecord(Record):
     frame: int | None
     series: str | None = None
     label: Text | None = None
+    lesion_labels: list[int] = []
 
     scan_score: float | None = None
     healthy_scans: int = 0

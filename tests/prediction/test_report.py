@@ -190,6 +190,24 @@ def test_a_label_that_does_not_fit_is_a_warning(
     assert "The label is not shown" in result.page.path.read_text(encoding="utf-8")
 
 
+def test_of_a_label_the_page_shows_what_the_models_config_calls_lesion(
+    quick: Model, tiny_root: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(quick.folder, tmp_path / "model"))
+    described = json.loads((model / "model.json").read_text(encoding="utf-8"))
+    described["config"]["data"]["lesion_labels"] = [2, 4]
+    (model / "model.json").write_text(json.dumps(described))
+    folder = Path(shutil.copytree(tiny_root / "tiny_0", tmp_path / "tiny_0"))
+    path = folder / "tiny_0_seg.nii.gz"
+    brain = np.asarray(nib.load(folder / "tiny_0_flair.nii.gz").dataobj) > 0
+    lesion = np.asarray(nib.load(path).dataobj) > 0
+    values = np.where(lesion, 4, brain).astype(np.uint8)  # 1 means brain
+    nib.save(nib.Nifti1Image(values, nib.load(path).affine), path)
+    result = predict(model, [folder], tmp_path / "out", report=True)
+    assert result.page is not None
+    assert (embedded(result.page.path, "truth") > 0).sum() == lesion.sum()
+
+
 def test_without_calibration_or_profile_scans_share_a_scale_and_what_is_not_checked_is_listed(
     quick: Model, tiny_root: Path, tmp_path: Path
 ) -> None:
