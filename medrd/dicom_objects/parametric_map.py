@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medrd.dicom_objects.scene import NOTICE, SCORE, Scene, quiet_pydicom
+from medrd.dicom_objects.scene import NOTICE, SCORE, Scene
+from medrd.dicom_objects.sources import quiet_pydicom
 
 if TYPE_CHECKING:
     import highdicom

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medrd.dicom_objects.scene import MAKERS_CODES, NOTICE, SCORE, Finding, Scene, quiet_pydicom
+from medrd.dicom_objects.scene import MAKERS_CODES, NOTICE, SCORE, Finding, Scene
+from medrd.dicom_objects.sources import quiet_pydicom
 
 if TYPE_CHECKING:
     import highdicom

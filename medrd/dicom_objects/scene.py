@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -16,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medrd.errors import FileFormatError, GridMismatchError, SeriesError
+from medrd.dicom_objects.sources import read_sources
+from medrd.errors import GridMismatchError, SeriesError
 from medrd.extras import require_extra
 from medrd.images.dicom_place import Plane, by_place, place_grid, planes_of
-from medrd.images.dicom_series import Series, choose_series, text, value_of
+from medrd.images.dicom_series import choose_series, text
 from medrd.images.geometry import Affine, Shape3, format_shape
 
 if TYPE_CHECKING:
@@ -31,23 +29,6 @@ MAKERS_CODES = "99MEDRD"
 """The scheme of medrd's own codes, for what no standard has a code."""
 SCORE = ("SCORE", MAKERS_CODES, "Anomaly score")
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_PERSONAL = (
-    *("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "StudyID"),
-    *("ReferringPhysicianName", "StudyDescription", "IssuerOfPatientID"),
-)
-"""What is read only if names are kept."""
-_READ = (
-    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "ImageType"),
-    *("FrameOfReferenceUID", "PositionReferenceIndicator", "StudyDate", "StudyTime", "Modality"),
-    *("PatientSex", "PatientAge", "PatientSize", "PatientWeight", "Manufacturer"),
-    *("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "SliceThickness"),
-    *("ImageOrientationPatient", "ImagePositionPatient", "SpacingBetweenSlices"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-    *("DimensionOrganizationSequence", "DimensionIndexSequence", "InstanceNumber"),
-    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
-)
-"""What is read of a source image. highdicom copies whatever it finds on patient, study and device
-into the objects, so nothing else may be there."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +187,7 @@ def open_scene(
     from pydicom.uid import generate_uid
 
     chosen = choose_series(folder, series)
-    sources = _sources(chosen, keep_names=keep_names)
+    sources = read_sources(chosen, keep_names=keep_names)
     x, y, z = scores.shape
     _check_same_grid(folder, sources, (x, y, z), affine)
     labels = np.zeros(scores.shape, np.int32)
@@ -239,86 +220,6 @@ def longest_diameter_mm(mask: NDArray[np.bool_], affine: Affine) -> float:
     points = (voxels[:, None] + halves).reshape(-1, 3) @ affine[:3, :3].T
     corners = points[ConvexHull(points).vertices]
     return float(pdist(corners).max())
-
-
-def _sources(series: Series, *, keep_names: bool) -> list[Dataset]:
-    """Headers of all images, in the order of their places."""
-    import pydicom
-
-    wanted = [*_READ, *(_PERSONAL if keep_names else ())]
-    images: list[tuple[float, int, Dataset]] = []
-    known: dict[str, tuple[float, Path]] = {}
-    for path in series.files:
-        with quiet_pydicom():
-            image = pydicom.dcmread(
-                path, stop_before_pixels=True, force=True, specific_tags=[*wanted]
-            )
-            _require_uids(path, image)
-            _fill(image, series.uid)
-        depth_mm = planes_of(path, image)[0].depth_mm
-        uid = text(image, "SOPInstanceUID")
-        other_mm, other = known.setdefault(uid, (depth_mm, path))
-        if abs(other_mm - depth_mm) > 1e-3:
-            raise FileFormatError(
-                path,
-                expected="a SOPInstanceUID of its own, by which objects refer to an image",
-                found=f"that of {other.name}, which lies elsewhere",
-                remedy="Fetch the series again, or leave DICOM output out.",
-            )
-        if other is path:  # otherwise a copy
-            images.append((depth_mm, len(images), image))
-    images.sort(key=lambda item: item[:2])
-    depths_mm = [depth_mm for depth_mm, *_ in images]
-    sources = [image for *_, image in images]
-    for source in sources:
-        if value_of(source, "SliceThickness") is None and len(set(depths_mm)) > 1:
-            source.SliceThickness = round(float(np.median(np.diff(sorted(set(depths_mm))))), 6)
-    return sources
-
-
-def _require_uids(path: Path, image: Dataset) -> None:
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"):
-        if not text(image, keyword):
-            raise FileFormatError(
-                path,
-                expected=f"a {keyword}, by which objects refer to an image",
-                found="none",
-                remedy="Fetch the series again, or leave DICOM output out.",
-            )
-
-
-def _fill(image: Dataset, series: str) -> None:
-    """Give highdicom what it asks of a source, where a header lacks it or has it damaged."""
-    from pydicom.uid import generate_uid
-    from pydicom.valuerep import DA, TM
-
-    for keyword, kind in {"StudyDate": DA, "PatientBirthDate": DA, "StudyTime": TM}.items():
-        # Before DICOM 3.0, dates had dots and times colons.
-        value = re.sub(r"(?<=\d)[.:](?=\d\d)", "", text(image, keyword))
-        try:
-            kind(value)
-        except ValueError:
-            value = ""
-        if keyword in image:
-            setattr(image, keyword, value)
-    if "PatientAge" in image:
-        age = re.fullmatch(r"(\d{1,3})([DWMY])", text(image, "PatientAge").upper())
-        image.PatientAge = f"{int(age[1]):03}{age[2]}" if age else ""
-    for keyword in ("PatientSize", "PatientWeight"):
-        try:
-            float(text(image, keyword, "0"))
-        except ValueError:
-            del image[keyword]
-    for keyword in (*_PERSONAL[:6], "PatientSex", "StudyDate", "StudyTime", "SliceThickness"):
-        if value_of(image, keyword) is None:
-            setattr(image, keyword, None if keyword == "SliceThickness" else "")
-    if text(image, "PatientSex") not in ("M", "F", "O"):
-        image.PatientSex = ""
-    if not text(image, "FrameOfReferenceUID"):
-        image.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame of reference", series])
-    # highdicom takes only some character sets; this one can hold every name.
-    image.decode()
-    image.SpecificCharacterSet = "ISO_IR 192"
 
 
 def _check_same_grid(
@@ -356,11 +257,3 @@ def _has_pixels_of(plane: Plane, affine: Affine, shape: Shape3) -> bool:
     voxels = np.abs(np.linalg.solve(affine[:3, :3], _LPS[:3, :3] @ steps_mm.T))
     off = np.abs(voxels - np.round(voxels)) * max(shape)
     return bool((off < 0.5).all() and (np.round(voxels).sum(axis=0) == 1).all())
-
-
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Suppress Python's warnings about values that are not as the standard has them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from medrd.dicom_objects.parametric_map import make_parametric_map
 from medrd.dicom_objects.report import make_report
-from medrd.dicom_objects.scene import Maker, open_scene, quiet_pydicom
+from medrd.dicom_objects.scene import Maker, open_scene
 from medrd.dicom_objects.segmentation import make_segmentation
+from medrd.dicom_objects.sources import quiet_pydicom
 from medrd.errors import FileFormatError
 from medrd.files import atomic_path
 from medrd.images.dicom_series import is_dicom, read_header

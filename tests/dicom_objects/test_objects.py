@@ -220,6 +220,18 @@ def damaged(data: Dataset, number: int) -> None:
     del data.SliceThickness
 
 
+def with_raw(keyword: str, value: str) -> Change:
+    """Put a value into each header that pydicom would not write as it is."""
+
+    def change(data: Dataset, number: int) -> None:
+        identified(data)
+        tag, content = pydicom.tag.Tag(keyword), value.encode()
+        kind = pydicom.datadict.dictionary_VR(tag)
+        data[tag] = RawDataElement(tag, kind, len(content), content, 0, False, True)
+
+    return change
+
+
 @needs_dciodvfy
 @pytest.mark.parametrize("kind", ["2D", "enhanced", "empty", "named", "damaged"])
 def test_dciodvfy_finds_no_error(tmp_path: Path, kind: str) -> None:
@@ -348,20 +360,65 @@ def test_damaged_values_are_mended_or_left_out(tmp_path: Path) -> None:
     assert measures.SliceThickness == 3
 
 
-@pytest.mark.parametrize("value", [None, ""])
-@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SOPInstanceUID"])
-def test_an_image_that_cannot_be_referred_to_is_an_error(
-    tmp_path: Path, keyword: str, value: str | None
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PatientID", "A" * 65),
+        ("PatientID", "A\\B"),
+        ("AccessionNumber", "A" * 17),
+        ("PatientName", "A" * 65),
+        ("PatientName", "A\x01"),
+        ("PatientName", "A^B\\C^D"),
+        ("PatientName", "^" * 5),
+        ("StudyDate", "20200101-"),
+        ("PositionReferenceIndicator", "A" * 65),
+    ],
+)
+def test_a_value_that_its_representation_forbids_is_left_out(
+    tmp_path: Path, keyword: str, value: str
 ) -> None:
-    def nameless(data: Dataset, number: int) -> None:
-        if value is None:
-            delattr(data, keyword)
-        else:
-            setattr(data, keyword, value)
+    made = make(tmp_path, header=with_raw(keyword, value), keep_names=True)
+    assert pydicom.dcmread(made.objects["parametric_map"])[keyword].is_empty
 
+
+@pytest.mark.parametrize("value", ["", "0 ", "3mm ", "-1"])
+def test_a_thickness_that_is_none_is_the_distance_of_the_slices(tmp_path: Path, value: str) -> None:
+    made = make(tmp_path, header=with_raw("SliceThickness", value))
+    data = pydicom.dcmread(made.objects["parametric_map"])
+    measures = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SliceThickness == 3
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("SOPClassUID", "1.2.840.10008.5.1.4.1.1.999"),
+        ("SOPInstanceUID", ""),
+        ("SOPInstanceUID", "1.2\\1.3 "),
+        ("StudyInstanceUID", ""),
+        ("StudyInstanceUID", "1.2.x "),
+        ("StudyInstanceUID", "1." + "2" * 64),
+    ],
+)
+def test_an_image_that_cannot_be_referred_to_is_an_error(
+    tmp_path: Path, made: Made, keyword: str, value: str
+) -> None:
+    write_series(tmp_path / "series", np.ones(SHAPE), change=with_raw(keyword, value))
+    targets = {name: tmp_path / ending for name, ending in OBJECT_ENDINGS.items()}
     with pytest.raises(FileFormatError, match=f"000: expected a {keyword}"):
-        make(tmp_path, header=nameless)
-    assert not list(tmp_path.rglob("*.dcm"))
+        write_objects(made.map, made.mask, tmp_path / "series", None, targets, maker=MAKER)
+    assert not list(tmp_path.glob("*.dcm"))
+
+
+def test_images_that_share_a_uid_or_do_not_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileFormatError, match="001: expected a SOPInstanceUID of its own"):
+        make(tmp_path / "same", header=with_raw("SOPInstanceUID", "1.2.3"))
+
+    def other_place(data: Dataset, number: int) -> None:
+        data.FrameOfReferenceUID = f"1.2.{number + 1}"
+
+    with pytest.raises(FileFormatError, match="001: expected one FrameOfReferenceUID"):
+        make(tmp_path / "other", header=other_place)
 
 
 def test_objects_beside_a_series_are_no_series(tmp_path: Path) -> None:
