@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,15 +168,8 @@ def find_series(folder: Path) -> list[Series]:
     return held.series
 
 
-def no_scan_in(folder: Path) -> str | None:
-    """Why a folder's DICOM files are no scan: reports and the like, or scouts; None if one may be.
-
-    A damaged header may be a scan's: reading it gives the error.
-    """
-    try:
-        found = find_series(folder)
-    except FileFormatError:
-        return None
+def why_no_scan(found: Sequence[Series]) -> str | None:
+    """Why a folder's series are no scan: only reports and the like, or scouts; None if one is."""
     if not found:
         return "its DICOM files have no image (reports and the like)"
     if all(series.looks_like == "scout" for series in found):

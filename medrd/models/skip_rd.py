@@ -71,6 +71,12 @@ class SkipConnected(Detector):
         self.consistency_weight = consistency_weight
         self.lr = lr
         self.betas = betas
+        self.make_student(teacher)
+        self.freeze(teacher)
+
+    def make_student(self, teacher: Teacher) -> None:
+        """Set the decoder, what lies before it, and ``size_multiple``."""
+        raise NotImplementedError
 
     def embed(self, levels: Sequence[Tensor]) -> Tensor:
         """What the decoder starts from, of all the teacher's levels."""
@@ -118,18 +124,10 @@ class SKRD4AD(SkipConnected):
 
     consistency_pairs = ((2, 1, 1), (1, 0, 0))
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        *,
-        consistency_weight: float,
-        lr: float,
-        betas: tuple[float, float],
-    ) -> None:
-        super().__init__(teacher, consistency_weight=consistency_weight, lr=lr, betas=betas)
+    def make_student(self, teacher: Teacher) -> None:
+        """RD4AD's bottleneck and decoder."""
         self.bottleneck, self.decoder = reverse_student(teacher)
         self.size_multiple = 2 * teacher.strides[-1]
-        self.freeze(teacher)
 
     def embed(self, levels: Sequence[Tensor]) -> Tensor:
         """RD4AD's embedding of the three levels."""
@@ -145,18 +143,10 @@ class SkipTS(SkipConnected):
 
     consistency_pairs = ((2, 0, 1), (1, 0, 0), (2, 0, 0))
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        *,
-        consistency_weight: float,
-        lr: float,
-        betas: tuple[float, float],
-    ) -> None:
-        super().__init__(teacher, consistency_weight=consistency_weight, lr=lr, betas=betas)
+    def make_student(self, teacher: Teacher) -> None:
+        """A decoder that begins at the fourth level."""
         self.decoder = deep_decoder(teacher)
         self.size_multiple = teacher.strides[-1]
-        self.freeze(teacher)
 
     def embed(self, levels: Sequence[Tensor]) -> Tensor:
         """The fourth level."""

@@ -26,8 +26,8 @@ from medrd.images.dicom_series import (
     find_series,
     holds_dicom,
     is_dicom,
-    no_scan_in,
     series_of,
+    why_no_scan,
     without_index,
 )
 from medrd.images.formats import SCAN_ENDINGS, scan_file
@@ -192,10 +192,11 @@ def _below(root: Path, options: _Options, errors: list[InputError]) -> list[_Sca
             except InputError as error:
                 errors.append(error)
         try:
-            uids = [series.uid for series in find_series(folder)] if holds_dicom(folder) else []
-            if folder != root and uids and not options.series and (reason := no_scan_in(folder)):
+            series = find_series(folder) if holds_dicom(folder) else []
+            asked = options.series
+            if series and not asked and folder != root and (reason := why_no_scan(series)):
                 left_out.append(LeftOut(folder, reason))
-            elif uids and (not options.series or options.series in uids):
+            elif series and (not asked or asked in {one.uid for one in series}):
                 result.append(_series(folder, root, options, options.series))
         except InputError as error:
             errors.append(error)

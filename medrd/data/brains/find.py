@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,14 +26,14 @@ from medrd.data.names import is_label_name, is_scan, name_and_modality, named_ki
 from medrd.data.output_names import SCAN_FILES, UNPREPARED_ENDING, ending_in, files_of
 from medrd.data.pictures.files import is_picture
 from medrd.data.subject import Source, Subject
-from medrd.errors import ConfigError, InputError, MissingInputError, WrongKindError
+from medrd.errors import ConfigError, FileFormatError, InputError, MissingInputError, WrongKindError
 from medrd.files import leads_nowhere
 from medrd.images.dicom_series import (
     find_series,
     holds_dicom,
     is_dicom,
-    no_scan_in,
     series_of,
+    why_no_scan,
     without_index,
 )
 from medrd.images.formats import SCAN_ENDINGS, header_file, parts_of, scan_file
@@ -263,9 +264,11 @@ def _dicom(folder: Path, root: Path, wanted: _Wanted) -> list[Case]:
     if wanted.series and all(found.uid != wanted.series for found in find_series(folder)):
         wanted.left_out.append(LeftOut(folder, "not the series that --series names"))
         return []
-    if folder != root and not wanted.series and (reason := no_scan_in(folder)):
-        wanted.left_out.append(LeftOut(folder, reason))
-        return []
+    if folder != root and not wanted.series:
+        with suppress(FileFormatError):  # a damaged header may be a scan's, and reading it says so
+            if reason := why_no_scan(find_series(folder)):
+                wanted.left_out.append(LeftOut(folder, reason))
+                return []
     place = Path() if folder == root else folder.parent.relative_to(root)
     return [_series(folder, place, wanted, wanted.series)]
 
