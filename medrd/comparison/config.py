@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from medrd.config.load import apply_overrides, make_config, mistake, read_yaml
+from medrd.config.load import apply_overrides, make_config, read_yaml
+from medrd.config.mistakes import config_mistake
 from medrd.config.section import FilePath, Section, Text
 from medrd.config.sections import Config
 from medrd.errors import ConfigError
@@ -157,14 +158,13 @@ def make_compare(raw: Mapping[str, Any], *, where: str = "comparison") -> Compar
         config = CompareConfig.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "comparison"
         remedy = "See configs/compare/smoke.yaml for an example."
         if first["type"] == "missing" and len(first["loc"]) > 2:  # as by --set of a wrong name
             others = ", ".join(
                 str(name) for name in raw[str(first["loc"][0])] if name != first["loc"][1]
             )
             remedy = f"Is {first['loc'][1]} misspelt? There are {others or 'no others'}."
-        raise mistake(error, key, where=where, remedy=remedy) from None
+        raise config_mistake(error, CompareConfig, raw, where=where, remedy=remedy) from None
     places = set(config.data_sets) | {data_set.domain for data_set in config.data_sets.values()}
     for name, model in config.models.items():
         for place in [*model.where, *model.skip]:

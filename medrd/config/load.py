@@ -6,24 +6,17 @@ This module does not import torch, so a wrong key is reported at once.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from medrd.config.models import MODELS
-from medrd.config.sections import (
-    Config,
-    DataConfig,
-    PictureDataConfig,
-    PictureRecipeConfig,
-    RecipeConfig,
-)
+from medrd.config.mistakes import config_mistake
+from medrd.config.sections import Config
 from medrd.config.yaml_text import DoubledKeyError, parse_yaml
 from medrd.errors import ConfigError
 
@@ -46,22 +39,21 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping. Raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        found = "nothing there" if isinstance(error, FileNotFoundError) else str(error)
+        content = path.read_bytes()
+    except OSError as error:
         raise ConfigError(
-            path, expected="a YAML config file", found=found, remedy="Give the path of a config."
+            path,
+            expected="a YAML config file",
+            found="nothing there" if isinstance(error, FileNotFoundError) else error.strerror or "",
+            remedy="Give the path of a config.",
         ) from None
     try:
-        raw = parse_yaml(text)
+        raw = parse_yaml(content)
     except DoubledKeyError as error:
         raise _doubled(path, error) from None
     except yaml.YAMLError as error:
         raise ConfigError(
-            path,
-            expected="valid YAML",
-            found=str(error),
-            remedy="Correct the line that the message names.",
+            path, expected="valid YAML", found=str(error), remedy="Correct that line."
         ) from None
     if raw is None:
         raw = {}
@@ -70,7 +62,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             path,
             expected="a mapping of sections",
             found=type(raw).__name__,
-            remedy="See configs/brats/rd4ad.yaml for an example.",
+            remedy="Write key: value, with a space after the colon; see configs/brats/rd4ad.yaml.",
         )
     return raw
 
@@ -90,7 +82,7 @@ def make_config(
     """Validate a plain mapping with ``key.path=value`` overrides; see :func:`load_config`."""
     try:
         raw = json.loads(json.dumps(raw, default=str))  # a deep copy of plain types
-    except (TypeError, ValueError) as error:  # YAML can hold dates as keys, and cycles
+    except (TypeError, ValueError, RecursionError) as error:  # YAML can have lists as keys
         raise ConfigError(
             where,
             expected="sections, words, numbers and lists",
@@ -102,32 +94,19 @@ def make_config(
             where,
             expected="a mapping of sections",
             found=type(raw).__name__,
-            remedy="See configs/brats/rd4ad.yaml for an example.",
+            remedy="Write key: value, with a space after the colon; see configs/brats/rd4ad.yaml.",
         )
     apply_overrides(raw, overrides)
     _name_variants(raw)
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        parts = [str(part) for part in first["loc"]]
-        if parts[:1] and parts[0] in _VARIANTS:
-            del parts[1:2]  # the tag of pydantic's union: model.rd4ad.lr -> model.lr
-        key = ".".join(parts) or "config"
-        if first["type"] == "extra_forbidden":
-            known = _sibling_keys(raw, parts)
-            near = difflib.get_close_matches(parts[-1], known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(known)}."
-            raise ConfigError(
-                where, expected="known keys", found=f"unknown key {key}", remedy=hint
-            ) from None
-        value = first.get("input")
-        shown = "" if isinstance(value, dict) else f" (found {value!r})"
-        raise ConfigError(
-            where,
-            expected=f"a valid {key}",
-            found=f"{first['msg'].removeprefix('Value error, ')}{shown}",
-            remedy=f"Set {key} in the file or with --set {key}=VALUE.",
+        raise config_mistake(
+            error,
+            Config,
+            raw,
+            where=where,
+            remedy="Set {key} in the file or with --set {key}=VALUE.",
         ) from None
 
 
@@ -184,23 +163,11 @@ def set_key(raw: dict[str, Any], key: str, value: Any, *, where: str) -> None:
     node[last] = value
 
 
-def mistake(error: ValidationError, key: str, *, where: str, remedy: str) -> ConfigError:
-    """pydantic's first error at a key, as a one-line ConfigError."""
-    first = error.errors()[0]
-    unknown = first["type"] == "extra_forbidden"
-    return ConfigError(
-        where,
-        expected="known keys" if unknown else f"a valid {key}",
-        found=f"unknown key {key}" if unknown else first["msg"].removeprefix("Value error, "),
-        remedy=remedy,
-    )
-
-
-# Sections with variants: the discriminating key, its default, and the variants.
-_VARIANTS: Final[dict[str, tuple[str, str, Mapping[str, type[BaseModel]]]]] = {
-    "data": ("kind", "volumes", {"volumes": DataConfig, "pictures": PictureDataConfig}),
-    "recipe": ("kind", "volumes", {"volumes": RecipeConfig, "pictures": PictureRecipeConfig}),
-    "model": ("name", "rd4ad", MODELS),
+# Sections with variants: the key that tells which, and its default.
+_VARIANTS: Final = {
+    "data": ("kind", "volumes"),
+    "recipe": ("kind", "volumes"),
+    "model": ("name", "rd4ad"),
 }
 
 
@@ -208,21 +175,11 @@ def _name_variants(raw: dict[str, Any]) -> None:
     """Fill in missing variant names; a recipe takes the kind of its data, and vice versa."""
     kinds = [raw[s].get("kind") for s in ("data", "recipe") if isinstance(raw.get(s), dict)]
     kind = next((k for k in kinds if k is not None), None)
-    for section, (key, default, _) in _VARIANTS.items():
-        value = kind if key == "kind" and kind is not None else default
-        if isinstance(raw.setdefault(section, {}), dict):
-            raw[section].setdefault(key, value)
-
-
-def _sibling_keys(raw: dict[str, Any], parts: list[str]) -> list[str]:
-    model: Any = Config
-    for part in parts[:-1]:
-        if part in _VARIANTS and model is Config:
-            key, default, variants = _VARIANTS[part]
-            model = variants[(raw.get(part) or {}).get(key, default)]
-        else:
-            model = model.model_fields[part].annotation
-    return sorted(model.model_fields)
+    for section, (key, default) in _VARIANTS.items():
+        if raw.get(section) is None:
+            raw[section] = {}
+        if isinstance(raw[section], dict):
+            raw[section].setdefault(key, kind if key == "kind" and kind is not None else default)
 
 
 def digest(value: Any) -> str:

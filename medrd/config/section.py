@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainValidator,
+    model_validator,
+)
 
 
 class Section(BaseModel):
     """A part of a config; it refuses unknown keys and is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        """``train:`` with nothing below it, or with all of it commented out, changes nothing."""
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            return value
+        fields = cls.model_fields
+        return {
+            key: _without_bool(each, fields[key].annotation) if key in fields else each
+            for key, each in value.items()
+        }
+
+
+def _without_bool(value: Any, annotation: Any) -> Any:
+    """The value of a field. pydantic takes true for the number 1; as a text, it is no number."""
+    if isinstance(value, list | tuple):
+        return type(value)(_without_bool(each, annotation) for each in value)
+    numeric = {int, float} & _types(annotation) and not {bool, str, Any} & _types(annotation)
+    return str(value).lower() if isinstance(value, bool) and numeric else value
+
+
+def _types(annotation: Any) -> set[Any]:
+    inner = get_args(annotation)
+    return set().union(*map(_types, inner)) if inner else {annotation}
 
 
 def home_expanded(path: Path) -> Path:
@@ -22,13 +57,25 @@ def home_expanded(path: Path) -> Path:
         raise ValueError(f"{error}: write the whole path") from None
 
 
+def _possible(value: Any) -> Any:
+    """A value that is no path at all is refused; an empty one would be the current folder."""
+    if isinstance(value, str):
+        try:
+            encoded = os.fsencode(value)
+        except UnicodeEncodeError:
+            raise ValueError("characters that no path can have") from None
+        if not encoded.strip() or b"\0" in encoded:
+            raise ValueError("write a path (. is the current folder)")
+    return value
+
+
 def _as_text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("write a text, in quotes if it looks like a number")
     return value
 
 
-FilePath = Annotated[Path, AfterValidator(home_expanded)]
+FilePath = Annotated[Path, BeforeValidator(_possible), AfterValidator(home_expanded)]
 """A path, in which ``~`` is the home folder."""
 Text = Annotated[str, PlainValidator(_as_text)]
 """A name or a path that may hold bytes which are no text (PEP 383); pydantic's own ``str`` refuses

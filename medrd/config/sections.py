@@ -184,7 +184,7 @@ class PictureDataConfig(Section):
     @classmethod
     def _check_calibration(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
-            chosen = handler(None if isinstance(value, bool) else value)
+            chosen = handler(value)
         except ValidationError:
             raise ValueError("write auto, a count (20) or a share (0.1)") from None
         if chosen != "auto" and (chosen < 0 or (isinstance(chosen, float) and chosen >= 1)):

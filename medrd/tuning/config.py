@@ -18,11 +18,11 @@ from medrd.config.difference import first_difference
 from medrd.config.load import (
     apply_overrides,
     make_config,
-    mistake,
     parse_override,
     read_yaml,
     set_key,
 )
+from medrd.config.mistakes import config_mistake
 from medrd.config.models import SimulationConfig
 from medrd.config.section import Section, Text
 from medrd.config.sections import Config
@@ -124,7 +124,7 @@ class TuneConfig(Section):
     @field_validator("objective", mode="before")
     @classmethod
     def _name_default(cls, value: Any) -> Any:
-        return {"kind": "simulated", **value} if isinstance(value, dict) else value
+        return {"kind": "simulated", **(value or {})} if isinstance(value, dict | None) else value
 
     @property
     def trials(self) -> int:
@@ -215,7 +215,7 @@ def parse_tune(raw: Mapping[str, Any], *, where: str) -> TuneConfig:
     try:
         return TuneConfig.model_validate(raw)
     except ValidationError as error:
-        raise _plain_error(error, where) from None
+        raise config_mistake(error, TuneConfig, raw, where=where, remedy=_EXAMPLE) from None
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -240,14 +240,6 @@ def _override_space(space: dict[str, Any], override: str) -> None:
         name = key.rpartition(".")[2]
         inner = path.removeprefix(f"{key}.")
         set_key({name: space[key]}, f"{name}.{inner}", value, where=f"--set space.{override}")
-
-
-def _plain_error(error: ValidationError, where: str) -> ConfigError:
-    # Drop the tag of a union: space.model.lr.uniform.low -> space.model.lr.low
-    tags = {"uniform", "log_uniform", "integer", "choice", "simulated", "labelled"}
-    parts = [str(part) for part in error.errors()[0]["loc"]]
-    key = ".".join(part for part in parts if part not in tags) or "search"
-    return mistake(error, key, where=where, remedy=_EXAMPLE)
 
 
 def _refuse_what_it_trains_on(config: TuneConfig, trial: Config, *, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from medrd.data.cache import default_cache
 from medrd.errors import ConfigError
 from medrd.tuning.config import load_tune
 
+LAUGHS = "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghijk")
+)
+"""A billion laughs: each line says nine times what the line before it says."""
 CONFIGS = Path(__file__).parents[2] / "configs" / "brats"
 
 
@@ -125,6 +130,9 @@ def test_a_config_cannot_be_changed_after_validation() -> None:
         # A section called like a model is a likely slip, and was once a traceback.
         ("intensity={}", "unknown key intensity"),
         ("rd4ad.lr=1", "unknown key rd4ad"),
+        ("epochs=3", r"Did you mean train\.epochs\?"),
+        ("model={data.root: 1}", "Known here: betas"),
+        ("model={teacher.name: x}", "Write teacher: and below it, indented, name:"),
     ],
 )
 def test_unknown_keys_are_named_with_the_nearest_known(override: str, message: str) -> None:
@@ -147,7 +155,7 @@ def test_keys_of_another_model_are_unknown() -> None:
         ("model.lr=-1", r"valid model\.lr"),
         ("model.loss=both", r"valid model\.loss.*global.*pixel"),
         ("model.betas=[0.9, 1.5]", r"valid model\.betas"),
-        ("model.name=rd5", "rd5.*rd4ad.*intensity"),
+        ("model.name=rd5", "valid model.name: one of .*rd4ad.*intensity.*found .rd5"),
         ("model=3", "valid model"),
         ("data.split.train=few", r"valid data\.split\.train.*count.*share.*list.*'few'"),
         ("data.split.train=[1, 2]", r"valid data\.split\.train.*in quotes"),
@@ -162,6 +170,13 @@ def test_keys_of_another_model_are_unknown() -> None:
         ("model.teacher.weights=file", "needs file: PATH"),
         ("model.teacher.file=w.pth", "needs weights: file"),
         ("model.teacher.name=wide_resnet50_2", "embedded weights are those of"),
+        ("train.epochs=true", r"valid train\.epochs: a whole number; found 'true'"),
+        ("model.betas=[0.9, on]", r"valid model\.betas\.1: a number.*Set model\.betas in"),
+        ("train.device=off", "valid train.device: a text, in quotes.*found false"),
+        ("train.epochs=null", r"a whole number; found nothing"),
+        ("data={kind: pictures, category: [1]}", r"valid data\.category: a text"),
+        ("data.root=''", r"valid data\.root: a path"),
+        ('data.root="a\\0b"', r"valid data\.root: a path"),
         ("schema_version=2", "schema_version"),
         ("seed=-1", "seed"),
     ],
@@ -210,7 +225,12 @@ def test_malformed_overrides(override: str) -> None:
         ("- train", "mapping of sections; found list"),
         ("hello", "mapping of sections; found str"),
         ("train: &a {epochs: *a}", "Circular"),
-        ("2020-01-01: 3", "keys must be"),
+        ("2020-01-01: 3", "unknown key 2020-01-01"),
+        ("seed:3", "with a space after the colon"),
+        ("train: {epochs: 1}\n---\nseed: 1", "line 2, column 1: found another document"),
+        ("a: &a {<<: *a}", "Circular"),
+        ("a: &a [x,x,x,x]\n" + LAUGHS, "line 7.*more than 1000000 values"),
+        ("a: &a {x: 1}\n" + LAUGHS.replace("[", "{<<: [").replace("]", "]}"), "more than 1000000"),
         ("train: [1]", "valid train"),
         ("!!python/object/apply:os.getcwd []", "valid YAML"),
         ("train: !!timestamp soon", "valid YAML"),
@@ -236,6 +256,8 @@ def test_files_that_are_no_config(tmp_path: Path, text: str, message: str) -> No
         ("model:\n  lr: 1\n  # comment\n  lr: 2\n", "lr twice, in lines 2 and 4"),
         ('data: {split: {train: 1, "train": 2}}\n', "train twice, in lines 1 and 1"),
         ("train:\n- {a: 1,\n   a: 2}\n", "a twice, in lines 2 and 3"),
+        ("a: &a {x: 1}\nb:\n  <<: *a\n  <<: {y: 2}\n", "<< twice, in lines 3 and 4"),
+        ("b:\n  <<: {y: 1,\n    y: 2}\n", "y twice, in lines 2 and 3"),
     ],
 )
 def test_a_key_that_stands_twice_is_named_with_both_lines(
@@ -255,6 +277,24 @@ def test_merged_keys_may_be_overridden(tmp_path: Path) -> None:
     path = tmp_path / "merged.yaml"
     path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")
     assert read_yaml(path)["b"] == {"x": 1, "y": 3}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_what_windows_saves_is_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes("data:\r\n  root: /ä\r\n".encode(encoding))
+    assert load_config(path).data.root == Path("/ä")
+
+
+def test_ids_that_yaml_1_1_takes_for_other_numbers_and_dates_are_texts() -> None:
+    config = make_config({}, ["data.split.train=[007, 089, 1:30, 2020-01-01]", "seed=010"])
+    assert config.data.split.train == ("007", "089", "1:30", "2020-01-01")  # type: ignore[union-attr]
+    assert config.seed == 10
+
+
+@pytest.mark.parametrize("key", ["train", "data", "model", "data.split", "model.teacher"])
+def test_a_section_with_nothing_below_it_is_its_defaults(key: str) -> None:
+    assert make_config({}, [f"{key}=null"]) == Config()
 
 
 def test_a_tilde_is_the_home_folder_in_every_path(
@@ -284,7 +324,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="YAML config file"):
         load_config(tmp_path)
     (tmp_path / "binary.yaml").write_bytes(b"\x80\x81\xff")
-    with pytest.raises(ConfigError, match="YAML config file"):
+    with pytest.raises(ConfigError, match="line 1: bytes that are not UTF-8"):
         load_config(tmp_path / "binary.yaml")
 
 
