@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,13 @@ SLOW_FIXTURES = frozenset(
 )
 """Fixtures that start Ray, Chromium, a notebook or processes of medrd, run a documentation page, or
 train a network."""
+
+
+def pytest_configure() -> None:
+    """One token for every Ray of the tests: the first one would otherwise write one into the home
+    folder, and Rays that were started without would then wait for their own nodes in vain."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @pytest.hookimpl(wrapper=True)
