@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from medrd.config.load import apply_overrides, make_config, read_yaml
 from medrd.config.mistakes import config_mistake
@@ -60,17 +60,27 @@ class DataSetConfig(Section):
     the test subjects of each; ``data.split`` divides the rest into training and calibration."""
     config: dict[str, Any] = Field(default_factory=dict)
 
-    @field_validator("folds")
+    @field_validator("folds", mode="wrap")
     @classmethod
-    def _check_folds(cls, value: Any) -> Any:
-        count = value if isinstance(value, int) else len(value or "ab")
-        if count < 2 or (not isinstance(value, int) and not all(value or "ab")):
-            raise ValueError("fewer than two folds, or an empty one")
-        if isinstance(value, tuple):
-            subjects = [subject for fold in value for subject in fold]
+    def _check_folds(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            folds = handler(value)
+        except ValidationError:  # pydantic would report one error for each type of the union
+            raise ValueError(
+                "write a number of folds (5), or a list of subject ids for each ([[a, b], [c]]; "
+                "in quotes if an id looks like a number)"
+            ) from None
+        if folds is None:
+            return None
+        if (folds if isinstance(folds, int) else len(folds)) < 2:
+            raise ValueError("write two folds or more")
+        if isinstance(folds, tuple):
+            if not all(folds):
+                raise ValueError("an empty fold")
+            subjects = [subject for fold in folds for subject in fold]
             if len(set(subjects)) < len(subjects):
                 raise ValueError("a subject in two folds")
-        return value
+        return folds
 
 
 class ComparedModelConfig(Section):
@@ -164,7 +174,14 @@ def make_compare(raw: Mapping[str, Any], *, where: str = "comparison") -> Compar
                 str(name) for name in raw[str(first["loc"][0])] if name != first["loc"][1]
             )
             remedy = f"Is {first['loc'][1]} misspelt? There are {others or 'no others'}."
-        raise config_mistake(error, CompareConfig, raw, where=where, remedy=remedy) from None
+        raise config_mistake(
+            error,
+            CompareConfig,
+            raw,
+            where=where,
+            remedy=remedy,
+            shared=("base", Config.model_fields),
+        ) from None
     places = set(config.data_sets) | {data_set.domain for data_set in config.data_sets.values()}
     for name, model in config.models.items():
         for place in [*model.where, *model.skip]:
@@ -219,7 +236,11 @@ def cell_config(
     ):
         raw = merge(raw, layer)
     raw = merge(raw, {"seed": seed, "data": {"root": str(root), **(part or {})}})
-    return make_config(raw, where=f"{where}: {model} on {data_set}")
+    return make_config(
+        raw,
+        where=f"{where}: {model} on {data_set}",
+        remedy="Set it under base, or in the config of that model or data set.",
+    )
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

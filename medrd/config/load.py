@@ -77,9 +77,16 @@ def _doubled(where: str | Path, error: DoubledKeyError) -> ConfigError:
 
 
 def make_config(
-    raw: dict[str, Any], overrides: list[str] | tuple[str, ...] = (), *, where: str = "config"
+    raw: dict[str, Any],
+    overrides: list[str] | tuple[str, ...] = (),
+    *,
+    where: str = "config",
+    remedy: str = "Set {key} in the file or with --set {key}=VALUE.",
 ) -> Config:
-    """Validate a plain mapping with ``key.path=value`` overrides; see :func:`load_config`."""
+    """Validate a plain mapping with ``key.path=value`` overrides; see :func:`load_config`.
+
+    ``where`` and ``remedy`` are for messages: the file, and where to set a key that is wrong.
+    """
     try:
         raw = json.loads(json.dumps(raw, default=str))  # a deep copy of plain types
     except (TypeError, ValueError, RecursionError) as error:  # YAML can have lists as keys
@@ -101,13 +108,7 @@ def make_config(
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise config_mistake(
-            error,
-            Config,
-            raw,
-            where=where,
-            remedy="Set {key} in the file or with --set {key}=VALUE.",
-        ) from None
+        raise config_mistake(error, Config, raw, where=where, remedy=remedy) from None
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -41,6 +41,7 @@ def config_mistake(
     *,
     where: str | Path,
     remedy: str,
+    shared: tuple[str, Collection[str]] = ("", ()),
 ) -> ConfigError:
     """pydantic's first error as a ConfigError.
 
@@ -49,7 +50,9 @@ def config_mistake(
     model, raw
         What was validated, and against which class.
     remedy
-        What to do, with ``{key}`` for the key. For an unknown key, the nearest known one is added.
+        What to do, with ``{key}`` for the key. For an unknown key, it is the nearest known one.
+    shared
+        The key of a section that holds plain configs, and the sections of these.
     """
     first = error.errors()[0]
     loc = list(first["loc"])
@@ -62,7 +65,7 @@ def config_mistake(
             where,
             expected="known keys",
             found=f"unknown key {key}",
-            remedy=_hint(key, str(loc[-1]), _known(model, loc), model),
+            remedy=_hint(key, str(loc[-1]), _known(model, loc), model, shared),
         )
     # A list is set as a whole.
     remedy = remedy.format(key=re.sub(r"\.\d+(\..*)?$", "", key))
@@ -88,7 +91,10 @@ def _words(error: Any) -> str:
     if error["type"] == "union_tag_invalid":
         return f"one of {error['ctx']['expected_tags']}"
     if error["type"] == "union_tag_not_found":
-        return f"{error['ctx']['discriminator']} in it, which says what it is"
+        tag = error["ctx"]["discriminator"].strip("'")
+        return f"a section with {tag}, which tells what it is"
+    if error["type"] == "too_short":
+        return f"at least {error['ctx']['min_length']} value"
     if error["type"] in _WORDS:
         return _WORDS[error["type"]]
     for start in ("Input should be ", "Value error, write "):
@@ -121,7 +127,13 @@ def _parts(loc: Sequence[int | str], raw: Any, *, missing: bool) -> list[str]:
     return parts
 
 
-def _hint(key: str, last: str, known: Sequence[str], model: type[BaseModel]) -> str:
+def _hint(
+    key: str,
+    last: str,
+    known: Sequence[str],
+    model: type[BaseModel],
+    shared: tuple[str, Collection[str]],
+) -> str:
     """What an unknown key may have been meant to be."""
     section, _, inner = last.partition(".")
     if inner and section in known:
@@ -129,7 +141,11 @@ def _hint(key: str, last: str, known: Sequence[str], model: type[BaseModel]) -> 
     near = difflib.get_close_matches(last.lower(), known, n=1)
     if near:
         return f"Did you mean {near[0]}?"
-    elsewhere = {path for path in _paths(model) if path.rpartition(".")[2] == last}
+    place, sections = shared
+    if sections:
+        elsewhere = {f"{place}.{last}"} if key in sections else set()
+    else:
+        elsewhere = {path for path in _paths(model) if path.rpartition(".")[2] == last}
     if len(elsewhere) == 1 and key not in elsewhere:
         return f"Did you mean {elsewhere.pop()}?"
     return f"Known here: {', '.join(known)}."

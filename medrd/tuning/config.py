@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medrd.config.difference import first_difference
 from medrd.config.load import (
@@ -27,11 +27,12 @@ from medrd.config.models import SimulationConfig
 from medrd.config.section import Section, Text
 from medrd.config.sections import Config
 from medrd.errors import ConfigError
-from medrd.tuning.space import Dimension, Point, corner_points, grid_points
+from medrd.tuning.space import Dimension, Point, corner_points, grid_size
 
 SAMPLES = 16
 """Default number of trials."""
 
+_MOST_POINTS = 100_000
 _EXAMPLE = "See configs/tune/rd4ad.yaml for an example."
 
 
@@ -126,11 +127,20 @@ class TuneConfig(Section):
     def _name_default(cls, value: Any) -> Any:
         return {"kind": "simulated", **(value or {})} if isinstance(value, dict | None) else value
 
+    @model_validator(mode="after")
+    def _check(self) -> TuneConfig:
+        if self.search.algorithm == "grid" and grid_size(self.space) > _MOST_POINTS:
+            raise ValueError(
+                f"a grid of {grid_size(self.space)} points, of which {_MOST_POINTS} are possible: "
+                "lower the dimensions' points, or choose another search.algorithm"
+            )
+        return self
+
     @property
     def trials(self) -> int:
         """The number of trials in all."""
         if self.search.algorithm == "grid":
-            points = len(grid_points(self.space))
+            points = grid_size(self.space)
             return min(self.search.samples or points, points)
         return self.search.samples or SAMPLES
 
@@ -146,7 +156,9 @@ class TuneConfig(Section):
         # A section before the keys inside it, in whatever order the space names them.
         for key in sorted(point, key=lambda key: key.count(".")):
             set_key(raw, key, copy.deepcopy(point[key]), where=where)
-        return make_config(raw, where=where)
+        return make_config(
+            raw, where=where, remedy="Set it in the file, or with --set {key}=VALUE for all trials."
+        )
 
     def corners(self, *, where: str = "search") -> list[tuple[str, Config]]:
         """A config for every end of every dimension, with the key of that dimension.
@@ -215,7 +227,14 @@ def parse_tune(raw: Mapping[str, Any], *, where: str) -> TuneConfig:
     try:
         return TuneConfig.model_validate(raw)
     except ValidationError as error:
-        raise config_mistake(error, TuneConfig, raw, where=where, remedy=_EXAMPLE) from None
+        raise config_mistake(
+            error,
+            TuneConfig,
+            raw,
+            where=where,
+            remedy=_EXAMPLE,
+            shared=("config", Config.model_fields),
+        ) from None
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

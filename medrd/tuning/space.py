@@ -58,6 +58,11 @@ class Uniform(Section):
         """``points`` values, evenly spaced."""
         return [self.at(i / (self.points - 1)) for i in range(self.points)]
 
+    @property
+    def count(self) -> int:
+        """The number of values of :meth:`grid`."""
+        return self.points
+
     def distribution(self) -> BaseDistribution:
         """The distribution that Optuna draws from."""
         from optuna.distributions import FloatDistribution
@@ -90,6 +95,11 @@ class Integer(Section):
         """All values."""
         return list(range(self.low, self.high + 1, self.step))
 
+    @property
+    def count(self) -> int:
+        """The number of values of :meth:`grid`."""
+        return (self.high - self.low) // self.step + 1
+
     def distribution(self) -> BaseDistribution:
         """The distribution that Optuna draws from."""
         from optuna.distributions import IntDistribution
@@ -104,6 +114,12 @@ class Choice(Section):
     values: tuple[Any, ...] = Field(min_length=1)
     unit: str = ""
 
+    @model_validator(mode="after")
+    def _check(self) -> Choice:
+        if any(value in self.values[:index] for index, value in enumerate(self.values)):
+            raise ValueError("values must differ")
+        return self
+
     def ends(self) -> list[Any]:
         """All values, because each may make a config invalid."""
         return list(self.values)
@@ -111,6 +127,11 @@ class Choice(Section):
     def grid(self) -> list[Any]:
         """All values."""
         return list(self.values)
+
+    @property
+    def count(self) -> int:
+        """The number of values of :meth:`grid`."""
+        return len(self.values)
 
     def distribution(self) -> BaseDistribution:
         """The distribution that Optuna draws from."""
@@ -124,6 +145,11 @@ class Choice(Section):
 
 Dimension = Annotated[Uniform | Integer | Choice, Field(discriminator="kind")]
 Space = Mapping[str, Dimension]
+
+
+def grid_size(space: Space) -> int:
+    """The number of :func:`grid_points`."""
+    return math.prod(dimension.count for dimension in space.values())
 
 
 def grid_points(space: Space) -> list[Point]:

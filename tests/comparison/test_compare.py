@@ -134,8 +134,10 @@ def test_folds_test_every_subject_once_and_are_the_same_for_every_seed(
 @pytest.mark.parametrize(
     ("folds", "message"),
     [
-        (1, "fewer than two folds"),
-        ([["a"], []], "an empty one"),
+        (1, "two folds or more; found 1"),
+        ([], "two folds or more"),
+        ([[1], [2]], "in quotes if an id looks like a number"),
+        ([["a"], []], "an empty fold"),
         ([["a"], ["a"]], "a subject in two folds"),
         (40, "fewer folds"),
     ],
@@ -152,6 +154,8 @@ def test_folds_that_cannot_be_are_refused(
     ("change", "message"),
     [
         ({"model": {}}, "unknown key model"),
+        ({"train": {}}, r"Did you mean base\.train\?"),
+        ({"base": {"train": {"epochs": 0}}}, r"valid train\.epochs.*Set it under base"),
         ({"seeds": [1, 1]}, "seeds"),
         ({"data_sets": {"tyre": {"root": "x"}, "tire": {"domain": "a"}}}, "tyre misspelt.*tire"),
         ({"models": {"a/b": {}}}, "names a folder"),

@@ -163,6 +163,15 @@ def test_overrides_reach_the_shared_config_the_search_and_the_space(tmp_path: Pa
         ({"objective": {"kind": "test"}}, "objective"),
         ({"objective": {"simulation": {"contents": ["glioma"]}}}, "contents"),
         ({"search": {"samples": 0}}, r"search\.samples"),
+        ({"train": {"epochs": 1}}, r"unknown key train\. Did you mean config\.train\?"),
+        ({"space": {"model.lr": {"kind": "choice", "values": [1, 2, 1]}}}, "values must differ"),
+        (
+            {
+                "search": {"algorithm": "grid"},
+                "space": {"train.epochs": {"kind": "integer", "low": 1, "high": 10**9}},
+            },
+            "a grid of 1000000000 points",
+        ),
         ({"resources": {"gpus": -1}}, r"resources\.gpus"),
     ],
 )
