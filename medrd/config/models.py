@@ -242,6 +242,30 @@ class EDCConfig(ModelSection):
     encoder_batch_norm: Literal["train", "eval"] = "train"
 
 
+class RKDADConfig(ModelSection):
+    """Relation-based distillation: a reconstruction from the abstract of Cheng et al., 2021."""
+
+    name: Literal["rkdad"] = "rkdad"
+    teacher: TeacherConfig = TeacherConfig()
+    feature_weight: float = Field(1.0, gt=0)
+    """Weight of the features' own distance beside that of their relations."""
+    lr: _Rate = 0.005
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
+
+
+class CSKDConfig(ModelSection):
+    """Cosine similarity distillation: a reconstruction from the abstract of Sheng et al., 2024."""
+
+    name: Literal["cskd"] = "cskd"
+    teacher: TeacherConfig = TeacherConfig()
+    loss: Literal["global", "pixel"] = "global"
+    """Cosine of the flattened features or per position."""
+    reduction: int = Field(4, ge=1)
+    """Channels of a level over those of its embedding."""
+    lr: _Rate = 0.005
+    betas: tuple[_Beta, _Beta] = (0.9, 0.999)
+
+
 class RDSegConfig(ModelSection):
     """Reverse distillation with a segmentation head trained on simulated anomalies."""
 
@@ -328,6 +352,8 @@ MODELS: Final[dict[str, type[ModelSection]]] = {
     "sk_rd4ad": SKRD4ADConfig,
     "skip_ts": SkipTSConfig,
     "edc": EDCConfig,
+    "rkdad": RKDADConfig,
+    "cskd": CSKDConfig,
     "rdseg": RDSegConfig,
     "patchcore": PatchCoreConfig,
     "dae": DAEConfig,
@@ -345,6 +371,8 @@ ModelConfig = Annotated[
     | SKRD4ADConfig
     | SkipTSConfig
     | EDCConfig
+    | RKDADConfig
+    | CSKDConfig
     | RDSegConfig
     | PatchCoreConfig
     | DAEConfig

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from medrd.models.bikd import BiKD
+from medrd.models.cskd import CSKD
 from medrd.models.dae import DAE
 from medrd.models.detector import Detector
 from medrd.models.edc import EDC
@@ -17,6 +18,7 @@ from medrd.models.rd_expert import RDExpert
 from medrd.models.rdpp import RDPP
 from medrd.models.rdseg import RDSeg
 from medrd.models.recontrast import ReContrast
+from medrd.models.rkdad import RKDAD
 from medrd.models.skip_rd import SKRD4AD, SkipTS
 from medrd.models.stfpm import STFPM
 from medrd.models.teacher import DEEP_STRIDES, Teacher
@@ -48,6 +50,8 @@ DETECTORS: Final[dict[str, Entry]] = {
     "sk_rd4ad": Entry(SKRD4AD, "Park et al., CVPR Workshops 2025"),
     "skip_ts": Entry(SkipTS, "Liu et al., TIM 2024", teacher=deep_teacher),
     "edc": Entry(EDC, "Guo et al., TMI 2024", teacher=deep_teacher),
+    "rkdad": Entry(RKDAD, "reconstruction from the abstract of Cheng et al., PRCV 2021"),
+    "cskd": Entry(CSKD, "reconstruction from the abstract of Sheng et al., Sci Rep 2024"),
     "rdseg": Entry(
         RDSeg, "medrd, after DeSTSeg (Zhang et al., CVPR 2023) and RD4AD", takes_stacks=True
     ),

@@ -1,0 +1,150 @@
+"""Relation-based distillation (RKDAD): the student learns how the teacher's levels go together.
+
+A reconstruction: of Cheng, Yang, Liu, "Relation-Based Knowledge Distillation for Anomaly
+Detection", PRCV 2021, we found the abstract and no code, so no number of the paper is claimed. What
+the abstract says, and what is done here:
+
+- the student has the teacher's architecture and starts with random weights;
+- distilled are the FSP matrices of adjacent levels, after Yim et al., "A Gift from Knowledge
+  Distillation", CVPR 2017: the inner products over all positions between each channel of one level
+  and each channel of the next, divided by the number of positions. The larger level is max-pooled
+  to the size of the smaller. The loss is the squared distance of the teacher's and the student's;
+- anomalous is an image whose matrices differ: that is the image score here (``scoring.image_score:
+  model``).
+
+Ours, because the abstract leaves it open:
+
+- feature vectors are brought to length 1 before, so that all levels count alike with any teacher;
+- the map. An FSP matrix is the mean over positions of the outer products of two levels' features,
+  so the map is the squared distance of these products, position by position;
+- a term that matches the features themselves (``feature_weight``). Without it the means alone are
+  learnt, and a student can have them with features that differ from the teacher's everywhere;
+- Adam and its learning rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.monitors import StudentMonitor
+from medrd.models.stfpm import squared_distance, unit
+from medrd.models.student import fresh_encoder
+from medrd.models.teacher import Teacher
+
+
+class RKDAD(Detector):
+    """Frozen teacher, and a student of its kind that starts with random weights.
+
+    Parameters
+    ----------
+    teacher
+        Built and loaded; it is frozen here.
+    feature_weight
+        Weight of the features' own distance beside that of their relations.
+    lr, betas
+        Adam's.
+    """
+
+    monitor: StudentMonitor
+    scores_images = True
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        feature_weight: float,
+        lr: float,
+        betas: tuple[float, float],
+    ) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.student = fresh_encoder(teacher)
+        self.feature_weight = feature_weight
+        self.lr = lr
+        self.betas = betas
+        self.size_multiple = teacher.strides[-1]
+        self.monitor = StudentMonitor()
+        self.freeze(teacher)
+
+    def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Teacher's and student's levels of (B, 3, H, W) images."""
+        with torch.no_grad():
+            targets = self.teacher(images)
+        return targets, self.student(images)
+
+    def distillation_loss(self, batch: Batch) -> Tensor:
+        """Distance of the FSP matrices, and the weighted one of the features: a scalar."""
+        levels, own = self.features(batch.images)
+        targets, outputs = [unit(level) for level in levels], [unit(level) for level in own]
+        distances = torch.stack(
+            [squared_distance(a, b).mean() for a, b in zip(targets, outputs, strict=True)]
+        )
+        if self.training:
+            self.monitor.see(targets, outputs, distances.detach())
+        return fsp_distance(levels, own).mean() + self.feature_weight * distances.sum()
+
+    def steps(self) -> list[Step]:
+        """One: Adam on the student."""
+        return [
+            Step(
+                name="distil",
+                groups=[group(self.student)],
+                optimizer=OptimizerSpec("adam", {"lr": self.lr, "betas": self.betas}),
+                loss=self.distillation_loss,
+            )
+        ]
+
+    def anomaly_map(self, images: Tensor) -> Tensor:
+        """Sum over adjacent levels of their products' squared distance, in [0, 8]: (B, H, W)."""
+        return _relation_map(*self.features(images), (images.shape[-2], images.shape[-1]))
+
+    def map_and_score(self, images: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
+        """The map, and the distance of the image's FSP matrices (B,)."""
+        targets, outputs = self.features(images)
+        size = (images.shape[-2], images.shape[-1])
+        return _relation_map(targets, outputs, size), fsp_distance(targets, outputs)
+
+
+def fsp_matrix(a: Tensor, b: Tensor) -> Tensor:
+    """Mean over positions of the outer products: (B, C, H, W), (B, D, H, W) -> (B, C, D)."""
+    # Off, because the matrices of teacher and student differ by less than bfloat16's steps.
+    with torch.autocast(a.device.type, enabled=False):
+        return a.float().flatten(2) @ b.float().flatten(2).mT / (a.shape[-2] * a.shape[-1])
+
+
+def fsp_distance(targets: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
+    """Squared distance of the FSP matrices, summed over adjacent levels: (B,), in [0, 4 each]."""
+    pairs = zip(_adjacent(targets), _adjacent(outputs), strict=True)
+    terms = [(fsp_matrix(*a) - fsp_matrix(*b)).square().sum((1, 2)) for a, b in pairs]
+    return torch.stack(terms).sum(0)
+
+
+def _relation_map(
+    targets: Sequence[Tensor], outputs: Sequence[Tensor], size: tuple[int, int]
+) -> Tensor:
+    """Distance of the products: |a b' - c d'|² = |a|²|b|² + |c|²|d|² - 2 (a.c)(b.d)."""
+    maps = []
+    for (a, b), (c, d) in zip(_adjacent(targets), _adjacent(outputs), strict=True):
+        distance = _dot(a, a) * _dot(b, b) + _dot(c, c) * _dot(d, d) - 2 * _dot(a, c) * _dot(b, d)
+        maps.append(F.interpolate(distance, size=size, mode="bilinear", align_corners=False))
+    return torch.stack(maps).sum(0)[:, 0]
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Over channels: (B, C, H, W) x 2 -> (B, 1, H, W)."""
+    return (a * b).sum(1, keepdim=True)
+
+
+def _adjacent(levels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Each level and the next deeper one, at the latter's size and of length 1 over channels."""
+    pairs = []
+    for level, deeper in pairwise(levels):
+        pooled = F.max_pool2d(level, level.shape[-1] // deeper.shape[-1])
+        pairs.append((unit(pooled), unit(deeper)))
+    return pairs
