@@ -1,6 +1,6 @@
-"""The command line: each verb parses its options, calls one room and prints the result.
+"""The command line: each command parses its options, calls one subpackage and prints the result.
 
-Heavy imports happen inside the verbs, so that ``medrd --help`` is quick.
+Heavy imports happen inside the commands, so that ``medrd --help`` is quick.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def common(
         bool, typer.Option("--quiet", "-q", help="Log warnings and errors only.")
     ] = False,
 ) -> None:
-    """Options that stand before the verb: ``medrd -v predict …``."""
+    """Options that stand before the command: ``medrd -v predict …``."""
     from medrd.run.logs import set_up_logging
 
     if verbose and quiet:
@@ -158,8 +158,8 @@ def predict(
         bool,
         typer.Option(
             "--dicom",
-            help="For DICOM series: also write a Segmentation, a Parametric Map and a report. With "
-            "--native also for scans that medrd prepare made from a series.",
+            help="For DICOM series: also write a Segmentation, a Parametric Map and a report. "
+            "--native adds scans that medrd prepare made from a series.",
         ),
     ] = False,
     keep_names: options.KeepNames = False,
@@ -461,7 +461,7 @@ def main() -> None:
 
     take_every_text()
     sys.argv[1:] = [options.home_expanded(argument) for argument in sys.argv[1:]]
-    # Where nothing has to be saved first, SIGTERM ends a verb as Ctrl-C does: with a message,
+    # Where nothing has to be saved first, SIGTERM ends a command as Ctrl-C does: with a message,
     # and with its temporary files removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -82,7 +82,7 @@ class ConfigError(MedrdError):
 
 
 class MissingExtraError(ConfigError):
-    """An optional package or program that a verb or an option needs is not installed."""
+    """An optional package or program that a command or an option needs is not installed."""
 
 
 class LeakageError(ConfigError):

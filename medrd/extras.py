@@ -26,7 +26,7 @@ def require_extra(extra: Extra, needed_by: str) -> None:
     Parameters
     ----------
     needed_by
-        The verb or option that needs it, as the user would type it: ``medrd tune``.
+        The command or option that needs it, as the user would type it: ``medrd tune``.
 
     Raises
     ------

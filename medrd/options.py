@@ -1,4 +1,4 @@
-"""Options that several verbs share, and the choices that some options offer."""
+"""Options that several commands share, and the choices that some options offer."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Shared by the verbs: model folder, predictor, calibration, cohort, outputs, progress."""
+"""Shared by the commands: model folder, predictor, calibration, cohort, outputs, progress."""

@@ -1,1 +1,1 @@
-"""Runs the work of a verb in this process, or in Ray processes."""
+"""Runs the work of a command in this process, or in Ray processes."""

@@ -70,7 +70,7 @@ def settle_environment() -> None:
     """Set the variables that Ray reads when it is imported or started, unless the user has."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    # Ray Tune would handle Ctrl-C itself; here it ends the verb with a message.
+    # Ray Tune would handle Ctrl-C itself; here it ends the command with a message.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     # Ray Train gives its workers a minute to import torch, which is too little on a busy disk.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")

@@ -1,6 +1,6 @@
-"""Runners of work: one interface for every verb that processes many items.
+"""Runners of work: one interface for every command that processes many items.
 
-A verb describes its work (:class:`Work`) and gives it to a :class:`Runner`: :class:`Here`, which
+A command describes its work (:class:`Work`) and gives it to a :class:`Runner`: :class:`Here`, which
 is this process, or :class:`medrd.runner.on_ray.Ray`, which is many.
 """
 
