@@ -22,7 +22,7 @@ def versions() -> dict[str, str]:
 
 
 def part_versions() -> dict[str, str]:
-    """Versions of the libraries that only some commands need: DICOM and prepare, Ray, tune, export."""
+    """Versions of the libraries that only some commands need."""
     return _installed(_PARTS)
 
 
