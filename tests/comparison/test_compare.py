@@ -155,7 +155,7 @@ def test_folds_that_cannot_be_are_refused(
     [
         ({"model": {}}, "unknown key model"),
         ({"train": {}}, r"Did you mean base\.train\?"),
-        ({"base": {"train": {"epochs": 0}}}, r"valid train\.epochs.*Set it under base"),
+        ({"base": {"seed": 1, "calibration": {"voxel_fpr": 2}}}, "voxel_fpr.*Set it under base"),
         ({"seeds": [1, 1]}, "seeds"),
         ({"data_sets": {"tyre": {"root": "x"}, "tire": {"domain": "a"}}}, "tyre misspelt.*tire"),
         ({"models": {"a/b": {}}}, "names a folder"),
