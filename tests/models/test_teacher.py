@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import timm
 import torch
 from torch import nn
 
 from medrd.models import Teacher
+from medrd.models.lite0 import Lite0
 from medrd.models.teacher import ResidualLayout
 
 
@@ -26,6 +29,29 @@ def test_levels_are_those_of_the_whole_network() -> None:
         # Normalised in another order, and summed in one that depends on the threads.
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
     assert sum(p.numel() for p in teacher.parameters()) < sum(p.numel() for p in whole.parameters())
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("size", [64, 70])
+def test_lite0_is_timms_to_the_bit(training: bool, size: int) -> None:
+    """Names, initial weights from a seed and features; old models and seeds depend on them."""
+    networks, states = [], []
+    for make in (Lite0, partial(timm.create_model, "tf_efficientnet_lite0", features_only=True)):
+        torch.manual_seed(0)
+        networks.append(make(out_indices=(1, 2, 3, 4)).train(training))
+        states.append(torch.get_rng_state())
+    mine, theirs = networks
+    assert torch.equal(*states)
+    assert list(mine.state_dict()) == list(theirs.state_dict())
+    assert [p.shape for p in mine.parameters()] == [p.shape for p in theirs.parameters()]
+    for key in ("channels", "reduction", "module_name"):
+        assert getattr(mine.feature_info, key)() == getattr(theirs.feature_info, key)()
+    images = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        for a, b in zip(mine(images), theirs(images), strict=True):
+            assert torch.equal(a, b)
+    for key, value in theirs.state_dict().items():  # statistics too
+        assert torch.equal(mine.state_dict()[key], value), key
 
 
 @pytest.mark.parametrize("name", ["resnet18", "wide_resnet50_2", "resnet18.tv_in1k"])
