@@ -88,7 +88,7 @@ def run_demo(out: str | Path, *, subjects: int = 8, epochs: int = 12) -> str:
             "Dice is at the calibrated threshold, best Dice at the best one in hindsight.",
             "Fewer false positives per scan (FP/scan) are better.",
             "",
-            f"report, opens with a double click: {out / 'maps' / 'report.html'}",
+            f"report, for a browser: {out / 'maps' / 'report.html'}",
             "anomaly maps on the scans' own grids:",
             *(f"  {path}" for path in maps),
             f"model: {run / 'model'}",

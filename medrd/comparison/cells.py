@@ -98,7 +98,7 @@ def run_cell(cell: Cell, out: Path, inputs: Mapping[str, str]) -> Finished:
         Hashes of the data set's files; stored with the results.
     """
     folder = out / cell.folder
-    logger.info("%s begins", cell.name)
+    logger.info("%s started", cell.name)
     remove(folder.parent / f"{folder.name}.error.json")
     try:
         train(cell.config, folder, resume=True)

@@ -72,7 +72,7 @@ def _doubled(where: str | Path, error: DoubledKeyError) -> ConfigError:
         where,
         expected="every key once in its section",
         found=str(error),
-        remedy="Join the two: YAML takes the last one alone.",
+        remedy="Merge the two: YAML keeps only the last one.",
     )
 
 

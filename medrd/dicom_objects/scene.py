@@ -246,7 +246,7 @@ def _check_same_grid(
             folder,
             expected="a map on the grid of this series",
             found=found,
-            remedy="Give the series that the map was made from; of a scan from medrd prepare, the "
+            remedy="Give the series that the map was made from; for a scan from medrd prepare, the "
             "map on the raw scan's grid (medrd predict --native).",
         )
 

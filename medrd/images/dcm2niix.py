@@ -98,7 +98,7 @@ def convert(files: Sequence[Path], where: Path, workspace: Path) -> Converted:
     try:
         done = subprocess.run(command, capture_output=True, check=False, timeout=_LONGEST_S)
     except subprocess.TimeoutExpired:
-        raise inconvertible(where, f"no end after {_LONGEST_S} s") from None
+        raise inconvertible(where, f"no result after {_LONGEST_S} s") from None
     words = _words(done.stdout + b"\n" + done.stderr, inputs, files)
     logger.debug("%s: dcm2niix: %s", where, words or "nothing to remark")
     images = sorted(outputs.glob("*.nii"))
@@ -115,7 +115,7 @@ def convert(files: Sequence[Path], where: Path, workspace: Path) -> Converted:
             where,
             expected="the slices of one volume",
             found=f"several images ({parts}): {words}" if words else f"several images ({parts})",
-            remedy="Convert the series with dcm2niix, look at its images, and give the right one.",
+            remedy="Convert the series with dcm2niix, and give the right one of its images.",
         )
     return Converted(images[0], words, done.returncode == 0, straightened=False)
 

@@ -89,12 +89,12 @@ def read_dicom(
     if len(distinct) < len(chosen.files):
         copies = len(chosen.files) - len(distinct)
         remarks.append(
-            f"{copies} copies of slices (the same SOP Instance UID, place and pixels) were ignored."
+            f"{copies} copies of slices (same SOP Instance UID, position and pixels) were ignored."
         )
     if len({text(header, "SOPInstanceUID") for header in distinct.values()}) < len(distinct):
         remarks.append(
             "different slices have one SOP Instance UID, which must be unique: they were told "
-            "apart by their places."
+            "apart by their positions."
         )
     files, places, inner = _one_volume(path, distinct, frame)
     with TemporaryDirectory(prefix="medrd-dicom-") as workspace:
@@ -114,13 +114,13 @@ def read_dicom(
     elif volume.shape[2] == 1:
         raise inconvertible(path, f"a mosaic that it takes for one slice ({done.words})")
     if not done.whole:
-        raise inconvertible(path, done.words or "an error without a word")
+        raise inconvertible(path, done.words or "an error without a message")
     if done.straightened:
         remarks.append(
             "the gantry was tilted: dcm2niix has resampled the slices onto a straight grid."
         )
     if affine is not volume.affine:
-        remarks.append("slices were placed by their headers, from which dcm2niix's grid strays.")
+        remarks.append("slices were placed by their headers, because dcm2niix's grid differs.")
         volume = replace(volume_from_array(volume.array, affine), warnings=volume.warnings)
     return replace(
         volume,
@@ -218,9 +218,9 @@ def _volumes(where: Path, places: Sequence[Sequence[Plane]]) -> int:
             names = ", ".join(plane.path.name for plane in place[:3])
             raise SeriesError(
                 where,
-                expected=f"{most} slice{'s' if most > 1 else ''} at every place",
+                expected=f"{most} slice{'s' if most > 1 else ''} at every position",
                 found=f"{len(place)} at {place[0].depth_mm:.2f} mm ({names})",
-                remedy="Remove the doubled slices."
+                remedy="Remove the duplicate slices."
                 if len(place) > most
                 else "Fetch the series again.",
             )
@@ -253,9 +253,8 @@ def _check_numbered(
             raise SeriesError(
                 where,
                 expected=f"{len(place)} volumes that their instance numbers tell apart",
-                found=f"slices at one place ({names}) with the same or none",
-                remedy="Convert the series with dcm2niix, look at what it makes of it, and give "
-                "that.",
+                found=f"slices at one position ({names}) with the same or none",
+                remedy="Convert the series with dcm2niix, check the result, and give that.",
             )
 
 

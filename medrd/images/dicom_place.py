@@ -38,7 +38,7 @@ _STRAY_SHARE = 0.1
 _SAME_PLACE_MM = 1e-3
 _EXACT_MM = 0.01
 """What dcm2niix's grid may deviate from the headers before it is corrected."""
-_CONVERT = "Convert the series with dcm2niix, look at what it makes of it, and give that."
+_CONVERT = "Convert the series with dcm2niix, check the result, and give that."
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def planes_of(path: Path, header: Dataset) -> tuple[Plane, ...]:
         return (_plane(path, header, header, header),)
     groups = value_of(header, "PerFrameFunctionalGroupsSequence") or []
     if len(groups) != frames(header):
-        raise _no_place(path, f"a place for each of its {frames(header)} frames", "")
+        raise _no_place(path, f"a position for each of its {frames(header)} frames", "")
     shared = (value_of(header, "SharedFunctionalGroupsSequence") or [header])[0]
     return tuple(
         _plane(
@@ -130,9 +130,9 @@ def _unit(path: Path, vector: Sequence[float]) -> tuple[float, ...]:
 def _no_place(path: Path, expected: str, found: str) -> FileFormatError:
     return FileFormatError(
         path,
-        expected=f"a slice with a place in space: {expected}",
+        expected=f"a slice with a position in space: {expected}",
         found=found or "none",
-        remedy="Give the scanner's own series; screenshots and scans of film have no place.",
+        remedy="Give the scanner's own series; screenshots and scans of film have no position.",
     )
 
 
@@ -161,7 +161,7 @@ def check_parallel(where: Path, planes: Sequence[Plane]) -> None:
             where,
             expected="slices of one size in one plane",
             found=f"{found} ({first.path.name}, {one.path.name})",
-            remedy="Give the files of one volume; scouts are none.",
+            remedy="Give the files of one volume, without scouts.",
         )
 
 
@@ -234,7 +234,7 @@ def _check_upright(where: Path, affine: Affine, plane: Plane, said: str) -> None
     upright = float(np.abs(steps.T @ (plane.normal * _LPS_TO_RAS)).max())
     raise SeriesError(
         where,
-        expected="slices straight above each other",
+        expected="slices exactly above each other",
         found=f"slices that shift by {math.degrees(math.acos(min(1.0, upright))):.1f} degrees "
         "(a tilted gantry), which dcm2niix does not straighten in this "
         f"series{said}",
@@ -259,7 +259,7 @@ def _check_even(where: Path, planes: Sequence[Plane], said: str) -> None:
     else:
         found = f"distances from {gaps_mm.min():.2f} to {gaps_mm.max():.2f} mm"
         remedy = _CONVERT
-    raise SeriesError(where, expected="slices at even distances", found=found + said, remedy=remedy)
+    raise SeriesError(where, expected="evenly spaced slices", found=found + said, remedy=remedy)
 
 
 def _check_straight(where: Path, planes: Sequence[Plane], edge_mm: float, said: str) -> None:
@@ -274,8 +274,8 @@ def _check_straight(where: Path, planes: Sequence[Plane], edge_mm: float, said: 
     if stray_mm[worst] > _STRAY_SHARE * edge_mm:
         raise SeriesError(
             where,
-            expected="slices in one straight row",
-            found=f"{planes[worst].path.name} {stray_mm[worst]:.2f} mm beside the row of the "
+            expected="slices on one straight line",
+            found=f"{planes[worst].path.name} {stray_mm[worst]:.2f} mm off the line of the "
             f"others{said}",
             remedy="Fetch the series again.",
         )

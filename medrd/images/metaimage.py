@@ -93,7 +93,7 @@ def _dtype(path: Path, fields: Mapping[str, str]) -> np.dtype[Any]:
     if name not in _TYPES:
         raise _unlike(path, "voxels that are integer or real numbers", f"ElementType = {name}")
     if _whole(fields, "elementnumberofchannels", 1) != 1:
-        raise _unlike(path, "one value a voxel", "vector or colour voxels")
+        raise _unlike(path, "one value per voxel", "vector or colour voxels")
     if fields.get("binarydata", "true").lower() != "true":
         raise _unlike(path, "binary voxels", "voxels as text")
     flag = fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "false"))

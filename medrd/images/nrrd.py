@@ -126,10 +126,10 @@ def _axes(path: Path, fields: Mapping[str, str]) -> tuple[tuple[int, ...], list[
     if len(space) == 3 and space == list(range(space[0], space[0] + 3)):
         if math.prod(dims[: space[0]]) == 1:
             return dims[space[0] :], space
-        raise _unlike(path, "one value a voxel", "vector or colour voxels")
+        raise _unlike(path, "one value per voxel", "vector or colour voxels")
     if len(dims) < 3:
         return dims, space
-    raise _unlike(path, "three axes of space beside each other", f"axes {space} of {len(dims)}")
+    raise _unlike(path, "three adjacent spatial axes", f"axes {space} of {len(dims)}")
 
 
 def _affine(
@@ -145,7 +145,7 @@ def _affine(
         rows = np.diag([given[i] for i in axes]).tolist()
     origin = numbers(path, fields.get("spaceorigin", "(0,0,0)").strip("()"), separator=",")
     if len(rows) != 3 or any(len(row) != 3 for row in rows) or len(origin) != 3:
-        raise _unlike(path, "a geometry in three dimensions", "other numbers of values")
+        raise _unlike(path, "a geometry in three dimensions", "another number of values")
     space = fields.get("space", "").lower()
     space = (_SHORT | _SHORT_LAS).get(space, space)
     warnings = []
@@ -165,7 +165,9 @@ def _skip(path: Path, fields: Mapping[str, str]) -> int:
     except ValueError:
         lines, skipped = 1, 0
     if lines:
-        raise _unlike(path, "voxels behind a number of bytes", "behind lines of text")
+        raise _unlike(
+            path, "voxels that begin at a byte (byte skip)", "ones after lines of text (line skip)"
+        )
     return skipped
 
 

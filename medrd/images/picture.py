@@ -137,7 +137,7 @@ def read_picture_mask(
             raise LabelError(
                 path,
                 expected=f"a mask: at most {FEW_VALUES} values",
-                found=f"{levels} shades of grey or colour, as of a smoothed edge or of JPEG",
+                found=f"{levels} shades of grey or colour, as from a smoothed edge or JPEG",
                 remedy="Threshold it, and save it as PNG without smoothing.",
             )
         anomalous |= (labels != 0).any(axis=-1)
@@ -168,7 +168,7 @@ def _check_finite(path: str | Path, values: NDArray[Any]) -> None:
             path,
             expected="finite values",
             found=f"{broken:,} of {values.size:,} NaN or infinite",
-            remedy="Replace them before, for instance by the background's value.",
+            remedy="Replace them first, for instance by the background's value.",
         )
 
 

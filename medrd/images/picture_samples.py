@@ -59,8 +59,8 @@ def samples_without_alpha(
         warnings.append(f"The file holds {frames:,} frames or pages; the first was read.")
     if orientation != UPRIGHT:
         warnings.append(
-            f"The EXIF orientation, {orientation}, was not applied: the picture lies as it is "
-            "stored, as its masks do."
+            f"The EXIF orientation, {orientation}, was not applied: the picture is shown as "
+            "stored, like its masks."
         )
     if values.shape[-1] % 2 == 0:
         values, alpha = values[..., :-1], values[..., -1]
@@ -83,6 +83,6 @@ def check_budget(path: Path, *, height: int, width: int, max_pixels: int) -> Non
             path,
             expected=f"at most {max_pixels:,} pixels",
             found=f"{height:,} × {width:,} = {pixels:,} (height × width)",
-            remedy="If the picture is meant to be that large and the memory is there "
+            remedy="If the picture is meant to be that large and there is enough memory "
             f"({pixels * 12 / 2**30:.1f} GiB in colour), raise max_pixels.",
         )

@@ -52,7 +52,7 @@ class ForwardReader:
             raise TruncatedFileError(
                 self._path,
                 expected="a whole gzip stream",
-                found=f"one that breaks off after {self._position:,} bytes or little more",
+                found=f"one that ends early, after {self._position:,} bytes or little more",
                 remedy=_FETCH_AGAIN,
             ) from error
         except (gzip.BadGzipFile, zlib.error) as error:

@@ -296,7 +296,7 @@ def _checked(
     count = int(np.count_nonzero(labels))
     weights = np.zeros(count) if pro_weights is None else np.asarray(pro_weights, np.float64)
     if weights.shape != (count,):
-        msg = f"pro_weights must be ({count},), one a positive pixel, got {weights.shape}"
+        msg = f"pro_weights must be ({count},), one per positive pixel, got {weights.shape}"
         raise ValueError(msg)
     total = float(weights.sum())
     if not abs(total - components) <= _WEIGHT_TOLERANCE * max(1, components):

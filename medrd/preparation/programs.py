@@ -219,7 +219,7 @@ def _run(command: Sequence[str], volume: Volume, name: str) -> None:
             start_new_session=True,
         )
     except OSError as error:
-        raise _failed(volume, name, f"that it cannot be started: {error.strerror}") from None
+        raise _failed(volume, name, f"a program that cannot be started: {error.strerror}") from None
     logger.debug("%s", done.stdout.rstrip())
     if done.returncode:
         lines = done.stdout.split("\n")
@@ -229,19 +229,19 @@ def _run(command: Sequence[str], volume: Volume, name: str) -> None:
 
 def _ended(code: int) -> str:
     try:
-        return f"exit code {code}" if code > 0 else f"an end by {signal.Signals(-code).name}"
+        return f"exit code {code}" if code > 0 else f"termination by {signal.Signals(-code).name}"
     except ValueError:
-        return f"an end by signal {-code}"
+        return f"termination by signal {-code}"
 
 
 def _read_mask(path: Path, scan: Volume, volume: Volume, name: str) -> NDArray[np.bool_]:
     """The mask on the grid of ``scan``, which is what the program was given of ``volume``."""
     if not path.exists():
-        raise _failed(volume, name, "no such file when it ended")
+        raise _failed(volume, name, "no file when it ended")
     try:
         mask = read_nifti(path)
     except InputError as error:
-        raise _failed(volume, name, f"a file of it with {error.found}") from None
+        raise _failed(volume, name, f"one that cannot be read: {error.found}") from None
     # Programs round headers, but none of them may move the mask by a voxel.
     near = mask.shape == scan.shape and (
         max_displacement_mm(mask.affine, scan.affine, scan.shape) < min(scan.spacing_mm) / 2
@@ -271,7 +271,7 @@ def _failed(volume: Volume, name: str, found: str) -> ExtractionError:
         volume.path or "volume",
         expected=f"a brain mask from {name}",
         found=found,
-        remedy="All that the program printed: medrd --verbose prepare …",
+        remedy="medrd --verbose prepare … shows all that the program printed.",
     )
 
 

@@ -93,7 +93,7 @@ def _not_finite(where: str, found: str) -> ModelError:
         where,
         expected="finite weights and features",
         found=found,
-        remedy="Take another file of weights: the network that this one was saved from was broken.",
+        remedy="Use other weights: the network that these were saved from was broken.",
     )
 
 

@@ -73,7 +73,7 @@ class Ray:
                 "--gpus",
                 expected="a fraction of one GPU, or a whole number of them",
                 found=f"{self.gpus:g}",
-                remedy="Give 0.5 for two processes a GPU, or 1.",
+                remedy="Give 0.5 for two processes per GPU, or 1.",
             )
 
     def map(

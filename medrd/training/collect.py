@@ -42,7 +42,7 @@ def collect(training: Training, *, should_stop: Callable[[], bool]) -> float:
             advance()
             if should_stop():
                 raise InterruptedRunError(
-                    "stopped while slices were collected; start again with --resume"
+                    "stopped while collecting slices; start again with --resume"
                 )
         detector.finish(torch.Generator().manual_seed(config.seed))
     return time.perf_counter() - start

@@ -160,7 +160,7 @@ class Loop:
                 f"epoch {position.epoch + 1}",
                 expected="networks that learn",
                 found=fault,
-                remedy="Lower the model's learning rate, or take another seed.",
+                remedy="Lower the model's learning rate, or try another seed.",
             )
         self.worker.share_statistics(self.detector)
         seconds = time.perf_counter() - start
@@ -221,7 +221,7 @@ def _not_finite(epoch: int, batch: int, losses: Mapping[str, float]) -> ModelErr
     if epoch == batch == 0 and not math.isfinite(next(iter(losses.values()))):
         remedy = (
             "No step has been taken, so the learning rate is not at fault: train with "
-            "train.precision=fp32, or take another teacher."
+            "train.precision=fp32, or choose another teacher."
         )
     else:
         remedy = "Lower the model's learning rate, or train with train.precision=fp32."

@@ -73,7 +73,7 @@ def build_detector_for(config: Config) -> Detector:
         raise ConfigError(
             "train.batch_size",
             expected=f"2 or more at a recipe.size of {size}, where BatchNorm sees one position "
-            "an image",
+            "per image",
             found="1",
             remedy="Set train.batch_size=2, or a larger recipe.size.",
         )

@@ -84,7 +84,7 @@ class Integer(Section):
         if not self.low < self.high:
             raise ValueError(f"low must be below high, not {self.low}, {self.high}")
         if (self.high - self.low) % self.step:
-            raise ValueError(f"from {self.low} no steps of {self.step} lead to {self.high}")
+            raise ValueError(f"no steps of {self.step} lead from {self.low} to {self.high}")
         return self
 
     def ends(self) -> list[int]:

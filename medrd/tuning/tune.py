@@ -134,7 +134,7 @@ def _refuse_too_much(config: TuneConfig, cluster: Cluster) -> None:
     needed = {"CPU": config.resources.cpus, "GPU": config.resources.gpus}
     refuse_too_much(cluster, needed, key="resources.{name}", remedy="Lower resources.{name}.")
     if cluster.amount("GPU") and not config.resources.gpus:
-        logger.warning("there are GPUs, and the trials use none: see resources.gpus")
+        logger.warning("there are GPUs, but the trials use none: see resources.gpus")
 
 
 def _search(config: TuneConfig, split_hash: str, out: Path) -> list[Trial]:

@@ -164,9 +164,13 @@ def test_what_is_neither_a_name_nor_a_command_is_refused(brain: str, found: str)
     ("body", "error", "found"),
     [
         ("sys.exit('CUDA: out of memory')", ExtractionError, "exit code 1: CUDA: out of memory"),
-        ("import os; os.kill(os.getpid(), 9)", ExtractionError, "an end by SIGKILL: no output"),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            ExtractionError,
+            "termination by SIGKILL: no output",
+        ),
         ("pass", ExtractionError, "no such file"),
-        ("Path(argv[-1]).write_bytes(b'')", ExtractionError, "a file of it with"),
+        ("Path(argv[-1]).write_bytes(b'')", ExtractionError, "one that cannot be read: "),
         (f"path = argv[-1]; mask = 0 * a; {_WRITE}", EmptyBrainError, "an empty mask from bet"),
         (f"path = argv[-1]; mask = a[1:]; {_WRITE}", GridMismatchError, "19 × 24 × 22 voxels"),
         (
@@ -187,7 +191,7 @@ def test_a_program_that_fails_fails_its_scan_and_says_how(
 
 def test_a_program_that_cannot_be_started_fails_its_scan(install: Install, scan: Volume) -> None:
     install("bet", "").write_bytes(b"\x7fELF, and of another machine")
-    with pytest.raises(ExtractionError, match="it cannot be started"):
+    with pytest.raises(ExtractionError, match="a program that cannot be started"):
         extractor("bet {in} {mask}").mask(scan)
 
 

@@ -124,7 +124,7 @@ def subjects_in(images: Path) -> list[Subject]:
             else:
                 raise ConfigError(
                     images.parent / DESCRIPTION,
-                    expected=f"a name of channel {number}, which {file.name} is",
+                    expected=f"a name for channel {number} ({file.name})",
                     found=f"{len(order)} channels: {', '.join(order)}",
                     remedy="Complete its channel_names, or remove the file.",
                 )

@@ -159,7 +159,7 @@ def _no_scan(folder: Path) -> MissingInputError:
         remedy = f"See why in the {ERRORS_NAME} that it wrote, and prepare them again."
     elif holds(folder, leads_nowhere):
         found = "links to files that are not there"
-        remedy = "Fetch them (datalad get, git annex get), or mend the links."
+        remedy = "Fetch them (datalad get, git annex get), or correct the links."
     else:
         found = "pictures" if holds(folder, is_picture) else "none"
         remedy = "Give the folder of a subject, or of subjects."
@@ -309,7 +309,7 @@ def _incomplete(case: Case, missing: Sequence[str], recipe: RecipeConfig) -> Mis
     return MissingInputError(
         case.first_file if len(images) == 1 else case.first_file.parent,
         expected=f"{_listed(recipe.channels)}, which the model was trained on",
-        found=f"{there} alone",
+        found=f"only {there}",
         remedy=remedy,
     )
 

@@ -146,7 +146,7 @@ def pictures_in(folder: Path) -> dict[str, Path]:
         if path.stem in found:
             raise ConfigError(
                 folder,
-                expected="one picture a name",
+                expected="one picture for each name",
                 found=f"{found[path.stem].name} and {path.name}",
                 remedy="Remove or rename one of them.",
             )
@@ -170,7 +170,7 @@ def masks_in(folder: Path) -> dict[str, tuple[Path, ...]]:
         if of in masks:
             raise ConfigError(
                 folder,
-                expected="one mask a picture",
+                expected="one mask for each picture",
                 found=f"{masks[of][0].name} and {path.name}",
                 remedy="Remove one of them.",
             )

@@ -164,7 +164,7 @@ def refuse_frame(where: str | Path, frame: int | None) -> None:
     if frame is not None:
         raise ConfigError(
             where,
-            expected="none: frames are of 4D scans; of a picture the first is read",
+            expected="none: frames are for 4D scans; of a picture, the first frame is read",
             found=str(frame),
             remedy="Remove it, or save that frame as a separate picture.",
         )
@@ -175,7 +175,7 @@ def refuse_series(where: str | Path, series: str | None) -> None:
     if series is not None:
         raise ConfigError(
             where,
-            expected="none: series are of DICOM scans",
+            expected="none: series are for DICOM scans",
             found=series,
             remedy="Leave it out.",
         )

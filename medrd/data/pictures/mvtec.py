@@ -116,7 +116,9 @@ def _test(category: Category, shape: Shape) -> Iterator[PictureSubject]:
     # AD 2 keeps its masks below the folder of test pictures.
     defects = [d.name for d in folders_in(folder / shape.test) if d.name != "ground_truth"]
     if not defects:
-        raise incomplete(folder, f"{shape.test}/{GOOD} and a folder a kind of defect", shape.test)
+        raise incomplete(
+            folder, f"{shape.test}/{GOOD} and a folder for each kind of defect", shape.test
+        )
     for defect in defects:
         pictures = needed_pictures(folder, f"{shape.test}/{defect}", shape.inner)
         truth = folder / shape.truth.format(defect=defect)
@@ -137,9 +139,11 @@ def _test(category: Category, shape: Shape) -> Iterator[PictureSubject]:
 def _say_what_is_left_aside(category: Path) -> None:
     private = [p.name for p in folders_in(category) if p.name.startswith("test_private")]
     if private:
-        logger.info("%s: left aside, has no labels: %s", category, ", ".join(private))
+        logger.info("%s: left out, because it has no labels: %s", category, ", ".join(private))
     others = [p.name for p in folders_in(category / "train") if p.name != GOOD]
     if others:
         logger.warning(
-            "%s: left aside, training uses good only: %s", category / "train", ", ".join(others)
+            "%s: left out, because training uses only good: %s",
+            category / "train",
+            ", ".join(others),
         )

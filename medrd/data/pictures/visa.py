@@ -89,7 +89,7 @@ def _rows(table: Path) -> dict[int, dict[str, str]]:
     for line, row in rows.items():
         _check_row(table, line, row)
     if not rows:
-        raise _bad_table(table, "a row a picture", "no row")
+        raise _bad_table(table, "a row for each picture", "no row")
     return rows
 
 

@@ -69,10 +69,10 @@ def test_a_subject_without_a_modality_is_an_error_and_the_other_is_a_case(tmp_pa
 @pytest.mark.parametrize(
     ("names", "recipe", "expected", "found", "remedy"),
     [
-        (["b_t1"], ONE, "flair,", "t1 alone", "with its flair too, or a model of t1."),
-        (["b-t1n", "b-t2w"], ONE, "flair,", "t1 and t2 alone", "or a model of t1 and t2."),
-        (["b_flair"], THREE, "flair, t1 and t2,", "flair alone", "with its t1 and t2 too, or a"),
-        (["b"], THREE, "flair, t1 and t2,", "b.nii.gz alone", "Give the folder of a subject"),
+        (["b_t1"], ONE, "flair,", "only t1", "with its flair too, or a model of t1."),
+        (["b-t1n", "b-t2w"], ONE, "flair,", "only t1 and t2", "or a model of t1 and t2."),
+        (["b_flair"], THREE, "flair, t1 and t2,", "only flair", "with its t1 and t2 too, or a"),
+        (["b"], THREE, "flair, t1 and t2,", "only b.nii.gz", "Give the folder of a subject"),
     ],
 )
 def test_what_a_subject_has_instead_of_a_modality_is_said(
