@@ -169,7 +169,7 @@ def test_what_is_neither_a_name_nor_a_command_is_refused(brain: str, found: str)
             ExtractionError,
             "termination by SIGKILL: no output",
         ),
-        ("pass", ExtractionError, "no such file"),
+        ("pass", ExtractionError, "no file when it ended"),
         ("Path(argv[-1]).write_bytes(b'')", ExtractionError, "one that cannot be read: "),
         (f"path = argv[-1]; mask = 0 * a; {_WRITE}", EmptyBrainError, "an empty mask from bet"),
         (f"path = argv[-1]; mask = a[1:]; {_WRITE}", GridMismatchError, "19 × 24 × 22 voxels"),
