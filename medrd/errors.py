@@ -86,7 +86,7 @@ class MissingExtraError(ConfigError):
 
 
 class LeakageError(ConfigError):
-    """A subject stands on two sides of a split."""
+    """A subject is on two sides of a split."""
 
 
 class ModelError(MedrdError):
@@ -118,7 +118,7 @@ class ShapeError(InputError):
 
 
 class SeriesError(InputError):
-    """The DICOM files are not the slices of one volume: several series, missing, doubled or
+    """The DICOM files are not the slices of one volume: several series, missing, duplicate or
     uneven slices, or a tilted gantry."""
 
 
@@ -135,7 +135,7 @@ class NonFiniteError(InputError):
 
 
 class LabelError(InputError):
-    """A label, or a picture's mask, holds values that are no labels: fractions, negative numbers,
+    """A label, or a picture's mask, holds values that are not labels: fractions, negative numbers,
     NaN, or grey values."""
 
 
@@ -156,7 +156,7 @@ class EmptyBrainError(InputError):
 
 
 class ExtractionError(InputError):
-    """Another program was to find the brain in a head, and did not do it."""
+    """Another program failed to find the brain in a head."""
 
 
 class RegistrationError(InputError):

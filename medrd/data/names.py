@@ -1,4 +1,4 @@
-"""What the name of a scan's file tells: its modality, and that it is a label.
+"""What the name of a scan's file tells: its modality, and whether it is a label.
 
 The words are those of BIDS, of BraTS of all years, of UPENN-GBM, UCSF-PDGM, IXI and ADNI, in any
 case.

@@ -42,9 +42,9 @@ def split_subjects(
 ) -> Split:
     """Divide subjects into train, calibration (held-out healthy) and test.
 
-    The persons of whom no list names a scan are taken in :func:`seeded_order` of their first scan
-    and assigned by count or share to train, calibration and test, in this order, with all of their
-    scans. Shares are rounded, and each share above 0 gets at least one person.
+    Persons without a listed scan are sorted by :func:`seeded_order` of their first scan, and
+    assigned with all of their scans to train, calibration and test, in this order, by count or
+    share. Shares are rounded, and each share above 0 gets at least one person.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def split_subjects(
     LeakageError
         A subject, or two scans of one person, are listed on two sides.
     ConfigError
-        Counts exceed the number of subjects, shares exceed 1 in sum, or an id is unknown.
+        Counts exceed the number of subjects, shares add up to more than 1, or an id is unknown.
     """
     values = {side: getattr(config, side) for side in SIDES}
     listed: dict[str, str] = {}

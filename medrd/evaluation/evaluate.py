@@ -90,7 +90,7 @@ def evaluate(
     MedrdError
         The model, the config or the data cannot be used, or every test subject failed.
     InterruptedRunError
-        On SIGTERM or Ctrl-C, between subjects.
+        SIGTERM or Ctrl-C stopped it between subjects.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
     out = Path(out)

@@ -27,8 +27,8 @@ class Name:
     Attributes
     ----------
     by
-        What it is called by: ``its name, x_t1.nii.gz``. A series' description is not quoted, since
-        it may hold anything, even a name.
+        What names it: ``its name, x_t1.nii.gz``. A series' description is not quoted, since it may
+        hold anything, even a name.
     kind
         The modality in it, or ``label`` and the like; None if it has none.
     silence

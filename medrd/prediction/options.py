@@ -34,10 +34,10 @@ class PredictOptions:
     native
         Also write map and mask on the raw scan's grid, for scans that ``medrd prepare`` wrote.
     dicom
-        Also write scores, findings and a report as DICOM, for DICOM series; with ``native`` also
-        for scans that ``medrd prepare`` made from a series.
+        Also write scores, findings and a report as DICOM, for DICOM series, and with ``native`` for
+        scans that ``medrd prepare`` made from a series.
     keep_names
-        Whether those hold the patient's name, number and the like.
+        Whether the DICOM objects hold the patient's name, number and the like.
     report
         Also write ``report.html`` about everything in the output folder; see
         :func:`medrd.write_report`.

@@ -130,7 +130,7 @@ def predict_inputs(
         The model cannot be used, there is nothing to do, two inputs have the same output, a frame
         is given for a picture, or ``strict`` for a model without a profile of its training scans.
     InterruptedRunError
-        On SIGTERM or Ctrl-C, after the current input.
+        SIGTERM or Ctrl-C stopped it after the current input.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
     if options.native and not loaded.kind.volumetric:

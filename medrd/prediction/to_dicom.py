@@ -28,8 +28,8 @@ def to_dicom(
 ) -> list[Path]:
     """Write a map, its findings and a report as DICOM.
 
-    The model and its threshold come from the record beside the map, if it is there; the findings
-    do too, unless the mask is another than the record's.
+    The model and its threshold come from the record beside the map, if it is there; the findings do
+    too, unless the mask is not the record's.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def to_dicom(
     OutputError
         A file cannot be written, or has the name of one that medrd did not write.
     MissingExtraError
-        Without ``medrd[dicom]``.
+        ``medrd[dicom]`` is not installed.
     """
     require_extra("dicom", "medrd to-dicom")
     map_path, out = Path(map_path), Path(out)

@@ -1,5 +1,6 @@
-"""``medrd prepare``: raw heads become what models were trained on.
+"""``medrd prepare``: turns raw heads into scans like those that models are trained on.
 
-Bias field, registration, brain, one grid. All transforms are linear: a (4, 4) matrix from RAS+ mm
-of the fixed image to RAS+ mm of the moving one, as resampling needs it. SimpleITK optimises.
+It corrects the bias field, registers, finds the brain, and resamples to one grid. All transforms
+are linear: a (4, 4) matrix from RAS+ mm of the fixed image to RAS+ mm of the moving one, as
+resampling needs it. SimpleITK optimises.
 """

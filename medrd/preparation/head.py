@@ -168,7 +168,7 @@ def prepare_head(
     ExtractionError, GridMismatchError
         Another program fails, or its mask does not lie on the scan.
     ConfigError
-        The program is not installed, or is none.
+        The program is unknown or not installed.
     """
     scans = {channel: checked(volume) for channel, volume in volumes.items()}
     reference = choose_reference(scans)

@@ -140,7 +140,7 @@ def prepare(
     MedrdError
         The template cannot be used, there is nothing to do, or two subjects have one name.
     InterruptedRunError
-        On SIGTERM or Ctrl-C, after the current subject.
+        SIGTERM or Ctrl-C stopped it after the current subject.
     """
     options = options or Options()
     require_extra("prepare", "medrd prepare")

@@ -90,8 +90,8 @@ class Quality:
     covered
         By modality, the share of the brain that the scan covers.
     resized
-        Whether the head was scaled to the template's size, because its header's voxel size gives
-        no brain's size or shape.
+        Whether the head was scaled to the template's size, because the voxel size in its header
+        gives an impossible brain.
     """
 
     reference: str
@@ -160,12 +160,12 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
 
 
 def is_sized(alignment: Alignment, template_ml: float) -> bool:
-    """Whether a head has the size and the shape of heads, by its header's voxel size.
+    """Whether a head has a plausible size and shape, by its header's voxel size.
 
     Parameters
     ----------
     alignment
-        Of the template's brain, registered to the head.
+        That of the template's brain, registered to the head.
     template_ml
         Volume of the template's brain.
     """

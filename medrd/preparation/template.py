@@ -99,8 +99,8 @@ class Template:
 def load_template(image: Path | None = None, mask: Path | None = None) -> Template:
     """Load a template from files, or the installed one (about 5 s).
 
-    A template of BraTS's shape (SRI24, or one of BraTS's scans) provides the grid itself; over any
-    other, a grid like BraTS's is placed.
+    A template of BraTS's shape (SRI24, or one of BraTS's scans) provides the grid itself; for any
+    other, a grid like BraTS's is placed over it.
 
     Parameters
     ----------

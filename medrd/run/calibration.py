@@ -88,10 +88,10 @@ class Calibration:
     def p_value(self, score: float) -> float | None:
         """Split-conformal p-value of a scan being like the healthy ones.
 
-        (1 + healthy scans that score at least as high) / (1 + n): with n scans no smaller
-        than 1 / (n + 1). Vovk et al., "Algorithmic Learning in a Random World", 2005. None
-        where the calibration scans are not ``whole``: theirs and a new scan's scores are not
-        exchangeable then, and the number would be too low.
+        It is (1 + healthy scans that score at least as high) / (1 + n), and so at least 1 / (n +
+        1). Vovk et al., "Algorithmic Learning in a Random World", 2005. None unless the calibration
+        scans are ``whole``: otherwise their scores and a new scan's are not exchangeable, and the
+        number would be too low.
         """
         if not self.whole:
             return None
@@ -138,9 +138,9 @@ def calibrate(
     margin
         See :func:`medrd.data.margin.away_from`.
     known
-        Subjects that the model was trained on, for the threshold alone: their slices look a
-        little too healthy to the model, but where one or two subjects are held out, how scans
-        differ matters more.
+        Subjects that the model was trained on, used for the threshold alone. Their slices look a
+        little too healthy to the model, but if only one or two subjects are held out, the
+        differences between scans matter more.
 
     Raises
     ------

@@ -94,7 +94,7 @@ def prepare_sides(
     """Prepare the subjects for training and calibration: a list per side, and errors.
 
     ``errors.json`` in ``out`` lists the subjects that could not be prepared. Training continues
-    without them depending on :attr:`medrd.data.kind.Kind.spares_damaged`.
+    without them if :attr:`medrd.data.kind.Kind.spares_damaged`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""``errors.json``: the inputs that failed and, of ``medrd predict``, those of earlier calls too.
+"""``errors.json``: the inputs that failed; for ``medrd predict``, in earlier calls too.
 
 A failure stays listed until its input is predicted, or gone.
 """
@@ -27,7 +27,7 @@ class Failure:
     Attributes
     ----------
     input
-        Absolute path of what failed, where later calls must recognise it.
+        Absolute path of what failed, if later calls must recognise it.
     step
         The step that failed, if it is not the work itself.
     """

@@ -46,19 +46,19 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Model:
-    """A detector with all that a scan or picture has to go through.
+    """A detector with everything that prediction needs.
 
     Attributes
     ----------
     config
         The resolved config that it was trained with (without paths of that machine).
     training
-        What it has seen: subject ids, content hashes, split hash; of a search with labels also
+        What it has seen: subject ids, content hashes, split hash; for a search with labels also
         ``validation_subjects``, which it was chosen on.
     hash
         SHA-256 over weights, config, calibration and training data.
     profile
-        What its training scans looked like; None for pictures, and for models from before.
+        What its training scans looked like; None for pictures, and for models of earlier versions.
     description
         All that ``model.json`` holds.
     folder
@@ -135,7 +135,7 @@ def save_model(
     """Write ``model.safetensors``, ``model.json`` and the model card, each atomically.
 
     ``precision`` is what the calibration was computed in, as
-    :attr:`medrd.run.device.Execution.precision` has it; None where nobody knows.
+    :attr:`medrd.run.device.Execution.precision` has it; None if unknown.
     """
     unread = tuple(f"{name}." for name in detector.training_only)
     # A copy each: safetensors refuses tensors that share memory.
@@ -186,7 +186,8 @@ def load_model(path: str | Path) -> Model:
     Raises
     ------
     ModelError
-        Not a model, damaged, from another format, or weights that do not fit.
+        The folder holds no model, or one that is damaged, of another format, or with weights that
+        do not fit.
     """
     folder = Path(path)
     if (folder / "model").is_dir():

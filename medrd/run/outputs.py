@@ -21,7 +21,7 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def scratch_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside the results, removed at the end; needs no room elsewhere."""
+    """A hidden folder beside the results, removed at the end; needs no space elsewhere."""
     make_folder(out)
     folder = Path(tempfile.mkdtemp(prefix=".runs.", dir=out))
     try:

@@ -1,4 +1,4 @@
-"""A detector at work on prepared slices: the one way from images to maps and scores."""
+"""Applies a detector to prepared slices: the only way from images to maps and scores."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class Predictor:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Slices (S, C, H, W) and region (S, H, W) -> smoothed maps (S, H, W), scores (S,).
 
-        ``positions_mm`` (S,) says where the slices lie in one scan, for the smoothing across
-        them; without it they are taken each by itself. Maps are not masked yet; see
+        ``positions_mm`` (S,) says where the slices lie in one scan, for the smoothing across them;
+        without it each slice stands by itself. Maps are not masked yet; see
         :class:`medrd.models.Scoring`.
         """
         maps = np.empty(region.shape, np.float32)

@@ -1,4 +1,4 @@
-"""Reading the next item in a thread while the present one is computed."""
+"""Reads the next item in a thread while the current one is computed."""
 
 from __future__ import annotations
 

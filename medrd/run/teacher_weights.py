@@ -30,8 +30,8 @@ def load_teacher_weights(teacher: Teacher, config: TeacherConfig) -> None:
     Raises
     ------
     ModelError
-        The file is missing or unsafe, has another network's tensors or such as are not finite, or
-        cannot be downloaded.
+        The file is missing or unsafe, has another network's tensors or non-finite ones, or cannot
+        be downloaded.
     """
     if config.weights == "random":
         return

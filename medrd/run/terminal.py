@@ -15,8 +15,8 @@ _LOWEST, _HIGHEST = 0xDC80, 0xDCFF
 def take_every_text() -> None:
     """Let no output of this process raise a UnicodeEncodeError.
 
-    Bytes of file names that are no text are written as they are, so that a shell's pipe still names
-    the file. Characters that the encoding lacks become similar ones, or ``?``.
+    Bytes of file names that are not text are written as they are, so that a shell's pipe still
+    names the file. Characters that the encoding lacks become similar ones, or ``?``.
     """
     codecs.register_error("medrd", _similar)
     for stream in (sys.stdout, sys.stderr):

@@ -49,7 +49,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises
     ------
     ModelError
-        The file is missing or damaged, is no file of weights, or holds code.
+        The file is missing or damaged, is not a weights file, or holds code.
     """
     try:
         with open_regular(path, kind="weights file") as file:

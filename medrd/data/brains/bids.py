@@ -89,8 +89,8 @@ def bids_subjects(
     errors
         A list to which the errors of unusable sessions are appended.
     left_out
-        A list to which sessions without an image of these channels are appended, and files whose
-        names are not of BIDS.
+        A list to which sessions without an image of these channels, and files without a BIDS name,
+        are appended.
     """
     below = below.absolute()
     found, others = _files(root, below)

@@ -120,7 +120,8 @@ def subjects_below(root: Path, endings: re.Pattern[str]) -> Iterator[Subject]:
 
 
 def _labels_apart(root: Path, endings: re.Pattern[str]) -> dict[str, Source]:
-    """Labels by subject, wherever they lie, as in UPENN-GBM's ``images_segm``; none of two."""
+    """Labels by subject, wherever they lie, as in UPENN-GBM's ``images_segm``; none if there are
+    two."""
     found: dict[str, list[Source]] = defaultdict(list)
     for folder in folders_below(root):
         for path, file in scans_in(folder).items():

@@ -37,7 +37,7 @@ _MODALITY = {word: name for name, words in _SYNONYMS.items() for word in words.s
 
 
 def channel_names(root: Path) -> tuple[str, ...] | None:
-    """The channels that ``dataset.json`` names, in order, as medrd calls them where it knows them.
+    """The channels that ``dataset.json`` names, in order, under medrd's names where it has one.
 
     None if there is no such file.
 
@@ -90,7 +90,7 @@ def files_by_case(scans: Mapping[Path, Path]) -> dict[str, dict[int | None, Path
 
 
 def describes(images: Path) -> bool:
-    """Whether a folder is one of images whose channels a ``dataset.json`` beside it names."""
+    """Whether a folder holds images whose channels a ``dataset.json`` beside it names."""
     return images.name in ("imagesTr", "imagesTs") and (images.parent / DESCRIPTION).is_file()
 
 
@@ -137,8 +137,7 @@ def _ending_of(files: Mapping[int | None, Path]) -> str:
 
 
 def only_channel(subject: Subject, channels: Sequence[str]) -> Subject:
-    """Of data with one channel, whatever it is called (``MRI``, ``zscore``), that is the one that
-    is asked for."""
+    """The subject, whose only channel counts as the one asked for, whatever its name (``MRI``)."""
     (first, *others) = subject.images.items()
     if others or len(channels) != 1 or first[0] in MODALITIES:
         return subject

@@ -101,8 +101,8 @@ def find_scans(
 
 
 def _voxel_files(path: Path) -> list[Path]:
-    """The files of voxels that a header file names; none if it cannot be read, which is said
-    when it is."""
+    """The files of voxels that a header file names; none if it cannot be read: reading it later
+    reports the error."""
     try:
         return parts_of(path)[1:] if is_scan(path) and path.is_file() else []
     except InputError:
@@ -175,8 +175,8 @@ def _no_scan(folder: Path) -> MissingInputError:
 def _refuse_other_modality(path: Path, recipe: RecipeConfig) -> None:
     """Raise InputError for a file of a BraTS subject that is not what the model takes.
 
-    Only where the subject's folder shows so: a plain folder's images may end in ``_t1`` and
-    be what the model was trained on, under whatever name its channel has.
+    The subject's folder must show this: a plain folder's images may end in ``_t1`` and be what the
+    model was trained on, whatever the name of its channel.
     """
     if not path.exists():
         return
@@ -223,7 +223,7 @@ def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError])
 
 
 def _decathlon(folder: Path, root: Path, wanted: _Wanted) -> list[Case]:
-    """The cases of a folder ``imagesTr``; ``--frame`` stands above what ``dataset.json`` names."""
+    """The cases of a folder ``imagesTr``; ``--frame`` overrides ``dataset.json``."""
     try:
         subjects = decathlon.subjects_in(folder)
     except ConfigError as error:  # it costs this folder, not the call

@@ -153,7 +153,7 @@ class Brains:
         )
 
     def protocol(self) -> dict[str, str]:
-        """Inside the brain, on the scan's own grid."""
+        """Scores count inside the brain, on the scan's own grid."""
         recipe = self.recipe
         return {
             "region": "brain",

@@ -1,1 +1,1 @@
-"""Pictures of industrial parts: MVTec AD and its kin."""
+"""Pictures of industrial parts: MVTec AD and similar data sets."""

@@ -41,7 +41,7 @@ class PictureSubject(Subject):
     defect
         Name of the kind of defect; ``good`` is normal.
     side
-        The data set's own use of the picture; ``any`` if it leaves the choice to us.
+        The data set's own use of the picture; ``any`` if it leaves the choice to medrd.
     masks
         Files whose union marks the defect: several in LOCO, none for a normal picture or
         in a data set without masks.

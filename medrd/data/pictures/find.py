@@ -27,13 +27,13 @@ def find_pictures(inputs: Sequence[Path]) -> Found:
     """Expand files and folders.
 
     A folder's tree is mirrored in the outputs. Hidden files, masks beside their pictures and
-    medrd's own outputs are passed over, unless they are given by name. What cannot be used
-    is returned as errors, so that the rest gets done.
+    medrd's own outputs are ignored, unless they are given by name. Errors of unusable inputs are
+    returned, so that the others are still predicted.
 
     Raises
     ------
     ConfigError
-        Two inputs that would write the same output, or nothing to do at all.
+        Two inputs would write the same output, or there is nothing to do.
     """
     left_out: list[LeftOut] = []
     cases, errors = expand_all(inputs, lambda path, _: _expand(path, left_out))
@@ -87,7 +87,7 @@ def _case(path: Path, place: Path) -> Case:
 
 
 def _pictures_of(folder: Path) -> list[Path]:
-    """Those in this very folder, in order; told by names alone."""
+    """The pictures directly in this folder, in order, by their names alone."""
     names = {path.name for path in folder.iterdir()}
     pictures = [path for path in sorted(folder.iterdir()) if is_picture(path) and path.is_file()]
     stems = Counter(path.stem for path in pictures)

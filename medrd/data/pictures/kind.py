@@ -1,4 +1,4 @@
-"""Pictures of industrial parts: MVTec AD and similar data sets, one picture a subject."""
+"""Pictures of industrial parts: MVTec AD and similar data sets, one picture per subject."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Pictures:
         return self.recipe.model_copy(update={"colour": "grey"})
 
     def protocol(self) -> dict[str, str]:
-        """All pixels, at the picture's own resolution."""
+        """All pixels count, at the picture's own resolution."""
         return {
             "region": "all",
             "region_note": (

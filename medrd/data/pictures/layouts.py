@@ -1,8 +1,8 @@
 """Find the pictures of a data set, with their sides and masks.
 
-The MVTec family (AD, AD 2, LOCO, 3D-AD), VisA, and a plain folder of normal and abnormal
-pictures. Only names are looked at, and no file but VisA's table is opened. Its folder (or VisA's
-table) decides whether a picture is anomalous, whatever its mask turns out to hold.
+The layouts are the MVTec family (AD, AD 2, LOCO, 3D-AD), VisA, and a plain folder of normal and
+abnormal pictures. Only names are used; no file but VisA's table is opened. A picture's folder (or
+VisA's table) decides whether it is anomalous, whatever its mask holds.
 """
 
 from __future__ import annotations
