@@ -261,7 +261,7 @@ def refuse_foreign(folder: Path, ours: Collection[str]) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text atomically. Raises OutputError as :func:`atomic_path` does.
 
-    Bytes of file names that are no text become U+FFFD.
+    Bytes of file names that are not text become U+FFFD.
     """
     text = _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", text)
     with atomic_path(path) as temporary:
@@ -280,7 +280,7 @@ def read_json(path: Path) -> Any:
 def write_json(path: str | Path, obj: object) -> None:
     """Write an object as indented JSON, keys in their given order, atomically.
 
-    Bytes of file names that are no text (lone surrogates, PEP 383) are written as escapes, which
+    Bytes of file names that are not text (lone surrogates, PEP 383) are written as escapes, which
     come back as they were.
 
     Raises

@@ -54,7 +54,7 @@ def load_published(path: Path = PUBLISHED) -> list[Published]:
     Raises
     ------
     ConfigError
-        The file is not a list of entries like :class:`Published`, or a value is no fraction.
+        The file is not a list of entries like :class:`Published`, or a value is not a fraction.
     """
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))

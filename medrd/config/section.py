@@ -37,7 +37,7 @@ class Section(BaseModel):
 
 
 def _without_bool(value: Any, annotation: Any) -> Any:
-    """The value of a field. pydantic takes true for the number 1; as a text, it is no number."""
+    """The value of a field. pydantic takes true for the number 1; as text, it is not a number."""
     if isinstance(value, list | tuple):
         return type(value)(_without_bool(each, annotation) for each in value)
     numeric = {int, float} & _types(annotation) and not {bool, str, Any} & _types(annotation)
@@ -58,7 +58,7 @@ def home_expanded(path: Path) -> Path:
 
 
 def _possible(value: Any) -> Any:
-    """A value that is no path at all is refused; an empty one would be the current folder."""
+    """A value that is not a path is refused; an empty one would be the current folder."""
     if isinstance(value, str):
         try:
             encoded = os.fsencode(value)
@@ -78,5 +78,5 @@ def _as_text(value: Any) -> str:
 FilePath = Annotated[Path, BeforeValidator(_possible), AfterValidator(home_expanded)]
 """A path, in which ``~`` is the home folder."""
 Text = Annotated[str, PlainValidator(_as_text)]
-"""A name or a path that may hold bytes which are no text (PEP 383); pydantic's own ``str`` refuses
+"""A name or a path that may hold bytes which are not text (PEP 383); pydantic's own ``str`` refuses
 them."""

@@ -13,7 +13,7 @@ _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
 class DoubledKeyError(yaml.YAMLError):
-    """A key stands twice in one mapping, of which YAML would take the last.
+    """A key occurs twice in one mapping, of which YAML would take the last.
 
     Attributes
     ----------
@@ -47,9 +47,9 @@ def parse_yaml(content: str | bytes) -> Any:
     Raises
     ------
     DoubledKeyError
-        A key stands twice in one mapping.
+        A key occurs twice in one mapping.
     yaml.YAMLError
-        The text is no YAML, asks for other types, or repeats itself without end. The message is
+        The text is not YAML, asks for other types, or repeats itself without end. The message is
         one line.
     """
     text = content if isinstance(content, str) else _decoded(content)

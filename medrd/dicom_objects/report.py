@@ -82,7 +82,7 @@ def make_report(
 
 
 def _whole(scene: Scene, scan_score: float | None) -> MeasurementsAndQualitativeEvaluations:
-    """Of the scan: its score, how many findings there are, and their volume."""
+    """The scan: its score, how many findings there are, and their volume."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid

@@ -64,9 +64,9 @@ class Maker:
     Attributes
     ----------
     name, hash
-        Of the model.
+        The model's name and hash.
     threshold
-        From which score on a voxel is in the mask; None if unknown.
+        The lowest score of a voxel in the mask; None if unknown.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Scene:
     labels
         (X, Y, Z) int: numbers of the findings, 0 elsewhere.
     affine
-        Of both, to RAS+ mm.
+        The affine of both, to RAS+ mm.
     """
 
     sources: Sequence[Dataset]

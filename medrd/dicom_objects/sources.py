@@ -182,7 +182,7 @@ def _allowed(kind: str, value: str) -> str:
 
 
 def _number(value: str) -> float | None:
-    """A positive number, as exact as a decimal string of 16 characters is; None if it is none."""
+    """A positive number, as exact as a decimal string of 16 characters; None if it is not one."""
     try:
         number = float(f"{float(value):.8g}")
     except ValueError:

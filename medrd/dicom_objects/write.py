@@ -25,7 +25,7 @@ OBJECT_ENDINGS = {
     "parametric_map": "_scores.dcm",
     "dicom_report": "_report.dcm",
 }
-"""By what they are in a record: the endings of the files."""
+"""Endings of the files, by their keys in a record."""
 
 
 def write_objects(

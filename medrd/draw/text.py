@@ -12,7 +12,7 @@ _UNKNOWN = "?"
 def drawable(text: str) -> str:
     """Text that matplotlib draws as it stands, without a warning.
 
-    Characters that the default font lacks (and bytes of a name that are no text) become ``?``;
+    Characters that the default font lacks (and bytes of a name that are not text) become ``?``;
     ``$`` is escaped, because two of them would begin a formula.
     """
     known = _characters()

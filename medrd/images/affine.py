@@ -63,7 +63,7 @@ def affine_in_force(
         sizes = " x ".join(f"{edge:g}" for edge in edges)
         raise _affine_error(path, f"no sform, and voxel sizes of {sizes} mm (pixdim)")
     if affine is None:
-        raise _affine_error(path, "a qform whose quaternion is no rotation")
+        raise _affine_error(path, "a qform whose quaternion is not a rotation")
     check_affine(path, affine, source)
 
     warnings = [*_code_warnings(header, source), *_pixdim_warnings(header, source, affine)]
@@ -71,7 +71,7 @@ def affine_in_force(
         warnings += _qform_warnings(affine, qform, shape)
     elif repaired["qform_code"] and qform is None:
         warnings.append(
-            "The quaternion of the qform is no rotation: the sform is used, and programs that "
+            "The quaternion of the qform is not a rotation: the sform is used, and programs that "
             "prefer the qform may refuse the scan."
         )
     warnings += _shape_warnings(header, affine)

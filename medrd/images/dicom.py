@@ -67,8 +67,8 @@ def read_dicom(
     Raises
     ------
     MissingInputError, FileFormatError
-        No such series, a file that is no grey image with a place, or a format that dcm2niix cannot
-        convert.
+        No such series, a file that is not a grey image with a position, or a format that dcm2niix
+        cannot convert.
     SeriesError
         Several series, or slices that do not make one volume.
     ShapeError
@@ -76,7 +76,7 @@ def read_dicom(
     TooLargeError
         More than ``max_voxels``.
     MissingExtraError
-        Without ``medrd[dicom]``.
+        ``medrd[dicom]`` is not installed.
     """
     path = Path(path)
     if path.is_file():

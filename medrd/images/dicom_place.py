@@ -1,4 +1,4 @@
-"""Where the headers of a DICOM series place its slices, held against dcm2niix's grid.
+"""Where the headers of a DICOM series place its slices, compared with dcm2niix's grid.
 
 dcm2niix takes the distance of the slices from the first two, and drops their shift against each
 other in an MR series, without an error. A map must lie where the scanner's headers say.
@@ -179,7 +179,7 @@ def place_grid(
     Parameters
     ----------
     affine, shape
-        Of the image, to RAS+ mm.
+        The image's affine, to RAS+ mm, and shape.
     planes
         One for each slice, ordered by depth.
     straightened

@@ -136,7 +136,7 @@ def holds_dicom(folder: Path) -> bool:
 
 
 def series_of(path: Path) -> str:
-    """Series Instance UID of a DICOM file. Raises FileFormatError if it is none."""
+    """Series Instance UID of a DICOM file. Raises FileFormatError if it is not one."""
     return text(read_header(path), "SeriesInstanceUID")
 
 
@@ -169,7 +169,8 @@ def find_series(folder: Path) -> list[Series]:
 
 
 def why_no_scan(found: Sequence[Series]) -> str | None:
-    """Why a folder's series are no scan: only reports and the like, or scouts; None if one is."""
+    """Why a folder's series are not a scan: only reports and the like, or scouts; None if one
+    is."""
     if not found:
         return "its DICOM files have no image (reports and the like)"
     if all(series.looks_like == "scout" for series in found):

@@ -37,7 +37,7 @@ def is_scan_name(path: Path) -> bool:
 
 
 def scan_file(path: Path) -> Path | None:
-    """The file of a scan that is called so; None if the name is no scan's, or nothing like it is
+    """The file of a scan that is called so; None if the name is not a scan's, or nothing like it is
     there.
 
     Unpackers and some copies of BraTS put a scan into a folder of its name

@@ -62,7 +62,7 @@ class NiftiHeader:
     voxel_offset
         Bytes before the first voxel.
     warnings
-        Oddities of the geometry, a sentence each.
+        Oddities of the geometry, one sentence each.
     packed
         Whether a compressed stream begins at ``voxel_offset``. None: the file's name tells, and
         the offset counts bytes of the uncompressed file.
@@ -272,7 +272,7 @@ def _check_magic_is_of(path: Path, header: nib.Nifti1Header, version: int, *, pa
 
 
 def _value_warnings(header: nib.Nifti1Header, dtype: np.dtype[Any], *, pair: bool) -> Iterator[str]:
-    """What readers mend in the fields about voxels, a sentence each."""
+    """What readers mend in the fields about voxels, one sentence each."""
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if math.isnan(slope) and not math.isnan(inter):  # nibabel sets both for "no scaling"
         yield f"scl_slope is NaN, so that neither it nor scl_inter, {inter:g}, is applied."

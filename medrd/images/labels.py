@@ -13,7 +13,7 @@ from medrd.errors import LabelError
 # A slope such as 1/255 leaves errors of 1e-7; a spline leaves ripples of 1e-3 beside an edge.
 _ROUNDING = 1e-4
 _HIGHEST = 2**24
-"""Beyond it, float32 does not hold every whole number."""
+"""Above this value, float32 does not hold every whole number."""
 FEW_VALUES = 16
 """The most distinct values of a label with a meaning each; a scan has hundreds."""
 MOST = 0.5
@@ -34,7 +34,7 @@ def whole_labels(path: str | Path, values: NDArray[Any]) -> NDArray[np.int32]:
     Parameters
     ----------
     values
-        Of any shape and type, not yet cleaned of NaN.
+        Values of any shape and type, not yet cleaned of NaN.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def refuse_grey_values(path: str | Path, labels: NDArray[np.int32]) -> None:
 
 
 def _described(odd: NDArray[Any], size: int) -> str:
-    """Count and name the values that are no labels."""
+    """Count and name the values that are not labels."""
     finite = odd[np.isfinite(odd)]
     kinds = [
         ("NaN or infinite", odd.size - finite.size, ""),

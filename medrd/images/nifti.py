@@ -99,7 +99,7 @@ def read_label(
     GridMismatchError
         If the label does not lie voxel on voxel with ``like``.
     LabelError
-        If it holds values that are no whole numbers of 0 and more.
+        If it holds values that are not whole numbers from 0 up.
     InputError
         As :func:`read_nifti`.
     """

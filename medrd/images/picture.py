@@ -37,7 +37,7 @@ class Picture:
     path
         Where it was read from, or None.
     warnings
-        Oddities of the file, a sentence each.
+        Oddities of the file, one sentence each.
     """
 
     array: NDArray[np.float32]

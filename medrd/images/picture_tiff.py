@@ -33,7 +33,7 @@ def read_tiff(path: Path, file: BinaryIO, *, max_pixels: int, palette: Palette) 
     Raises
     ------
     FileFormatError
-        If the page is no grey, RGB or palette picture, or is compressed in an unknown way.
+        If the page is not a grey, RGB or palette picture, or is compressed in an unknown way.
     TruncatedFileError
         If the file ends before the data that its header promises.
     TooLargeError

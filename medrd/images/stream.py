@@ -34,7 +34,7 @@ class ForwardReader:
     Parameters
     ----------
     path
-        For error messages.
+        The path, for error messages.
     file
         Open binary file whose ``read(n)`` returns less than ``n`` bytes only at the end.
     """

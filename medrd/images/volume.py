@@ -37,7 +37,7 @@ class Volume:
     path
         The file that it was read from; None for a volume made in memory.
     warnings
-        Oddities of the file that did not prevent reading it, a sentence each.
+        Oddities of the file that did not prevent reading it, one sentence each.
     description
         Series Description of a DICOM series, which may tell its modality; None for others.
 

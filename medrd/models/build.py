@@ -75,7 +75,8 @@ def build_detector(
     model
         The ``model`` section of a config, as plain types.
     modalities, channels, median
-        Of the images, and a brain's median intensity in them, for detectors that take any number.
+        Their numbers in the images, and a brain's median intensity, for detectors that take any
+        number.
 
     Raises
     ------

@@ -208,7 +208,7 @@ class Candidates:
     Parameters
     ----------
     fraction
-        Of the points seen that the coreset will have, in (0, 1].
+        Share of the points seen that the coreset will have, in (0, 1].
     projection
         Width at which distances are compared.
     pool

@@ -43,8 +43,8 @@ class EDC(Detector):
     Parameters
     ----------
     teacher
-        With a fourth level, built and loaded. The encoder starts as its copy; it is itself frozen,
-        and read in training alone.
+        It has a fourth level, and is built and loaded. The encoder starts as its copy; it is itself
+        frozen, and read in training alone.
     lr, encoder_lr, weight_decay, betas
         AdamW's; ``encoder_lr`` is the encoder's, ``lr`` the decoder's.
     encoder_batch_norm

@@ -54,7 +54,7 @@ class Lite0(nn.Module):
     Parameters
     ----------
     out_indices
-        Of the five levels, which to return: strides 2, 4, 8, 16 and 32.
+        Which of the five levels to return: strides 2, 4, 8, 16 and 32.
     """
 
     def __init__(self, out_indices: Sequence[int] = range(5)) -> None:

@@ -48,7 +48,7 @@ class PatchCore(Detector):
     teacher
         Built and loaded; it is frozen here. Its levels at strides 8 and 16 are read.
     fraction
-        Of the healthy patches that the bank keeps: 0.01, 0.1 or 0.25 in the paper.
+        Share of the healthy patches that the bank keeps: 0.01, 0.1 or 0.25 in the paper.
     patch
         Side of a patch in positions of its level, odd.
     dimension
@@ -56,8 +56,8 @@ class PatchCore(Detector):
     projection
         Numbers that the coreset is chosen on.
     neighbours
-        Of the nearest remembered patch, itself included, that reweigh the image score; 1 leaves
-        the score as it is.
+        Number of neighbours of the nearest remembered patch, itself included, that reweigh the
+        image score; 1 leaves the score as it is.
     coverage
         Least share of a position's pixels inside the region for it to count. Where a region has
         no such position, those with the largest share count.

@@ -52,7 +52,7 @@ class RDExpert(Detector):
         features leave the expert's at once, since the statistics are those of the batch; in
         ``eval`` it starts as the expert.
     teacher_lr, student_lr, betas
-        Of the two Adams; constant, 5,000 iterations of 16 images in the released code.
+        Settings of the two Adams; constant, 5,000 iterations of 16 images in the released code.
     """
 
     simulation = "anomalies"

@@ -185,9 +185,9 @@ class DiscrepancyHead(nn.Module):
     Parameters
     ----------
     channels, strides
-        Of the teacher's levels, shallow to deep; the shallowest must be at stride 4.
+        Those of the teacher's levels, shallow to deep; the shallowest must be at stride 4.
     image_channels
-        Of what is shown at full resolution.
+        Channels of what is shown at full resolution.
     width
         Channels at full resolution; twice and three times as many at strides 2 and 4.
     """

@@ -25,7 +25,7 @@ class Bottleneck(nn.Module):
     Parameters
     ----------
     channels, strides
-        Of the teacher's levels.
+        Those of the teacher's levels.
     block, depth
         Kind and number of residual blocks.
     """
@@ -70,9 +70,9 @@ class Decoder(nn.Module):
     Parameters
     ----------
     in_channels
-        Of the embedding.
+        Channels of the embedding.
     channels, strides
-        Of the teacher's levels, shallow to deep.
+        Those of the teacher's levels, shallow to deep.
     block
         Kind of residual block.
     blocks
@@ -160,7 +160,7 @@ def deep_decoder(teacher: Teacher, *, bilinear: bool = False) -> Decoder:
     Parameters
     ----------
     teacher
-        With the levels of :data:`medrd.models.teacher.DEEP_STRIDES`.
+        A teacher with the levels of :data:`medrd.models.teacher.DEEP_STRIDES`.
     bilinear
         False for that of :func:`reverse_student`; True for EDC's, which enlarges bilinearly and
         has at each level as many blocks as the teacher.
@@ -190,7 +190,7 @@ def _mirrored(teacher: Teacher) -> tuple[Block, tuple[int, ...]]:
 
 
 def _initialise(*networks: nn.Module) -> None:
-    """As released: ConvTranspose2d keeps PyTorch's default, it is no Conv2d."""
+    """As released: ConvTranspose2d keeps PyTorch's default, it is not a Conv2d."""
     for network in networks:
         for module in network.modules():
             if isinstance(module, nn.Conv2d):

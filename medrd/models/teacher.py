@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from timm.models import FeatureInfo
 
 LEVEL_STRIDES = (4, 8, 16)
-"""The levels that RD4AD, STFPM and their kin read: layer1 to layer3 of a ResNet."""
+"""The levels that RD4AD, STFPM and similar methods read: layer1 to layer3 of a ResNet."""
 DEEP_STRIDES = (*LEVEL_STRIDES, 32)
-"""With layer4, from which some decoders start."""
+"""Also layer4, from which some decoders start."""
 _PROBE = 64
 """Side in pixels of the image that a backbone is tried with."""
 
@@ -54,12 +54,12 @@ class Teacher(nn.Module):
         ``tf_efficientnet_lite0``, ``convnext_tiny`` …). Weights are random; loading is
         the caller's part.
     strides
-        Of the levels; the usual three, or :data:`DEEP_STRIDES`.
+        Strides of the levels; the usual three, or :data:`DEEP_STRIDES`.
 
     Attributes
     ----------
     channels, strides
-        Of the levels.
+        Those of the levels.
     layout
         For ResNets and Wide-ResNets; None for networks of other kinds.
 

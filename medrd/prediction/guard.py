@@ -69,7 +69,7 @@ class Name:
 
 
 Names = Mapping[str, Name]
-"""By channel."""
+"""Names by channel."""
 _SHOWN = 3
 """Number of scans that a warning about many scans names."""
 

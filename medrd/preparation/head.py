@@ -102,7 +102,7 @@ class PreparedHead:
     quality: Quality
 
     def warnings(self) -> list[str]:
-        """Irregularities of the scans and of their preparation, a sentence each."""
+        """Irregularities of the scans and of their preparation, one sentence each."""
         own = [
             f"{name}: {text}" for name, volume in self.volumes.items() for text in volume.warnings
         ]

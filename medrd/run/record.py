@@ -1,6 +1,6 @@
 """The JSON beside results: what a command made, from which inputs, and with what.
 
-The fields of a record are the keys of its file, in the file's order; each key stands here once.
+The fields of a record are the keys of its file, in the file's order; each key is defined here once.
 :class:`Record` is what the records of ``medrd predict`` and ``medrd prepare`` have in common, and
 reads those of earlier versions too. :class:`PredictionRecord` is all that ``predict`` writes today,
 :class:`medrd.preparation.record.PreparedRecord` all that ``prepare`` writes.
@@ -81,7 +81,7 @@ class Record(BaseModel):
 
     @property
     def content(self) -> dict[str, Any]:
-        """All keys and values, in the order of the fields; keys that are no fields come first."""
+        """All keys and values, in the order of the fields; keys that are not fields come first."""
         content = self.model_dump(exclude_unset=True)
         order = [*(self.model_extra or {}), *type(self).__annotations__]
         return {key: content[key] for key in order if key in content}

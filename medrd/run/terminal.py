@@ -9,7 +9,7 @@ import sys
 _PLAIN = {"—": "-", "–": "-", "…": "...", "×": "x", "≥": ">=", "≤": "<=", "±": "+-", "²": "2"}
 _PLAIN |= {"³": "3", "→": "->", "·": ".", "“": '"', "”": '"', "’": "'", "µ": "u", "σ": "sigma"}
 _LOWEST, _HIGHEST = 0xDC80, 0xDCFF
-"""What Python makes of the bytes of a file's name that are no text (PEP 383): surrogates."""
+"""What Python makes of the bytes of a file's name that are not text (PEP 383): surrogates."""
 
 
 def take_every_text() -> None:

@@ -88,7 +88,7 @@ class AnomalySimulator:
         region
             (B, H, W) bool on the same device: where anomalies may be.
         generator
-            On the CPU. It advances by the same amount whatever the images hold.
+            A generator on the CPU. It advances by the same amount whatever the images hold.
         """
         with torch.autocast(images.device.type, enabled=False):
             return self._simulate(images, region, generator)

@@ -56,7 +56,7 @@ def fractal(
     Parameters
     ----------
     angles
-        For each octave (N, L, L), as :func:`perlin`'s.
+        Angles for each octave (N, L, L), as :func:`perlin`'s.
     cells
         (N, 2) of the first octave; 2^i times as many in octave i must fit its lattice.
     persistence

@@ -17,11 +17,11 @@ _BORDER = 1 / 64
 _BLUR, _CLOSING = 9 / 256, 33 / 256
 """Sides of the squares that smooth the difference, and close gaps and holes, likewise."""
 _BRIGHT = 0.98
-"""Quantile of the difference that stands for all of it: what shines is no class of its own."""
+"""Quantile of the difference that stands for all of it: what shines is not a class of its own."""
 _CLEAR = 0.65
 """Share of the variance that the two parts must explain."""
 _BORDER_SHARE = 0.2
-"""More of the border than this on the object's side: its colour is no background's."""
+"""More of the border than this on the object's side: its colour is not the background's."""
 _AREA = (0.03, 0.95)
 
 

@@ -77,7 +77,7 @@ def train_on_ray(
         Cores, and threads, of each. Default: an equal part of this machine's; 1 on a cluster, as
         it is not known how its cores are divided among its nodes.
     address
-        Of a Ray cluster whose nodes all see data, cache and ``out`` (``auto`` on one of its
+        Address of a Ray cluster whose nodes all see data, cache and ``out`` (``auto`` on one of its
         nodes). Default: ``RAY_ADDRESS``, or a cluster of this machine alone.
 
     Raises

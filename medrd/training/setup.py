@@ -28,7 +28,7 @@ class Training:
     slices
         The healthy slices that are trained on.
     detector
-        On its device; it is trained in place.
+        The detector on its device; it is trained in place.
     """
 
     config: Config

@@ -57,7 +57,7 @@ def train(
     Parameters
     ----------
     config
-        With ``data.root`` set.
+        A config with ``data.root`` set.
     out
         The run folder. It must be new, unless ``resume``.
     resume

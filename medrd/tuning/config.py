@@ -255,7 +255,7 @@ def _override_space(space: dict[str, Any], override: str) -> None:
     if path == key:
         space[key] = value
     else:
-        # Under its last name, so that a value that is no section is an error as elsewhere.
+        # Under its last name, so that a value that is not a section is an error as elsewhere.
         name = key.rpartition(".")[2]
         inner = path.removeprefix(f"{key}.")
         set_key({name: space[key]}, f"{name}.{inner}", value, where=f"--set space.{override}")

@@ -36,7 +36,7 @@ class Trial:
     seconds
         Time spent on the trial, including the objective.
     reason
-        In one line, why the trial failed or its process died.
+        One line: why the trial failed or its process died.
     """
 
     name: str

@@ -168,7 +168,7 @@ NO_CODES = {"sform_code": 0, "qform_code": 0}
         ({"pixdim": [1, 0, 1, 1, 0, 0, 0, 0], "qform_code": 0}, "0 x 1 x 1 mm .* sform"),
         ({"pixdim": [1, 2, 1, 1, 0, 0, 0, 0], "qform_code": 0}, "2 x 1 x 1 mm .* sform"),
         ({"pixdim": [1, -1, 1, 1, 0, 0, 0, 0], "sform_code": 0}, "negative"),
-        ({"quatern_b": 1, "quatern_c": 1, "quatern_d": 1}, "no rotation"),
+        ({"quatern_b": 1, "quatern_c": 1, "quatern_d": 1}, "not a rotation"),
         ({"bitpix": 8}, "bitpix is 8"),
         ({"scl_slope": 0, "scl_inter": 5}, "scl_inter, 5, is not added"),
         ({"scl_slope": np.nan, "scl_inter": 5}, "scl_slope is NaN"),

@@ -45,7 +45,7 @@ def read_lesions(subject: Subject, like: Volume, *, max_voxels: int) -> Lesions:
             continue
         warnings.append(
             f"The label {label.path.name} covers {share:.0%} of the {place} (values "
-            f"{_listed(labels[mask])}): if some of them are no lesion, name those that are in "
+            f"{_listed(labels[mask])}): if some of them are not lesions, name those that are in "
             "data.lesion_labels."
         )
         break

@@ -162,7 +162,7 @@ def make_profile(scans: Sequence[ScanTraits], *, named: bool = True) -> Profile:
 
 
 def not_judged(profile: Profile) -> list[str]:
-    """The checks that this profile does not allow for any scan, a sentence each."""
+    """The checks that this profile does not allow for any scan, one sentence each."""
     said = []
     if any(channel.tone_limit is None for channel in profile.channels.values()):
         said.append(
@@ -175,7 +175,7 @@ def not_judged(profile: Profile) -> list[str]:
 
 
 def unlike(scan: ScanTraits, profile: Profile) -> list[str]:
-    """The ways in which a scan differs from the training scans, a sentence each."""
+    """The ways in which a scan differs from the training scans, one sentence each."""
     found: list[str] = []
     if any(
         not low / _SPACING_FACTOR <= edge <= high * _SPACING_FACTOR
