@@ -129,13 +129,13 @@ def file_hash(path: Path) -> str:
     Raises
     ------
     MissingInputError
-        The file is not there or cannot be read.
+        The file is not there, is no regular file, or cannot be read.
     """
-    try:
-        with path.open("rb") as file:
+    with open_regular(path, kind="file") as file:
+        try:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise unreadable(path, error) from None
+        except OSError as error:
+            raise unreadable(path, error) from None
 
 
 @contextmanager

@@ -103,9 +103,11 @@ def is_dicom(path: Path) -> bool:
 
     Hidden files and the index of a disc (DICOMDIR) do not count.
     """
-    if path.name.startswith(".") or path.name.upper() == _INDEX or not path.is_file():
+    if path.name.startswith(".") or path.name.upper() == _INDEX:
         return False
     try:
+        if not path.is_file():  # which raises for a name that is too long
+            return False
         with path.open("rb") as file:
             start = file.read(_PREAMBLE_BYTES + len(_MAGIC))
     except OSError:

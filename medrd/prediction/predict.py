@@ -6,6 +6,7 @@ This module loops over the inputs; :mod:`medrd.prediction.case` processes each o
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
@@ -188,7 +189,7 @@ def predict_cases(
         check_strict(loaded, [case.subject for case in cases])
     result = PredictReport()
     files = loaded.kind.files
-    protected = {path.resolve() for case in cases for path in case.subject.files}
+    protected = {Path(os.path.realpath(path)) for case in cases for path in case.subject.files}
     job = Job(out, options, frozenset(protected))
     if options.shard:
         cases = options.shard.of(sorted(cases, key=lambda case: case.output(Path(), "")))

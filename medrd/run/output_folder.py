@@ -13,6 +13,9 @@ from medrd.errors import InputError, MissingInputError, OutputError
 from medrd.images.dicom_series import choose_series
 from medrd.run.record import Record
 
+_LONGEST_NAME = 255
+"""In bytes, on all common file systems."""
+
 
 @dataclass(frozen=True)
 class OutputFolder:
@@ -50,11 +53,20 @@ class OutputFolder:
         Raises
         ------
         OutputError
-            A name is that of an input, or of a file that medrd did not write.
+            A name is that of an input, or of a file that medrd did not write, or is too long.
         """
+        paths = list(paths)
+        for path in paths:
+            if (length := len(os.fsencode(path.name))) > _LONGEST_NAME:
+                raise OutputError(
+                    path,
+                    expected=f"a name of at most {_LONGEST_NAME} bytes",
+                    found=f"{length}",
+                    remedy=f"Give the {self.noun} a shorter name.",
+                )
         taken = [path for path in paths if path.exists()]
         for path in taken:
-            if path.resolve() in self.protected:
+            if Path(os.path.realpath(path)) in self.protected:
                 raise OutputError(
                     path,
                     expected="an output that is not an input",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -55,3 +56,20 @@ def test_what_is_no_list_of_failures_is_passed_over(
     (tmp_path / "errors.json").write_text(content)
     predict(quick, [scan.parent / "typo.nii.gz"], tmp_path)
     assert listed(tmp_path) == ["typo.nii.gz"]
+
+
+def test_a_path_that_cannot_be_read_or_named_costs_only_itself(
+    quick: Model, scan: Path, tmp_path: Path
+) -> None:
+    folder = scan.parent
+    (folder / "loop.nii.gz").symlink_to("loop.nii.gz")
+    os.mkfifo(folder / "pipe.nii.gz")  # opening one would wait for ever
+    shutil.copy(scan, folder / f"{'long' * 62}.nii.gz")  # 255 bytes, more with _anomaly
+    report = predict(quick, [folder], tmp_path / "out")
+    assert len(report.done) == 1
+    found = {Path(error.where).name[:4]: error.found for error in report.errors}
+    assert found == {
+        "loop": "Too many levels of symbolic links",
+        "pipe": "a device or a pipe",
+        "long": "263",
+    }
