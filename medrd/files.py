@@ -19,8 +19,9 @@ import stat
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from medrd.errors import MissingInputError, OutputError
 
@@ -51,7 +52,7 @@ _CAUSES: dict[int, tuple[str, str]] = {
 
 
 @contextmanager
-def open_regular(path: Path, *, kind: str) -> Iterator[BinaryIO]:
+def open_regular(path: Path, *, kind: str) -> Iterator[BufferedReader]:
     """Open a file to read its bytes; ``kind`` is what it should be, in words.
 
     Raises

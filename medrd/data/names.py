@@ -17,8 +17,9 @@ MODALITIES = ("flair", "t1", "t1ce", "t2")
 """The channel names of the BraTS and MSD layouts."""
 
 _LABEL = re.compile(
-    r"^(?:seg|segm|segmentation|labels?)$|[_.-](?:seg|segm|segmentation|labels?|dseg|probseg|roi"
-    r"|(?:brain|lesion|tumou?r)?mask|glistrboost(?:_manuallycorrected)?)$",
+    r"(?:^|[_.-])(?:seg|segm|(?:manual)?segmentation|labels?|dseg|probseg|roi|gt|ground[_-]?truth"
+    r"|consensus|aseg|(?:brain|lesion|tumou?r)?mask|msk|glistrboost(?:_manuallycorrected)?)"
+    r"(?:[_-]?\d)?$",  # raters are numbered
     re.IGNORECASE,
 )
 
@@ -26,12 +27,14 @@ _LABEL = re.compile(
 _OWN_OUTPUT = re.compile(r"_(anomaly|mask)$")
 
 _POST = r"(?:ce|\+?c\+?|gd|gad|gado|post|postgd|post[_-]?contrast|contrast|km)"
+_OTHER = r"adc|dwi|dti|dsc|dce|swi|swan|asl|bold|pwi|perf(?:usion)?|r?cb[fv]|mra|tof|qsm|mtr|stir"
 _SYNONYMS = {
-    "flair": r"(?:t2w?[_-]?)?flair|t2f|dark[_-]?fluid",
+    "flair": r"(?:[23]d[_-]?)?(?:t2w?[_-]?)?flair(?:[_-]?[23]d|\d)?|t2f|dark[_-]?fluid",
     "t1ce": rf"t1w?[_-]?{_POST}|t1cw|(?:ce|gd|(?:post[_-]?)?contrast[_-])[_-]?t1w?|ct1w?",
-    "t1": r"t1(?:w|n)?|t1[_-]?pre|(?:t1w?[_-]?)?mp2?[_-]?rage|mpr|(?:ir[_-]?)?f?spgr",
-    "t2": r"t2w?",
-    "other": r"adc|dwi|dti|swi|asl|pdw?|bold|angio|ct|pet|t2[_-]?star(?:w)?",
+    "t1": r"(?:inplane)?t1(?:w|n)?|t1[_-]?pre|(?:t1w?[_-]?)?mp2?[_-]?rage|mpr|(?:ir[_-]?)?f?spgr",
+    "t2": r"(?:inplane)?t2w?",
+    "other": rf"{_OTHER}|pd(?:w|t2)?|angio|ct|pet|t[12](?:map|rho)|t2[_-]?star(?:w)?|mtw"
+    r"|sbref|fieldmap|phasediff|magnitude[12]?",
 }
 _ENDING = re.compile(
     "(?:^|[_. -])(?:" + "|".join(f"(?P<{k}>{words})" for k, words in _SYNONYMS.items()) + ")$",
@@ -50,11 +53,19 @@ _PROCESSED = re.compile(
 
 # In the middle of a name, only words that mean nothing else: ``t1`` may be a point in time.
 _WITHIN = re.compile(
-    r"(?<![a-z0-9])(?:(?P<flair>t2flair|flair|dark[_-]?fluid)|(?P<t1ce>t1c|t1w?[_-]?(?:ce|gd|gad|post))"
-    r"|(?P<t1>t1w|mp2?[_-]?rage|mpr|(?:ir[_-]?)?f?spgr|(?-i:T1))|(?P<t2>t2w|(?-i:T2)))(?![a-z0-9])",
+    r"(?<![a-z0-9])(?:(?P<flair>(?:[23]d)?(?:t2)?flair(?:[23]d|\d)?|dark[_-]?fluid)"
+    r"|(?P<t1ce>t1c|t1w?[_-]?(?:ce|gd|gad|post))"
+    r"|(?P<t1>t1w|mp2?[_-]?rage|mpr|(?:ir[_-]?)?f?spgr|(?-i:T1))|(?P<t2>t2w|(?-i:T2))"
+    rf"|(?P<other>{_OTHER}))(?![a-z0-9])",
     re.IGNORECASE,
 )
-_AGENT = re.compile(r"(?<![a-z0-9])(?:gd|gad|gado|contrast)(?![a-z0-9])", re.IGNORECASE)
+_AGENT = re.compile(
+    r"(?<![a-z0-9])(?:gd|gado?|contrast|km|ce|post(?![_-]?op))(?![a-z0-9])", re.IGNORECASE
+)
+_NO_AGENT = re.compile(
+    r"(?<![a-z0-9])(?:pre|non|no|without)[_-]?(?:gd|gado?|contrast|km|ce)(?![a-z0-9])",
+    re.IGNORECASE,
+)
 
 
 def stem(path: Path) -> str:
@@ -117,7 +128,11 @@ def _kind_in(name: str) -> str | None:
     kind = name_and_modality(Path(f"{name}.nii"))[1]
     if kind is not None:
         return kind
-    kinds = {found.lastgroup for found in _WITHIN.finditer(name)}
+    name = _NO_AGENT.sub("", name)
+    kinds = {
+        found[0].lower() if found.lastgroup == "other" else str(found.lastgroup)
+        for found in _WITHIN.finditer(name)
+    }
     if "flair" in kinds:
         kinds.discard("t2")  # Axial_T2_FLAIR_1
     if "t1" in kinds and _AGENT.search(name):

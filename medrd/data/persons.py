@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from medrd.data.names import name_and_modality
+
+logger = logging.getLogger("medrd.data")
+
+_SHOWN = 3
+"""Number of people that a warning names."""
 
 _KNOWN = re.compile(
     r"(sub-[a-z0-9+]+)(?:_|$)"  # BIDS: sub-01_ses-2
@@ -13,11 +23,22 @@ _KNOWN = re.compile(
     r"|(brats1[789]_[a-z0-9]+_[a-z0-9]+)_\d+"  # Brats18_CBICA_AAB_1
     r"|(upenn-gbm-\d+)_\d+"  # UPENN-GBM-00001_21
     r"|(ucsf-pdgm-\d+)_fu\w*"  # UCSF-PDGM-0289_FU001d
-    r"|(?:adni_)?(\d{3}_s_\d{4,5})_"  # ADNI_002_S_0295_MR_...
-    r"|(oas[12]_\d{4}|oas[34]\d{4})_",  # OAS1_0001_MR1, OAS30001_MR_d0129
+    r"|(?:adni_)?(\d{3}_s_\d{4,5})(?:_|$)"  # ADNI_002_S_0295_MR_...
+    r"|(oas[12]_\d{4}|oas[34]\d{4})_"  # OAS1_0001_MR1, OAS30001_MR_d0129
+    r"|((?:training|test)\d\d)_\d\d(?:_|$)"  # ISBI 2015: training01_02
+    r"|(rhuh-\d+)[_-]\d",  # RHUH-0001_0
     re.IGNORECASE,
 )
 """Names that public data sets give to several scans of one person, who is the group."""
+
+_VISIT = re.compile(
+    r"(.+?)[_-](?:(?:visit|v|session|tp|time[_-]?point|time|follow[_-]?up|fu|month|mo|m|week|wk|day"
+    r"|year|yr)[_-]?\d+[a-z]?(?:[_-]\d)?|baseline|bl|follow[_-]?up|fu"
+    r"|(?:pre|post)(?:[_-]?(?:op|surgery|treatment|rt))?)$"
+    r"|(.*\d.*?)[_-](?:19|20)\d\d[._-]?[01]\d[._-]?[0-3]\d$",  # TCGA-CS-4941_19960909
+    re.IGNORECASE,
+)
+"""The end of a name that tells when a scan was made; the group is the person."""
 
 
 def person_of(id: str, pattern: str | None) -> str:
@@ -29,21 +50,47 @@ def person_of(id: str, pattern: str | None) -> str:
         A scan's id in its data set.
     pattern
         ``data.subject_pattern``: a regular expression that is searched for in the id, whose first
-        group (or whole match) is the person. None: the names that are known of public data sets.
+        group (or whole match) is the person. None: the names that are known of public data sets,
+        and those that end in a visit or a date.
 
     Returns
     -------
     str
         The person; the id itself if the pattern does not match.
 
-    >>> person_of("BraTS-GLI-00003-001", None), person_of("anna", None)
-    ('BraTS-GLI-00003', 'anna')
+    >>> person_of("BraTS-GLI-00003-001", None), person_of("anna_v2", None), person_of("bob", None)
+    ('BraTS-GLI-00003', 'anna', 'bob')
     """
-    found = _KNOWN.match(id) if pattern is None else re.search(pattern, id)
+    if pattern is None:
+        found = _KNOWN.match(id) or _VISIT.match(name_and_modality(Path(f"{id}.nii"))[0])
+    else:
+        found = re.search(pattern, id)
     if not found:
         return id
     groups = [group for group in found.groups() if group]
     return groups[0] if groups else found[0]
+
+
+@cache
+def warn_of_visits(ids: tuple[str, ...]) -> None:
+    """Say once which scans only a visit or a date in their names joins to one person."""
+    joined = [
+        scans
+        for scans in by_person(ids, None).values()
+        if len(scans) > 1 and not _KNOWN.match(scans[0])
+    ]
+    if joined:
+        shown = "; ".join(", ".join(scans) for scans in joined[:_SHOWN])
+        logger.warning(
+            "By their names, %d scans are of %d %s (%s%s): those of one person stay on one "
+            "side of the split. If they are not, set data.subject_pattern ('(.*)': all are "
+            "different people).",
+            sum(map(len, joined)),
+            len(joined),
+            "person" if len(joined) == 1 else "people",
+            shown,
+            "; …" if len(joined) > _SHOWN else "",
+        )
 
 
 def by_person(ids: Iterable[str], pattern: str | None) -> dict[str, list[str]]:

@@ -30,6 +30,15 @@ GLIOMAS = [f"BraTS-GLI-{person:05}-{time:03}" for person in range(12) for time i
         ("UCSF-PDGM-0289", "UCSF-PDGM-0289_FU001d"),
         ("ADNI_002_S_0295_MR_a", "ADNI_002_S_0295_MR_b"),
         ("OAS30001_MR_d0129", "OAS30001_MR_d0757"),
+        ("training01_01", "training01_04"),
+        ("ADNI_002_S_0295", "002_S_0295_I123"),
+        ("Patient-001_week-000-1", "Patient-001_week-044"),
+        ("TCGA-CS-4941_19960909", "TCGA-CS-4941_1997.01.20"),
+        ("anna_v1", "anna_V02"),
+        ("anna_tp1_FLAIR", "anna-timepoint-2_FLAIR"),
+        ("anna_baseline", "anna_m12"),
+        ("anna_BL", "anna_fu1"),
+        ("anna_pre", "anna_post-op"),
     ],
 )
 def test_names_of_public_data_sets_tell_the_person(first: str, second: str) -> None:
@@ -46,6 +55,11 @@ def test_names_of_public_data_sets_tell_the_person(first: str, second: str) -> N
         ("sub-01_ses-1", "sub-011_ses-1"),
         ("scan_1", "scan_2"),
         ("BRATS_001", "BRATS_002"),
+        ("Brats18_TCIA01_401_1", "Brats18_TCIA01_411_1"),
+        ("anna_v1", "bob_v1"),
+        ("training01_01", "training02_01"),
+        ("patient_1_t1", "patient_1_t2"),  # two points in time, or two modalities
+        ("site_20200101", "site_20200102"),
     ],
 )
 def test_other_names_are_other_people(first: str, second: str) -> None:
@@ -58,6 +72,18 @@ def test_a_person_is_on_one_side_with_all_scans(seed: int) -> None:
     sides = [split.train, split.calibration, split.test]
     assert [len(side) for side in sides] == [3 * 6, 3 * 2, 3 * 4]
     assert sum(len({person_of(id, None) for id in side}) for side in sides) == 12
+
+
+def test_scans_that_only_their_visits_join_are_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("anna_v1", "anna_v2", "bob_v1", "sub-01_ses-1", "sub-01_ses-2", "carl"):
+        (tmp_path / f"{name}.nii").touch()
+    raw = {"data": {"root": str(tmp_path), "split": {"train": 2, "calibration": 1, "test": 1}}}
+    for _ in range(2):
+        load_cohort(make_config(raw))
+    (said,) = [text for text in caplog.messages if "By their names" in text]
+    assert said.startswith("By their names, 2 scans are of 1 person (anna_v1, anna_v2)")
 
 
 def test_a_pattern_of_ones_own_decides() -> None:

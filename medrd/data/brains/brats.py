@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from medrd.data.brains.labels import BESIDE, Labels
+from medrd.data.brains.labels import BESIDE, Labels, beside_images
 from medrd.data.folders import folders_below, scans_in
 from medrd.data.names import stem
 from medrd.data.subject import Source, Subject
@@ -83,8 +83,8 @@ def _subjects_in(folder: Path, endings: re.Pattern[str], errors: list[InputError
 
 
 def label_beside(path: Path) -> Source | None:
-    """The label of a scan given as a file: that of its BraTS subject, or ``<stem>_seg`` and the
-    like.
+    """The label of a scan given as a file: that of its BraTS subject, that of its name in a folder
+    beside ``images``, or ``<stem>_seg`` and the like.
 
     ``<stem>_mask`` does not count, since medrd itself may have written it.
     """
@@ -94,7 +94,8 @@ def label_beside(path: Path) -> Source | None:
     for subject in subjects_in(folder, errors=[]):
         if any(source.path == scan_file(path) for source in subject.images.values()):
             return subject.label
-    return Labels((folder, ("_seg", "_label", "_dseg"))).of(path)
+    apart = beside_images(folder) if folder.name == "images" else []
+    return Labels(*apart, (folder, ("_seg", "_label", "_dseg"))).of(path)
 
 
 def subjects_below(root: Path, endings: re.Pattern[str]) -> Iterator[Subject]:

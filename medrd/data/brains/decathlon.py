@@ -49,15 +49,19 @@ def channel_names(root: Path) -> tuple[str, ...] | None:
     path = root / DESCRIPTION
     if not path.is_file():
         return None
-    found = "no such table"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        tables = [content[name] for name in _TABLES if name in content]
-        if tables:
-            return tuple(_channel(tables[0], i) for i in range(len(tables[0])))
-        found = f"the keys {', '.join(content)}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        found = f"{type(error).__name__}: {error}"
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)
+        tables = [_in_order(content[name]) for name in _TABLES if name in content]
+        if not tables:
+            found = f"the keys {', '.join(content)}"
+        elif any(table != tables[0] for table in tables):
+            found = f"two that differ: {tables}"
+        elif len(set(tables[0])) < len(tables[0]):
+            found = f"a channel twice: {', '.join(tables[0])}"
+        else:
+            return tables[0]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        found = str(error)
     raise ConfigError(
         path,
         expected='a table of channels, "channel_names" (nnU-Net) or "modality" (MSD): '
@@ -67,9 +71,21 @@ def channel_names(root: Path) -> tuple[str, ...] | None:
     )
 
 
-def _channel(table: Any, number: int) -> str:
-    name = table[str(number)]
-    return _MODALITY.get(re.sub(r"[^a-z0-9]", "", name.lower()), name.lower())
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of keys that are there twice, json would take the last one."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return content
+
+
+def _in_order(table: Any) -> tuple[str, ...]:
+    """The names of the channels 0, 1 … of a table."""
+    if not isinstance(table, dict) or set(table) != {str(i) for i in range(len(table))}:
+        raise ValueError(f"the table {table}")
+    names = (table[str(i)].lower() for i in range(len(table)))
+    return tuple(_MODALITY.get(re.sub(r"[^a-z0-9]", "", name), name) for name in names)
 
 
 def files_by_case(scans: Mapping[Path, Path]) -> dict[str, dict[int | None, Path]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from medrd.config import RecipeConfig
 from medrd.data.brains import brats, decathlon
 from medrd.data.brains.bids import bids_root, bids_subjects
+from medrd.data.brains.labels import is_label_folder
 from medrd.data.cases import (
     ERRORS_NAME,
     Case,
@@ -22,7 +23,14 @@ from medrd.data.cases import (
 )
 from medrd.data.folders import folders_below, scans_in
 from medrd.data.left_out import LeftOut
-from medrd.data.names import is_label_name, is_scan, name_and_modality, named_kind, stem
+from medrd.data.names import (
+    MODALITIES,
+    is_label_name,
+    is_scan,
+    name_and_modality,
+    named_kind,
+    stem,
+)
 from medrd.data.output_names import SCAN_FILES, UNPREPARED_ENDING, ending_in, files_of
 from medrd.data.pictures.files import is_picture
 from medrd.data.subject import Source, Subject
@@ -199,7 +207,7 @@ def _refuse_other_modality(path: Path, recipe: RecipeConfig) -> None:
 def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]:
     """The cases directly in this folder; its error, if any, is appended to ``errors``."""
     try:
-        if decathlon.is_label_folder(folder):
+        if decathlon.is_label_folder(folder) or is_label_folder(folder):
             return []
         if decathlon.describes(folder):
             return _decathlon(folder, root, wanted)
@@ -213,13 +221,27 @@ def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError])
             return [Case(subject, place) for subject in subjects]
         files = [
             _file(path, folder.relative_to(root), wanted)
-            for path in scans_in(folder)
-            if not is_label_name(path)
+            for path in _of_the_modality(folder, wanted)
         ]
         return files + _dicom(folder, root, wanted)
     except InputError as error:
         errors.append(error)
         return []
+
+
+def _of_the_modality(folder: Path, wanted: _Wanted) -> list[Path]:
+    """The scans of a plain folder; where one is by its name of the model's modality, those that are
+    by theirs of another are left out."""
+    kinds = {path: named_kind(path) for path in scans_in(folder) if not is_label_name(path)}
+    channel = wanted.recipe.channels[0]
+    if channel not in MODALITIES or channel not in kinds.values():
+        return list(kinds)
+    wanted.left_out.extend(
+        LeftOut(path, f"by its name {kind}, beside a {channel}, which the model was trained on")
+        for path, kind in kinds.items()
+        if kind not in (None, channel)
+    )
+    return [path for path, kind in kinds.items() if kind in (None, channel)]
 
 
 def _decathlon(folder: Path, root: Path, wanted: _Wanted) -> list[Case]:
@@ -249,7 +271,7 @@ def _beside(
             kind = named_kind(path)
             yield LeftOut(
                 path,
-                f"by its name a {kind}, which is not of the BraTS layout as others in its folder"
+                f"by its name {kind}, which is not of the BraTS layout as others in its folder"
                 if kind
                 else "its name ends in no modality (_flair, _t1 …), as others in its folder do",
             )

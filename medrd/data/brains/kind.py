@@ -31,6 +31,7 @@ from medrd.data.kind import TestItem, TrainingItem
 from medrd.data.margin import away_from
 from medrd.data.names import MODALITIES, named_kind
 from medrd.data.output_names import MAKER, SCAN_FILES
+from medrd.data.persons import warn_of_visits
 from medrd.data.split import Split, split_subjects
 from medrd.data.subject import Subject
 from medrd.errors import ConfigError, MissingInputError, ModelError, WrongKindError
@@ -67,6 +68,8 @@ class Brains:
         """Split by subject; see :func:`medrd.data.split.split_subjects`."""
         ids = [subject.id for subject in subjects]
         data = _data(config)
+        if data.subject_pattern is None:
+            warn_of_visits(tuple(ids))
         return split_subjects(ids, data.split, seed=config.seed, pattern=data.subject_pattern)
 
     def check_normal(self, subjects: Sequence[Subject], config: Config) -> None:

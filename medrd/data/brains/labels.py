@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,10 +14,23 @@ from medrd.images.formats import scan_ending
 
 BESIDE = ("_mask", "_seg", "_label")
 """What a label beside its image may be called after the image's stem."""
+OWN_FOLDERS = ("masks", "labels")
+"""Folders of labels beside a folder ``images``."""
+
+
+def beside_images(images: Path) -> list[tuple[Path, Sequence[str]]]:
+    """The places of labels in the folders beside ``images``, for :class:`Labels`."""
+    return [(images.parent / name, ("", *BESIDE)) for name in OWN_FOLDERS]
+
+
+def is_label_folder(folder: Path) -> bool:
+    """Whether a folder is the ``masks`` or ``labels`` beside a folder ``images``."""
+    return folder.name in OWN_FOLDERS and (folder.parent / "images").is_dir()
 
 
 class Labels:
-    """The labels in a few folders, by the names of their images; case does not matter.
+    """The labels in a few folders, by the names of their images; neither case nor the spelling of
+    accents (macOS takes them apart) matters.
 
     Parameters
     ----------
@@ -26,7 +40,7 @@ class Labels:
 
     def __init__(self, *places: tuple[Path, Sequence[str]]) -> None:
         self._places = [
-            ({path.name.lower(): file for path, file in scans_in(folder).items()}, words)
+            ({_plain(path.name): file for path, file in scans_in(folder).items()}, words)
             for folder, words in places
         ]
 
@@ -35,6 +49,10 @@ class Labels:
         for files, words in self._places:
             endings = (scan_ending(image), ".nii.gz", ".nii")
             for word, ending in itertools.product(words, endings):
-                if found := files.get(f"{stem(image)}{word}{ending}".lower()):
+                if found := files.get(_plain(f"{stem(image)}{word}{ending}")):
                     return Source(found)
         return None
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).lower()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medrd.data.brains import brats, decathlon
-from medrd.data.brains.labels import BESIDE, Labels
+from medrd.data.brains.labels import BESIDE, OWN_FOLDERS, Labels, beside_images
 from medrd.data.folders import folders_below, scans_in
 from medrd.data.left_out import LeftOut, log_left_out
 from medrd.data.names import MODALITIES, is_label_name, stem
@@ -96,9 +96,7 @@ def _nothing_found(root: Path, layout: str) -> ConfigError:
 
 def _is_plain(root: Path) -> bool:
     """Whether images and labels have a folder each: the images' endings mean nothing then."""
-    return (root / "images").is_dir() and any(
-        (root / name).is_dir() for name in ("masks", "labels")
-    )
+    return (root / "images").is_dir() and any((root / name).is_dir() for name in OWN_FOLDERS)
 
 
 def _warn_of_others(root: Path, subjects: Sequence[Subject]) -> None:
@@ -115,8 +113,7 @@ def _warn_of_others(root: Path, subjects: Sequence[Subject]) -> None:
 
 def _folder(root: Path) -> Iterator[Subject]:
     images = root / "images" if (root / "images").is_dir() else root
-    own = ("", *BESIDE)
-    labels = Labels((root / "masks", own), (root / "labels", own), (images, BESIDE))
+    labels = Labels(*beside_images(root / "images"), (images, BESIDE))
     for path, file in scans_in(images).items():
         if not is_label_name(path):
             yield Subject(stem(path), {"image": Source(file)}, labels.of(path))

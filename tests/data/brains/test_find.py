@@ -137,7 +137,27 @@ def test_what_is_found_and_not_taken_is_named_with_the_reason(tmp_path: Path) ->
     reasons = {other.path.name: other.reason for other in left_out}
     assert reasons.keys() == {"C.nii.gz", "D_T1w.nii.gz"}
     assert "ends in no modality" in reasons["C.nii.gz"]
-    assert "by its name a t1" in reasons["D_T1w.nii.gz"]
+    assert "by its name t1" in reasons["D_T1w.nii.gz"]
+
+
+def test_of_a_session_in_a_plain_folder_only_the_models_modality_is_taken(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"w1/{name}.nii.gz" for name in ("FLAIR", "T1", "CT1", "DTI_FA", "x", "gt")))
+    touch(tmp_path, "w2/T1.nii.gz")  # which the guard warns of
+    cases, _, left_out = find_scans([tmp_path], ONE)
+    assert [f"{case.place}/{case.subject.id}" for case in cases] == ["w1/FLAIR", "w1/x", "w2/T1"]
+    reasons = {other.path.name: other.reason for other in left_out}
+    assert reasons.keys() == {"T1.nii.gz", "CT1.nii.gz", "DTI_FA.nii.gz"}
+    assert "by its name t1ce, beside a flair" in reasons["CT1.nii.gz"]
+
+
+@pytest.mark.parametrize("folder", ["masks", "labels"])
+def test_labels_in_a_folder_beside_the_images_are_no_scans(tmp_path: Path, folder: str) -> None:
+    """The accent is one character in one name, two in the other, as macOS writes it."""
+    touch(tmp_path, "images/a\u0301.nii.gz", f"{folder}/\xe1.nii.gz")
+    (case,) = find_scans([tmp_path], ONE).cases
+    assert case.place == Path("images")
+    assert case.subject.label is not None
+    assert case.subject.label.path.parent.name == folder
 
 
 def test_a_series_that_is_not_asked_for_is_named(tmp_path: Path) -> None:

@@ -294,6 +294,25 @@ def test_a_damaged_dataset_json_is_named(tmp_path: Path, order: object) -> None:
         find(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ('{"modality": {"0": "FLAIR", "1": "T1", "1": "T2"}}', "the key '1' twice"),
+        ('{"modality": {"0": "FLAIR", "1": "flair"}}', "a channel twice: flair, flair"),
+        ('{"modality": {"0": "T1"}, "channel_names": {"0": "FLAIR"}}', "two that differ"),
+        ('{"channel_names": {"FLAIR": 0}}', "the table {'FLAIR': 0}"),
+    ],
+)
+def test_a_dataset_json_that_names_channels_in_two_ways_is_refused(
+    tmp_path: Path, content: str, found: str
+) -> None:
+    touch(tmp_path, "imagesTr/a_0000.nii.gz")
+    (tmp_path / "dataset.json").write_text(content, encoding="utf-8-sig")
+    with pytest.raises(ConfigError) as caught:
+        find(tmp_path)
+    assert found in caught.value.found
+
+
 # --- Plain folders ---------------------------------------------------------------------
 
 
