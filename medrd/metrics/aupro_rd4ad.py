@@ -14,7 +14,6 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.integrate import trapezoid
 
 from medrd.metrics.regions import region_weights
 
@@ -66,6 +65,8 @@ def aupro_rd4ad_image(map: NDArray[np.float32], label: NDArray[np.bool_]) -> flo
     kept = rates < _MAX_FPR
     if kept.sum() < 2 or not rates[kept].any():
         return None
+    from scipy.integrate import trapezoid  # takes half a second, which prediction need not wait for
+
     # Thresholds ascend, so rates descend.
     return -float(trapezoid(overlaps[kept], rates[kept] / rates[kept].max()))
 

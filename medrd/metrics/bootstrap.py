@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy import special  # scipy.stats takes much longer to import
 
 from medrd.metrics.counts import MAX_FPR
 from medrd.metrics.names import RESAMPLED
@@ -249,7 +248,7 @@ def _expanded(tail: float, units: int) -> float:
     """The tail of the resamples that corresponds to ``tail`` for a sample of ``units``."""
     if units < 2:
         return 0.0
-    return float(norm.cdf(student.ppf(tail, units - 1) * math.sqrt(units / (units - 1))))
+    return float(special.ndtr(special.stdtrit(units - 1, tail) * math.sqrt(units / (units - 1))))
 
 
 def _p_value(differences: Samples, *, units: int) -> float:
@@ -260,6 +259,6 @@ def _p_value(differences: Samples, *, units: int) -> float:
     tail = min(max(tail, 1 / (defined.size + 1)), 0.5)
     if units < 2:
         return 1.0
-    quantile = norm.ppf(tail) * math.sqrt((units - 1) / units)  # the inverse of _expanded
-    p_value = 2 * float(student.cdf(quantile, units - 1))
+    quantile = special.ndtri(tail) * math.sqrt((units - 1) / units)  # the inverse of _expanded
+    p_value = 2 * float(special.stdtr(units - 1, quantile))
     return min(max(p_value, 2.0 ** (1 - units)), 1.0)

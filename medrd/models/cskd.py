@@ -24,7 +24,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from timm.layers.cbam import CbamModule
 from torch import Tensor, nn
 
 from medrd.models.blocks import conv, unit
@@ -108,6 +107,8 @@ def attention_embedding(channels: int, reduction: int, *, signed: bool) -> nn.Mo
 
     ``signed`` where the teacher's features can be negative: then it ends without ReLU.
     """
+    from timm.layers.cbam import CbamModule  # takes seconds, which other models need not wait for
+
     width = max(channels // reduction, 1)
     layers = [
         unit(channels, width, 1),

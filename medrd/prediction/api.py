@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from medrd.data.pictures.files import PICTURE_ENDINGS
 from medrd.data.pictures.kind import refuse_frame, refuse_series
-from medrd.draw.overlay import draw_overlay
-from medrd.draw.picture_overlay import draw_picture_overlay
 from medrd.errors import ConfigError, GridMismatchError
 from medrd.images.header import DEFAULT_MAX_VOXELS
 from medrd.images.picture import DEFAULT_MAX_PIXELS, Picture, read_picture
@@ -24,6 +21,9 @@ from medrd.prediction.guard import Name, Names, compare_with_training
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import Model, load_model
 from medrd.run.predictor import Predictor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +161,11 @@ def plot(
         "label": label,
     }
     if isinstance(given, Picture):
+        from medrd.draw.picture_overlay import draw_picture_overlay
+
         return draw_picture_overlay(**content)
+    from medrd.draw.overlay import draw_overlay
+
     return draw_overlay(affine=given.affine, **content)
 
 

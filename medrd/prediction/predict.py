@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medrd.data.cases import Case
 from medrd.data.left_out import LeftOut, log_left_out
@@ -21,7 +22,6 @@ from medrd.prediction.bids import describe_derivative
 from medrd.prediction.case import Done, Job, Outcome
 from medrd.prediction.guard import check_strict
 from medrd.prediction.options import DEFAULTS, PredictOptions
-from medrd.prediction.report import Report, find_records, report_predictions
 from medrd.prediction.work import PredictWork
 from medrd.run.failures import REPORT_STEP, Failure, all_failures, write_failures
 from medrd.run.folder_lock import lock_folder
@@ -32,6 +32,9 @@ from medrd.run.shard import Shard
 from medrd.run.signals import InterruptedRunError, stop_on_signals
 from medrd.runner.runner import HERE, Runner
 from medrd.runner.shared_model import SharedModel
+
+if TYPE_CHECKING:
+    from medrd.prediction.report import Report
 
 logger = logging.getLogger("medrd.predict")
 
@@ -240,6 +243,8 @@ def predict_cases(
     result.done += [record for record in records if isinstance(outcomes[record], Done)]
     result.skipped += [record for record in records if outcomes[record] is None]
     if options.report and (result.done or result.skipped):
+        from medrd.prediction.report import find_records, report_predictions
+
         result.page = report_predictions(out, find_records(out))
         unshown = [Failure(error, step=REPORT_STEP) for error in result.page.errors]
         write_failures(out, [*listed, *unshown])

@@ -1,25 +1,23 @@
 """The exact mapping between a scan's own grid and the stack of square slices for the network.
 
-It uses MONAI's invertible transforms for orientation, padding, cropping and resizing. They also
-transform the affine, so that each pixel of a slice has a position in scanner coordinates. MONAI is
-imported inside the functions: that takes seconds, and a training from the cache needs none of it.
+It turns, pads, crops and resizes, and back, with MONAI's invertible transforms or, bit for bit
+alike, with torch alone. MONAI is imported inside a function: that takes seconds, and neither a
+training from the cache nor a prediction needs it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
+import nibabel as nib
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from monai.data import MetaTensor
-    from monai.transforms import Compose, Orientation
+from medrd.data.brains.torch_moves import TorchMoves
+from medrd.data.brains.torch_moves import reoriented as reoriented_by_torch
 
 Axis = Literal["axial", "coronal", "sagittal"]
 
@@ -28,6 +26,26 @@ Axis = Literal["axial", "coronal", "sagittal"]
 # sagittal with the nose to the left.
 _AXCODES: dict[Axis, str] = {"axial": "SPL", "coronal": "AIL", "sagittal": "RIP"}
 _LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+class Moves(Protocol):
+    """The way from a volume to its slices and back, linear or nearest in the plane.
+
+    Attributes
+    ----------
+    affine
+        From (slice, row, column) to world coordinates in mm.
+    """
+
+    affine: NDArray[np.float64]
+
+    def forward(self, array: NDArray[Any]) -> NDArray[Any]:
+        """(X, Y, Z) -> (S, size, size), in memory of its own."""
+        ...
+
+    def back(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(S, size, size) -> (X, Y, Z); 0 beyond the slices."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +63,8 @@ class SliceGeometry:
         extend beyond it.
     size
         Side of a slice in pixels.
+    quick
+        Move with torch instead of MONAI, with the same result.
     """
 
     shape: tuple[int, int, int]
@@ -52,6 +72,7 @@ class SliceGeometry:
     axis: Axis
     crop: tuple[tuple[int, int], tuple[int, int]]
     size: int
+    quick: bool = False
 
     @classmethod
     def around(
@@ -62,13 +83,13 @@ class SliceGeometry:
         axis: Axis,
         field_mm: float,
         size: int,
+        quick: bool = False,
     ) -> SliceGeometry:
         """Slices that show a square of ``field_mm`` around the centre of the brain's bounding
         box."""
         shape = (brain.shape[0], brain.shape[1], brain.shape[2])
-        oriented = _move(_orientation(axis), brain.astype(np.uint8), affine)
-        stack = oriented[0].numpy().astype(bool)
-        spacing = np.linalg.norm(np.asarray(oriented.affine)[:3, :3], axis=0)
+        stack, stack_affine = _reoriented(brain.astype(np.uint8), affine, axis, quick)
+        spacing = np.linalg.norm(stack_affine[:3, :3], axis=0)
         crop = []
         for dim in (1, 2):
             other = tuple(d for d in range(3) if d != dim)
@@ -78,33 +99,21 @@ class SliceGeometry:
             count = max(1, round(field_mm / float(spacing[dim])))
             start = math.floor(middle - count / 2 + 0.5)
             crop.append((start, start + count))
-        return cls(shape, affine, axis, (crop[0], crop[1]), size)
+        return cls(shape, affine, axis, (crop[0], crop[1]), size, quick)
 
     def to_slices(self, array: NDArray[Any], *, nearest: bool = False) -> NDArray[np.float32]:
         """Resample a volume (X, Y, Z) to a stack (S, size, size), linear or nearest in the
         plane."""
-        transforms = (self._nearest if nearest else self._linear)[0]
-        result: NDArray[np.float32] = _move(transforms, array, self.affine)[0].numpy()
+        result: NDArray[np.float32] = self._moves(nearest).forward(array)
         return result
 
     def to_volume(self, stack: NDArray[Any], *, nearest: bool = False) -> NDArray[np.float32]:
         """Put a stack (S, size, size) back on the volume's grid (X, Y, Z); 0 beyond the slices."""
-        from monai.data import MetaTensor
-
-        transforms, forward = self._nearest if nearest else self._linear
-        moved = MetaTensor(
-            torch.from_numpy(np.array(stack, np.float32))[None], affine=forward.affine
-        )
-        # a copy: MONAI removes them as it inverts
-        moved.applied_operations = list(forward.applied_operations)
-        result: NDArray[np.float32] = transforms.inverse(moved)[0].numpy()
-        return np.ascontiguousarray(result)
+        return np.ascontiguousarray(self._moves(nearest).back(np.array(stack, np.float32)))
 
     def oriented(self, array: NDArray[Any]) -> NDArray[Any]:
         """Reorient a volume: the stack's axis first, slices upright, voxel values unchanged."""
-        moved = _move(_orientation(self.axis), array, self.affine)
-        result: NDArray[Any] = moved[0].numpy()
-        return result
+        return _reoriented(array, self.affine, self.axis, self.quick)[0]
 
     @property
     def depth(self) -> int:
@@ -114,7 +123,7 @@ class SliceGeometry:
     @property
     def slices_affine(self) -> NDArray[np.float64]:
         """Affine from (slice, row, column) of the stack to world coordinates in RAS+ mm."""
-        return np.asarray(self._nearest[1].affine, np.float64)
+        return self._nearest.affine
 
     @property
     def pixel_area_mm2(self) -> float:
@@ -135,77 +144,42 @@ class SliceGeometry:
         whole = int(np.count_nonzero(oriented))
         return int(np.count_nonzero(shown)) / max(1, whole)
 
-    # MONAI inverts with the transform objects used in the forward direction, so they are kept
-    # together with an (empty) image that has passed through them.
-    @cached_property
-    def _linear(self) -> tuple[Compose, MetaTensor]:
-        return self._with_example(self._transforms(nearest=False))
+    def _moves(self, nearest: bool) -> Moves:
+        return self._nearest if nearest else self._linear
 
     @cached_property
-    def _nearest(self) -> tuple[Compose, MetaTensor]:
-        return self._with_example(self._transforms(nearest=True))
+    def _linear(self) -> Moves:
+        return self._make(nearest=False)
 
-    def _with_example(self, transforms: Compose) -> tuple[Compose, MetaTensor]:
-        return transforms, _move(transforms, np.zeros(self.shape, np.uint8), self.affine)
+    @cached_property
+    def _nearest(self) -> Moves:
+        return self._make(nearest=True)
 
-    def _transforms(self, nearest: bool) -> Compose:
-        from monai.transforms import Compose, Pad, Resize, SpatialCrop
+    def _make(self, *, nearest: bool) -> Moves:
+        place = (self.shape, self.affine, _AXCODES[self.axis], self.crop, self.size)
+        if self.quick:
+            return TorchMoves(*place, nearest=nearest)
+        from medrd.data.brains.monai_moves import MonaiMoves
 
-        orientation = _orientation(self.axis)
-        extent = self._oriented_extent()
-        pad, start, stop = [(0, 0), (0, 0)], [0], [extent[0]]
-        for (low, high), length in zip(self.crop, extent[1:], strict=True):
-            before, after = max(0, -low), max(0, high - length)
-            pad.append((before, after))
-            start.append(low + before)
-            stop.append(high + before)
-        # MONAI annotates one pair but accepts one for each dimension.
-        padding = Pad(pad)  # type: ignore[arg-type]
-        steps: list[Callable[..., Any]] = [
-            orientation,
-            padding,
-            SpatialCrop(roi_start=start, roi_end=stop),
-        ]
-        if any(high - low != self.size for low, high in self.crop):
-            mode = "nearest-exact" if nearest else "trilinear"
-            # No anti-aliasing on the way back up; going down it needs a low-pass filter.
-            steps.append(
-                Resize(
-                    (extent[0], self.size, self.size),
-                    mode=mode,
-                    align_corners=None if nearest else False,
-                    anti_aliasing=not nearest,
-                )
-            )
-        return Compose(steps)
+        return MonaiMoves(*place, nearest=nearest)
 
-    def _oriented_extent(self) -> Sequence[int]:
+    def _oriented_extent(self) -> list[int]:
         ornt = _permutation(self.axis, self.affine)
         return [self.shape[d] for d in ornt]
 
 
 def _permutation(axis: Axis, affine: NDArray[np.float64]) -> list[int]:
     """The volume's axis behind each axis of the oriented stack."""
-    import nibabel as nib
-
     wanted = [next(i for i, pair in enumerate(_LABELS) if code in pair) for code in _AXCODES[axis]]
     has = [int(row[0]) for row in nib.orientations.io_orientation(affine)]
     return [has.index(world) for world in wanted]
 
 
-def _orientation(axis: Axis) -> Orientation:
-    from monai.transforms import Orientation
+def _reoriented(
+    array: NDArray[Any], affine: NDArray[np.float64], axis: Axis, quick: bool
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    if quick:
+        return reoriented_by_torch(array, affine, _AXCODES[axis])
+    from medrd.data.brains.monai_moves import reoriented
 
-    return Orientation(axcodes=_AXCODES[axis], labels=_LABELS)
-
-
-def _move(
-    transform: Callable[..., Any], array: NDArray[Any], affine: NDArray[np.float64]
-) -> MetaTensor:
-    """Apply a MONAI transform to an (X, Y, Z) array with its affine; the channel stays first."""
-    from monai.data import MetaTensor
-
-    # A copy: if nothing has to change, MONAI would return the caller's own memory.
-    tensor = torch.from_numpy(np.array(array, order="C"))[None]
-    moved: MetaTensor = transform(MetaTensor(tensor, affine=torch.from_numpy(affine)))
-    return moved
+    return reoriented(array, affine, _AXCODES[axis])

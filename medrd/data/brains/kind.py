@@ -187,7 +187,7 @@ class Brains:
         volumes = read_channels(case.subject, self.recipe, max_voxels=budget)
         for volume in volumes.values():
             refuse_label(volume)
-        return OpenedScan(volumes, prepare(volumes, self.recipe))
+        return OpenedScan(volumes, prepare(volumes, self.recipe, quick=True))
 
     def prepare(self, given: Volume | Mapping[str, Volume] | Picture) -> PreparedVolume:
         """A volume, or volumes by modality where the model takes three.
@@ -217,7 +217,7 @@ class Brains:
             )
         volumes = {channel: volumes[channel] for channel in channels}
         check_same_grid(volumes)
-        return prepare(volumes, self.recipe)
+        return prepare(volumes, self.recipe, quick=True)
 
     def is_own_map(self, path: Path) -> bool:
         """True if the description in the NIfTI header begins with medrd's name."""

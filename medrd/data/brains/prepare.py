@@ -157,13 +157,17 @@ def normalise(
     return result
 
 
-def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> PreparedVolume:
+def prepare(
+    volumes: Mapping[str, Volume], recipe: RecipeConfig, *, quick: bool = False
+) -> PreparedVolume:
     """Find the brain of one subject, normalise its volumes and cut the slices.
 
     Parameters
     ----------
     volumes
         Volumes by channel, on one grid, in the recipe's order.
+    quick
+        See :class:`medrd.data.brains.geometry.SliceGeometry`.
 
     Raises
     ------
@@ -181,7 +185,12 @@ def prepare(volumes: Mapping[str, Volume], recipe: RecipeConfig) -> PreparedVolu
             "background: models expect skull-stripped scans, 0 outside the brain"
         )
     geometry = SliceGeometry.around(
-        brain, first.affine, axis=recipe.axis, field_mm=recipe.field_mm, size=recipe.size
+        brain,
+        first.affine,
+        axis=recipe.axis,
+        field_mm=recipe.field_mm,
+        size=recipe.size,
+        quick=quick,
     )
     _check_extent(geometry, recipe, where)
     brain_slices = geometry.to_slices(brain.astype(np.uint8), nearest=True) > 0.5

@@ -229,3 +229,25 @@ def test_one_geometry_serves_many_volumes_in_any_order() -> None:
     np.testing.assert_array_equal(geometry.to_volume(one), first)
     np.testing.assert_array_equal(geometry.to_volume(two), second)
     np.testing.assert_array_equal(geometry.to_volume(one), first)
+
+
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("nearest", [False, True])
+def test_torch_moves_as_monai_does_to_the_bit(axis: Axis, nearest: bool) -> None:
+    """Reduced, enlarged and as they are; within the volume and beyond it on either side."""
+    rng = np.random.default_rng(4)
+    shape = (23, 31, 27)
+    array = rng.random(shape).astype(np.float32)
+    crops = [((-5, 40), (3, 21)), ((2, 15), (-4, 30)), ((4, 20), (5, 21)), ((-20, 0), (-3, 13))]
+    affines = [oblique(), signed_permutation((1, 2, 0), (-1, 1, -1)), np.diag([-1.0, -1, 1, 1])]
+    for affine, crop, size in product(affines, crops, (8, 16, 33)):
+        theirs, ours = (
+            SliceGeometry(shape, affine, axis, crop, size, quick) for quick in (False, True)
+        )
+        stack = theirs.to_slices(array, nearest=nearest)
+        assert np.array_equal(stack, ours.to_slices(array, nearest=nearest))
+        np.testing.assert_array_equal(
+            theirs.to_volume(stack, nearest=nearest), ours.to_volume(stack, nearest=nearest)
+        )
+        assert np.array_equal(theirs.slices_affine, ours.slices_affine)
+        assert np.array_equal(theirs.oriented(array), ours.oriented(array))

@@ -1,0 +1,134 @@
+"""The moves of :mod:`medrd.data.brains.monai_moves` by torch and nibabel, with the same bits.
+
+Importing MONAI takes longer than predicting a scan, as it imports all that it can make use of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class TorchMoves:
+    """See :class:`medrd.data.brains.geometry.Moves`."""
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        affine: NDArray[np.float64],
+        axcodes: str,
+        crop: Sequence[tuple[int, int]],
+        size: int,
+        *,
+        nearest: bool,
+    ) -> None:
+        has, wanted = _directions(affine, axcodes)
+        self._turn = nib.orientations.ornt_transform(has, wanted)
+        self._turn_back = nib.orientations.ornt_transform(wanted, has)
+        self._nearest = nearest
+        order = np.argsort(self._turn[:, 0])
+        self._extent = tuple(int(shape[axis]) for axis in order)
+        self._crop = ((0, self._extent[0]), *crop)
+        self._cropped = tuple(high - low for low, high in self._crop)
+        self._size = (self._extent[0], size, size)
+        turned = affine @ nib.orientations.inv_ornt_aff(self._turn, shape)
+        # In MONAI's steps, padding and cropping by themselves, as each of them rounds.
+        padding = [max(0, -low) for low, _ in self._crop]
+        padded = turned @ _shift([-before for before in padding])
+        cut = padded @ _shift([low + p for (low, _), p in zip(self._crop, padding, strict=True)])
+        self.affine = cut @ _scale(self._cropped, self._size)
+
+    def forward(self, array: NDArray[Any]) -> NDArray[Any]:
+        """(X, Y, Z) -> (S, size, size)."""
+        turned = nib.orientations.apply_orientation(array, self._turn)
+        inside, place = self._overlap()
+        cut = np.zeros(self._cropped, array.dtype)
+        cut[place] = turned[inside]
+        if self._cropped == self._size:
+            return cut
+        image = torch.from_numpy(cut).float()[None, None]
+        if not self._nearest:
+            image = _smoothed(image, self._size)
+        return self._resized(image, self._size)
+
+    def back(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(S, size, size) -> (X, Y, Z)."""
+        if self._cropped != self._size:
+            stack = self._resized(torch.from_numpy(stack)[None, None], self._cropped)
+        inside, place = self._overlap()
+        whole = np.zeros(self._extent, np.float32)
+        whole[inside] = stack[place]
+        result: NDArray[np.float32] = nib.orientations.apply_orientation(whole, self._turn_back)
+        return result
+
+    def _overlap(self) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """The part of the turned volume that the slices show, and its place in them."""
+        spans = [
+            (max(0, low), max(0, low, min(high, length)), low)
+            for (low, high), length in zip(self._crop, self._extent, strict=True)
+        ]
+        return (
+            tuple(slice(start, stop) for start, stop, _ in spans),
+            tuple(slice(start - low, stop - low) for start, stop, low in spans),
+        )
+
+    def _resized(self, image: Tensor, size: tuple[int, ...]) -> NDArray[np.float32]:
+        if self._nearest:
+            resized = F.interpolate(image, size, mode="nearest-exact")
+        else:
+            resized = F.interpolate(image, size, mode="trilinear", align_corners=False)
+        result: NDArray[np.float32] = resized[0, 0].numpy()
+        return result
+
+
+def reoriented(
+    array: NDArray[Any], affine: NDArray[np.float64], axcodes: str
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """A volume with its axes along ``axcodes``, and the affine of that."""
+    turn = nib.orientations.ornt_transform(*_directions(affine, axcodes))
+    moved = nib.orientations.apply_orientation(array, turn)
+    return np.array(moved, order="C"), affine @ nib.orientations.inv_ornt_aff(turn, array.shape)
+
+
+def _directions(
+    affine: NDArray[np.float64], axcodes: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The world's axis and direction of each axis, of the volume and as wanted."""
+    return nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(axcodes)
+
+
+def _shift(voxels: Sequence[int]) -> NDArray[np.float64]:
+    matrix = np.eye(4)
+    matrix[:3, 3] = voxels
+    return matrix
+
+
+def _scale(before: Sequence[int], after: Sequence[int]) -> NDArray[np.float64]:
+    """From pixels after a resize to those before, both counted from their first one's centre."""
+    factors = np.array(before, np.float64) / np.array(after, np.float64)
+    matrix = np.diag([*factors, 1.0])
+    matrix[:3, 3] = (factors - 1) / 2
+    return matrix
+
+
+def _smoothed(image: Tensor, size: Sequence[int]) -> Tensor:
+    """Remove what a reduction to ``size`` cannot show: a Gaussian of (factor - 1) / 2 pixels."""
+    factors = torch.tensor(image.shape[2:], dtype=torch.float) / torch.tensor(size)
+    for axis, sigma in enumerate(torch.clamp((factors - 1) / 2, min=0)):
+        if sigma == 0:
+            continue
+        tail = int(max(float(sigma) * 4, 0.5) + 0.5)
+        places = torch.arange(-tail, tail + 1, dtype=torch.float)
+        scale = 0.70710678 / sigma
+        kernel = 0.5 * ((scale * (places + 0.5)).erf() - (scale * (places - 0.5)).erf())
+        shape, padding = [1] * 5, [0] * 3
+        shape[axis + 2], padding[axis] = -1, tail
+        image = F.conv3d(image, kernel.clamp(min=0).reshape(shape), padding=padding)
+    return image
