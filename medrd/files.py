@@ -32,6 +32,7 @@ _NOT_A_FOLDER = ("a file where a folder should be", "Choose another output folde
 _IS_A_FOLDER = ("a folder of that name", "Remove it or choose another output folder.")
 _FULL = "Free some space and run again; what is already written stays valid."
 
+_NIFTI_SIZES = {size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big")}
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 _HIDDEN = ".medrd-"
 _ABANDONED_S = 3600.0
@@ -112,6 +113,8 @@ def _dangling(path: Path) -> MissingInputError:
 
 def describe_start(start: bytes) -> str:
     """Describe a file of an unexpected type by its first bytes (64 are enough)."""
+    if not start:
+        return "nothing"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
         return "a web page"
@@ -121,6 +124,10 @@ def describe_start(start: bytes) -> str:
         return "a git-annex pointer (git annex get fetches the file)"
     if text.startswith(b"%pdf"):
         return "a PDF document"
+    if text.startswith(b"pk\x03\x04"):
+        return "a zip archive"
+    if start[:4] in _NIFTI_SIZES:
+        return "an uncompressed NIfTI header"
     return f"a file that begins with {start[:8]!r}"
 
 

@@ -20,7 +20,8 @@ from medrd.images.geometry import Affine, Shape3
 _KNOWN_CODES = range(6)
 _SAME_SIZE = 0.05
 """Relative difference up to which voxel sizes are equal: some are rounded, or sheared a little."""
-_UNITS = {1: "metres", 3: "microns"}  # lowest three bits of xyzt_units; 2 is mm, 0 unknown
+_UNITS_MM = {1: ("metres", 1e3), 3: ("microns", 1e-3)}
+"""By the lowest three bits of xyzt_units; 2 is mm, and 0, which is unknown, counts as mm."""
 
 # nibabel logs what it repairs in a header; medrd reports it in Volume.warnings.
 _SILENT = logging.getLogger(f"{__name__}.silent")
@@ -45,6 +46,7 @@ def affine_in_force(
     AffineError
         If it is not finite or not invertible, or the qform in force is not a rotation.
     """
+    header = _in_mm(header)
     # nibabel's repairs, on a copy: unknown codes count as 0, a qfac that is neither 1 nor -1 as 1,
     # negative voxel sizes as positive. They are warned of; a voxel size of 0, which becomes 1 mm,
     # is refused where it counts.
@@ -76,6 +78,18 @@ def affine_in_force(
         )
     warnings += _shape_warnings(header, affine)
     return affine, tuple(warnings)
+
+
+def _in_mm(header: nib.Nifti1Header) -> nib.Nifti1Header:
+    """A copy whose lengths are in mm, as in ITK and FreeSurfer; nibabel and FSL ignore the unit."""
+    header = header.copy()
+    _, factor = _UNITS_MM.get(int(header["xyzt_units"]) & 7, ("", 1))
+    header["pixdim"][1:4] *= factor
+    for name in ("srow_x", "srow_y", "srow_z"):
+        header[name] *= factor
+    for name in ("qoffset_x", "qoffset_y", "qoffset_z"):
+        header[name] = header[name] * factor
+    return header
 
 
 def check_affine(where: str | Path, affine: Affine, source: str) -> None:
@@ -152,5 +166,10 @@ def _shape_warnings(header: nib.Nifti1Header, affine: Affine) -> Iterator[str]:
     if geometry.is_sheared(affine):
         yield "The affine is sheared: programs built on ITK may refuse it or drop the shear."
     units = int(header["xyzt_units"]) & 7
-    if units not in (0, 2):
-        yield f"Lengths are in {_UNITS.get(units, f'unknown unit {units}')}; taken as mm."
+    if units in _UNITS_MM:
+        yield (
+            f"Lengths are in {_UNITS_MM[units][0]} (xyzt_units) and were converted to mm; programs "
+            "that ignore the unit measure otherwise."
+        )
+    elif units not in (0, 2):
+        yield f"Lengths are in unknown unit {units}; taken as mm."

@@ -19,7 +19,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from medrd.errors import FileFormatError, ShapeError, TooLargeError
-from medrd.files import open_regular
+from medrd.files import describe_start, open_regular
 from medrd.images.affine import affine_in_force, check_affine
 from medrd.images.geometry import Affine, Shape3, format_shape
 from medrd.images.grid import Grid, grid_from_affine, grid_of_header
@@ -33,8 +33,10 @@ DEFAULT_MAX_VOXELS = 512**3
 # limit, a header could make the reader skip terabytes of gzip.
 _MAX_VOXEL_OFFSET = 64 << 20
 
+_START_BYTES = 64
 _MAGICS = {b"n+1", b"ni1", b"n+2", b"ni2"}
 _LINE_ENDS = ([13, 10, 26, 10], [0, 0, 0, 0])  # some programs write zeros
+_LABEL_INTENT = 1002
 _EXPORT_AGAIN = "Export the scan again, for instance with dcm2niix."
 
 
@@ -220,8 +222,9 @@ def header_and_voxel_files(path: Path) -> tuple[Path, Path]:
 def _read_header(path: Path) -> tuple[int, nib.Nifti1Header]:
     """The NIfTI version, and the header with its fields as stored."""
     with open_forward(path) as stream:
-        start = stream.read(4)
-        sizes = {"<": int.from_bytes(start, "little"), ">": int.from_bytes(start, "big")}
+        start = stream.read(_START_BYTES)
+        number = start[:4]
+        sizes = {"<": int.from_bytes(number, "little"), ">": int.from_bytes(number, "big")}
         for byte_order, size in sizes.items():
             if size == nib.Nifti1Header.sizeof_hdr:
                 block = start + stream.read_exactly(size - len(start))
@@ -232,7 +235,7 @@ def _read_header(path: Path) -> tuple[int, nib.Nifti1Header]:
     raise FileFormatError(
         path,
         expected="a NIfTI header, which begins with the number 348 or 540",
-        found=f"a file that begins with {start!r}",
+        found=describe_start(start),
         remedy="This is not a NIfTI file, whatever its name. Download or export it again.",
     )
 
@@ -272,7 +275,8 @@ def _check_magic_is_of(path: Path, header: nib.Nifti1Header, version: int, *, pa
 
 
 def _value_warnings(header: nib.Nifti1Header, dtype: np.dtype[Any], *, pair: bool) -> Iterator[str]:
-    """What readers mend in the fields about voxels, one sentence each."""
+    """What readers mend in the fields about voxels, and a meaning that no scan has: one sentence
+    each."""
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if math.isnan(slope) and not math.isnan(inter):  # nibabel sets both for "no scaling"
         yield f"scl_slope is NaN, so that neither it nor scl_inter, {inter:g}, is applied."
@@ -280,6 +284,10 @@ def _value_warnings(header: nib.Nifti1Header, dtype: np.dtype[Any], *, pair: boo
         yield f"scl_slope is 0, so that scl_inter, {inter:g}, is not added."
     if float(header["vox_offset"]) == 0 and not pair:
         yield f"vox_offset is 0: voxels are read from byte {header.single_vox_offset}."
+    intent = int(header["intent_code"])
+    if 2 <= intent <= 24 or intent == _LABEL_INTENT:
+        what = "a label" if intent == _LABEL_INTENT else "a statistic"
+        yield f"intent_code is {intent}: the header says that this is {what}, not a scan."
     bits = 8 * dtype.itemsize
     if int(header["bitpix"]) != bits:
         yield f"bitpix is {int(header['bitpix'])}, but a voxel of {dtype.name} has {bits} bits."

@@ -72,6 +72,10 @@ ZIPPED_BIG = gzip.compress(bytes(sound(BIG)), mtime=0)
     [
         ("a.nii.gz", b"", FileFormatError, "empty"),
         ("a.nii", b"", FileFormatError, "empty"),
+        ("a.nii", b"<!DOCTYPE html><html>", FileFormatError, "a web page"),
+        ("a.nii", b"PK\x03\x04 and more", FileFormatError, "a zip archive"),
+        ("a.nii.gz", gzip.compress(b""), FileFormatError, "nothing"),
+        ("a.nii.gz", WHOLE, FileFormatError, "an uncompressed NIfTI header"),
         ("a.nii.gz", b"version https://git-lfs.github.com/spec/v1\n", FileFormatError, "LFS"),
         ("a.nii", b"a few words about a brain" * 100, FileFormatError, "348"),
         ("a.nii", b"hi", FileFormatError, "348"),

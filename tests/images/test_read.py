@@ -14,7 +14,7 @@ import pytest
 
 from medrd.errors import GridMismatchError
 from medrd.images.header import inspect_nifti
-from medrd.images.nifti import read_mask, read_nifti
+from medrd.images.nifti import read_mask, read_nifti, write_nifti
 from medrd.images.read import read_volume
 
 LPS = np.array([[-1.0, 0, 0, 90], [0, -1.0, 0, 120], [0, 0, 1.0, -70], [0, 0, 0, 1]])
@@ -161,7 +161,10 @@ NO_CODES = {"sform_code": 0, "qform_code": 0}
         ({"srow_x": (-1.0, 0.0005, 0.0, 90.0)}, None),  # rounding, not shear
         (NO_CODES, "a guess"),
         ({"sform_code": 77}, "sform_code 77 is unknown"),
-        ({"xyzt_units": 3}, "microns"),
+        ({"xyzt_units": 5}, "unknown unit 5"),
+        ({"intent_code": 1002}, "a label, not a scan"),
+        ({"intent_code": 5}, "a statistic, not a scan"),
+        ({"intent_code": 1001}, None),
         ({"pixdim": [0, 1, 1, 1, 0, 0, 0, 0]}, "is 0 instead of 1 or -1"),
         ({"pixdim": [3, 1, 1, 1, 0, 0, 0, 0], "sform_code": 0}, "is 3 instead of 1 or -1"),
         ({"pixdim": [0, 1, 1, 1, 0, 0, 0, 0], "qform_code": 0}, None),  # it counts nowhere
@@ -186,6 +189,21 @@ def test_odd_geometry_is_warned_of_and_read_as_nibabel_reads_it(
         assert volume.warnings == ()
     else:
         assert [bool(re.search(words, warning)) for warning in volume.warnings] == [True]
+
+
+@pytest.mark.parametrize(("units", "words", "mm"), [(1, "metres", 1e3), (3, "microns", 1e-3)])
+@pytest.mark.parametrize("codes", [{}, {"sform_code": 0}, NO_CODES])
+def test_lengths_are_converted_to_mm(
+    tmp_path: Path, units: int, words: str, mm: float, codes: dict[str, Any]
+) -> None:
+    path = save(tmp_path / "scan.nii", numbered(3, 4, 5), xyzt_units=units, **codes)
+    volume = read_nifti(path)
+    expected = nib.load(path).affine
+    expected[:3] *= mm
+    np.testing.assert_allclose(volume.affine, expected, rtol=1e-6)
+    assert sum(words in warning for warning in volume.warnings) == 1
+    write_nifti(tmp_path / "map.nii", volume.array, volume, dtype="float32")
+    np.testing.assert_array_equal(nib.load(tmp_path / "map.nii").affine, nib.load(path).affine)
 
 
 def test_padding_after_the_voxels_is_warned_of(tmp_path: Path) -> None:

@@ -180,15 +180,16 @@ def test_the_record_agrees_with_the_files(quick: Model, scan: Path, tmp_path: Pa
 def test_a_label_or_a_map_is_no_scan(
     quick: Model, tiny_root: Path, scan: Path, tmp_path: Path
 ) -> None:
-    label = shutil.copy(tiny_root / "tiny_0" / "tiny_0_seg.nii.gz", tmp_path / "innocent.nii.gz")
+    binary = shutil.copy(tiny_root / "tiny_0" / "tiny_0_seg.nii.gz", tmp_path / "binary.nii.gz")
+    label = shutil.copy(binary, tmp_path / "innocent.nii.gz")
     array = np.asarray(nib.load(label).dataobj).copy()
     array[::2] *= 4  # one number for the edema, one for the core
     nib.save(nib.Nifti1Image(array, nib.load(label).affine), label)
     predict(quick, [scan], tmp_path / "out", picture=False)
-    given = [label, tmp_path / "out" / "scan_anomaly.nii.gz", tmp_path / "out" / "scan_mask.nii.gz"]
-    report = predict(quick, given, tmp_path / "again")
-    assert [type(error) for error in report.errors] == [WrongKindError] * 3
-    assert ["medrd wrote" in error.found for error in report.errors] == [False, True, True]
+    maps = [tmp_path / "out" / "scan_anomaly.nii.gz", tmp_path / "out" / "scan_mask.nii.gz"]
+    report = predict(quick, [binary, label, *maps], tmp_path / "again")
+    assert [type(error) for error in report.errors] == [WrongKindError] * 4
+    assert ["medrd wrote" in error.found for error in report.errors] == [False, False, True, True]
 
 
 def test_a_model_calibrated_on_whole_healthy_scans_gives_a_p_value(

@@ -101,12 +101,14 @@ def refuse_label(volume: Volume) -> None:
     # A sample first: it is enough to rule out a label for nearly every scan.
     for part in (values[:: max(1, values.size // 10_000)], values):
         levels = np.unique(part)
-        if not 1 < levels.size <= FEW_VALUES or (levels != np.round(levels)).any():
+        if not 1 <= levels.size <= FEW_VALUES or (levels != np.round(levels)).any():
             return
     raise WrongKindError(
         volume.path or "volume",
         expected="a scan",
-        found=f"only {levels.size} distinct whole numbers, as in a label",
+        found="only the "
+        + ("value" if levels.size == 1 else "values")
+        + f" {', '.join(f'{level:g}' for level in levels)} beside 0, as in a label",
         remedy="Give the image, not its segmentation.",
     )
 
@@ -256,7 +258,7 @@ def _check_spacing(volume: Volume, where: Path) -> None:
             where,
             expected=f"voxels of {SMALLEST_VOXEL_MM} to {LARGEST_VOXEL_MM} mm",
             found=" x ".join(f"{side:g}" for side in volume.spacing_mm) + " mm",
-            remedy="Check the unit of the header's affine; it must be mm.",
+            remedy="Check the header's affine and its unit of length (xyzt_units: 2 is mm).",
         )
 
 
