@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,19 @@ def ray(prompt_ray: None) -> Iterator[Any]:
     import ray
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+
+    def leave_out_torch() -> None:
+        """An actor imports torch to set its threads. The work here has no use for it."""
+        sys.modules["torch"] = SimpleNamespace(set_num_threads=lambda threads: None)  # type: ignore[assignment]
+
+    ray.init(
+        "local",
+        num_cpus=2,
+        num_gpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"worker_process_setup_hook": leave_out_torch},
+    )
     yield ray
     ray.shutdown()
 
