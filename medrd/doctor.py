@@ -10,7 +10,7 @@ from medrd.config import Config, TeacherConfig, make_config
 from medrd.data.cache import default_cache
 from medrd.errors import MedrdError
 from medrd.models import Teacher
-from medrd.models.build import DETECTORS
+from medrd.models.build import DETECTORS, shapes_only
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import make_detector
 from medrd.run.progress import progress
@@ -69,7 +69,7 @@ def _models() -> list[dict[str, Any]]:
     models = []
     with progress("looking at models", len(wanted)) as advance:
         for name, teacher in wanted:
-            with torch.device("meta"):  # nothing is computed, so no weights are needed
+            with shapes_only():
                 detector = make_detector(_config(name, teacher))
             models.append(
                 {

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from medrd.models.bikd import BiKD
 from medrd.models.cskd import CSKD
@@ -95,3 +100,22 @@ def build_detector(
     if entry.teacher is None:
         return entry.make(**settings)
     return entry.make(entry.teacher(teacher["name"]), **settings)
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Detectors that are built inside have shapes and no values, on PyTorch's meta device.
+
+    Their weights are not drawn either: on that device, PyTorch spends most of the time on it.
+    """
+    with torch.device("meta"), _NothingDrawn():
+        yield
+
+
+class _NothingDrawn(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))

@@ -25,6 +25,8 @@ DEEP_STRIDES = (*LEVEL_STRIDES, 32)
 """Also layer4, from which some decoders start."""
 _PROBE = 64
 """Side in pixels of the image that a backbone is tried with."""
+_checked: set[tuple[str, tuple[int, ...]]] = set()
+"""Names and strides of the backbones that this process has tried."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ class Teacher(nn.Module):
         self.channels: tuple[int, ...] = tuple(_levels(self.backbone).channels())
         self.strides: tuple[int, ...] = tuple(_levels(self.backbone).reduction())
         _drop_unused_stages(self.backbone)
-        _check_levels(self.backbone, name, self.channels, self.strides)
+        if (name, self.strides) not in _checked:
+            _check_levels(self.backbone, name, self.channels, self.strides)
+            _checked.add((name, self.strides))
         mean, std = _normalisation(name)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medrd.models import bikd as bikd_module
 from medrd.models.bikd import BiKD, HealthyScale
+from medrd.models.build import shapes_only
 from medrd.models.cosine import summed_map
 from medrd.models.monitors import CollapseMonitor
 from medrd.models.simulated import masks_at_levels
@@ -39,7 +40,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def test_wide_resnet50_has_rd4ads_student_and_one_more_teacher() -> None:
-    with torch.device("meta"):
+    with shapes_only():
         detectors = {v: build(BiKD, "wide_resnet50_2", variant=v) for v in VARIANTS}
     for detector in detectors.values():
         assert count(detector.student) == 83_802_624

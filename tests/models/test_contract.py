@@ -88,7 +88,7 @@ def test_each_step_moves_its_own_networks_alone(case: str) -> None:
     assert not any(module.training for module in detector.eval().modules())
 
 
-@pytest.mark.parametrize("teacher", ["resnet18", "convnext_atto", "tf_efficientnet_lite0"])
+@pytest.mark.parametrize("teacher", ["test_resnet", "test_convnext", "tf_efficientnet_lite0"])
 @pytest.mark.parametrize("case", CONVOLUTIONAL)
 def test_maps_have_the_images_size_with_any_teacher(case: str, teacher: str) -> None:
     detector = make(case, teacher).eval()

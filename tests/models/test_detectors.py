@@ -20,7 +20,7 @@ from medrd.config import TeacherConfig, load_config, make_config
 from medrd.config.models import MODELS
 from medrd.errors import ConfigError, ModelError
 from medrd.models import Batch, Detector, Teacher
-from medrd.models.build import DETECTORS
+from medrd.models.build import DETECTORS, shapes_only
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import Model, load_model, make_detector, make_scoring, save_model
 from medrd.run.predictor import Predictor
@@ -31,7 +31,7 @@ from medrd.simulate.noise import CoarseNoise, SimplexBox
 from medrd.training.loop import Loop
 from medrd.training.simulation import simulator_for
 from medrd.training.train import train
-from training import CASES, FAST, NETWORKS, scoring_of
+from training import CASES, FAST, NETWORKS, SMALL, scoring_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -46,7 +46,7 @@ def test_every_detector_has_a_config_for_scans_and_one_for_pictures(domain: str,
     config = load_config(CONFIGS / domain / f"{name}.yaml")
     assert config.model.name == name
     assert config.data.kind == ("volumes" if domain == "brats" else "pictures")
-    with torch.device("meta"):
+    with shapes_only():
         detector = make_detector(config)
     assert config.model.learns == bool(detector.steps() or detector.collects)
     assert config.recipe.size % detector.size_multiple == 0
@@ -62,7 +62,7 @@ def test_every_cell_of_the_comparisons_is_a_config_whose_detector_can_be_built(n
             cell_config(comparison, model, data_set, 0, root=Path("/x"))
             for data_set in comparison.data_sets
         ]
-        with torch.device("meta"):
+        with shapes_only():
             detector = make_detector(configs[0])
         for config in configs:
             assert config.recipe.size % detector.size_multiple == 0
@@ -92,7 +92,7 @@ def test_settings_of_the_simulation_reach_it_and_channels_are_tied_where_one_is_
             else {}
         )
         config = make_config({"model": model | place, "recipe": recipe})
-        with torch.device("meta"):
+        with shapes_only():
             detector = make_detector(config)
         made = simulator_for(config, detector)
         assert isinstance(made, AnomalySimulator | CoarseNoise | SimplexBox)
@@ -108,7 +108,7 @@ def test_anomalies_lie_on_the_object_of_a_picture() -> None:
     for place in ("object", "anywhere"):
         raw = {"name": "bikd", "simulation": {"place": place}}
         config = make_config({"model": raw, "recipe": {"kind": "pictures"}})
-        with torch.device("meta"):
+        with shapes_only():
             detector = make_detector(config)
         simulator = simulator_for(config, detector)
         assert simulator is not None
@@ -146,7 +146,9 @@ def finished(
     request: pytest.FixtureRequest, tiny_yaml: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
     """One epoch of each detector; its last word is noted before it is saved."""
-    config = load_config(tiny_yaml, ["train.epochs=1", "data.split.train=1"])
+    config = load_config(
+        tiny_yaml, ["train.epochs=1", "data.split.train=1", "data.split.calibration=1"]
+    )
     raw = tiny(config.to_dict(), request.param)
     noted: list[Any] = []
 
@@ -220,9 +222,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     name: str, tmp_path: Path, tiny_raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two optimisers, simulated anomalies, progress, a pass after the training: all resumes."""
-    tiny_raw["train"]["epochs"] = 2
     tiny_raw["data"]["split"]["train"] = 1
-    config = make_config(tiny(tiny_raw, name))
+    raw = tiny(tiny_raw, name)
+    raw["model"] = raw["model"] | {"teacher": {"name": SMALL, "weights": "random"}}
+    config = make_config(raw)
     whole = train(config, tmp_path / "whole")
     iteration = Loop.iteration
 
@@ -287,7 +290,7 @@ def test_patchcore_scores_images_in_its_own_way_and_others_cannot(
 def test_compiled_losses_are_the_plain_ones(case: str) -> None:
     """Dynamo alone, without a compiler: what is traced must be what runs."""
     torch.manual_seed(0)
-    raw = CASES[case] | {"teacher": {"name": "resnet18", "weights": "random"}}
+    raw = CASES[case] | {"teacher": {"name": "test_resnet", "weights": "random"}}
     detector = make_detector(make_config({"model": raw})).train()
     images = torch.rand(2, 3, 64, 64)
     mask = torch.zeros(2, 64, 64, dtype=torch.bool)

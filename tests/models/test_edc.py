@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from medrd.config import TeacherConfig
 from medrd.models import Batch
 from medrd.models.blocks import basic
+from medrd.models.build import shapes_only
 from medrd.models.edc import EDC
 from medrd.run.teacher_weights import load_teacher_weights
 from training import SMALL, assert_a_square_stands_out, build, count, iterate, phantoms, slow_flat
@@ -28,7 +29,7 @@ def bottlenecks(inputs: int, width: int, outputs: int, blocks: int) -> int:
 
 
 def test_resnet50_is_the_released_network_without_its_unused_parts() -> None:
-    with torch.device("meta"):
+    with shapes_only():
         detector = build(EDC, "resnet50")
     assert count(detector.encoder) == 25_557_032 - 2_049_000  # torchvision's but the classifier
     assert [len(stage) for stage in detector.decoder.stages] == [6, 4, 3]

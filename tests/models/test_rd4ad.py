@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrd.models import Batch, Teacher
+from medrd.models.build import shapes_only
 from medrd.models.cosine import global_distance, pixel_distance, summed_map
 from medrd.models.intensity import Intensity
 from medrd.models.rd4ad import RD4AD
@@ -30,7 +31,7 @@ def batch(size: int = 64, images: int = 2) -> Batch:
 
 
 def test_wide_resnet50_has_the_papers_parameter_counts() -> None:
-    with torch.device("meta"):  # shapes only
+    with shapes_only():
         detector = build(RD4AD, "wide_resnet50_2")
     assert count(detector.teacher) == 24_862_528
     assert count(detector.decoder) == 24_917_504
@@ -41,7 +42,7 @@ def test_wide_resnet50_has_the_papers_parameter_counts() -> None:
 
 
 def test_wide_resnet50_decoder_has_3_4_6_blocks_from_the_deepest_stage_on() -> None:
-    with torch.device("meta"):
+    with shapes_only():
         detector = build(RD4AD, "wide_resnet50_2")
         assert [len(stage) for stage in detector.decoder.stages] == [3, 4, 6]
         levels = detector.teacher(torch.empty(1, 3, 256, 256))
@@ -63,7 +64,7 @@ def test_wide_resnet50_decoder_has_3_4_6_blocks_from_the_deepest_stage_on() -> N
 def test_the_student_mirrors_any_resnet_and_is_generic_for_the_rest(
     teacher: str, blocks: list[int], depth: int, signed: bool
 ) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         detector = build(RD4AD, teacher)
         targets, outputs = detector.features(torch.empty(1, 3, 64, 64))
     assert [t.shape for t in targets] == [o.shape for o in outputs]
@@ -89,7 +90,7 @@ def test_the_student_mirrors_any_resnet_and_is_generic_for_the_rest(
     ],
 )
 def test_student_levels_have_the_teachers_shapes(teacher: str, size: int) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         detector = build(RD4AD, teacher).eval()
         targets, outputs = detector.features(torch.empty(2, 3, size, size))
     assert [t.shape for t in targets] == [o.shape for o in outputs]

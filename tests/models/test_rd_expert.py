@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrd.models import injection as injection_module
+from medrd.models.build import shapes_only
 from medrd.models.injection import Injection, similarity
 from medrd.models.rd_expert import RDExpert
 from medrd.models.simulated import masks_at_levels
@@ -47,7 +48,7 @@ def slow_mask(mask: list[list[float]], size: int) -> list[list[float]]:
 
 @pytest.mark.parametrize(("gating", "gate"), [(True, 11_799_552), (False, 0)])
 def test_wide_resnet50_has_the_released_codes_parameter_counts(gating: bool, gate: int) -> None:
-    with torch.device("meta"):  # shapes only
+    with shapes_only():
         detector = build(RDExpert, "wide_resnet50_2", gating=gating)
     teacher_step, student_step = detector.steps()
     gates = [p for name, p in detector.named_parameters() if ".gate." in name]

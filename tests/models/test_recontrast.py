@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medrd.config import TeacherConfig
 from medrd.models import Batch
+from medrd.models.build import shapes_only
 from medrd.models.recontrast import ReContrast, mined_distance
 from medrd.run.teacher_weights import load_teacher_weights
 from training import assert_a_square_stands_out, build, count, iterate, phantoms, slow_flat
@@ -22,7 +23,7 @@ def batch(images: Tensor | None = None, progress: float = 0.0) -> Batch:
 
 
 def test_wide_resnet50_is_rd4ad_with_an_encoder_and_two_heads_for_each_level() -> None:
-    with torch.device("meta"):
+    with shapes_only():
         detector = build(ReContrast, "wide_resnet50_2")
     assert count(detector.teacher) == 24_862_528
     assert count(detector.encoder) == 24_862_528

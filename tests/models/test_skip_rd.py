@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medrd.config import TeacherConfig
 from medrd.models import Batch, Detector
+from medrd.models.build import shapes_only
 from medrd.models.cosine import summed_map
 from medrd.models.skip_rd import SKRD4AD, SkipConnected, SkipTS, consistency
 from medrd.run.teacher_weights import load_teacher_weights
@@ -29,7 +30,7 @@ def trained(detector: Detector) -> int:
 
 
 def test_wide_resnet50_has_rd4ads_parameters_and_those_without_a_bottleneck() -> None:
-    with torch.device("meta"):
+    with shapes_only():
         ours, bare = build(SKRD4AD, "wide_resnet50_2"), build(SkipTS, "wide_resnet50_2")
     assert count(ours.teacher) == 24_862_528
     assert trained(ours) == 83_802_624

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from medrd.config import TeacherConfig
 from medrd.models import Batch, Teacher
+from medrd.models.build import shapes_only
 from medrd.models.monitors import GRACE, StudentMonitor
 from medrd.models.stfpm import STFPM
 from medrd.run.teacher_weights import load_teacher_weights
@@ -26,7 +27,7 @@ def batch(images: Tensor | None = None) -> Batch:
 def test_the_student_is_as_large_as_the_teacher_and_alone_optimised(
     teacher: str, parameters: int
 ) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         detector = build(STFPM, teacher)
     assert count(detector.teacher) == count(detector.student) == parameters
     (step,) = detector.steps()
