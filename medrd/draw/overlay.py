@@ -69,6 +69,7 @@ def draw_overlay(
             ax = axes[row][column]
             ax.imshow(plane, cmap="gray", vmin=low, vmax=high, aspect=aspect)
             ax.set_axis_off()
+            ax.set(xticks=[], yticks=[])  # they would be measured though they are not shown
             if row == 1:
                 shown = scale.show(ax, heat_plane, aspect=aspect)
                 if threshold:

@@ -55,6 +55,7 @@ def draw_picture_overlay(
         else:
             ax.imshow(picture)
         ax.set_axis_off()
+        ax.set(xticks=[], yticks=[])
     shown = scale.show(axes[1], heat)
     if threshold:
         # A black edge keeps the white line visible on white pictures.

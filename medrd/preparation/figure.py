@@ -51,6 +51,7 @@ def draw_prepared(
         for ax, (name, axis, letters) in zip(row, PLANES, strict=True):
             ax.imshow(cut(scan, axis, centre[axis]), cmap="gray", vmin=low, vmax=high)
             ax.set_axis_off()
+            ax.set(xticks=[], yticks=[])
             for mask, colour in ((expected, _TEMPLATE), (detected, _BRAIN)):
                 outline(ax, cut(mask, axis, centre[axis]), 0.5, colour=colour, width=0.7)
             ax.set_title(f"{drawable(channel)}, {name}", color="white", fontsize=9)
