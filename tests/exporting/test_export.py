@@ -81,7 +81,7 @@ def test_the_module_says_what_prediction_says(score: Any, across_mm: float) -> N
 @pytest.mark.parametrize("name", [n for n in DETECTORS if n != "patchcore"])
 def test_every_method_makes_a_graph_for_any_number_of_slices(name: str) -> None:
     torch.manual_seed(0)
-    teacher = "resnet18" if DETECTORS[name].teacher else None
+    teacher = "test_resnet" if DETECTORS[name].teacher else None
     detector = build(DETECTORS[name].make, teacher)
     network = Exportable(detector, scoring_of(64), size=64)
     interface = export_module.Interface(Layout(("a", "b", "c")), 64, positions=False)
@@ -126,7 +126,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     root = tmp_path_factory.mktemp("onnx")
     model = saved(
         root / "m",
-        {"name": "rdseg", "teacher": {"name": "resnet18", "weights": "random"}},
+        {"name": "rdseg", "teacher": {"name": "test_resnet", "weights": "random"}},
         recipe={"neighbours_mm": [4.0], "place": True},
         scoring={"sigma_across_mm": 4.0},
     )

@@ -1,7 +1,7 @@
 """``prepare`` on real heads, compared with another program's brain and with known transforms.
 
 Phantoms of ellipsoids (test_head.py) cannot say how registration and refinement do on folds,
-scalps and lesions. Without N4, which is half of the time.
+scalps and lesions. All but one without N4, which is half of the time.
 """
 
 from __future__ import annotations
@@ -90,6 +90,6 @@ def test_a_flair_alone_gives_the_brain_that_all_modalities_give(template: Templa
 
 @pytest.mark.slow
 def test_a_head_whose_voxel_size_is_wrong_is_found_and_scaled(template: Template) -> None:
-    head = prepare_head(flair_alone("lgg_raw/lgg04"), template, Options())
+    head = prepare_head(flair_alone("lgg_raw/lgg04"), template, OPTIONS)
     assert head.quality.failures() == []
     assert head.quality.resized

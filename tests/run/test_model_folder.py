@@ -19,7 +19,7 @@ from medrd.run.model_folder import load_model, make_detector, save_model
 TRAINING: dict[str, Any] = {"subjects": {}, "calibration_subjects": {}, "seed": 0}
 SMALL = {
     "recipe": {"size": 64},
-    "model": {"teacher": {"name": "resnet18", "weights": "random"}},
+    "model": {"teacher": {"name": "test_resnet", "weights": "random"}},
 }
 
 

@@ -140,7 +140,7 @@ def test_a_detector_without_epochs_is_scored_once(
 ) -> None:
     search_raw["config"]["model"] = {
         "name": "patchcore",
-        "teacher": {"name": "resnet18", "weights": "random"},
+        "teacher": {"name": "test_resnet", "weights": "random"},
     }
     search_raw["space"] = {"model.fraction": {"kind": "choice", "values": [0.05, 0.1]}}
     [report] = run_point(search_raw, tmp_path / "out", {"model.fraction": 0.05})
