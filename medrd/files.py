@@ -73,6 +73,13 @@ def open_regular(path: Path, *, kind: str) -> Iterator[BufferedReader]:
         file = path.open("rb")
     except OSError as error:
         raise unreadable(path, error) from error
+    except ValueError:  # a header may name any file
+        raise MissingInputError(
+            path,
+            expected="a readable file",
+            found="a name with a null character",
+            remedy="Correct the name.",
+        ) from None
     with file:
         yield file
 

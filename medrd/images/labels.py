@@ -73,8 +73,8 @@ def refuse_grey_values(path: str | Path, labels: NDArray[np.int32]) -> None:
         raise LabelError(
             path,
             expected="a label: regions of one value each",
-            found=f"{levels:,} distinct values that differ from voxel to voxel: a scan, a map of "
-            "probabilities, or a blurred label?",
+            found=f"{levels:,} distinct values that differ from voxel to voxel, as in a scan, a map "
+            "of probabilities or a blurred label",
             remedy=_SAVE_AGAIN + " If they are labels, set data.lesion_labels.",
         )
 
@@ -82,10 +82,12 @@ def refuse_grey_values(path: str | Path, labels: NDArray[np.int32]) -> None:
 def _described(odd: NDArray[Any], size: int) -> str:
     """Count and name the values that are not labels."""
     finite = odd[np.isfinite(odd)]
+    fractions = finite[(finite > 0) & (finite <= _HIGHEST)]
     kinds = [
         ("NaN or infinite", odd.size - finite.size, ""),
         ("negative", int((finite < 0).sum()), f", the lowest {finite.min(initial=0):.4g}"),
-        ("fractions", int((finite > 0).sum()), f", such as {finite.max(initial=0):.4g}"),
+        ("fractions", fractions.size, f", such as {fractions.max(initial=0):.4g}"),
+        ("too large", int((finite > _HIGHEST).sum()), f", the highest {finite.max(initial=0):.4g}"),
     ]
     named = "; ".join(f"{count:,} {kind}{example}" for kind, count, example in kinds if count)
     return f"{named} (of {size:,} values)"

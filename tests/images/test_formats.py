@@ -129,6 +129,7 @@ def test_a_file_that_is_cut_or_damaged_is_not_read(
     [
         ("x.mhd", b"x.raw", b"y.raw", MissingInputError),
         ("x.mhd", b"x.raw", b"x%d.raw", FileFormatError),
+        ("x.mhd", b"x.raw", b"x\0.raw", MissingInputError),
         ("x.mha", b"MET_SHORT", b"MET_STRING", FileFormatError),
         ("x.mha", b"DimSize = 7", b"DimSize = -7", ShapeError),
         ("x.mha", b"DimSize = 7", b"DimSize = 70000000", TooLargeError),

@@ -51,8 +51,9 @@ OUTSIDE = np.where(np.indices((20, 20, 10))[0] < 2, -1, 0).astype(np.float32)
         (box() + OUTSIDE, "400 negative, the lowest -1"),
         (np.where(OUTSIDE < 0, np.nan, box()), "400 NaN or infinite"),
         (box(0.5), "144 fractions, such as 0.5"),
+        (box(2.0**30), "144 too large, the highest 1.074e"),
     ],
-    ids=["blurred", "ringing", "negative", "nan", "half"],
+    ids=["blurred", "ringing", "negative", "nan", "half", "large"],
 )
 def test_what_is_no_whole_number_is_an_error_that_counts_it(
     array: NDArray[Any], found: str, scan: Volume, tmp_path: Path

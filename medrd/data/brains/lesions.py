@@ -49,6 +49,10 @@ def read_lesions(subject: Subject, like: Volume, *, max_voxels: int) -> Lesions:
             "data.lesion_labels."
         )
         break
+    if not warnings and mask.any() and (inside := float(brain[mask].mean())) < MOST:
+        warnings.append(
+            f"Only {inside:.0%} of the label {label.path.name} lies in the brain: is it this scan's?"
+        )
     if chosen and not mask.any() and labels.any():
         warnings.append(
             f"The label {label.path.name} holds none of data.lesion_labels "

@@ -59,6 +59,14 @@ def test_a_label_that_marks_all_outside_the_brain_is_warned_of(
     assert "of the volume (values 1, 255)" in warning
 
 
+def test_a_label_that_misses_the_brain_is_warned_of(scan: Volume, tmp_path: Path) -> None:
+    corner = np.zeros(scan.shape, np.uint8)
+    corner[:3, :3, :3] = 1
+    nib.save(nib.Nifti1Image(corner, scan.affine), tmp_path / "data" / "a" / "a_seg.nii.gz")
+    (warning,) = read_lesions(subject(tmp_path), scan, max_voxels=10**6).warnings
+    assert "Only 0% of the label" in warning
+
+
 def test_a_label_without_the_named_values_is_warned_of(scan: Volume, tmp_path: Path) -> None:
     lesions = read_lesions(subject(tmp_path, 3), scan, max_voxels=10**6)
     assert not lesions.mask.any()
