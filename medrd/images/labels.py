@@ -73,8 +73,8 @@ def refuse_grey_values(path: str | Path, labels: NDArray[np.int32]) -> None:
         raise LabelError(
             path,
             expected="a label: regions of one value each",
-            found=f"{levels:,} distinct values that differ from voxel to voxel, as in a scan, a map "
-            "of probabilities or a blurred label",
+            found=f"{levels:,} distinct values that differ from voxel to voxel, as in a scan, a "
+            "map of probabilities or a blurred label",
             remedy=_SAVE_AGAIN + " If they are labels, set data.lesion_labels.",
         )
 

@@ -51,7 +51,8 @@ def read_lesions(subject: Subject, like: Volume, *, max_voxels: int) -> Lesions:
         break
     if not warnings and mask.any() and (inside := float(brain[mask].mean())) < MOST:
         warnings.append(
-            f"Only {inside:.0%} of the label {label.path.name} lies in the brain: is it this scan's?"
+            f"Only {inside:.0%} of the label {label.path.name} lies in the brain: does it belong "
+            "to this scan?"
         )
     if chosen and not mask.any() and labels.any():
         warnings.append(
