@@ -64,7 +64,9 @@ def common(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(callback=options.check_out, help="Output folder.")] = Path(
+        "demo"
+    ),
     subjects: Annotated[int, typer.Option(min=4, help="Number of simulated brains.")] = 8,
     epochs: Annotated[int, typer.Option(min=1, help="Number of training epochs.")] = 12,
 ) -> None:
@@ -77,7 +79,7 @@ def demo(
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file; configs/ has examples.")],
-    out: Annotated[Path, typer.Option(help="Run folder to create.")],
+    out: Annotated[Path, typer.Option(callback=options.check_out, help="Run folder to create.")],
     set_: options.Set = None,
     resume: options.Resume = False,
     workers: Annotated[
@@ -92,8 +94,8 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="CPU cores per process. Default: this machine's cores, divided equally; 1 on a "
-            "cluster.",
+            help="CPU cores per Ray process; starts Ray even for one. Default: this machine's "
+            "cores, divided equally; 1 on a cluster.",
         ),
     ] = None,
     address: options.Address = None,
@@ -126,7 +128,10 @@ def predict(
             "pictures."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for maps, masks, JSON and overlays.")],
+    out: Annotated[
+        Path,
+        typer.Option(callback=options.check_out, help="Folder for maps, masks, JSON and overlays."),
+    ],
     overwrite: options.Overwrite = False,
     frame: options.Frame = None,
     series: options.Series = None,
@@ -205,7 +210,9 @@ def to_dicom(
     ] = None,
     *,
     series: Annotated[Path, typer.Option(help="Folder of the DICOM series, or one of its files.")],
-    out: Annotated[Path, typer.Option(help="Folder for the DICOM objects.")],
+    out: Annotated[
+        Path, typer.Option(callback=options.check_out, help="Folder for the DICOM objects.")
+    ],
     keep_names: options.KeepNames = False,
 ) -> None:
     """Write a map as DICOM: a Segmentation, a Parametric Map and a report."""
@@ -225,7 +232,10 @@ def prepare(
     ],
     out: Annotated[
         Path,
-        typer.Option(help="Output folder, with one subfolder per subject in the BraTS layout."),
+        typer.Option(
+            callback=options.check_out,
+            help="Output folder, with one subfolder per subject in the BraTS layout.",
+        ),
     ],
     modality: Annotated[
         str | None,
@@ -285,7 +295,9 @@ def prepare(
 def evaluate(
     model: options.Model,
     config: Annotated[Path, typer.Argument(help="YAML file that names the data and the split.")],
-    out: Annotated[Path, typer.Option(help="Output folder for metrics.json.")],
+    out: Annotated[
+        Path, typer.Option(callback=options.check_out, help="Output folder for metrics.json.")
+    ],
     set_: options.Set = None,
     device: options.Device = "auto",
     ray: options.OnRay = False,
@@ -335,7 +347,8 @@ def compare(
     out: Annotated[
         Path,
         typer.Option(
-            help="Output folder; if it holds an unfinished comparison, that one is continued."
+            callback=options.check_out,
+            help="Output folder; if it holds an unfinished comparison, that one is continued.",
         ),
     ],
     set_: options.Set = None,
@@ -365,7 +378,8 @@ def tune(
     out: Annotated[
         Path,
         typer.Option(
-            help="Output folder for trials and results; every node must be able to reach it."
+            callback=options.check_out,
+            help="Output folder for trials and results; every node must be able to reach it.",
         ),
     ],
     set_: options.Set = None,
@@ -410,7 +424,7 @@ def report(
 
 @app.command()
 def phantom(
-    out: Annotated[Path, typer.Option(help="Output folder.")],
+    out: Annotated[Path, typer.Option(callback=options.check_out, help="Output folder.")],
     subjects: Annotated[int, typer.Option(min=1, help="Number of subjects.")] = 8,
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed; the same seed gives the same brains.")
@@ -427,7 +441,10 @@ def phantom(
 @app.command()
 def export(
     model: options.Model,
-    out: Annotated[Path, typer.Option(help="Output folder for the graph or the bundle.")],
+    out: Annotated[
+        Path,
+        typer.Option(callback=options.check_out, help="Output folder for the graph or the bundle."),
+    ],
     format_: Annotated[
         options.ExportFormat,
         typer.Option("--format", help="ONNX, torch.export, or MONAI bundle."),
@@ -457,14 +474,15 @@ def doctor(
 def main() -> None:
     """Entry point: an error that the user can fix becomes one line and an exit code."""
     from medrd.errors import MedrdError
+    from medrd.files import system_error
     from medrd.run.terminal import take_every_text
 
     take_every_text()
-    sys.argv[1:] = [options.home_expanded(argument) for argument in sys.argv[1:]]
     # Where nothing has to be saved first, SIGTERM ends a command as Ctrl-C does: with a message,
     # and with its temporary files removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        sys.argv[1:] = options.read_arguments(sys.argv[1:])
         app()
     except MedrdError as error:
         typer.echo(f"error: {error}", err=True)
@@ -474,6 +492,10 @@ def main() -> None:
             typer.echo("interrupted", err=True)
         raise
     except Exception as error:
+        denied = system_error(error) if isinstance(error, OSError) else None
+        if denied is not None:
+            typer.echo(f"error: {denied}", err=True)
+            sys.exit(denied.exit_code)
         if getattr(error, "exit_code", None) == 130:  # a run that saved itself and stopped
             typer.echo(str(error), err=True)
             sys.exit(130)

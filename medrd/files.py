@@ -49,6 +49,8 @@ _CAUSES: dict[int, tuple[str, str]] = {
     errno.EEXIST: _NOT_A_FOLDER,
     errno.EISDIR: _IS_A_FOLDER,
     errno.ENAMETOOLONG: ("a name too long for the file system", "Use shorter names."),
+    errno.ELOOP: ("links that form a circle", "Correct the links."),
+    errno.EMFILE: ("too many open files", "Raise the limit (ulimit -n)."),
 }
 
 
@@ -273,6 +275,39 @@ def refuse_foreign(folder: Path, ours: Collection[str]) -> None:
         )
 
 
+def refuse_no_place(folder: Path) -> None:
+    """Make sure that a folder can be written to, or made, as far as can be seen.
+
+    Raises
+    ------
+    OutputError
+        A file is in its place or above it, or there is no permission.
+    """
+    with _output_errors(folder, expected="a folder for results"):
+        whole = folder.absolute()
+        there = next(each for each in (whole, *whole.parents) if each.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "no permission", str(there))
+
+
+def output_error(path: Path, error: OSError, *, expected: str = "a place to write") -> OutputError:
+    """The error for a file or folder that the system would not write."""
+    unknown = (error.strerror or str(error), "Check the disk and the folder, then run again.")
+    found, remedy = _CAUSES.get(error.errno or 0, unknown)
+    return OutputError(path, expected=expected, found=found, remedy=remedy)
+
+
+def system_error(error: OSError) -> OutputError | None:
+    """The error for what the operating system denied where no code expected it; None if the cause
+    is not one that a user can mend."""
+    if error.errno not in (*_CAUSES, errno.EIO, errno.ESTALE) or error.errno == errno.EEXIST:
+        return None
+    where = Path(os.fsdecode(error.filename or "medrd"))
+    return output_error(where, error, expected="files that can be read and written")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text atomically. Raises OutputError as :func:`atomic_path` does.
 
@@ -339,18 +374,11 @@ def _flush_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _output_errors(path: Path) -> Iterator[None]:
+def _output_errors(path: Path, *, expected: str = "a place to write a file") -> Iterator[None]:
     """Turn errors of the operating system into an OutputError about ``path``."""
     try:
         yield
     except OSError as error:
         if error.errno is None:  # raised by a library, not by the operating system
             raise
-        raise _as_output_error(path, error) from error
-
-
-def _as_output_error(path: Path, error: OSError) -> OutputError:
-    assert error.errno is not None
-    unknown = (error.strerror or str(error), "Check the disk and the folder, then run again.")
-    found, remedy = _CAUSES.get(error.errno, unknown)
-    return OutputError(path, expected="a place to write a file", found=found, remedy=remedy)
+        raise output_error(path, error, expected=expected) from error

@@ -94,12 +94,50 @@ class ExportFormat(StrEnum):
     bundle = "bundle"
 
 
-def home_expanded(argument: str) -> str:
-    """Expand ``--out=~/maps``, which shells leave as it is."""
+def read_arguments(arguments: Sequence[str]) -> list[str]:
+    """Expand ``--out=~/maps``, which shells leave as it is.
+
+    Raises
+    ------
+    ConfigError
+        A home folder of nobody, which shells leave too, or nothing where a value should be.
+    """
+    return [_read_argument(argument) for argument in arguments]
+
+
+def _read_argument(argument: str) -> str:
+    from medrd.errors import ConfigError
+
     name, equals, value = argument.partition("=")
-    if not (equals and name.startswith("--") and value.startswith("~")):
+    named = bool(equals) and name.startswith("--")
+    if not named:
+        value = argument
+    if not value:
+        raise ConfigError(
+            name or "the command line",
+            expected="a value",
+            found="an empty one",
+            remedy="Write it, or leave the option out; a variable of the shell may not be set.",
+        )
+    if not value.startswith("~"):
         return argument
-    return f"{name}={os.path.expanduser(value)}"
+    expanded = os.path.expanduser(value)
+    if expanded.startswith("~"):
+        raise ConfigError(
+            value,
+            expected="a path",
+            found=f"{value.partition('/')[0]}, which is no user's home folder here",
+            remedy=f"Write the whole path, or ./{value} if that is its name.",
+        )
+    return f"{name}={expanded}" if named else expanded
+
+
+def check_out(out: Path) -> Path:
+    """The value of ``--out``, before there is any work. Raises OutputError."""
+    from medrd.files import refuse_no_place
+
+    refuse_no_place(out)
+    return out
 
 
 def refuse_void_keys(overrides: Sequence[str], *, sections: Sequence[str]) -> None:

@@ -125,6 +125,39 @@ def test_a_wrong_setting_says_what_would_be_right(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("--out=~nobody-of-this-name/x", "no user's home folder here. Write the whole path"),
+        ("--out=", "--out: expected a value; found an empty one"),
+        ("--out=/dev/null", "/dev/null: expected a folder for results; found a file where"),
+        ("--out=/dev/null/x", "a file where a folder should be"),
+        (f"--out={'x' * 300}", "a name too long for the file system"),
+    ],
+)
+def test_an_out_that_cannot_be_is_named_before_any_work(
+    medrd: Medrd, tmp_path: Path, out: str, said: str
+) -> None:
+    for verb in (["train", tmp_path / "a.yaml"], ["predict", tmp_path, tmp_path], ["phantom"]):
+        done = medrd(*verb, out)
+        assert done.code in (2, 3)
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [("ENOSPC", 3), ("EACCES", 3), ("ENOENT", 1)])
+def test_what_the_system_denies_is_one_line_but_a_missing_file_may_be_a_bug(
+    medrd: Medrd, tmp_path: Path, number: str, code: int
+) -> None:
+    denied = (
+        f"import errno, medrd.doctor as d\ndef no(): raise OSError(errno.{number}, 'no', '/f')\n"
+    )
+    done = medrd("doctor", prelude=f"{denied}d.examine = no")
+    assert done.code == code
+    assert ("Traceback" in done.stderr) == (code == 1)
+    assert "/f" in done.stderr
+
+
 def test_what_a_trained_model_decides_cannot_be_set_in_its_evaluation(
     medrd: Medrd, tiny_yaml: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from medrd.config.mistakes import config_mistake
 from medrd.config.sections import Config
+from medrd.config.unused import unused_keys
 from medrd.config.yaml_text import DoubledKeyError, parse_yaml
 from medrd.errors import ConfigError
 
@@ -106,9 +107,25 @@ def make_config(
     apply_overrides(raw, overrides)
     _name_variants(raw)
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
     except ValidationError as error:
         raise config_mistake(error, Config, raw, where=where, remedy=remedy) from None
+    _refuse_unused(config, overrides)
+    return config
+
+
+def _refuse_unused(config: Config, overrides: Sequence[str]) -> None:
+    """Raise ConfigError for a ``--set`` that changes nothing; a file may hold such keys."""
+    unused = unused_keys(config)
+    for override in overrides:
+        key, _ = parse_override(override)
+        if key in unused:
+            raise ConfigError(
+                f"--set {override}",
+                expected="a key that has an effect",
+                found=f"one that is not used, since {unused[key]}",
+                remedy="Leave it out, or change the other key too.",
+            )
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:

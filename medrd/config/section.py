@@ -49,10 +49,11 @@ def _types(annotation: Any) -> set[Any]:
     return set().union(*map(_types, inner)) if inner else {annotation}
 
 
-def home_expanded(path: Path) -> Path:
-    """A path whose leading ``~`` or ``~user`` is that home folder. Raises ValueError."""
+def expanded(path: Path) -> Path:
+    """A path whose leading ``~`` or ``~user`` is that home folder, and in which ``$NAME`` is that
+    variable, if it is set. Raises ValueError."""
     try:
-        return path.expanduser()
+        return Path(os.path.expandvars(path)).expanduser()
     except RuntimeError as error:
         raise ValueError(f"{error}: write the whole path") from None
 
@@ -75,8 +76,8 @@ def _as_text(value: Any) -> str:
     return value
 
 
-FilePath = Annotated[Path, BeforeValidator(_possible), AfterValidator(home_expanded)]
-"""A path, in which ``~`` is the home folder."""
+FilePath = Annotated[Path, BeforeValidator(_possible), AfterValidator(expanded)]
+"""A path, in which ``~`` is the home folder and ``$NAME`` a variable of the environment."""
 Text = Annotated[str, PlainValidator(_as_text)]
 """A name or a path that may hold bytes which are not text (PEP 383); pydantic's own ``str`` refuses
 them."""

@@ -116,12 +116,15 @@ class SplitConfig(Section):
     @classmethod
     def _check_side(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:  # True would pass for 1
-            return handler(None if isinstance(value, bool) else value)
+            side = handler(None if isinstance(value, bool) else value)
         except ValidationError:  # pydantic would report one error for each type of the union
             raise ValueError(
                 "write a count (3), a share (0.3) or a list of subject ids ([a, b]; "
                 "in quotes if an id looks like a number)"
             ) from None
+        if not isinstance(side, tuple) and (side < 0 or (isinstance(side, float) and side > 1)):
+            raise ValueError("write a count of 0 or more (3), or a share between 0 and 1 (0.3)")
+        return side
 
 
 class DataConfig(Section):

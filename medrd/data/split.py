@@ -100,20 +100,13 @@ def split_subjects(
             sides[side] = tuple(sorted(value))
             continue
         if isinstance(value, float):
-            if not 0 <= value <= 1:
-                raise ConfigError(
-                    f"data.split.{side}",
-                    expected="a count, or a share between 0 and 1",
-                    found=str(value),
-                    remedy="Write 3 for three subjects, 0.3 for 30 %.",
-                )
             # Rounding up must not leave a later share without any subject.
             later = SIDES[SIDES.index(side) + 1 :]
             kept = sum(isinstance(values[s], float) and values[s] > 0 for s in later)
             count = max(1, min(round(value * total), len(rest) - kept)) if value > 0 else 0
         else:
             count = value
-        if count < 0 or count > len(rest):
+        if count > len(rest):
             raise ConfigError(
                 f"data.split.{side}",
                 expected=f"at most the {len(rest)} subjects left of {len(ids)}"

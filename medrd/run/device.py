@@ -70,13 +70,14 @@ def choose_execution(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
+        torch.zeros(1, device=chosen).item()  # meta and others cannot compute
     except (RuntimeError, AssertionError) as error:
+        why = "" if "device string" in str(error) else f" ({str(error).splitlines()[0]})"
         raise ConfigError(
-            "train.device",
+            "device",
             expected="auto, cpu, cuda or cuda:N of an available GPU",
-            found=f"{device} ({str(error).splitlines()[0]})",
-            remedy="Use auto.",
+            found=f"{device}{why}",
+            remedy="Use auto, in --device or in train.device.",
         ) from None
     bf16 = precision == "bf16" or (precision == "auto" and _computes_bf16(chosen))
     execution = Execution(chosen, bf16)

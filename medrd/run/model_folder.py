@@ -215,8 +215,8 @@ def load_model(path: str | Path) -> Model:
         raise ModelError(
             description,
             expected=f"a model description of format {FORMAT}",
-            found=str(error),
-            remedy="Train the model again with this version of medrd.",
+            found=_said(error),
+            remedy="Copy the whole model folder again, or train with this version of medrd.",
         ) from None
     file = folder / "model.safetensors"
     try:
@@ -231,7 +231,7 @@ def load_model(path: str | Path) -> Model:
         raise ModelError(
             file,
             expected="the weights that belong to model.json",
-            found=(str(error) or type(error).__name__).splitlines()[0],
+            found=_said(error),
             remedy="Copy the whole model folder again.",
         ) from None
     detector.eval()
@@ -240,6 +240,13 @@ def load_model(path: str | Path) -> Model:
     return Model(
         detector, config, calibration, training, identity, profile, content, folder.absolute()
     )
+
+
+def _said(error: Exception) -> str:
+    """What was found, in one line."""
+    if isinstance(error, MedrdError):
+        return error.found
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _identity(content: dict[str, Any]) -> str:

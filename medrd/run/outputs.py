@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medrd.errors import OutputError
+from medrd.files import output_error
 
 
 def make_folder(path: Path) -> None:
@@ -16,7 +16,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _no_place(path, error) from None
+        raise output_error(path, error, expected="a place to write results") from None
 
 
 @contextmanager
@@ -35,13 +35,4 @@ def remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise _no_place(path, error) from None
-
-
-def _no_place(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        path,
-        expected="a place to write results",
-        found=error.strerror or str(error),
-        remedy="Choose another --out, or get write permission for this one.",
-    )
+        raise output_error(path, error, expected="a place to write results") from None

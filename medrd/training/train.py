@@ -14,6 +14,7 @@ import torch
 
 from medrd.config import Config, load_config
 from medrd.config.difference import first_difference
+from medrd.config.unused import unused_keys
 from medrd.data.brains.profile import make_profile
 from medrd.data.cache import CachedSubject
 from medrd.data.margin import none_healthy
@@ -85,6 +86,8 @@ def train(
     """
     started = time.time()
     out = Path(out)
+    if resume and not out.is_dir():
+        logger.info("%s holds no run yet: this one begins anew", out)
     if not open_run(config, out, resume=resume):
         logger.info("%s is already finished", out)
         return out
@@ -95,10 +98,15 @@ def train(
             "--workers",
             expected="a model that is trained by gradients",
             found=f"{config.model.name}, which reads its slices once, in one process",
-            remedy="Remove --workers.",
+            remedy="Remove --workers, --cpus and --address, which train with Ray.",
         )
-    if not detector.steps() and "epochs" in config.train.model_fields_set:
-        logger.info("train.epochs is not used: %s has no optimisation steps", config.model.name)
+    unused = unused_keys(config)
+    if not detector.steps():
+        why = f"{config.model.name} has no optimisation steps"
+        given = config.train.model_fields_set & {"epochs", "compile", "augment"}
+        unused |= {f"train.{key}": why for key in sorted(given)}
+    for key, why in unused.items():
+        logger.info("%s is not used: %s", key, why)
     execution = choose_execution(config.train.device, config.train.precision)
     data = prepare_data(config, out, cohort)
     training = Training(config, out, data.slices, execution.place(detector), execution)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from medrd.comparison.config import load_compare, make_compare
 from medrd.config import Config, digest, load_config, make_config
 from medrd.config.load import read_yaml
+from medrd.config.unused import unused_keys
 from medrd.data.cache import default_cache
 from medrd.errors import ConfigError
 from medrd.tuning.config import load_tune
@@ -160,6 +162,8 @@ def test_keys_of_another_model_are_unknown() -> None:
         ("data.split.train=few", r"valid data\.split\.train.*count.*share.*list.*'few'"),
         ("data.split.train=[1, 2]", r"valid data\.split\.train.*in quotes"),
         ("data.split.train=.nan", r"valid data\.split\.train"),
+        ("data.split.train=-1", r"valid data\.split\.train: a count of 0 or more"),
+        ("data.split.train=1.5", r"valid data\.split\.train: .*a share between 0 and 1"),
         ("data.split.train=true", r"valid data\.split\.train"),
         ("data.layout=bratz", "valid data.layout"),
         ("recipe.channels=[]", "at least 1"),
@@ -209,6 +213,36 @@ def test_rdseg_refuses_scans_that_it_would_misread(override: str, cure: str, mes
     with pytest.raises(ConfigError, match=message):
         load_config(path, [override])
     load_config(path, [override, cure])
+
+
+@pytest.mark.parametrize(
+    ("raw", "key", "cure"),
+    [
+        (
+            {"recipe": {"normalise": "rank"}},
+            "recipe.percentiles=[1, 99]",
+            "recipe.normalise=percentile",
+        ),
+        ({}, "scoring.top_fraction=0.1", "scoring.image_score=top"),
+        ({"model": {"name": "patchcore"}}, "model.neighbours=3", "scoring.image_score=model"),
+        (
+            {"data": {"kind": "pictures"}},
+            "scoring.sigma_across_mm=4",
+            "data={kind: volumes, root: /a}",
+        ),
+    ],
+)
+def test_what_changes_nothing_cannot_be_set_but_may_stand_in_a_file(
+    raw: dict[str, Any], key: str, cure: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"--set {re.escape(key)}.*not used, since"):
+        make_config(raw, [key])
+    make_config(raw, [key, cure])
+    name, _, value = key.partition("=")
+    section, _, inner = name.partition(".")
+    held = raw | {section: raw.get(section, {}) | {inner: yaml.safe_load(value)}}
+    assert list(unused_keys(make_config(held))) == [name]
+    assert not unused_keys(make_config(raw))
 
 
 @pytest.mark.parametrize("override", ["train.epochs", "=3", "", " =3", "train.epochs.x.y=1"])
@@ -297,7 +331,7 @@ def test_a_section_with_nothing_below_it_is_its_defaults(key: str) -> None:
     assert make_config({}, [f"{key}=null"]) == Config()
 
 
-def test_a_tilde_is_the_home_folder_in_every_path(
+def test_a_tilde_is_the_home_folder_and_variables_are_replaced_in_every_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -312,6 +346,10 @@ def test_a_tilde_is_the_home_folder_in_every_path(
         {"data_sets": {"a": {"domain": "x", "root": "~/a"}}, "models": {"m": {}}}
     )
     assert compared.data_sets["a"].root == tmp_path / "a"
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    for root in ("$SCRATCH/d", "${SCRATCH}/d"):
+        assert make_config({"data": {"root": root}}).data.root == tmp_path / "d"
+    assert make_config({"data": {"root": "/a/$NOT_SET"}}).data.root == Path("/a/$NOT_SET")
     monkeypatch.setenv("MEDRD_CACHE", "~/cached")
     assert default_cache() == tmp_path / "cached"
     with pytest.raises(ConfigError, match="write the whole path"):

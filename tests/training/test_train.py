@@ -146,6 +146,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_typed_error(
         ("recipe.size", 80, "recipe.size=96|recipe.size=64"),
         ("model.teacher", {"name": "no_such_net", "weights": "random"}, "no_such_net"),
         ("train.device", "cuda:99", "train.device"),
+        ("train.device", "meta", "found meta"),
         ("data.root", None, "data.root"),
     ],
 )
