@@ -9,8 +9,8 @@ import torch
 from medrd.config import Config, TeacherConfig, make_config
 from medrd.data.cache import default_cache
 from medrd.errors import MedrdError
-from medrd.models import Teacher
-from medrd.models.build import DETECTORS, shapes_only
+from medrd.models import Teacher, TokenTeacher
+from medrd.models.build import DETECTORS, Entry, shapes_only
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import make_detector
 from medrd.run.progress import progress
@@ -19,6 +19,7 @@ from medrd.run.table import markdown_table
 from medrd.run.teacher_weights import load_teacher_weights
 
 _TEACHERS = ("tf_efficientnet_lite0", "wide_resnet50_2")
+_TRANSFORMERS = ("vit_base_patch14_reg4_dinov2",)
 
 
 def findings() -> dict[str, Any]:
@@ -61,11 +62,7 @@ def _row(model: dict[str, Any]) -> list[str]:
 
 def _models() -> list[dict[str, Any]]:
     """Each detector with each teacher, and its number of parameters."""
-    wanted = [
-        (name, teacher)
-        for name, entry in DETECTORS.items()
-        for teacher in (_TEACHERS if entry.teacher else (None,))
-    ]
+    wanted = [(name, teacher) for name, entry in DETECTORS.items() for teacher in _teachers(entry)]
     models = []
     with progress("looking at models", len(wanted)) as advance:
         for name, teacher in wanted:
@@ -82,6 +79,12 @@ def _models() -> list[dict[str, Any]]:
             )
             advance(note=name)
     return models
+
+
+def _teachers(entry: Entry) -> tuple[str | None, ...]:
+    if entry.teacher is None:
+        return (None,)
+    return _TRANSFORMERS if entry.teacher is TokenTeacher else _TEACHERS
 
 
 def _config(name: str, teacher: str | None) -> Config:

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from medrd.config import MEDIAN_INTENSITY, ScoringConfig
 from medrd.config.models import MODELS
-from medrd.models import Batch, Detector, Scoring, Teacher
+from medrd.models import Backbone, Batch, Detector, Scoring, Teacher, TokenTeacher
 from medrd.models.build import DETECTORS
 from medrd.run.model_folder import make_scoring
-from medrd.training.loop import make_optimizers
+from medrd.training.loop import descend, make_optimizers
 
 SMALL = "mobilenetv3_small_050"
 """A teacher for what holds with any: a tenth of a ResNet-18's work."""
-
+SMALL_VIT = "test_vit2"
+"""The same of the transformers: 8 blocks of width 64, patches of 16 pixels."""
 
 CASES: dict[str, dict[str, Any]] = {name: {"name": name} for name in DETECTORS} | {
     "rd4ad_pixel": {"name": "rd4ad", "loss": "pixel"},
@@ -35,6 +36,7 @@ NETWORKS = [*DETECTORS, "rd_expert_no_gate", "bikd_two_branch"]
 """Without the variants that differ in training alone."""
 FAST: dict[str, dict[str, Any]] = {
     "dae": {"base": 8, "depth": 2},
+    "dinomaly": {"teacher": {"name": SMALL_VIT, "weights": "random"}},
 }
 """Settings that make a detector small enough for tests without a particular size."""
 
@@ -44,7 +46,7 @@ T = TypeVar("T", bound=nn.Module)
 
 def build(
     kind: type[D],
-    teacher: str | Teacher | None = None,
+    teacher: str | Backbone | None = None,
     *,
     modalities: int = 3,
     channels: int = 3,
@@ -54,7 +56,10 @@ def build(
     (name,) = (name for name, entry in DETECTORS.items() if entry.make is kind)
     section = MODELS[name]
     keys = section.model_fields.keys() - {"name", "teacher", "simulation", "noise"}
-    chosen = section(**{key: settings.pop(key) for key in list(settings) if key in keys})
+    own = {key: settings.pop(key) for key in list(settings) if key in keys}
+    # Dinomaly's section needs one to be valid; the network gets that of the arguments.
+    named = {key: FAST[name][key] for key in ("teacher",) if key in FAST.get(name, {})}
+    chosen = section(**own, **named)
     settings |= {key: getattr(chosen, key) for key in keys}
     if DETECTORS[name].takes_stacks:
         settings |= {"modalities": modalities, "channels": channels, "median": MEDIAN_INTENSITY}
@@ -65,6 +70,14 @@ def build(
         assert of_its_kind is not None
         teacher = of_its_kind(teacher)
     return kind(teacher, **settings)
+
+
+def small_teacher(name: str, convolutional: str = SMALL) -> str | None:
+    """The small teacher of a detector's kind; None for one that has none."""
+    kind = DETECTORS[name].teacher
+    if kind is None:
+        return None
+    return SMALL_VIT if kind is TokenTeacher else convolutional
 
 
 def scoring_of(size: int, **settings: Any) -> Scoring:
@@ -90,9 +103,7 @@ def iterate_steps(
         values = []
         for step, optimizer in zip(detector.steps(), used, strict=True):
             loss = step.loss(batch)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            descend(step, optimizer, loss)
             values.append(float(loss.detach()))
         losses.append(values)
     return losses

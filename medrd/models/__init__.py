@@ -3,9 +3,10 @@
 from medrd.models.build import build_detector
 from medrd.models.detector import Batch, Detector, OptimizerSpec, ParameterGroup, Step, group
 from medrd.models.scoring import Scoring
-from medrd.models.teacher import Teacher
+from medrd.models.teacher import Backbone, Teacher, TokenTeacher
 
 __all__ = [
+    "Backbone",
     "Batch",
     "Detector",
     "OptimizerSpec",
@@ -13,6 +14,7 @@ __all__ = [
     "Scoring",
     "Step",
     "Teacher",
+    "TokenTeacher",
     "build_detector",
     "group",
 ]

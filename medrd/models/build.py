@@ -15,6 +15,7 @@ from medrd.models.bikd import BiKD
 from medrd.models.cskd import CSKD
 from medrd.models.dae import DAE
 from medrd.models.detector import Detector
+from medrd.models.dinomaly import Dinomaly
 from medrd.models.edc import EDC
 from medrd.models.intensity import Intensity
 from medrd.models.patchcore import PatchCore
@@ -26,7 +27,7 @@ from medrd.models.recontrast import ReContrast
 from medrd.models.rkdad import RKDAD
 from medrd.models.skip_rd import SKRD4AD, SkipTS
 from medrd.models.stfpm import STFPM
-from medrd.models.teacher import DEEP_STRIDES, Teacher
+from medrd.models.teacher import DEEP_STRIDES, Backbone, Teacher, TokenTeacher
 
 
 def deep_teacher(name: str) -> Teacher:
@@ -40,7 +41,7 @@ class Entry:
 
     make: Callable[..., Detector]
     source: str
-    teacher: Callable[[str], Teacher] | None = Teacher
+    teacher: Callable[[str], Backbone] | None = Teacher
     takes_stacks: bool = False
     """True if it takes images of any number of modalities and channels; others take three."""
 
@@ -57,6 +58,7 @@ DETECTORS: Final[dict[str, Entry]] = {
     "edc": Entry(EDC, "Guo et al., TMI 2024", teacher=deep_teacher),
     "rkdad": Entry(RKDAD, "reconstruction from the abstract of Cheng et al., PRCV 2021"),
     "cskd": Entry(CSKD, "reconstruction from the abstract of Sheng et al., Sci Rep 2024"),
+    "dinomaly": Entry(Dinomaly, "Guo et al., CVPR 2025", teacher=TokenTeacher),
     "rdseg": Entry(
         RDSeg, "medrd, after DeSTSeg (Zhang et al., CVPR 2023) and RD4AD", takes_stacks=True
     ),

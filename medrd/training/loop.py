@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,20 @@ from medrd.training.setup import Training
 from medrd.training.simulation import augment_for, simulator_for
 from medrd.training.worker import ALONE, Worker
 
-_OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+
+def _stable_adamw(groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Optimizer:
+    """timm's copy of AdamW, for the clipping that PyTorch's lacks."""
+    from timm.optim import AdamWLegacy  # timm takes seconds to import
+
+    return AdamWLegacy(groups, clipping_threshold=1.0, **settings)
+
+
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "stable_adamw": _stable_adamw,
+    "sgd": torch.optim.SGD,
+}
 
 
 @dataclass(frozen=True)
@@ -55,12 +69,19 @@ def make_optimizers(steps: Sequence[Step]) -> dict[str, torch.optim.Optimizer]:
 
 def _make_optimizer(step: Step) -> torch.optim.Optimizer:
     groups = [{"params": list(each.parameters), **each.settings} for each in step.groups]
-    optimizer: torch.optim.Optimizer = _OPTIMIZERS[step.optimizer.kind](
-        groups, **step.optimizer.settings
-    )
+    optimizer = _OPTIMIZERS[step.optimizer.kind](groups, **step.optimizer.settings)
     for each in optimizer.param_groups:
         each["initial_lr"] = each["lr"]  # what a schedule's factor applies to
     return optimizer
+
+
+def descend(step: Step, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+    """Change a step's parameters by the gradient of its loss, clipped if the step asks for it."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if step.optimizer.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(step.parameters, step.optimizer.clip_norm)
+    optimizer.step()
 
 
 class Loop:
@@ -193,9 +214,7 @@ class Loop:
                     each["lr"] = each["initial_lr"] * factor
             with self.execution.autocast():
                 loss = self.losses[step.name](batch) * weight
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            descend(step, optimizer, loss)
             losses.append(loss.detach().float())
         # Read at the end: each reading makes a GPU wait for what is still to be launched.
         values = self.worker.mean(torch.stack(losses)).tolist()

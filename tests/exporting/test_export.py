@@ -32,7 +32,7 @@ from medrd.run.card import model_card
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import Model, load_model, make_detector, save_model
 from medrd.run.predictor import Predictor
-from training import SMALL, build, scoring_of
+from training import SMALL, build, scoring_of, small_teacher
 
 TRAINING: dict[str, Any] = {
     "subjects": {"a": "1", "b": "2"},
@@ -81,8 +81,7 @@ def test_the_module_says_what_prediction_says(score: Any, across_mm: float) -> N
 @pytest.mark.parametrize("name", [n for n in DETECTORS if n != "patchcore"])
 def test_every_method_makes_a_graph_for_any_number_of_slices(name: str) -> None:
     torch.manual_seed(0)
-    teacher = "test_resnet" if DETECTORS[name].teacher else None
-    detector = build(DETECTORS[name].make, teacher)
+    detector = build(DETECTORS[name].make, small_teacher(name, "test_resnet"))
     network = Exportable(detector, scoring_of(64), size=64)
     interface = export_module.Interface(Layout(("a", "b", "c")), 64, positions=False)
     module = export_module._traced(network, interface).module()

@@ -15,17 +15,17 @@ from training import (
     CASES,
     FAST,
     NETWORKS,
-    SMALL,
     build,
     changed_batch,
     lively,
     moved,
     optimizers,
+    small_teacher,
     snapshot,
 )
 
 TRAINED = sorted(name for name in CASES if name not in ("intensity", "patchcore"))
-CONVOLUTIONAL = sorted(set(NETWORKS) - {"patchcore", "dae", "intensity"})
+CONVOLUTIONAL = sorted(set(NETWORKS) - {"patchcore", "dae", "intensity", "dinomaly"})
 """Those whose teacher can be any network of convolutions."""
 COPIES = {
     "rd_expert": "trained_teacher",
@@ -36,12 +36,13 @@ COPIES = {
 """Networks that start as the teacher and are trained."""
 
 
-def make(case: str, teacher: str = SMALL, **more: Any) -> Detector:
+def make(case: str, teacher: str | None = None, **more: Any) -> Detector:
     """A detector whose residual branches are alive from the start."""
     name = CASES[case]["name"]
     entry, settings = DETECTORS[name], FAST.get(name, {}) | CASES[case] | more
-    del settings["name"]
-    given = lively(teacher, entry.teacher) if entry.teacher else None
+    settings = {key: value for key, value in settings.items() if key not in ("name", "teacher")}
+    chosen = teacher or small_teacher(name)
+    given = lively(chosen, entry.teacher) if entry.teacher and chosen else None
     return build(entry.make, given, **settings)  # type: ignore[type-var]
 
 

@@ -13,25 +13,24 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch import Tensor
 
 from medrd.comparison.config import cell_config, load_compare
-from medrd.config import TeacherConfig, load_config, make_config
+from medrd.config import load_config, make_config
 from medrd.config.models import MODELS
 from medrd.errors import ConfigError, ModelError
-from medrd.models import Batch, Detector, Teacher
+from medrd.models import Batch, Detector
 from medrd.models.build import DETECTORS, shapes_only
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import Model, load_model, make_detector, make_scoring, save_model
 from medrd.run.predictor import Predictor
 from medrd.run.signals import InterruptedRunError
-from medrd.run.teacher_weights import load_teacher_weights
 from medrd.simulate.anomalies import AnomalySimulator
 from medrd.simulate.noise import CoarseNoise, SimplexBox
 from medrd.training.loop import Loop
+from medrd.training.setup import build_detector_for
 from medrd.training.simulation import simulator_for
 from medrd.training.train import train
-from training import CASES, FAST, NETWORKS, SMALL, scoring_of
+from training import CASES, FAST, NETWORKS, SMALL, SMALL_VIT, scoring_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -197,23 +196,15 @@ def test_maps_are_finite_never_negative_and_not_the_same_everywhere(finished: Ru
     assert model.calibration.threshold > 0
 
 
-@pytest.fixture(scope="module")
-def fresh_teacher() -> dict[str, Tensor]:
-    teacher = Teacher("tf_efficientnet_lite0")
-    load_teacher_weights(teacher, TeacherConfig())
-    return teacher.state_dict()
-
-
-def test_training_leaves_the_teacher_as_it_came(
-    finished: Run, fresh_teacher: dict[str, Tensor]
-) -> None:
+def test_training_leaves_the_teacher_as_it_came(finished: Run) -> None:
     model = finished.model
     if DETECTORS[model.config.model.name].teacher is None:
         pytest.skip("it has no teacher")
     if "teacher" not in dict(model.detector.named_children()):
         pytest.skip("its frozen teacher is not kept for prediction; its own tests watch it")
     kept = model.detector.get_submodule("teacher").state_dict()
-    for key, value in fresh_teacher.items():
+    fresh = build_detector_for(load_config(finished.folder / "config.yaml"))
+    for key, value in fresh.get_submodule("teacher").state_dict().items():
         assert torch.equal(kept[key], value), key
 
 
@@ -300,6 +291,29 @@ def test_compiled_losses_are_the_plain_ones(case: str) -> None:
         torch.testing.assert_close(
             torch.compile(step.loss, backend="eager")(batch), step.loss(batch)
         )
+
+
+@pytest.mark.parametrize(
+    ("model", "teacher", "why"),
+    [
+        ("rd4ad", SMALL_VIT, "a vision transformer, all of whose levels have stride 16.*dinomaly"),
+        ("skip_ts", SMALL_VIT, r"strides \[4, 8, 16, 32\] \(dinomaly"),
+        ("dinomaly", "resnet18", "no plain vision transformer.*vit_base_patch14_reg4_dinov2"),
+        ("dinomaly", "swin_tiny_patch4_window7_224", "no plain vision transformer"),
+        ("dinomaly", SMALL_VIT, r"recipe\.size.*a multiple of 16.*Set recipe\.size=96"),
+    ],
+)
+def test_a_teacher_of_the_wrong_kind_is_a_mistake_in_the_config(
+    model: str, teacher: str, why: str
+) -> None:
+    raw = {"name": model, "teacher": {"name": teacher, "weights": "random"}}
+    with pytest.raises(ConfigError, match=why):
+        build_detector_for(make_config({"model": raw, "recipe": {"size": 100}}))
+
+
+def test_dinomaly_says_that_it_has_no_weights_of_its_own() -> None:
+    with pytest.raises(ConfigError, match=r"model\.teacher.*weights: file.*to download"):
+        make_config({"model": {"name": "dinomaly"}})
 
 
 def test_a_student_that_has_collapsed_stops_the_training(

@@ -9,10 +9,10 @@ import timm
 import torch
 from torch import nn
 
-from medrd.models import Teacher
+from medrd.models import Teacher, TokenTeacher
 from medrd.models.build import shapes_only
 from medrd.models.lite0 import Lite0
-from medrd.models.teacher import ResidualLayout
+from medrd.models.teacher import ResidualLayout, middle_layers
 
 
 def test_levels_are_those_of_the_whole_network() -> None:
@@ -108,3 +108,55 @@ def test_images_are_normalised_before_the_backbone() -> None:
     teacher(torch.full((1, 3, 2, 2), 0.5))
     expected = [(0.5 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.5 - 0.406) / 0.225]
     assert seen[0][0, :, 0, 0].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("depth", "layers"),
+    [
+        (12, (2, 3, 4, 5, 6, 7, 8, 9)),
+        (24, (4, 6, 8, 10, 12, 14, 16, 18)),
+        (40, (6, 10, 13, 16, 20, 23, 26, 30)),
+        (8, (1, 2, 3, 4, 5, 6)),
+    ],
+)
+def test_the_layers_are_dinomalys_and_their_like_at_other_depths(
+    depth: int, layers: tuple[int, ...]
+) -> None:
+    assert middle_layers(depth) == layers
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "patch"),
+    [("test_vit2", 1, 16), ("vit_tiny_patch16_dinov3_qkvb", 5, 16)],
+)
+def test_tokens_are_those_of_the_whole_networks_blocks(name: str, prefix: int, patch: int) -> None:
+    torch.manual_seed(0)
+    teacher = TokenTeacher(name).eval()
+    whole = timm.create_model(name, dynamic_img_size=True).eval()
+    whole.load_state_dict(whole.state_dict() | teacher.backbone.state_dict())
+    seen = []
+    for layer in teacher.layers:
+        whole.blocks[layer].register_forward_hook(lambda *given: seen.append(given[2]))
+    images = torch.rand(1, 3, 2 * patch, 3 * patch)
+    with torch.no_grad():
+        found = teacher(images)
+        whole((images - teacher.mean) / teacher.std)
+    assert (teacher.prefix, teacher.strides) == (prefix, (patch,))
+    assert len(found) == len(seen)
+    for mine, block in zip(found, seen, strict=True):
+        assert mine.shape == (1, prefix + 6, teacher.width)
+        torch.testing.assert_close(mine, block)
+    assert len(teacher.backbone.blocks) == teacher.layers[-1] + 1
+
+
+def test_tokens_of_a_network_without_a_class_token_are_its_patches() -> None:
+    with torch.device("meta"):
+        teacher = TokenTeacher("vit_base_patch16_siglip_224")
+        tokens = teacher(torch.rand(2, 3, 32, 48))
+    assert [level.shape for level in tokens] == [(2, 6, 768)] * 8
+
+
+@pytest.mark.parametrize("name", ["vit_small_r26_s32_224", "vit_small_patch16_18x2_224"])
+def test_a_transformer_of_another_build_is_refused(name: str) -> None:
+    with shapes_only(), pytest.raises(ValueError, match=f"(tokens of )?{name}"):
+        TokenTeacher(name)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from medrd.config import TeacherConfig
 from medrd.errors import ModelError
-from medrd.models import Teacher
+from medrd.models import Teacher, TokenTeacher
 from medrd.run.teacher_weights import load_teacher_weights
 from medrd.run.weights_file import read_state
 
@@ -316,3 +316,24 @@ def test_without_a_network_pretrained_says_what_to_do_instead(
     teacher = Teacher.__new__(Teacher)
     with pytest.raises(ModelError, match="weights=file"):
         load_teacher_weights(teacher, TeacherConfig(name="resnet18", weights="pretrained"))
+
+
+def test_dinov2s_own_file_gives_its_own_tokens(tmp_path: Path) -> None:
+    """There the class token's position is in the table of positions; registers have none."""
+    torch.manual_seed(0)
+    source = TokenTeacher("vit_small_patch14_reg4_dinov2").eval()
+    own = source.backbone.state_dict()
+    place = torch.randn(1, 1, source.width)
+    own |= {
+        "cls_token": own["cls_token"] - place,
+        "register_tokens": own.pop("reg_token"),
+        "pos_embed": torch.cat((place, own["pos_embed"]), dim=1),
+        "mask_token": torch.zeros(1, source.width),
+    }
+    save_file(own, tmp_path / "dinov2.safetensors")
+    loaded = TokenTeacher(source.name).eval()
+    load_teacher_weights(loaded, from_file(tmp_path / "dinov2.safetensors", source.name))
+    images = torch.rand(1, 3, 28, 42)
+    with torch.no_grad():
+        for mine, theirs in zip(loaded(images), source(images), strict=True):
+            torch.testing.assert_close(mine, theirs)
