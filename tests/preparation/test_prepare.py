@@ -201,7 +201,7 @@ def test_another_series_of_the_same_folder_is_another_subject(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both, out = tmp_path / "both", tmp_path / "out" / "both"
-    one, other = (write_series(both, np.ones((4, 8, 8)), prefix=name) for name in "ab")
+    one, other = (write_series(both, np.arange(256).reshape(4, 8, 8), prefix=name) for name in "ab")
     record = json.loads((prepared.good / "good_prepare.json").read_text("utf-8"))
     assert record["series"] == {"t1": None, "flair": None}
     out.mkdir(parents=True)
