@@ -157,7 +157,6 @@ def run(tiny_root: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFact
     """A network whose sums depend on the number of threads; trained enough to have a threshold."""
     raw = make_tiny_raw(tiny_root, tiny_cache)
     raw["recipe"] |= {"size": 32}
-    raw["model"] = {"name": "rd4ad", "teacher": {"name": "resnet18", "weights": "random"}}
     raw["train"]["epochs"] = 1
     return train(make_config(raw), tmp_path_factory.mktemp("run") / "run")
 
