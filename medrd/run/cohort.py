@@ -117,10 +117,11 @@ def prepare_sides(
     if len(errors) == 1:
         raise errors[0]
     if errors:
+        first = str(errors[0]).rstrip(".")
         raise InputError(
             out / "errors.json",
             expected="subjects that can all be read",
-            found=f"{len(errors)} that cannot, listed there; the first: {errors[0]}",
+            found=f"{len(errors)} that cannot, listed there; the first: {first}",
             remedy="Correct or remove them and run again; the others stay prepared.",
         )
     return ready, []

@@ -7,7 +7,8 @@ trained model contains its teacher.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 import torch
@@ -16,10 +17,14 @@ from torch import Tensor
 from medrd.config import TeacherConfig
 from medrd.errors import ModelError
 from medrd.models import Backbone
+from medrd.models.lite0 import NAME as LITE0
 from medrd.models.lite0 import Lite0
-from medrd.run.weights_file import part_for, read_state
+from medrd.run.weights_file import part_for, place_in, read_state
 
 logger = logging.getLogger("medrd.model")
+
+_BLOCK = re.compile(r"(.+)\.(\d+)\.(?!.*\.\d+\.)")
+"""``layer1`` and ``2`` of ``layer1.2.conv1.weight``: the last number in a tensor's name."""
 
 
 def load_teacher_weights(teacher: Backbone, config: TeacherConfig) -> None:
@@ -55,8 +60,7 @@ def _checked(
     """The teacher's tensors, of the right shapes and finite. Raises ModelError."""
     wanted = teacher.backbone.state_dict()
     try:
-        found = part_for(state, wanted)
-        problem = _misfit(found, wanted)
+        found, problem = _fitting(state, wanted, _whole_network(teacher, wanted))
     except ValueError as error:
         problem = str(error)
     if problem:
@@ -73,6 +77,46 @@ def _checked(
             where, f"{sum(broken.values()):,} weights that are NaN or infinite, first in {first}"
         )
     return found
+
+
+def _fitting(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], whole: Set[str]
+) -> tuple[dict[str, Tensor], str]:
+    """The teacher's tensors, and what is wrong with them; see :func:`part_for`."""
+    # timm calls stages.0 of the whole network stages_0 where it returns levels of features. A file
+    # may have either name.
+    theirs = {key if key in whole else key.replace("_", ".", 1): key for key in wanted}
+    problems = []
+    for names in (theirs, {key: key for key in wanted}):
+        there = {their: wanted[key] for their, key in names.items()}
+        found = {names[their]: value for their, value in part_for(state, there).items()}
+        problem = _misfit(found, wanted)
+        if not problem:
+            return found, _surplus(state, place_in(state, there), whole)
+        problems.append(problem)
+    return {}, problems[0]
+
+
+def _whole_network(teacher: Backbone, wanted: Mapping[str, Tensor]) -> set[str]:
+    """Names of the tensors of the network that a teacher is the first part of."""
+    if teacher.name.split(".")[0] == LITE0:  # has all stages that it needs, and needs no timm
+        return set(wanted)
+    import timm
+
+    with torch.device("meta"):
+        return set(timm.create_model(teacher.name, pretrained=False).state_dict())
+
+
+def _surplus(state: Mapping[str, Tensor], place: str, whole: Set[str]) -> str:
+    """The first block of a file by which a stage is longer than the network's; "" if none is:
+    ResNet-34 holds all tensors of ResNet-18, and is another network."""
+    blocks = {match.groups() for name in whole if (match := _BLOCK.match(name))}
+    stages = {stage for stage, _ in blocks}
+    for name in state:
+        match = _BLOCK.match(name.removeprefix(place)) if name.startswith(place) else None
+        if match and match[1] in stages and match.groups() not in blocks:
+            return f"more blocks than it has: {match[0].rstrip('.')}"
+    return ""
 
 
 def _check_features(teacher: Backbone, where: str) -> None:

@@ -98,18 +98,28 @@ def read_torch_file(path: Path) -> Any:
 def part_for(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a network out of a file that may hold more, under the network's own names.
 
+    BatchNorm's counters, which old files lack and prediction does not use, are filled in. Raises
+    ValueError as :func:`place_in`.
+    """
+    place = place_in(state, wanted)
+    found = {name: state[place + name] for name in wanted if place + name in state}
+    return {name: value for name, value in wanted.items() if _is_counter(name)} | found
+
+
+def place_in(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """The prefix of a network's tensors in a file that may hold more.
+
     A prefix (``model.``, ``backbone.``) counts as the network's place in the file if all of the
     network's tensors are found below it. If they are in several places, the usual names of a
     checkpoint come first. Without a complete place, that with the most tensors is returned, so
-    that a message can name what is missing. BatchNorm's counters, which old files lack and
-    prediction does not use, are filled in.
+    that a message can name what is missing.
 
     Raises
     ------
     ValueError
         There are several complete places, and no usual one among them.
     """
-    needed = [name for name in wanted if not name.endswith("num_batches_tracked")]
+    needed = [name for name in wanted if not _is_counter(name)]
     first = needed[0]
     prefixes = [
         name.removesuffix(first) for name in state if name == first or name.endswith(f".{first}")
@@ -131,9 +141,11 @@ def part_for(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[
             {*prefixes, "", *usual}, key=lambda p: -sum(p + name in state for name in needed)
         )
         chosen = others[0]
-    found = {name: state[chosen + name] for name in wanted if chosen + name in state}
-    counters = {name: value for name, value in wanted.items() if name not in needed}
-    return counters | found
+    return chosen
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

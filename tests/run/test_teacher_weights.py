@@ -286,6 +286,33 @@ def test_another_networks_file_is_refused_and_the_teacher_left_alone(
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("deeper", "name", "block"),
+    [
+        ("resnet34", "resnet18", r"layer1\.2"),
+        ("tf_efficientnet_lite1", "tf_efficientnet_lite0", r"blocks\.1\.2"),
+    ],
+)
+def test_a_deeper_network_that_holds_all_tensors_is_another(
+    tmp_path: Path, deeper: str, name: str, block: str
+) -> None:
+    torch.save({"model": timm.create_model(deeper).state_dict()}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=f"more blocks than it has: {block}"):
+        load_teacher_weights(Teacher(name), from_file(tmp_path / "w.pth", name))
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_names_that_timm_flattens_are_found(tmp_path: Path, part: bool) -> None:
+    """``stages.0`` of a ConvNeXt is ``stages_0`` in the part that returns levels."""
+    whole = timm.create_model("convnext_atto", features_only=part).state_dict()
+    torch.save({f"module.{key}": value for key, value in whole.items()}, tmp_path / "w.pth")
+    teacher = Teacher("convnext_atto")
+    load_teacher_weights(teacher, from_file(tmp_path / "w.pth", "convnext_atto"))
+    name = "stages_0.blocks.0.conv_dw.weight"
+    own = whole[name if part else name.replace("_", ".", 1)]
+    assert torch.equal(teacher.backbone.state_dict()[name], own)
+
+
 def test_a_file_with_one_tensor_missing_or_of_another_shape_names_it(
     tmp_path: Path, resnet_state: dict[str, Tensor]
 ) -> None:
