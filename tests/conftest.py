@@ -25,29 +25,30 @@ from tiny import make_tiny_raw, write_tiny_subject
 
 SLOW_MODULES = (
     "tuning/test_tune.py",
+    "preparation/test_prepare.py",
     "tests/test_docs.py",
-    "training/test_train_resumed.py",
+    "preparation/test_real_heads.py",
     "runner/test_verbs.py",
-    "models/test_detectors.py",
-    "comparison/test_compare.py",
+    "preparation/test_head.py",
     "training/test_on_ray.py",
-    "prediction/test_predict.py",
-    "tests/test_notebooks.py",
-    "runner/test_on_ray.py",
+    "models/test_detectors.py",
     "exporting/test_export.py",
+    "tests/test_notebooks.py",
+    "training/test_train_resumed.py",
+    "comparison/test_compare.py",
+    "prediction/test_predict.py",
+    "runner/test_on_ray.py",
     "evaluation/test_evaluate.py",
+    "training/test_worker.py",
     "evaluation/test_pictures.py",
+    "prediction/test_report.py",
+    "phantom/test_cohort.py",
+    "preparation/test_programs.py",
     "tests/test_demo.py",
     "tests/test_fuzz.py",
-    "training/test_worker.py",
-    "preparation/test_real_heads.py",
-    "preparation/test_head.py",
-    "preparation/test_programs.py",
-    "phantom/test_cohort.py",
-    "prediction/test_report.py",
 )
-"""Modules that take long, in the order in which they start: tests on Ray wait more than they
-compute, so two of them seldom run at the same time."""
+"""Modules that take long, in the order in which they start: the longest first, and those on Ray,
+which wait more than they compute, seldom two at a time."""
 SLOW_FIXTURES = frozenset(
     {"prompt_ray", "browser", "client", "reader", "medrd", "tiny_run", "picture_run"}
 )
