@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from medrd.errors import FileFormatError, MedrdError, TooLargeError, TruncatedFileError
-from medrd.files import open_regular, unreadable
+from medrd.files import describe_start, open_regular, unreadable
 from medrd.images.picture_samples import (
     UPRIGHT,
     Palette,
@@ -135,9 +135,8 @@ def _format_of(path: Path, head: bytes) -> str:
     raise FileFormatError(
         path,
         expected="a picture: PNG, JPEG, TIFF, BMP, WebP",
-        found=f"a file that begins with {head[:8]!r}",
-        remedy="Convert it to PNG; if it is text, such as a Git LFS pointer or a web page, "
-        "download the picture itself.",
+        found=describe_start(head),
+        remedy="Convert it to PNG; if it is text, download the picture itself.",
     )
 
 

@@ -27,7 +27,7 @@ from picture_bytes import LOW_BYTES, NOISE, SHAPE, WHOLE, deep_png, pillow, reta
     [
         (b"", "empty"),
         (b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
-        (b"<!doctype html>", "text"),
+        (b"<!doctype html>", "a web page"),
         (pillow(NOISE, "GIF"), "GIF8"),
         (b"RIFF\x24\0\0\0WAVEfmt " + bytes(40), "RIFF"),
         (b"\x89PNG\n\x1a\n" + bytes(50), "PNG, JPEG"),  # copied as text

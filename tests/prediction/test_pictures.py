@@ -194,6 +194,14 @@ def test_a_good_picture_among_bad_ones_is_done_and_each_bad_one_explained(
     assert picture.read_bytes() == whole
 
 
+def test_a_link_to_nothing_among_pictures_is_said(quick: Model, picture: Path) -> None:
+    """As git-annex leaves those that it has not fetched."""
+    (picture.parent / "away.png").symlink_to("nowhere.png")
+    report = predict(quick, [picture.parent], picture.parents[1] / "out")
+    assert len(report.done) == 1
+    assert ["nowhere.png, which does not exist" in error.found for error in report.errors] == [True]
+
+
 def test_pictures_for_a_model_of_scans_are_explained(
     medrd: Medrd, tiny_run: Path, picture: Path, tmp_path: Path
 ) -> None:

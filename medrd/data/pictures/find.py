@@ -89,7 +89,8 @@ def _case(path: Path, place: Path) -> Case:
 def _pictures_of(folder: Path) -> list[Path]:
     """The pictures directly in this folder, in order, by their names alone."""
     names = {path.name for path in folder.iterdir()}
-    pictures = [path for path in sorted(folder.iterdir()) if is_picture(path) and path.is_file()]
+    # A link that leads nowhere counts: reading it says so.
+    pictures = [path for path in sorted(folder.iterdir()) if is_picture(path) and not path.is_dir()]
     stems = Counter(path.stem for path in pictures)
 
     def passed_over(path: Path) -> bool:
