@@ -322,7 +322,7 @@ def write_text(path: str | Path, text: str) -> None:
 def read_json(path: Path) -> Any:
     """The content of a JSON file; None if it is missing, unreadable or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows puts a mark before it
     except (OSError, ValueError):
         return None
 

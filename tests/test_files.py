@@ -20,6 +20,7 @@ from medrd.files import (
     atomic_path,
     file_hash,
     open_regular,
+    read_json,
     remove_abandoned,
     write_json,
     write_text,
@@ -251,6 +252,11 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Out of range"):
         write_json(tmp_path / "a.json", {"auroc": math.nan})
     assert not list(tmp_path.iterdir())
+
+
+def test_json_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == {"a": 1}
 
 
 def test_text_is_the_same_bytes_on_every_system(tmp_path: Path) -> None:
