@@ -13,7 +13,7 @@ from medrd.config import TeacherConfig
 from medrd.models import Batch
 from medrd.models.rkdad import RKDAD, fsp_matrix
 from medrd.run.teacher_weights import load_teacher_weights
-from training import SMALL, assert_a_square_stands_out, auroc, build, count, iterate, phantoms
+from training import SMALL, assert_a_square_stands_out, build, count, iterate, phantoms
 
 SHAPES = ((2, 3, 8, 8), (2, 5, 4, 4), (2, 4, 2, 2))
 
@@ -127,4 +127,4 @@ def test_a_phantoms_planted_anomaly_stands_out_after_training() -> None:
     changed[:, :, 24:36, 28:40] = 1
     with torch.no_grad():
         scores = [detector.map_and_score(x, x[:, 0] > 0)[1] for x in (changed, healthy)]
-    assert auroc(*scores) > 0.85
+    assert (scores[0] > scores[1]).all()
