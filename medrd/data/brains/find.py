@@ -230,11 +230,11 @@ def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError])
 
 
 def _of_the_modality(folder: Path, wanted: _Wanted) -> list[Path]:
-    """The scans of a plain folder; where one is by its name of the model's modality, those that are
-    by theirs of another are left out."""
+    """The scans of a plain folder; where one is by its name of the model's only modality, those
+    that are by theirs of another are left out."""
     kinds = {path: named_kind(path) for path in scans_in(folder) if not is_label_name(path)}
-    channel = wanted.recipe.channels[0]
-    if channel not in MODALITIES or channel not in kinds.values():
+    channel, *others = wanted.recipe.channels
+    if others or channel not in MODALITIES or channel not in kinds.values():
         return list(kinds)
     wanted.left_out.extend(
         LeftOut(path, f"by its name {kind}, beside a {channel}, which the model was trained on")

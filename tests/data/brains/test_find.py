@@ -148,6 +148,7 @@ def test_of_a_session_in_a_plain_folder_only_the_models_modality_is_taken(tmp_pa
     reasons = {other.path.name: other.reason for other in left_out}
     assert reasons.keys() == {"T1.nii.gz", "CT1.nii.gz", "DTI_FA.nii.gz"}
     assert "by its name t1ce, beside a flair" in reasons["CT1.nii.gz"]
+    assert find_scans([tmp_path], THREE).left_out == []  # which takes the T1 too
 
 
 @pytest.mark.parametrize("folder", ["masks", "labels"])
