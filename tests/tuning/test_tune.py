@@ -13,7 +13,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -112,7 +111,7 @@ def test_a_trial_fails_alone_and_a_process_that_dies_goes_on(
         "good": DAE,
         "no memory": DAE | {"base": 5},
         "dies": DAE | {"base": 6},
-        "no epochs": {"name": "patchcore", "teacher": {"name": "resnet18", "weights": "random"}},
+        "no epochs": {"name": "patchcore"},
     }
     raw["space"] = {"model": {"kind": "choice", "values": list(models.values())}}
     raw["search"] = {"algorithm": "grid"}
@@ -213,22 +212,20 @@ def test_a_search_that_is_stopped_goes_on_with_more_trials_and_other_resources(
 # --- Killed, and resumed ---
 
 
-def reports_of(out: Path) -> list[Path]:
-    return sorted(out.glob("trials/*/reports.jsonl"))
-
-
-def running() -> dict[int, tuple[int, str]]:
+def listed() -> dict[int, tuple[int, str]]:
     """Parent and command line of every process, by process id."""
-    listed = subprocess.run(
-        ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
-    )
-    rows = (line.split(maxsplit=2) for line in listed.stdout.splitlines())
+    done = subprocess.run(PS, capture_output=True, text=True, check=True)
+    return processes(done.stdout)
+
+
+def processes(text: str) -> dict[int, tuple[int, str]]:
+    rows = (line.split(maxsplit=2) for line in text.splitlines())
     return {int(pid): (int(parent), command) for pid, parent, command in rows}
 
 
-def descendants(pid: int) -> dict[int, str]:
+def descendants(pid: int, there: dict[int, tuple[int, str]]) -> dict[int, str]:
     """Command lines of a process's children, and of their children."""
-    there, found = running(), {}
+    found: dict[int, str] = {}
     while more := {p: c for p, (q, c) in there.items() if q in (pid, *found) and p not in found}:
         found |= more
     return found
@@ -236,54 +233,60 @@ def descendants(pid: int) -> dict[int, str]:
 
 def left_of(processes: dict[int, str]) -> list[str]:
     """Command lines of those of the processes that still run."""
-    return [command for pid, (_, command) in running().items() if pid in processes]
+    return [command for pid, (_, command) in listed().items() if pid in processes]
+
+
+PS = ["ps", "-ww", "-eo", "pid=,ppid=,args="]
+KILL = """
+import os, pathlib, signal, subprocess, threading, time
+def kill():
+    while not any(len(path.read_text().splitlines()) >= 3
+                  for path in pathlib.Path({out!r}).glob("trials/*/reports.jsonl")):
+        time.sleep(0.02)
+    there = subprocess.run({ps!r}, capture_output=True, text=True, check=True).stdout
+    pathlib.Path({note!r}).write_text(f"{{os.getpid()}}\\n{{there}}")
+    os.kill(os.getpid(), signal.SIGKILL)
+threading.Thread(target=kill, daemon=True).start()
+"""
+"""Kill medrd once there are three epochs; which processes there were is noted."""
 
 
 def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
-    cluster: str, raw: dict[str, Any], tmp_path: Path
+    cluster: str, medrd: Callable[..., Any], raw: dict[str, Any], tmp_path: Path
 ) -> None:
     """Killed on this machine alone, resumed on a cluster with one more sample."""
     raw["config"]["train"]["epochs"] = 12
-    raw["search"] = {"algorithm": "random", "samples": 1}
-    path, out = tmp_path / "search.yaml", tmp_path / "out"
+    raw["search"] = {"algorithm": "random", "samples": 1, "concurrent": 1}
+    path, out, note = tmp_path / "search.yaml", tmp_path / "out", tmp_path / "there.txt"
     path.write_text(yaml.safe_dump(raw))
-    command = [sys.executable, "-m", "medrd.cli", "tune", path, "--out", out]
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    killed = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    wait_for(lambda: bool(reports_of(out)) or killed.poll() is not None, seconds=120)
-    processes = descendants(killed.pid)
-    assert any("raylet" in command for command in processes.values())
-    dashboards = [command for command in processes.values() if "dashboard.py" in command]
+    prelude = KILL.format(out=str(out), ps=PS, note=str(note))
+    killed = medrd("tune", path, "--out", out, prelude=prelude)
+    assert killed.code == -9, killed.stderr
+    pid, text = note.read_text(encoding="utf-8").split("\n", maxsplit=1)
+    rays = descendants(int(pid), processes(text))
+    assert any("raylet" in command for command in rays.values())
+    dashboards = [command for command in rays.values() if "dashboard.py" in command]
     assert all("--disable-frontend" in command for command in dashboards)
-    wait_for(
-        lambda: len(reports_of(out)[0].read_text(encoding="utf-8").splitlines()) >= 3, seconds=90
-    )
-    os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -9
-    wait_for(lambda: not [c for c in left_of(processes) if c.startswith("ray::")], seconds=90)
-    before = reports_of(out)[0].read_text(encoding="utf-8").splitlines()
+    wait_for(lambda: not [c for c in left_of(rays) if c.startswith("ray::")], seconds=90, every=0.5)
+    (reports,) = out.glob("trials/*/reports.jsonl")
+    before = reports.read_text(encoding="utf-8").splitlines()
     assert 3 <= len(before) < 12
 
-    again = [*command, "--resume", "--samples", "2", "--address", cluster]
-    done = subprocess.run(again, env=environment, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr
+    again = ["tune", path, "--out", out, "--resume", "--samples", "2", "--address", cluster]
+    done = medrd(*again)
+    assert done.code == 0, done.stderr
     assert "2 finished" in done.stdout
     assert done.stdout.splitlines()[-1] == str(out / "best.yaml")
     # Ray's own agents take their time to see that all is over; they hold nothing of ours.
-    wait_for(lambda: not [c for c in left_of(processes) if "Agent" not in c], seconds=90)
-    after = next(
-        path for path in reports_of(out) if path.read_text(encoding="utf-8").startswith(before[0])
-    )
-    lines = after.read_text(encoding="utf-8").splitlines()
+    wait_for(lambda: not [c for c in left_of(rays) if "Agent" not in c], seconds=90, every=0.5)
+    lines = reports.read_text(encoding="utf-8").splitlines()
     assert lines[: len(before)] == before  # seconds and all: those epochs were not done again
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 13))
-    run = after.parent / "run"
+    run = reports.parent / "run"
     plain = train(load_config(run / "config.yaml"), tmp_path / "plain")
     weights = Path("model", "model.safetensors")
     assert (plain / weights).read_bytes() == (run / weights).read_bytes()
-    assert len(reports_of(out)) == 2
+    assert len(list(out.glob("trials/*/reports.jsonl"))) == 2
     assert list((out / "ray").rglob("events.out.tfevents*"))  # for TensorBoard
 
 
