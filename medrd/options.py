@@ -86,6 +86,14 @@ ShardText = Annotated[
 ]
 
 
+class Engine(StrEnum):
+    """The engines of ``medrd predict``."""
+
+    auto = "auto"
+    torch = "torch"
+    fused = "fused"
+
+
 class ExportFormat(StrEnum):
     """The formats of ``medrd export``."""
 

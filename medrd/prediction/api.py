@@ -19,8 +19,8 @@ from medrd.images.read import read_volume
 from medrd.images.volume import Volume
 from medrd.prediction.guard import Name, Names, compare_with_training
 from medrd.run.device import choose_execution
+from medrd.run.engine import Engine, make_predictor
 from medrd.run.model_folder import Model, load_model
-from medrd.run.predictor import Predictor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,12 +67,14 @@ class LoadedModel:
         From :func:`medrd.run.model_folder.load_model`.
     device
         ``auto``, ``cpu``, ``cuda`` …
+    engine
+        See :data:`medrd.run.engine.Engine`.
     """
 
-    def __init__(self, model: Model, *, device: str = "auto") -> None:
+    def __init__(self, model: Model, *, device: str = "auto", engine: Engine = "auto") -> None:
         self.model = model
         execution = choose_execution(device, model.config.train.precision)
-        self._predictor = Predictor(model.detector, model.scoring(), execution)
+        self._predictor, _ = make_predictor(model, execution, engine)
 
     def predict(self, given: Volume | Mapping[str, Volume] | Picture) -> AnomalyMap:
         """Compute the anomaly map of a scan or picture.
@@ -106,9 +108,9 @@ class LoadedModel:
         )
 
 
-def load(path: str | Path, *, device: str = "auto") -> LoadedModel:
+def load(path: str | Path, *, device: str = "auto", engine: Engine = "auto") -> LoadedModel:
     """Open a run folder or its ``model/`` for prediction. Raises ModelError."""
-    return LoadedModel(load_model(path), device=device)
+    return LoadedModel(load_model(path), device=device, engine=engine)
 
 
 def plot(

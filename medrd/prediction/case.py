@@ -37,11 +37,11 @@ from medrd.prediction.native import (
 from medrd.prediction.options import DEFAULTS, PredictOptions
 from medrd.run.calibration import standing
 from medrd.run.device import choose_execution
+from medrd.run.engine import make_predictor
 from medrd.run.input_errors import catch_input_error
 from medrd.run.model_folder import Model
 from medrd.run.output_folder import OutputFolder, refuse_others
 from medrd.run.outputs import make_folder, remove
-from medrd.run.predictor import Predictor
 from medrd.run.provenance import versions
 from medrd.run.record import ModelName, OutputFile, PredictionRecord, Record
 
@@ -96,7 +96,7 @@ class CasePredictor:
         self._kind = model.kind
         self._folder = OutputFolder(job.out, job.protected, model.kind.files.noun)
         execution = choose_execution(job.options.device, model.config.train.precision)
-        self._predictor = Predictor(model.detector, model.scoring(), execution)
+        self._predictor, engine = make_predictor(model, execution, job.options.engine)
         # Maps differ in their last bits between precisions and devices, so a finished result
         # is valid only for the same ones.
         self._identity = {
@@ -104,6 +104,7 @@ class CasePredictor:
             "precision": execution.precision,
             "device": execution.device.type,
             "code": str(CODE_VERSION),
+            "engine": engine,
         }
 
     def read(self, case: Case) -> Loaded | InputError | None:

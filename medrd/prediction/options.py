@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from medrd.run.engine import Engine
 from medrd.run.shard import Shard
 
 
@@ -25,6 +26,8 @@ class PredictOptions:
         Largest volume or picture; default: the model's config.
     device
         ``auto``, ``cpu``, ``cuda`` …
+    engine
+        See :data:`medrd.run.engine.Engine`.
     strict
         Refuse inputs unlike the model's training scans. Otherwise there are warnings in the log and
         in the JSON file (``unlike_training``), which also lists what could not be checked
@@ -51,6 +54,7 @@ class PredictOptions:
     series: str | None = None
     max_voxels: int | None = None
     device: str = "auto"
+    engine: Engine = "auto"
     strict: bool = False
     picture: bool = True
     native: bool = False

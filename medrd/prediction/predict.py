@@ -23,6 +23,7 @@ from medrd.prediction.case import Done, Job, Outcome
 from medrd.prediction.guard import check_strict
 from medrd.prediction.options import DEFAULTS, PredictOptions
 from medrd.prediction.work import PredictWork
+from medrd.run.engine import Engine
 from medrd.run.failures import REPORT_STEP, Failure, all_failures, write_failures
 from medrd.run.folder_lock import lock_folder
 from medrd.run.model_folder import Model, load_model
@@ -73,6 +74,7 @@ def predict(
     series: str | None = None,
     max_voxels: int | None = None,
     device: str = "auto",
+    engine: Engine = "auto",
     strict: bool = False,
     picture: bool = True,
     native: bool = False,
@@ -93,6 +95,7 @@ def predict(
         series=series,
         max_voxels=max_voxels,
         device=device,
+        engine=engine,
         strict=strict,
         picture=picture,
         native=native,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, optimize
+from scipy import ndimage
 
 from medrd.images.geometry import Affine
 from medrd.images.sitk import sitk_array
@@ -101,6 +101,8 @@ class Fit:
             Also change the scale along each of the fixed image's axes. Without it the map changes
             rigidly.
         """
+
+        from scipy import optimize  # a third of a second, which prediction need not wait for
 
         def moved(move: NDArray[np.float64]) -> Matrix:
             linear = rotation(*move[3:6])

@@ -92,7 +92,7 @@ def test_the_map_is_the_one_that_evaluate_judges(
     Image.open(source).crop((0, 5, 96, 70)).save(picture)
     for name, model in (("rd4ad", load_model(picture_run)), ("quick", quick)):
         model = resizing(model, resize)
-        report = predict(model, [picture], tmp_path / name, device="cpu")
+        report = predict(model, [picture], tmp_path / name, device="cpu", engine="torch")
         assert report.errors == []
         written = tifffile.imread(tmp_path / name / "wide_anomaly.tiff")
         subject = PictureSubject("wide", {"picture": Source(picture)})

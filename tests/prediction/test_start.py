@@ -10,7 +10,8 @@ import pytest
 
 SLOW = (
     "torch._dynamo torch.onnx._internal.exporter sympy torchvision timm monai sklearn pandas "
-    "scipy.stats scipy.integrate matplotlib.pyplot nilearn SimpleITK highdicom ray optuna"
+    "scipy.stats scipy.integrate scipy.optimize matplotlib.pyplot nilearn SimpleITK highdicom ray "
+    "optuna"
 )
 CODE = """
 import sys

@@ -1,0 +1,41 @@
+"""A detector's networks for prediction: BatchNorm folded into the convolutions before it."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from medrd.models.detector import Detector
+
+
+def fused(detector: Detector) -> Detector:
+    """A copy in eval mode that computes the same up to rounding, faster on a CPU.
+
+    Modules that follow each other in their parent are taken to be called in that order, as they are
+    in our networks and in timm's; :func:`largest_difference` shows it where they are not.
+    """
+    result = copy.deepcopy(detector).eval()
+    for parent in list(result.modules()):
+        for (first, conv), (second, norm) in pairwise(list(parent.named_children())):
+            if (
+                isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
+                and isinstance(norm, nn.BatchNorm2d)
+                and conv.out_channels == norm.num_features
+            ):
+                transposed = isinstance(conv, nn.ConvTranspose2d)
+                setattr(parent, first, fuse_conv_bn_eval(conv, norm, transpose=transposed))
+                setattr(parent, second, nn.Identity())
+    return result.to(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def largest_difference(
+    first: Detector, second: Detector, images: torch.Tensor, region: torch.Tensor
+) -> float:
+    """The largest difference of two detectors' maps of the same images, over the maps' range."""
+    one, other = (each.map_and_score(images, region)[0] for each in (first, second))
+    return float((one - other).abs().max() / (one.max() - one.min()).clamp(min=1e-12))
