@@ -17,7 +17,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -138,6 +138,11 @@ def describe_start(start: bytes) -> str:
     if start[:4] in _NIFTI_SIZES:
         return "an uncompressed NIfTI header"
     return f"a file that begins with {start[:8]!r}"
+
+
+def as_paths(given: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Paths of one or several files; of one text, not of each of its letters."""
+    return [Path(p) for p in ([given] if isinstance(given, str | Path) else given)]
 
 
 def file_hash(path: Path) -> str:

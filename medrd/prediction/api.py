@@ -93,6 +93,13 @@ class LoadedModel:
         InputError
             The volumes are on different grids, or have no brain.
         """
+        several = list(given.values()) if isinstance(given, Mapping) else [given]
+        for each in several:
+            if not isinstance(each, Volume | Picture):
+                raise TypeError(
+                    f"predict takes what medrd.read(path) returns, or a mapping from modality to "
+                    f"Volume, not {type(each).__name__}; medrd.predict takes paths"
+                )
         prepared = self.model.kind.prepare(given)
         names = _names(given, self.model.recipe.layout.modalities)
         likeness = compare_with_training(prepared, self.model, names)

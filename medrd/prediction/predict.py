@@ -18,6 +18,7 @@ from medrd.data.left_out import LeftOut, log_left_out
 from medrd.data.output_names import files_of
 from medrd.errors import ConfigError, InputError
 from medrd.extras import require_extra
+from medrd.files import as_paths
 from medrd.prediction.bids import describe_derivative
 from medrd.prediction.case import Done, Job, Outcome
 from medrd.prediction.guard import check_strict
@@ -66,7 +67,7 @@ class PredictReport:
 
 def predict(
     model: str | Path | Model,
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     overwrite: bool = False,
@@ -109,7 +110,7 @@ def predict(
 
 def predict_inputs(
     model: str | Path | Model,
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     options: PredictOptions = DEFAULTS,
     *,
@@ -171,7 +172,7 @@ def predict_inputs(
             remedy="Remove --report, and run medrd report when all shards are done.",
         )
     cases, errors, left_out = loaded.kind.find(
-        [Path(p) for p in inputs], frame=options.frame, series=options.series
+        as_paths(inputs), frame=options.frame, series=options.series
     )
     for problem in errors:
         logger.error("%s", problem)

@@ -24,7 +24,7 @@ from medrd.data.output_names import PREPARED_ENDING
 from medrd.data.subject import Source
 from medrd.errors import InputError, OutputError, RegistrationError, SeriesError, ShapeError
 from medrd.extras import require_extra
-from medrd.files import atomic_folder, remove_abandoned
+from medrd.files import as_paths, atomic_folder, remove_abandoned
 from medrd.images.header import DEFAULT_MAX_VOXELS
 from medrd.images.read import read_volume
 from medrd.images.volume import Volume
@@ -102,7 +102,7 @@ class _Job:
 
 
 def prepare(
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     template: str | Path | None = None,
@@ -145,9 +145,7 @@ def prepare(
     options = options or Options()
     require_extra("prepare", "medrd prepare")
     find_extractor(options.extraction)
-    cases, errors = find_raw(
-        [Path(p) for p in inputs], modality=modality, frame=frame, series=series
-    )
+    cases, errors = find_raw(as_paths(inputs), modality=modality, frame=frame, series=series)
     for problem in errors:
         logger.error("%s", problem)
     result = PrepareReport(errors=list(errors))

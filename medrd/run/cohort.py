@@ -34,6 +34,11 @@ class Cohort:
 
 def load_cohort(config: Config) -> Cohort:
     """Find the config's subjects and split them; no image is read."""
+    if not isinstance(config, Config):
+        raise TypeError(
+            f"expected a medrd.Config, not {type(config).__name__}; "
+            "medrd.load_config(path) reads one"
+        )
     if config.data.root is None:
         raise ConfigError(
             "data.root",

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from medrd.config import Config, digest
@@ -95,7 +96,7 @@ def stopped(epoch: int, config: Config, out: Path) -> InterruptedRunError:
     """The error of a stopped run; ``epoch``, from 0, is the one that it continues with."""
     return InterruptedRunError(
         f"stopped in epoch {epoch + 1} of {config.train.epochs}; saved. Continue with: "
-        f"medrd train {out / 'config.yaml'} --out {out} --resume"
+        f"medrd train {quote(str(out / 'config.yaml'))} --out {quote(str(out))} --resume"
     )
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from medrd.errors import ConfigError
@@ -185,9 +186,11 @@ def _search(config: TuneConfig, split_hash: str, out: Path) -> list[Trial]:
             if time.monotonic() <= end:
                 watcher.write_table()
                 raise InterruptedRunError(
-                    f"stopped; saved. Continue with --out {out} --resume"
+                    f"stopped; saved. Continue with --out {quote(str(out))} --resume"
                 ) from None
-            logger.info("the time budget is spent; continue with --out %s --resume", out)
+            logger.info(
+                "the time budget is spent; continue with --out %s --resume", quote(str(out))
+            )
         return watcher.rows()
 
 

@@ -18,6 +18,7 @@ from medrd.images.picture import Picture
 from medrd.images.volume import Volume, volume_from_array
 from medrd.prediction.api import LoadedModel
 from medrd.prediction.predict import predict
+from medrd.run.model_folder import Model
 from medrd.training.train import train
 
 
@@ -180,3 +181,19 @@ def test_one_volume_alone_or_other_grids_are_refused(
     moved = volume_from_array(volumes["t1"].array, volumes["t1"].affine + np.eye(4)[3])
     with pytest.raises((GridMismatchError, ValueError)):
         model.predict(volumes | {"t1": moved})
+
+
+def test_one_path_is_not_taken_for_its_letters(quick: Model, scan: Path, tmp_path: Path) -> None:
+    (record,) = medrd.predict(quick, str(scan), tmp_path / "out").done
+    assert record.exists()
+
+
+def test_what_is_no_volume_or_config_is_named_with_what_reads_one(
+    quick: Model, scan: Path, tmp_path: Path
+) -> None:
+    model = LoadedModel(quick, device="cpu")
+    for given in (str(scan), np.zeros((4, 4, 4)), None, {"flair": np.zeros((4, 4, 4))}):
+        with pytest.raises(TypeError, match=r"what medrd\.read\(path\) returns"):
+            model.predict(given)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"medrd\.load_config\(path\) reads one"):
+        medrd.train(tmp_path / "a.yaml", tmp_path / "run")  # type: ignore[arg-type]
