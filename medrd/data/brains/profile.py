@@ -177,15 +177,17 @@ def not_judged(profile: Profile) -> list[str]:
 def unlike(scan: ScanTraits, profile: Profile) -> list[str]:
     """The ways in which a scan differs from the training scans, one sentence each."""
     found: list[str] = []
-    if any(
+    resized = any(
         not low / _SPACING_FACTOR <= edge <= high * _SPACING_FACTOR
         for edge, (low, high) in zip(scan.spacing_mm, profile.spacing_mm, strict=True)
-    ):
+    )
+    if resized:
         x, y, z = scan.spacing_mm
         ranges = [_range(low, high) for low, high in profile.spacing_mm]
         found.append(
             f"its voxels are {x:.3g} mm left-right, {y:.3g} mm front-back and {z:.3g} mm up-down, "
-            f"those of the training scans {', '.join(ranges)} mm: resample it"
+            f"those of the training scans {', '.join(ranges)} mm: resample it (its contrast was not "
+            "judged)"
         )
     low, high = profile.brain_ml
     if scan.brain_ml > high * _VOLUME_FACTOR:
@@ -206,13 +208,14 @@ def unlike(scan: ScanTraits, profile: Profile) -> list[str]:
         )
     for name, channel in scan.channels.items():
         known = profile.channels[name]
-        found += [f"{name}: {text}" for text in _unlike_channel(channel, known, scan, profile)]
+        texts = _unlike_values(channel, known)
+        if not (texts or resized):  # large voxels mix tissues, which changes the contrast
+            texts = _unlike_contrast(channel, known, scan, profile)
+        found += [f"{name}: {text}" for text in texts]
     return found
 
 
-def _unlike_channel(
-    channel: ChannelTraits, known: ChannelProfile, scan: ScanTraits, profile: Profile
-) -> list[str]:
+def _unlike_values(channel: ChannelTraits, known: ChannelProfile) -> list[str]:
     if channel.negative_share > known.negative_share + _NEGATIVE_MARGIN:
         return [
             f"{channel.negative_share:.1%} of its values are below 0, but at most "
@@ -221,17 +224,25 @@ def _unlike_channel(
         ]
     if channel.levels < _FEW_LEVELS and known.levels > _MANY_LEVELS:
         return [f"it has only {channel.levels} different values in the brain: a label?"]
+    return []
+
+
+def _unlike_contrast(
+    channel: ChannelTraits, known: ChannelProfile, scan: ScanTraits, profile: Profile
+) -> list[str]:
     far = _distance(channel.tone, known.tone, known.tone_spread)
     if known.tone_limit is not None and far > known.tone_limit:
+        figure, limit = _apart(far, known.tone_limit, decimals=1)
         return [
-            f"its contrast is {far:.1f} standard deviations from the training scans' (limit "
-            f"{known.tone_limit:.1f}): another sequence, or another normalisation?"
+            f"its contrast is {figure} standard deviations from the training scans' (limit "
+            f"{limit}): another sequence, or another normalisation?"
         ]
     near = _likeness(channel.pattern, known.pattern, scan.occupancy, profile.occupancy)
     if known.pattern_limit is not None and near < known.pattern_limit:
+        figure, limit = _apart(near, known.pattern_limit, decimals=2)
         return [
-            f"its pattern of bright and dark correlates with the training scans by only {near:.2f} "
-            f"(at least {known.pattern_limit:.2f} is expected): another sequence?"
+            f"its pattern of bright and dark correlates with the training scans by only {figure} "
+            f"(at least {limit} is expected): another sequence?"
         ]
     return []
 
@@ -327,6 +338,15 @@ def _correlation(first: NDArray, second: NDArray) -> float:
     a, b = (x.ravel() - x.mean() for x in (first, second))
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / norms if norms > 0 else 0.0
+
+
+def _apart(first: float, second: float, *, decimals: int) -> tuple[str, str]:
+    """Two different numbers with as many decimals as show that they differ."""
+    while True:
+        texts = f"{first:.{decimals}f}", f"{second:.{decimals}f}"
+        if texts[0] != texts[1] or decimals > 9:
+            return texts
+        decimals += 1
 
 
 def _range(low: float, high: float) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medrd.data.brains.prepare import brain_mask
-from medrd.data.brains.profile import Profile, make_profile, unlike
+from medrd.data.brains.profile import Profile, _distance, _likeness, make_profile, unlike
 from medrd.data.traits import ScanTraits, scan_traits
 from medrd.images.volume import Volume, volume_from_array
 
@@ -144,6 +146,28 @@ def test_voxels_of_another_size_are_named(scan: Scan, profile: Profile) -> None:
     assert "8 mm up-down" in found
     large = volume_from_array(volume.array, np.diag([8.0, 8.0, 8.0, 1.0]))
     assert sum("its voxels are" in text for text in unlike(traits(large), profile)) == 1
+
+
+def test_contrast_is_not_judged_in_voxels_of_another_size(scan: Scan, profile: Profile) -> None:
+    volume = scan(10, "t2")
+    coarse = volume_from_array(volume.array, np.diag([4.0, 4.0, 8.0, 1.0]))
+    found = unlike(traits(coarse), profile)
+    assert any("contrast was not judged" in text for text in found)
+    assert not [text for text in found if "another sequence" in text]
+
+
+@pytest.mark.parametrize("trait", ["tone", "pattern"])
+def test_figures_beside_their_limit_differ(scan: Scan, profile: Profile, trait: str) -> None:
+    seen, known = traits(scan(10)), profile.channels["flair"]
+    far = _distance(seen.channels["flair"].tone, known.tone, known.tone_spread)
+    near = _likeness(
+        seen.channels["flair"].pattern, known.pattern, seen.occupancy, profile.occupancy
+    )
+    limit = {"tone_limit": far - 1e-3} if trait == "tone" else {"pattern_limit": near + 1e-3}
+    close = replace(profile, channels={"flair": replace(known, **limit)})
+    (found,) = unlike(seen, close)
+    figures = re.findall(r"-?\d+\.\d+", found)
+    assert len(set(figures)) == 2, found
 
 
 def test_from_few_scans_contrast_is_not_judged(scan: Scan) -> None:
