@@ -186,8 +186,8 @@ def unlike(scan: ScanTraits, profile: Profile) -> list[str]:
         ranges = [_range(low, high) for low, high in profile.spacing_mm]
         found.append(
             f"its voxels are {x:.3g} mm left-right, {y:.3g} mm front-back and {z:.3g} mm up-down, "
-            f"those of the training scans {', '.join(ranges)} mm: resample it (its contrast was not "
-            "judged)"
+            f"those of the training scans {', '.join(ranges)} mm: resample it "
+            "(its contrast was not judged)"
         )
     low, high = profile.brain_ml
     if scan.brain_ml > high * _VOLUME_FACTOR:
