@@ -34,5 +34,6 @@ def none_healthy(side: str, subjects: int, *, wanted: str) -> ConfigError:
         f"data.split.{side}",
         expected=wanted,
         found=f"none in {subjects} subjects",
-        remedy="Give it more subjects, or lower data.healthy_margin.",
+        remedy="Give it more subjects, lower data.healthy_margin, or, if some values of the labels "
+        "are not lesions, name those that are in data.lesion_labels.",
     )

@@ -17,7 +17,7 @@ MODALITIES = ("flair", "t1", "t1ce", "t2")
 """The channel names of the BraTS and MSD layouts."""
 
 _LABEL = re.compile(
-    r"(?:^|[_.-])(?:seg|segm|(?:manual)?segmentation|labels?|dseg|probseg|roi|gt|ground[_-]?truth"
+    r"(?:^|[_.-])(?:seg|segm|(?:manual)?segmentation|labels?|dseg|probseg|roi|gtv?|ot\.\d+|ground[_-]?truth"
     r"|consensus|aseg|(?:brain|lesion|tumou?r)?mask|msk|glistrboost(?:_manuallycorrected)?)"
     r"(?:[_-]?\d)?$",  # raters are numbered
     re.IGNORECASE,
@@ -30,9 +30,11 @@ _POST = r"(?:ce|\+?c\+?|gd|gad|gado|post|postgd|post[_-]?contrast|contrast|km)"
 _OTHER = r"adc|dwi|dti|dsc|dce|swi|swan|asl|bold|pwi|perf(?:usion)?|r?cb[fv]|mra|tof|qsm|mtr|stir"
 _SYNONYMS = {
     "flair": r"(?:[23]d[_-]?)?(?:t2w?[_-]?)?flair(?:[_-]?[23]d|\d)?|t2f|dark[_-]?fluid",
-    "t1ce": rf"t1w?[_-]?{_POST}|t1cw|(?:ce|gd|(?:post[_-]?)?contrast[_-])[_-]?t1w?|ct1w?",
-    "t1": r"(?:inplane)?t1(?:w|n)?|t1[_-]?pre|(?:t1w?[_-]?)?mp2?[_-]?rage|mpr|(?:ir[_-]?)?f?spgr",
-    "t2": r"(?:inplane)?t2w?",
+    "t1ce": rf"t1(?:wi?)?[_-]?{_POST}|t1cw|(?:ce|gd|(?:post[_-]?)?contrast[_-])[_-]?t1w?|ct1w?",
+    "t1": r"(?:inplane)?t1(?:wi?|n|[_-]?weighted)?"
+    r"|t1w?[_-]?(?:pre|native|(?:non|without)(?=[_-]?c))"
+    r"(?:[_-]?contrast)?|unit1|(?:t1w?[_-]?)?mp2?[_-]?rage|mpr|(?:ir[_-]?)?f?spgr",
+    "t2": r"(?:inplane)?t2(?:wi?|[_-]?weighted)?",
     "other": rf"{_OTHER}|pd(?:w|t2)?|angio|ct|pet|t[12](?:map|rho)|t2[_-]?star(?:w)?|mtw"
     r"|sbref|fieldmap|phasediff|magnitude[12]?",
 }
@@ -54,9 +56,10 @@ _PROCESSED = re.compile(
 # In the middle of a name, only words that mean nothing else: ``t1`` may be a point in time.
 _WITHIN = re.compile(
     r"(?<![a-z0-9])(?:(?P<flair>(?:[23]d)?(?:t2)?flair(?:[23]d|\d)?|dark[_-]?fluid)"
-    r"|(?P<t1ce>t1c|t1w?[_-]?(?:ce|gd|gad|post))"
-    r"|(?P<t1>t1w|mp2?[_-]?rage|mpr|(?:ir[_-]?)?f?spgr|(?-i:T1))|(?P<t2>t2w|(?-i:T2))"
-    rf"|(?P<other>{_OTHER}))(?![a-z0-9])",
+    r"|(?P<t1ce>ct1|t1c|t1(?:wi?)?[_-]?(?:ce|gd|gad|post))"
+    r"|(?P<t1>t1wi?|t1[_-]?weighted|mp2?[_-]?rage|mpr|(?:ir[_-]?)?f?spgr|(?-i:T1))"
+    r"|(?P<t2>t2wi?|t2[_-]?weighted|(?-i:T2)(?![_-]?star))"
+    rf"|(?P<other>{_OTHER}|t2[_-]?star))(?![a-z0-9])",
     re.IGNORECASE,
 )
 _AGENT = re.compile(

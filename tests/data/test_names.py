@@ -41,6 +41,12 @@ from medrd.data.names import name_and_modality, named_kind
         ("rcbv", "UPENN-GBM-00001_11_DSC_ap-rCBV"),
         ("t1map", "sub-01_T1map"),
         ("swi", "x_SWI_mIP"),
+        ("t1", "sub-01_UNIT1 x_T1_weighted x_T1WI x_T1-weighted_1 x_t1_without_contrast"),
+        ("t1ce", "x_T1WI+C x_CT1_r2s_bet"),
+        ("t2", "x_T2WI x_T2-weighted x_T2_weighted_2"),
+        ("t2_star", "ADNI_002_S_0413_MR_Axial_T2_STAR_Br"),
+        ("label", "BraTS-MEN-RT-0001-1_gtv VSD.Brain_3more.XX.O.OT.54517"),
+        ("flair", "VSD.Brain.XX.O.MR_Flair.54512"),
         (None, "x scan abct BraTS-GLI-00003-000 patient_t1_scan anna_ce flair2t1 t1w_and_t2w_of"),
     ],
 )
