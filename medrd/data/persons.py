@@ -93,6 +93,19 @@ def warn_of_visits(ids: tuple[str, ...]) -> None:
         )
 
 
+@cache
+def warn_of_idle_pattern(ids: tuple[str, ...], pattern: str) -> None:
+    """Say once that a pattern matches no id, so that every scan counts as a person's only one."""
+    if ids and not any(re.search(pattern, id) for id in ids):
+        logger.warning(
+            "data.subject_pattern, %s, matches none of the %d subjects' ids (the first is %s): each "
+            "counts as a person. Correct it, or leave it out to use the names that medrd knows.",
+            pattern,
+            len(ids),
+            min(ids),
+        )
+
+
 def by_person(ids: Iterable[str], pattern: str | None) -> dict[str, list[str]]:
     """Ids of each person's scans, sorted, by the person."""
     persons: dict[str, list[str]] = defaultdict(list)

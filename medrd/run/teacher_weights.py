@@ -59,16 +59,17 @@ def _checked(
 ) -> dict[str, Tensor]:
     """The teacher's tensors, of the right shapes and finite. Raises ModelError."""
     wanted = teacher.backbone.state_dict()
+    remedy = "Check that model.teacher.name and the file are of the same network."
     try:
         found, problem = _fitting(state, wanted, _whole_network(teacher, wanted))
     except ValueError as error:
-        problem = str(error)
+        problem, remedy = str(error), "Save the state dict of the one that you mean, by itself."
     if problem:
         raise ModelError(
             where,
             expected=f"the state dict of timm's {name}",
             found=problem,
-            remedy="Check that model.teacher.name and the file are of the same network.",
+            remedy=remedy,
         )
     broken = {key: int((~value.isfinite()).sum()) for key, value in found.items()}
     first = next((key for key, count in broken.items() if count), None)

@@ -86,6 +86,19 @@ def test_scans_that_only_their_visits_join_are_named_once(
     assert said.startswith("By their names, 2 scans are of 1 person (anna_v1, anna_v2)")
 
 
+def test_a_pattern_that_matches_no_id_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in "abcd":
+        (tmp_path / f"{name}_v1.nii").touch()
+    split = {"train": 2, "calibration": 1, "test": 1}
+    for pattern in ("(.)_v", "patient(.)"):
+        data = {"root": str(tmp_path), "split": split, "subject_pattern": pattern}
+        load_cohort(make_config({"data": data}))
+    (said,) = [text for text in caplog.messages if "subject_pattern" in text]
+    assert "patient(.), matches none of the 4 subjects' ids (the first is a_v1)" in said
+
+
 def test_a_pattern_of_ones_own_decides() -> None:
     ids = [f"{visit}-{person}" for person in "abcdef" for visit in ("before", "after")]
     half = SplitConfig(train=3, calibration=0, test=3)

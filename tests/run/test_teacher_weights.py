@@ -201,7 +201,7 @@ def test_a_network_that_stands_twice_in_a_file_must_be_chosen(
     """DINO's checkpoints have two networks of the same structure."""
     path = tmp_path / "w.pth"
     torch.save({"student": resnet_state, "teacher": resnet_state}, path)
-    with pytest.raises(ModelError, match=r"2 places: student\., teacher\."):
+    with pytest.raises(ModelError, match=r"2 places: student\., teacher\.. Save the"):
         load_teacher_weights(Teacher("resnet18"), from_file(path))
 
 

@@ -31,7 +31,7 @@ from medrd.data.kind import TestItem, TrainingItem
 from medrd.data.margin import away_from
 from medrd.data.names import MODALITIES, named_kind
 from medrd.data.output_names import MAKER, SCAN_FILES
-from medrd.data.persons import warn_of_visits
+from medrd.data.persons import warn_of_idle_pattern, warn_of_visits
 from medrd.data.split import Split, split_subjects
 from medrd.data.subject import Subject
 from medrd.errors import ConfigError, MissingInputError, ModelError, WrongKindError
@@ -70,6 +70,8 @@ class Brains:
         data = _data(config)
         if data.subject_pattern is None:
             warn_of_visits(tuple(ids))
+        else:
+            warn_of_idle_pattern(tuple(ids), data.subject_pattern)
         return split_subjects(ids, data.split, seed=config.seed, pattern=data.subject_pattern)
 
     def check_normal(self, subjects: Sequence[Subject], config: Config) -> None:
