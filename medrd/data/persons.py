@@ -98,8 +98,8 @@ def warn_of_idle_pattern(ids: tuple[str, ...], pattern: str) -> None:
     """Say once that a pattern matches no id, so that every scan counts as a person's only one."""
     if ids and not any(re.search(pattern, id) for id in ids):
         logger.warning(
-            "data.subject_pattern, %s, matches none of the %d subjects' ids (the first is %s): each "
-            "counts as a person. Correct it, or leave it out to use the names that medrd knows.",
+            "data.subject_pattern, %s, matches none of the %d subjects' ids (the first is %s): "
+            "each counts as a person. Correct it, or leave it out: medrd knows some names.",
             pattern,
             len(ids),
             min(ids),

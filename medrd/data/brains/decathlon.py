@@ -84,6 +84,8 @@ def _in_order(table: Any) -> tuple[str, ...]:
     """The names of the channels 0, 1 … of a table."""
     if not isinstance(table, dict) or set(table) != {str(i) for i in range(len(table))}:
         raise ValueError(f"the table {table}")
+    if not all(isinstance(name, str) for name in table.values()):
+        raise ValueError(f"the table {table}, whose values are not all names")
     names = (table[str(i)].lower() for i in range(len(table)))
     return tuple(_MODALITY.get(re.sub(r"[^a-z0-9]", "", name), name) for name in names)
 

@@ -301,6 +301,7 @@ def test_a_damaged_dataset_json_is_named(tmp_path: Path, order: object) -> None:
         ('{"modality": {"0": "FLAIR", "1": "flair"}}', "a channel twice: flair, flair"),
         ('{"modality": {"0": "T1"}, "channel_names": {"0": "FLAIR"}}', "two that differ"),
         ('{"channel_names": {"FLAIR": 0}}', "the table {'FLAIR': 0}"),
+        ('{"channel_names": {"0": {"name": "FLAIR"}}}', "whose values are not all names"),
     ],
 )
 def test_a_dataset_json_that_names_channels_in_two_ways_is_refused(
