@@ -32,7 +32,7 @@ _NOT_A_FOLDER = ("a file where a folder should be", "Choose another output folde
 _IS_A_FOLDER = ("a folder of that name", "Remove it or choose another output folder.")
 _FULL = "Free some space and run again; what is already written stays valid."
 
-_NIFTI_SIZES = {size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big")}
+NIFTI_SIZES = {size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big")}
 _NO_TEXT = re.compile("[\ud800-\udfff]")
 _HIDDEN = ".medrd-"
 _ABANDONED_S = 3600.0
@@ -135,7 +135,7 @@ def describe_start(start: bytes) -> str:
         return "a PDF document"
     if text.startswith(b"pk\x03\x04"):
         return "a zip archive"
-    if start[:4] in _NIFTI_SIZES:
+    if start[:4] in NIFTI_SIZES:
         return "an uncompressed NIfTI header"
     return f"a file that begins with {start[:8]!r}"
 

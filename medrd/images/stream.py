@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from medrd.errors import FileFormatError, TruncatedFileError
-from medrd.files import describe_start, open_regular, unreadable
+from medrd.files import NIFTI_SIZES, describe_start, open_regular, unreadable
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 20
@@ -172,8 +172,7 @@ def _check_magic(path: Path, start: bytes, compressed: bool) -> None:
             path,
             expected="gzip data, which begin with 1f 8b",
             found=describe_start(start),
-            remedy="If it is an uncompressed NIfTI file, take .gz off its name; otherwise download "
-            "or copy the file again.",
+            remedy="Take .gz off its name." if start[:4] in NIFTI_SIZES else _FETCH_AGAIN,
         )
     if not compressed and start.startswith(_GZIP_MAGIC):
         raise FileFormatError(

@@ -145,7 +145,8 @@ def normalise(
     elif recipe.normalise == "median":
         median = float(np.median(values))
         if not median > 0:
-            raise ValueError("a median of 0 or below; use recipe.normalise=percentile")
+            span = f"from {values.min():.4g} to {values.max():.4g}"
+            raise ValueError(f"a median of {median:.4g} where it is not 0 ({span})")
         flat = bool(values.min() == values.max())
         scaled = np.clip(values * (MEDIAN_INTENSITY / median), 0, 1)
     else:
@@ -212,9 +213,12 @@ def prepare(
         except ValueError as error:
             raise EmptyBrainError(
                 volume.path or name,
-                expected="an image with contrast inside the brain",
+                expected="0 outside the brain, and intensities with contrast in it"
+                + (", mostly above 0" if recipe.normalise == "median" else ""),
                 found=str(error),
-                remedy="Check the file in a viewer.",
+                remedy="Check the file in a viewer. If another program normalised it (z-scores, "
+                "HU) or filled its background, give the scan from before, or train a model with "
+                "recipe.normalise=percentile.",
             ) from None
         channels.append(geometry.to_slices(normalised)[numbers])
     inside = geometry.share_inside(brain)
