@@ -195,16 +195,14 @@ def _intervals(units: Mapping[str, Units], categories: Mapping[str, Any]) -> dic
 
 
 def _with_models_own(config: Config, model: Model) -> Config:
-    """The config, with the recipe and scoring of the model."""
-    own = model.config.to_dict()
+    """The model's config, with the data and the seed of another."""
+    own, given = model.config.to_dict(), config.to_dict()
     for section in ("recipe", "scoring"):
-        if config.to_dict()[section] != own[section]:
+        if given[section] != own[section]:
             logger.warning(
                 "the config's %s differs from the model's, which is used instead", section
             )
-    return make_config(
-        config.to_dict() | {"recipe": own["recipe"], "scoring": own["scoring"]}, where="config"
-    )
+    return make_config(own | {key: given[key] for key in ("data", "seed")}, where="config")
 
 
 def _seen(model: Model) -> Mapping[str, str]:

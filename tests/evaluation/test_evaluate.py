@@ -8,7 +8,8 @@ import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -24,10 +25,10 @@ from medrd.data.brains.prepare import PreparedVolume
 from medrd.errors import ConfigError, LeakageError, OutputError
 from medrd.evaluation import summary
 from medrd.evaluation.baseline import baseline_config
-from medrd.evaluation.evaluate import evaluate
+from medrd.evaluation.evaluate import _with_models_own, evaluate
 from medrd.metrics.names import KEYS, METRICS
 from medrd.prediction.predict import predict
-from medrd.run.model_folder import load_model
+from medrd.run.model_folder import Model, load_model
 
 Medrd = Callable[..., Any]
 TEST = ("tiny_0", "tiny_4")
@@ -396,6 +397,17 @@ def test_the_models_own_protocol_holds_whatever_the_config_says(
     assert found["baseline"] == {"intensity": pytest.approx(expected["baseline"]["intensity"])}
     for section in ("recipe", "scoring"):
         assert f"the config's {section} differs from the model's" in caplog.text
+
+
+def test_another_models_config_may_name_the_data() -> None:
+    own = make_config({"model": {"name": "rdseg"}, "recipe": {"place": True}})
+    data = {"root": "brains", "healthy_margin": 7}
+    config = make_config({"model": {"name": "rd4ad"}, "data": data, "seed": 3})
+    found = _with_models_own(config, cast(Model, SimpleNamespace(config=own)))
+    assert found.recipe == own.recipe
+    assert found.model == own.model
+    assert found.data == config.data
+    assert found.seed == 3
 
 
 def test_a_model_without_threshold_has_no_calibrated_numbers(

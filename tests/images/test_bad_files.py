@@ -80,6 +80,8 @@ ZIPPED_BIG = gzip.compress(bytes(sound(BIG)), mtime=0)
         ("a.nii", b"a few words about a brain" * 100, FileFormatError, "348"),
         ("a.nii", b"hi", FileFormatError, "348"),
         ("a.nii.gz", gzip.compress(b"<html>", mtime=0), FileFormatError, "348"),
+        ("a.nii.gz", WHOLE, FileFormatError, "Take .gz off"),
+        ("a.nii.gz", b"/annex/objects/MD5E-s1--a", FileFormatError, "file). Copy, download"),
         ("a.nii", ZIPPED, FileFormatError, "Add .gz"),
         ("a.mha", WHOLE, FileFormatError, "'.mha'"),
         ("a.nii", patched(MAGIC, "4s", b"\0\0\0\0"), FileFormatError, "Analyze"),
