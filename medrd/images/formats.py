@@ -16,6 +16,9 @@ from medrd.images.header import (
 # An .img is read through its .hdr, and the file of voxels of an .mhd or .nhdr through that.
 _ENDING = re.compile(r"(\.(nii|hdr|mgh)(\.gz)?|\.mgz|\.mh[ad]|\.nrrd|\.nhdr)$", re.IGNORECASE)
 _IMG = re.compile(r"\.img(\.gz)?$", re.IGNORECASE)
+_UNREAD = re.compile(
+    r"\.(mnc|(mif|brik|gipl)(\.gz)?|par|vtk|nii\.(bz2|xz|zst|zip|gz\.gz))$", re.IGNORECASE
+)
 SCAN_ENDINGS = ".nii, .nii.gz, .hdr with .img, .mgh, .mgz, .mha, .mhd, .nrrd, .nhdr"
 """The endings of scans, for messages."""
 
@@ -34,6 +37,12 @@ def scan_ending(path: Path) -> str:
 def is_scan_name(path: Path) -> bool:
     """True if the name is that of a scan; not if hidden (macOS resource forks ``._x.nii.gz``)."""
     return bool(_ENDING.search(path.name)) and not path.name.startswith(".")
+
+
+def unread_ending(path: Path) -> str:
+    """``.mnc`` of ``a.mnc``: the ending of a scan in a format that is not read; "" of others."""
+    found = _UNREAD.search(path.name)
+    return found.group() if found and not path.name.startswith(".") else ""
 
 
 def scan_file(path: Path) -> Path | None:

@@ -44,7 +44,13 @@ from medrd.images.dicom_series import (
     why_no_scan,
     without_index,
 )
-from medrd.images.formats import SCAN_ENDINGS, header_file, parts_of, scan_file
+from medrd.images.formats import (
+    SCAN_ENDINGS,
+    header_file,
+    parts_of,
+    scan_file,
+    unread_ending,
+)
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,9 @@ def _no_scan(folder: Path) -> MissingInputError:
     elif holds(folder, leads_nowhere):
         found = "links to files that are not there"
         remedy = "Fetch them (datalad get, git annex get), or correct the links."
+    elif holds(folder, lambda path: bool(unread_ending(path))):
+        found = "files of other formats"
+        remedy = "Convert them to NIfTI (mri_convert, mrconvert, 3D Slicer), or unpack them."
     else:
         found = "pictures" if holds(folder, is_picture) else "none"
         remedy = "Give the folder of a subject, or of subjects."
@@ -209,6 +218,11 @@ def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError])
     try:
         if decathlon.is_label_folder(folder) or is_label_folder(folder):
             return []
+        wanted.left_out.extend(
+            LeftOut(path, f"{ending} files are not read: convert them to NIfTI")
+            for path in sorted(folder.iterdir())
+            if (ending := unread_ending(path))
+        )
         if decathlon.describes(folder):
             return _decathlon(folder, root, wanted)
         failed = len(errors)

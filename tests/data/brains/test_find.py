@@ -305,3 +305,19 @@ def test_nnunets_channels_are_modalities_and_labels_no_scans(tmp_path: Path) -> 
     _, errors, _ = find_scans([tmp_path], ONE)
     assert all("dataset.json" in error.where for error in errors)
     assert errors
+
+
+def test_scans_in_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for name in ("a.mnc", "b.mif.gz", "c.BRIK", "d.nii.bz2"):
+        (tmp_path / name).touch()
+    _, (error,), left_out = find_scans([tmp_path], ONE)
+    assert (error.found, error.remedy[:21]) == ("files of other formats", "Convert them to NIfTI")
+    assert [other.reason.split()[0] for other in left_out] == [
+        ".mnc",
+        ".mif.gz",
+        ".BRIK",
+        ".nii.bz2",
+    ]
+    (tmp_path / "e.nii").touch()
+    cases, errors, left_out = find_scans([tmp_path], ONE)
+    assert (len(cases), errors, len(left_out)) == (1, [], 4)
