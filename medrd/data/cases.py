@@ -145,7 +145,6 @@ def holds(folder: Path, is_kind: Callable[[Path], bool]) -> bool:
 
 
 def without_collisions(
-    inputs: Sequence[Path],
     cases: Sequence[Case],
     errors: list[InputError],
     *,
@@ -154,13 +153,11 @@ def without_collisions(
 ) -> list[Case]:
     """Select the cases whose outputs do not collide.
 
-    Cases found in one folder with the same output (``x.png`` and ``x.bmp``) are all left out, each
-    with an error, so that the others are still processed.
+    Cases of one folder with the same output (``x.png`` and ``x.bmp``) are all left out, each
+    with an error, so that the others are still processed: ``folder/*`` of a shell is the folder.
 
     Parameters
     ----------
-    inputs
-        The paths given by the caller; if two of these have the same output, the call is wrong.
     errors
         A list to which errors are appended.
     endings
@@ -171,9 +168,9 @@ def without_collisions(
     Raises
     ------
     ConfigError
-        Two inputs of the call would write the same output, or one would replace ``errors.json``.
+        An input is given twice, two of different folders would write the same output, or one would
+        replace ``errors.json``.
     """
-    given = set(inputs)
     seen: dict[Path, Case] = {}
     bad: set[Path] = set()
     for case in cases:
@@ -190,7 +187,7 @@ def without_collisions(
             if other is case:
                 continue
             files = {case.first_file, other.first_file}
-            if len(files) == 1 or not given.isdisjoint(files) or _apart(case, other):
+            if len(files) == 1 or _apart(case, other):
                 raise _collision(ConfigError, case, other, target)
             for one, two in ((case, other), (other, case)):
                 if one.first_file not in bad:

@@ -122,7 +122,6 @@ def find_raw(
         refuse_unused_series(series, cases)
         _refuse_unused_modality(options, cases)
     cases = without_collisions(
-        inputs,
         cases,
         errors,
         endings=lambda _: ("",),  # a folder each

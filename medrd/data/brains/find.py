@@ -105,7 +105,6 @@ def find_scans(
     if not errors:
         refuse_unused_series(series, complete)
     complete = without_collisions(
-        inputs,
         complete,
         errors,
         endings=lambda case: files_of(case, SCAN_FILES).endings,

@@ -40,7 +40,6 @@ def find_pictures(inputs: Sequence[Path]) -> Found:
     what = f"pictures ({_ENDINGS}) or folders of those"
     refuse_nothing(inputs, cases, errors, noun="picture", what=what)
     cases = without_collisions(
-        inputs,
         cases,
         errors,
         endings=lambda _: PICTURE_FILES.endings,
