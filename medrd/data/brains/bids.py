@@ -8,11 +8,13 @@ Source: Brain Imaging Data Structure 1.10, https://bids-specification.readthedoc
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from medrd.data.subject import Source, Subject
 from medrd.errors import InputError, MissingInputError
 from medrd.files import read_json
 from medrd.images.formats import scan_file
+
+logger = logging.getLogger("medrd.data")
 
 VERSION = "1.10.0"
 DESCRIPTION_NAME = "dataset_description.json"
@@ -61,7 +65,14 @@ def bids_root(folder: Path) -> Path | None:
         if "BIDSVersion" in read_description(candidate):
             inside = folder.relative_to(candidate).parts
             return candidate if not inside or inside[0].startswith("sub-") else None
+        if (candidate / DESCRIPTION_NAME).is_file():
+            _warn_of_description(candidate / DESCRIPTION_NAME)
     return None
+
+
+@cache
+def _warn_of_description(path: Path) -> None:
+    logger.warning("%s is not JSON with a BIDSVersion: its folder is not read as BIDS", path)
 
 
 def read_description(root: Path) -> dict[str, Any]:

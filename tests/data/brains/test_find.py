@@ -325,3 +325,12 @@ def test_scans_in_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "e.nii").touch()
     cases, errors, left_out = find_scans([tmp_path], ONE)
     assert (len(cases), errors, len(left_out)) == (1, [], 4)
+
+
+def test_a_damaged_description_of_bids_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "sub-01/anat/sub-01_FLAIR.nii.gz")
+    (tmp_path / "dataset_description.json").write_text('{"BIDSVersion": "1.8', encoding="utf-8")
+    assert len(find_scans([tmp_path], ONE).cases) == 1
+    assert "dataset_description.json is not JSON with a BIDSVersion" in caplog.text
