@@ -315,9 +315,7 @@ def test_a_folders_tree_is_mirrored_without_what_is_no_picture_to_predict(
 @pytest.mark.parametrize(
     ("given", "same"),
     [
-        (["a.png", "a.jpg"], "a_anomaly.tiff"),
         (["x/a.png", "y/a.png"], "a_anomaly.tiff"),
-        (["a.png", "a_mask.png"], "a_mask.png"),  # the mask of one is the overlay of the other
         (["errors.png"], "errors.json lists"),
     ],
 )
@@ -330,6 +328,24 @@ def test_two_inputs_with_one_output_are_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match=same):
         predict(quick, [tmp_path / name for name in given], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        (["a.png", "a.jpg"], "a_anomaly.tiff"),
+        (["a.png", "a_mask.png"], "a_mask.png"),  # the mask of one is the overlay of the other
+    ],
+)
+def test_two_pictures_of_a_folder_with_one_output_fail_alone(
+    quick: Model, tmp_path: Path, given: list[str], same: str
+) -> None:
+    for name in (*given, "b.png"):
+        Image.fromarray(spots((20, 20))).save(tmp_path / name)
+    report = predict(quick, sorted(tmp_path.iterdir()), tmp_path / "out")
+    assert sorted(Path(error.where).name for error in report.errors) == sorted(given)
+    assert all(same in error.found for error in report.errors)
+    assert [path.name for path in report.done] == ["b.json"]
 
 
 def test_nothing_to_do_is_an_error(quick: Model, tmp_path: Path) -> None:
