@@ -277,7 +277,7 @@ def test_patchcore_scores_images_in_its_own_way_and_others_cannot(
         scoring_of(64, image_score="model")(torch.rand(1, 64, 64), torch.ones(1, 64, 64) > 0)
 
 
-@pytest.mark.parametrize("case", ["bikd"])
+@pytest.mark.parametrize("case", ["rd4ad"])
 def test_compiled_losses_are_the_plain_ones(case: str) -> None:
     """Dynamo alone, without a compiler: what is traced must be what runs."""
     torch.manual_seed(0)
