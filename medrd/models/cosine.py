@@ -6,7 +6,9 @@ In bfloat16 a cosine near 1 has steps of 1/256: most of a trained map would vani
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,6 +21,14 @@ def global_distance(a: Tensor, b: Tensor) -> Tensor:
 def pixel_distance(a: Tensor, b: Tensor) -> Tensor:
     """1 - cosine over channels at each position: (B, C, H, W) x 2 -> (B, H, W)."""
     return 1 - F.cosine_similarity(a.float(), b.float(), dim=1)
+
+
+def summed_distance(
+    a: Sequence[Tensor], b: Sequence[Tensor], form: Literal["global", "pixel"] = "global"
+) -> Tensor:
+    """Sum over levels of the mean distance, of flattened levels or per position: a scalar."""
+    distance = global_distance if form == "global" else pixel_distance
+    return torch.stack([distance(x, y).mean() for x, y in zip(a, b, strict=True)]).sum()
 
 
 def summed_map(a: Sequence[Tensor], b: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from medrd.models.blocks import conv, unit
-from medrd.models.cosine import global_distance, pixel_distance, summed_map
+from medrd.models.cosine import summed_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.student import fresh_encoder
 from medrd.models.teacher import Teacher
@@ -64,7 +64,7 @@ class CSKD(Detector):
             attention_embedding(channels, reduction, signed=teacher.layout is None)
             for channels in teacher.channels
         )
-        self.loss = loss
+        self.loss: Literal["global", "pixel"] = loss
         self.lr = lr
         self.betas = betas
         self.size_multiple = teacher.strides[-1]
@@ -79,11 +79,7 @@ class CSKD(Detector):
 
     def distillation_loss(self, batch: Batch) -> Tensor:
         """Sum over levels of the mean cosine distance: a scalar in [0, 6]."""
-        distance = global_distance if self.loss == "global" else pixel_distance
-        targets, outputs = self.features(batch.images)
-        return torch.stack(
-            [distance(a, b).mean() for a, b in zip(targets, outputs, strict=True)]
-        ).sum()
+        return summed_distance(*self.features(batch.images), self.loss)
 
     def steps(self) -> list[Step]:
         """One: Adam on the student and its embeddings."""

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrd.models.cosine import global_distance, pixel_distance
+from medrd.models.cosine import pixel_distance, summed_distance
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.monitors import CollapseMonitor
 from medrd.models.student import deep_decoder
@@ -97,9 +97,7 @@ class EDC(Detector):
         if self.training:
             with torch.no_grad():
                 self.monitor.see("trained encoder", targets, self.teacher(batch.images)[:3])
-        return torch.stack(
-            [global_distance(a, b).mean() for a, b in zip(targets, outputs, strict=True)]
-        ).sum()
+        return summed_distance(targets, outputs)
 
     def steps(self) -> list[Step]:
         """One: AdamW with a learning rate for the encoder and one for the decoder."""

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medrd.models.cosine import global_distance, pixel_distance, summed_map
+from medrd.models.cosine import summed_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.student import reverse_student
 from medrd.models.teacher import Teacher
@@ -50,7 +50,7 @@ class RD4AD(Detector):
         super().__init__()
         self.teacher = teacher
         self.bottleneck, self.decoder = reverse_student(teacher)
-        self.loss_form = loss
+        self.loss_form: Literal["global", "pixel"] = loss
         self.lr = lr
         self.betas = betas
         self.size_multiple = 2 * teacher.strides[-1]
@@ -64,11 +64,7 @@ class RD4AD(Detector):
 
     def distillation_loss(self, batch: Batch) -> Tensor:
         """Sum over levels of the mean cosine distance: a scalar in [0, 6]."""
-        targets, outputs = self.features(batch.images)
-        distance = global_distance if self.loss_form == "global" else pixel_distance
-        return torch.stack(
-            [distance(a, b).mean() for a, b in zip(targets, outputs, strict=True)]
-        ).sum()
+        return summed_distance(*self.features(batch.images), self.loss_form)
 
     def steps(self) -> list[Step]:
         """One: Adam on bottleneck and decoder."""

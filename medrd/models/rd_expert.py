@@ -20,13 +20,12 @@ the best epoch on the test set; and random noise on features, which the code has
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from medrd.models.cosine import global_distance, pixel_distance, summed_map
+from medrd.models.cosine import global_distance, pixel_distance, summed_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.injection import GuidedStudent
 from medrd.models.monitors import CollapseMonitor
@@ -130,7 +129,7 @@ class RDExpert(Detector):
             anomalous = self.trained_teacher(changed)
         return torch.stack(
             [
-                flattened_distance(outputs, targets)
+                summed_distance(outputs, targets)
                 for outputs in (self.student(healthy), self.student(anomalous))
                 for targets in (healthy, expert)
             ]
@@ -167,8 +166,3 @@ class RDExpert(Detector):
         targets = self.trained_teacher(images)
         outputs = self.student(targets)
         return summed_map(targets, outputs, (images.shape[-2], images.shape[-1]))
-
-
-def flattened_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Sum over levels of the mean over images of 1 - cosine of the flattened levels."""
-    return torch.stack([global_distance(x, y).mean() for x, y in zip(a, b, strict=True)]).sum()

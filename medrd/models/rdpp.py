@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrd.models.cosine import global_distance, pixel_distance, summed_map
+from medrd.models.cosine import global_distance, summed_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.sinkhorn import sinkhorn_divergence
 from medrd.models.student import reverse_student
@@ -133,8 +133,7 @@ class RDPP(Detector):
         # Apart, not concatenated: the activations of half a batch fit the caches better.
         projected_clean, projected_noisy = self.project(clean), self.project(noisy)
         outputs = self.decoder(self.bottleneck(projected_clean))
-        distil = _sum(global_distance(a, b).mean() for a, b in zip(clean, outputs, strict=True))
-        return distil + self.projection_weight * self.projection_loss(
+        return summed_distance(clean, outputs) + self.projection_weight * self.projection_loss(
             noisy, projected_noisy, projected_clean
         )
 
@@ -149,9 +148,7 @@ class RDPP(Detector):
         ``noisy`` are the teacher's levels of the changed slices, ``projected_noisy`` their
         projections, and ``projected`` those of the clean slices.
         """
-        reconstruct = _sum(
-            pixel_distance(a, b).mean() for a, b in zip(projected_noisy, projected, strict=True)
-        )
+        reconstruct = summed_distance(projected_noisy, projected, "pixel")
         contrast = _sum(
             (1 - global_distance(a, b) - self.contrast_margin).clamp(min=0).mean()
             for a, b in zip(noisy, projected, strict=True)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrd.models.blocks import unit
-from medrd.models.cosine import global_distance, summed_map
+from medrd.models.cosine import summed_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.student import reverse_student
 from medrd.models.teacher import Teacher
@@ -122,8 +122,7 @@ class RDSeg(Detector):
         changed, mask = batch.changed()
         healthy = self._teach(batch.images)
         log_odds, outputs = self.log_odds(changed)
-        distances = [global_distance(a, b).mean() for a, b in zip(healthy, outputs, strict=True)]
-        return torch.stack(distances).sum() + outline_loss(log_odds, mask, batch.region)
+        return summed_distance(healthy, outputs) + outline_loss(log_odds, mask, batch.region)
 
     def schedule(self, progress: float) -> float:
         """The learning rate's factor, in [0, 1]."""

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medrd.models.cosine import global_distance, summed_map
+from medrd.models.cosine import summed_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.student import Decoder, deep_decoder, reverse_student
 from medrd.models.teacher import Teacher
@@ -97,9 +97,9 @@ class SkipConnected(Detector):
     def distillation_loss(self, batch: Batch) -> Tensor:
         """Sum over levels of the cosine distance, and the weighted consistency: a scalar."""
         targets, outputs = self.features(batch.images)
-        distances = [global_distance(a, b).mean() for a, b in zip(targets, outputs, strict=True)]
+        distance = summed_distance(targets, outputs)
         inconsistency = consistency(targets, outputs, self.consistency_pairs)
-        return torch.stack(distances).sum() + self.consistency_weight * inconsistency
+        return distance + self.consistency_weight * inconsistency
 
     def steps(self) -> list[Step]:
         """One: Adam on all but the teacher."""
