@@ -160,6 +160,14 @@ def predict(
     cpus: options.Cpus = None,
     gpus: options.Gpus = None,
     shard: options.ShardText = None,
+    prepare: Annotated[
+        bool,
+        typer.Option(
+            "--prepare",
+            help="For raw heads: first do what medrd prepare does, into OUT/prepared. Implies "
+            "--native.",
+        ),
+    ] = False,
     native: Annotated[
         bool,
         typer.Option(
@@ -191,6 +199,7 @@ def predict(
         device=device,
         engine=engine.value,
         strict=strict,
+        prepare=prepare,
         native=native,
         dicom=dicom,
         keep_names=keep_names,

@@ -34,6 +34,9 @@ class PredictOptions:
         (``not_judged``).
     picture
         Also write an overlay as PNG.
+    prepare
+        The inputs are raw heads: prepare them first, into ``prepared`` in the output folder, with
+        the defaults of ``medrd prepare``; implies ``native``.
     native
         Also write map and mask on the raw scan's grid, for scans that ``medrd prepare`` wrote.
     dicom
@@ -57,6 +60,7 @@ class PredictOptions:
     engine: Engine = "auto"
     strict: bool = False
     picture: bool = True
+    prepare: bool = False
     native: bool = False
     dicom: bool = False
     keep_names: bool = False

@@ -23,6 +23,7 @@ from medrd.prediction.bids import describe_derivative
 from medrd.prediction.case import Done, Job, Outcome
 from medrd.prediction.guard import check_strict
 from medrd.prediction.options import DEFAULTS, PredictOptions
+from medrd.prediction.raw import prepare_cases
 from medrd.prediction.work import PredictWork
 from medrd.run.engine import Engine
 from medrd.run.failures import REPORT_STEP, Failure, all_failures, write_failures
@@ -78,6 +79,7 @@ def predict(
     engine: Engine = "auto",
     strict: bool = False,
     picture: bool = True,
+    prepare: bool = False,
     native: bool = False,
     dicom: bool = False,
     keep_names: bool = False,
@@ -99,6 +101,7 @@ def predict(
         engine=engine,
         strict=strict,
         picture=picture,
+        prepare=prepare,
         native=native,
         dicom=dicom,
         keep_names=keep_names,
@@ -141,12 +144,13 @@ def predict_inputs(
         SIGTERM or Ctrl-C stopped it after the current input.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
-    if options.native and not loaded.kind.volumetric:
+    if (options.native or options.prepare) and not loaded.kind.volumetric:
+        name = "--prepare" if options.prepare else "--native"
         raise ConfigError(
-            "--native",
+            name,
             expected="a model of scans that medrd prepare can write",
             found="a model of pictures",
-            remedy="Remove --native: maps are on the picture's own grid.",
+            remedy=f"Remove {name}: maps are on the picture's own grid.",
         )
     if options.dicom:
         require_extra("dicom", "--dicom")
@@ -171,6 +175,12 @@ def predict_inputs(
             found=f"--shard {options.shard}",
             remedy="Remove --report, and run medrd report when all shards are done.",
         )
+    if options.prepare:
+        cases, errors, raw = prepare_cases(as_paths(inputs), Path(out), loaded, options)
+        options = replace(options, native=True)
+        return predict_cases(
+            loaded, cases, Path(out), options, errors=errors, raw=raw, runner=runner
+        )
     cases, errors, left_out = loaded.kind.find(
         as_paths(inputs), frame=options.frame, series=options.series
     )
@@ -189,9 +199,13 @@ def predict_cases(
     options: PredictOptions = DEFAULTS,
     *,
     errors: Sequence[InputError] = (),
+    raw: Sequence[Path] = (),
     runner: Runner = HERE,
 ) -> PredictReport:
-    """Predict the cases that :func:`predict_inputs` found; ``errors`` are of unusable inputs."""
+    """Predict the cases that :func:`predict_inputs` found.
+
+    ``errors`` are of unusable inputs; ``raw`` are the files that the cases were prepared from.
+    """
     if options.strict:
         check_strict(loaded, [case.subject for case in cases])
     result = PredictReport()
@@ -241,7 +255,7 @@ def predict_cases(
         ]
         result.errors = [error for _, error in failed]
         with _lock_errors(out, options.shard):
-            files_seen = [path for case in ended for path in case.subject.files]
+            files_seen = [*raw, *(path for case in ended for path in case.subject.files)]
             listed = all_failures(out, failed, files_seen)
             write_failures(out, listed)
     result.done += [record for record in records if isinstance(outcomes[record], Done)]

@@ -81,6 +81,7 @@ def find_raw(
     modality: str | None = None,
     frame: int | None = None,
     series: str | None = None,
+    must_use: bool = True,
 ) -> tuple[list[Case], list[InputError]]:
     """Find subjects in files and folders; errors of unusable inputs are returned.
 
@@ -96,6 +97,8 @@ def find_raw(
         Index of the frame of 4D files, from 0.
     series
         Series Instance UID, for DICOM folders with several series.
+    must_use
+        Refuse a modality for which there is no use.
 
     Raises
     ------
@@ -120,7 +123,8 @@ def find_raw(
     refuse_nothing(inputs, cases, errors, noun="scan", what=what)
     if not errors:
         refuse_unused_series(series, cases)
-        _refuse_unused_modality(options, cases)
+        if must_use:
+            _refuse_unused_modality(options, cases)
     cases = without_collisions(
         cases,
         errors,
@@ -314,5 +318,6 @@ def _nameless(path: Path) -> MissingInputError:
         path,
         expected="a name with a modality (…_flair.nii.gz, …_T1w.nii.gz, a folder t1ce/)",
         found="a name without one",
-        remedy=f"Give it with --modality {'|'.join(MODALITIES)}, or rename the file or folder.",
+        remedy=f"Give it with medrd prepare --modality {'|'.join(MODALITIES)}, or rename the file "
+        "or folder.",
     )

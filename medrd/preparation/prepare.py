@@ -111,6 +111,7 @@ def prepare(
     modality: str | None = None,
     frame: int | None = None,
     series: str | None = None,
+    must_use: bool = True,
     overwrite: bool = False,
     max_voxels: int = DEFAULT_MAX_VOXELS,
 ) -> PrepareReport:
@@ -126,7 +127,7 @@ def prepare(
         NIfTI files; default: MNI152 from nilearn.
     options
         The options of the preparation.
-    modality, frame, series
+    modality, frame, series, must_use
         See :func:`medrd.preparation.inputs.find_raw`.
     overwrite
         Prepare finished subjects again.
@@ -145,7 +146,9 @@ def prepare(
     options = options or Options()
     require_extra("prepare", "medrd prepare")
     find_extractor(options.extraction)
-    cases, errors = find_raw(as_paths(inputs), modality=modality, frame=frame, series=series)
+    cases, errors = find_raw(
+        as_paths(inputs), modality=modality, frame=frame, series=series, must_use=must_use
+    )
     for problem in errors:
         logger.error("%s", problem)
     result = PrepareReport(errors=list(errors))

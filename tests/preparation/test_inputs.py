@@ -87,6 +87,7 @@ def test_an_option_that_would_do_nothing_is_an_error(tmp_path: Path) -> None:
     touch(tmp_path, "b_t1.nii.gz")
     with pytest.raises(ConfigError, match=r"--modality: .*names that all do, such as b_t1"):
         find_raw([tmp_path], modality="flair")
+    assert found(tmp_path, modality="flair", must_use=False)[0] == {"b": ["t1"]}
     with pytest.raises(ConfigError, match="--series: expected DICOM series"):
         find_raw([tmp_path], series="1.2.3")
 

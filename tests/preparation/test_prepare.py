@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,15 +23,19 @@ from medrd.errors import (
     MissingInputError,
     OutputError,
     RegistrationError,
+    TruncatedFileError,
 )
 from medrd.images.volume import volume_from_array
+from medrd.prediction import raw as raw_module
 from medrd.prediction.predict import predict
 from medrd.preparation import prepare as prepare_module
 from medrd.preparation.head import Options
 from medrd.preparation.linear import apply, from_itk, rotation, translation
 from medrd.preparation.prepare import prepare
 from medrd.report import write_report
+from medrd.run.failures import Failure, write_failures
 from medrd.run.model_folder import Model
+from medrd.run.shard import Shard
 from phantom_heads import LESION_MM, LESION_RADIUS_MM, make_head, points_of, save
 
 Medrd = Callable[..., Any]
@@ -314,6 +319,35 @@ def test_a_map_comes_back_to_the_raw_scan_voxel_on_voxel(
     assert 0 <= record["native"]["findings_without_voxel"] < len(record["findings"])
     first = record["native"]["findings"][0]
     assert set(first) == set(record["findings"][0])
+
+
+def test_raw_heads_are_prepared_and_predicted_in_one_call(
+    prepared: Prepared,
+    predicted: Path,
+    quick: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the fixture prepared is in place, so that it is only found."""
+    monkeypatch.setattr(raw_module, "prepare", partial(prepare, **prepared.options))
+    good, cut = (
+        Path(shutil.copytree(prepared.raw / name, tmp_path / name)) for name in ("good", "cut")
+    )
+    out = tmp_path / "maps"
+    shutil.copytree(prepared.out, out / "prepared")
+    report = predict(quick, [good, cut], out, prepare=True, picture=False)
+    assert report.done == [out / "good.json"]
+    assert [type(error) for error in report.errors] == [TruncatedFileError]
+    for name in ("good_native_anomaly.nii.gz", "good_native_mask.nii.gz", "good_anomaly.nii.gz"):
+        assert (out / name).read_bytes() == (predicted / name).read_bytes()
+    # What failed in an earlier call, and does no longer, is not listed.
+    earlier = str(prepared.raw / "good" / "good_FLAIR.nii.gz")
+    write_failures(out, [Failure(report.errors[0], earlier)])
+    again = predict(quick, [good], out, prepare=True, picture=False)
+    assert (again.skipped, again.done, again.errors) == ([out / "good.json"], [], [])
+    assert not (out / "errors.json").exists()
+    with pytest.raises(ConfigError, match=r"--prepare: .*found --shard 1/2"):
+        predict(quick, [good], out, prepare=True, shard=Shard(1, 2))
 
 
 def test_prepared_subjects_are_no_predictions_to_report(
