@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medrd.comparison.comparison import CellResult
-from medrd.comparison.config import Cell
+from medrd.comparison.config import Cell, Test
 from medrd.comparison.inputs import INPUTS
 from medrd.errors import FileFormatError, MedrdError
 from medrd.evaluation.evaluate import evaluate
@@ -47,7 +47,7 @@ class CellWork:
     out
         The comparison's folder.
     inputs
-        Cell folder -> subject or picture id -> hash of the files that the cell reads.
+        Folder of each test -> subject or picture id -> hash of the files that the cell reads.
     cells
         All cells of the comparison.
     """
@@ -69,67 +69,96 @@ class CellWork:
         """Nothing is read ahead."""
         return cell
 
-    def finish(self, cell: Cell, /) -> Finished:
+    def finish(self, cell: Cell, /) -> list[Finished]:
         """Run a cell with its folder locked."""
         folder = self.out / cell.folder
         make_folder(folder)
         # A process that Ray believes dead may hold the lock a moment longer.
         with lock_folder(folder, "process", wait=True):
-            return run_cell(cell, self.out, self.inputs[cell.folder])
+            return run_cell(cell, self.out, self.inputs)
 
     def name(self, cell: Cell, /) -> str:
         """Model, data set and seed."""
         return cell.name
 
-    def lost(self, cell: Cell, reason: str, /) -> Finished:
+    def lost(self, cell: Cell, reason: str, /) -> list[Finished]:
         """Record the cell as failed."""
-        return failed_cell(cell, self.out / cell.folder, reason, {"error": reason})
+        return [failed(cell, test, self.out, reason, {"error": reason}) for test in cell.tests]
 
 
-def run_cell(cell: Cell, out: Path, inputs: Mapping[str, str]) -> Finished:
+def run_cell(cell: Cell, out: Path, inputs: Mapping[Path, Mapping[str, str]]) -> list[Finished]:
     """Train, calibrate and evaluate one cell, or read its results if it is done.
 
     Any exception, even a bug in one model, is recorded in ``seedN.error.json`` next to the
-    cell's folder, so that the other cells still run.
+    cell's folder, so that the other cells still run; what fails on a further data set, in
+    ``also_test/NAME.error.json`` in it.
 
     Parameters
     ----------
     inputs
-        Hashes of the data set's files; stored with the results.
+        Folder of each test -> hashes of its files; stored with the results.
+
+    Returns
+    -------
+    list
+        A result for each of the cell's tests.
     """
-    folder = out / cell.folder
     logger.info("%s started", cell.name)
-    remove(folder.parent / f"{folder.name}.error.json")
+    own, *others = cell.tests
+    first = _run_test(cell, own, out, inputs, training=True)
+    if error := first.result.error:  # most likely there is no model
+        return [first, *(Finished(_result(cell, test, error=error), {}) for test in others)]
+    return [first, *(_run_test(cell, test, out, inputs) for test in others)]
+
+
+def _run_test(
+    cell: Cell,
+    test: Test,
+    out: Path,
+    inputs: Mapping[Path, Mapping[str, str]],
+    *,
+    training: bool = False,
+) -> Finished:
+    """Evaluate the cell's model on one data set, or read the results if it is done."""
+    run, folder = out / cell.folder, out / test.folder
+    remove(_error_path(folder))
     try:
-        train(cell.config, folder, resume=True)
-        finished = _read(cell, folder)
+        if training:
+            train(cell.config, run, resume=True)
+        finished = _read(cell, test, out)
         if finished is None or not finished.result.complete:  # inputs may be repaired by now
-            evaluate(folder, cell.config, folder / "evaluation", baseline=False)
-            finished = _read(cell, folder)
+            evaluate(run, test.config, folder / "evaluation", baseline=False)
+            finished = _read(cell, test, out)
             assert finished is not None  # it has just been written
-        write_json(folder / INPUTS, dict(inputs))
+        write_json(folder / INPUTS, dict(inputs[test.folder]))
         return finished
     except InterruptedRunError as stopped:
         raise InterruptedRunError(
             f"stopped in {cell.name}; saved. Run the same comparison again to continue."
         ) from stopped
     except MedrdError as problem:
-        return failed_cell(cell, folder, str(problem), problem.to_dict())
+        return failed(cell, test, out, str(problem), problem.to_dict())
     except Exception as problem:
         text = f"{type(problem).__name__}: {problem}"
-        return failed_cell(cell, folder, text, {"error": text, "traceback": traceback.format_exc()})
+        details = {"error": text, "traceback": traceback.format_exc()}
+        return failed(cell, test, out, text, details)
 
 
-def failed_cell(cell: Cell, folder: Path, text: str, problem: dict[str, Any]) -> Finished:
-    """Log a cell's error, write it to ``seedN.error.json``, and return a failed result."""
-    logger.error("%s failed: %s", cell.name, text)
-    write_json(folder.parent / f"{folder.name}.error.json", {"cell": cell.name, **problem})
-    return Finished(_result(cell, error=text), {})
+def failed(cell: Cell, test: Test, out: Path, text: str, problem: dict[str, Any]) -> Finished:
+    """Log an error, write it beside the test's folder, and return a failed result."""
+    name = cell.name if test.data_set == cell.data_set else f"{cell.name}, on {test.data_set}"
+    logger.error("%s failed: %s", name, text)
+    write_json(_error_path(out / test.folder), {"cell": name, **problem})
+    return Finished(_result(cell, test, error=text), {})
 
 
-def _read(cell: Cell, folder: Path) -> Finished | None:
-    """The results in the cell's folder; None if they are missing or damaged."""
-    evaluation = folder / "evaluation"
+def _error_path(folder: Path) -> Path:
+    return folder.parent / f"{folder.name}.error.json"
+
+
+def _read(cell: Cell, test: Test, out: Path) -> Finished | None:
+    """The results in the test's folder; None if they are missing or damaged."""
+    evaluation = out / test.folder / "evaluation"
     metrics = read_json(evaluation / "metrics.json")
     if not isinstance(metrics, dict) or not metrics.keys() >= _NEEDED:
         return None
@@ -140,7 +169,7 @@ def _read(cell: Cell, folder: Path) -> Finished | None:
         }
     except FileFormatError:
         return None
-    result = _result(cell, metrics=metrics, facts=_facts(folder, metrics))
+    result = _result(cell, test, metrics=metrics, facts=_facts(out / cell.folder, metrics))
     return Finished(result, units) if units else None
 
 
@@ -162,6 +191,7 @@ def _facts(folder: Path, metrics: dict[str, Any]) -> dict[str, float | int | Non
 
 def _result(
     cell: Cell,
+    test: Test,
     *,
     metrics: dict[str, Any] | None = None,
     facts: dict[str, float | int | None] | None = None,
@@ -169,7 +199,7 @@ def _result(
 ) -> CellResult:
     return CellResult(
         model=cell.model,
-        data_set=cell.data_set,
+        data_set=test.data_set,
         domain=cell.domain,
         category=cell.category,
         seed=cell.seed,

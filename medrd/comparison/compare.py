@@ -30,7 +30,7 @@ from medrd.comparison.figure import save_figure
 from medrd.comparison.inputs import refuse_changes
 from medrd.comparison.published import load_published
 from medrd.comparison.table import results_document, results_markdown, results_rows
-from medrd.config import Config, DataConfig
+from medrd.config import Config, DataConfig, SplitConfig
 from medrd.data.kinds import kind_of
 from medrd.data.persons import by_person
 from medrd.data.pictures.layouts import find_pictures
@@ -84,7 +84,7 @@ def compare(config: CompareConfig, out: str | Path, *, runner: Runner = HERE) ->
 
 
 def _run(cells: Sequence[Cell], work: CellWork, runner: Runner) -> list[Finished]:
-    finished: dict[int, Finished] = {}
+    finished: dict[int, list[Finished]] = {}
     try:
         with closing(runner.map(work, cells)) as results:
             for index, result in results:
@@ -95,7 +95,7 @@ def _run(cells: Sequence[Cell], work: CellWork, runner: Runner) -> list[Finished
             f"stopped after {len(finished)} of {len(cells)} cells; their results are kept. Run "
             "the same comparison again to continue."
         ) from None
-    return [finished[index] for index in range(len(cells))]
+    return [test for index in range(len(cells)) for test in finished[index]]
 
 
 def _write(comparison: Comparison, out: Path) -> None:
@@ -139,8 +139,34 @@ def plan(config: CompareConfig, out: Path) -> list[Cell]:
                     if name in compared.skip or data.domain in compared.skip:
                         continue
                     resolved = cell_config(config, model, name, seed, root=roots[name], part=part)
-                    cells.append(Cell(model, name, data.domain, category, seed, resolved))
+                    others = {
+                        other: _also_test(resolved, name, other, path)
+                        for other, path in data.also_test.items()
+                    }
+                    cells.append(Cell(model, name, data.domain, category, seed, resolved, others))
     return cells
+
+
+def _also_test(config: Config, name: str, other: str, root: Path) -> Config:
+    """A cell's config with all subjects of another folder for testing."""
+    key = f"data_sets.{name}.also_test.{other}"
+    if config.data.kind == "pictures":
+        raise ConfigError(
+            key,
+            expected="scans (for pictures, the folders decide which are for testing)",
+            found="pictures",
+            remedy="Remove also_test.",
+        )
+    if not root.is_dir():
+        raise ConfigError(
+            root,
+            expected=f"the folder of {other}, on which the models of {name} are tested too",
+            found="no such folder",
+            remedy=f"Set it: --set {key}=PATH.",
+        )
+    split = SplitConfig(train=0, calibration=0, test=1.0)
+    data = config.data.model_copy(update={"root": root, "split": split})
+    return config.model_copy(update={"data": data})
 
 
 def _parts(config: CompareConfig, name: str, root: Path) -> dict[str | None, dict[str, Any]]:
@@ -210,7 +236,8 @@ def _gather(config: CompareConfig, finished: Sequence[Finished]) -> Comparison:
                 groups.setdefault(place, {})[cell.result.seed, part] = units
     intervals: dict[tuple[str, str], dict[str, Interval]] = {}
     differences = []
-    pairs = list(product(config.data_sets, combinations(config.models, 2)))
+    data_sets = list(dict.fromkeys(cell.result.data_set for cell in finished))
+    pairs = list(product(data_sets, combinations(config.models, 2)))
     with progress("intervals and differences", len(groups) + len(pairs)) as advance:
         for place, parts in groups.items():
             limits = bootstrap_intervals(list(parts.values()), resamples=config.resamples)

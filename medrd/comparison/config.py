@@ -2,7 +2,8 @@
 
 A cell's config is merged from these parts, where later ones override earlier ones: ``base``, the
 data set's ``config``, the model's ``config``, and the model's ``where`` for the domain and for
-the data set. Every cell is validated before the first one starts.
+the data set. A model whose ``teacher`` is a name has that one of ``teachers``. Every cell is
+validated before the first one starts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +59,9 @@ class DataSetConfig(Section):
     folds: int | tuple[tuple[Text, ...], ...] | None = None
     """For scans: cross-validation, in which every subject is tested once. The number of folds, or
     the test subjects of each; ``data.split`` divides the rest into training and calibration."""
+    also_test: dict[str, FilePath] = Field(default_factory=dict)
+    """For scans: folders of further subjects, by the name that they get in the results. Every
+    model that was trained on this data set is tested on all of them too, as on another site."""
     config: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("folds", mode="wrap")
@@ -101,6 +105,8 @@ class CompareConfig(Section):
     """Shown at the top of the results."""
     seeds: tuple[int, ...] = (0, 1, 2)
     base: dict[str, Any] = Field(default_factory=dict)
+    teachers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Sections ``model.teacher`` by name, for all models with ``teacher: NAME``."""
     data_sets: dict[str, DataSetConfig] = Field(min_length=1)
     models: dict[str, ComparedModelConfig] = Field(min_length=1)
     resamples: int = Field(4000, ge=100)
@@ -109,7 +115,10 @@ class CompareConfig(Section):
     @field_validator("data_sets", "models")
     @classmethod
     def _check_names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:
+        others = [name for data in value.values() for name in getattr(data, "also_test", ())]
+        if twice := {name for name in others if name in value or others.count(name) > 1}:
+            raise ValueError(f"also_test names a data set that there is already: {min(twice)}")
+        for name in [*value, *others]:
             if not _NAME.fullmatch(name):
                 raise ValueError(
                     f"{name!r} names a folder, so only letters, digits and _ . + - are allowed"
@@ -125,6 +134,23 @@ class CompareConfig(Section):
 
 
 @dataclass(frozen=True)
+class Test:
+    """An evaluation of a cell's model.
+
+    Attributes
+    ----------
+    folder
+        Holds ``evaluation/`` and the hashes of the inputs, relative to the comparison's folder.
+    config
+        Names the data and which of them are for testing.
+    """
+
+    data_set: str
+    folder: Path
+    config: Config
+
+
+@dataclass(frozen=True)
 class Cell:
     """One model on one data set (or one category or fold of it) with one seed."""
 
@@ -135,6 +161,8 @@ class Cell:
     """The category or the fold, if any."""
     seed: int
     config: Config
+    also_test: Mapping[str, Config] = field(default_factory=dict)
+    """By data set: the config with which the trained model is evaluated on its subjects."""
 
     @property
     def name(self) -> str:
@@ -147,6 +175,15 @@ class Cell:
         """The cell's run folder, relative to the comparison's folder."""
         parts = [self.data_set, *([self.category] if self.category else []), self.model]
         return Path("cells", *parts, f"seed{self.seed}")
+
+    @property
+    def tests(self) -> list[Test]:
+        """What the trained model is evaluated on: its own data set's test side first."""
+        others = [
+            Test(name, self.folder / "also_test" / name, config)
+            for name, config in self.also_test.items()
+        ]
+        return [Test(self.data_set, self.folder, self.config), *others]
 
 
 def load_compare(path: str | Path, overrides: Sequence[str] = ()) -> CompareConfig:
@@ -236,6 +273,17 @@ def cell_config(
     ):
         raw = merge(raw, layer)
     raw = merge(raw, {"seed": seed, "data": {"root": str(root), **(part or {})}})
+    section = raw.get("model")
+    named = section.get("teacher") if isinstance(section, Mapping) else None
+    if isinstance(named, str):
+        if named not in config.teachers:
+            raise ConfigError(
+                f"{where}: {model} on {data_set}",
+                expected=f"the name of one of the teachers: {', '.join(config.teachers) or 'none'}",
+                found=named,
+                remedy="Correct the name, or add it to the section teachers.",
+            )
+        raw["model"]["teacher"] = copy.deepcopy(config.teachers[named])
     return make_config(
         raw,
         where=f"{where}: {model} on {data_set}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from medrd.comparison.config import Cell
+from medrd.comparison.config import Cell, Test
 from medrd.config import digest, load_config
 from medrd.config.difference import first_difference
 from medrd.errors import ConfigError, InputError, MedrdError
@@ -24,7 +24,7 @@ def refuse_changes(cells: Sequence[Cell], out: Path) -> dict[Path, dict[str, str
     Returns
     -------
     dict
-        Cell folder -> input id -> hash of the input's files.
+        Folder of each test of a cell -> input id -> hash of the input's files.
 
     Raises
     ------
@@ -35,24 +35,24 @@ def refuse_changes(cells: Sequence[Cell], out: Path) -> dict[Path, dict[str, str
     inputs: dict[Path, dict[str, str]] = {}
     hashes: dict[object, dict[str, str]] = {}
     for cell in cells:
-        # Models may read different modalities of one data set.
-        read = (cell.data_set, cell.category, cell.config.recipe.layout.modalities)
-        if read not in hashes:
-            hashes[read] = _hashes(cell)
-        inputs[cell.folder] = hashes[read]
-        folder = out / cell.folder
-        _refuse_other_config(cell, folder)
-        _refuse_other_data(cell, folder, hashes[read])
+        _refuse_other_config(cell, out / cell.folder)
+        for test in cell.tests:
+            # Models may read different modalities of one data set.
+            read = (test.data_set, cell.category, test.config.recipe.layout.modalities)
+            if read not in hashes:
+                hashes[read] = _hashes(test)
+            inputs[test.folder] = hashes[read]
+            _refuse_other_data(test, out / test.folder, hashes[read])
     return inputs
 
 
-def _hashes(cell: Cell) -> dict[str, str]:
+def _hashes(test: Test) -> dict[str, str]:
     """The hash of each subject's or picture's files; empty if the data set cannot be read."""
     try:
-        subjects = load_cohort(cell.config).subjects.values()
+        subjects = load_cohort(test.config).subjects.values()
     except InputError:  # the cells will fail with the same error
         return {}
-    with progress(f"hashing the files of {cell.data_set}", len(subjects)) as advance:
+    with progress(f"hashing the files of {test.data_set}", len(subjects)) as advance:
         hashes = {}
         for subject in subjects:
             hashes[subject.id] = digest([_file_hash(path) for path in subject.files])
@@ -85,13 +85,13 @@ def _refuse_other_config(cell: Cell, folder: Path) -> None:
         )
 
 
-def _refuse_other_data(cell: Cell, folder: Path, now: Mapping[str, str]) -> None:
+def _refuse_other_data(test: Test, folder: Path, now: Mapping[str, str]) -> None:
     was, metrics = read_json(folder / INPUTS), read_json(folder / "evaluation" / "metrics.json")
     if not isinstance(was, dict) or not isinstance(metrics, dict):
         return
     changed = sorted(id for id in was.keys() | now.keys() if was.get(id) != now.get(id))
     if not metrics.get("complete"):
-        tested = load_cohort(cell.config).split.test
+        tested = load_cohort(test.config).split.test
         changed = [id for id in changed if id not in tested]
     if changed and now:
         raise ConfigError(

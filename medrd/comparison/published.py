@@ -79,13 +79,35 @@ def published_of(figures: Iterable[Published], models: Sequence[str]) -> list[Pu
     ]
 
 
-def published_table(figures: Sequence[Published]) -> str:
-    """Published results as a Markdown table, followed by the source and protocol of each."""
+def held_against(figure: Published, models: Sequence[str], data_sets: Sequence[str]) -> str:
+    """The row of a table that repeats a published result if its protocol is kept; "" if none does.
+
+    It is the row with the method's own name (``rd4ad``, not ``rd4ad_pixel``), on the data set
+    with which the published one's name begins (``mvtec_ad``: "MVTec AD, mean of 15 categories").
+    """
+    theirs = _letters(figure.data_set)
+    model = next((name for name in models if name.lower() == figure.model.lower()), None)
+    data_set = next((name for name in data_sets if theirs.startswith(_letters(name))), None)
+    return f"{model} on {data_set}" if model and data_set else ""
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def published_table(figures: Sequence[Published], held: Sequence[str]) -> str:
+    """Published results as a Markdown table, followed by the source and protocol of each.
+
+    Parameters
+    ----------
+    held
+        For each result, our row that is held against it; see :func:`held_against`.
+    """
     keys = [key for key in VALUES if any(key in figure.values for figure in figures)]
-    header = ["published method", "data set", *(VALUES[key] for key in keys), "note"]
+    header = ["published method", "data set", *(VALUES[key] for key in keys), "our row", "note"]
     body = [
-        [figure.model, figure.data_set, *(_value(figure, key) for key in keys), f"[{i}]"]
-        for i, figure in enumerate(figures, start=1)
+        [figure.model, figure.data_set, *(_value(figure, k) for k in keys), row or "–", f"[{i}]"]
+        for i, (figure, row) in enumerate(zip(figures, held, strict=True), start=1)
     ]
     notes = [f"- [{i}] {f.source}: {f.protocol}." for i, f in enumerate(figures, start=1)]
     table = markdown_table(header, [[text.replace("|", r"\|") for text in row] for row in body])

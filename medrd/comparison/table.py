@@ -18,7 +18,12 @@ from medrd.comparison.comparison import (
     holm_p_values,
     ranks,
 )
-from medrd.comparison.published import Published, published_of, published_table
+from medrd.comparison.published import (
+    Published,
+    held_against,
+    published_of,
+    published_table,
+)
 from medrd.metrics.names import FULL_HEADINGS, HEADLINES, METRICS
 from medrd.run.table import markdown_table, spread_cell
 
@@ -77,7 +82,10 @@ def results_document(comparison: Comparison, *, published: Sequence[Published]) 
             asdict(d) | {"p_holm": p}
             for d, p in zip(comparison.differences, holm_p_values(comparison), strict=True)
         ],
-        "published": [asdict(p) for p in published_of(published, comparison.models)],
+        "published": [
+            asdict(p) | {"our_row": _held(comparison, p) or None}
+            for p in published_of(published, comparison.models)
+        ],
         **{
             status: [_place(c) | {"error": c.error} for c in comparison.cells if c.status == status]
             for status in ("failed", "incomplete")
@@ -113,10 +121,14 @@ def results_markdown(comparison: Comparison, *, published: Sequence[Published]) 
             "## Published results, under other protocols",
             "These results of other authors are not comparable with the tables above: their "
             "splits, resolutions, regions, model selection and definitions of PRO differ. See the "
-            "notes.",
-            published_table(figures),
+            "notes. Our row is the one to hold against a result if its protocol is kept.",
+            published_table(figures, [_held(comparison, figure) for figure in figures]),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _held(comparison: Comparison, figure: Published) -> str:
+    return held_against(figure, comparison.models, comparison.data_sets)
 
 
 def aggregate_cell(value: Aggregate) -> str:

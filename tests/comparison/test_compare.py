@@ -19,9 +19,10 @@ from medrd.comparison.compare import compare, plan
 from medrd.comparison.config import load_compare, make_compare, merge
 from medrd.comparison.inputs import refuse_changes
 from medrd.data.brains.layouts import find_subjects
-from medrd.errors import ConfigError
+from medrd.errors import ConfigError, ModelError
 from medrd.run.cohort import load_cohort
 from medrd.run.folder_lock import lock_folder
+from tiny import write_tiny_subject
 from training import SMALL
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "compare"
@@ -77,7 +78,7 @@ def test_the_configs_are_valid_once_data_are_named(path: Path, tmp_path: Path) -
     config = load_compare(path, overrides)
     assert "intensity" in config.models
     domains = {data.domain for data in config.data_sets.values()}
-    assert domains == {"brain"} | ({"industrial"} if len(config.data_sets) > 1 else set())
+    assert domains <= {"brain", "industrial"}
     for model in config.models:
         for name in config.data_sets:
             cell_config(config, model, name, 0, root=tmp_path)
@@ -103,6 +104,16 @@ def test_later_parts_of_a_cells_config_win(raw: dict[str, Any], tmp_path: Path) 
         4,
     )
     assert merge({"a": [1, 2]}, {"a": [3]}) == {"a": [3]}
+
+
+def test_models_share_a_teacher_by_its_name(raw: dict[str, Any], tmp_path: Path) -> None:
+    raw["teachers"] = {"small": {"name": SMALL, "weights": "random"}}
+    raw["models"]["rd4ad"]["config"]["model"] = {"name": "rd4ad", "teacher": "small"}
+    models = {c.model: c.config.model for c in plan(make_compare(raw), tmp_path)}
+    assert models["rd4ad"].teacher.name == SMALL  # type: ignore[union-attr]
+    raw["models"]["rd4ad"]["config"]["model"]["teacher"] = "smal"
+    with pytest.raises(ConfigError, match=r"rd4ad on scans.*teachers: small; found smal"):
+        plan(make_compare(raw), tmp_path)
 
 
 def test_folds_test_every_subject_once_and_are_the_same_for_every_seed(
@@ -331,10 +342,85 @@ def test_a_bug_in_a_model_is_kept_with_its_traceback(
 
     monkeypatch.setattr(compare_cells, "train", buggy)
     [cell, *_] = plan(make_compare(raw), tmp_path)
-    result = compare_cells.run_cell(cell, tmp_path, {}).result
+    [result] = [each.result for each in compare_cells.run_cell(cell, tmp_path, {})]
     assert result.error == "ZeroDivisionError: oh"
     [report] = tmp_path.rglob("seed*.error.json")
     assert "in buggy" in json.loads(report.read_text(encoding="utf-8"))["traceback"]
+
+
+# --- further data sets ---
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """Two subjects that are not in the tiny cohort."""
+    for i in (0, 1):
+        write_tiny_subject(tmp_path / "else" / f"else_{i}", f"else_{i}", seed=60 + i)
+    return tmp_path / "else"
+
+
+def test_models_are_also_tested_elsewhere(
+    raw: dict[str, Any], elsewhere: Path, tmp_path: Path
+) -> None:
+    del raw["data_sets"]["pictures"], raw["models"]["rd4ad"]
+    raw["seeds"] = [0]
+    out = tmp_path / "out"
+    compare(make_compare(raw), out)  # the data set that comes later finds trained models
+    trained = {path: path.stat().st_mtime_ns for path in out.rglob("model.safetensors")}
+    raw["data_sets"]["scans"]["also_test"] = {"other_site": str(elsewhere)}
+    comparison = compare(make_compare(raw), out)
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained
+    assert [(c.data_set, c.status) for c in comparison.cells] == [
+        ("scans", "done"),
+        ("other_site", "done"),
+    ]
+    first = out / "cells" / "scans" / "intensity" / "seed0"
+    folder = first / "also_test" / "other_site" / "evaluation"
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["protocol"]["subjects"] == ["else_0", "else_1"]
+    assert comparison.cells[1].value("pixel_ap") == metrics["pixel_ap"]
+    assert "## other_site (brain)" in (out / "results.md").read_text(encoding="utf-8")
+    # Another file there is another test.
+    write_tiny_subject(elsewhere / "else_1", "else_1", seed=70)
+    with pytest.raises(ConfigError, match="else_1 and 0 more have changed"):
+        compare(make_compare(raw), out)
+
+
+def test_a_model_that_was_not_trained_fails_on_every_data_set(
+    raw: dict[str, Any], elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw["data_sets"]["scans"]["also_test"] = {"other_site": str(elsewhere)}
+    calls = []
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        calls.append(args)
+        raise ModelError("model", expected="a", found="b", remedy="c")
+
+    monkeypatch.setattr(compare_cells, "train", broken)
+    [cell, *_] = plan(make_compare(raw), tmp_path)
+    results = [each.result for each in compare_cells.run_cell(cell, tmp_path, {})]
+    assert [(r.data_set, r.status) for r in results] == [
+        ("scans", "failed"),
+        ("other_site", "failed"),
+    ]
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("data_set", "name", "message"),
+    [
+        ("scans", "nowhere", r"nowhere.*--set data_sets\.scans\.also_test\.nowhere=PATH"),
+        ("scans", "pictures", "a data set that there is already: pictures"),
+        ("pictures", "other_site", "scans.*Remove also_test"),
+    ],
+)
+def test_further_data_sets_that_cannot_be_are_refused(
+    raw: dict[str, Any], elsewhere: Path, data_set: str, name: str, message: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "nowhere" if name == "nowhere" else elsewhere
+    raw["data_sets"][data_set]["also_test"] = {name: str(root)}
+    with pytest.raises(ConfigError, match=message):
+        plan(make_compare(raw), tmp_path)
 
 
 def small(raw: dict[str, Any], root: Path) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from matplotlib.text import Annotation
 
 from medrd.comparison.comparison import CellResult, Comparison, Difference, Interval, aggregate
 from medrd.comparison.figure import draw_figure, save_figure
-from medrd.comparison.published import Published, load_published, published_of
+from medrd.comparison.published import Published, held_against, load_published, published_of
 from medrd.comparison.table import results_document, results_markdown, results_rows
+from medrd.config.models import MODELS
 from medrd.errors import ConfigError
 
 Value = float | None
@@ -218,7 +219,9 @@ def test_published_figures_stay_apart(two: Comparison) -> None:
     assert read(f"# x\n{theirs}", "x")[0]["image AUROC"] == "0.985"
     assert "- [1] A paper: another protocol." in theirs
     assert "patchcore" not in text  # no model of ours
-    assert [p["model"] for p in document(two)["published"]] == ["rd4ad"]
+    [held] = document(two)["published"]
+    assert (held["model"], held["our_row"]) == ("rd4ad", "rd4ad on mvtec")
+    assert read(f"# x\n{theirs}", "x")[0]["our row"] == "rd4ad on mvtec"
     assert "Published" not in results_markdown(two, published=[])
 
 
@@ -336,10 +339,20 @@ def test_which_published_methods_a_row_is() -> None:
     def named(model: str) -> Published:
         return replace(OTHERS, model=model)
 
-    figures = [named("rd4ad"), named("rd"), named("rd++"), named("sk-rd4ad")]
+    figures = [named("rd4ad"), named("rd"), named("rd++"), named("sk_rd4ad")]
     assert [f.model for f in published_of(figures, ["RD4AD_wrn50"])] == ["rd4ad"]
     assert [f.model for f in published_of(figures, ["rd++ 256"])] == ["rd++"]
     assert published_of(figures, ["unknown", "rd4ads"]) == []
+    # All methods but one go by the names of the config's models.
+    assert {f.model for f in load_published()} - set(MODELS) == {"efficientad"}
+
+
+def test_which_row_a_published_result_is_held_against() -> None:
+    figure = replace(OTHERS, model="rd4ad", data_set="MVTec AD, mean of 15 categories")
+    rows = ["rd4ad_pixel", "RD4AD", "stfpm"]
+    assert held_against(figure, rows, ["brats", "mvtec_ad"]) == "RD4AD on mvtec_ad"
+    assert held_against(figure, rows, ["mvtec_loco", "tire"]) == ""
+    assert held_against(figure, ["rd4ad_pixel"], ["mvtec_ad"]) == ""
 
 
 GOOD = "{model: a, data_set: b, source: c, protocol: d, values: {image_auroc: 0.9}}"
