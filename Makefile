@@ -23,7 +23,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX ?= $(CURDIR)/.venv/bytecode
 endif
 
-.PHONY: help setup demo test test-fast lint docs check-tree lock clean
+.PHONY: help setup demo builtin test test-fast lint docs check-tree lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,10 @@ setup: $(READY) ## create .venv and install the lock (every other target does so
 
 demo: $(READY) ## train, predict, evaluate and report on simulated brains, into demo/
 	$(BIN)/medrd demo --out demo $(ARGS)
+
+# One thread: the sums, and so the weights, depend on how many there are.
+builtin: $(READY) ## make the built-in model again, from phantoms alone, into builtin/
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/builtin.py configs/brats/builtin.yaml --out builtin $(ARGS)
 
 test: $(READY) ## run the tests, e.g. make test ARGS="tests/metrics -x"
 	@# One thread: on a busy machine threads that wait for each other cost more than they gain.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -447,11 +447,19 @@ def phantom(
         int, typer.Option(min=0, help="Random seed; the same seed gives the same brains.")
     ] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 2,
+    varied: Annotated[
+        bool,
+        typer.Option(
+            "--varied",
+            help="Heads, scanners and lesions as different as can be, in FLAIR alone at 1.5 mm.",
+        ),
+    ] = False,
 ) -> None:
     """Simulate brains with lesions and labels, in the BraTS layout."""
     from medrd.run.phantoms import make_phantoms
 
-    for folder in make_phantoms(out, subjects, seed=seed, workers=workers):
+    sort: Literal["glioma", "varied"] = "varied" if varied else "glioma"
+    for folder in make_phantoms(out, subjects, seed=seed, sort=sort, workers=workers):
         typer.echo(folder)
 
 

@@ -240,13 +240,13 @@ def test_phantom_writes_what_train_can_read(medrd: Medrd, tmp_path: Path) -> Non
     out = tmp_path / "brains"
     fake = """
 import medrd.run.phantoms as module
-def write_cohort(out, subjects, *, seed, workers, on_done):
-    assert (seed, workers) == (7, 2)
+def write_cohort(out, subjects, *, seed, sort, workers, on_done):
+    assert (seed, sort, workers) == (7, "varied", 2)
     on_done("a")
     return [out / "a"]
 module.write_cohort = write_cohort
 """
-    done = medrd("phantom", "--out", out, "--subjects", 2, "--seed", 7, prelude=fake)
+    done = medrd("phantom", "--out", out, "--subjects", 2, "--seed", 7, "--varied", prelude=fake)
     assert done.code == 0, done.stderr
     assert done.stdout.split() == [str(out / "a")]
 

@@ -288,6 +288,26 @@ class DinomalyConfig(ModelSection):
     weight_decay: _Weight = 1e-4
 
 
+def _check_mirror_and_brightness(
+    model: RDSegConfig | OutlineConfig, channels: tuple[str, ...], axis: str, normalise: str
+) -> None:
+    """Require comparable brightness, and slices that show left and right."""
+    if model.mirror and axis == "sagittal":
+        raise ValueError("model.mirror compares left and right, which sagittal slices do not show")
+    if model.intensity_weight == 0:
+        return
+    if channels[0] != _BRIGHT_LESIONS:
+        raise ValueError(
+            f"model.intensity_weight adds the brightness of the first channel, {channels[0]}; "
+            f"put {_BRIGHT_LESIONS} first in recipe.channels, or set it to 0"
+        )
+    if normalise != "median":
+        raise ValueError(
+            "model.intensity_weight needs recipe.normalise: median, which makes brightness "
+            f"comparable between scans, not {normalise}; or set it to 0"
+        )
+
+
 class RDSegConfig(ModelSection):
     """Reverse distillation with a segmentation head trained on simulated anomalies."""
 
@@ -312,22 +332,31 @@ class RDSegConfig(ModelSection):
 
     def check_scans(self, *, channels: tuple[str, ...], axis: str, normalise: str) -> None:
         """Require comparable brightness, and slices that show left and right."""
-        if self.mirror and axis == "sagittal":
-            raise ValueError(
-                "model.mirror compares left and right, which sagittal slices do not show"
-            )
-        if self.intensity_weight == 0:
-            return
-        if channels[0] != _BRIGHT_LESIONS:
-            raise ValueError(
-                f"model.intensity_weight adds the brightness of the first channel, {channels[0]}; "
-                f"put {_BRIGHT_LESIONS} first in recipe.channels, or set it to 0"
-            )
-        if normalise != "median":
-            raise ValueError(
-                "model.intensity_weight needs recipe.normalise: median, which makes brightness "
-                f"comparable between scans, not {normalise}; or set it to 0"
-            )
+        _check_mirror_and_brightness(self, channels, axis, normalise)
+
+
+class OutlineConfig(ModelSection):
+    """A U-Net trained on anomalies that are known."""
+
+    takes_stacks: ClassVar[bool] = True
+
+    name: Literal["outline"] = "outline"
+    widths: tuple[Annotated[int, Field(ge=4, le=512)], ...] = Field(
+        (32, 64, 96, 160), min_length=2, max_length=6
+    )
+    """Channels at strides 2, 4, 8 and so on."""
+    mirror: bool = True
+    """Show the network the blurred mirror image too; for upright, centred brains."""
+    intensity_weight: _Weight = 0.0
+    """Weight of brightness (of the first channel, in [0, 1]) in the log-odds; 0 if brightness is
+    not suspicious."""
+    lr: _Rate = 1e-3
+    weight_decay: _Weight = 1e-2
+    simulation: SimulationConfig = SimulationConfig()
+
+    def check_scans(self, *, channels: tuple[str, ...], axis: str, normalise: str) -> None:
+        """As rdseg's."""
+        _check_mirror_and_brightness(self, channels, axis, normalise)
 
 
 class PatchCoreConfig(ModelSection):
@@ -378,6 +407,7 @@ MODELS: Final[dict[str, type[ModelSection]]] = {
     "cskd": CSKDConfig,
     "dinomaly": DinomalyConfig,
     "rdseg": RDSegConfig,
+    "outline": OutlineConfig,
     "patchcore": PatchCoreConfig,
     "dae": DAEConfig,
     "intensity": IntensityConfig,
@@ -398,6 +428,7 @@ ModelConfig = Annotated[
     | CSKDConfig
     | DinomalyConfig
     | RDSegConfig
+    | OutlineConfig
     | PatchCoreConfig
     | DAEConfig
     | IntensityConfig,

@@ -18,6 +18,7 @@ from medrd.models.detector import Detector
 from medrd.models.dinomaly import Dinomaly
 from medrd.models.edc import EDC
 from medrd.models.intensity import Intensity
+from medrd.models.outline import Outline
 from medrd.models.patchcore import PatchCore
 from medrd.models.rd4ad import RD4AD
 from medrd.models.rd_expert import RDExpert
@@ -61,6 +62,12 @@ DETECTORS: Final[dict[str, Entry]] = {
     "dinomaly": Entry(Dinomaly, "Guo et al., CVPR 2025", teacher=TokenTeacher),
     "rdseg": Entry(
         RDSeg, "medrd, after DeSTSeg (Zhang et al., CVPR 2023) and RD4AD", takes_stacks=True
+    ),
+    "outline": Entry(
+        Outline,
+        "medrd: a U-Net on simulated anomalies, cf. Ronneberger et al., MICCAI 2015",
+        teacher=None,
+        takes_stacks=True,
     ),
     "patchcore": Entry(PatchCore, "Roth et al., CVPR 2022"),
     "dae": Entry(DAE, "Kascenas et al., MIDL 2022", teacher=None),

@@ -28,6 +28,46 @@ _MNI_ORIGIN_MM = np.array([-98.0, -134.0, -72.0], np.float32)
 
 
 @dataclass(frozen=True)
+class Variety:
+    """How much heads differ: standard deviations, or (mean, standard deviation).
+
+    Attributes
+    ----------
+    tilt_deg
+        Rotations about the x, y and z axes.
+    shift_mm
+        Of the centre along them.
+    size, proportions
+        Of the scale of the whole head and of each axis.
+    deformation
+        Factor on the smooth deformations.
+    widening_mm, lopsided_mm
+        How far the ventricles' walls lie outwards, and how much more on one side.
+    atrophy
+        Width of the sulci, in the logit of their fraction.
+    sharpness
+        Range of the factor on the fractions' logits.
+    edge_mm
+        Range of the brain's edge after skull-stripping, inwards.
+    """
+
+    tilt_deg: tuple[float, float, float] = (3.0, 1.5, 1.5)
+    shift_mm: tuple[float, float, float] = (1.0, 2.5, 2.0)
+    size: float = 0.012
+    proportions: float = 0.015
+    deformation: float = 1.0
+    widening_mm: tuple[float, float] = (1.2, 2.2)
+    lopsided_mm: float = 0.0
+    atrophy: tuple[float, float] = (0.5, 0.5)
+    sharpness: tuple[float, float] = (1.8, 2.5)
+    edge_mm: tuple[float, float] = (-0.5, 1.0)
+
+
+ADULTS = Variety()
+"""The heads of a cohort of adults in one space, as BraTS's are."""
+
+
+@dataclass(frozen=True)
 class Template:
     """The MNI152 maps.
 
@@ -64,6 +104,8 @@ class Head:
         (3, n) float32, MNI coordinates of the voxels.
     depth_mm
         (n,) float32, distance to the brain's surface in MNI millimetres.
+    voxel_mm
+        Side of a voxel of the grid that box and voxels count.
     """
 
     box: tuple[slice, slice, slice]
@@ -71,6 +113,7 @@ class Head:
     voxels: FloatArray
     mni_mm: FloatArray
     depth_mm: FloatArray
+    voxel_mm: float = 1.0
 
     def volume(self, flat: FloatArray, outside: float = 0.0) -> FloatArray:
         """Put an (n,) array back into the box."""
@@ -80,7 +123,9 @@ class Head:
 
     def field(self, rng: np.random.Generator, spacing_mm: float) -> FloatArray:
         """A smooth random field of unit variance at the brain's voxels, (n,)."""
-        field: FloatArray = random_field(rng, self.mask.shape, spacing_mm)[self.mask]
+        field: FloatArray = random_field(rng, self.mask.shape, spacing_mm / self.voxel_mm)[
+            self.mask
+        ]
         return field
 
 
@@ -130,7 +175,13 @@ def sample_map(values: FloatArray, mni_mm: FloatArray, spacing_mm: float = 1.0) 
     return sampled
 
 
-def make_head(rng: np.random.Generator, template: Template) -> Head:
+def make_head(
+    rng: np.random.Generator,
+    template: Template,
+    variety: Variety = ADULTS,
+    *,
+    voxel_mm: float = 1.0,
+) -> Head:
     """Deform the template into one person's head.
 
     Parameters
@@ -139,30 +190,42 @@ def make_head(rng: np.random.Generator, template: Template) -> Head:
         Draws pose, size, ventricle width and deformation.
     template
         From :func:`load_template`.
+    voxel_mm
+        Side of the voxels; the grid covers the same space as BraTS's.
     """
-    mni_mm = _deformed_coordinates(rng, template)
+    start = np.array([side.start for side in _HEAD_BOX]) / voxel_mm
+    stop = np.array([side.stop for side in _HEAD_BOX]) / voxel_mm
+    frame = tuple(
+        slice(int(a), int(b)) for a, b in zip(np.floor(start), np.ceil(stop), strict=True)
+    )
+    mni_mm = _deformed_coordinates(rng, template, variety, frame, voxel_mm)
     depth_mm = sample_map(template.depth_mm, mni_mm, spacing_mm=2.0)
     # A skull-stripper's edge is not smooth: it removes a little cortex here and leaves a
     # little dura there.
-    edge_mm = 0.6 * random_field(rng, depth_mm.shape, 6) + 0.7 * random_field(
-        rng, depth_mm.shape, 14
+    edge_mm = 0.6 * random_field(rng, depth_mm.shape, 6 / voxel_mm) + 0.7 * random_field(
+        rng, depth_mm.shape, 14 / voxel_mm
     )
-    inside = depth_mm + edge_mm > rng.uniform(-0.5, 1.0)
+    inside = depth_mm + edge_mm > rng.uniform(*variety.edge_mm)
     inside = _largest_part(inside)
     tight = bounding_box(inside)
     mask = inside[tight]
     box = tuple(
         slice(whole.start + part.start, whole.start + part.stop)
-        for whole, part in zip(_HEAD_BOX, tight, strict=True)
+        for whole, part in zip(frame, tight, strict=True)
     )
     corner = np.array([[side.start] for side in box], np.float32)
     voxels = np.stack(np.nonzero(mask)).astype(np.float32) + corner
     flat_mni = np.stack([axis[tight][mask] for axis in mni_mm])
-    return Head((box[0], box[1], box[2]), mask, voxels, flat_mni, depth_mm[tight][mask])
+    whole = (box[0], box[1], box[2])
+    return Head(whole, mask, voxels, flat_mni, depth_mm[tight][mask], voxel_mm)
 
 
 def make_tissues(
-    rng: np.random.Generator, template: Template, head: Head, mni_mm: FloatArray
+    rng: np.random.Generator,
+    template: Template,
+    head: Head,
+    mni_mm: FloatArray,
+    variety: Variety = ADULTS,
 ) -> Tissues:
     """Tissue fractions of one person.
 
@@ -179,8 +242,8 @@ def make_tissues(
     grey = sample_map(template.grey, mni_mm)
     white = sample_map(template.white, mni_mm)
     csf = np.clip(1 - grey - white, 0, 1)
-    sharpness = np.float32(rng.uniform(1.8, 2.5))
-    atrophy = np.float32(rng.normal(0.5, 0.5))
+    sharpness = np.float32(rng.uniform(*variety.sharpness))
+    atrophy = np.float32(rng.normal(*variety.atrophy))
     # Deep nuclei are mixed tissue in every brain, not only in the mean of many.
     cortical = np.clip((34 - head.depth_mm) / 10, 0.25, 1)
     folds = head.field(rng, 3.5) * cortical
@@ -201,42 +264,52 @@ def make_tissues(
     return Tissues(*(weight / total for weight in weights))
 
 
-def _deformed_coordinates(rng: np.random.Generator, template: Template) -> FloatArray:
-    """MNI coordinates, (3, X, Y, Z), of every voxel of the head box."""
-    shape = tuple(side.stop - side.start for side in _HEAD_BOX)
-    spacing = 6.0  # voxels; the grid of the finest deformation, on which all others are summed
-    coarse = knots(shape, spacing)
-    # Knot i of a cubic B-spline lies at voxel (i - 1) * spacing.
+def _deformed_coordinates(
+    rng: np.random.Generator,
+    template: Template,
+    variety: Variety,
+    frame: tuple[slice, ...],
+    voxel_mm: float,
+) -> FloatArray:
+    """MNI coordinates, (3, X, Y, Z), of every voxel of the frame."""
+    shape = tuple(side.stop - side.start for side in frame)
+    spacing = 6.0  # mm; the grid of the finest deformation, on which all others are summed
+    coarse = knots(shape, spacing / voxel_mm)
+    # Knot i of a cubic B-spline lies at (i - 1) * spacing.
     places = [
-        (np.arange(n, dtype=np.float32) - 1) * spacing + side.start
-        for n, side in zip(coarse, _HEAD_BOX, strict=True)
+        (np.arange(n, dtype=np.float32) - 1) * spacing + side.start * voxel_mm
+        for n, side in zip(coarse, frame, strict=True)
     ]
     offsets = np.stack(np.meshgrid(*places, indexing="ij")) - _CENTRE_VOXEL.reshape(3, 1, 1, 1)
-    offsets -= rng.normal(0, [1.0, 2.5, 2.0]).astype(np.float32).reshape(3, 1, 1, 1)
-    matrix = _pose(rng) * _MNI_MM_PER_VOXEL
+    offsets -= rng.normal(0, variety.shift_mm).astype(np.float32).reshape(3, 1, 1, 1)
+    matrix = _pose(rng, variety) * _MNI_MM_PER_VOXEL
     position = np.einsum("ab,bxyz->axyz", matrix, offsets)
     for knots_apart, amplitude_mm in ((7.0, 2.6), (2.7, 1.3)):
         for axis in range(3):
-            position[axis] += amplitude_mm * random_field(rng, coarse, knots_apart)
+            amplitude = amplitude_mm * variety.deformation
+            position[axis] += amplitude * random_field(rng, coarse, knots_apart)
     # A random spline has a third of its coefficients' standard deviation.
     position += 3 * 0.7 * rng.standard_normal(position.shape, dtype=np.float32)
     position += _CENTRE_MNI.reshape(3, 1, 1, 1)
     # Sampling further in, towards the ventricles, makes them wider.
-    widening_mm = rng.normal(1.2, 2.2)
+    widening_mm = rng.normal(*variety.widening_mm)
+    if variety.lopsided_mm:
+        more = rng.normal(0, variety.lopsided_mm)
+        widening_mm = widening_mm + more * np.tanh(position[0] / 6)
     position += np.stack(
         [widening_mm * sample_map(axis, position, spacing_mm=2.0) for axis in template.widening]
     )
-    return np.stack([evaluate_spline(axis, shape, spacing) for axis in position])
+    return np.stack([evaluate_spline(axis, shape, spacing / voxel_mm) for axis in position])
 
 
-def _pose(rng: np.random.Generator) -> FloatArray:
+def _pose(rng: np.random.Generator, variety: Variety) -> FloatArray:
     """A small rotation with random scales a few per cent from 1, (3, 3)."""
-    a, b, c = np.radians(rng.normal(0, [3.0, 1.5, 1.5]))
+    a, b, c = np.radians(rng.normal(0, variety.tilt_deg))
     about_x = [[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]]
     about_y = [[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]]
     about_z = [[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]]
     rotation = np.array(about_x) @ np.array(about_y) @ np.array(about_z)
-    size = rng.normal(1.0, 0.012) * rng.normal(1.0, 0.015, 3)
+    size = rng.normal(1.0, variety.size) * rng.normal(1.0, variety.proportions, 3)
     matrix: FloatArray = (rotation / size).astype(np.float32)
     return matrix
 

@@ -1,8 +1,9 @@
 """Phantom brains: a freely shareable cohort in the BraTS layout.
 
 Each subject is the MNI152 template deformed into another head, with a glioma, scanned in
-four modalities; no patient data are involved. A subject depends only on its index and the
-seed, so cohorts of different sizes share their first subjects.
+four modalities; or one of :mod:`medrd.phantom.varied`'s, in FLAIR alone. No patient data are
+involved. A subject depends only on its index and the seed, so cohorts of different sizes share
+their first subjects.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +23,16 @@ from medrd.phantom.anatomy import GRID, load_template, make_head, make_tissues
 from medrd.phantom.contrast import MODALITIES, make_surroundings, render
 from medrd.phantom.lesions import displace, grow_lesion, plan_lesion
 from medrd.phantom.scanner import plan_acquisitions, scan
+from medrd.phantom.varied import VERSION as VARIED_VERSION
+from medrd.phantom.varied import make_varied
 
 # Increase it whenever the same seed gives other voxels: existing subjects are then remade.
 VERSION = 3
+
+Sort = Literal["glioma", "varied", "healthy"]
+"""``glioma``: what the demo's cohort consists of; ``varied``: heads, scanners and lesions as
+different as can be, some without a lesion; ``healthy``: the same, all without one."""
+_NAMES: Final[dict[Sort, str]] = {"glioma": "Phantom", "varied": "Varied", "healthy": "Healthy"}
 
 # Voxel axes point left, posterior, superior, with BraTS's origin.
 BRATS_AFFINE = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]], np.float64)
@@ -102,6 +111,7 @@ def write_cohort(
     subjects: int,
     *,
     seed: int = 0,
+    sort: Sort = "glioma",
     on_done: Callable[[str], None] | None = None,
     workers: int = 1,
 ) -> list[Path]:
@@ -119,6 +129,8 @@ def write_cohort(
         Number of subjects.
     seed
         Seed of the cohort.
+    sort
+        What to simulate; sorts may share a folder.
     on_done
         Called with each subject's name when it is written, in the order of the names.
     workers
@@ -145,16 +157,16 @@ def write_cohort(
             out, expected="a folder to write to", found=str(error), remedy="Choose another --out."
         ) from error
     folders = []
-    for folder in _written(out, subjects, seed, workers):
+    for folder in _written(out, subjects, seed, sort, workers):
         folders.append(folder)
         if on_done is not None:
             on_done(folder.name)
     return folders
 
 
-def _written(out: Path, subjects: int, seed: int, workers: int) -> Iterator[Path]:
+def _written(out: Path, subjects: int, seed: int, sort: Sort, workers: int) -> Iterator[Path]:
     """Yield each subject's folder as soon as it and all before it are written."""
-    jobs: Iterable[tuple[Path, int, int]] = ((out, index, seed) for index in range(subjects))
+    jobs: Iterable[_Job] = ((out, index, seed, sort) for index in range(subjects))
     if workers == 1:
         yield from map(_write_job, jobs)
         return
@@ -166,20 +178,34 @@ def _written(out: Path, subjects: int, seed: int, workers: int) -> Iterator[Path
         yield from pool.map(_write_job, jobs)
 
 
-def _write_job(job: tuple[Path, int, int]) -> Path:
+_Job = tuple[Path, int, int, Sort]
+
+
+def _write_job(job: _Job) -> Path:
     """Write one subject unless it exists; one job of a process."""
-    out, index, seed = job
-    folder = out / _subject_id(index)
-    if _is_complete(folder, seed):
+    out, index, seed, sort = job
+    folder = out / _subject_id(index, sort)
+    if _is_complete(folder, seed, sort):
         return folder
-    refuse_foreign(folder, [*_file_names(folder.name), _RECORD])
+    refuse_foreign(folder, [*_file_names(folder.name, sort), _RECORD])
     with atomic_folder(folder) as partial:
-        _save(make_subject(index, seed=seed), partial, seed)
+        _save(_make(index, seed, sort), partial, _record(seed, sort))
     return folder
 
 
-def _save(phantom: Phantom, folder: Path, seed: int) -> None:
-    """Write the five volumes, then the record that marks the subject as complete."""
+def _make(index: int, seed: int, sort: Sort) -> Phantom:
+    if sort == "glioma":
+        return make_subject(index, seed=seed)
+    made = make_varied(index, seed=seed, healthy=sort == "healthy")
+    return Phantom(_subject_id(index, sort), {"flair": made.flair}, made.labels, made.affine)
+
+
+def _record(seed: int, sort: Sort) -> dict[str, Any]:
+    return {"seed": seed, "version": VERSION if sort == "glioma" else VARIED_VERSION}
+
+
+def _save(phantom: Phantom, folder: Path, record: dict[str, Any]) -> None:
+    """Write the volumes, then the record that marks the subject as complete."""
     import nibabel as nib
 
     sizes = {}
@@ -191,26 +217,27 @@ def _save(phantom: Phantom, folder: Path, seed: int) -> None:
         image.set_qform(phantom.affine, code=1)
         nib.save(image, path)
         sizes[path.name] = path.stat().st_size
-    record = {"seed": seed, "version": VERSION, "bytes": sizes}
+    record = {**record, "bytes": sizes}
     (folder / _RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _is_complete(folder: Path, seed: int) -> bool:
+def _is_complete(folder: Path, seed: int, sort: Sort) -> bool:
     """True if the folder has this version's subject, with every file at its full length."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        sizes = {name: (folder / name).stat().st_size for name in _file_names(folder.name)}
+        sizes = {name: (folder / name).stat().st_size for name in _file_names(folder.name, sort)}
     except (OSError, ValueError):
         return False
-    return bool(record == {"seed": seed, "version": VERSION, "bytes": sizes})
+    return bool(record == {**_record(seed, sort), "bytes": sizes})
 
 
-def _file_names(subject_id: str) -> list[str]:
-    return [f"{subject_id}_{name}.nii.gz" for name in (*MODALITIES, "seg")]
+def _file_names(subject_id: str, sort: Sort) -> list[str]:
+    modalities = MODALITIES if sort == "glioma" else ("flair",)
+    return [f"{subject_id}_{name}.nii.gz" for name in (*modalities, "seg")]
 
 
-def _subject_id(index: int) -> str:
-    return f"Phantom_{index:03d}"
+def _subject_id(index: int, sort: Sort = "glioma") -> str:
+    return f"{_NAMES[sort]}_{index:03d}"
 
 
 def _require(name: str, value: int, *, least: int) -> None:

@@ -89,7 +89,7 @@ CONTRASTS = {
 # A position in both hemispheres: |x|, y, z and radius, in MNI millimetres.
 Place = tuple[float, float, float, float]
 # Where grey or white matter differs from the rest, and the difference in each modality.
-_REGIONS: tuple[tuple[Place, dict[str, float]], ...] = (
+REGIONS: tuple[tuple[Place, dict[str, float]], ...] = (
     # Iron in the pallidum, the dentate nucleus and the substantia nigra.
     ((18, -3, 0, 6), {"flair": -0.18, "t2": -0.25, "t1": 0.03}),
     ((14, -55, -33, 6), {"flair": -0.10, "t2": -0.15}),
@@ -104,7 +104,7 @@ _REGIONS: tuple[tuple[Place, dict[str, float]], ...] = (
 # Ends and bodies of the lateral ventricles, where FLAIR is bright in most adults.
 _CAPS: tuple[Place, ...] = ((16, 32, 6, 8), (27, -48, 16, 10), (21, -15, 26, 9))
 # Choroid plexus: the trigones and the foramina of Monro.
-_CHOROID: tuple[Place, ...] = ((24, -42, 8, 8), (5, -8, 16, 5))
+CHOROID: tuple[Place, ...] = ((24, -42, 8, 8), (5, -8, 16, 5))
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def make_surroundings(
     curves = np.exp(-(first**2 + second**2) / (2 * 0.16**2))
     curves *= np.clip((22 - head.depth_mm) / 10, 0, 1)
     vessels = curves * np.clip(tissues.csf * 2 + 0.6 * tissues.grey, 0, 1)
-    vessels += _blobs(mni_mm, _CHOROID) * tissues.csf * np.clip(0.7 + 0.6 * second, 0, 1)
+    vessels += blobs(mni_mm, CHOROID) * tissues.csf * np.clip(0.7 + 0.6 * second, 0, 1)
     vessels += _sinuses(mni_mm, head.depth_mm) * np.clip(0.9 + 0.35 * first, 0, 1)
     # The remains at the edge are fat in some places and bone in others.
     edge = np.clip((2.5 - head.depth_mm) / 2.5, 0, 1.5)
@@ -157,7 +157,7 @@ def _caps(
     head: Head, mni_mm: FloatArray, first: FloatArray, second: FloatArray, age: float
 ) -> FloatArray:
     """Periventricular caps, and spots of gliosis that grow more with ``age`` in [0, 1], (n,)."""
-    caps = _blobs(mni_mm, _CAPS) * np.clip(0.75 + 0.35 * first, 0, 1.2) * (0.25 + 0.9 * age)
+    caps = blobs(mni_mm, _CAPS) * np.clip(0.75 + 0.35 * first, 0, 1.2) * (0.25 + 0.9 * age)
     spots = np.clip((first + second) / np.sqrt(2) - (3.2 - 1.6 * age), 0, 1)
     deep = np.clip((head.depth_mm - 14) / 8, 0, 1)
     both: FloatArray = np.clip(caps + spots * deep, 0, 1).astype(np.float32)
@@ -182,7 +182,7 @@ def render(
     grain = head.field(rng, 2.0)
     mottled = 0.7 * (head.field(rng, 8.0) + head.field(rng, 3.0))
     severity = rng.standard_normal()
-    regions = [(_blobs(mni_mm, [place]), added) for place, added in _REGIONS]
+    regions = [(blobs(mni_mm, [place]), added) for place, added in REGIONS]
     images: dict[str, FloatArray] = {}
     for name in MODALITIES:
         contrast = CONTRASTS[name]
@@ -241,7 +241,7 @@ def _draw(rng: np.random.Generator, spread: tuple[float, float]) -> np.float32:
     return np.float32(mean + deviation * np.clip(rng.standard_normal(), -2, 2))
 
 
-def _blobs(mni_mm: FloatArray, places: Sequence[Place]) -> FloatArray:
+def blobs(mni_mm: FloatArray, places: Sequence[Place]) -> FloatArray:
     """Gaussian hills of height 1, each at both (x, y, z) and (-x, y, z), summed, (n,)."""
     total = np.zeros(mni_mm.shape[1], np.float32)
     for x, y, z, radius in places:

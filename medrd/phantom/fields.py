@@ -48,7 +48,8 @@ def spline_weights(positions: FloatArray) -> tuple[NDArray[np.intp], FloatArray]
 
 def knots(shape: Sequence[int], spacing: float) -> tuple[int, ...]:
     """Number of coefficients per axis for a grid of ``shape`` with ``spacing`` voxels per knot."""
-    return tuple(int((n - 1) / spacing) + 4 for n in shape)
+    # Positions are float32: the last may round up to a knot that it lies just before.
+    return tuple(int((n - 1) / spacing + 1e-4) + 4 for n in shape)
 
 
 def evaluate_spline(coefficients: FloatArray, shape: Sequence[int], spacing: float) -> FloatArray:

@@ -126,23 +126,23 @@ def grow_lesion(rng: np.random.Generator, head: Head, tissues: Tissues, plan: Le
     fine, lumps, patches = (head.field(rng, spacing) for spacing in (3.0, 11.0, 5.0))
     # The core, as a distance in mm from the centre, lumpy and longer one way.
     stretch = rng.normal(1.0, 0.15, 3).clip(0.7, 1.4).astype(np.float32)
-    away = (head.voxels - plan.centre_voxel[:, None]) * stretch[:, None]
+    away = (head.voxels - plan.centre_voxel[:, None]) * (stretch[:, None] * head.voxel_mm)
     reach = np.sqrt((away**2).sum(axis=0)) * (1 + 0.13 * lumps + 0.03 * fine)
     reach += 30 * np.clip(tissues.csf - 0.4, 0, 1)
-    core_edge = _border(reach, plan.core_ml)
+    core_edge = _border(reach, plan.core_ml / head.voxel_mm**3)
     in_core = reach < core_edge
 
     travel = _travel_mm(rng, head, tissues, plan)
     travel = travel * (1 + 0.10 * lumps + 0.05 * patches)
     travel += 9 * np.clip(tissues.grey - 0.3, 0, 1) + 60 * np.clip(tissues.csf - 0.35, 0, 1)
     travel[in_core] = 0
-    oedema_edge = _border(travel, plan.whole_ml)
+    oedema_edge = _border(travel, plan.whole_ml / head.voxel_mm**3)
     in_whole = travel < oedema_edge
 
     # The rim is the part of the core near its border; without a rim, enhancement is patchy.
     rim_first = reach / core_edge + (0.14 if plan.high_grade else 2.0) * patches
     rim = np.where(in_core, rim_first, -np.inf)
-    rim_edge = -_border(-rim, plan.enhancing_ml)
+    rim_edge = -_border(-rim, plan.enhancing_ml / head.voxel_mm**3)
     in_rim = rim > rim_edge
 
     labels = np.zeros(reach.shape, np.uint8)
@@ -193,14 +193,14 @@ def _travel_mm(
     """
     from scipy import ndimage
 
-    step = _TRAVEL_GRID_MM
+    step = round(_TRAVEL_GRID_MM / head.voxel_mm)
     slow = tissues.white + _SLOW_GREY * tissues.grey + _SLOW_CSF * tissues.csf
     slowness = head.volume(slow)[1::step, 1::step, 1::step]
     inside = head.mask[1::step, 1::step, 1::step]
     slowness = slowness * np.exp(0.3 * random_field(rng, inside.shape, 4))
     corner = np.array([side.start for side in head.box], np.float32)
     source = ((plan.centre_voxel - corner - 1) / step).astype(np.float32)
-    travel = _shortest_paths(slowness, inside, source) * step
+    travel = _shortest_paths(slowness, inside, source) * np.float32(step * head.voxel_mm)
     at = (head.voxels - corner[:, None] - 1) / np.float32(step)
     everywhere: FloatArray = ndimage.map_coordinates(
         travel, at, output=np.float32, order=1, mode="nearest"

@@ -31,7 +31,7 @@ def stacked(
         beside = neighbour_indices(positions_mm, layout.offsets_mm[1:])
         parts += [images[beside[:, k]] for k in range(beside.shape[1])]
     if layout.place:
-        parts.append(_places(positions_mm, images.shape[2], images.shape[3]))
+        parts.append(places(positions_mm, images.shape[2], images.shape[3]))
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
@@ -47,7 +47,7 @@ def also_shown(
     return np.union1d(lesion_slices, numbers[np.isin(shown, lesion_slices).any(axis=1)])
 
 
-def _places(positions_mm: NDArray[np.float64], height: int, width: int) -> NDArray[np.float32]:
+def places(positions_mm: NDArray[np.float64], height: int, width: int) -> NDArray[np.float32]:
     """(S, 3, H, W) in [0, 1]: row, distance from the middle column, height in the stack."""
     depth = max(float(np.ptp(positions_mm)), 1e-6)
     rows = np.linspace(0, 1, height)[None, :, None]

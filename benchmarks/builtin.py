@@ -1,0 +1,113 @@
+"""Makes the model that comes with medrd: trained and calibrated on phantoms alone.
+
+    python benchmarks/builtin.py configs/brats/builtin.yaml --out builtin
+
+`make builtin` runs this. The phantoms are kept in OUT/brains; a second run takes them from there.
+The result is OUT/model. See docs/builtin.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from medrd.config import Config, RecipeConfig, load_config
+from medrd.data.brains.profile import make_profile
+from medrd.files import write_json
+from medrd.phantom.cohort import Sort
+from medrd.run.calibration import calibrate
+from medrd.run.cohort import load_cohort, try_sides
+from medrd.run.device import choose_execution
+from medrd.run.model_folder import save_model
+from medrd.run.phantoms import make_phantoms
+from medrd.training.checkpoint import Position
+from medrd.training.labelled import LabelledSlices, as_simulated
+from medrd.training.loop import Loop
+from medrd.training.setup import Training, build_detector_for
+
+
+def phantoms(config: Config, out: Path, *, sick: int, healthy: int, workers: int) -> Config:
+    """Simulate the cohort, and split it: varied brains train, healthy ones calibrate."""
+
+    def simulated(sort: Sort, count: int) -> list[str]:
+        brains = out / "brains"
+        made = make_phantoms(brains, count, seed=config.seed, sort=sort, workers=workers)
+        return [folder.name for folder in made]
+
+    names = {"train": simulated("varied", sick), "calibration": simulated("healthy", healthy)}
+    data = config.data.model_dump() | {
+        "root": out / "brains",
+        "cache": out / "cache",
+        "split": {**names, "test": 0},
+    }
+    return Config.model_validate(config.model_dump() | {"data": data})
+
+
+def build(config: Config, out: Path) -> None:
+    """Train on all slices with their labels, set the threshold, and write the model folder."""
+    started, recipe = time.time(), config.recipe
+    assert isinstance(recipe, RecipeConfig)
+    cohort = load_cohort(config)
+    detector = build_detector_for(config)
+    execution = choose_execution(config.train.device, config.train.precision)
+    slices = LabelledSlices(cohort.side("train"), recipe, config.data.budget)
+    print(f"{len(slices)} slices, {time.time() - started:.0f} s", flush=True)
+    loop = Loop(Training(config, out, slices, execution.place(detector), execution))
+    loop.simulator = as_simulated
+    position, losses = Position(), []
+    while position.epoch < config.train.epochs:
+        position, report = loop.epoch(position)
+        assert report is not None
+        losses.append(report.loss)
+        print(
+            f"epoch {report.epoch}: loss {report.loss:.4f}, {report.seconds:.0f} s, "
+            f"{100 * report.wait_share:.0f} % of them waiting for slices",
+            flush=True,
+        )
+    cached, errors = try_sides(cohort, ("calibration",), config)
+    if errors:
+        raise errors[0]
+    held_out = [cached[name] for name in cohort.split.calibration]
+    traits = [*slices.traits, *(each.traits for each in held_out if each.traits is not None)]
+    training = Training(config, out, slices, detector, execution)
+    calibration = calibrate(
+        training.predictor(), held_out, margin=0, target_fpr=config.calibration.voxel_fpr
+    )
+    save_model(
+        out / "model",
+        detector,
+        config,
+        calibration=calibration,
+        training={
+            "subjects": slices.contents,
+            "calibration_subjects": {each.id: each.content for each in held_out},
+            "split_hash": cohort.split.hash,
+            "slices": len(slices),
+            "seed": config.seed,
+        },
+        profile=make_profile(traits),
+        precision=execution.precision,
+    )
+    write_json(out / "build.json", {"seconds": round(time.time() - started), "losses": losses})
+
+
+def main() -> None:
+    """Simulate, train, calibrate."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--phantoms", type=int, default=400, help="to train on")
+    parser.add_argument("--healthy", type=int, default=40, help="to set the threshold on")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    args = parser.parse_args()
+    config = load_config(args.config, args.overrides)
+    config = phantoms(
+        config, args.out, sick=args.phantoms, healthy=args.healthy, workers=args.workers
+    )
+    build(config, args.out)
+
+
+if __name__ == "__main__":
+    main()

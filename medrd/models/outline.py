@@ -1,0 +1,142 @@
+"""A U-Net that outlines what is anomalous, without a teacher: the model that comes with medrd.
+
+It learns from slices whose anomalies are known: simulated on healthy slices, or phantoms' own. As
+RDSeg's head it sees the slice, its neighbours and places, and its own mirror image, and brightness
+may be added to its verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medrd.models.blocks import unit
+from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.rdseg import outline_loss
+
+WARM_UP = 0.05
+"""Share of the training in which the learning rate rises."""
+
+
+class Outline(Detector):
+    """A U-Net on pairs of pixels.
+
+    Parameters
+    ----------
+    modalities, channels
+        Numbers of the slice's own modalities, which come first, and of all channels.
+    median
+        A brain's median intensity under ``recipe.normalise: median``; there the network alone
+        decides.
+    widths
+        Channels at strides 2, 4, 8 and so on.
+    mirror
+        Show the blurred mirror image too (brains are nearly symmetric).
+    intensity_weight
+        Factor on the brightness in [0, 1] that is added to the network's log-odds, in training too.
+    lr, weight_decay
+        AdamW's. The rate rises for a twentieth of the training and falls to 0 by a cosine.
+    """
+
+    simulation = "anomalies"
+
+    def __init__(
+        self,
+        *,
+        modalities: int,
+        channels: int,
+        median: float,
+        widths: Sequence[int],
+        mirror: bool,
+        intensity_weight: float,
+        lr: float,
+        weight_decay: float,
+    ) -> None:
+        super().__init__()
+        self.modalities, self.channels, self.mirror = modalities, channels, mirror
+        self.median, self.intensity_weight = median, intensity_weight
+        self.network = PairedUNet(channels + (modalities if mirror else 0), widths)
+        self.lr, self.weight_decay = lr, weight_decay
+        self.size_multiple = 2 ** len(widths)
+
+    def log_odds(self, images: Tensor) -> Tensor:
+        """Each pixel's log-odds of being anomalous, (B, H, W) float32."""
+        shown = images[:, : self.channels]
+        if self.mirror:
+            shown = torch.cat([shown, _mirrored(images[:, : self.modalities])], dim=1)
+        brightness = images[:, 0].float() - self.median
+        result: Tensor = self.network(shown).float() + self.intensity_weight * brightness
+        return result
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The outline of what was put into the healthy image; see :func:`outline_loss`."""
+        changed, mask = batch.changed()
+        return outline_loss(self.log_odds(changed), mask, batch.region)
+
+    def schedule(self, progress: float) -> float:
+        """The learning rate's factor, in [0, 1]."""
+        if progress < WARM_UP:
+            return 0.04 + 0.96 * progress / WARM_UP
+        return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+
+    def steps(self) -> list[Step]:
+        """One: AdamW on the network."""
+        settings = {"lr": self.lr, "weight_decay": self.weight_decay}
+        return [
+            Step(
+                name="outline",
+                groups=[group(self.network)],
+                optimizer=OptimizerSpec("adamw", settings, self.schedule),
+                loss=self.loss,
+            )
+        ]
+
+    def anomaly_map(self, images: Tensor) -> Tensor:
+        """``log(1 + exp(log-odds))``: (B, C, H, W) -> (B, H, W) float32."""
+        return F.softplus(self.log_odds(images))
+
+
+def _mirrored(images: Tensor) -> Tensor:
+    """Left and right exchanged, and blurred by a mean over 7x7, since no brain is symmetric."""
+    turned = images.flip(-1).contiguous()  # one channel, for which channels_last is slow
+    return F.avg_pool2d(F.avg_pool2d(turned, (7, 1), 1, (3, 0)), (1, 7), 1, (0, 3))
+
+
+class PairedUNet(nn.Module):
+    """A U-Net whose first level takes 2x2 pixels as channels: full resolution costs most.
+
+    Parameters
+    ----------
+    inputs
+        Channels of the images.
+    widths
+        Channels of the levels; the first is at stride 2, each deeper one at twice the stride.
+    """
+
+    def __init__(self, inputs: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        first = widths[0]
+        self.stem = nn.Sequential(unit(4 * inputs, first), unit(first, first))
+        pairs = list(pairwise(widths))
+        self.down = nn.ModuleList(nn.Sequential(unit(a, b, stride=2), unit(b, b)) for a, b in pairs)
+        self.up = nn.ModuleList(unit(a + b, a) for a, b in reversed(pairs))
+        self.last = nn.Conv2d(first, 4, 3, padding=1)
+        # Few pixels are anomalous: begin near their share, not at one half.
+        nn.init.constant_(self.last.bias, -3.0)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, H, W)."""
+        levels = [self.stem(F.pixel_unshuffle(images, 2))]
+        for down in self.down:
+            levels.append(down(levels[-1]))
+        x = levels.pop()
+        for up in self.up:
+            level = levels.pop()
+            enlarged = F.interpolate(x, size=level.shape[-2:], mode="nearest")
+            x = up(torch.cat([enlarged, level], dim=1))
+        return F.pixel_shuffle(self.last(x), 2)[:, 0]

@@ -1,0 +1,266 @@
+"""Diseases of many kinds for varied phantoms: where they lie and how much they change a voxel.
+
+Nothing here imitates a patient: sizes, places and shades are drawn evenly from wide ranges, so that
+a model cannot rely on any of them. Brightness is FLAIR's, relative to white matter (1.0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medrd.phantom.anatomy import Head, Template, Tissues, sample_map
+from medrd.phantom.fields import FloatArray
+from medrd.phantom.lesions import LesionPlan, displace, grow_lesion
+
+_HEALTHY, _MASS, _SPOTS, _INFARCT = range(4)
+_SHARES = (0.15, 0.55, 0.17, 0.13)
+_ALSO_SPOTS = 0.12
+"""Share of the other patients that have a few spots as well."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A change to the signal: ``signal += cover * (level * texture - signal)``.
+
+    Attributes
+    ----------
+    cover
+        (n,) float32 in [0, 1].
+    level
+        Brightness; where ``relative``, a factor on what is there instead.
+    grain
+        Spread of the texture.
+    relative
+        Whether the level multiplies the tissue that it covers.
+    """
+
+    cover: FloatArray
+    level: float
+    grain: float
+    relative: bool = False
+
+
+@dataclass(frozen=True)
+class Disease:
+    """What is wrong with one person.
+
+    Attributes
+    ----------
+    layers
+        From the lowest to the topmost.
+    extent
+        (n,) float32 in [0, 1]: how much of a voxel is lesion; above a half it is labelled.
+    """
+
+    layers: Sequence[Layer]
+    extent: FloatArray
+
+
+@dataclass(frozen=True)
+class DiseasePlan:
+    """What is drawn before the tissues, since masses displace them."""
+
+    kind: int
+    masses: Sequence[LesionPlan]
+    cavity: bool
+
+
+def plan_disease(
+    rng: np.random.Generator, template: Template, head: Head, *, healthy: bool = False
+) -> DiseasePlan:
+    """Draw what kind of disease one person has (none if ``healthy``), and the masses."""
+    kind = _HEALTHY if healthy else int(rng.choice(len(_SHARES), p=_SHARES))
+    if kind != _MASS:
+        return DiseasePlan(kind, (), cavity=False)
+    count = int(rng.choice([1, 1, 1, 2, 4]))
+    cavity = bool(rng.random() < 0.1)
+    return DiseasePlan(
+        kind, [_plan_mass(rng, template, head, count, cavity) for _ in range(count)], cavity
+    )
+
+
+def displaced(head: Head, plan: DiseasePlan) -> FloatArray:
+    """The MNI coordinates of each voxel's tissue, as all masses displace it: (3, n)."""
+    moved = head.mni_mm
+    for mass in plan.masses:
+        moved = moved + (displace(head, mass) - head.mni_mm)
+    return moved
+
+
+def grow_disease(
+    rng: np.random.Generator, head: Head, tissues: Tissues, mni_mm: FloatArray, plan: DiseasePlan
+) -> Disease:
+    """Grow what is planned into the tissues."""
+    layers: list[Layer] = []
+    extent = np.zeros(head.mni_mm.shape[1], np.float32)
+
+    def add(cover: FloatArray, own: Sequence[Layer]) -> None:
+        layers.extend(own)
+        np.maximum(extent, cover, out=extent)
+
+    for mass in plan.masses:
+        add(*_mass(rng, head, tissues, mass, cavity=plan.cavity))
+    if plan.kind == _INFARCT:
+        for _ in range(int(rng.choice([1, 1, 2]))):
+            add(*_infarct(rng, head, tissues))
+    few = plan.kind != _HEALTHY and rng.random() < _ALSO_SPOTS
+    if plan.kind == _SPOTS or few:
+        count = int(np.exp(rng.uniform(0, np.log(8 if few else 60))))
+        add(*_spots(rng, head, tissues, mni_mm, max(1, count)))
+    return Disease(layers, extent)
+
+
+def _plan_mass(
+    rng: np.random.Generator, template: Template, head: Head, count: int, cavity: bool
+) -> LesionPlan:
+    most = 230 if count == 1 else 40
+    whole_ml = float(np.exp(rng.uniform(np.log(0.4), np.log(most))))
+    core_ml = whole_ml * rng.uniform(0.08, 0.95)
+    radius_mm = (core_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
+    place = _place(rng, template, head)
+    return LesionPlan(
+        high_grade=bool(rng.random() < 0.6),
+        centre_voxel=head.voxels[:, place],
+        centre_mni_mm=head.mni_mm[:, place],
+        whole_ml=whole_ml,
+        core_ml=core_ml,
+        enhancing_ml=core_ml * rng.uniform(0.2, 0.8),
+        push_mm=0.0 if cavity else float(radius_mm * rng.uniform(0.0, 0.7)),
+    )
+
+
+def _place(rng: np.random.Generator, template: Template, head: Head) -> int:
+    """The flat index of a voxel, anywhere in the brain but in CSF; mostly in the cerebrum."""
+    candidates = rng.permutation(head.mni_mm.shape[1])[:4000]
+    solid = sample_map(template.white, head.mni_mm[:, candidates])
+    solid += sample_map(template.grey, head.mni_mm[:, candidates])
+    low = 0.0 if rng.random() < 0.1 else -25.0
+    z = head.mni_mm[2, candidates]
+    fits = (solid > 0.7) & (head.depth_mm[candidates] > 3)
+    fits &= (z < -20) if low == 0.0 else (z > low)
+    chosen = np.flatnonzero(fits)
+    return int(candidates[chosen[0] if len(chosen) else 0])
+
+
+def _shade(rng: np.random.Generator) -> float:
+    """A core's brightness: like tissue, brighter, darker or like fluid."""
+    low, high = ((0.95, 1.3), (1.25, 2.3), (0.5, 0.95), (0.05, 0.5))[
+        int(rng.choice(4, p=[0.35, 0.33, 0.17, 0.15]))
+    ]
+    return float(rng.uniform(low, high))
+
+
+def _mass(
+    rng: np.random.Generator, head: Head, tissues: Tissues, plan: LesionPlan, *, cavity: bool
+) -> tuple[FloatArray, list[Layer]]:
+    """A tumour, metastasis, abscess or haemorrhage with oedema; or a cavity with gliosis."""
+    grown = grow_lesion(rng, head, tissues, plan)
+    thinning = np.float32(rng.uniform(0.2, 1.0))
+    oedema = grown.oedema * np.clip(thinning + (1 - thinning) * 2 * grown.inward, 0, 1)
+    bright = float(rng.uniform(1.25, 2.6))
+    core = float(rng.uniform(0.05, 0.5)) if cavity else _shade(rng)
+    layers = [Layer(oedema, bright, 0.1, relative=bool(rng.random() < 0.3))]
+    layers.append(Layer(grown.core, core, float(rng.uniform(0.03, 0.3))))
+    if rng.random() < 0.5:
+        rim = float(rng.uniform(0.8, 2.3))
+        layers.append(Layer(grown.enhancing, rim, float(rng.uniform(0.03, 0.2))))
+    return np.maximum(grown.oedema, grown.core), layers
+
+
+def _infarct(
+    rng: np.random.Generator, head: Head, tissues: Tissues
+) -> tuple[FloatArray, list[Layer]]:
+    """A lumpy piece of one territory, cortex included; old ones have lost tissue inside."""
+    solid = np.flatnonzero(tissues.csf < 0.4)
+    centre = head.voxels[:, rng.choice(solid)]
+    radius_mm = float(np.exp(rng.uniform(np.log(3), np.log(38))))
+    away = _away_mm(rng, head, centre, spread=0.35)
+    reach = away / radius_mm + 0.25 * head.field(rng, max(4.0, radius_mm)) * min(1, radius_mm / 8)
+    solid_part = np.clip(1.3 - 1.5 * tissues.csf, 0, 1)
+    edge = np.float32(rng.uniform(4, 14))
+    cover = (1 / (1 + np.exp(np.clip(edge * (reach - 1), -30, 30)))).astype(np.float32)
+    layers = [Layer(cover * solid_part, float(rng.uniform(1.25, 2.2)), 0.06)]
+    extent = cover * solid_part
+    if rng.random() < 0.4:
+        inner = np.float32(rng.uniform(0.4, 0.85))
+        lost = (1 / (1 + np.exp(np.clip(edge * (reach / inner - 1), -30, 30)))).astype(np.float32)
+        layers.append(Layer(lost, float(rng.uniform(0.1, 0.6)), 0.1))
+        extent = np.maximum(extent, lost)
+    return extent, layers
+
+
+def _away_mm(
+    rng: np.random.Generator, head: Head, centre: FloatArray, *, spread: float
+) -> FloatArray:
+    """Distance from a voxel in a stretched and turned space, (n,)."""
+    turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
+    axes = np.exp(rng.uniform(-spread, spread, 3))
+    axes /= np.prod(axes) ** (1 / 3)
+    matrix = (turn / axes[:, None]).astype(np.float32) * np.float32(head.voxel_mm)
+    offset = head.voxels - centre[:, None]
+    square = np.zeros(offset.shape[1], np.float32)
+    for row in matrix:
+        square += (row[0] * offset[0] + row[1] * offset[1] + row[2] * offset[2]) ** 2
+    distance: FloatArray = np.sqrt(square)
+    return distance
+
+
+def _spots(
+    rng: np.random.Generator, head: Head, tissues: Tissues, mni_mm: FloatArray, count: int
+) -> tuple[FloatArray, list[Layer]]:
+    """Focal lesions of 2 to 12 mm: beside the ventricles, under the cortex, and in between."""
+    from scipy import ndimage
+
+    fluid = head.volume(((tissues.csf > 0.5) & (head.depth_mm > 22)).astype(np.float32)) > 0
+    fluid = ndimage.binary_opening(fluid)
+    far = ndimage.distance_transform_edt(~fluid) if fluid.any() else np.full(fluid.shape, 99.0)
+    far_mm = (far * head.voxel_mm)[head.mask].astype(np.float32)
+    white = tissues.white
+    near = white * np.exp(-far_mm / 4) * (head.depth_mm > 12)
+    under = white * (tissues.grey > 0.15) * (head.depth_mm < 18) * 0.3
+    deep = white * (head.depth_mm > 10) * 0.05
+    mix = rng.dirichlet([1.5, 1, 1])
+    weight = sum(
+        m * w / max(float(w.sum()), 1e-6) for m, w in zip(mix, (near, under, deep), strict=True)
+    )
+    total = float(weight.sum())
+    cover = head.volume(np.zeros_like(white))
+    shape = np.array(cover.shape)
+    corner = np.array([side.start for side in head.box], np.float32)
+    level = float(rng.uniform(1.3, 2.3))
+    shade = np.full(cover.shape, level, np.float32)
+    if total > 0:
+        picks = rng.choice(
+            weight.size,
+            size=count,
+            p=np.asarray(weight, np.float64) / np.sum(weight, dtype=np.float64),
+        )
+    else:
+        picks = rng.integers(weight.size, size=count)
+    big = float(rng.uniform(4, 12))
+    for pick in picks:
+        radius = 0.5 * float(np.exp(rng.uniform(np.log(2), np.log(big))))
+        at = head.voxels[:, pick] - corner + rng.uniform(-0.5, 0.5, 3)
+        turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
+        axes = radius * np.exp(rng.uniform(-0.4, 0.4, 3)) / head.voxel_mm
+        half = int(np.ceil(axes.max() * 1.6)) + 1
+        low = np.maximum(np.round(at).astype(int) - half, 0)
+        high = np.minimum(np.round(at).astype(int) + half + 1, shape)
+        grid = np.stack(
+            np.meshgrid(*[np.arange(a, b) for a, b in zip(low, high, strict=True)], indexing="ij")
+        )
+        offset = (grid - at.reshape(3, 1, 1, 1)).reshape(3, -1)
+        reach = np.sqrt((((turn @ offset) / axes[:, None]) ** 2).sum(0)).reshape(grid.shape[1:])
+        steep = float(rng.uniform(3, 8)) * max(1.0, radius / 2)
+        own = 1 / (1 + np.exp(np.clip(steep * (reach - 1), -30, 30)))
+        part = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        shade[part] = np.where(own > cover[part], level * rng.uniform(0.8, 1.1), shade[part])
+        cover[part] = np.maximum(cover[part], own)
+    flat = cover[head.mask] * np.clip(1.2 - 1.5 * tissues.csf, 0, 1)
+    layers = [Layer(flat.astype(np.float32), level, 0.05)]
+    if rng.random() < 0.25:  # black holes
+        layers.append(Layer((flat**6 * 0.9).astype(np.float32), float(rng.uniform(0.3, 0.9)), 0.0))
+    return flat.astype(np.float32), layers
