@@ -21,6 +21,8 @@ from medrd.models.rdseg import outline_loss
 
 WARM_UP = 0.05
 """Share of the training in which the learning rate rises."""
+BRIGHTEST = 0.2
+"""Brightness over the median from which more does not count: fat is brighter than any oedema."""
 
 
 class Outline(Detector):
@@ -38,7 +40,8 @@ class Outline(Detector):
     mirror
         Show the blurred mirror image too (brains are nearly symmetric).
     intensity_weight
-        Factor on the brightness in [0, 1] that is added to the network's log-odds, in training too.
+        Factor on the brightness in [0, 1] that the map adds to the network's log-odds, up to
+        :data:`BRIGHTEST` over the median.
     lr, weight_decay
         AdamW's. The rate rises for a twentieth of the training and falls to 0 by a cosine.
     """
@@ -69,8 +72,7 @@ class Outline(Detector):
         shown = images[:, : self.channels]
         if self.mirror:
             shown = torch.cat([shown, _mirrored(images[:, : self.modalities])], dim=1)
-        brightness = images[:, 0].float() - self.median
-        result: Tensor = self.network(shown).float() + self.intensity_weight * brightness
+        result: Tensor = self.network(shown).float()
         return result
 
     def loss(self, batch: Batch) -> Tensor:
@@ -97,8 +99,12 @@ class Outline(Detector):
         ]
 
     def anomaly_map(self, images: Tensor) -> Tensor:
-        """``log(1 + exp(log-odds))``: (B, C, H, W) -> (B, H, W) float32."""
-        return F.softplus(self.log_odds(images))
+        """Log-odds of network and brightness together, softly cut at 0, as RDSeg's.
+
+        (B, C, H, W) -> (B, H, W) float32.
+        """
+        brightness = (images[:, 0].float() - self.median).clamp(max=BRIGHTEST)
+        return F.softplus(self.log_odds(images) + self.intensity_weight * brightness)
 
 
 def _mirrored(images: Tensor) -> Tensor:
