@@ -17,10 +17,14 @@ from medrd.data.margin import away_from
 
 @dataclass(frozen=True, eq=False)
 class SliceBatch:
-    """Images (B, C, H, W) float32 in [0, 1] and region (B, H, W) bool."""
+    """Images (B, C, H, W) float32 in [0, 1] and region (B, H, W) bool.
+
+    ``which`` are their indices in :class:`HealthySlices`; None if they come from elsewhere.
+    """
 
     images: NDArray[np.float32]
     region: NDArray[np.bool_]
+    which: Sequence[int] | None = None
 
 
 # A batch, the reader's error, or None at the end.
@@ -57,6 +61,7 @@ class HealthySlices:
         return SliceBatch(
             images=np.stack([self.subjects[s].images[i] for s, i in places]).astype(np.float32),
             region=np.stack([self.subjects[s].region[i] for s, i in places]),
+            which=tuple(which),
         )
 
 

@@ -186,6 +186,10 @@ class Detector(nn.Module):
         """Count the numbers that it keeps from its training slices, besides parameters."""
         return 0
 
+    def shown_to_teacher(self, images: Tensor) -> Tensor:
+        """What the teacher is shown of slices, for detectors that do not show all channels."""
+        return images
+
     def teacher_loaded(self) -> None:
         """Hook for when the teacher has its weights, to copy them into other networks."""
 

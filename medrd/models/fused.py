@@ -1,9 +1,10 @@
-"""A detector's networks for prediction: BatchNorm folded into the convolutions before it."""
+"""Networks in eval mode, made faster: BatchNorm folded into the convolutions before it."""
 
 from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -11,14 +12,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from medrd.models.detector import Detector
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def fused(detector: Detector) -> Detector:
+
+def fused(network: Network) -> Network:
     """A copy in eval mode that computes the same up to rounding, faster on a CPU.
 
     Modules that follow each other in their parent are taken to be called in that order, as they are
     in our networks and in timm's; :func:`largest_difference` shows it where they are not.
     """
-    result = copy.deepcopy(detector).eval()
+    result = copy.deepcopy(network).eval()
     for parent in list(result.modules()):
         for (first, conv), (second, norm) in pairwise(list(parent.named_children())):
             if (
@@ -28,7 +31,8 @@ def fused(detector: Detector) -> Detector:
             ):
                 transposed = isinstance(conv, nn.ConvTranspose2d)
                 setattr(parent, first, fuse_conv_bn_eval(conv, norm, transpose=transposed))
-                setattr(parent, second, nn.Identity())
+                # timm's BatchNormAct2d is followed by its activation.
+                setattr(parent, second, getattr(norm, "act", nn.Identity()))
     return result.to(memory_format=torch.channels_last)
 
 

@@ -108,9 +108,12 @@ class RDSeg(Detector):
     @torch.no_grad()
     def _teach(self, images: Tensor) -> list[Tensor]:
         """The teacher's levels of the slice itself."""
-        shown = images[:, [number % self.modalities for number in range(3)]]
-        features: list[Tensor] = self.teacher(shown)
+        features: list[Tensor] = self.teacher(self.shown_to_teacher(images))
         return features
+
+    def shown_to_teacher(self, images: Tensor) -> Tensor:
+        """The slice's first three modalities; repeated where there are fewer."""
+        return images[:, [number % self.modalities for number in range(3)]]
 
     def loss(self, batch: Batch) -> Tensor:
         """Distillation from the healthy image, and the outline of what was put into it.
@@ -175,7 +178,8 @@ def outline_loss(log_odds: Tensor, mask: Tensor, region: Tensor) -> Tensor:
 
 def _mirrored(images: Tensor) -> Tensor:
     """Left and right exchanged, and blurred, since no brain is symmetric to a pixel."""
-    return F.avg_pool2d(images.flip(-1), 7, 1, 3)
+    # Pooling takes five times as long where the channels come last.
+    return F.avg_pool2d(images.contiguous().flip(-1), 7, 1, 3)
 
 
 class DiscrepancyHead(nn.Module):
@@ -203,12 +207,14 @@ class DiscrepancyHead(nn.Module):
         self.read = nn.ModuleList(unit(2 * c, r, 1) for c, r in zip(channels, reduced, strict=True))
         self.deepest = unit(reduced[-1], reduced[-1])
         self.join = nn.ModuleList(
-            unit(reduced[level + 1] + reduced[level], reduced[level])
+            _joining(reduced[level + 1] + reduced[level], reduced[level])
             for level in reversed(range(len(channels) - 1))
         )
-        self.at_quarter = _pair(reduced[0] + quarter, quarter)
-        self.at_half = unit(quarter + half, half)
-        self.at_full = unit(half + full, full)
+        self.at_quarter = nn.Sequential(
+            _joining(reduced[0] + quarter, quarter), unit(quarter, quarter)
+        )
+        self.at_half = _joining(quarter + half, half)
+        self.at_full = _joining(half + full, full)
         self.last = nn.Conv2d(full, 1, 1, bias=False)
         # Few pixels are anomalous: begin near their share, not at one half.
         self.offset = nn.Parameter(torch.tensor(-3.0))
@@ -226,10 +232,10 @@ class DiscrepancyHead(nn.Module):
         ]
         x = self.deepest(levels[-1])
         for join, level in zip(self.join, levels[-2::-1], strict=True):
-            x = join(torch.cat([_enlarged(x, level), level], dim=1))
-        x = self.at_quarter(torch.cat([_enlarged(x, quarter), quarter], dim=1))
-        x = self.at_half(torch.cat([_enlarged(x, half), half], dim=1))
-        x = self.at_full(torch.cat([_enlarged(x, full), full], dim=1))
+            x = join((x, level))
+        x = self.at_quarter((x, quarter))
+        x = self.at_half((x, half))
+        x = self.at_full((x, full))
         result: Tensor = self.last(x)[:, 0] + self.offset
         return result
 
@@ -247,6 +253,36 @@ def _pair(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(unit(inputs, outputs, stride=stride), unit(outputs, outputs))
 
 
-def _enlarged(x: Tensor, like: Tensor) -> Tensor:
-    """Enlarge by repetition: as good before a 3x3 convolution as bilinear, and cheaper."""
-    return F.interpolate(x, size=like.shape[-2:], mode="nearest")
+def _joining(inputs: int, outputs: int) -> nn.Sequential:
+    """A unit of two tensors: one enlarged to the other's size, and the other."""
+    conv = _JoiningConv(inputs, outputs, 3, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class _JoiningConv(nn.Conv2d):
+    """A 3x3 convolution of (small, large): the small one enlarged by repetition, and the large.
+
+    Repetition is as good before it as bilinear enlargement, and cheaper.
+    """
+
+    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:  # type: ignore[override]
+        small, large = pair
+        doubled = 2 * small.shape[-1] == large.shape[-1] and 2 * small.shape[-2] == large.shape[-2]
+        # BatchNorm gives a bias where it is folded in: see medrd.models.fused.
+        if doubled and (self.training or self.bias is not None):
+            own, other = self.weight.split([small.shape[1], large.shape[1]], dim=1)
+            enlarged = F.conv_transpose2d(small, _enlarging(own), stride=2, padding=1)
+            return enlarged + F.conv2d(large, other, self.bias, padding=1)
+        enlarged = F.interpolate(small, size=large.shape[-2:], mode="nearest")
+        return super().forward(torch.cat([enlarged, large], dim=1))
+
+
+def _enlarging(weight: Tensor) -> Tensor:
+    """(O, I, 3, 3) -> (I, O, 4, 4): what convolves an image enlarged to twice its size.
+
+    It is the kernel of a transposed convolution of the small image, with stride 2 and padding 1:
+    each of its pixels is multiplied once, not once for each repetition. Not the same bits.
+    """
+    kernel = weight.transpose(0, 1).flip(2, 3)
+    kernel = F.pad(kernel, (0, 1)) + F.pad(kernel, (1, 0))
+    return F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))

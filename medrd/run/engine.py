@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -34,6 +35,7 @@ def make_predictor(
     if engine == "torch" or model.detector.memory_size or (engine == "auto" and not pays):
         return plain, "torch"
     quick = fused(plain.detector)
+    execution = replace(execution, channels_last=True)
     side, channels = model.recipe.size, model.recipe.layout.channels
     noise = np.random.default_rng(0).random((1, channels, side, side), np.float32)
     images = execution.images(noise)

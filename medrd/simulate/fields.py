@@ -9,6 +9,7 @@ Perlin, "Improving Noise", SIGGRAPH 2002 (the quintic fade); Perlin, "Noise hard
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -183,3 +184,32 @@ def blur(images: Tensor, sigma_px: Tensor, *, most_px: float) -> Tensor:
             block = weights @ near if dim == 1 else near @ weights.mT
             images.narrow(dim, first, count).copy_(block)
     return images
+
+
+def box_mean(images: Tensor, side: int) -> Tensor:
+    """Mean over a square of this odd side around each pixel of (..., H, W); 0 counts beyond.
+
+    On a CPU, two products with matrices of 0 and 1 are several times as fast as pooling.
+    """
+    near = [
+        (torch.arange(length)[:, None] - torch.arange(length)).abs() <= side // 2
+        for length in images.shape[-2:]
+    ]
+    rows, columns = (each.to(images) / side for each in near)
+    return rows @ images @ columns
+
+
+def bicubic(fields: Tensor, size: tuple[int, int]) -> Tensor:
+    """Enlarge (..., h, w) to (..., H, W) as F.interpolate does with aligned corners, but faster."""
+    rows, columns = (
+        _bicubic_weights(small, large).to(fields)
+        for small, large in zip(fields.shape[-2:], size, strict=True)
+    )
+    return rows @ fields @ columns.mT
+
+
+@functools.cache
+def _bicubic_weights(small: int, large: int) -> Tensor:
+    """(large, small): the weights of the values before, along one axis."""
+    each = torch.eye(small)[None, None]
+    return F.interpolate(each, (large, small), mode="bicubic", align_corners=True)[0, 0]

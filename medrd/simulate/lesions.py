@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medrd.config import Layout
+from medrd.simulate.fields import bicubic, box_mean
 from medrd.simulate.shapes import Draws, log_uniform, places, uniform
 
 PARTS = 2
@@ -192,7 +193,7 @@ def _detail(tissue: Tensor, inside: Tensor, layout: Layout) -> Tensor:
     """(N, K, H, W) in [-2, 2]: what is darker or brighter than around it, in its own spread."""
     side = 2 * max(1, round(_DETAIL_MM / layout.pixel_mm / 2)) + 1
     side = min(side, 2 * (min(tissue.shape[2:]) // 2) - 1)
-    fine = tissue - F.avg_pool2d(tissue, side, 1, side // 2)
+    fine = tissue - box_mean(tissue, side)
     count = inside.sum(dim=(1, 2, 3), keepdim=True) + 1
     spread = ((fine.square() * inside).sum(dim=(1, 2, 3), keepdim=True) / count).sqrt()
     return (fine / (spread + 1e-3)).clamp_(-2, 2)
@@ -242,4 +243,4 @@ def _noise(lattices: Tensor, size: tuple[int, int], layout: Layout) -> Tensor:
 
 
 def _enlarged(field: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(field, size, mode="bicubic", align_corners=True)
+    return bicubic(field, size)

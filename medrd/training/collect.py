@@ -33,7 +33,7 @@ def collect(training: Training, *, should_stop: Callable[[], bool]) -> float:
         epoch=0,
         drop_last=False,
     )
-    detector.eval()
+    execution.place(detector).eval()  # the epochs may have had another memory format
     with torch.no_grad(), progress("collecting", len(batches)) as advance:
         for batch in Prefetcher(training.slices, batches):
             region = torch.from_numpy(batch.region).to(execution.device)

@@ -17,6 +17,7 @@ from medrd.models import Batch, Step
 from medrd.training.checkpoint import Position
 from medrd.training.setup import Training
 from medrd.training.simulation import augment_for, simulator_for
+from medrd.training.teaching import FrozenTeacher
 from medrd.training.worker import ALONE, Worker
 
 
@@ -69,7 +70,10 @@ def make_optimizers(steps: Sequence[Step]) -> dict[str, torch.optim.Optimizer]:
 
 def _make_optimizer(step: Step) -> torch.optim.Optimizer:
     groups = [{"params": list(each.parameters), **each.settings} for each in step.groups]
-    optimizer = _OPTIMIZERS[step.optimizer.kind](groups, **step.optimizer.settings)
+    settings = dict(step.optimizer.settings)
+    if step.optimizer.kind != "stable_adamw":
+        settings["fused"] = all(p.device.type in ("cpu", "cuda") for p in step.parameters)
+    optimizer = _OPTIMIZERS[step.optimizer.kind](groups, **settings)
     for each in optimizer.param_groups:
         each["initial_lr"] = each["lr"]  # what a schedule's factor applies to
     return optimizer
@@ -118,7 +122,8 @@ class Loop:
         config, detector = training.config, training.detector
         self.detector = detector
         self.slices = training.slices
-        self.execution = training.execution
+        self.execution = training.execution.for_training(detector)
+        self.execution.place(detector)
         self.seed = config.seed
         self.epochs = config.train.epochs
         self.batch_size = config.train.batch_size
@@ -127,6 +132,13 @@ class Loop:
         self.on_batch = on_batch
         self.should_stop = should_stop
         self.worker = worker
+        self.teacher = FrozenTeacher(
+            detector,
+            self.execution,
+            remember=self.augment is None,
+            share=1 / worker.count,
+        )
+        self.compiled = config.train.compile
         self.steps = list(detector.steps())
         if config.train.compile and detector.monitor is not None:
             # What it keeps outlives a graph. Disabled only here: torch._dynamo takes 2 s to import.
@@ -160,7 +172,7 @@ class Loop:
         batches = self.batches(position.epoch)
         sums = dict(position.losses)
         start, done = time.perf_counter(), 0
-        self.detector.train()
+        self.execution.place(self.detector).train()  # a predictor may have changed the format
         left = batches[position.batch :]
         prefetcher = Prefetcher(self.slices, [self.worker.share(batch) for batch in left])
         for number, read in enumerate(prefetcher, start=position.batch):
@@ -205,6 +217,12 @@ class Loop:
         ``weight`` is that part's, in the mean over the workers.
         """
         batch = self._batch(slices, position)
+        if self.compiled:  # a graph of the losses holds the teacher
+            return self._optimise(batch, weight)
+        with self.teacher.of_batch(batch.images, slices.which):
+            return self._optimise(batch, weight)
+
+    def _optimise(self, batch: Batch, weight: float) -> dict[str, float]:
         losses = []
         for step in self.steps:
             optimizer = self.optimizers[step.name]
@@ -221,7 +239,7 @@ class Loop:
         return {step.name: value for step, value in zip(self.steps, values, strict=True)}
 
     def _batch(self, slices: SliceBatch, position: Position) -> Batch:
-        images = self.execution.images(slices.images)
+        images = self.execution.moved(slices.images)  # simulating is quicker in this format
         region = torch.from_numpy(slices.region).to(self.execution.device)
         progress = (position.epoch + position.batch / self.batches_per_epoch) / self.epochs
         # A function of the position, so that a resumed run meets the same changes and anomalies.
@@ -230,10 +248,11 @@ class Loop:
         generator = torch.Generator().manual_seed(int(state[0]))
         if self.augment is not None:
             images, region = self.augment(images, region, generator)
+        laid_out = self.execution.laid_out
         if self.simulator is None:
-            return Batch(images, region, progress=progress)
-        simulated = self.simulator(images, region, generator)
-        return Batch(images, region, simulated.images, simulated.mask, progress)
+            return Batch(laid_out(images), region, progress=progress)
+        made = self.simulator(images, region, generator)
+        return Batch(laid_out(images), region, laid_out(made.images), made.mask, progress)
 
 
 def _not_finite(epoch: int, batch: int, losses: Mapping[str, float]) -> ModelError:

@@ -9,10 +9,11 @@ from torch import nn
 from medrd.config import make_config
 from medrd.models.fused import fused, largest_difference
 from medrd.run.model_folder import make_detector
+from training import SMALL
 
 
 @pytest.mark.parametrize("name", ["rd4ad", "stfpm", "rdseg", "edc", "recontrast"])
-@pytest.mark.parametrize("teacher", ["tf_efficientnet_lite0", "resnet18"])
+@pytest.mark.parametrize("teacher", ["tf_efficientnet_lite0", "resnet18", SMALL])
 def test_fused_networks_give_the_same_maps(name: str, teacher: str) -> None:
     torch.manual_seed(0)
     model = {"name": name, "teacher": {"name": teacher, "weights": "random"}}

@@ -28,8 +28,8 @@ from workers import in_processes
 class Double(Execution):
     """Computes in float64, where rounding moves no ReLU across its kink."""
 
-    def images(self, images: NDArray[np.float32]) -> Tensor:
-        return super().images(images).double()
+    def moved(self, images: NDArray[np.float32]) -> Tensor:
+        return super().moved(images).double()
 
 
 class Slices:
