@@ -84,6 +84,7 @@ def build(config: Config, out: Path) -> None:
             "calibration_subjects": {each.id: each.content for each in held_out},
             "split_hash": cohort.split.hash,
             "slices": len(slices),
+            "labelled": True,
             "seed": config.seed,
         },
         profile=make_profile(traits),
@@ -97,8 +98,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("config", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--phantoms", type=int, default=400, help="to train on")
-    parser.add_argument("--healthy", type=int, default=40, help="to set the threshold on")
+    parser.add_argument("--phantoms", type=int, default=210, help="to train on")
+    parser.add_argument("--healthy", type=int, default=24, help="to set the threshold on")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     args = parser.parse_args()

@@ -71,7 +71,8 @@ def _model(description: Mapping[str, Any], identity: str) -> dict[str, str]:
 def _data(description: Mapping[str, Any]) -> dict[str, str]:
     training = description["training"]
     inputs, slices = len(training["subjects"]), training.get("slices", "?")
-    side = f"{inputs} inputs, {slices} slices without a lesion"
+    kind = ", lesions outlined" if training.get("labelled") else " without a lesion"
+    side = f"{inputs} inputs, {slices} slices{kind}"
     if not _learns(description):
         side = f"nothing (the training side of the split has {side})"
     facts = {
