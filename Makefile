@@ -23,19 +23,22 @@ export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX ?= $(CURDIR)/.venv/bytecode
 endif
 
-.PHONY: help setup demo builtin test test-fast lint docs check-tree lock clean
+.PHONY: help setup demo demo-train builtin test test-fast lint docs check-tree lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: $(READY) ## create .venv and install the lock (every other target does so by itself)
 
-demo: $(READY) ## train, predict, evaluate and report on simulated brains, into demo/
+demo: $(READY) ## simulate a patient and find its tumour with the built-in model, into demo/
 	$(BIN)/medrd demo --out demo $(ARGS)
 
 # One thread: the sums, and so the weights, depend on how many there are.
 builtin: $(READY) ## make the built-in model again, from phantoms alone, into builtin/
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/builtin.py configs/brats/builtin.yaml --out builtin $(ARGS)
+
+demo-train: $(READY) ## train on simulated brains, predict, evaluate and report, into demo-train/
+	$(BIN)/medrd demo --train --out demo-train $(ARGS)
 
 test: $(READY) ## run the tests, e.g. make test ARGS="tests/metrics -x"
 	@# One thread: on a busy machine threads that wait for each other cost more than they gain.
@@ -58,12 +61,18 @@ docs: $(READY) ## the documentation as a site, into site/
 	$(BIN)/sphinx-build -W --keep-going -q -b html -d site/.doctrees docs site
 	@echo 'site/index.html'
 
-# Scans, weights and the addresses of package mirrors must never be committed. tests/run/old_run holds a
-# tiny model of phantoms that an earlier version trained.
+# Scans, weights and the addresses of package mirrors must never be committed, but for one model of
+# phantoms, which comes with medrd. tests/run/old_run holds a tiny one that an earlier version trained.
+BUILTIN := medrd/builtin/flair/model.safetensors
+BUILTIN_SHA256 := 86fefc61de8571cc5805216fc6abf4d35a933ce21e5313d2f366739e7522921f
+
 check-tree: ## look for data and registry addresses among the files that git tracks
 	@git rev-parse --is-inside-work-tree >/dev/null
-	@! git ls-files ':!tests/run/old_run' | grep -E '\.(nii|nii\.gz|mgz|mha|nrrd|dcm|npy|npz|pt|pth|ckpt|safetensors|onnx)$$' \
+	@! git ls-files ':!tests/run/old_run' ':!$(BUILTIN)' | grep -E '\.(nii|nii\.gz|mgz|mha|nrrd|dcm|npy|npz|pt|pth|ckpt|safetensors|onnx)$$' \
 		|| { echo 'check-tree: the files above look like data or weights'; exit 1; }
+	@$(PYTHON) -c 'import hashlib, sys; \
+		sys.exit(hashlib.sha256(open("$(BUILTIN)", "rb").read()).hexdigest() != "$(BUILTIN_SHA256)")' \
+		|| { echo 'check-tree: $(BUILTIN) is not the model of BUILTIN_SHA256'; exit 1; }
 	@! git grep -nIE 'https?://[^ "]*(pypi|pythonhosted|npmjs)\.|^--(extra-)?index-url' \
 		|| { echo 'check-tree: the lines above name a package registry'; exit 1; }
 	@echo 'check-tree: no data, no registry addresses'
@@ -73,7 +82,7 @@ lock: $(READY) ## resolve requirements.lock again; ARGS=--upgrade takes the newe
 		pyproject.toml --extra all --group dev --no-header -o requirements.lock $(ARGS)
 
 clean: ## remove .venv and what the tools and the demo leave behind
-	rm -rf .venv demo site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv demo demo-train builtin site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment without a stamp is one whose installation was interrupted, or not ours: it is

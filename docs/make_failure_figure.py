@@ -1,6 +1,6 @@
 """Draw docs/figures/failures.png: what RDSeg's threshold makes of three changes to a phantom.
 
-Usage, after make demo: python docs/make_failure_figure.py demo Phantom_007
+Usage, after make demo-train: python docs/make_failure_figure.py demo-train Phantom_007
 """
 
 from __future__ import annotations

@@ -24,6 +24,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_MODEL_FIRST = "[OPTIONS] [MODEL]"
+"""In the usage of commands whose first argument may be a model."""
+
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -64,16 +67,30 @@ def common(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(callback=options.check_out, help="Output folder.")] = Path(
-        "demo"
-    ),
-    subjects: Annotated[int, typer.Option(min=4, help="Number of simulated brains.")] = 8,
-    epochs: Annotated[int, typer.Option(min=1, help="Number of training epochs.")] = 12,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            callback=options.check_out,
+            help="Output folder. Default: demo, or demo-train with --train.",
+        ),
+    ] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train a model on simulated brains, and evaluate it.")
+    ] = False,
+    subjects: Annotated[
+        int, typer.Option(min=4, help="With --train: number of simulated brains.")
+    ] = 8,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="With --train: number of training epochs.")
+    ] = 12,
 ) -> None:
-    """Train, predict and evaluate on simulated brains. Needs no data."""
-    from medrd.demo import run_demo
+    """Simulate a patient and find its tumour with the built-in model. Needs no data."""
+    from medrd.demo import run_demo, train_demo
 
-    typer.echo(run_demo(out, subjects=subjects, epochs=epochs))
+    if train:
+        typer.echo(train_demo(out or Path("demo-train"), subjects=subjects, epochs=epochs))
+    else:
+        typer.echo(run_demo(out or Path("demo")))
 
 
 @app.command()
@@ -117,15 +134,16 @@ def train(
         _end_incomplete(f"some inputs could not be used: see {out / 'errors.json'}")
 
 
-@app.command()
+@app.command(options_metavar=_MODEL_FIRST)
 def predict(
-    model: options.Model,
     inputs: Annotated[
         list[Path],
         typer.Argument(
+            metavar="SCAN",
             help="Scans (NIfTI, MGH, MetaImage, NRRD), BraTS subject folders, BIDS datasets, DICOM "
-            "series, or folders of these. For a model trained on pictures: pictures, or folders of "
-            "pictures."
+            "series, or folders of these. Before them, a run folder or the model/ folder inside "
+            "it; without one, the built-in model, for FLAIR. For a model trained on pictures: "
+            "pictures, or folders of pictures.",
         ),
     ],
     out: Annotated[
@@ -207,7 +225,8 @@ def predict(
         shard=options.parse_shard(shard),
     )
     runner = options.choose_runner(ray, address, actors, cpus, gpus)
-    result = predict_inputs(model, inputs, out, chosen, runner=runner)
+    model, scans = options.split_model(inputs)
+    result = predict_inputs(model, scans, out, chosen, runner=runner)
     for path in result.done:
         typer.echo(path)
     if result.page:
@@ -308,10 +327,16 @@ def prepare(
         _end_incomplete(f"see {out / 'errors.json'}")
 
 
-@app.command()
+@app.command(options_metavar=_MODEL_FIRST)
 def evaluate(
-    model: options.Model,
-    config: Annotated[Path, typer.Argument(help="YAML file that names the data and the split.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CONFIG",
+            help="YAML file that names the data and the split. Before it, a run folder or the "
+            "model/ folder inside it; without one, the built-in model.",
+        ),
+    ],
     out: Annotated[
         Path, typer.Option(callback=options.check_out, help="Output folder for metrics.json.")
     ],
@@ -334,6 +359,9 @@ def evaluate(
     """Evaluate a model on test subjects that it has never seen."""
     from medrd.config import load_config
 
+    *models, config = files
+    if len(models) > 1:
+        raise typer.BadParameter("expected [MODEL] CONFIG")
     options.refuse_void_keys(set_ or [], sections=("data", "seed"))
     loaded = load_config(config, set_ or [])
     from medrd.evaluation.evaluate import evaluate as run
@@ -341,7 +369,7 @@ def evaluate(
 
     runner = options.choose_runner(ray, address, actors, cpus, gpus)
     path = run(
-        model,
+        models[0] if models else None,
         loaded,
         out,
         device=device,
@@ -465,7 +493,14 @@ def phantom(
 
 @app.command()
 def export(
-    model: options.Model,
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Run folder, or the model/ folder inside it. Default: the built-in model.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
     out: Annotated[
         Path,
         typer.Option(callback=options.check_out, help="Output folder for the graph or the bundle."),
@@ -479,6 +514,14 @@ def export(
     from medrd.exporting.export import export as run
 
     typer.echo(run(model, out, format=format_.value))
+
+
+@app.command()
+def models() -> None:
+    """List the built-in models, with what they were measured on."""
+    from medrd.run.builtin import list_builtin
+
+    typer.echo(list_builtin())
 
 
 @app.command()

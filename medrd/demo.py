@@ -1,4 +1,4 @@
-"""``medrd demo``: the whole workflow on simulated brains."""
+"""``medrd demo``: a first prediction, or the whole workflow, on simulated brains."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ import yaml
 from medrd.config import Config, make_config
 from medrd.evaluation.evaluate import evaluate
 from medrd.files import write_text
+from medrd.images.nifti import read_nifti
+from medrd.metrics import lesion_counts
 from medrd.prediction.predict import predict
 from medrd.run.cohort import load_cohort
 from medrd.run.phantoms import make_phantoms
-from medrd.run.table import metrics_table
+from medrd.run.record import PredictionRecord
+from medrd.run.table import markdown_table, metrics_table
 from medrd.training.train import train
 
 logger = logging.getLogger("medrd.demo")
+
+_PATIENT_SEED = 3
+"""Of the patient, whom the built-in model has not seen."""
+_SHOWN = 5
+"""Number of findings in the table; the record has all."""
 
 
 def demo_config(out: Path, *, subjects: int, epochs: int) -> Config:
@@ -60,7 +68,50 @@ def demo_config(out: Path, *, subjects: int, epochs: int) -> Config:
     )
 
 
-def run_demo(out: str | Path, *, subjects: int = 8, epochs: int = 12) -> str:
+def run_demo(out: str | Path) -> str:
+    """Simulate a patient and predict their FLAIR with the built-in model.
+
+    Returns a text with the findings, how well they cover the tumour, and the paths of the results.
+    """
+    out = Path(out)
+    (patient,) = make_phantoms(out / "patient", 1, seed=_PATIENT_SEED)
+    result = predict(None, patient, out / "maps", report=True)
+    if result.errors:
+        raise result.errors[0]
+    (path,) = (*result.done, *result.skipped)
+    record = PredictionRecord.load(path, remedy=f"Remove {path}, and run the demo again.")
+    outputs = [path.parent / output.file for output in record.outputs.values()]
+    label = read_nifti(patient / f"{patient.name}_seg.nii.gz")
+    marked = read_nifti(path.parent / record.outputs["mask"].file)
+    tumour = label.array > 0
+    tumour_ml = tumour.sum() * label.voxel_volume_mm3 / 1000
+    dice = lesion_counts(marked.array > 0, tumour).dice
+    rows = [
+        [
+            ", ".join(f"{mm:.0f}" for mm in finding["centroid_mm"]),
+            f"{finding['volume_mm3'] / 1000:.1f}",
+        ]
+        for finding in record.findings[:_SHOWN]
+    ]
+    return "\n".join(
+        [
+            "",
+            f"The patient has a tumour of {tumour_ml:.1f} ml. Findings: "
+            f"{len(record.findings)}, Dice with the tumour {dice:.2f}.",
+            "",
+            markdown_table(["centre, mm (R, A, S)", "ml"], rows),
+            "",
+            "map, mask and picture on the scan's own grid, and the table as JSON:",
+            *(f"  {each}" for each in (*outputs, path)),
+            f"report, for a browser: {out / 'maps' / 'report.html'}",
+            "",
+            "Your own scan: medrd predict SCAN.nii.gz --out maps",
+            "(FLAIR without the skull; for a raw head, add --prepare)",
+        ]
+    )
+
+
+def train_demo(out: str | Path, *, subjects: int = 8, epochs: int = 12) -> str:
     """Simulate brains, train RDSeg, predict and evaluate; finished steps are kept.
 
     Returns a text with the metrics, those of the intensity baseline, and the paths of the results.

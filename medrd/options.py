@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from medrd.run.shard import Shard
     from medrd.runner.runner import Runner
 
-Model = Annotated[Path, typer.Argument(help="Run folder, or the model/ folder inside it.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a config key. May be repeated."),
@@ -140,12 +139,51 @@ def _read_argument(argument: str) -> str:
     return f"{name}={expanded}" if named else expanded
 
 
-def check_out(out: Path) -> Path:
+def check_out(out: Path | None) -> Path | None:
     """The value of ``--out``, before there is any work. Raises OutputError."""
     from medrd.files import refuse_no_place
 
-    refuse_no_place(out)
+    if out is not None:
+        refuse_no_place(out)
     return out
+
+
+def split_model(arguments: Sequence[Path]) -> tuple[Path | None, list[Path]]:
+    """The model and the scans of ``medrd predict [MODEL] SCANS...``; None is the built-in model.
+
+    What the first argument holds decides: it is the model if it is a run or model folder.
+
+    Raises
+    ------
+    ConfigError
+        It is the only argument.
+    ModelError
+        It is neither a model nor a scan, nor a folder of scans.
+    """
+    from medrd.data.brains.find import holds_input
+    from medrd.errors import ConfigError, ModelError
+    from medrd.run.model_folder import is_model_folder
+
+    first, *rest = arguments
+    if is_model_folder(first):
+        if rest:
+            return first, rest
+        raise ConfigError(
+            first,
+            expected="a model and scans, or scans alone, for the built-in model",
+            found="a model alone",
+            remedy="Name the scans after it; for the built-in model, leave it out.",
+        )
+    if holds_input(first):
+        return None, [first, *rest]
+    there = "a folder with neither" if os.path.isdir(first) else "a file of another kind"
+    raise ModelError(
+        first,
+        expected="a run or model folder (model.json, model.safetensors), or, for the built-in "
+        "model, a scan or a folder of scans",
+        found=there if os.path.exists(first) else "nothing of this name",
+        remedy="Check the path. For pictures, name a model that was trained on pictures first.",
+    )
 
 
 def refuse_void_keys(overrides: Sequence[str], *, sections: Sequence[str]) -> None:

@@ -220,10 +220,11 @@ def check_medrd(arguments: Sequence[str], place: str) -> None:
 
 def _check_config(verb: str, given: dict[str, Any], place: str) -> None:
     """Load the config with its overrides; only the keys where the reader makes the file."""
-    path, overrides = ROOT / given["config"], list(given["set_"] or [])
+    named = given["config"] if "config" in given else given["files"][-1]
+    path, overrides = ROOT / named, list(given["set_"] or [])
     try:
         if not path.is_file():
-            assert verb in ("train", "evaluate"), f"{place}: there is no {given['config']}"
+            assert verb in ("train", "evaluate"), f"{place}: there is no {named}"
             make_config({}, overrides, where=place)
         elif verb == "compare":
             comparison = load_compare(path, overrides)

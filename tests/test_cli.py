@@ -28,6 +28,7 @@ VERBS = (
     "report",
     "phantom",
     "export",
+    "models",
     "to-dicom",
     "doctor",
 )
@@ -90,7 +91,8 @@ def test_the_verbs_are_those_that_the_tests_know() -> None:
         ("fly",),
         ("train",),
         ("train", "config.yaml"),
-        ("predict", "run", "--out", "x"),
+        ("predict", "--out", "x"),
+        ("evaluate", "run", "other", "config.yaml", "--out", "x"),
         ("predict", "run", "scan.nii", "--out", "x", "--frame", "-1"),
         ("train", "nowhere.yaml", "--out", "x"),
         ("compare", "nowhere.yaml", "--out", "x"),

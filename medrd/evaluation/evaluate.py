@@ -46,7 +46,7 @@ FROC_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.
 
 
 def evaluate(
-    model: str | Path | Model,
+    model: str | Path | Model | None,
     config: Config,
     out: str | Path,
     *,
@@ -61,7 +61,7 @@ def evaluate(
     Parameters
     ----------
     model
-        A run folder, its ``model/``, or a loaded model.
+        A run folder, its ``model/``, or a loaded model; None for the built-in one.
     config
         Defines the data and the split; recipe, scoring and calibration come from the model.
     out

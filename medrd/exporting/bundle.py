@@ -54,7 +54,7 @@ class BundleNetwork(nn.Module):
         return maps[:, None]
 
 
-def write_bundle(model: str | Path | Model, out: Path) -> Path:
+def write_bundle(model: str | Path | Model | None, out: Path) -> Path:
     """Write a bundle of a model folder.
 
     Raises
@@ -75,7 +75,8 @@ def write_bundle(model: str | Path | Model, out: Path) -> Path:
     _, interface = exportable(loaded, across=False)
     metadata = out / _METADATA
     OutputFolder(out).refuse_used(ours=_is_own(out), result="bundle")
-    source = Path(model) / "model" if (Path(model) / "model").is_dir() else Path(model)
+    source = loaded.folder
+    assert source is not None  # it was loaded from there
     make_folder(out / _MODEL)
     for name in _FILES:
         if (source / name).is_file():

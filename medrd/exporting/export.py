@@ -52,13 +52,14 @@ _TRACED, _CHECKED = 2, (1, 5)
 """Numbers of slices for tracing and for checking; they differ, to test the dynamic axis."""
 
 
-def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx") -> Path:
+def export(model: str | Path | Model | None, out: str | Path, *, format: Format = "onnx") -> Path:
     """Export a trained model for programs without medrd, or as a bundle that calls medrd.
 
     Parameters
     ----------
     model
-        A run folder, its ``model/``, or a loaded model (a bundle needs the folder).
+        A run folder, its ``model/``, or a loaded model (a bundle needs the folder); None for the
+        built-in one.
     out
         Folder for ``model.onnx`` or ``model.pt2`` with ``interface.json`` and the model card, or
         for a bundle's ``configs/``, ``models/`` and ``docs/``.
@@ -114,10 +115,18 @@ def export(model: str | Path | Model, out: str | Path, *, format: Format = "onnx
                 for each in _FORMATS:
                     remove(out / f"model.{each}")
             write_json(out / INTERFACE_NAME, _described(loaded, interface, format, apart))
-            write_text(out / CARD_NAME, model_card(loaded.description, loaded.hash))
+            write_text(out / CARD_NAME, _card(loaded))
         advance(note="checked")
     logger.info("%s differs from the model in %s by %.2g at most", file, _COMPARED_IN, apart)
     return file
+
+
+def _card(model: Model) -> str:
+    """The card in the model's folder, which may say more than one made here."""
+    path = model.folder / CARD_NAME if model.folder else None
+    if path is not None and path.is_file():
+        return path.read_text(encoding="utf-8")
+    return model_card(model.description, model.hash)
 
 
 def _described(model: Model, interface: Interface, format: Format, apart: float) -> dict[str, Any]:

@@ -115,8 +115,13 @@ class LoadedModel:
         )
 
 
-def load(path: str | Path, *, device: str = "auto", engine: Engine = "auto") -> LoadedModel:
-    """Open a run folder or its ``model/`` for prediction. Raises ModelError."""
+def load(
+    path: str | Path | None = None, *, device: str = "auto", engine: Engine = "auto"
+) -> LoadedModel:
+    """Open a run folder or its ``model/`` for prediction; without a path, the built-in model.
+
+    Raises ModelError.
+    """
     return LoadedModel(load_model(path), device=device, engine=engine)
 
 

@@ -254,7 +254,7 @@ class CasePredictor:
             warnings=list(opened.prepared.warnings),
             unlike_training=list(item.likeness.differences),
             not_judged=list(item.likeness.unchecked),
-            model=ModelName(name=self._model.config.model.name, hash=self._model.hash),
+            model=ModelName(name=self._model.title, hash=self._model.hash),
             versions=versions(),
             notice=self._kind.notice,
             outputs={

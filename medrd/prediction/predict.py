@@ -67,7 +67,7 @@ class PredictReport:
 
 
 def predict(
-    model: str | Path | Model,
+    model: str | Path | Model | None,
     inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
@@ -112,7 +112,7 @@ def predict(
 
 
 def predict_inputs(
-    model: str | Path | Model,
+    model: str | Path | Model | None,
     inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     options: PredictOptions = DEFAULTS,
@@ -127,7 +127,7 @@ def predict_inputs(
     Parameters
     ----------
     model
-        A run folder, its ``model/``, or a loaded model.
+        A run folder, its ``model/``, or a loaded model; None for the built-in one.
     inputs
         Scans (:data:`medrd.images.formats.SCAN_ENDINGS`), BraTS subject folders, BIDS datasets (the
         results are then a BIDS derivative), DICOM series (a folder, or one of its files), folders

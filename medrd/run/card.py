@@ -47,6 +47,11 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
+def section(card: str, heading: str) -> str:
+    """The text below a card's heading, up to the next one."""
+    return card.partition(f"## {heading}\n")[2].partition("\n## ")[0].strip()
+
+
 def _model(description: Mapping[str, Any], identity: str) -> dict[str, str]:
     config, teacher = description["config"], description.get("teacher")
     recipe, scoring = config["recipe"], config["scoring"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from medrd.errors import MedrdError, ModelError
 from medrd.files import atomic_path, file_hash, write_json, write_text
 from medrd.models import Detector, Scoring
 from medrd.models.build import build_detector
+from medrd.run.builtin import DEFAULT, HOME
 from medrd.run.calibration import Calibration
 from medrd.run.card import CARD_NAME, model_card
 from medrd.run.provenance import versions
@@ -88,6 +90,13 @@ class Model:
     def threshold(self) -> float | None:
         """The calibrated threshold; None without a calibration."""
         return self.calibration.threshold if self.calibration else None
+
+    @property
+    def title(self) -> str:
+        """What records call it: for a built-in model with what its p-values are among."""
+        name = self.config.model.name
+        own = self.folder is not None and self.folder.parent == HOME
+        return f"{name} (built in; threshold and p-values from simulated brains)" if own else name
 
     def scoring(self) -> Scoring:
         """The smoothing and image score that belong to it."""
@@ -180,8 +189,15 @@ def copy_model(source: Path, target: Path, *, seen: Mapping[str, Any]) -> None:
     write_text(target / CARD_NAME, model_card(content, _identity(content)))
 
 
-def load_model(path: str | Path) -> Model:
-    """Open a run folder or its ``model/``.
+def is_model_folder(path: Path) -> bool:
+    """Whether a folder is a run or its ``model/`` by the names in it, finished and sound or not."""
+    names = ("model.json", "model.safetensors")
+    inside = (*names, *(f"model/{name}" for name in names), "checkpoint.pt")
+    return any(os.path.isfile(path / name) for name in inside)
+
+
+def load_model(path: str | Path | None) -> Model:
+    """Open a run folder or its ``model/``; None is the built-in model, which the log names.
 
     Raises
     ------
@@ -189,6 +205,11 @@ def load_model(path: str | Path) -> Model:
         The folder holds no model, or one that is damaged, of another format, or with weights that
         do not fit.
     """
+    if path is None:
+        path = DEFAULT
+        logger.info(
+            "the built-in model: %s, trained and calibrated on simulated brains only", path.name
+        )
     folder = Path(path)
     if (folder / "model").is_dir():
         folder = folder / "model"

@@ -113,6 +113,17 @@ def find_scans(
     return Found(complete, errors, wanted.left_out)
 
 
+def holds_input(path: Path) -> bool:
+    """Whether a path is, or a folder holds, what :func:`find_scans` takes or explains."""
+    path = without_index(path)
+    return _is_input(path) or holds(path, _is_input)
+
+
+def _is_input(path: Path) -> bool:
+    named = is_scan(header_file(path)) and not is_label_name(path)
+    return named or is_dicom(path) or bool(unread_ending(path)) or leads_nowhere(path)
+
+
 def _voxel_files(path: Path) -> list[Path]:
     """The files of voxels that a header file names; none if it cannot be read: reading it later
     reports the error."""

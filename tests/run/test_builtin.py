@@ -1,0 +1,89 @@
+"""The model that comes with medrd: it is the one that its card describes, and it is packaged."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+from medrd.files import file_hash
+from medrd.prediction.api import load, read
+from medrd.run.builtin import DEFAULT, HOME, list_builtin
+from medrd.run.card import CARD_NAME, section
+from medrd.run.model_folder import load_model
+
+ROOT = HOME.parents[1]
+WEIGHTS = DEFAULT / "model.safetensors"
+LARGEST_BYTES = 16_000_000
+
+
+def test_card_makefile_and_description_have_the_hashes_of_what_ships() -> None:
+    weights, card = file_hash(WEIGHTS), (DEFAULT / CARD_NAME).read_text(encoding="utf-8")
+    assert WEIGHTS.stat().st_size <= LARGEST_BYTES
+    assert f"BUILTIN_SHA256 := {weights}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert weights in card
+    assert load_model(None).hash in card
+
+
+def test_its_card_says_how_it_was_made_and_measured() -> None:
+    card = (DEFAULT / CARD_NAME).read_text(encoding="utf-8")
+    for heading in ("Data", "Made again", "Metrics", "Limits"):
+        assert section(card, heading), heading
+
+
+def test_models_lists_it_with_the_numbers_of_its_card() -> None:
+    said = list_builtin()
+    assert str(DEFAULT) in said
+    assert re.search(r"\|.*\d\.\d", section((DEFAULT / CARD_NAME).read_text("utf-8"), "Metrics"))
+    assert section((DEFAULT / CARD_NAME).read_text("utf-8"), "Metrics") in said
+
+
+def test_scans_alone_are_predicted_with_it_and_the_log_says_so(
+    medrd: Callable[..., Any], scan: Path, tmp_path: Path
+) -> None:
+    done = medrd("predict", scan, "--out", tmp_path / "out")
+    assert done.code == 0, done.stderr
+    assert (
+        "the built-in model: flair, trained and calibrated on simulated brains only" in done.stderr
+    )
+    record = json.loads((tmp_path / "out" / "scan.json").read_text(encoding="utf-8"))
+    assert record["model"]["hash"] == load_model(None).hash
+    assert "simulated brains" in record["model"]["name"]
+    assert record["scan_score"] == pytest.approx(load().predict(read(scan)).scan_score, rel=1e-3)
+
+
+def test_the_wheel_holds_all_of_its_files() -> None:
+    packed = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    files = {path.relative_to(ROOT).as_posix() for path in DEFAULT.iterdir()}
+    assert {WEIGHTS.relative_to(ROOT).as_posix()} < files <= packed
+
+
+def test_no_scan_or_path_of_where_it_was_made_is_in_it() -> None:
+    content = json.loads((DEFAULT / "model.json").read_text(encoding="utf-8"))
+    assert content["config"]["data"]["root"] is None
+    assert not re.search(r'"/\w', json.dumps(content))
+
+
+@pytest.mark.parametrize("change", ["", "other weights", "changed"])
+def test_check_tree_lets_these_weights_pass_and_no_others(tmp_path: Path, change: str) -> None:
+    copy = tmp_path / WEIGHTS.relative_to(ROOT)
+    copy.parent.mkdir(parents=True)
+    shutil.copy(WEIGHTS, copy)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).touch()
+    if change == "other weights":
+        copy.with_name("second.safetensors").touch()
+    elif change:
+        copy.write_bytes(copy.read_bytes()[:-1] + b"x")
+    for command in (["git", "init", "-q"], ["git", "add", "."]):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    done = subprocess.run(["make", "check-tree"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode == 0) == (not change), done.stdout + done.stderr
