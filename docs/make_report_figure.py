@@ -1,7 +1,6 @@
 """Draw docs/figures/report.png: a page of the demo's report, as Chromium shows it.
 
-Usage, after make demo-train:
-python docs/make_report_figure.py demo-train/maps/report/Phantom_007.html
+Usage, after make demo: python docs/make_report_figure.py demo/maps/report.html
 """
 
 from __future__ import annotations
