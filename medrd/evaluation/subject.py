@@ -32,6 +32,7 @@ from medrd.metrics import (
     region_weights,
 )
 from medrd.run.device import choose_execution
+from medrd.run.engine import make_predictor
 from medrd.run.input_errors import catch_input_error
 from medrd.run.model_folder import Model
 from medrd.run.predictor import Prediction, Predictor
@@ -266,5 +267,4 @@ def leakage(subject: str, same: str, *, remedy: str) -> LeakageError:
 def _predictor(evaluated: EvaluatedModel, model: Model, device: str) -> Predictor:
     if evaluated.is_baseline:
         return baseline_predictor(evaluated.config, device)
-    execution = choose_execution(device, model.config.train.precision)
-    return Predictor(model.detector, model.scoring(), execution)
+    return make_predictor(model, choose_execution(device, model.config.train.precision), "auto")[0]

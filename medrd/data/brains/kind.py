@@ -131,7 +131,7 @@ class Brains:
             )
         volumes = read_channels(subject, recipe, max_voxels=budget)
         lesions = read_lesions(subject, next(iter(volumes.values())), max_voxels=budget)
-        prepared = prepare(volumes, recipe)
+        prepared = prepare(volumes, recipe, quick=True)
         positions = lesion_positions(lesions.mask, prepared.geometry)
         scored = prepared.scored()
         return TestItem(
