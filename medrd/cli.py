@@ -527,16 +527,20 @@ def models() -> None:
 @app.command()
 def doctor(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    models: Annotated[
+        bool,
+        typer.Option("--models", help="Also count each model's parameters, which takes longer."),
+    ] = False,
 ) -> None:
     """Show versions, devices, teacher weights and models."""
     from medrd.doctor import examine, findings
 
     if not json_:
-        typer.echo(examine())
+        typer.echo(examine(count=models))
         return
     import json
 
-    typer.echo(json.dumps(findings(), indent=2))
+    typer.echo(json.dumps(findings(count=models), indent=2))
 
 
 def main() -> None:

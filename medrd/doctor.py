@@ -22,8 +22,12 @@ _TEACHERS = ("tf_efficientnet_lite0", "wide_resnet50_2")
 _TRANSFORMERS = ("vit_base_patch14_reg4_dinov2",)
 
 
-def findings() -> dict[str, Any]:
-    """All findings as plain types for JSON."""
+def findings(*, count: bool = False) -> dict[str, Any]:
+    """All findings as plain types for JSON.
+
+    With ``count``, models come with each of their usual teachers and their number of parameters:
+    building them takes seconds.
+    """
     execution = choose_execution()
     return {
         "versions": versions() | part_versions(),
@@ -35,21 +39,25 @@ def findings() -> dict[str, Any]:
         },
         "cache": str(default_cache()),
         "teacher": _embedded_teacher(),
-        "models": _models(),
+        "models": _counted_models() if count else _models(),
     }
 
 
-def examine() -> str:
-    """The findings as text."""
-    found = findings()
+def examine(*, count: bool = False) -> str:
+    """The findings as text; ``count`` as for :func:`findings`."""
+    found = findings(count=count)
     lines = [f"{name:12} {version}" for name, version in found["versions"].items()]
     lines.append(f"{'git':12} {found['git'] or 'not a checkout'}")
     device = found["device"]
     lines.append(f"{'device':12} {device['name']}, computes in {device['precision']}")
     lines.append(f"{'cache':12} {found['cache']}")
     lines.append(f"{'teacher':12} {found['teacher']}")
-    header = ["model", "teacher", "trained", "frozen", "kept to predict", "source"]
-    table = markdown_table(header, [_row(model) for model in found["models"]])
+    if count:
+        header = ["model", "teacher", "trained", "frozen", "kept to predict", "source"]
+        table = markdown_table(header, [_row(model) for model in found["models"]])
+    else:
+        rows = [[model["name"], model["source"]] for model in found["models"]]
+        table = markdown_table(["model", "source"], rows)
     return "\n".join([*lines, "", table])
 
 
@@ -61,6 +69,10 @@ def _row(model: dict[str, Any]) -> list[str]:
 
 
 def _models() -> list[dict[str, Any]]:
+    return [{"name": name, "source": entry.source} for name, entry in DETECTORS.items()]
+
+
+def _counted_models() -> list[dict[str, Any]]:
     """Each detector with each teacher, and its number of parameters."""
     wanted = [(name, teacher) for name, entry in DETECTORS.items() for teacher in _teachers(entry)]
     models = []

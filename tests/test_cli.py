@@ -217,6 +217,15 @@ def test_doctor_knows_versions_models_and_the_embedded_teacher(medrd: Medrd) -> 
     rows = [row for row in done.stdout.splitlines() if "|" in row]
     for name, kind in DETECTORS.items():
         assert any(f"| {name} " in row and kind.source in row for row in rows)
+
+
+def test_doctor_counts_parameters_if_asked(medrd: Medrd) -> None:
+    few = """
+import medrd.doctor as module
+module.DETECTORS = {name: module.DETECTORS[name] for name in ("intensity", "rd4ad")}
+"""
+    done = medrd("doctor", "--models", prelude=few)
+    rows = [row for row in done.stdout.splitlines() if "|" in row]
     # Deng & Li's student for Wide-ResNet-50-2, without the released code's unused part.
     (row,) = (row for row in rows if "| rd4ad " in row and "wide_resnet50_2" in row)
     assert "83.8 M" in row
@@ -228,7 +237,7 @@ def test_doctor_tells_programs_the_same(medrd: Medrd) -> None:
 import medrd.doctor as module
 module.DETECTORS = {name: module.DETECTORS[name] for name in ("intensity", "rd4ad", "patchcore")}
 """
-    done = medrd("doctor", "--json", prelude=few)
+    done = medrd("doctor", "--json", "--models", prelude=few)
     found = json.loads(done.stdout)
     assert found["versions"]["medrd"] == __version__
     assert {"SimpleITK", "ray", "onnxruntime"} <= found["versions"].keys()
