@@ -4,6 +4,7 @@ Each command runs in a process of its own, alternating with the same command of 
 so that other work on the machine affects both equally. What counts is the ratio.
 
     python benchmarks/startup.py run scan.nii.gz
+    python benchmarks/startup.py run scans/*.nii.gz --evaluate config.yaml
     git worktree add ../earlier v0.1
     python benchmarks/startup.py run scan.nii.gz --against ../earlier
 """
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import re
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 from medrd.run.table import markdown_table
@@ -55,21 +58,25 @@ def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="Run folder of a trained model.")
-    parser.add_argument("scan", type=Path)
+    parser.add_argument("scans", type=Path, nargs="+")
+    parser.add_argument("--evaluate", type=Path, help="Config to evaluate the run with.")
     parser.add_argument("--against", type=Path, help="Another checkout of medrd.")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     checkouts = {"here": HERE} | ({"there": args.against.resolve()} if args.against else {})
 
     with tempfile.TemporaryDirectory() as folder:
-        predict = ["-m", "medrd", "predict", str(args.run), str(args.scan), "--overwrite"]
+        predict = ["-m", "medrd", "predict", str(args.run), *map(str, args.scans), "--overwrite"]
         predict += ["--out", folder]
         commands = {
             "import torch": ["-c", "import torch"],
             "medrd --help": ["-m", "medrd", "--help"],
             "medrd doctor": ["-m", "medrd", "doctor"],
-            "medrd predict, one scan": predict,
+            f"medrd predict, scans: {len(args.scans)}": predict,
         }
+        if args.evaluate:
+            evaluate = ["-m", "medrd", "evaluate", str(args.run), str(args.evaluate)]
+            commands["medrd evaluate"] = [*evaluate, "--out", f"{folder}/evaluation"]
         found: dict[tuple[str, str], list[float]] = {}
         for _ in range(args.repeats):
             for command, words in commands.items():
@@ -81,10 +88,15 @@ def main() -> None:
     rows = []
     for command in commands:
         medians = [statistics.median(found[command, name]) for name in checkouts]
-        ratio = [f"{medians[1] / medians[0]:.2f}"] if args.against else []
+        ratio = []
+        if args.against:
+            here, there = (found[command, name] for name in checkouts)
+            rounds = [b / a for a, b in zip(here, there, strict=True)]
+            ratio = [f"{medians[1] / medians[0]:.2f} ({min(rounds):.2f} to {max(rounds):.2f})"]
         rows.append([command, *(f"{seconds:.2f}" for seconds in medians), *ratio])
     header = ["command", *(f"{name}, CPU s" for name in checkouts)]
-    print(f"Median of {args.repeats}\n")
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {metadata.version('torch')}"
+    print(f"Median of {args.repeats}, ratio with the least and the most; {machine}\n")
     print(markdown_table(header + (["ratio"] if args.against else []), rows))
     slowest = sorted(imports.items(), key=lambda item: -item[1])[:_LIBRARIES]
     print(f"\nImports of one prediction: {sum(imports.values()):.2f} s\n")
