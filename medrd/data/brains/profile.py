@@ -193,7 +193,8 @@ def unlike(scan: ScanTraits, profile: Profile) -> list[str]:
     if scan.brain_ml > high * _VOLUME_FACTOR:
         found.append(
             f"nonzero voxels fill {scan.brain_ml:.0f} ml, the training brains {_range(low, high)} "
-            "ml: a head with its skull, or noise around the brain? Strip it first"
+            "ml: a head with its skull, or noise around the brain? For a raw head, use "
+            "medrd predict --prepare"
         )
     elif scan.brain_ml < low / _VOLUME_FACTOR:
         found.append(

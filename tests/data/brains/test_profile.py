@@ -115,7 +115,7 @@ def test_how_a_scan_is_stored_does_not_matter(scan: Scan, profile: Profile) -> N
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (with_skull, "a head with its skull"),
+        (with_skull, "a head with its skull, or noise around the brain? For a raw head, use medrd"),
         (lambda volume: turned(volume, 2), "better upside down"),
         (lambda volume: turned(volume, 1, 2), "upside down and back to front"),
         (lambda volume: turned(volume, 1), "better back to front"),
