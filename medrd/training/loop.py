@@ -72,7 +72,8 @@ def _make_optimizer(step: Step) -> torch.optim.Optimizer:
     groups = [{"params": list(each.parameters), **each.settings} for each in step.groups]
     settings = dict(step.optimizer.settings)
     if step.optimizer.kind != "stable_adamw":
-        settings["fused"] = all(p.device.type in ("cpu", "cuda") for p in step.parameters)
+        on_these = all(p.device.type in ("cpu", "cuda") for p in step.parameters)
+        settings.setdefault("fused", on_these)
     optimizer = _OPTIMIZERS[step.optimizer.kind](groups, **settings)
     for each in optimizer.param_groups:
         each["initial_lr"] = each["lr"]  # what a schedule's factor applies to
