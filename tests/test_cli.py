@@ -152,7 +152,7 @@ def test_what_the_system_denies_is_one_line_but_a_missing_file_may_be_a_bug(
     medrd: Medrd, tmp_path: Path, number: str, code: int
 ) -> None:
     denied = (
-        f"import errno, medrd.doctor as d\ndef no(): raise OSError(errno.{number}, 'no', '/f')\n"
+        f"import errno, medrd.doctor as d\ndef no(**_): raise OSError(errno.{number}, 'no', '/f')\n"
     )
     done = medrd("doctor", prelude=f"{denied}d.examine = no")
     assert done.code == code
