@@ -254,8 +254,8 @@ threading.Thread(target=kill, daemon=True).start()
 def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     cluster: str, medrd: Callable[..., Any], raw: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Killed on this machine alone, resumed on a cluster with one more sample."""
-    raw["config"]["train"]["epochs"] = 12
+    """Killed on this machine alone, resumed on a cluster."""
+    raw["config"]["train"]["epochs"] = 8
     raw["search"] = {"algorithm": "random", "samples": 1, "concurrent": 1}
     path, out, note = tmp_path / "search.yaml", tmp_path / "out", tmp_path / "there.txt"
     path.write_text(yaml.safe_dump(raw))
@@ -270,23 +270,22 @@ def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     wait_for(lambda: not [c for c in left_of(rays) if c.startswith("ray::")], seconds=90, every=0.5)
     (reports,) = out.glob("trials/*/reports.jsonl")
     before = reports.read_text(encoding="utf-8").splitlines()
-    assert 3 <= len(before) < 12
+    assert 3 <= len(before) < 8
 
-    again = ["tune", path, "--out", out, "--resume", "--samples", "2", "--address", cluster]
+    again = ["tune", path, "--out", out, "--resume", "--address", cluster]
     done = medrd(*again)
     assert done.code == 0, done.stderr
-    assert "2 finished" in done.stdout
+    assert "1 finished" in done.stdout
     assert done.stdout.splitlines()[-1] == str(out / "best.yaml")
     # Ray's own agents take their time to see that all is over; they hold nothing of ours.
     wait_for(lambda: not [c for c in left_of(rays) if "Agent" not in c], seconds=90, every=0.5)
     lines = reports.read_text(encoding="utf-8").splitlines()
     assert lines[: len(before)] == before  # seconds and all: those epochs were not done again
-    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 13))
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 9))
     run = reports.parent / "run"
     plain = train(load_config(run / "config.yaml"), tmp_path / "plain")
     weights = Path("model", "model.safetensors")
     assert (plain / weights).read_bytes() == (run / weights).read_bytes()
-    assert len(list(out.glob("trials/*/reports.jsonl"))) == 2
     assert list((out / "ray").rglob("events.out.tfevents*"))  # for TensorBoard
 
 
