@@ -17,7 +17,7 @@ from medrd.data.brains.profile import make_profile
 from medrd.files import write_json
 from medrd.phantom.cohort import Sort
 from medrd.run.calibration import calibrate
-from medrd.run.cohort import load_cohort, try_sides
+from medrd.run.cohort import contents_of, load_cohort, try_sides
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import save_model
 from medrd.run.phantoms import make_phantoms
@@ -81,7 +81,7 @@ def build(config: Config, out: Path) -> None:
         calibration=calibration,
         training={
             "subjects": slices.contents,
-            "calibration_subjects": {each.id: each.content for each in held_out},
+            "calibration_subjects": contents_of(held_out),
             "split_hash": cohort.split.hash,
             "slices": len(slices),
             "labelled": True,

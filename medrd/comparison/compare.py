@@ -157,16 +157,18 @@ def _also_test(config: Config, name: str, other: str, root: Path) -> Config:
             found="pictures",
             remedy="Remove also_test.",
         )
-    if not root.is_dir():
-        raise ConfigError(
-            root,
-            expected=f"the folder of {other}, on which the models of {name} are tested too",
-            found="no such folder",
-            remedy=f"Set it: --set {key}=PATH.",
-        )
+    what = f"the folder of {other}, on which the models of {name} are tested too"
+    _refuse_no_folder(root, what, key)
     split = SplitConfig(train=0, calibration=0, test=1.0)
     data = config.data.model_copy(update={"root": root, "split": split})
     return config.model_copy(update={"data": data})
+
+
+def _refuse_no_folder(root: Path, what: str, key: str) -> None:
+    if not root.is_dir():
+        raise ConfigError(
+            root, expected=what, found="no such folder", remedy=f"Set it: --set {key}=PATH."
+        )
 
 
 def _parts(config: CompareConfig, name: str, root: Path) -> dict[str | None, dict[str, Any]]:
@@ -176,13 +178,7 @@ def _parts(config: CompareConfig, name: str, root: Path) -> dict[str | None, dic
     """
     data = config.data_sets[name]
     first = cell_config(config, next(iter(config.models)), name, config.seeds[0], root=root)
-    if not root.is_dir():
-        raise ConfigError(
-            root,
-            expected=f"the folder of data set {name}",
-            found="no such folder",
-            remedy=f"Set it: --set data_sets.{name}.root=PATH.",
-        )
+    _refuse_no_folder(root, f"the folder of data set {name}", f"data_sets.{name}.root")
     if data.folds is not None:
         return {
             f"fold{number}": {"split": {"test": list(fold)}}

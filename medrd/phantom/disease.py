@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medrd.phantom.anatomy import Head, Template, Tissues, sample_map
 from medrd.phantom.fields import FloatArray
@@ -181,15 +182,22 @@ def _infarct(
     reach = away / radius_mm + 0.25 * head.field(rng, max(4.0, radius_mm)) * min(1, radius_mm / 8)
     solid_part = np.clip(1.3 - 1.5 * tissues.csf, 0, 1)
     edge = np.float32(rng.uniform(4, 14))
-    cover = (1 / (1 + np.exp(np.clip(edge * (reach - 1), -30, 30)))).astype(np.float32)
+    cover = _soft_edge(edge * (reach - 1))
     layers = [Layer(cover * solid_part, float(rng.uniform(1.25, 2.2)), 0.06)]
     extent = cover * solid_part
     if rng.random() < 0.4:
         inner = np.float32(rng.uniform(0.4, 0.85))
-        lost = (1 / (1 + np.exp(np.clip(edge * (reach / inner - 1), -30, 30)))).astype(np.float32)
+        lost = _soft_edge(edge * (reach / inner - 1))
         layers.append(Layer(lost, float(rng.uniform(0.1, 0.6)), 0.1))
         extent = np.maximum(extent, lost)
     return extent, layers
+
+
+def _soft_edge(outside: NDArray[np.floating]) -> FloatArray:
+    """1 far inside of an edge, a half on it, 0 far outside."""
+    # Not the logistic function of medrd.phantom.lesions, which rounds otherwise: version 1 stays.
+    cover: FloatArray = (1 / (1 + np.exp(np.clip(outside, -30, 30)))).astype(np.float32)
+    return cover
 
 
 def _away_mm(
@@ -231,7 +239,6 @@ def _spots(
     shape = np.array(cover.shape)
     corner = np.array([side.start for side in head.box], np.float32)
     level = float(rng.uniform(1.3, 2.3))
-    shade = np.full(cover.shape, level, np.float32)
     if total > 0:
         picks = rng.choice(
             weight.size,
@@ -255,9 +262,9 @@ def _spots(
         offset = (grid - at.reshape(3, 1, 1, 1)).reshape(3, -1)
         reach = np.sqrt((((turn @ offset) / axes[:, None]) ** 2).sum(0)).reshape(grid.shape[1:])
         steep = float(rng.uniform(3, 8)) * max(1.0, radius / 2)
-        own = 1 / (1 + np.exp(np.clip(steep * (reach - 1), -30, 30)))
+        own = _soft_edge(steep * (reach - 1))
         part = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        shade[part] = np.where(own > cover[part], level * rng.uniform(0.8, 1.1), shade[part])
+        rng.uniform()  # unused, but version 1 drew it
         cover[part] = np.maximum(cover[part], own)
     flat = cover[head.mask] * np.clip(1.2 - 1.5 * tissues.csf, 0, 1)
     layers = [Layer(flat.astype(np.float32), level, 0.05)]

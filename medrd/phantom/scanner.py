@@ -88,19 +88,19 @@ def scan(
     # Outside is the tissue from before skull-stripping: mostly bone, and dark.
     volume = head.volume(signal, outside=0.35)
     volume *= np.exp(plan.bias * random_field(rng, volume.shape, 70))
-    slices, where = _excite(volume, plan.slice_mm, rng.uniform(0, plan.slice_mm))
+    slices, where = excite(volume, plan.slice_mm, rng.uniform(0, plan.slice_mm))
     noise = plan.noise * rng.standard_normal((2, *slices.shape), dtype=np.float32)
     slices = np.hypot(slices + noise[0], noise[1])
     for axis in (0, 1):
         slices = ndimage.gaussian_filter1d(slices, plan.blur_px, axis=axis, truncate=3)
-    volume = _interpolate(slices, where)
+    volume = interpolate(slices, where)
     stored = np.clip(np.rint(volume[head.mask] * plan.unit), 1, _INT16_MAX)
     whole = np.zeros(GRID, np.int16)
     whole[head.box][head.mask] = stored.astype(np.int16)
     return whole
 
 
-def _excite(volume: FloatArray, slice_mm: float, start_mm: float) -> tuple[FloatArray, FloatArray]:
+def excite(volume: FloatArray, slice_mm: float, start_mm: float) -> tuple[FloatArray, FloatArray]:
     """Average over slabs of the third axis.
 
     Returns
@@ -114,12 +114,12 @@ def _excite(volume: FloatArray, slice_mm: float, start_mm: float) -> tuple[Float
     count = int(np.ceil((depth - 1 + start_mm) / slice_mm)) + 1
     centres = np.clip(np.arange(count) * slice_mm - start_mm, 0, depth - 1)
     averaged = ndimage.uniform_filter1d(volume, max(1, round(slice_mm)), axis=2, mode="nearest")
-    slices = _interpolate(averaged, centres.astype(np.float32))
+    slices = interpolate(averaged, centres.astype(np.float32))
     where = (np.arange(depth) + start_mm) / slice_mm
     return slices, where.astype(np.float32)
 
 
-def _interpolate(slices: FloatArray, where: FloatArray) -> FloatArray:
+def interpolate(slices: FloatArray, where: FloatArray) -> FloatArray:
     """Linear interpolation along the third axis, (x, y, s) at (z,) -> (x, y, z)."""
     below = np.minimum(where.astype(np.intp), slices.shape[2] - 2)
     part = (where - below).astype(np.float32)

@@ -25,7 +25,7 @@ from medrd.phantom.anatomy import (
 from medrd.phantom.contrast import CHOROID, REGIONS, blobs, make_surroundings
 from medrd.phantom.disease import Disease, displaced, grow_disease, plan_disease
 from medrd.phantom.fields import FloatArray, random_field
-from medrd.phantom.scanner import _excite, _interpolate
+from medrd.phantom.scanner import excite, interpolate
 
 ANYBODY = Variety(
     tilt_deg=(8.0, 4.0, 4.0),
@@ -147,7 +147,7 @@ def _scan(
     axis = int(rng.choice(3, p=[0.15, 0.1, 0.75]))
     slice_mm = float(rng.choice([1.5, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]))
     volume = np.moveaxis(volume, axis, 2)
-    slices, where = _excite(volume, slice_mm / mm, rng.uniform(0, slice_mm / mm))
+    slices, where = excite(volume, slice_mm / mm, rng.uniform(0, slice_mm / mm))
     drift = float(rng.uniform(0, 0.06)) * (rng.random() < 0.4)
     slices = slices * np.exp(drift * rng.standard_normal(slices.shape[2])).astype(np.float32)
     noise = float(np.exp(rng.uniform(np.log(0.01), np.log(0.09))))
@@ -156,7 +156,7 @@ def _scan(
     blur = float(rng.uniform(0.3, 1.1)) / mm
     for each in (0, 1):
         slices = ndimage.gaussian_filter1d(slices, blur, axis=each, truncate=3)
-    volume = np.moveaxis(_interpolate(slices, where), 2, axis)
+    volume = np.moveaxis(interpolate(slices, where), 2, axis)
     cut = _field_of_view(rng, head)
     shown: NDArray[Any] = volume[head.mask]
     if cut is not None:

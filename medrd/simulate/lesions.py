@@ -235,12 +235,8 @@ def _noise(lattices: Tensor, size: tuple[int, int], layout: Layout) -> Tensor:
     for side, height, values in zip(_LATTICES, _HEIGHTS, octaves, strict=True):
         plane = height * values.unflatten(2, (side, side))
         if side > _LATTICES[0]:
-            plane = plane + _enlarged(field, (side, side))
+            plane = plane + bicubic(field, (side, side))
         field = plane
-    field = _enlarged(field, size)
+    field = bicubic(field, size)
     turn = torch.tensor(layout.offsets_mm, device=field.device)[:, None, None] / _TURN_MM
     return field[:, :1] * turn.cos() + field[:, 1:] * turn.sin()
-
-
-def _enlarged(field: Tensor, size: tuple[int, int]) -> Tensor:
-    return bicubic(field, size)

@@ -77,10 +77,10 @@ class LabelledSlices(HealthySlices):
 
     def batch(self, which: Sequence[int]) -> SliceBatch:
         """The slices at these indices."""
-        places = [(self.labelled[self.index[w][0]], self.index[w][1]) for w in which]
+        wanted = [(self.labelled[s], i) for s, i in (self.index[w] for w in which)]
         return SliceBatch(
-            images=np.stack([self._shown(each, i) for each, i in places]),
-            region=np.stack([each.region[i] for each, i in places]),
+            images=np.stack([self._shown(each, i) for each, i in wanted]),
+            region=np.stack([each.region[i] for each, i in wanted]),
         )
 
     def _shown(self, subject: _Labelled, number: int) -> NDArray[np.float32]:

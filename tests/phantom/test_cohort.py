@@ -33,7 +33,7 @@ from medrd.phantom.lesions import (
     grow_lesion,
     plan_lesion,
 )
-from medrd.phantom.scanner import Acquisition, _excite, _interpolate, scan
+from medrd.phantom.scanner import Acquisition, excite, interpolate, scan
 
 
 @pytest.fixture(scope="module")
@@ -290,14 +290,14 @@ def test_shortest_path_goes_round_a_wall() -> None:
 
 def test_thick_slices_average_over_their_slab() -> None:
     ramp = np.broadcast_to(np.arange(40, dtype=np.float32), (2, 2, 40)).copy()
-    slices, where = _excite(ramp, 5.0, 1.0)
+    slices, where = excite(ramp, 5.0, 1.0)
     # Away from the ends a ramp survives averaging and interpolation unchanged.
-    np.testing.assert_allclose(_interpolate(slices, where)[0, 0, 5:34], ramp[0, 0, 5:34], atol=1e-4)
+    np.testing.assert_allclose(interpolate(slices, where)[0, 0, 5:34], ramp[0, 0, 5:34], atol=1e-4)
     spike = np.zeros((1, 1, 40), np.float32)
     spike[..., 20] = 1
-    slices, where = _excite(spike, 5.0, 0.0)
+    slices, where = excite(spike, 5.0, 0.0)
     # A slab of five voxels holds a fifth of one of them.
-    assert _interpolate(slices, where).max() == pytest.approx(0.2)
+    assert interpolate(slices, where).max() == pytest.approx(0.2)
 
 
 def test_scan_keeps_the_signal_in_the_plans_unit(stages: Stages) -> None:
