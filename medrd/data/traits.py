@@ -166,7 +166,7 @@ def scan_traits(volumes: Mapping[str, Volume], brain: NDArray[np.bool_]) -> Scan
 
 
 def _negative_share(array: NDArray[np.float32]) -> float:
-    sample = array.ravel()[:: max(1, array.size // 1_000_000)]
+    sample = array.ravel(order="K")[:: max(1, array.size // 1_000_000)]
     least = _RIPPLE * float(np.percentile(np.abs(sample), 99))
     return float(np.count_nonzero(array < -least) / array.size)
 

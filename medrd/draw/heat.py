@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from medrd.files import atomic_path
 
 COLOUR_MAP = "inferno"
+Place = tuple[float, float, float, float]
+"""Left, right, low and high edge of a picture, in inches."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +65,27 @@ class HeatScale:
         """Opacity of each score: low scores leave the image visible."""
         return np.clip(scores / (self.threshold or self.top / 2), 0, 1) ** 8 * 0.8
 
-    def show(self, ax: Any, plane: NDArray[Any], *, aspect: float = 1.0) -> Any:
-        """Draw a plane (rows, columns) over the axes; returns the artist for :meth:`add_bar`."""
+    def show(self, ax: Axes, plane: NDArray[Any], place: Place) -> None:
+        """Draw a plane (rows, columns) at a place."""
         norm, alpha = Normalize(0, self.top), self.alpha(plane)
-        return ax.imshow(plane, cmap=COLOUR_MAP, norm=norm, alpha=alpha, aspect=aspect)
+        show(ax, plane, place, cmap=COLOUR_MAP, norm=norm, alpha=alpha)
 
-    def add_bar(self, figure: Figure, shown: Any, axes: Any, *, noun: str) -> None:
-        """Add the colour bar, in units of the threshold; for ``noun`` see :meth:`describe`."""
-        bar = figure.colorbar(shown, ax=axes, shrink=0.6, pad=0.01)
-        ticks = [self.top * i / 4 for i in range(5)]
-        bar.set_ticks(ticks, labels=[f"{tick / self.unit:.2g}" for tick in ticks])
-        bar.set_label(f"anomaly score, {self.describe(noun)}", color="white", fontsize=8)
-        bar.ax.tick_params(colors="white", labelsize=8)
+    def add_bar(self, ax: Axes, *, noun: str) -> None:
+        """Draw the colour bar at the right, in units of the threshold.
+
+        For ``noun`` see :meth:`describe`.
+        """
+        (_, width), (_, height) = ax.get_xlim(), ax.get_ylim()
+        left, low, high = width - 0.7, 0.2 * height, 0.8 * height
+        shades = np.linspace(0, 1, 256)[::-1, None]
+        show(ax, shades, (left, left + 0.15, low, high), cmap=COLOUR_MAP)
+        for i in range(5):
+            y = low + (high - low) * i / 4
+            text = f"{self.top * i / 4 / self.unit:.2g}"
+            ax.text(left + 0.2, y, text, color="white", fontsize=8, va="center")
+        label = f"anomaly score, {self.describe(noun)}"
+        at = (width - 0.12, height / 2)
+        ax.text(*at, label, color="white", fontsize=8, ha="center", va="center", rotation=90)
 
     @property
     def legend(self) -> str:
@@ -81,17 +93,51 @@ class HeatScale:
         return "white line: calibrated threshold — " if self.threshold else ""
 
 
-def dark_figure(size_inches: tuple[float, float]) -> Figure:
-    """A black figure at 110 pixels per inch."""
-    figure = Figure(figsize=size_inches, dpi=110, facecolor="black", layout="constrained")
+def dark_axes(width: float, height: float) -> Axes:
+    """One pair of axes that fills a black figure, in inches from its lower left corner.
+
+    Pictures are placed in it by hand: axes for each, and a layout that measures them, take most of
+    the time that a figure takes.
+    """
+    figure = Figure(figsize=(width, height), dpi=110, facecolor="black")
     FigureCanvasAgg(figure)
-    return figure
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set_axis_off()
+    ax.set(xlim=(0, width), ylim=(0, height))
+    ax.autoscale(enable=False)
+    return ax
 
 
-def outline(ax: Any, plane: NDArray[Any], level: float, *, colour: str, width: float) -> None:
+def fit(shape: tuple[int, ...], cell: Place, *, aspect: float = 1.0) -> Place:
+    """The largest place in the middle of a cell for a plane (rows, columns).
+
+    ``aspect`` is a pixel's height over its width.
+    """
+    left, right, low, high = cell
+    tall, wide = shape[0] * aspect, shape[1]
+    size = min((right - left) / wide, (high - low) / tall)
+    x, y = (left + right) / 2, (low + high) / 2
+    return (x - size * wide / 2, x + size * wide / 2, y - size * tall / 2, y + size * tall / 2)
+
+
+def show(ax: Axes, plane: NDArray[Any], place: Place, **settings: Any) -> None:
+    """Draw a plane (rows, columns) at a place in the axes."""
+    ax.imshow(plane, extent=place, aspect="auto", **settings)
+
+
+def outline(
+    ax: Axes, plane: NDArray[Any], level: float, place: Place, *, colour: str, width: float
+) -> None:
     """Draw the border of values of at least ``level``, unless the plane is thinner than 2."""
     if min(plane.shape) >= 2 and plane.max() >= level > plane.min():
-        ax.contour(plane, [level], colors=colour, linewidths=width)
+        ax.contour(plane, [level], origin="upper", extent=place, colors=colour, linewidths=width)
+
+
+def write_title(ax: Axes, text: str) -> None:
+    """Write at the top of the figure."""
+    (_, width), (_, height) = ax.get_xlim(), ax.get_ylim()
+    at = (width / 2, height - 0.06)
+    ax.text(*at, text, color="white", fontsize=9, ha="center", va="top", wrap=True)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

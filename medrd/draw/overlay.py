@@ -6,11 +6,12 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medrd.draw.heat import HeatScale, dark_figure, outline
+from medrd.draw.heat import HeatScale, Place, dark_axes, fit, outline, show, write_title
 from medrd.draw.text import drawable
 from medrd.images.box import bounding_box
 
@@ -55,39 +56,35 @@ def draw_overlay(
     centre = _centre(heat, threshold)
     scale = HeatScale.of(heat, threshold)
     positive = scan[scan > 0]
-    low, high = np.percentile(positive, [1, 99.5]) if positive.size else (0.0, 1.0)
-    figure = dark_figure((9.6, 6.6))
-    axes = figure.subplots(2, 3)
-    shown = None
+    lowest, highest = np.percentile(positive, [1, 99.5]) if positive.size else (0.0, 1.0)
+    ax = dark_axes(9.6, 6.6)
     for column, (name, axis, letters) in enumerate(PLANES):
         position = int(centre[axis])
         plane = cut(scan, axis, position)
         heat_plane = cut(heat, axis, position)
         rows, columns = (d for d in (2, 1, 0) if d != axis)
         aspect = float(spacing[rows] / spacing[columns])
-        for row in (0, 1):
-            ax = axes[row][column]
-            ax.imshow(plane, cmap="gray", vmin=low, vmax=high, aspect=aspect)
-            ax.set_axis_off()
-            ax.set(xticks=[], yticks=[])  # they would be measured though they are not shown
-            if row == 1:
-                shown = scale.show(ax, heat_plane, aspect=aspect)
+        left = 0.1 + 2.9 * column
+        ax.text(left + 1.4, 6.3, name, color="white", fontsize=9, ha="center", va="center")
+        for low in (3.2, 0.15):
+            place = fit(plane.shape, (left, left + 2.8, low, low + 2.95), aspect=aspect)
+            show(ax, plane, place, cmap="gray", vmin=lowest, vmax=highest)
+            if low < 3:
+                scale.show(ax, heat_plane, place)
                 if threshold:
-                    outline(ax, heat_plane, threshold, colour="white", width=0.6)
+                    outline(ax, heat_plane, threshold, place, colour="white", width=0.6)
             if truth is not None:
                 lesion = cut(truth, axis, position).astype(np.float32)
-                outline(ax, lesion, 0.5, colour="lime", width=0.8)
-            if row == 0:
-                ax.set_title(name, color="white", fontsize=9)
-            write_letters(ax, letters)
-    if shown is not None:
-        scale.add_bar(figure, shown, axes, noun="scan")
-    figure.suptitle(
+                outline(ax, lesion, 0.5, place, colour="lime", width=0.8)
+            write_letters(ax, letters, place)
+    scale.add_bar(ax, noun="scan")
+    write_title(
+        ax,
         f"{drawable(title)} — above the scan, below its anomaly score — "
         f"{scale.legend}research use only",
-        color="white",
-        fontsize=9,
     )
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
     return figure
 
 
@@ -117,18 +114,10 @@ def cut(array: NDArray[Any], axis: int, position: int) -> NDArray[Any]:
     return plane[::-1, ::-1]
 
 
-def write_letters(ax: Any, letters: str) -> None:
+def write_letters(ax: Axes, letters: str, place: Place) -> None:
     """Write the directions at left, right, top and bottom, as in :data:`PLANES`."""
-    places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02))
+    left, right, low, high = place
+    x, y, inset = (left + right) / 2, (low + high) / 2, 0.06
+    places = ((left + inset, y), (right - inset, y), (x, high - inset), (x, low + inset))
     for letter, (x, y) in zip(letters, places, strict=True):
-        ax.text(
-            x,
-            y,
-            letter,
-            transform=ax.transAxes,
-            color="white",
-            fontsize=7,
-            ha="center",
-            va="center",
-            alpha=0.8,
-        )
+        ax.text(x, y, letter, color="white", fontsize=7, ha="center", va="center", alpha=0.8)

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from medrd.draw.heat import HeatScale, dark_figure, outline
+from medrd.draw.heat import HeatScale, dark_axes, fit, outline, show, write_title
 from medrd.draw.text import drawable
 
 _WIDTH_INCHES = 9.6
@@ -46,31 +46,30 @@ def draw_picture_overlay(
     truth = blocks(label, factor).max(axis=(1, 3)) if label is not None else None
 
     height, width = heat.shape
-    tall = _WIDTH_INCHES * 0.45 * height / width
-    figure = dark_figure((_WIDTH_INCHES, float(np.clip(tall, 1.5, 8)) + 0.5))
-    axes = figure.subplots(1, 2)
-    for ax in axes:
+    tall = float(np.clip(_WIDTH_INCHES * 0.45 * height / width, 1.5, 8))
+    ax = dark_axes(_WIDTH_INCHES, tall + 0.5)
+    for left in (0.1, 4.5):
+        place = fit(heat.shape, (left, left + 4.3, 0.1, tall + 0.2))
         if picture.shape[2] == 1:
-            ax.imshow(picture[..., 0], cmap="gray", vmin=0, vmax=1)
+            show(ax, picture[..., 0], place, cmap="gray", vmin=0, vmax=1)
         else:
-            ax.imshow(picture)
-        ax.set_axis_off()
-        ax.set(xticks=[], yticks=[])
-    shown = scale.show(axes[1], heat)
-    if threshold:
-        # A black edge keeps the white line visible on white pictures.
-        outline(axes[1], heat, threshold, colour="black", width=1.6)
-        outline(axes[1], heat, threshold, colour="white", width=0.7)
-    if truth is not None:
-        for ax in axes:
-            outline(ax, truth.astype(np.float32), 0.5, colour="lime", width=0.8)
-    scale.add_bar(figure, shown, axes, noun="picture")
-    figure.suptitle(
+            show(ax, picture, place)
+        if left > 1:
+            scale.show(ax, heat, place)
+        if left > 1 and threshold:
+            # A black edge keeps the white line visible on white pictures.
+            outline(ax, heat, threshold, place, colour="black", width=1.6)
+            outline(ax, heat, threshold, place, colour="white", width=0.7)
+        if truth is not None:
+            outline(ax, truth.astype(np.float32), 0.5, place, colour="lime", width=0.8)
+    scale.add_bar(ax, noun="picture")
+    write_title(
+        ax,
         f"{drawable(title)} — left the picture, right its anomaly score — "
         f"{scale.legend}research use only",
-        color="white",
-        fontsize=9,
     )
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
     return figure
 
 

@@ -76,7 +76,7 @@ def lesion_counts(
     lesions_kept = lesion_sizes >= min_voxels
 
     overlapped_lesions = np.zeros(lesion_sizes.size, dtype=bool)
-    overlapped_lesions[lesions[predicted_kept[predicted]]] = True
+    overlapped_lesions[lesions[prediction][predicted_kept[predicted[prediction]]]] = True
     overlapping_predictions = np.zeros(predicted_sizes.size, dtype=bool)
     overlapping_predictions[predicted[label]] = True
 
@@ -153,10 +153,11 @@ def lesion_table(
         msg = f"affine must be (4, 4), got {affine.shape}"
         raise ValueError(msg)
     components, sizes = _components(mask)
-    voxels = np.flatnonzero(sizes[components.ravel()] >= min_voxels)
-    if not voxels.size:
+    owners = components[mask]
+    large = sizes[owners] >= min_voxels
+    if not large.any():
         return []
-    scores, owners = score_map.ravel()[voxels], components.ravel()[voxels]
+    voxels, scores, owners = np.flatnonzero(mask)[large], score_map[mask][large], owners[large]
     if not np.isfinite(scores).all():
         msg = "scores inside the mask must be finite, got NaN or infinite values"
         raise ValueError(msg)
@@ -186,9 +187,7 @@ def lesion_table(
 def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
     """Number components ``(X, Y, Z)`` from 1, and return their sizes; background is 0, size 0."""
     components, _ = ndimage.label(mask, structure=_TWENTY_SIX_NEIGHBOURS)
-    sizes = np.bincount(components.ravel(), minlength=1)
-    sizes[0] = 0
-    return components, sizes
+    return components, np.bincount(components[mask], minlength=1)
 
 
 def _to_world(indices: NDArray[np.float64], affine: NDArray[np.float64]) -> NDArray[np.float64]:

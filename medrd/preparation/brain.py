@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from medrd.errors import EmptyBrainError
 from medrd.extras import require_extra
-from medrd.images.box import bounding_box
+from medrd.images.box import bounding_box, fill_holes
 from medrd.images.volume import Volume
 
 LEAST_ML, MOST_ML = 500.0, 2300.0
@@ -43,8 +43,7 @@ def filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     regions, count = ndimage.label(mask)
     if count > 1:
         mask = regions == np.bincount(regions.ravel())[1:].argmax() + 1
-    result: NDArray[np.bool_] = ndimage.binary_fill_holes(mask)
-    return result
+    return fill_holes(mask)
 
 
 def refine(
@@ -78,7 +77,7 @@ def refine(
     tissue = _grown(solid, _BRIDGE_MM / spacing_mm) & candidates
     closed = _shrunk(_grown(tissue, _SULCUS_MM / spacing_mm), _SULCUS_MM / spacing_mm)
     result = np.zeros_like(prior)
-    result[box] = ndimage.binary_fill_holes(closed | tissue)
+    result[box] = fill_holes(closed | tissue)
     return result
 
 

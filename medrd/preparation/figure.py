@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from medrd.draw.heat import dark_figure, outline
+from medrd.draw.heat import dark_axes, fit, outline, show, write_title
 from medrd.draw.overlay import MARGIN_VOXELS, PLANES, canonical, cut, write_letters
 from medrd.draw.text import drawable
 from medrd.images.box import bounding_box
@@ -42,24 +42,27 @@ def draw_prepared(
     box = bounding_box(inside, MARGIN_VOXELS)
     detected, expected = detected[box], expected[box]
     centre = [n // 2 for n in detected.shape]
-    figure = dark_figure((9.6, 3.4 * len(images) + 0.6))
-    axes = figure.subplots(len(images), len(PLANES), squeeze=False)
-    for row, (channel, array) in zip(axes, images.items(), strict=True):
+    height = 3.4 * len(images) + 0.6
+    ax = dark_axes(9.6, height)
+    for row, (channel, array) in enumerate(images.items()):
         scan = canonical(array, affine)[0][box]
         positive = scan[scan > 0]
-        low, high = np.percentile(positive, (1, 99.5)) if positive.size else (0.0, 1.0)
-        for ax, (name, axis, letters) in zip(row, PLANES, strict=True):
-            ax.imshow(cut(scan, axis, centre[axis]), cmap="gray", vmin=low, vmax=high)
-            ax.set_axis_off()
-            ax.set(xticks=[], yticks=[])
+        lowest, highest = np.percentile(positive, (1, 99.5)) if positive.size else (0.0, 1.0)
+        top = height - 0.5 - 3.4 * row
+        for column, (name, axis, letters) in enumerate(PLANES):
+            left = 0.1 + 3.15 * column
+            plane = cut(scan, axis, centre[axis])
+            place = fit(plane.shape, (left, left + 3.1, top - 3.35, top - 0.3))
+            show(ax, plane, place, cmap="gray", vmin=lowest, vmax=highest)
             for mask, colour in ((expected, _TEMPLATE), (detected, _BRAIN)):
-                outline(ax, cut(mask, axis, centre[axis]), 0.5, colour=colour, width=0.7)
-            ax.set_title(f"{drawable(channel)}, {name}", color="white", fontsize=9)
-            write_letters(ax, letters)
-    figure.suptitle(
+                outline(ax, cut(mask, axis, centre[axis]), 0.5, place, colour=colour, width=0.7)
+            heading = f"{drawable(channel)}, {name}"
+            ax.text(left + 1.55, top - 0.15, heading, color="white", fontsize=9, ha="center")
+            write_letters(ax, letters, place)
+    write_title(
+        ax,
         f"{drawable(title)}\ngreen: detected brain — blue: the template's — research use only",
-        color="white",
-        fontsize=9,
-        wrap=True,
     )
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
     return figure

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medrd.errors import ConfigError, EmptyBrainError
+from medrd.images.box import fill_holes
 from medrd.images.geometry import Affine, Shape3
 from medrd.images.nifti import read_nifti
 from medrd.images.sitk import to_sitk
@@ -127,7 +128,7 @@ def load_template(image: Path | None = None, mask: Path | None = None) -> Templa
         return _installed()
     volume = read_nifti(image)
     if mask is None:
-        brain = ndimage.binary_fill_holes(volume.array > 0)
+        brain = fill_holes(volume.array > 0)
     else:
         label = read_nifti(mask)
         check_same_grid({"template": volume, "its mask": label})

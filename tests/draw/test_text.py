@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from medrd.draw.heat import dark_figure
+from medrd.draw.heat import dark_axes, write_title
 from medrd.draw.text import drawable
 
 
@@ -24,6 +24,6 @@ from medrd.draw.text import drawable
 )
 def test_a_title_of_any_characters_is_drawn_without_a_warning(name: str, shown: str) -> None:
     assert drawable(name) == shown
-    figure = dark_figure((2, 2))
-    figure.suptitle(drawable(name))
-    figure.savefig(io.BytesIO(), format="png")
+    ax = dark_axes(2, 2)
+    write_title(ax, drawable(name))
+    ax.get_figure().savefig(io.BytesIO(), format="png")

@@ -1,6 +1,6 @@
 """The exact mapping between a scan's own grid and the stack of square slices for the network.
 
-It turns, pads, crops and resizes, and back, with MONAI's invertible transforms or, bit for bit
+It turns, pads, crops and resizes, and back, with MONAI's invertible transforms or, up to rounding,
 alike, with torch alone. MONAI is imported inside a function: that takes seconds, and neither a
 training from the cache nor a prediction needs it.
 """

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from medrd.config import MEDIAN_INTENSITY, RecipeConfig
 from medrd.data.brains.geometry import SliceGeometry
@@ -18,6 +17,7 @@ from medrd.data.brains.stacks import stacked
 from medrd.data.subject import Subject
 from medrd.data.traits import ScanTraits, scan_traits
 from medrd.errors import AffineError, EmptyBrainError, TooLargeError, WrongKindError
+from medrd.images.box import fill_holes
 from medrd.images.header import DEFAULT_MAX_VOXELS
 from medrd.images.labels import FEW_VALUES
 from medrd.images.read import read_volume
@@ -122,8 +122,7 @@ def brain_mask(volumes: Mapping[str, Volume]) -> NDArray[np.bool_]:
     brain = np.asarray(arrays[0] != 0)
     for array in arrays[1:]:
         brain = brain | (array != 0)
-    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(brain)
-    return filled
+    return fill_holes(brain)
 
 
 def normalise(

