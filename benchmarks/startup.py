@@ -37,7 +37,8 @@ def cpu_seconds(words: list[str], checkout: Path) -> float:
         [sys.executable, *words],
         check=True,
         capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(checkout)},
+        # Without the safe path, medrd of the current folder would be measured for both.
+        env={**os.environ, "PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"},
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
