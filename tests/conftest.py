@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import gc
-import json
 import os
 import secrets
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +18,7 @@ import yaml
 from numpy.typing import ArrayLike
 
 from medrd.images.volume import Volume, volume_from_array
+from processes import Processes
 from tiny import make_tiny_raw, write_tiny_subject
 
 SLOW_MODULES = (
@@ -54,6 +52,8 @@ SLOW_FIXTURES = frozenset(
 )
 """Fixtures that start Ray, Chromium, a notebook or processes of medrd, run a documentation page, or
 train a network."""
+NEEDS_PROCESSES = frozenset({"medrd", "tiny_run", "picture_run"})
+PROCESSES = pytest.StashKey[Processes]()
 
 
 def pytest_configure() -> None:
@@ -165,89 +165,20 @@ def scan(tiny_root: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(source, tmp_path / "in" / "scan.nii.gz"))
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A process of medrd's that has ended; killed by signal n: ``code`` is -n."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-class Processes:
-    """medrd's command line in real processes that start at once.
-
-    One process imports the heavy libraries and forks for each call, so that a test pays for
-    a real process (to kill, to ask for its exit code) without its ten seconds of imports.
-    """
-
-    _SERVER = """
-import json, os, sys, traceback
-import medrd.cli, medrd.demo, monai.transforms, scipy.stats
-for line in sys.stdin:
-    order = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        for number, name in ((0, os.devnull), (1, order["stdout"]), (2, order["stderr"])):
-            flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT
-            os.dup2(os.open(name, flags), number)
-        sys.argv = ["medrd", *order["argv"]]
-        code = 1
-        try:
-            exec(order["prelude"], {})
-            medrd.cli.main()
-            code = 0
-        except SystemExit as leave:
-            code = leave.code or 0
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])), flush=True)
-"""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._calls = 0
-        # One thread: forked processes must not share a pool, and sums keep their order.
-        self._server = subprocess.Popen(
-            [sys.executable, "-c", self._SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MEDRD_CACHE": str(folder / "cache")},
-        )
-
-    def __call__(self, *argv: object, prelude: str = "") -> Finished:
-        """``medrd ARGV...``; ``prelude`` is Python that the process runs first."""
-        self._calls += 1
-        out, err = (self._folder / f"{self._calls}.{name}" for name in ("out", "err"))
-        order = {
-            "argv": [str(a) for a in argv],
-            "prelude": prelude,
-            "stdout": str(out),
-            "stderr": str(err),
-        }
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.write(json.dumps(order) + "\n")
-        self._server.stdin.flush()
-        code = json.loads(self._server.stdout.readline())
-        return Finished(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
-
-    def close(self) -> None:
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.close()
-        self._server.wait(timeout=120)
-        self._server.stdout.close()
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Fork here, where pytest has replaced neither warnings nor logging, and Ray has no threads."""
+    if any(not NEEDS_PROCESSES.isdisjoint(getattr(i, "fixturenames", ())) for i in session.items):
+        session.stash[PROCESSES] = Processes()
 
 
 @pytest.fixture(scope="session")
-def medrd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+def medrd(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Processes]:
     """Run ``medrd`` in a process of its own: ``medrd("predict", run, scan, "--out", out)``."""
-    processes = Processes(tmp_path_factory.mktemp("processes"))
+    processes = request.session.stash[PROCESSES]
+    processes.folder = tmp_path_factory.mktemp("processes")
     yield processes
     processes.close()
 

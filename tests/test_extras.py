@@ -25,6 +25,14 @@ def hide(*modules: str) -> str:
     return f"import sys; sys.modules.update(dict.fromkeys({modules}))"
 
 
+HIDE_ALL = f"""
+{hide(*OPTIONAL)}
+for name in [name for name in sys.modules if name.split(".")[0] == "medrd"]:
+    del sys.modules[name]
+"""
+"""Of medrd too nothing is left that was imported while they were there."""
+
+
 @pytest.fixture
 def inputs(tmp_path: Path, tiny_yaml: Path, search_raw: dict[str, Any]) -> Path:
     """A folder with what the verbs below are given."""
@@ -75,7 +83,7 @@ def test_a_verb_names_the_extra_that_it_lacks(
 def test_scans_are_predicted_without_any_extra(
     medrd: Medrd, tiny_run: Path, scan: Path, tmp_path: Path
 ) -> None:
-    done = medrd("predict", tiny_run, scan, "--out", tmp_path / "out", prelude=hide(*OPTIONAL))
+    done = medrd("predict", tiny_run, scan, "--out", tmp_path / "out", prelude=HIDE_ALL)
     assert done.code == 0, done.stderr
 
 
@@ -85,7 +93,7 @@ SUBCLASSES = "medrd.tuning.searcher"
 
 def test_every_module_but_one_can_be_imported_without_any_extra(medrd: Medrd) -> None:
     prelude = f"""
-{hide(*OPTIONAL)}
+{HIDE_ALL}
 import importlib, pkgutil, medrd
 for module in pkgutil.walk_packages(medrd.__path__, "medrd."):
     if module.name not in ("medrd.__main__", "{SUBCLASSES}"):

@@ -1,4 +1,4 @@
-"""What ``medrd predict`` imports: seconds that a user waits for each time."""
+"""What commands import: seconds that a user waits for each time."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ try:
 except SystemExit as leave:
     assert not leave.code, leave.code
 print("SLOW", *(name for name in sys.argv[1].split() if name in sys.modules))
+import medrd.demo  # and training: timm only where a teacher is timm's
+assert "timm" not in sys.modules
 """
 
 
