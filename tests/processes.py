@@ -16,7 +16,14 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-_LIBRARIES = ("medrd.cli", "medrd.demo", "monai.transforms", "scipy.stats", "torch")
+_LIBRARIES = (
+    "medrd.cli",
+    "medrd.demo",
+    "monai.transforms",
+    "scipy.stats",
+    "torch._dynamo",
+    "torch",
+)
 """Imported before the first call, in case that few test modules run and none has done so."""
 
 
@@ -81,8 +88,9 @@ def _serve(orders: int, codes: int) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     with os.fdopen(orders) as lines, os.fdopen(codes, "w") as answers:
         for line in lines:
-            *_, torch = map(importlib.import_module, _LIBRARIES)
-            torch.set_num_threads(1)  # forked processes must not share a pool
+            for name in _LIBRARIES:
+                importlib.import_module(name)
+            sys.modules["torch"].set_num_threads(1)  # forked processes must not share a pool
             pid = os.fork()
             if pid == 0:
                 _run(**json.loads(line))
