@@ -6,10 +6,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from medrd.images.volume import Volume, volume_from_array
+from medrd.preparation import register, similarity
 from medrd.preparation.linear import Matrix
 
 # In T1 and FLAIR: grey, white, fluid, nuclei, skull, scalp, muscle.
@@ -91,3 +93,9 @@ def save(volume: Volume, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(volume.array, volume.affine), path)
     return path
+
+
+def take_few_samples(patch: pytest.MonkeyPatch) -> None:
+    """Register in half of the time; test_prepare.py and test_real_heads.py take all samples."""
+    patch.setattr(similarity, "_MOST_POINTS", 1000)
+    patch.setattr(register, "_FINE_SHARE", 0.1)

@@ -24,7 +24,7 @@ from medrd.preparation.head import Options
 from medrd.preparation.linear import rotation
 from medrd.preparation.prepare import prepare
 from medrd.preparation.programs import Extractor, find_extractor
-from phantom_heads import brain_at, make_head, points_of, save
+from phantom_heads import brain_at, make_head, points_of, save, take_few_samples
 
 Install = Callable[[str, str], Path]
 
@@ -196,8 +196,9 @@ def test_a_program_that_cannot_be_started_fails_its_scan(install: Install, scan:
 
 
 def test_a_flair_alone_is_prepared_with_the_brain_of_a_program(
-    install: Install, tmp_path: Path
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    take_few_samples(monkeypatch)
     head = make_head("flair", seed=1)
     truth = brain_at(points_of(head.shape, head.affine))
     np.save(tmp_path / "truth.npy", truth)
