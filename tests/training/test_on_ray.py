@@ -32,7 +32,7 @@ from medrd.training.on_ray import resources_each, train_on_ray
 from medrd.training.setup import Training, build_detector_for
 from medrd.training.train import train
 from medrd.training.worker import Worker
-from workers import in_processes
+from workers import in_processes, without_compiler
 
 DAE = {"name": "dae", "base": 4, "depth": 1, "lr": 0.001}
 STORE = 100 * 2**20
@@ -42,6 +42,7 @@ LOCK = ".medrd.lock"
 def killing(folder: Path) -> Callable[[dict[str, Any]], Any]:
     """A worker, of which the second dies once in the second epoch. (Nested, so that it travels by
     value.)"""
+    leave_out_compiler = without_compiler()
 
     def work(settings: dict[str, Any]) -> Any:
         import torch.distributed as dist
@@ -49,6 +50,7 @@ def killing(folder: Path) -> Callable[[dict[str, Any]], Any]:
         from medrd.training.loop import Loop
         from medrd.training.on_ray import work
 
+        leave_out_compiler()
         iteration, dead = Loop.iteration, folder / "dead"
 
         def patched(self: Loop, slices: Any, position: Any, **weight: float) -> Any:
@@ -66,6 +68,7 @@ def killing(folder: Path) -> Callable[[dict[str, Any]], Any]:
 
 def listening(folder: Path) -> Callable[[dict[str, Any]], Any]:
     """A worker that waits for a stop after its first batch."""
+    leave_out_compiler = without_compiler()
 
     def work(settings: dict[str, Any]) -> Any:
         import ray
@@ -73,6 +76,7 @@ def listening(folder: Path) -> Callable[[dict[str, Any]], Any]:
         from medrd.training.loop import Loop
         from medrd.training.on_ray import work
 
+        leave_out_compiler()
         iteration, board = Loop.iteration, settings["order"].board
 
         def patched(*args: Any, **weight: float) -> Any:
@@ -97,6 +101,7 @@ def ray_here(prompt_ray: None) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # an end is seen only then
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process more, for clouds
         ray.init(
             "local",
             num_cpus=2,
