@@ -26,9 +26,9 @@ def main() -> None:
     for index, axis in enumerate(axes.flat):
         scan = make_varied(index)
         areas = scan.labels.sum(axis=(0, 1))
-        k = int(areas.argmax()) if areas.any() else int((scan.flair > 0).sum(axis=(0, 1)).argmax())
-        top = np.percentile(scan.flair[scan.flair > 0], 99.5)
-        axis.imshow(scan.flair[*WINDOW, k].T, cmap="gray", vmin=0, vmax=top)
+        k = int(areas.argmax()) if areas.any() else int((scan.image > 0).sum(axis=(0, 1)).argmax())
+        top = np.percentile(scan.image[scan.image > 0], 99.5)
+        axis.imshow(scan.image[*WINDOW, k].T, cmap="gray", vmin=0, vmax=top)
         lesion = scan.labels[*WINDOW, k].T > 0
         if lesion.any():
             axis.contour(lesion, [0.5], colors="#ffb000", linewidths=0.8)

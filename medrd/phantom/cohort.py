@@ -197,7 +197,7 @@ def _make(index: int, seed: int, sort: Sort) -> Phantom:
     if sort == "glioma":
         return make_subject(index, seed=seed)
     made = make_varied(index, seed=seed, healthy=sort == "healthy")
-    return Phantom(_subject_id(index, sort), {"flair": made.flair}, made.labels, made.affine)
+    return Phantom(_subject_id(index, sort), {"flair": made.image}, made.labels, made.affine)
 
 
 def _record(seed: int, sort: Sort) -> dict[str, Any]:

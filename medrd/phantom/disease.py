@@ -1,7 +1,7 @@
 """Diseases of many kinds for varied phantoms: where they lie and how much they change a voxel.
 
 Nothing here imitates a patient: sizes, places and shades are drawn evenly from wide ranges, so that
-a model cannot rely on any of them. Brightness is FLAIR's, relative to white matter (1.0).
+a model cannot rely on any of them. Brightness is relative to white matter (1.0).
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from medrd.phantom.anatomy import Head, Template, Tissues, sample_map
 from medrd.phantom.fields import FloatArray
 from medrd.phantom.lesions import LesionPlan, displace, grow_lesion
+from medrd.phantom.looks import Look
 
 _HEALTHY, _MASS, _SPOTS, _INFARCT = range(4)
 _SHARES = (0.15, 0.55, 0.17, 0.13)
 _ALSO_SPOTS = 0.12
 """Share of the other patients that have a few spots as well."""
+_CORES = (0.35, 0.33, 0.17, 0.15)
+"""Shares of the kinds of :attr:`Look.cores`."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,14 @@ def displaced(head: Head, plan: DiseasePlan) -> FloatArray:
 
 
 def grow_disease(
-    rng: np.random.Generator, head: Head, tissues: Tissues, mni_mm: FloatArray, plan: DiseasePlan
+    rng: np.random.Generator,
+    head: Head,
+    tissues: Tissues,
+    mni_mm: FloatArray,
+    plan: DiseasePlan,
+    look: Look,
 ) -> Disease:
-    """Grow what is planned into the tissues."""
+    """Grow what is planned into the tissues, as one modality shows it."""
     layers: list[Layer] = []
     extent = np.zeros(head.mni_mm.shape[1], np.float32)
 
@@ -103,14 +111,14 @@ def grow_disease(
         np.maximum(extent, cover, out=extent)
 
     for mass in plan.masses:
-        add(*_mass(rng, head, tissues, mass, cavity=plan.cavity))
+        add(*_mass(rng, head, tissues, mass, look, cavity=plan.cavity))
     if plan.kind == _INFARCT:
         for _ in range(int(rng.choice([1, 1, 2]))):
-            add(*_infarct(rng, head, tissues))
+            add(*_infarct(rng, head, tissues, look))
     few = plan.kind != _HEALTHY and rng.random() < _ALSO_SPOTS
     if plan.kind == _SPOTS or few:
         count = int(np.exp(rng.uniform(0, np.log(8 if few else 60))))
-        add(*_spots(rng, head, tissues, mni_mm, max(1, count)))
+        add(*_spots(rng, head, tissues, mni_mm, look, max(1, count)))
     return Disease(layers, extent)
 
 
@@ -146,33 +154,36 @@ def _place(rng: np.random.Generator, template: Template, head: Head) -> int:
     return int(candidates[chosen[0] if len(chosen) else 0])
 
 
-def _shade(rng: np.random.Generator) -> float:
-    """A core's brightness: like tissue, brighter, darker or like fluid."""
-    low, high = ((0.95, 1.3), (1.25, 2.3), (0.5, 0.95), (0.05, 0.5))[
-        int(rng.choice(4, p=[0.35, 0.33, 0.17, 0.15]))
-    ]
-    return float(rng.uniform(low, high))
+def _shade(rng: np.random.Generator, look: Look) -> float:
+    """A core's brightness: like tissue, as is common, as is rare, or like fluid."""
+    return float(rng.uniform(*look.cores[int(rng.choice(4, p=_CORES))]))
 
 
 def _mass(
-    rng: np.random.Generator, head: Head, tissues: Tissues, plan: LesionPlan, *, cavity: bool
+    rng: np.random.Generator,
+    head: Head,
+    tissues: Tissues,
+    plan: LesionPlan,
+    look: Look,
+    *,
+    cavity: bool,
 ) -> tuple[FloatArray, list[Layer]]:
     """A tumour, metastasis, abscess or haemorrhage with oedema; or a cavity with gliosis."""
     grown = grow_lesion(rng, head, tissues, plan)
     thinning = np.float32(rng.uniform(0.2, 1.0))
     oedema = grown.oedema * np.clip(thinning + (1 - thinning) * 2 * grown.inward, 0, 1)
-    bright = float(rng.uniform(1.25, 2.6))
-    core = float(rng.uniform(0.05, 0.5)) if cavity else _shade(rng)
-    layers = [Layer(oedema, bright, 0.1, relative=bool(rng.random() < 0.3))]
+    level = float(rng.uniform(*look.oedema))
+    core = float(rng.uniform(*look.cavity)) if cavity else _shade(rng, look)
+    layers = [Layer(oedema, level, 0.1, relative=bool(rng.random() < 0.3))]
     layers.append(Layer(grown.core, core, float(rng.uniform(0.03, 0.3))))
     if rng.random() < 0.5:
-        rim = float(rng.uniform(0.8, 2.3))
+        rim = float(rng.uniform(*look.rim))
         layers.append(Layer(grown.enhancing, rim, float(rng.uniform(0.03, 0.2))))
     return np.maximum(grown.oedema, grown.core), layers
 
 
 def _infarct(
-    rng: np.random.Generator, head: Head, tissues: Tissues
+    rng: np.random.Generator, head: Head, tissues: Tissues, look: Look
 ) -> tuple[FloatArray, list[Layer]]:
     """A lumpy piece of one territory, cortex included; old ones have lost tissue inside."""
     solid = np.flatnonzero(tissues.csf < 0.4)
@@ -183,12 +194,12 @@ def _infarct(
     solid_part = np.clip(1.3 - 1.5 * tissues.csf, 0, 1)
     edge = np.float32(rng.uniform(4, 14))
     cover = _soft_edge(edge * (reach - 1))
-    layers = [Layer(cover * solid_part, float(rng.uniform(1.25, 2.2)), 0.06)]
+    layers = [Layer(cover * solid_part, float(rng.uniform(*look.infarct)), 0.06)]
     extent = cover * solid_part
     if rng.random() < 0.4:
         inner = np.float32(rng.uniform(0.4, 0.85))
         lost = _soft_edge(edge * (reach / inner - 1))
-        layers.append(Layer(lost, float(rng.uniform(0.1, 0.6)), 0.1))
+        layers.append(Layer(lost, float(rng.uniform(*look.lost)), 0.1))
         extent = np.maximum(extent, lost)
     return extent, layers
 
@@ -217,7 +228,12 @@ def _away_mm(
 
 
 def _spots(
-    rng: np.random.Generator, head: Head, tissues: Tissues, mni_mm: FloatArray, count: int
+    rng: np.random.Generator,
+    head: Head,
+    tissues: Tissues,
+    mni_mm: FloatArray,
+    look: Look,
+    count: int,
 ) -> tuple[FloatArray, list[Layer]]:
     """Focal lesions of 2 to 12 mm: beside the ventricles, under the cortex, and in between."""
     from scipy import ndimage
@@ -238,7 +254,7 @@ def _spots(
     cover = head.volume(np.zeros_like(white))
     shape = np.array(cover.shape)
     corner = np.array([side.start for side in head.box], np.float32)
-    level = float(rng.uniform(1.3, 2.3))
+    level = float(rng.uniform(*look.spots))
     if total > 0:
         picks = rng.choice(
             weight.size,
@@ -269,5 +285,7 @@ def _spots(
     flat = cover[head.mask] * np.clip(1.2 - 1.5 * tissues.csf, 0, 1)
     layers = [Layer(flat.astype(np.float32), level, 0.05)]
     if rng.random() < 0.25:  # black holes
-        layers.append(Layer((flat**6 * 0.9).astype(np.float32), float(rng.uniform(0.3, 0.9)), 0.0))
+        layers.append(
+            Layer((flat**6 * 0.9).astype(np.float32), float(rng.uniform(*look.holes)), 0.0)
+        )
     return flat.astype(np.float32), layers

@@ -1,8 +1,9 @@
-"""Varied phantoms: one FLAIR-like scan each, as different from one another as can be.
+"""Varied phantoms: one scan each, as different from one another as can be.
 
 What :mod:`medrd.phantom.cohort` makes looks like one data set. These are for training a model that
 meets scans of anybody's scanner: heads of all ages and poses, skull-stripped badly or cut off,
-tissues of any FLAIR-like contrast, scanners of any resolution, and lesions of many kinds or none.
+tissues of any FLAIR-like contrast (or that of another modality), scanners of any resolution, and
+lesions of many kinds or none.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from medrd.phantom.anatomy import (
 from medrd.phantom.contrast import CHOROID, REGIONS, blobs, make_surroundings
 from medrd.phantom.disease import Disease, displaced, grow_disease, plan_disease
 from medrd.phantom.fields import FloatArray, random_field
+from medrd.phantom.looks import LOOKS
 from medrd.phantom.scanner import excite, interpolate
 
 ANYBODY = Variety(
@@ -46,17 +48,25 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class VariedScan:
-    """A FLAIR-like scan: (X, Y, Z) int16 and uint8 labels, and the affine."""
+    """A scan: (X, Y, Z) int16 and uint8 labels, and the affine."""
 
-    flair: NDArray[np.int16]
+    image: NDArray[np.int16]
     labels: NDArray[np.uint8]
     affine: NDArray[np.float64]
 
 
 def make_varied(
-    index: int, *, seed: int = 0, healthy: bool = False, voxel_mm: float = VOXEL_MM
+    index: int,
+    *,
+    seed: int = 0,
+    healthy: bool = False,
+    voxel_mm: float = VOXEL_MM,
+    modality: str = "flair",
 ) -> VariedScan:
-    """Simulate one person (about half a second at 1.5 mm)."""
+    """Simulate one person (about half a second at 1.5 mm).
+
+    In another modality (of :data:`medrd.phantom.looks.LOOKS`) the same person has the same lesions.
+    """
     rngs = np.random.default_rng([seed, index, 1 + healthy]).spawn(6)
     anatomy, folds, growth, normal, look, scanner = rngs
     template = load_template()
@@ -64,20 +74,20 @@ def make_varied(
     plan = plan_disease(growth, template, head, healthy=healthy)
     mni_mm = displaced(head, plan)
     tissues = make_tissues(folds, template, head, mni_mm, ANYBODY)
-    disease = grow_disease(growth, head, tissues, mni_mm, plan)
-    signal = _render(look, head, tissues, mni_mm, normal, disease)
+    disease = grow_disease(growth, head, tissues, mni_mm, plan, LOOKS[modality])
+    signal = _render(look, head, tissues, mni_mm, normal, disease, modality)
     volume, kept = _scan(scanner, head, signal)
     grid = tuple(int(np.ceil(n / voxel_mm)) for n in GRID)
-    flair = np.zeros(grid, np.int16)
+    image = np.zeros(grid, np.int16)
     labels = np.zeros(grid, np.uint8)
     inside = np.zeros(head.mask.shape, bool)
     inside[head.mask] = kept
-    flair[head.box][inside] = volume[inside]
+    image[head.box][inside] = volume[inside]
     labelled = head.volume((disease.extent > 0.5).astype(np.float32)) > 0
     labels[head.box][labelled & inside] = 1
     affine = np.diag([-voxel_mm, -voxel_mm, voxel_mm, 1.0])
     affine[1, 3] = 239.0
-    return VariedScan(flair, labels, affine)
+    return VariedScan(image, labels, affine)
 
 
 def _render(
@@ -87,33 +97,36 @@ def _render(
     mni_mm: FloatArray,
     normal: np.random.Generator,
     disease: Disease,
+    modality: str,
 ) -> FloatArray:
     """The signal without scanner effects, (n,)."""
-    around = make_surroundings(normal, head, tissues, mni_mm)
-    grey = float(np.clip(rng.normal(1.2, 0.13), 0.98, 1.6))
-    csf = float(np.exp(rng.uniform(np.log(0.05), np.log(0.6))))
+    around, look = make_surroundings(normal, head, tissues, mni_mm), LOOKS[modality]
+    mean, deviation, least, most = look.grey
+    grey = float(np.clip(rng.normal(mean, deviation), least, most))
+    csf = float(np.exp(rng.uniform(*np.log(look.fluid))))
     regional, slow = head.field(rng, 18.0), head.field(rng, 40.0)
     shared, grain, mottled = head.field(rng, 5.0), head.field(rng, 2.0), head.field(rng, 7.0)
     solid = 1 - tissues.csf
-    # Flow and poor suppression leave fluid bright in places.
-    fluid = csf * (1 + float(rng.uniform(0, 1.5)) * np.clip(slow, 0, 2))
+    # Flow changes fluid in places; on FLAIR, it and poor suppression leave it bright.
+    fluid = csf * (1 + float(rng.uniform(*look.flow)) * np.clip(slow, 0, 2))
     # Some cortex is brighter than other cortex.
     cortex = grey * (1 + float(rng.uniform(0, 0.1)) * slow)
     signal = tissues.white + cortex * tissues.grey + fluid * tissues.csf
     strength = float(rng.uniform(0.2, 1.8))
     for place, added in REGIONS:
-        if "flair" in added:
-            signal += np.float32(strength * added["flair"]) * blobs(mni_mm, [place]) * solid
+        more = added.get("t1" if modality == "t1ce" else modality)
+        if more is not None:
+            signal += np.float32(strength * more) * blobs(mni_mm, [place]) * solid
     # Cerebellum and brainstem, and the plexus, differ from the rest as sequences differ.
     for place in ((0, -60, -35, 45), (0, -28, -35, 25), (0, -60, -28, 12)):
         signal *= 1 + float(rng.normal(0, 0.06)) * blobs(mni_mm, [place])
     plexus = blobs(mni_mm, CHOROID) * tissues.csf * np.clip(0.6 + 0.6 * shared, 0, 1)
-    signal += float(rng.uniform(0, 1.3)) * plexus
+    signal += float(rng.uniform(*look.plexus)) * plexus
     texture = float(rng.uniform(0.02, 0.11))
     signal *= 1 + texture * (0.6 * shared + 0.8 * regional * solid + 0.6 * grain)
-    signal += around.caps * np.float32(rng.uniform(0.1, 0.8))
-    signal += np.float32(rng.uniform(-0.4, 0.5)) * around.vessels
-    signal += np.float32(rng.uniform(0.2, 1.6)) * around.fat
+    signal += around.caps * np.float32(rng.uniform(*look.caps))
+    signal += np.float32(rng.uniform(*look.vessels)) * around.vessels
+    signal += np.float32(rng.uniform(*look.fat)) * around.fat
     signal *= 1 - 0.85 * around.bone
     # Air in the skull base takes the signal of what lies over it.
     base = np.clip((18 - head.depth_mm) / 10, 0, 1) * np.clip((-8 - mni_mm[2]) / 12, 0, 1)

@@ -23,16 +23,31 @@ def scans() -> list[VariedScan]:
 
 def test_a_seed_gives_the_same_scan_and_another_index_another_one(scans: list[VariedScan]) -> None:
     again = make_varied(1, seed=3, voxel_mm=MM)
-    np.testing.assert_array_equal(again.flair, scans[1].flair)
+    np.testing.assert_array_equal(again.image, scans[1].image)
     np.testing.assert_array_equal(again.labels, scans[1].labels)
-    assert not np.array_equal(scans[0].flair, scans[1].flair)
+    assert not np.array_equal(scans[0].image, scans[1].image)
+
+
+def test_another_modality_shows_the_same_person_with_its_own_brightness(
+    scans: list[VariedScan],
+) -> None:
+    flair = scans[0].image
+    t1, t2 = (make_varied(0, seed=3, voxel_mm=MM, modality=each) for each in ("t1", "t2"))
+    brain = flair > 0
+    for other in (t1, t2):
+        np.testing.assert_array_equal(other.labels, scans[0].labels)
+        np.testing.assert_array_equal(other.image > 0, brain)
+    # Fluid is dark on FLAIR and T1, and bright on T2.
+    fluid = brain & (flair < np.percentile(flair[brain], 10))
+    assert np.mean(t1.image[fluid] > np.median(t1.image[brain])) < 0.1
+    assert np.mean(t2.image[fluid] > np.median(t2.image[brain])) > 0.7
 
 
 def test_labels_lie_in_the_brain_and_some_scans_have_none(scans: list[VariedScan]) -> None:
     for scan in scans:
-        assert (scan.flair[scan.labels > 0] > 0).all()
+        assert (scan.image[scan.labels > 0] > 0).all()
     # An adult's brain, though a cut-off one may be smaller.
-    volumes_ml = [(scan.flair > 0).sum() * MM**3 / 1000 for scan in scans]
+    volumes_ml = [(scan.image > 0).sum() * MM**3 / 1000 for scan in scans]
     assert min(volumes_ml) > 700
     assert max(volumes_ml) < 2200
     healthy = make_varied(0, seed=3, healthy=True, voxel_mm=MM)
