@@ -10,12 +10,24 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from medrd.config import Config, RecipeConfig, load_config
-from medrd.data.brains.profile import make_profile
+from medrd.data.brains.prepare import brain_mask
+from medrd.data.brains.profile import Profile, make_profile
+from medrd.data.brains.sequences import OtherSequence
+from medrd.data.traits import ScanTraits, scan_traits
 from medrd.files import write_json
+from medrd.images.volume import volume_from_array
 from medrd.phantom.cohort import Sort
+from medrd.phantom.varied import make_varied
 from medrd.run.calibration import calibrate
 from medrd.run.cohort import contents_of, load_cohort, try_sides
 from medrd.run.device import choose_execution
@@ -25,6 +37,8 @@ from medrd.training.checkpoint import Position
 from medrd.training.labelled import LabelledSlices, as_simulated
 from medrd.training.loop import Loop
 from medrd.training.setup import Training, build_detector_for
+
+OTHERS = ("t1", "t1ce", "t2")
 
 
 def phantoms(config: Config, out: Path, *, sick: int, healthy: int, workers: int) -> Config:
@@ -44,7 +58,34 @@ def phantoms(config: Config, out: Path, *, sick: int, healthy: int, workers: int
     return Config.model_validate(config.model_dump() | {"data": data})
 
 
-def build(config: Config, out: Path) -> None:
+def profile_of(traits: Sequence[ScanTraits], config: Config, *, workers: int) -> Profile:
+    """What the phantoms look like, and in what T1-like and T2-like ones differ from them."""
+    profile = make_profile(traits)
+    assert isinstance(config.recipe, RecipeConfig)
+    (name,) = config.recipe.channels
+    own = [scan.channels[name].tone for scan in traits]
+    jobs = [(index, config.seed, OTHERS[index % len(OTHERS)]) for index in range(240)]
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        tones = list(pool.map(tone_of, jobs))
+    others = tuple(
+        OtherSequence.learn(
+            words, own, [t for t, job in zip(tones, jobs, strict=True) if job[2] in of]
+        )
+        for words, of in (("T1", ("t1", "t1ce")), ("T2", ("t2",)))
+    )
+    channel = replace(profile.channels[name], others=others)
+    return replace(profile, channels={name: channel})
+
+
+def tone_of(job: tuple[int, int, str]) -> NDArray[np.float32]:
+    """The tone of a phantom by index, seed and modality."""
+    index, seed, modality = job
+    scan = make_varied(index, seed=seed, modality=modality)
+    volumes = {modality: volume_from_array(scan.image, scan.affine)}
+    return scan_traits(volumes, brain_mask(volumes)).channels[modality].tone
+
+
+def build(config: Config, out: Path, *, workers: int) -> None:
     """Train on all slices with their labels, set the threshold, and write the model folder."""
     started, recipe = time.time(), config.recipe
     assert isinstance(recipe, RecipeConfig)
@@ -87,7 +128,7 @@ def build(config: Config, out: Path) -> None:
             "labelled": True,
             "seed": config.seed,
         },
-        profile=make_profile(traits),
+        profile=profile_of(traits, config, workers=workers),
         precision=execution.precision,
     )
     write_json(out / "build.json", {"seconds": round(time.time() - started), "losses": losses})
@@ -107,7 +148,7 @@ def main() -> None:
     config = phantoms(
         config, args.out, sick=args.phantoms, healthy=args.healthy, workers=args.workers
     )
-    build(config, args.out)
+    build(config, args.out, workers=args.workers)
 
 
 if __name__ == "__main__":

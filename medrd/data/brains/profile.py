@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medrd.data.brains.sequences import OtherSequence
 from medrd.data.traits import (
     CELLS,
     TONES,
@@ -54,6 +55,9 @@ class ChannelProfile:
         correlation with the pattern. None if there were too few scans to tell.
     pattern
         (12, 12, 12) median over the scans.
+    others
+        Rules that tell scans of other sequences, for a model of simulated scans alone: those vary
+        so much that most other sequences are within the limits.
     """
 
     negative_share: float
@@ -63,6 +67,7 @@ class ChannelProfile:
     tone_limit: float | None
     pattern: NDArray[np.float32]
     pattern_limit: float | None
+    others: tuple[OtherSequence, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +112,7 @@ class Profile:
                     "tone_limit": channel.tone_limit,
                     "pattern": pack_cells(channel.pattern),
                     "pattern_limit": channel.pattern_limit,
+                    "others": [other.to_dict() for other in channel.others],
                 }
                 for name, channel in self.channels.items()
             },
@@ -130,6 +136,7 @@ class Profile:
                 tone_limit=channel["tone_limit"],
                 pattern=unpack_cells(channel["pattern"]),
                 pattern_limit=channel["pattern_limit"],
+                others=tuple(map(OtherSequence.from_dict, channel.get("others", ()))),
             )
             for name, channel in content["channels"].items()
         }
@@ -231,6 +238,9 @@ def _unlike_values(channel: ChannelTraits, known: ChannelProfile) -> list[str]:
 def _unlike_contrast(
     channel: ChannelTraits, known: ChannelProfile, scan: ScanTraits, profile: Profile
 ) -> list[str]:
+    for other in known.others:
+        if other.is_like(channel.tone):
+            return [f"its contrast is that of a {other.name} scan: another sequence?"]
     far = _distance(channel.tone, known.tone, known.tone_spread)
     if known.tone_limit is not None and far > known.tone_limit:
         figure, limit = _apart(far, known.tone_limit, decimals=1)
