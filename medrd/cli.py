@@ -334,7 +334,8 @@ def evaluate(
         typer.Argument(
             metavar="CONFIG",
             help="YAML file that names the data and the split. Before it, a run folder or the "
-            "model/ folder inside it; without one, the built-in model.",
+            "model/ folder inside it; without one, the built-in model, which all subjects test if "
+            "there is no split.",
         ),
     ],
     out: Annotated[

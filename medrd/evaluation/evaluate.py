@@ -63,7 +63,8 @@ def evaluate(
     model
         A run folder, its ``model/``, or a loaded model; None for the built-in one.
     config
-        Defines the data and the split; recipe, scoring and calibration come from the model.
+        Defines the data and the split; recipe, scoring and calibration come from the model. Without
+        ``data.split``, all subjects test the built-in model.
     out
         The folder for ``metrics.json``, ``subjects.json``, a model card with the metrics,
         ``units/`` (for a bootstrap over subjects) and, if subjects failed, ``errors.json``.
@@ -93,6 +94,8 @@ def evaluate(
         SIGTERM or Ctrl-C stopped it between subjects.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
+    if model is None and "split" not in config.data.model_fields_set:
+        config = _all_to_test(config)  # the built-in model has seen none of them
     out = Path(out)
     config = _with_models_own(config, loaded)
     cohort = load_cohort(config)
@@ -192,6 +195,13 @@ def _intervals(units: Mapping[str, Units], categories: Mapping[str, Any]) -> dic
         "resamples": RESAMPLES,
         **{key: list(pair) for key, pair in intervals.items()},
     }
+
+
+def _all_to_test(config: Config) -> Config:
+    """The config with no subject held back from the test."""
+    content = config.to_dict()
+    split = {"train": 0, "calibration": 0, "test": 1.0}
+    return make_config(content | {"data": content["data"] | {"split": split}}, where="config")
 
 
 def _with_models_own(config: Config, model: Model) -> Config:

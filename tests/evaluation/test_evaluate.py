@@ -432,3 +432,14 @@ def test_an_out_that_cannot_be_a_folder_and_a_test_side_without_subjects(
     tiny_raw["data"]["split"]["test"] = 0
     with pytest.raises(ConfigError, match=r"data\.split\.test"):
         evaluate(tiny_run, make_config(tiny_raw), tmp_path / "out")
+
+
+def test_without_a_split_every_subject_tests_the_built_in_model(
+    tiny_root: Path, tiny_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    """It has seen none of them; a single subject would otherwise be given to the training."""
+    shutil.copytree(tiny_root / "tiny_0", tmp_path / "one" / "tiny_0")
+    del tiny_raw["data"]["split"]
+    tiny_raw["data"]["root"] = str(tmp_path / "one")
+    evaluate(None, make_config(tiny_raw), tmp_path / "out", baseline=False)
+    assert [row["subject"] for row in read(tmp_path / "out" / "subjects.json")] == ["tiny_0"]
