@@ -93,10 +93,14 @@ def _centre(heat: NDArray[np.float32], threshold: float | None) -> tuple[int, ..
     if not heat.max() > 0:
         return tuple(n // 2 for n in heat.shape)
     if threshold is not None:
-        regions, count = ndimage.label(heat >= threshold)
+        above = heat >= threshold
+        box = bounding_box(above)
+        regions, count = ndimage.label(above[box])
         if count:
-            largest = int(np.bincount(regions.ravel())[1:].argmax()) + 1
-            heat = np.where(regions == largest, heat, -np.inf)
+            largest = int(np.bincount(regions[above[box]])[1:].argmax()) + 1
+            inside = np.where(regions == largest, heat[box], -np.inf)
+            peak = np.unravel_index(int(inside.argmax()), inside.shape)
+            return tuple(int(i) + part.start for i, part in zip(peak, box, strict=True))
     return tuple(int(i) for i in np.unravel_index(int(heat.argmax()), heat.shape))
 
 
