@@ -12,8 +12,15 @@ from medrd.run.model_folder import make_detector
 from training import SMALL
 
 
-@pytest.mark.parametrize("name", ["rd4ad", "stfpm", "rdseg", "edc", "recontrast"])
-@pytest.mark.parametrize("teacher", ["tf_efficientnet_lite0", "resnet18", SMALL])
+@pytest.mark.parametrize(
+    ("name", "teacher"),
+    [
+        *((name, "tf_efficientnet_lite0") for name in ("rd4ad", "stfpm", "rdseg", "edc")),
+        ("recontrast", "resnet18"),
+        ("rd4ad", "resnet18"),
+        ("rd4ad", SMALL),
+    ],
+)
 def test_fused_networks_give_the_same_maps(name: str, teacher: str) -> None:
     torch.manual_seed(0)
     model = {"name": name, "teacher": {"name": teacher, "weights": "random"}}
