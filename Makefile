@@ -64,7 +64,7 @@ docs: $(READY) ## the documentation as a site, into site/
 # Scans, weights and the addresses of package mirrors must never be committed, but for one model of
 # phantoms, which comes with medrd. tests/run/old_run holds a tiny one that an earlier version trained.
 BUILTIN := medrd/builtin/flair/model.safetensors
-BUILTIN_SHA256 := 86fefc61de8571cc5805216fc6abf4d35a933ce21e5313d2f366739e7522921f
+BUILTIN_SHA256 := c914c3a4371f96e9018c5c7e0fa145b2f4d0e40dfc16b01e050a01b559391b27
 
 check-tree: ## look for data and registry addresses among the files that git tracks
 	@git rev-parse --is-inside-work-tree >/dev/null
