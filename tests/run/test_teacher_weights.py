@@ -43,11 +43,15 @@ def embedded() -> Teacher:
 def resnet_state() -> dict[str, Tensor]:
     """The weights of a network by timm; read only."""
     torch.manual_seed(1)
-    state: dict[str, Tensor] = timm.create_model("resnet18").state_dict()
+    state: dict[str, Tensor] = timm.create_model(RESNET).state_dict()
     return state
 
 
-def from_file(path: Path, name: str = "resnet18") -> TeacherConfig:
+RESNET = "test_resnet"
+"""A ResNet of half a million weights."""
+
+
+def from_file(path: Path, name: str = RESNET) -> TeacherConfig:
     return TeacherConfig(name=name, weights="file", file=path)
 
 
@@ -163,7 +167,7 @@ def test_a_file_is_loaded_whatever_its_kind(
         save_file(content, path)
     else:
         torch.save(content, path)
-    teacher = Teacher("resnet18")
+    teacher = Teacher(RESNET)
     load_teacher_weights(teacher, from_file(path))
     mine = teacher.backbone.state_dict()
     assert set(mine) <= set(resnet_state)
@@ -189,7 +193,7 @@ def test_a_file_with_code_is_refused_and_the_code_not_run(tmp_path: Path, writer
     else:
         path.write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(ModelError) as caught:
-        load_teacher_weights(Teacher("resnet18"), from_file(path))
+        load_teacher_weights(Teacher(RESNET), from_file(path))
     assert not trace.exists()
     assert caught.value.exit_code == 4
     assert str(path) in str(caught.value)
@@ -202,7 +206,7 @@ def test_a_network_that_stands_twice_in_a_file_must_be_chosen(
     path = tmp_path / "w.pth"
     torch.save({"student": resnet_state, "teacher": resnet_state}, path)
     with pytest.raises(ModelError, match=r"2 places: student\., teacher\.. Save the"):
-        load_teacher_weights(Teacher("resnet18"), from_file(path))
+        load_teacher_weights(Teacher(RESNET), from_file(path))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
@@ -238,15 +242,15 @@ def test_what_a_file_holds_instead_of_weights_is_said_and_no_code_advised(
 def test_weights_that_are_not_finite_are_refused_by_name(
     tmp_path: Path, resnet_state: dict[str, Tensor]
 ) -> None:
-    path, name = tmp_path / "w.pth", "layer2.0.conv1.weight"
+    path, name, norm = tmp_path / "w.pth", "layer2.0.conv1.weight", "conv1.1.running_var"
     broken = resnet_state[name].clone()
     broken[0, 0] = float("nan")
     torch.save(resnet_state | {name: broken}, path)
     with pytest.raises(ModelError, match=f"9 weights that are NaN or infinite, first in {name}"):
-        load_teacher_weights(Teacher("resnet18"), from_file(path))
-    torch.save(resnet_state | {"bn1.running_var": -resnet_state["bn1.running_var"]}, path)
+        load_teacher_weights(Teacher(RESNET), from_file(path))
+    torch.save(resnet_state | {norm: -resnet_state[norm]}, path)
     with pytest.raises(ModelError, match="features for a grey image"):
-        load_teacher_weights(Teacher("resnet18"), from_file(path))
+        load_teacher_weights(Teacher(RESNET), from_file(path))
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
@@ -320,16 +324,16 @@ def test_a_file_with_one_tensor_missing_or_of_another_shape_names_it(
     name = "layer2.0.conv1.weight"
     save_file({k: v for k, v in resnet_state.items() if k != name}, path)
     with pytest.raises(ModelError, match=name):
-        load_teacher_weights(Teacher("resnet18"), from_file(path))
+        load_teacher_weights(Teacher(RESNET), from_file(path))
     save_file(resnet_state | {name: torch.zeros(3, 3)}, path)
     with pytest.raises(ModelError, match=r"\(3, 3\)"):
-        load_teacher_weights(Teacher("resnet18"), from_file(path))
+        load_teacher_weights(Teacher(RESNET), from_file(path))
 
 
 def test_random_is_left_as_it_was_initialised() -> None:
-    teacher = Teacher("resnet18")
+    teacher = Teacher(RESNET)
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
-    load_teacher_weights(teacher, TeacherConfig(name="resnet18", weights="random"))
+    load_teacher_weights(teacher, TeacherConfig(name=RESNET, weights="random"))
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
 
 
