@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from without import NETWORK, STREAM
 
 from medrd.config import Config, RecipeConfig, load_config
-from medrd.data.brains.prepare import brain_mask
-from medrd.data.brains.profile import Profile, make_profile
-from medrd.data.brains.sequences import OtherSequence
-from medrd.data.traits import ScanTraits, scan_traits
+from medrd.data.brains.prepare import prepare
+from medrd.data.brains.profile import make_profile
+from medrd.data.brains.sequences import OtherSequence, appearance
+from medrd.data.traits import ScanTraits
 from medrd.files import write_json
 from medrd.images.volume import volume_from_array
 from medrd.phantom.cohort import Sort
@@ -62,31 +62,47 @@ def phantoms(config: Config, out: Path, *, sick: int, healthy: int, workers: int
     return Config.model_validate(config.model_dump() | {"data": data})
 
 
-def profile_of(traits: Sequence[ScanTraits], config: Config, *, workers: int) -> Profile:
-    """What the phantoms look like, and in what T1-like and T2-like ones differ from them."""
-    profile = make_profile(traits)
-    assert isinstance(config.recipe, RecipeConfig)
-    (name,) = config.recipe.channels
-    own = [scan.channels[name].tone for scan in traits]
-    jobs = [(index, config.seed, OTHERS[index % len(OTHERS)]) for index in range(240)]
+Appearance = NDArray[np.float32]
+Job = tuple[int, Config, str]
+
+
+def learn_others(
+    own: Sequence[Appearance], config: Config, *, workers: int
+) -> tuple[OtherSequence, ...]:
+    """The rules that tell T1-like and T2-like phantoms from FLAIR phantoms."""
+    jobs: list[Job] = [(index, config, OTHERS[index % len(OTHERS)]) for index in range(240)]
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        tones = list(pool.map(tone_of, jobs))
-    others = tuple(
-        OtherSequence.learn(
-            words, own, [t for t, job in zip(tones, jobs, strict=True) if job[2] in of]
-        )
-        for words, of in (("T1", ("t1", "t1ce")), ("T2", ("t2",)))
+        others = list(pool.map(simulated_appearance, jobs))
+    return tuple(
+        OtherSequence.learn(name, own, [others[index] for index, _, of in jobs if of in like])
+        for name, like in (("T1", ("t1", "t1ce")), ("T2", ("t2",)))
     )
-    channel = replace(profile.channels[name], others=others)
-    return replace(profile, channels={name: channel})
 
 
-def tone_of(job: tuple[int, int, str]) -> NDArray[np.float32]:
-    """The tone of a phantom by index, seed and modality."""
-    index, seed, modality = job
-    scan = make_varied(index, seed=seed, modality=modality)
-    volumes = {modality: volume_from_array(scan.image, scan.affine)}
-    return scan_traits(volumes, brain_mask(volumes)).channels[modality].tone
+def simulated_appearance(job: Job) -> Appearance:
+    """The appearance of a phantom."""
+    index, config, modality = job
+    assert isinstance(config.recipe, RecipeConfig)
+    scan = make_varied(index, seed=config.seed, modality=modality)
+    volume = volume_from_array(scan.image, scan.affine)
+    prepared = prepare({modality: volume}, config.recipe, quick=True)
+    return appearance_of(
+        prepared.traits, prepared.images.astype(np.float16), prepared.region, config
+    )
+
+
+def appearance_of(
+    traits: ScanTraits | None,
+    images: NDArray[np.floating],
+    region: NDArray[np.bool_],
+    config: Config,
+) -> Appearance:
+    """The appearance of slices (S, C, H, W), as training and calibration hold them."""
+    assert isinstance(config.recipe, RecipeConfig)
+    assert traits is not None
+    pixel_mm = config.recipe.field_mm / config.recipe.size
+    (channel,) = traits.channels.values()
+    return appearance(channel.tone, images[:, 0], region, pixel_mm=pixel_mm)
 
 
 def train(training: Training) -> list[float]:
@@ -132,8 +148,16 @@ def build(config: Config, out: Path, *, rounds: int, workers: int, guarded: bool
     if errors:
         raise errors[0]
     held_out = [cached[name] for name in cohort.split.calibration]
-    # The rules weigh these against as many of other sequences: half of the phantoms are enough.
-    traits = [*slices.traits[:half], *(each.traits for each in held_out if each.traits is not None)]
+    traits = [*slices.traits, *(each.traits for each in held_out if each.traits is not None)]
+    profile, (name,) = make_profile(traits), recipe.channels
+    if guarded:
+        own = [
+            appearance_of(each.traits, each.images, each.region, config) for each in slices.labelled
+        ]
+        own += [appearance_of(each.traits, each.images, each.region, config) for each in held_out]
+        others = learn_others(own, config, workers=workers)
+        channel = replace(profile.channels[name], others=others)
+        profile = replace(profile, channels={name: channel})
     training = Training(config, out, slices, detector, execution)
     calibration = calibrate(
         training.predictor(), held_out, margin=0, target_fpr=config.calibration.voxel_fpr
@@ -151,7 +175,7 @@ def build(config: Config, out: Path, *, rounds: int, workers: int, guarded: bool
             "labelled": True,
             "seed": config.seed,
         },
-        profile=profile_of(traits, config, workers=workers) if guarded else make_profile(traits),
+        profile=profile,
         precision=execution.precision,
     )
     write_json(out / "build.json", {"seconds": round(time.time() - started), "losses": losses})

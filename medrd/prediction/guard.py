@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from medrd.config import RecipeConfig
 from medrd.data.brains.profile import not_judged, unlike
+from medrd.data.brains.sequences import appearance
 from medrd.data.kind import Prepared
 from medrd.data.names import MODALITIES, named_kind
 from medrd.data.subject import Source, Subject
@@ -106,7 +108,8 @@ def compare_with_training(prepared: Prepared, model: Model, names: Names) -> Lik
     if model.profile is None or prepared.traits is None:
         return Likeness((), unchecked)
     misnamed = _by_names(names) if model.profile.named else []
-    return Likeness((*misnamed, *unlike(prepared.traits, model.profile)), unchecked)
+    differences = (*misnamed, *unlike(prepared.traits, model.profile))
+    return Likeness((*differences, *_other_sequences(prepared, model)), unchecked)
 
 
 def check_strict(model: Model, subjects: Sequence[Subject]) -> None:
@@ -155,6 +158,22 @@ def _never_checked(model: Model) -> list[str]:
     if model.profile is None:
         return ["anything: the model file has no profile of its training scans"]
     return not_judged(model.profile)
+
+
+def _other_sequences(prepared: Prepared, model: Model) -> list[str]:
+    """A sentence for each modality that looks like another sequence."""
+    assert model.profile is not None
+    assert prepared.traits is not None
+    assert isinstance(model.recipe, RecipeConfig)
+    pixel_mm = model.recipe.field_mm / model.recipe.size
+    found = []
+    for number, (name, known) in enumerate(model.profile.channels.items()):
+        if known.others:
+            tone, images = prepared.traits.channels[name].tone, prepared.images[:, number]
+            seen = appearance(tone, images, prepared.region, pixel_mm=pixel_mm)
+            like = [other.name for other in known.others if other.is_like(seen)]
+            found += [f"{name}: its contrast is that of a {each} scan" for each in like]
+    return found
 
 
 def _by_names(names: Names) -> list[str]:

@@ -13,13 +13,11 @@ from typing import Any
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from medrd.data.brains.prepare import brain_mask
-from medrd.data.brains.profile import unlike
-from medrd.data.traits import scan_traits
 from medrd.files import file_hash
 from medrd.images.volume import volume_from_array
 from medrd.phantom.varied import make_varied
 from medrd.prediction.api import load, read
+from medrd.prediction.guard import compare_with_training
 from medrd.run.builtin import DEFAULT, HOME, list_builtin
 from medrd.run.card import CARD_NAME, section
 from medrd.run.model_folder import load_model
@@ -52,15 +50,14 @@ def test_models_lists_it_with_the_numbers_of_its_card() -> None:
 
 @pytest.mark.parametrize("modality", ["flair", "t1", "t2"])
 def test_its_guard_tells_other_sequences_of_a_simulated_person(modality: str) -> None:
-    profile = load_model(None).profile
-    assert profile is not None
+    model = load_model(None)
     person = make_varied(3, seed=9, healthy=True, voxel_mm=2.0, modality=modality)
-    volumes = {"flair": volume_from_array(person.image, person.affine)}
-    found = unlike(scan_traits(volumes, brain_mask(volumes)), profile)
+    prepared = model.kind.prepare(volume_from_array(person.image, person.affine))
+    found = compare_with_training(prepared, model, {}).differences
     if modality == "flair":
-        assert found == []
+        assert found == ()
     else:
-        assert [f"that of a {modality.upper()} scan" in text for text in found] == [True]
+        assert found == (f"flair: its contrast is that of a {modality.upper()} scan",)
 
 
 def test_scans_alone_are_predicted_with_it_and_the_log_says_so(

@@ -56,8 +56,8 @@ class ChannelProfile:
     pattern
         (12, 12, 12) median over the scans.
     others
-        Rules that tell scans of other sequences, for a model of simulated scans alone: those vary
-        so much that most other sequences are within the limits.
+        Rules that tell scans of other sequences, for a model of simulated scans: those vary so
+        much that other sequences are within the limits.
     """
 
     negative_share: float
@@ -238,9 +238,6 @@ def _unlike_values(channel: ChannelTraits, known: ChannelProfile) -> list[str]:
 def _unlike_contrast(
     channel: ChannelTraits, known: ChannelProfile, scan: ScanTraits, profile: Profile
 ) -> list[str]:
-    for other in known.others:
-        if other.is_like(channel.tone):
-            return [f"its contrast is that of a {other.name} scan: another sequence?"]
     far = _distance(channel.tone, known.tone, known.tone_spread)
     if known.tone_limit is not None and far > known.tone_limit:
         figure, limit = _apart(far, known.tone_limit, decimals=1)

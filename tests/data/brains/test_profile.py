@@ -19,7 +19,6 @@ from scipy import ndimage
 
 from medrd.data.brains.prepare import brain_mask
 from medrd.data.brains.profile import Profile, _distance, _likeness, make_profile, unlike
-from medrd.data.brains.sequences import OtherSequence
 from medrd.data.traits import ScanTraits, scan_traits
 from medrd.images.volume import Volume, volume_from_array
 
@@ -138,27 +137,6 @@ def test_another_modality_is_recognised_by_its_contrast(
     for seed in (10, 11, 12):
         found = unlike(traits(scan(seed, contrast)), profile)
         assert any("another sequence" in text for text in found)
-
-
-def test_other_sequences_are_told_from_scans_that_vary_as_much(scan: Scan) -> None:
-    def tones(contrast: str, seeds: range) -> list[NDArray[np.float32]]:
-        return [traits(scan(seed, contrast)).channels["flair"].tone for seed in seeds]
-
-    vague = make_profile([traits(scan(seed)) for seed in range(3)])  # too few for limits
-    own = tones("flair", range(8))
-    others = [
-        OtherSequence.learn(name, own, tones(name.lower(), range(8))) for name in ("T1", "T2")
-    ]
-    channel = replace(vague.channels["flair"], others=tuple(others))
-    profile = replace(vague, channels={"flair": channel})
-    profile = Profile.from_dict(json.loads(json.dumps(profile.to_dict())))
-    for seed in (10, 11, 12):
-        assert unlike(traits(scan(seed)), profile) == []
-        for contrast in ("t1", "t2"):
-            other = traits(scan(seed, contrast))
-            assert unlike(other, vague) == []
-            (found,) = unlike(other, profile)
-            assert f"that of a {contrast.upper()} scan" in found
 
 
 def test_voxels_of_another_size_are_named(scan: Scan, profile: Profile) -> None:
