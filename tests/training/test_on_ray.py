@@ -93,6 +93,21 @@ def listening(folder: Path) -> Callable[[dict[str, Any]], Any]:
     return work
 
 
+def leave_out_helpers(patch: pytest.MonkeyPatch) -> None:
+    """Spare each group of workers the processes for preempted nodes, for data sets of Ray's and for
+    what a dead controller leaves, which import pandas."""
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    create = DataParallelTrainer._create_default_callbacks
+    helpers = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+    patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    patch.setattr(
+        DataParallelTrainer,
+        "_create_default_callbacks",
+        lambda self: [each for each in create(self) if type(each).__name__ not in helpers],
+    )
+
+
 @pytest.fixture(scope="module")
 def ray_here(prompt_ray: None) -> Iterator[None]:
     """Ray with two cores, and this process connected to it."""
@@ -101,7 +116,7 @@ def ray_here(prompt_ray: None) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # an end is seen only then
-        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process more, for clouds
+        leave_out_helpers(patch)
         ray.init(
             "local",
             num_cpus=2,
