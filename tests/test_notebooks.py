@@ -81,7 +81,7 @@ def test_lesion_heatmaps(client: NotebookClient, tiny_root: Path, tmp_path: Path
         client,
         "lesion_heatmaps.ipynb",
         MEDRD_NOTEBOOK_OUT=tmp_path,
-        MEDRD_NOTEBOOK_SET="recipe.size=64",
+        MEDRD_NOTEBOOK_SET="recipe.size=64 train.epochs=4",
     )
     assert len(shown(notebook, "image/png")) == 3
     assert len(shown(notebook, "application/vnd.jupyter.widget-view+json")) == 1
