@@ -242,7 +242,6 @@ def left_of(processes: dict[int, str]) -> list[str]:
 PS = ["ps", "-ww", "-eo", "pid=,ppid=,args="]
 KILL = """
 import os, pathlib, signal, subprocess, threading, time
-os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
 def kill():
     while not any(len(path.read_text().splitlines()) >= 3
                   for path in pathlib.Path({out!r}).glob("trials/*/reports.jsonl")):
@@ -252,8 +251,7 @@ def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 threading.Thread(target=kill, daemon=True).start()
 """
-"""Kill medrd once there are three epochs; which processes there were is noted. They look for their
-lost head for 5 s, not a minute."""
+"""Kill medrd once there are three epochs; which processes there were is noted."""
 
 
 def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
@@ -272,7 +270,8 @@ def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     assert any("raylet" in command for command in rays.values())
     dashboards = [command for command in rays.values() if "dashboard.py" in command]
     assert all("--disable-frontend" in command for command in dashboards)
-    wait_for(lambda: not [c for c in left_of(rays) if c.startswith("ray::")], seconds=90, every=0.5)
+    # Ray's own agents take a minute to see that all is over; they hold nothing of ours.
+    wait_for(lambda: not [c for c in left_of(rays) if "Agent" not in c], seconds=90, every=0.5)
     (reports,) = out.glob("trials/*/reports.jsonl")
     before = reports.read_text(encoding="utf-8").splitlines()
     assert 3 <= len(before) < 8
@@ -282,8 +281,6 @@ def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
     assert done.code == 0, done.stderr
     assert "1 finished" in done.stdout
     assert done.stdout.splitlines()[-1] == str(out / "best.yaml")
-    # Ray's own agents take their time to see that all is over; they hold nothing of ours.
-    wait_for(lambda: not [c for c in left_of(rays) if "Agent" not in c], seconds=90, every=0.5)
     lines = reports.read_text(encoding="utf-8").splitlines()
     assert lines[: len(before)] == before  # seconds and all: those epochs were not done again
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 9))
