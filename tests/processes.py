@@ -105,6 +105,8 @@ def _run(argv: list[str], prelude: str, streams: list[str], cache: str) -> None:
     sys.stdout = os.fdopen(1, "w", encoding="utf-8")
     sys.stderr = os.fdopen(2, "w", 1, encoding="utf-8", errors="backslashreplace")
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    # A fork leaves torch without its pool, which two threads that ask at once make wrongly.
+    sys.modules["torch"].set_num_threads(1)
     os.environ["MEDRD_CACHE"] = cache
     sys.argv = argv
     code: object = 1
