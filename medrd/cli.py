@@ -141,9 +141,9 @@ def predict(
         typer.Argument(
             metavar="SCAN",
             help="Scans (NIfTI, MGH, MetaImage, NRRD), BraTS subject folders, BIDS datasets, DICOM "
-            "series, or folders of these. Before them, a run folder or the model/ folder inside "
-            "it; without one, the built-in model, for FLAIR. For a model trained on pictures: "
-            "pictures, or folders of pictures.",
+            "series, or folders of these; for a model of pictures, pictures or folders of them. "
+            "MODEL is a run folder or the model/ folder inside it. If it is left out, the "
+            "built-in model predicts, which is for FLAIR scans.",
         ),
     ],
     out: Annotated[
@@ -333,9 +333,9 @@ def evaluate(
         list[Path],
         typer.Argument(
             metavar="CONFIG",
-            help="YAML file that names the data and the split. Before it, a run folder or the "
-            "model/ folder inside it; without one, the built-in model, which all subjects test if "
-            "there is no split.",
+            help="YAML file that names the data and the split. MODEL is a run folder or the model/ "
+            "folder inside it. If it is left out, the built-in model is evaluated, on all subjects "
+            "if the file names no split.",
         ),
     ],
     out: Annotated[
@@ -362,7 +362,9 @@ def evaluate(
 
     *models, config = files
     if len(models) > 1:
-        raise typer.BadParameter("expected [MODEL] CONFIG")
+        raise typer.BadParameter(
+            "expected at most a model and a config; give them one after the other: [MODEL] CONFIG"
+        )
     options.refuse_void_keys(set_ or [], sections=("data", "seed"))
     loaded = load_config(config, set_ or [])
     from medrd.evaluation.evaluate import evaluate as run

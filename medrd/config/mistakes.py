@@ -68,7 +68,10 @@ def config_mistake(
             remedy=_hint(key, str(loc[-1]), _known(model, loc), model, shared),
         )
     # A list is set as a whole.
-    remedy = remedy.format(key=re.sub(r"\.\d+(\..*)?$", "", key))
+    if parts:
+        remedy = remedy.format(key=re.sub(r"\.\d+(\..*)?$", "", key))
+    else:  # keys of several sections do not fit each other, and no key is called config
+        remedy = "Change one of these keys in the file or with --set."
     value = first.get("input")
     if first["type"] == "union_tag_invalid":
         value = value.get(str(loc[-1])) if isinstance(value, dict) else value

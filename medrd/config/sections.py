@@ -34,7 +34,7 @@ class RecipeConfig(Section):
     kind: Literal["volumes"] = "volumes"
     channels: tuple[str, ...] = Field(("flair",), min_length=1, max_length=8)
     """Modalities. Every model takes one (repeated to three channels) or three (one per channel);
-    rdseg takes any number."""
+    rdseg and outline take any number."""
     axis: Literal["axial", "coronal", "sagittal"] = "axial"
     size: int = Field(256, ge=32, le=1024)
     """Side of a slice in pixels."""
@@ -49,11 +49,11 @@ class RecipeConfig(Section):
     min_brain_mm2: float = Field(3000.0, gt=0)
     """Slices with less brain than this are neither trained on nor scored."""
     neighbours_mm: tuple[_Distance, ...] = Field((), max_length=8)
-    """Also show the slices at these distances on both sides of each slice (rdseg only)."""
+    """Also show the slices at these distances on both sides of each slice (rdseg and outline)."""
     place: bool = False
     """Also show each pixel's position in the brain: its row, its distance from the middle column,
     and the slice's height between the lowest and the highest slice with enough brain (rdseg
-    only)."""
+    and outline)."""
 
     @property
     def layout(self) -> Layout:
@@ -285,7 +285,7 @@ class Config(Section):
         if not (layout.plain or self.model.takes_stacks):
             raise ValueError(
                 f"model {self.model.name} takes one or three channels of one slice; the recipe has "
-                f"{layout.channels} (recipe.channels, neighbours_mm, place); only rdseg takes them"
+                f"{layout.channels} (recipe.channels, neighbours_mm, place): rdseg and outline can"
             )
         if isinstance(self.recipe, RecipeConfig):
             self.model.check_scans(

@@ -1,4 +1,4 @@
-"""The list of all detectors, and the function that builds one: no other module lists them."""
+"""The list of all detectors, and the function that builds one from its section of a config."""
 
 from __future__ import annotations
 

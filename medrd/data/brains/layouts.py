@@ -1,7 +1,7 @@
 """Layouts of data sets of brains: find the subjects with their images and labels.
 
-Only names are used; no image is read. A new layout is a function that finds its subjects, and a
-line in ``_LAYOUTS``.
+Only names are used; no image is read. A new layout is a function that finds its subjects, a
+line in ``_LAYOUTS``, and its name in ``data.layout`` (:mod:`medrd.config.sections`).
 """
 
 from __future__ import annotations
