@@ -159,8 +159,7 @@ def _also_test(config: Config, name: str, other: str, root: Path) -> Config:
         )
     what = f"the folder of {other}, on which the models of {name} are tested too"
     _refuse_no_folder(root, what, key)
-    split = SplitConfig(train=0, calibration=0, test=1.0)
-    data = config.data.model_copy(update={"root": root, "split": split})
+    data = config.data.model_copy(update={"root": root, "split": SplitConfig.all_to_test()})
     return config.model_copy(update={"data": data})
 
 

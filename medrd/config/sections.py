@@ -112,6 +112,11 @@ class SplitConfig(Section):
     """Held-out subjects whose healthy slices set the threshold."""
     test: int | float | tuple[Text, ...] = 0.3
 
+    @classmethod
+    def all_to_test(cls) -> SplitConfig:
+        """The split of a data set that a model was not trained on."""
+        return cls(train=0, calibration=0, test=1.0)
+
     @field_validator("train", "calibration", "test", mode="wrap")
     @classmethod
     def _check_side(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:

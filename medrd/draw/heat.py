@@ -93,8 +93,8 @@ class HeatScale:
         return "white line: calibrated threshold — " if self.threshold else ""
 
 
-def dark_axes(width: float, height: float) -> Axes:
-    """One pair of axes that fills a black figure, in inches from its lower left corner.
+def dark_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A black figure, and one pair of axes that fills it, in inches from its lower left corner.
 
     Pictures are placed in it by hand: axes for each, and a layout that measures them, take most of
     the time that a figure takes.
@@ -105,7 +105,7 @@ def dark_axes(width: float, height: float) -> Axes:
     ax.set_axis_off()
     ax.set(xlim=(0, width), ylim=(0, height))
     ax.autoscale(enable=False)
-    return ax
+    return figure, ax
 
 
 def fit(shape: tuple[int, ...], cell: Place, *, aspect: float = 1.0) -> Place:

@@ -57,7 +57,7 @@ def draw_overlay(
     scale = HeatScale.of(heat, threshold)
     positive = scan[scan > 0]
     lowest, highest = np.percentile(positive, [1, 99.5]) if positive.size else (0.0, 1.0)
-    ax = dark_axes(9.6, 6.6)
+    figure, ax = dark_axes(9.6, 6.6)
     for column, (name, axis, letters) in enumerate(PLANES):
         position = int(centre[axis])
         plane = cut(scan, axis, position)
@@ -83,8 +83,6 @@ def draw_overlay(
         f"{drawable(title)} — above the scan, below its anomaly score — "
         f"{scale.legend}research use only",
     )
-    figure = ax.get_figure()
-    assert isinstance(figure, Figure)
     return figure
 
 

@@ -47,7 +47,7 @@ def draw_picture_overlay(
 
     height, width = heat.shape
     tall = float(np.clip(_WIDTH_INCHES * 0.45 * height / width, 1.5, 8))
-    ax = dark_axes(_WIDTH_INCHES, tall + 0.5)
+    figure, ax = dark_axes(_WIDTH_INCHES, tall + 0.5)
     for left in (0.1, 4.5):
         place = fit(heat.shape, (left, left + 4.3, 0.1, tall + 0.2))
         if picture.shape[2] == 1:
@@ -68,8 +68,6 @@ def draw_picture_overlay(
         f"{drawable(title)} — left the picture, right its anomaly score — "
         f"{scale.legend}research use only",
     )
-    figure = ax.get_figure()
-    assert isinstance(figure, Figure)
     return figure
 
 

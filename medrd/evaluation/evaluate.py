@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from medrd.config import Config, digest, make_config
+from medrd.config import Config, SplitConfig, digest, make_config
 from medrd.data.persons import person_of
 from medrd.data.subject import Subject
 from medrd.errors import ConfigError
@@ -199,9 +199,8 @@ def _intervals(units: Mapping[str, Units], categories: Mapping[str, Any]) -> dic
 
 def _all_to_test(config: Config) -> Config:
     """The config with no subject held back from the test."""
-    content = config.to_dict()
-    split = {"train": 0, "calibration": 0, "test": 1.0}
-    return make_config(content | {"data": content["data"] | {"split": split}}, where="config")
+    data = config.data.model_copy(update={"split": SplitConfig.all_to_test()})
+    return config.model_copy(update={"data": data})
 
 
 def _with_models_own(config: Config, model: Model) -> Config:

@@ -43,7 +43,7 @@ def draw_prepared(
     detected, expected = detected[box], expected[box]
     centre = [n // 2 for n in detected.shape]
     height = 3.4 * len(images) + 0.6
-    ax = dark_axes(9.6, height)
+    figure, ax = dark_axes(9.6, height)
     for row, (channel, array) in enumerate(images.items()):
         scan = canonical(array, affine)[0][box]
         positive = scan[scan > 0]
@@ -63,6 +63,4 @@ def draw_prepared(
         ax,
         f"{drawable(title)}\ngreen: detected brain — blue: the template's — research use only",
     )
-    figure = ax.get_figure()
-    assert isinstance(figure, Figure)
     return figure

@@ -24,6 +24,6 @@ from medrd.draw.text import drawable
 )
 def test_a_title_of_any_characters_is_drawn_without_a_warning(name: str, shown: str) -> None:
     assert drawable(name) == shown
-    ax = dark_axes(2, 2)
+    figure, ax = dark_axes(2, 2)
     write_title(ax, drawable(name))
-    ax.get_figure().savefig(io.BytesIO(), format="png")
+    figure.savefig(io.BytesIO(), format="png")
