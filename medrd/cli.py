@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 _MODEL_FIRST = "[OPTIONS] [MODEL]"
-"""In the usage of commands whose first argument may be a model."""
+"""Usage of the commands that take an optional model before their other arguments."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -111,8 +111,8 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="CPU cores per Ray process; starts Ray even for one. Default: this machine's "
-            "cores, divided equally; 1 on a cluster.",
+            help="CPU cores per Ray process; uses Ray even with one process. Default: an equal "
+            "share of this machine's cores; 1 on a cluster.",
         ),
     ] = None,
     address: options.Address = None,
@@ -142,8 +142,8 @@ def predict(
             metavar="SCAN",
             help="Scans (NIfTI, MGH, MetaImage, NRRD), BraTS subject folders, BIDS datasets, DICOM "
             "series, or folders of these; for a model of pictures, pictures or folders of them. "
-            "MODEL is a run folder or the model/ folder inside it. If it is left out, the "
-            "built-in model predicts, which is for FLAIR scans.",
+            "MODEL is a run folder or the model/ folder inside it. Without it, the built-in "
+            "model for FLAIR scans is used.",
         ),
     ],
     out: Annotated[
@@ -157,8 +157,8 @@ def predict(
         int | None,
         typer.Option(
             min=1,
-            help="Refuse, without reading it, a volume or picture with more than this many voxels "
-            "or pixels. Default: from the model's config.",
+            help="Refuse volumes or pictures with more voxels or pixels than this, before reading "
+            "them. Default: from the model's config.",
         ),
     ] = None,
     strict: Annotated[
@@ -169,7 +169,7 @@ def predict(
         options.Engine,
         typer.Option(
             help="fused: fold BatchNorm into the convolutions, which is faster on a CPU. torch: "
-            "the networks as they were trained. auto: fused on a CPU in fp32, otherwise torch."
+            "run the networks as trained. auto: fused on a CPU in fp32, otherwise torch."
         ),
     ] = options.Engine.auto,
     ray: options.OnRay = False,
@@ -182,8 +182,8 @@ def predict(
         bool,
         typer.Option(
             "--prepare",
-            help="For raw heads: first do what medrd prepare does, into OUT/prepared. Implies "
-            "--native.",
+            help="For raw heads: prepare them first, as medrd prepare does, in OUT/prepared. "
+            "Implies --native.",
         ),
     ] = False,
     native: Annotated[
@@ -197,7 +197,7 @@ def predict(
         typer.Option(
             "--dicom",
             help="For DICOM series: also write a Segmentation, a Parametric Map and a report. "
-            "--native adds scans that medrd prepare made from a series.",
+            "With --native, also for scans that medrd prepare made from a series.",
         ),
     ] = False,
     keep_names: options.KeepNames = False,
@@ -334,8 +334,8 @@ def evaluate(
         typer.Argument(
             metavar="CONFIG",
             help="YAML file that names the data and the split. MODEL is a run folder or the model/ "
-            "folder inside it. If it is left out, the built-in model is evaluated, on all subjects "
-            "if the file names no split.",
+            "folder inside it. Without it, the built-in model is evaluated, on all subjects if "
+            "CONFIG has no split.",
         ),
     ],
     out: Annotated[
@@ -362,9 +362,7 @@ def evaluate(
 
     *models, config = files
     if len(models) > 1:
-        raise typer.BadParameter(
-            "expected at most a model and a config; give them one after the other: [MODEL] CONFIG"
-        )
+        raise typer.BadParameter("expected [MODEL] CONFIG: at most one model, then one config")
     options.refuse_void_keys(set_ or [], sections=("data", "seed"))
     loaded = load_config(config, set_ or [])
     from medrd.evaluation.evaluate import evaluate as run
@@ -381,7 +379,7 @@ def evaluate(
         runner=runner,
         shard=options.parse_shard(shard),
     )
-    if not path.is_file():  # other shards are missing
+    if not path.is_file():  # other shards are not done yet
         return
     typer.echo(metrics_table(path))
     typer.echo(path)
@@ -396,7 +394,7 @@ def compare(
         Path,
         typer.Option(
             callback=options.check_out,
-            help="Output folder; if it holds an unfinished comparison, that one is continued.",
+            help="Output folder; an unfinished comparison in it is continued.",
         ),
     ],
     set_: options.Set = None,
@@ -482,7 +480,7 @@ def phantom(
         bool,
         typer.Option(
             "--varied",
-            help="Heads, scanners and lesions as different as can be, in FLAIR alone at 1.5 mm.",
+            help="Vary heads, scanners and lesions as widely as possible; FLAIR only, 1.5 mm.",
         ),
     ] = False,
 ) -> None:
@@ -521,7 +519,7 @@ def export(
 
 @app.command()
 def models() -> None:
-    """List the built-in models, with what they were measured on."""
+    """List the built-in models, with their measured accuracy."""
     from medrd.run.builtin import list_builtin
 
     typer.echo(list_builtin())
@@ -553,8 +551,8 @@ def main() -> None:
     from medrd.run.terminal import take_every_text
 
     take_every_text()
-    # Where nothing has to be saved first, SIGTERM ends a command as Ctrl-C does: with a message,
-    # and with its temporary files removed.
+    # If nothing has to be saved first, SIGTERM ends a command as Ctrl-C does: it prints a message
+    # and removes its temporary files.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.argv[1:] = options.read_arguments(sys.argv[1:])

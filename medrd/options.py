@@ -56,7 +56,7 @@ Address = Annotated[
     str | None,
     typer.Option(
         help="Ray cluster to join: HOST:PORT, or auto when run on one of its nodes. Default: "
-        "RAY_ADDRESS; without it, this machine."
+        "RAY_ADDRESS if set, otherwise this machine."
     ),
 ]
 Actors = Annotated[
@@ -102,12 +102,12 @@ class ExportFormat(StrEnum):
 
 
 def read_arguments(arguments: Sequence[str]) -> list[str]:
-    """Expand ``--out=~/maps``, which shells leave as it is.
+    """Expand the ``~`` in ``--out=~/maps``, which shells do not expand.
 
     Raises
     ------
     ConfigError
-        A home folder of nobody, which shells leave too, or nothing where a value should be.
+        ``~name`` without such a user, or an empty value.
     """
     return [_read_argument(argument) for argument in arguments]
 
@@ -124,7 +124,7 @@ def _read_argument(argument: str) -> str:
             name or "the command line",
             expected="a value",
             found="an empty one",
-            remedy="Write it, or leave the option out; a variable of the shell may not be set.",
+            remedy="Give a value, or leave the option out. Is a shell variable unset?",
         )
     if not value.startswith("~"):
         return argument
@@ -133,14 +133,14 @@ def _read_argument(argument: str) -> str:
         raise ConfigError(
             value,
             expected="a path",
-            found=f"{value.partition('/')[0]}, which is no user's home folder here",
-            remedy=f"Write the whole path, or ./{value} if that is its name.",
+            found=f"{value.partition('/')[0]}, but there is no such user",
+            remedy=f"Write the full path, or ./{value} if the name begins with ~.",
         )
     return f"{name}={expanded}" if named else expanded
 
 
 def check_out(out: Path | None) -> Path | None:
-    """The value of ``--out``, before there is any work. Raises OutputError."""
+    """Check ``--out`` before any work begins, and return it. Raises OutputError."""
     from medrd.files import refuse_no_place
 
     if out is not None:
@@ -151,14 +151,14 @@ def check_out(out: Path | None) -> Path | None:
 def split_model(arguments: Sequence[Path]) -> tuple[Path | None, list[Path]]:
     """The model and the scans of ``medrd predict [MODEL] SCANS...``; None is the built-in model.
 
-    What the first argument holds decides: it is the model if it is a run or model folder.
+    The first argument is the model if it is a run or model folder.
 
     Raises
     ------
     ConfigError
-        It is the only argument.
+        A model is the only argument.
     ModelError
-        It is neither a model nor a scan, nor a folder of scans.
+        The first argument is neither a model, nor a scan, nor a folder of scans.
     """
     from medrd.data.brains.find import holds_input
     from medrd.errors import ConfigError, ModelError
@@ -170,24 +170,24 @@ def split_model(arguments: Sequence[Path]) -> tuple[Path | None, list[Path]]:
             return first, rest
         raise ConfigError(
             first,
-            expected="a model and scans, or scans alone, for the built-in model",
-            found="a model alone",
-            remedy="Name the scans after it; for the built-in model, leave it out.",
+            expected="a model and scans, or only scans (for the built-in model)",
+            found="only a model",
+            remedy="Add the scans after the model, or leave it out to use the built-in one.",
         )
     if holds_input(first):
         return None, [first, *rest]
-    there = "a folder with neither" if os.path.isdir(first) else "a file of another kind"
+    there = "a folder that contains neither" if os.path.isdir(first) else "a file of another kind"
     raise ModelError(
         first,
-        expected="a run or model folder (model.json, model.safetensors), or, for the built-in "
+        expected="a run or model folder (model.json, model.safetensors); or, for the built-in "
         "model, a scan or a folder of scans",
-        found=there if os.path.exists(first) else "nothing of this name",
-        remedy="Check the path. For pictures, name a model that was trained on pictures first.",
+        found=there if os.path.exists(first) else "no such file or folder",
+        remedy="Check the path. For pictures, give a model trained on pictures before them.",
     )
 
 
 def refuse_void_keys(overrides: Sequence[str], *, sections: Sequence[str]) -> None:
-    """Raise ConfigError for a ``--set`` of what a trained model decides, and not the config."""
+    """Raise ConfigError for a ``--set`` of keys that the trained model fixes, not the config."""
     from medrd.config import Config
     from medrd.config.load import parse_override
     from medrd.errors import ConfigError
@@ -199,8 +199,8 @@ def refuse_void_keys(overrides: Sequence[str], *, sections: Sequence[str]) -> No
             raise ConfigError(
                 f"--set {override}",
                 expected=f"a key of {' or '.join(sections)}",
-                found=f"{section}, which is the trained model's own",
-                remedy="Leave it out, or train another model with it.",
+                found=f"{section}, which the trained model fixes",
+                remedy="Leave it out, or train a model with this setting.",
             )
 
 

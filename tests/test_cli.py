@@ -124,7 +124,7 @@ def test_a_wrong_setting_says_what_would_be_right(
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        ("--out=~nobody-of-this-name/x", "no user's home folder here. Write the whole path"),
+        ("--out=~nobody-of-this-name/x", "there is no such user. Write the full path"),
         ("--out=", "--out: expected a value; found an empty one"),
         ("--out=/dev/null", "/dev/null: expected a folder for results; found a file where"),
         ("--out=/dev/null/x", "a file where a folder should be"),
@@ -159,7 +159,7 @@ def test_what_a_trained_model_decides_cannot_be_set_in_its_evaluation(
 ) -> None:
     done = medrd("evaluate", tmp_path, tiny_yaml, "--out", tmp_path, "--set", "scoring.sigma_px=2")
     assert done.code == 2
-    assert "found scoring, which is the trained model's own" in done.stderr
+    assert "found scoring, which the trained model fixes" in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])

@@ -38,9 +38,7 @@ def places(tmp_path: Path) -> Path:
 def test_a_run_or_model_folder_before_scans_is_the_model(places: Path, model: str) -> None:
     scans = [places / "scan.nii.gz", places / "scans"]
     assert split_model([places / model, *scans]) == (places / model, scans)
-    with pytest.raises(
-        ConfigError, match="a model and scans, or scans alone, for the built-in model"
-    ):
+    with pytest.raises(ConfigError, match="a model and scans, or only scans"):
         split_model([places / model])
 
 
@@ -57,9 +55,9 @@ def test_scans_alone_are_for_the_built_in_model(places: Path, scan: str) -> None
 @pytest.mark.parametrize(
     ("first", "found"),
     [
-        ("text", "a folder with neither"),
-        ("maps", "a folder with neither"),
-        ("missing", "nothing of this name"),
+        ("text", "a folder that contains neither"),
+        ("maps", "a folder that contains neither"),
+        ("missing", "no such file or folder"),
         ("run/model/model.json", "a file of another kind"),
     ],
 )

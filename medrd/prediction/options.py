@@ -29,9 +29,9 @@ class PredictOptions:
     engine
         See :data:`medrd.run.engine.Engine`.
     strict
-        Refuse inputs unlike the model's training scans. Otherwise there are warnings in the log and
-        in the JSON file (``unlike_training``), which also lists what could not be checked
-        (``not_judged``).
+        Refuse inputs unlike the model's training scans. Otherwise the log and the JSON file
+        (``unlike_training``) warn of the differences. The JSON file also lists what could not be
+        checked (``not_judged``).
     picture
         Also write an overlay as PNG.
     prepare
@@ -43,9 +43,9 @@ class PredictOptions:
         Also write scores, findings and a report as DICOM, for DICOM series, and with ``native`` for
         scans that ``medrd prepare`` made from a series.
     keep_names
-        Whether the DICOM objects hold the patient's name, number and the like.
+        Keep the patient's name, number, birth date and similar values in the DICOM objects.
     report
-        Also write ``report.html`` about everything in the output folder; see
+        Also write ``report.html``, which covers everything in the output folder; see
         :func:`medrd.write_report`.
     shard
         Predict only this part of the inputs, in the order of their results' paths. Other calls with
