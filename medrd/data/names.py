@@ -29,7 +29,8 @@ _OWN_OUTPUT = re.compile(r"_(anomaly|mask)$")
 _POST = r"(?:ce|\+?c\+?|gd|gad|gado|post|postgd|post[_-]?contrast|contrast|km)"
 _OTHER = r"adc|dwi|dti|dsc|dce|swi|swan|asl|bold|pwi|perf(?:usion)?|r?cb[fv]|mra|tof|qsm|mtr|stir"
 _SYNONYMS = {
-    "flair": r"(?:[23]d[_-]?)?(?:t2w?[_-]?)?flair(?:[_-]?[23]d|\d)?|t2f|dark[_-]?fluid",
+    "flair": r"(?:[23]d[_-]?)?(?:t2w?[_-]?)?flair(?:[_-]?[23]d|\d)?|t2f|dark[_-]?fluid"
+    r"|fluid[_-]?attenuated",
     "t1ce": rf"t1(?:wi?)?[_-]?{_POST}|t1cw|(?:ce|gd|(?:post[_-]?)?contrast[_-])[_-]?t1w?|ct1w?",
     "t1": r"(?:inplane)?t1(?:wi?|n|[_-]?weighted)?"
     r"|t1w?[_-]?(?:pre|native|(?:non|without)(?=[_-]?c))"
@@ -105,6 +106,16 @@ def name_and_modality(path: Path) -> tuple[str, str | None]:
     if kind == "t1" and _CONTRAST_ENTITY.search(own):
         return _CONTRAST_ENTITY.sub("", own), "t1ce"
     return own, kind
+
+
+def modality_of_word(word: str) -> str | None:
+    """The modality that a folder or a channel of this name holds; None if the name is another.
+
+    >>> modality_of_word("T1w"), modality_of_word("patient_T1w")
+    ('t1', None)
+    """
+    found = _ENDING.fullmatch(word)
+    return found.lastgroup if found and found.lastgroup in MODALITIES else None
 
 
 def named_kind(path: Path) -> str | None:

@@ -18,7 +18,7 @@ from medrd.errors import GridMismatchError, SeriesError
 from medrd.extras import require_extra
 from medrd.images.dicom_place import Plane, by_place, place_grid, planes_of
 from medrd.images.dicom_series import choose_series, text
-from medrd.images.geometry import Affine, Shape3, format_shape
+from medrd.images.geometry import RAS_TO_LPS, Affine, Shape3, format_shape
 
 if TYPE_CHECKING:
     import highdicom
@@ -28,7 +28,6 @@ NOTICE = "Research use only; not for diagnosis."
 MAKERS_CODES = "99MEDRD"
 """The scheme of medrd's own codes, for what no standard has a code."""
 SCORE = ("SCORE", MAKERS_CODES, "Anomaly score")
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class Scene:
 
         order, backwards = self._axes
         turned = array.transpose(order)
-        affine = _LPS @ self.affine @ np.eye(4)[:, [*order, 3]]
+        affine = RAS_TO_LPS @ self.affine @ np.eye(4)[:, [*order, 3]]
         for axis in np.flatnonzero(backwards):
             affine[:3, 3] += affine[:3, axis] * (turned.shape[axis] - 1)
             affine[:3, axis] *= -1
@@ -125,7 +124,7 @@ class Scene:
         """Which axis of the map runs along slices, rows and columns, and whether against them."""
         plane = planes_of(Path("source"), self.sources[0])[0]
         wanted = np.array([plane.normal, plane.column, plane.row])
-        columns = (_LPS @ self.affine)[:3, :3]
+        columns = (RAS_TO_LPS @ self.affine)[:3, :3]
         cosines = wanted @ (columns / np.linalg.norm(columns, axis=0))
         order = [int(axis) for axis in np.abs(cosines).argmax(axis=1)]
         if len(set(order)) < 3:  # a map that has been turned by about 45 degrees
@@ -254,6 +253,6 @@ def _check_same_grid(
 def _has_pixels_of(plane: Plane, affine: Affine, shape: Shape3) -> bool:
     """Whether a grid has an image's rows and columns, to half a pixel at the far end."""
     steps_mm = np.multiply((plane.row, plane.column), np.reshape(plane.spacing_mm[::-1], (2, 1)))
-    voxels = np.abs(np.linalg.solve(affine[:3, :3], _LPS[:3, :3] @ steps_mm.T))
+    voxels = np.abs(np.linalg.solve(affine[:3, :3], RAS_TO_LPS[:3, :3] @ steps_mm.T))
     off = np.abs(voxels - np.round(voxels)) * max(shape)
     return bool((off < 0.5).all() and (np.round(voxels).sum(axis=0) == 1).all())

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from medrd.errors import FileFormatError, SeriesError
 from medrd.images.dicom_series import frames, text, value_of
 from medrd.images.geometry import (
+    RAS_TO_LPS,
     Affine,
     Shape3,
     is_sheared,
@@ -30,7 +31,6 @@ from medrd.images.geometry import (
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _UNEVEN_SHARE = 0.02
 """Tolerated share of the distance between slices; rounding to a few decimals is far below it."""
 _STRAY_SHARE = 0.1
@@ -197,8 +197,8 @@ def place_grid(
     _check_even(where, planes, said)
     _check_straight(where, planes, min(spacing_mm(affine)), said)
     onto = np.linalg.inv(affine)
-    places = np.array([plane.position_mm for plane in planes]) * _LPS_TO_RAS
-    across = int(np.argmax(np.abs(onto[:3, :3] @ (planes[0].normal * _LPS_TO_RAS))))
+    places = np.array([plane.position_mm for plane in planes]) @ RAS_TO_LPS[:3, :3]
+    across = int(np.argmax(np.abs(onto[:3, :3] @ RAS_TO_LPS[:3, :3] @ planes[0].normal)))
     if shape[across] != len(planes):
         raise _elsewhere(where, f"{len(planes)} slices", f"{shape[across]}{said}")
     if straightened:
@@ -231,7 +231,7 @@ def _check_upright(where: Path, affine: Affine, plane: Plane, said: str) -> None
     if not is_sheared(affine):
         return
     steps = affine[:3, :3] / np.asarray(spacing_mm(affine))
-    upright = float(np.abs(steps.T @ (plane.normal * _LPS_TO_RAS)).max())
+    upright = float(np.abs(steps.T @ RAS_TO_LPS[:3, :3] @ plane.normal).max())
     raise SeriesError(
         where,
         expected="slices exactly above each other",

@@ -17,6 +17,9 @@ Affine = NDArray[np.float64]
 
 Shape3 = tuple[int, int, int]
 
+RAS_TO_LPS: Affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Turns world coordinates of NIfTI (RAS+) into those of DICOM and ITK (LPS+); its own inverse."""
+
 # Cosine of the angle between two voxel axes from which on a grid counts as sheared. Affines
 # that went through text with three decimals stay below it; 0.001 moves a voxel at the far
 # side of a 240 mm field by a quarter of a millimetre.

@@ -14,14 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrd.errors import AffineError
-from medrd.images.geometry import is_sheared
+from medrd.images.geometry import RAS_TO_LPS, is_sheared
 from medrd.images.volume import Volume
 
 if TYPE_CHECKING:
     import SimpleITK
-
-# NIfTI's world is RAS+, ITK's is LPS+.
-_RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 
 
 def to_sitk(volume: Volume) -> SimpleITK.Image:
@@ -48,11 +45,11 @@ def to_sitk(volume: Volume) -> SimpleITK.Image:
             remedy="Resample the scan onto a grid without shear first.",
         )
     spacing = np.asarray(volume.spacing_mm)
-    direction = _RAS_TO_LPS[:, None] * volume.affine[:3, :3] / spacing
+    lps = RAS_TO_LPS @ volume.affine
     image = SimpleITK.GetImageFromArray(volume.array.T)  # SimpleITK arrays are (Z, Y, X)
     image.SetSpacing(spacing.tolist())
-    image.SetOrigin((_RAS_TO_LPS * volume.affine[:3, 3]).tolist())
-    image.SetDirection(direction.ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
     return image
 
 

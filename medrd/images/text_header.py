@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from medrd.errors import FileFormatError
 from medrd.files import describe_start, open_regular, unreadable
-from medrd.images.geometry import Affine
+from medrd.images.geometry import RAS_TO_LPS, Affine
 
 NO_PLACE = "The header does not say where the scan lies: left and right are a guess."
 _MOST_BYTES = 1 << 20  # of text; real headers have a few hundred
-_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 
 def read_head(path: Path) -> bytes:
@@ -58,9 +57,9 @@ def sizes(path: Path, text: str) -> tuple[int, ...]:
 def affine_from_lps(axes_mm: NDArray[np.float64], origin_mm: NDArray[np.float64]) -> Affine:
     """The steps of the axes, a row each (3, 3), and the first voxel, in LPS+ -> affine in RAS+."""
     affine = np.eye(4)
-    affine[:3, :3] = axes_mm.T * _LPS_TO_RAS[:, None]
-    affine[:3, 3] = origin_mm * _LPS_TO_RAS
-    return affine
+    affine[:3, :3] = axes_mm.T
+    affine[:3, 3] = origin_mm
+    return RAS_TO_LPS @ affine
 
 
 def _no_numbers(path: Path, text: str) -> FileFormatError:

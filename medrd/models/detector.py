@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,16 @@ class OptimizerSpec:
     settings: dict[str, Any] = field(default_factory=dict)
     schedule: Callable[[float], float] | None = None
     clip_norm: float | None = None
+
+
+def warmed_up_cosine(
+    progress: float, warm_up: float, *, first: float = 0.0, last: float = 0.0
+) -> float:
+    """A schedule's factor: rises from ``first`` to 1 until ``warm_up``, falls to ``last`` at 1."""
+    if progress < warm_up:
+        return first + (1 - first) * progress / warm_up
+    cosine = math.cos(math.pi * (progress - warm_up) / (1 - warm_up))
+    return last + (1 - last) * (1 + cosine) / 2
 
 
 @dataclass(frozen=True)

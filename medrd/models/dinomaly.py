@@ -24,14 +24,13 @@ deviation is 1.4 pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from medrd.models.cosine import global_distance, pixel_distance, summed_map
-from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group, warmed_up_cosine
 from medrd.models.teacher import TokenTeacher
 
 WARM_UP = 0.02
@@ -108,11 +107,7 @@ class Dinomaly(Detector):
 
     def schedule(self, progress: float) -> float:
         """Factor on the learning rate at this share of the training."""
-        if progress < WARM_UP:
-            return progress / WARM_UP
-        last = self.final_lr / self.lr
-        cosine = math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))
-        return last + (1 - last) * (1 + cosine) / 2
+        return warmed_up_cosine(progress, WARM_UP, last=self.final_lr / self.lr)
 
     def steps(self) -> list[Step]:
         """One: StableAdamW on bottleneck and decoder, with the gradient clipped too."""

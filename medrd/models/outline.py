@@ -7,7 +7,6 @@ may be added to its verdict.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -16,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrd.models.blocks import unit
-from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
-from medrd.models.rdseg import outline_loss
+from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group, warmed_up_cosine
+from medrd.models.rdseg import mirror_image, outline_loss
 
 WARM_UP = 0.05
 """Share of the training in which the learning rate rises."""
@@ -71,7 +70,7 @@ class Outline(Detector):
         """Each pixel's log-odds of being anomalous, (B, H, W) float32."""
         shown = images[:, : self.channels]
         if self.mirror:
-            shown = torch.cat([shown, _mirrored(images[:, : self.modalities])], dim=1)
+            shown = torch.cat([shown, mirror_image(images[:, : self.modalities])], dim=1)
         result: Tensor = self.network(shown).float()
         return result
 
@@ -82,9 +81,7 @@ class Outline(Detector):
 
     def schedule(self, progress: float) -> float:
         """The learning rate's factor, in [0, 1]."""
-        if progress < WARM_UP:
-            return 0.04 + 0.96 * progress / WARM_UP
-        return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+        return warmed_up_cosine(progress, WARM_UP, first=0.04)
 
     def steps(self) -> list[Step]:
         """One: AdamW on the network."""
@@ -106,12 +103,6 @@ class Outline(Detector):
         """
         brightness = (images[:, 0].float() - self.median).clamp(max=BRIGHTEST)
         return F.softplus(self.log_odds(images) + self.intensity_weight * brightness)
-
-
-def _mirrored(images: Tensor) -> Tensor:
-    """Left and right exchanged, and blurred by a mean over 7x7, since no brain is symmetric."""
-    turned = images.flip(-1).contiguous()  # one channel, for which channels_last is slow
-    return F.avg_pool2d(F.avg_pool2d(turned, (7, 1), 1, (3, 0)), (1, 7), 1, (0, 3))
 
 
 class PairedUNet(nn.Module):

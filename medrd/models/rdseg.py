@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from medrd.models.blocks import unit
 from medrd.models.cosine import summed_distance, summed_map
-from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group, warmed_up_cosine
 from medrd.models.student import reverse_student
 from medrd.models.teacher import Teacher
 
@@ -102,7 +102,7 @@ class RDSeg(Detector):
         seen = [output.detach() for output in outputs]
         shown = images[:, : self.channels]
         if self.mirror:
-            shown = torch.cat([shown, _mirrored(images[:, : self.modalities])], dim=1)
+            shown = torch.cat([shown, mirror_image(images[:, : self.modalities])], dim=1)
         return self.head(shown, features, seen).float(), features, outputs
 
     @torch.no_grad()
@@ -129,9 +129,7 @@ class RDSeg(Detector):
 
     def schedule(self, progress: float) -> float:
         """The learning rate's factor, in [0, 1]."""
-        if progress < WARM_UP:
-            return 0.04 + 0.96 * progress / WARM_UP
-        return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+        return warmed_up_cosine(progress, WARM_UP, first=0.04)
 
     def steps(self) -> list[Step]:
         """One: AdamW on student and head."""
@@ -176,10 +174,11 @@ def outline_loss(log_odds: Tensor, mask: Tensor, region: Tensor) -> Tensor:
     return spread / count.clamp(min=1) + 0.5 * (1 - dice)
 
 
-def _mirrored(images: Tensor) -> Tensor:
-    """Left and right exchanged, and blurred, since no brain is symmetric to a pixel."""
+def mirror_image(images: Tensor) -> Tensor:
+    """Left and right exchanged, and blurred by a mean over 7x7, since no brain is symmetric."""
     # Pooling takes five times as long where the channels come last.
-    return F.avg_pool2d(images.contiguous().flip(-1), 7, 1, 3)
+    turned = images.flip(-1).contiguous()
+    return F.avg_pool2d(F.avg_pool2d(turned, (7, 1), 1, (3, 0)), (1, 7), 1, (0, 3))
 
 
 class DiscrepancyHead(nn.Module):

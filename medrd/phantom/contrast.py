@@ -15,8 +15,6 @@ from medrd.phantom.anatomy import Head, Tissues
 from medrd.phantom.fields import FloatArray
 from medrd.phantom.lesions import Lesion
 
-MODALITIES = ("flair", "t1", "t1ce", "t2")
-
 
 @dataclass(frozen=True)
 class Contrast:
@@ -85,6 +83,7 @@ CONTRASTS = {
         texture=0.065,
     ),
 }
+MODALITIES = tuple(CONTRASTS)
 
 # A position in both hemispheres: |x|, y, z and radius, in MNI millimetres.
 Place = tuple[float, float, float, float]
@@ -184,8 +183,7 @@ def render(
     severity = rng.standard_normal()
     regions = [(blobs(mni_mm, [place]), added) for place, added in REGIONS]
     images: dict[str, FloatArray] = {}
-    for name in MODALITIES:
-        contrast = CONTRASTS[name]
+    for name, contrast in CONTRASTS.items():
         grey, csf = (_draw(rng, tissue) for tissue in (contrast.grey, contrast.csf))
         signal = tissues.white + grey * tissues.grey + csf * tissues.csf
         solid = 1 - tissues.csf

@@ -18,7 +18,14 @@ from medrd.data.cases import (
 )
 from medrd.data.folders import folders_below, scans_in
 from medrd.data.left_out import LeftOut, log_left_out
-from medrd.data.names import MODALITIES, is_label_name, is_scan, name_and_modality, stem
+from medrd.data.names import (
+    MODALITIES,
+    is_label_name,
+    is_scan,
+    modality_of_word,
+    name_and_modality,
+    stem,
+)
 from medrd.data.output_names import PREPARED_ENDING
 from medrd.data.subject import Source, Subject
 from medrd.errors import ConfigError, InputError, MissingInputError
@@ -31,15 +38,6 @@ from medrd.images.dicom_series import (
     without_index,
 )
 from medrd.images.formats import SCAN_ENDINGS, scan_file
-
-_FOLDERS = {
-    "flair": ("flair", "t2f"),
-    "t1": ("t1", "t1w", "t1n"),
-    "t1ce": ("t1ce", "t1c", "t1gd"),
-    "t2": ("t2", "t2w"),
-}
-"""Lower-case names of a modality's folder."""
-_MODALITY_OF_FOLDER = {name: modality for modality, names in _FOLDERS.items() for name in names}
 
 
 @dataclass(frozen=True)
@@ -238,7 +236,7 @@ def _series(folder: Path, root: Path, options: _Options, uid: str | None) -> _Sc
 
 def _modality_of_folder(folder: Path) -> str | None:
     """The modality after which a folder is named, if any."""
-    return _MODALITY_OF_FOLDER.get(_absolute(folder).name.lower())
+    return modality_of_word(_absolute(folder).name)
 
 
 def _patient(folder: Path) -> Path:

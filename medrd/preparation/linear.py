@@ -14,14 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medrd.files import write_text
+from medrd.images.geometry import RAS_TO_LPS
 
 if TYPE_CHECKING:
     import SimpleITK
 
 Matrix = NDArray[np.float64]
-
-_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""Converts between NIfTI's RAS+ and ITK's LPS+; it is its own inverse."""
 
 
 def rotation(pitch: float = 0.0, roll: float = 0.0, yaw: float = 0.0) -> Matrix:
@@ -94,7 +92,7 @@ def to_itk(matrix: Matrix) -> SimpleITK.AffineTransform:
     """Convert to an ITK transform, in LPS+ mm."""
     import SimpleITK
 
-    lps = _FLIP @ matrix @ _FLIP
+    lps = RAS_TO_LPS @ matrix @ RAS_TO_LPS
     result = SimpleITK.AffineTransform(3)
     result.SetMatrix(lps[:3, :3].ravel().tolist())
     result.SetTranslation(lps[:3, 3].tolist())
@@ -110,7 +108,7 @@ def from_itk(transform: SimpleITK.Transform) -> Matrix:
         unit = [0.0, 0.0, 0.0]
         unit[axis] = 1.0
         lps[:3, axis] = np.array(transform.TransformPoint(unit)) - origin
-    result: Matrix = _FLIP @ lps @ _FLIP
+    result: Matrix = RAS_TO_LPS @ lps @ RAS_TO_LPS
     return result
 
 
@@ -120,7 +118,7 @@ def write_transform(path: Path, matrix: Matrix) -> None:
     SimpleITK is not used, because it does not report a full disk, and reads a truncated file as the
     identity.
     """
-    lps = _FLIP @ matrix @ _FLIP
+    lps = RAS_TO_LPS @ matrix @ RAS_TO_LPS
     numbers = " ".join(repr(float(value)) for value in (*lps[:3, :3].ravel(), *lps[:3, 3]))
     write_text(
         path,

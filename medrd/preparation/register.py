@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medrd.images.geometry import RAS_TO_LPS
 from medrd.images.sitk import sitk_array
 from medrd.preparation.linear import Matrix, about, apply, from_itk, to_itk
 from medrd.preparation.sample import coarse
@@ -188,7 +189,7 @@ def _optimise(
     """The nearest optimum, or the start itself if the optimiser fails there."""
     import SimpleITK
 
-    centre = (centre_mm * (-1, -1, 1)).tolist()
+    centre = (RAS_TO_LPS[:3, :3] @ centre_mm).tolist()
     method = SimpleITK.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricFixedMask(mask)

@@ -18,22 +18,14 @@ from typing import Any
 
 from medrd.data.brains.labels import Labels
 from medrd.data.folders import scans_in
-from medrd.data.names import MODALITIES
+from medrd.data.names import MODALITIES, modality_of_word
 from medrd.data.subject import Source, Subject
 from medrd.errors import ConfigError
 from medrd.images.formats import scan_ending, scan_stem
 
 DESCRIPTION = "dataset.json"
 _TABLES = ("channel_names", "modality")  # of nnU-Net v2, and of v1 and the Decathlon
-_TASK01 = ("flair", "t1", "t1ce", "t2")  # the order of Task01_BrainTumour
 _CHANNEL = re.compile(r"_(\d{4})$")
-_SYNONYMS = {
-    "flair": "flair t2flair t2wflair t2f fluidattenuated",
-    "t1": "t1 t1w t1n t1weighted t1native t1pre mprage",
-    "t1ce": "t1ce t1c t1gd t1gad t1wce t1wgd t1post t1contrast t1wcontrast cet1 cet1w",
-    "t2": "t2 t2w t2weighted",
-}
-_MODALITY = {word: name for name, words in _SYNONYMS.items() for word in words.split()}
 
 
 def channel_names(root: Path) -> tuple[str, ...] | None:
@@ -87,7 +79,7 @@ def _in_order(table: Any) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in table.values()):
         raise ValueError(f"the table {table}, whose values are not all names")
     names = (table[str(i)].lower() for i in range(len(table)))
-    return tuple(_MODALITY.get(re.sub(r"[^a-z0-9]", "", name), name) for name in names)
+    return tuple(modality_of_word(re.sub(r"[^a-z0-9]", "", name)) or name for name in names)
 
 
 def files_by_case(scans: Mapping[Path, Path]) -> dict[str, dict[int | None, Path]]:
@@ -129,7 +121,7 @@ def subjects_in(images: Path) -> list[Subject]:
         ``dataset.json`` cannot be read, or does not name the channel of a file.
     """
     known = channel_names(images.parent)
-    order = known or _TASK01
+    order = known or MODALITIES  # the order of Task01_BrainTumour
     labels = Labels((images.parent / images.name.replace("images", "labels", 1), ("",)))
     subjects = []
     for case, files in files_by_case(scans_in(images)).items():
