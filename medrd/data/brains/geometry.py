@@ -1,7 +1,7 @@
 """The exact mapping between a scan's own grid and the stack of square slices for the network.
 
-It turns, pads, crops and resizes, and back, with MONAI's invertible transforms or, up to rounding,
-alike, with torch alone. MONAI is imported inside a function: that takes seconds, and neither a
+MONAI's invertible transforms turn, pad, crop and resize, and undo it; so does torch alone, with the
+same result up to rounding. MONAI is imported inside a function: that takes seconds, and neither a
 training from the cache nor a prediction needs it.
 """
 
@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.data.brains.torch_moves import TorchMoves
-from medrd.data.brains.torch_moves import reoriented as reoriented_by_torch
+from medrd.data.brains.torch_moves import TorchMoves, reoriented, reoriented_shape
 
 Axis = Literal["axial", "coronal", "sagittal"]
 
@@ -25,7 +23,6 @@ Axis = Literal["axial", "coronal", "sagittal"]
 # upright: axial and coronal in radiological convention (the patient's left on the right),
 # sagittal with the nose to the left.
 _AXCODES: dict[Axis, str] = {"axial": "SPL", "coronal": "AIL", "sagittal": "RIP"}
-_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
 class Moves(Protocol):
@@ -88,7 +85,7 @@ class SliceGeometry:
         """Slices that show a square of ``field_mm`` around the centre of the brain's bounding
         box."""
         shape = (brain.shape[0], brain.shape[1], brain.shape[2])
-        stack, stack_affine = _reoriented(brain.astype(np.uint8), affine, axis, quick)
+        stack, stack_affine = reoriented(brain.astype(np.uint8), affine, _AXCODES[axis])
         spacing = np.linalg.norm(stack_affine[:3, :3], axis=0)
         crop = []
         for dim in (1, 2):
@@ -113,12 +110,12 @@ class SliceGeometry:
 
     def oriented(self, array: NDArray[Any]) -> NDArray[Any]:
         """Reorient a volume: the stack's axis first, slices upright, voxel values unchanged."""
-        return _reoriented(array, self.affine, self.axis, self.quick)[0]
+        return reoriented(array, self.affine, _AXCODES[self.axis])[0]
 
     @property
     def depth(self) -> int:
         """Number of slices in the stack."""
-        return self._oriented_extent()[0]
+        return reoriented_shape(self.shape, self.affine, _AXCODES[self.axis])[0]
 
     @property
     def slices_affine(self) -> NDArray[np.float64]:
@@ -162,24 +159,3 @@ class SliceGeometry:
         from medrd.data.brains.monai_moves import MonaiMoves
 
         return MonaiMoves(*place, nearest=nearest)
-
-    def _oriented_extent(self) -> list[int]:
-        ornt = _permutation(self.axis, self.affine)
-        return [self.shape[d] for d in ornt]
-
-
-def _permutation(axis: Axis, affine: NDArray[np.float64]) -> list[int]:
-    """The volume's axis behind each axis of the oriented stack."""
-    wanted = [next(i for i, pair in enumerate(_LABELS) if code in pair) for code in _AXCODES[axis]]
-    has = [int(row[0]) for row in nib.orientations.io_orientation(affine)]
-    return [has.index(world) for world in wanted]
-
-
-def _reoriented(
-    array: NDArray[Any], affine: NDArray[np.float64], axis: Axis, quick: bool
-) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    if quick:
-        return reoriented_by_torch(array, affine, _AXCODES[axis])
-    from medrd.data.brains.monai_moves import reoriented
-
-    return reoriented(array, affine, _AXCODES[axis])

@@ -14,6 +14,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Orientation, Pad, Resize, SpatialCrop
 from numpy.typing import NDArray
 
+from medrd.data.brains.torch_moves import reoriented_shape
+
 _LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
@@ -31,7 +33,7 @@ class MonaiMoves:
         nearest: bool,
     ) -> None:
         self._own_affine = affine
-        extent = reoriented(np.zeros(shape, np.uint8), affine, axcodes)[0].shape
+        extent = reoriented_shape(shape, affine, axcodes)
         self._transforms = _transforms(axcodes, crop, extent, size, nearest=nearest)
         # MONAI inverts with the transform objects used in the forward direction, so they are kept
         # together with an (empty) image that has passed through them.
@@ -50,14 +52,6 @@ class MonaiMoves:
         moved.applied_operations = list(self._example.applied_operations)
         result: NDArray[np.float32] = self._transforms.inverse(moved)[0].numpy()
         return result
-
-
-def reoriented(
-    array: NDArray[Any], affine: NDArray[np.float64], axcodes: str
-) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """A volume with its axes along ``axcodes``, and the affine of that."""
-    moved = _move(Orientation(axcodes=axcodes, labels=_LABELS), array, affine)
-    return moved[0].numpy(), np.asarray(moved.affine, np.float64)
 
 
 def _transforms(

@@ -33,8 +33,7 @@ class TorchMoves:
         self._turn = nib.orientations.ornt_transform(has, wanted)
         self._turn_back = nib.orientations.ornt_transform(wanted, has)
         self._nearest = nearest
-        order = np.argsort(self._turn[:, 0])
-        self._extent = tuple(int(shape[axis]) for axis in order)
+        self._extent = reoriented_shape(shape, affine, axcodes)
         self._crop = ((0, self._extent[0]), *crop)
         self._cropped = tuple(high - low for low, high in self._crop)
         self._size = (self._extent[0], size, size)
@@ -95,6 +94,14 @@ def reoriented(
     turn = nib.orientations.ornt_transform(*_directions(affine, axcodes))
     moved = nib.orientations.apply_orientation(array, turn)
     return np.array(moved, order="C"), affine @ nib.orientations.inv_ornt_aff(turn, array.shape)
+
+
+def reoriented_shape(
+    shape: Sequence[int], affine: NDArray[np.float64], axcodes: str
+) -> tuple[int, ...]:
+    """The shape of :func:`reoriented`'s volume."""
+    turn = nib.orientations.ornt_transform(*_directions(affine, axcodes))
+    return tuple(int(shape[axis]) for axis in np.argsort(turn[:, 0]))
 
 
 def _directions(

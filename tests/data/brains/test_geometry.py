@@ -253,4 +253,3 @@ def test_torch_moves_as_monai_does(axis: Axis, nearest: bool) -> None:
             theirs.to_volume(stack, nearest=nearest), ours.to_volume(stack, nearest=nearest)
         )
         assert np.array_equal(theirs.slices_affine, ours.slices_affine)
-        assert np.array_equal(theirs.oriented(array), ours.oriented(array))
