@@ -10,6 +10,7 @@ Ray and Optuna are imported here, so import this module inside the functions tha
 
 from __future__ import annotations
 
+import logging
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,9 +27,10 @@ from ray.tune.search.optuna import OptunaSearch
 from medrd.errors import ConfigError
 from medrd.files import atomic_path, write_text
 from medrd.tuning.config import TuneConfig
-from medrd.tuning.live_table import Show
 from medrd.tuning.space import Point, grid_points
-from medrd.tuning.trials import Trial, trial_of, trials_csv, trials_of
+from medrd.tuning.trials import Trial, news_of, trial_of, trials_csv, trials_of
+
+logger = logging.getLogger("medrd.tune")
 
 METRIC, TIME = "objective", "epoch"
 """Names in :class:`medrd.tuning.trial.Report`."""
@@ -184,7 +186,7 @@ class SearchStoppedError(Exception):
 
 
 class Watcher(Callback):
-    """Shows the trials, keeps ``trials.csv`` up to date, and stops the search.
+    """Logs each trial's news, keeps ``trials.csv`` up to date, and stops the search.
 
     Parameters
     ----------
@@ -192,8 +194,8 @@ class Watcher(Callback):
         The search, which counts how often its state was saved.
     table
         Where to write ``trials.csv``.
-    show
-        Called with all trials and the one that has news.
+    samples
+        The number of trials to come to, for the log.
     should_stop
         Polled; True stops the search when its state is next saved, and running trials stay
         unfinished. (Ray's own time budget would count them as done.)
@@ -203,13 +205,14 @@ class Watcher(Callback):
         self,
         search: ResumableSearch,
         table: Path,
-        show: Show,
+        samples: int,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._search, self._table, self._show = search, table, show
+        self._search, self._table, self._samples = search, table, samples
         self._should_stop = should_stop
         self._trials: Sequence[RayTrial] = ()
         self._saves = 0
+        self._told: dict[str, tuple[str, int]] = {}
 
     def rows(self) -> list[Trial]:
         """The current state of all trials."""
@@ -236,19 +239,25 @@ class Watcher(Callback):
         result: dict[Any, Any],
         **info: Any,
     ) -> None:
-        """Show a trial's epoch, which is not its last result in Ray's records yet."""
-        changed = trial_of(trial, result)
-        self._show([changed if r.name == changed.name else r for r in self.rows()], changed)
+        """Log a trial's epoch, which is not its last result in Ray's records yet."""
+        self._tell(trial_of(trial, result))
 
     def on_trial_complete(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
-        """Show and record a trial that has ended or was stopped."""
-        self._show(self.rows(), trial_of(trial))
+        """Log and record a trial that has ended or was stopped."""
+        self._tell(trial_of(trial))
         self.write_table()
 
     def on_trial_error(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any
     ) -> None:
-        """Show and record a trial whose process died more often than it is restarted."""
+        """Log and record a trial whose process died more often than it is restarted."""
         self.on_trial_complete(iteration, trials, trial)
+
+    def _tell(self, changed: Trial) -> None:
+        rows = [changed if row.name == changed.name else row for row in self.rows()]
+        # Ray calls after a trial's last report, and again at its end.
+        if self._told.get(changed.name) != (changed.status, changed.epochs):
+            logger.info("%s", news_of(changed, rows, self._samples))
+        self._told[changed.name] = changed.status, changed.epochs

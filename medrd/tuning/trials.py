@@ -97,6 +97,21 @@ def best_of(trials: Sequence[Trial]) -> Trial | None:
     return max(finished, key=lambda trial: trial.objective or 0.0, default=None)
 
 
+def news_of(changed: Trial, trials: Sequence[Trial], samples: int) -> str:
+    """One trial's state as a line for the log, beside the best of all and how many are done."""
+    unfinished = "died" if changed.reason else "running"
+    state = unfinished if changed.status == "unfinished" else changed.status
+    parts = [f"trial {changed.name}: {state}, epoch {changed.epochs}"]
+    if changed.objective is not None:
+        parts.append(f"objective {changed.objective:.4f}")
+    if (best := best_of(trials)) is not None:
+        parts.append(f"best {best.objective:.4f}")
+    if changed.reason:
+        parts.append(changed.reason)
+    done = sum(trial.status != "unfinished" for trial in trials)
+    return f"{', '.join(parts)} ({done} of {samples} trials done)"
+
+
 def trials_csv(trials: Sequence[Trial]) -> str:
     """One row per trial, in the given order; lists and sections in a cell are JSON."""
     keys = list(trials[0].point) if trials else []

@@ -32,7 +32,6 @@ from medrd.runner.cluster import (
 )
 from medrd.tuning.config import TuneConfig
 from medrd.tuning.folder import open_search, prepare_search
-from medrd.tuning.live_table import live_table
 from medrd.tuning.results import write_results
 from medrd.tuning.space import Point
 from medrd.tuning.trial import TRIALS, run_trial
@@ -165,9 +164,9 @@ def _search(config: TuneConfig, split_hash: str, out: Path) -> list[Trial]:
         trial_dirname_creator=lambda trial: trial.trial_id,
     )
     search = ResumableSearch(make_searcher(config), scheduler, experiment, out / _RAY)
-    with live_table(config.trials) as show, stop_on_signals() as stop:
+    with stop_on_signals() as stop:
         watcher = Watcher(
-            search, out / "trials.csv", show, lambda: bool(stop) or time.monotonic() > end
+            search, out / "trials.csv", config.trials, lambda: bool(stop) or time.monotonic() > end
         )
         try:
             # Ray's Tuner would take settings and callbacks from a pickle of the first session.

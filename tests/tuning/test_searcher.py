@@ -189,12 +189,10 @@ def test_a_search_that_cannot_be_restored_is_not_begun_anew(tmp_path: Path) -> N
 
 
 def test_a_search_is_stopped_only_when_its_state_is_saved(tmp_path: Path) -> None:
-    def show(*news: Any) -> None: ...
-
     tools, session = searcher_module(), Session(search_for(samples=2), tmp_path)
     session.search.add_configurations([session.experiment])
     asked: list[str] = []
-    watcher = tools.Watcher(session.search, tmp_path / "trials.csv", show, lambda: bool(asked))
+    watcher = tools.Watcher(session.search, tmp_path / "trials.csv", 2, lambda: bool(asked))
 
     def step(*, save: bool) -> None:
         watcher.on_step_begin(1, [])

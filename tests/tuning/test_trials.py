@@ -12,9 +12,8 @@ from typing import Any
 from medrd.config import load_config
 from medrd.tuning.config import load_tune, make_tune
 from medrd.tuning.figures import save_figures, study_of
-from medrd.tuning.live_table import line
 from medrd.tuning.results import write_results
-from medrd.tuning.trials import Trial, best_of, trials_csv, trials_of, trials_table
+from medrd.tuning.trials import Trial, best_of, news_of, trials_csv, trials_of, trials_table
 from searches import POINT, TRIAL
 
 
@@ -66,7 +65,10 @@ def test_rays_trials_become_rows_in_the_order_of_their_draws() -> None:
     assert [row.reason for row in rows if row.reason] == ["ValueError: x", "OSError: the node died"]
     assert (rows[1].epochs, rows[1].objective, rows[1].seconds) == (3, 0.5, 2.5)
     assert (rows[2].objective, rows[4].objective) == (None, None)
-    assert "id4: died, epoch 3, objective 0.5000" in line(rows, rows[3])
+    assert news_of(rows[3], rows, 9) == (
+        "trial id4: died, epoch 3, objective 0.5000, best 0.5000, OSError: the node died "
+        "(3 of 9 trials done)"
+    )
 
 
 def test_only_a_finished_trial_can_be_the_best() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import re
 import shlex
@@ -14,8 +15,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,28 +170,32 @@ def test_optuna_searches_and_bad_trials_are_stopped_early(
 
 
 def test_a_search_that_is_stopped_goes_on_with_more_trials_and_other_resources(
-    cluster: str, raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: str,
+    raw: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Stopped by SIGTERM after two epochs of the second trial; then its folder is moved."""
     raw["config"]["train"]["epochs"] = 8
     search = {"algorithm": "random", "concurrent": 1}
-    news: list[tuple[str, int, str]] = []
+    names: dict[str, None] = {}
 
-    @contextmanager
-    def stopping_table(samples: int) -> Iterator[Callable[[Sequence[Trial], Trial], None]]:
-        def show(trials: Sequence[Trial], changed: Trial) -> None:
-            news.append((changed.name, changed.epochs, changed.status))
-            if len(trials) == 2 and changed.epochs == 2 and changed.name == trials[1].name:
+    def stop_in_the_second(record: logging.LogRecord) -> bool:
+        found = re.match(r"trial (\w+): \w+, epoch (\d+),", record.getMessage())
+        if found:
+            names[found[1]] = None
+            if len(names) == 2 and found[2] == "2":
                 os.kill(os.getpid(), signal.SIGTERM)
-
-        yield show
+        return True
 
     with monkeypatch.context() as patch:
         patch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")  # else it would go on until the next save
-        patch.setattr(tune_module, "live_table", stopping_table)
+        patch.setattr(logging.getLogger("medrd.tune"), "filters", [stop_in_the_second])
+        caplog.set_level(logging.INFO, "medrd.tune")
         with pytest.raises(InterruptedRunError, match="--resume"):
             tune(make_tune(raw | {"search": search | {"samples": 2}}), tmp_path / "out")
-    first, second = dict.fromkeys(name for name, _, _ in news)
+    first, second = names
     table = (tmp_path / "out" / "trials.csv").read_text(encoding="utf-8").splitlines()
     assert [row["status"] for row in csv.DictReader(table)] == ["finished", "unfinished"]
     before = {name: read_reports(tmp_path / "out" / "trials" / name) for name in (first, second)}
