@@ -62,7 +62,7 @@ docs: $(READY) ## the documentation as a site, into site/
 	@echo 'site/index.html'
 
 # Scans, weights and the addresses of package mirrors must never be committed, but for one model of
-# phantoms, which comes with medrd. tests/run/old_run holds a tiny one that an earlier version trained.
+# phantoms, which comes with medrd. tests/run/old_run holds two tiny ones that an earlier version trained.
 BUILTIN := medrd/builtin/flair/model.safetensors
 BUILTIN_SHA256 := c914c3a4371f96e9018c5c7e0fa145b2f4d0e40dfc16b01e050a01b559391b27
 

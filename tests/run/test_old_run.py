@@ -1,7 +1,7 @@
-"""A run folder that an earlier version trained: it loads, and predicts what it predicted.
+"""Models that an earlier version trained: they load, and predict what they predicted.
 
-``old_run/`` holds a small STFPM with a random teacher, trained on simulated ellipsoids by the code
-of November 2026, and what ``medrd predict`` wrote for one of them.
+``old_run/`` holds a small STFPM and a small RDSeg with random teachers, trained on simulated
+ellipsoids by the code of November 2026, and what its ``medrd predict`` wrote for one of them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import medrd
 from medrd.prediction.predict import predict
+from medrd.run.engine import Engine
 from medrd.run.model_folder import load_model
 from tiny import write_tiny_subject
 
@@ -47,6 +49,30 @@ def test_its_map_and_mask_are_what_they_were(subject: Path, tmp_path: Path) -> N
     for key in ("threshold", "healthy_scans", "p_value", "slices", "slices_scored", "model"):
         assert new_record[key] == old_record[key], key
     assert new_record["scan_score"] == pytest.approx(old_record["scan_score"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("engine", "tolerance"), [("torch", 0), ("fused", 1e-6)])
+def test_an_rdseg_with_neighbours_and_places_gives_the_map_that_it_gave(
+    subject: Path, tmp_path: Path, engine: Engine, tolerance: float
+) -> None:
+    """The networks as they were trained give the same bits.
+
+    Folding BatchNorm into the convolutions, which the earlier version did not do, moves the last
+    bits: by up to 7e-7 of the highest score. The tolerance is wider on other processors and with
+    other versions of PyTorch, which round differently. The weights were rounded to bfloat16 before
+    the earlier version predicted, to halve the file.
+    """
+    old_run = OLD / "rdseg"
+    predict(old_run / "model", [subject], tmp_path, engine=engine, device="cpu", picture=False)
+    old, new = (
+        np.asarray(nib.load(folder / "tiny_0_anomaly.nii.gz").dataobj)
+        for folder in (old_run / "maps", tmp_path)
+    )
+    saved = json.loads((old_run / "model" / "model.json").read_text(encoding="utf-8"))
+    here = (torch.__version__.partition("+")[0], torch.backends.cpu.get_cpu_capability())
+    if here != (saved["versions"]["torch"], "AVX512"):
+        tolerance = 1e-4
+    assert np.abs(new - old).max() <= tolerance * old.max()
 
 
 def test_its_config_and_calibration_are_read() -> None:
