@@ -49,7 +49,7 @@ _CAUSES: dict[int, tuple[str, str]] = {
     errno.EEXIST: _NOT_A_FOLDER,
     errno.EISDIR: _IS_A_FOLDER,
     errno.ENAMETOOLONG: ("a name too long for the file system", "Use shorter names."),
-    errno.ELOOP: ("links that form a circle", "Correct the links."),
+    errno.ELOOP: ("links that form a loop", "Correct the links."),
     errno.EMFILE: ("too many open files", "Raise the limit (ulimit -n)."),
 }
 

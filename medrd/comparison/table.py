@@ -121,7 +121,7 @@ def results_markdown(comparison: Comparison, *, published: Sequence[Published]) 
             "## Published results, under other protocols",
             "These results of other authors are not comparable with the tables above: their "
             "splits, resolutions, regions, model selection and definitions of PRO differ. See the "
-            "notes. Our row is the one to hold against a result if its protocol is kept.",
+            "notes. Our row is the one to compare with a result if its protocol is kept.",
             published_table(figures, [_held(comparison, figure) for figure in figures]),
         ]
     return "\n\n".join(parts) + "\n"

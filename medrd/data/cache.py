@@ -238,7 +238,7 @@ def _build(entry: Path, subject: Subject, kind: Kind, *, budget: int) -> None:
     except OSError as error:
         raise OutputError(
             entry,
-            expected="room and permission for a cache entry",
+            expected="space and permission for a cache entry",
             found=str(error),
             remedy="Free some space, or set data.cache or MEDRD_CACHE to another folder.",
         ) from None

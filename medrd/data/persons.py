@@ -73,7 +73,7 @@ def person_of(id: str, pattern: str | None) -> str:
 
 @cache
 def warn_of_visits(ids: tuple[str, ...]) -> None:
-    """Say once which scans only a visit or a date in their names joins to one person."""
+    """Warn once of scans that count as one person only by a visit or date in their names."""
     joined = [
         scans
         for scans in by_person(ids, None).values()
@@ -82,9 +82,9 @@ def warn_of_visits(ids: tuple[str, ...]) -> None:
     if joined:
         shown = "; ".join(", ".join(scans) for scans in joined[:_SHOWN])
         logger.warning(
-            "By their names, %d scans are of %d %s (%s%s): those of one person stay on one "
-            "side of the split. If they are not, set data.subject_pattern ('(.*)': all are "
-            "different people).",
+            "Judging by their names, %d scans are of %d %s (%s%s). Scans of one person stay on one "
+            "side of the split. If the names mislead, set data.subject_pattern ('(.*)': each scan "
+            "is of another person).",
             sum(map(len, joined)),
             len(joined),
             "person" if len(joined) == 1 else "people",
@@ -95,11 +95,11 @@ def warn_of_visits(ids: tuple[str, ...]) -> None:
 
 @cache
 def warn_of_idle_pattern(ids: tuple[str, ...], pattern: str) -> None:
-    """Say once that a pattern matches no id, so that every scan counts as a person's only one."""
+    """Warn once if a pattern matches no id, so that every scan counts as another person."""
     if ids and not any(re.search(pattern, id) for id in ids):
         logger.warning(
             "data.subject_pattern, %s, matches none of the %d subjects' ids (the first is %s): "
-            "each counts as a person. Correct it, or leave it out: medrd knows some names.",
+            "each counts as a person. Correct it, or remove it: medrd knows some patterns.",
             pattern,
             len(ids),
             min(ids),

@@ -221,7 +221,7 @@ class SubjectScorer:
         item = self._kind.test_item(subject, budget=config.data.budget)
         same = self._evaluated.seen.get(item.content)
         if same is not None:
-            remedy = "The data set contains this scan twice: remove one of them."
+            remedy = "The data set contains this scan twice: remove one copy."
             raise leakage(subject.id, same, remedy=remedy)
         return item
 

@@ -74,7 +74,7 @@ class Interface:
             inputs["positions_mm"] = {
                 "dtype": "float32",
                 "shape": ["slices"],
-                "is": "position of each slice along the stack; all slices are of one scan",
+                "is": "position of each slice along the stack; all slices belong to one scan",
             }
         outputs = {
             "map": {

@@ -169,7 +169,7 @@ def _shape_warnings(header: nib.Nifti1Header, affine: Affine) -> Iterator[str]:
     if units in _UNITS_MM:
         yield (
             f"Lengths are in {_UNITS_MM[units][0]} (xyzt_units) and were converted to mm; programs "
-            "that ignore the unit measure otherwise."
+            "that ignore the unit misread the size."
         )
     elif units not in (0, 2):
         yield f"Lengths are in unknown unit {units}; taken as mm."

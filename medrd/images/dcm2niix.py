@@ -100,7 +100,7 @@ def convert(files: Sequence[Path], where: Path, workspace: Path) -> Converted:
     except subprocess.TimeoutExpired:
         raise inconvertible(where, f"no result after {_LONGEST_S} s") from None
     words = _words(done.stdout + b"\n" + done.stderr, inputs, files)
-    logger.debug("%s: dcm2niix: %s", where, words or "nothing to remark")
+    logger.debug("%s: dcm2niix: %s", where, words or "no remarks")
     images = sorted(outputs.glob("*.nii"))
     straightened = [path for path in images if "_Tilt" in path.name]
     if straightened:

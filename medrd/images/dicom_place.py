@@ -210,7 +210,9 @@ def place_grid(
     beside = np.delete(np.abs(ends[0] - np.where(corner > 0, np.array(shape) - 1, 0)), across)
     if beside.max() > _STRAY_SHARE:
         raise _elsewhere(
-            where, "the corner of a slice at a corner", f"it at voxel {ends[0].round(1)}{said}"
+            where,
+            "a slice's corner at a corner of the image",
+            f"it at voxel {ends[0].round(1)}{said}",
         )
     placed = affine.copy()
     if len(planes) > 1:

@@ -176,7 +176,7 @@ def why_no_scan(found: Sequence[Series]) -> str | None:
     if not found:
         return "its DICOM files have no image (reports and the like)"
     if all(series.looks_like == "scout" for series in found):
-        return "a scout; give the folder itself to use it all the same"
+        return "a scout; give the folder itself to use it anyway"
     return None
 
 

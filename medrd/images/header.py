@@ -236,7 +236,7 @@ def _read_header(path: Path) -> tuple[int, nib.Nifti1Header]:
         path,
         expected="a NIfTI header, which begins with the number 348 or 540",
         found=describe_start(start),
-        remedy="This is not a NIfTI file, whatever its name. Download or export it again.",
+        remedy="This is not a NIfTI file, despite its name. Download or export it again.",
     )
 
 
@@ -269,8 +269,7 @@ def _check_magic_is_of(path: Path, header: nib.Nifti1Header, version: int, *, pa
             path,
             expected=f"the magic of {kind} of NIfTI-{version}, {expected!r}",
             found=f"{magic!r}",
-            remedy="The file was renamed or damaged: export it again, or give it the ending that "
-            "it was made with.",
+            remedy="The file was renamed or damaged: export it again, or restore its ending.",
         )
 
 

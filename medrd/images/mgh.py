@@ -45,7 +45,7 @@ def inspect_mgh(path: Path, *, frame: int | None, max_voxels: int) -> NiftiHeade
             path,
             expected="an MGH header, which begins with the number 1",
             found=f"a file that begins with {block[:4]!r}",
-            remedy="This is not a FreeSurfer volume, whatever its name. Copy it again.",
+            remedy="This is not a FreeSurfer volume, despite its name. Copy it again.",
         )
     code = int(header["type"])
     if code not in _TYPES:

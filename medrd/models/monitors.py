@@ -85,7 +85,7 @@ class CollapseMonitor:
                 if not share >= self.limit:
                     return (
                         f"a collapsed {name}: at level {level} its features vary "
-                        f"{100 * share:.2g} % as much as those it is to match"
+                        f"{100 * share:.2g}  % as much as those that it should match"
                     )
         return None
 

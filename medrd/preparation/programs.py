@@ -271,7 +271,7 @@ def _failed(volume: Volume, name: str, found: str) -> ExtractionError:
         volume.path or "volume",
         expected=f"a brain mask from {name}",
         found=found,
-        remedy="medrd --verbose prepare … shows all that the program printed.",
+        remedy="medrd --verbose prepare … shows everything that the program printed.",
     )
 
 

@@ -242,7 +242,7 @@ def load_model(path: str | Path | None) -> Model:
     file = folder / "model.safetensors"
     try:
         if file_hash(file) != weights:
-            raise ValueError("other bytes than model.json was written for")
+            raise ValueError("a file with another hash")
         detector = make_detector(config)
         detector.keep_for_prediction()
         state = load_tensors(file)

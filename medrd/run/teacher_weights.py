@@ -59,11 +59,11 @@ def _checked(
 ) -> dict[str, Tensor]:
     """The teacher's tensors, of the right shapes and finite. Raises ModelError."""
     wanted = teacher.backbone.state_dict()
-    remedy = "Check that model.teacher.name and the file are of the same network."
+    remedy = "Check that model.teacher.name and the file belong to the same network."
     try:
         found, problem = _fitting(state, wanted, _whole_network(teacher, wanted))
     except ValueError as error:
-        problem, remedy = str(error), "Save the state dict of the one that you mean, by itself."
+        problem, remedy = str(error), "Save the state dict of the right one to its own file."
     if problem:
         raise ModelError(
             where,
@@ -116,7 +116,7 @@ def _surplus(state: Mapping[str, Tensor], place: str, whole: Set[str]) -> str:
     for name in state:
         match = _BLOCK.match(name.removeprefix(place)) if name.startswith(place) else None
         if match and match[1] in stages and match.groups() not in blocks:
-            return f"more blocks than it has: {match[0].rstrip('.')}"
+            return f"more blocks than this network has: {match[0].rstrip('.')}"
     return ""
 
 

@@ -35,7 +35,7 @@ _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _CLASS = re.compile(r"(?:Unsupported (?:global|class)[^:]*: )?GLOBAL (\S+)")
 _DOWNLOAD_AGAIN = "Download or copy the file again."
 _SAVE_AGAIN = (
-    "Where the file was made, load it and save its state_dict() alone "
+    "Load it where it was made, and save only its state_dict() "
     "(torch.save(network.state_dict(), PATH), best as .safetensors)."
 )
 

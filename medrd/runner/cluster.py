@@ -23,7 +23,7 @@ from medrd.extras import require_extra
 
 logger = logging.getLogger("medrd.ray")
 
-EVERYWHERE = "Put what the command reads and writes on storage that all nodes see."
+EVERYWHERE = "Put everything that the command reads and writes on storage that all nodes see."
 STORE_BYTES = 512 * 2**20
 """Size of the object store of a Ray that is started here. Little passes through it but the scores
 of an evaluation; what does not fit goes to the disk."""
@@ -204,7 +204,9 @@ class StallWarning:
             self._since = time.monotonic()
         elif time.monotonic() - self._since > _STALL_S:
             self._since = time.monotonic()
-            logger.warning("waiting for processes: they are starting, or no node has room")
+            logger.warning(
+                "waiting for processes: they are starting, or no node has free resources"
+            )
 
 
 def refuse_too_much(
@@ -239,7 +241,7 @@ def refuse_too_much(
     if cluster.grows:
         each = " and ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
         logger.warning(
-            "the cluster has no room yet for %d of %d processes with %s each; waiting for nodes",
+            "the cluster lacks resources for %d of %d processes with %s each; waiting for nodes",
             processes - cluster.room(wanted),
             processes,
             each,

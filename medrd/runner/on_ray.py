@@ -258,10 +258,10 @@ class _Pool:
             if again:
                 return
             if died:
-                reason = f"{RETRIES + 1} processes that died of it ({type(error).__name__})"
+                reason = f"{RETRIES + 1} processes that died on it ({type(error).__name__})"
             else:
                 logger.error("%s", "".join(traceback.format_exception(error)))
-                reason = f"an error in its processing: {_in_words(error)}"
+                reason = f"an unexpected error: {_in_words(error)}"
             yield index, self._work.lost(self._items[index], reason)
         else:
             self._idle.append(actor)

@@ -183,7 +183,7 @@ def _run_epochs(
             if raised is not None:
                 raise raised
             if restarts < MAX_DEATHS:
-                logger.warning("a worker has died; all continue from the last checkpoint")
+                logger.warning("a worker has died; all workers restart from the last checkpoint")
     raise MedrdError(
         "--workers",
         expected="workers that survive",
@@ -385,7 +385,7 @@ def _slices(order: Order) -> HealthySlices:
         raise ModelError(
             config.data.root or "data.root",
             expected="the same training slices on every node",
-            found=f"others on one ({len(slices)} of {len(cached)} subjects)",
+            found=f"other slices on one ({len(slices)} of {len(cached)} subjects)",
             remedy=EVERYWHERE,
         )
     return slices

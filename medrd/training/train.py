@@ -87,7 +87,7 @@ def train(
     started = time.time()
     out = Path(out)
     if resume and not out.is_dir():
-        logger.info("%s holds no run yet: this one begins anew", out)
+        logger.info("%s holds no run yet: starting a new one", out)
     if not open_run(config, out, resume=resume):
         logger.info("%s is already finished", out)
         return out

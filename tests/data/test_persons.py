@@ -82,8 +82,8 @@ def test_scans_that_only_their_visits_join_are_named_once(
     raw = {"data": {"root": str(tmp_path), "split": {"train": 2, "calibration": 1, "test": 1}}}
     for _ in range(2):
         load_cohort(make_config(raw))
-    (said,) = [text for text in caplog.messages if "By their names" in text]
-    assert said.startswith("By their names, 2 scans are of 1 person (anna_v1, anna_v2)")
+    (said,) = [text for text in caplog.messages if "by their names" in text]
+    assert said.startswith("Judging by their names, 2 scans are of 1 person (anna_v1, anna_v2)")
 
 
 def test_a_pattern_that_matches_no_id_is_named(

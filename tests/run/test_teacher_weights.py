@@ -301,7 +301,7 @@ def test_a_deeper_network_that_holds_all_tensors_is_another(
     tmp_path: Path, deeper: str, name: str, block: str
 ) -> None:
     torch.save({"model": timm.create_model(deeper).state_dict()}, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match=f"more blocks than it has: {block}"):
+    with pytest.raises(ModelError, match=f"more blocks than this network has: {block}"):
         load_teacher_weights(Teacher(name), from_file(tmp_path / "w.pth", name))
 
 

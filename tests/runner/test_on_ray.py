@@ -99,11 +99,11 @@ def test_an_item_that_fails_costs_no_other_item_anything(
 
     items = [os.getpid, bug, os.getpid, interrupted, terminated, 1, die, *range(2, 8)]
     first, buggy, second, again, whole, *others = outcomes(Ray(actors=1), items)
-    assert buggy == "lost: an error in its processing: RuntimeError: CUDA error: no such luck"
+    assert buggy == "lost: an unexpected error: RuntimeError: CUDA error: no such luck"
     assert "in bug" in caplog.text  # its traceback
     assert first != second  # nobody knows what an error leaves in a process
     assert (again, whole) == ("gone on", "done")
-    assert others[1].startswith("lost: 3 processes that died of it (Actor")
+    assert others[1].startswith("lost: 3 processes that died on it (Actor")
     assert [*others[:1], *others[2:]] == list(range(1, 8))
 
 
@@ -192,7 +192,7 @@ def test_more_than_a_machine_has_is_refused_and_a_cluster_is_waited_for(
     refuse_too_much(cluster, {"CPU": 4}, **options)
     assert not caplog.records
     refuse_too_much(cluster, {"CPU": 5}, **options)
-    assert "no room yet for 1 of 1 processes with 5 CPU each" in caplog.text
+    assert "lacks resources for 1 of 1 processes with 5 CPU each" in caplog.text
 
 
 def test_a_cluster_that_is_joined_counts_living_nodes_and_hides_gpus(

@@ -192,7 +192,7 @@ def test_a_killed_worker_costs_an_epoch_and_changes_nothing(
     told = json.loads((run / "run.json").read_text(encoding="utf-8"))["workers"]
     assert told == {"count": 2, "device": "cpu", "precision": "fp32", "threads": 1, "restarts": 1}
     said = [r.message for r in caplog.records]
-    assert said.count("a worker has died; all continue from the last checkpoint") == 1
+    assert said.count("a worker has died; all workers restart from the last checkpoint") == 1
     assert [m[:8] for m in said if m.startswith("epoch ")] == ["epoch 1:", "epoch 2:"]
 
 

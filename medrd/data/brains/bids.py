@@ -164,7 +164,7 @@ def derivative_description(origin: BidsOrigin, out: Path, version: str) -> dict[
 def map_sidecar(origin: BidsOrigin) -> dict[str, Any]:
     """The JSON that BIDS requires beside a map."""
     return {
-        "Description": "Anomaly score of each voxel, no probability; 0 outside the brain",
+        "Description": "Anomaly score of each voxel, not a probability; 0 outside the brain",
         "Sources": origin.uris,
         "SpatialReference": origin.uris[0],
     }

@@ -254,14 +254,16 @@ def _folder(folder: Path, root: Path, wanted: _Wanted, errors: list[InputError])
 
 
 def _of_the_modality(folder: Path, wanted: _Wanted) -> list[Path]:
-    """The scans of a plain folder; where one is by its name of the model's only modality, those
-    that are by theirs of another are left out."""
+    """The scans of a plain folder.
+
+    If the name of one says the model's only modality, those that say another are left out.
+    """
     kinds = {path: named_kind(path) for path in scans_in(folder) if not is_label_name(path)}
     channel, *others = wanted.recipe.channels
     if others or channel not in MODALITIES or channel not in kinds.values():
         return list(kinds)
     wanted.left_out.extend(
-        LeftOut(path, f"by its name {kind}, beside a {channel}, which the model was trained on")
+        LeftOut(path, f"{kind} by its name, beside a {channel} scan, which the model takes")
         for path, kind in kinds.items()
         if kind not in (None, channel)
     )
@@ -272,7 +274,7 @@ def _decathlon(folder: Path, root: Path, wanted: _Wanted) -> list[Case]:
     """The cases of a folder ``imagesTr``; ``--frame`` overrides ``dataset.json``."""
     try:
         subjects = decathlon.subjects_in(folder)
-    except ConfigError as error:  # it costs this folder, not the call
+    except ConfigError as error:  # only this folder fails, not the call
         raise InputError(
             error.where, expected=error.expected, found=error.found, remedy=error.remedy
         ) from None
@@ -286,7 +288,7 @@ def _decathlon(folder: Path, root: Path, wanted: _Wanted) -> list[Case]:
 def _beside(
     folder: Path, subjects: Sequence[Subject], errors: Sequence[InputError]
 ) -> Iterator[LeftOut]:
-    """The scans in a folder of BraTS subjects that are none of theirs, nor of those that failed."""
+    """The scans in a folder of BraTS subjects that belong neither to these nor to failed ones."""
     taken = {path for subject in subjects for path in subject.files}
     failed = {name_and_modality(Path(error.where))[0] for error in errors}
     for path, file in scans_in(folder).items():
@@ -295,9 +297,9 @@ def _beside(
             kind = named_kind(path)
             yield LeftOut(
                 path,
-                f"by its name {kind}, which is not of the BraTS layout as others in its folder"
+                f"{kind} by its name, but not in the BraTS layout, unlike others in its folder"
                 if kind
-                else "its name ends in no modality (_flair, _t1 …), as others in its folder do",
+                else "its name does not end in a modality (_flair, _t1 …), unlike others there",
             )
     if holds_dicom(folder):
         yield LeftOut(folder, "its DICOM files lie beside NIfTI files of subjects")

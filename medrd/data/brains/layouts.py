@@ -103,7 +103,7 @@ def _warn_of_others(root: Path, subjects: Sequence[Subject]) -> None:
     """Name the scans below a data set's folder that belong to no subject."""
     taken = {path for subject in subjects for path in subject.files}
     others = [
-        LeftOut(path, "its name is not one of this layout's")
+        LeftOut(path, "its name does not fit this layout")
         for folder in folders_below(root)
         for path, file in scans_in(folder).items()
         if file not in taken and not is_label_name(path)

@@ -110,7 +110,7 @@ def refuse_label(volume: Volume) -> None:
         expected="a scan",
         found="only the "
         + ("value" if levels.size == 1 else "values")
-        + f" {', '.join(f'{level:g}' for level in levels)} beside 0, as in a label",
+        + f" {', '.join(f'{level:g}' for level in levels)} and 0, as in a label",
         remedy="Give the image, not its segmentation.",
     )
 
@@ -218,7 +218,7 @@ def prepare(
                 + (", mostly above 0" if recipe.normalise == "median" else ""),
                 found=str(error),
                 remedy="Check the file in a viewer. If another program normalised it (z-scores, "
-                "HU) or filled its background, give the scan from before, or train a model with "
+                "HU) or filled its background, give the original scan, or train a model with "
                 "recipe.normalise=percentile.",
             ) from None
         channels.append(geometry.to_slices(normalised)[numbers])

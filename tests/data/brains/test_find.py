@@ -136,8 +136,8 @@ def test_what_is_found_and_not_taken_is_named_with_the_reason(tmp_path: Path) ->
     assert cases[1].subject.label is not None
     reasons = {other.path.name: other.reason for other in left_out}
     assert reasons.keys() == {"C.nii.gz", "D_T1w.nii.gz"}
-    assert "ends in no modality" in reasons["C.nii.gz"]
-    assert "by its name t1" in reasons["D_T1w.nii.gz"]
+    assert "does not end in a modality" in reasons["C.nii.gz"]
+    assert "t1 by its name" in reasons["D_T1w.nii.gz"]
 
 
 def test_of_a_session_in_a_plain_folder_only_the_models_modality_is_taken(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_of_a_session_in_a_plain_folder_only_the_models_modality_is_taken(tmp_pa
     assert [f"{case.place}/{case.subject.id}" for case in cases] == ["w1/FLAIR", "w1/x", "w2/T1"]
     reasons = {other.path.name: other.reason for other in left_out}
     assert reasons.keys() == {"T1.nii.gz", "CT1.nii.gz", "DTI_FA.nii.gz"}
-    assert "by its name t1ce, beside a flair" in reasons["CT1.nii.gz"]
+    assert "t1ce by its name, beside a flair" in reasons["CT1.nii.gz"]
     assert find_scans([tmp_path], THREE).left_out == []  # which takes the T1 too
 
 

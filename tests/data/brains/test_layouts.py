@@ -89,7 +89,7 @@ def test_the_case_of_endings_does_not_matter_and_what_is_left_out_is_named(
     subjects = find(tmp_path)
     assert [(s.id, s.label is None) for s in subjects] == [("A", False), ("B", False)]
     assert [r.getMessage() for r in caplog.records] == [
-        f"1 left out: {tmp_path}/C/C.nii.gz (its name is not one of this layout's)"
+        f"1 left out: {tmp_path}/C/C.nii.gz (its name does not fit this layout)"
     ]
 
 
