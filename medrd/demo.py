@@ -22,9 +22,9 @@ from medrd.training.train import train
 logger = logging.getLogger("medrd.demo")
 
 _PATIENT_SEED = 3
-"""Of the patient, whom the built-in model has not seen."""
+"""Seed of the patient, whom the built-in model has not seen."""
 _SHOWN = 5
-"""Number of findings in the table; the record has all."""
+"""Largest number of findings in the table; the record has all."""
 
 
 def demo_config(out: Path, *, subjects: int, epochs: int) -> Config:

@@ -1,4 +1,5 @@
-"""Files: read with clear errors, hashed, and written so that they are whole or not there.
+"""Read files with clear errors, hash them, and write them so that they are either complete or
+absent.
 
 A run that dies in the middle of a write must not leave something that looks like a result
 and that a later run skips as done. Everything is therefore written to a hidden name in the
@@ -37,7 +38,7 @@ _NO_TEXT = re.compile("[\ud800-\udfff]")
 _HIDDEN = ".medrd-"
 _ABANDONED_S = 3600.0
 
-# What the operating system says -> (what was found, what to do).
+# Error number of the operating system -> (what was found, what to do).
 _CAUSES: dict[int, tuple[str, str]] = {
     errno.EACCES: ("no permission to write there", _ELSEWHERE),
     errno.EPERM: ("no permission to write there", _ELSEWHERE),
@@ -56,7 +57,7 @@ _CAUSES: dict[int, tuple[str, str]] = {
 
 @contextmanager
 def open_regular(path: Path, *, kind: str) -> Iterator[BufferedReader]:
-    """Open a file to read its bytes; ``kind`` is what it should be, in words.
+    """Open a file to read its bytes; ``kind`` says in words what it should be.
 
     Raises
     ------
@@ -87,7 +88,7 @@ def open_regular(path: Path, *, kind: str) -> Iterator[BufferedReader]:
 
 
 def unreadable(path: Path, error: OSError) -> MissingInputError:
-    """The error for a file that the system would not open or read."""
+    """The error for a file that the system could not open or read."""
     if isinstance(error, FileNotFoundError) and leads_nowhere(path):
         return _dangling(path)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -141,7 +142,7 @@ def describe_start(start: bytes) -> str:
 
 
 def as_paths(given: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Paths of one or several files; of one text, not of each of its letters."""
+    """The paths of one or several files; a string is one path, not a list of letters."""
     return [Path(p) for p in ([given] if isinstance(given, str | Path) else given)]
 
 
@@ -169,14 +170,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     process. If the block raises, it is removed and ``path`` is left as it was; after a
     ``kill -9`` it stays behind, under its hidden name.
 
-    The block should do nothing but write: any operating system error in it is taken for
-    a failure to write ``path``.
+    The block should only write: any operating system error in it counts as a failure to write
+    ``path``.
 
     Raises
     ------
     OutputError
-        If the folder or file cannot be written: no permission, no space, a folder of that
-        name, a file in the folder's place.
+        If the folder or file cannot be written: no permission, no space, a folder with the file's
+        name, or a file in the folder's place.
     """
     path = Path(path)
     temporary = path.parent / _temporary_name(path)
@@ -195,9 +196,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Give a folder to fill; on success it becomes ``path``, in the place of what was there.
+    """Give a folder to fill; on success it replaces ``path``.
 
-    As :func:`atomic_path`. See :func:`refuse_foreign` for what is not ours to replace.
+    It works like :func:`atomic_path`. :func:`refuse_foreign` protects other programs' files.
 
     Raises
     ------
@@ -218,8 +219,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def _put(folder: Path, path: Path) -> None:
-    """Rename a folder, with what was there moved out of the way first and removed last: whenever
-    the process dies, one of the two is whole."""
+    """Rename a folder. What was there is moved away first and removed last: whenever the process
+    dies, one of the two is complete."""
     if not path.exists():
         os.replace(folder, path)
         return
@@ -234,10 +235,10 @@ def _put(folder: Path, path: Path) -> None:
 
 
 def remove_abandoned(root: Path) -> None:
-    """Remove what killed processes left half written in a folder and below.
+    """Remove unfinished files of killed processes in a folder and below.
 
-    Known by its hidden name, and by an hour in which nothing was written to it: its process may
-    run on another machine, so its number says nothing.
+    They have hidden names and were not written to for an hour. The process number in the name does
+    not help, as the process may run on another machine.
     """
     latest = time.time() - _ABANDONED_S
     for folder, below, files in os.walk(root):
@@ -254,7 +255,7 @@ def remove_abandoned(root: Path) -> None:
 
 
 def refuse_foreign(folder: Path, ours: Collection[str]) -> None:
-    """Make sure that nothing but earlier results would be replaced with a folder.
+    """Make sure that replacing a folder would remove only earlier results.
 
     Parameters
     ----------
@@ -264,7 +265,7 @@ def refuse_foreign(folder: Path, ours: Collection[str]) -> None:
     Raises
     ------
     OutputError
-        It holds others, or is a file.
+        It contains other files, or is a file.
     """
     if folder.is_dir():
         there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
@@ -281,7 +282,7 @@ def refuse_foreign(folder: Path, ours: Collection[str]) -> None:
 
 
 def refuse_no_place(folder: Path) -> None:
-    """Make sure that a folder can be written to, or made, as far as can be seen.
+    """Make sure, as far as possible, that a folder can be made or written to.
 
     Raises
     ------
@@ -298,15 +299,15 @@ def refuse_no_place(folder: Path) -> None:
 
 
 def output_error(path: Path, error: OSError, *, expected: str = "a place to write") -> OutputError:
-    """The error for a file or folder that the system would not write."""
+    """The error for a file or folder that the system could not write."""
     unknown = (error.strerror or str(error), "Check the disk and the folder, then run again.")
     found, remedy = _CAUSES.get(error.errno or 0, unknown)
     return OutputError(path, expected=expected, found=found, remedy=remedy)
 
 
 def system_error(error: OSError) -> OutputError | None:
-    """The error for what the operating system denied where no code expected it; None if the cause
-    is not one that a user can mend."""
+    """The error for an unexpected failure of the operating system; None if a user cannot fix the
+    cause."""
     if error.errno not in (*_CAUSES, errno.EIO, errno.ESTALE) or error.errno == errno.EEXIST:
         return None
     where = Path(os.fsdecode(error.filename or "medrd"))
@@ -357,7 +358,7 @@ def _temporary_name(path: Path) -> str:
 def _prepare(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
-        # os.replace would say so too, but only after the work of writing.
+        # os.replace would notice too, but only after everything has been written.
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
 
 
@@ -368,8 +369,8 @@ def _flush(path: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    # Makes the rename itself last. Windows and some network file systems cannot do this;
-    # the file is in place all the same.
+    # This makes the rename itself durable. Windows and some network file systems cannot do it; the
+    # file is in place anyway.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

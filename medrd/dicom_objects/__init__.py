@@ -1,4 +1,4 @@
-"""DICOM objects about a scan that came as DICOM: Segmentation, Parametric Map and report.
+"""DICOM objects for a DICOM scan: Segmentation, Parametric Map and report.
 
-For research only; none of them is meant for diagnosis.
+They are for research only, not for diagnosis.
 """

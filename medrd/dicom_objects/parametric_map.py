@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def make_parametric_map(scene: Scene) -> highdicom.pm.ParametricMap:
-    """All slices of the map; viewers are given twice the threshold as the range of colours."""
+    """Make the object from all slices of the map; the colour range for viewers ends at twice the
+    threshold."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
@@ -52,5 +53,5 @@ def make_parametric_map(scene: Scene) -> highdicom.pm.ParametricMap:
             series_description=f"medrd scores. {NOTICE}",
             **scene.equipment,
         )
-    made.BodyPartExamined = "BRAIN"  # of which there is no left and right one
+    made.BodyPartExamined = "BRAIN"  # the brain has no laterality
     return made

@@ -27,12 +27,12 @@ _FINDINGS = ("FINDINGS", MAKERS_CODES, "Number of findings")
 def make_report(
     scene: Scene, segmentation: highdicom.seg.Segmentation | None, scan_score: float | None
 ) -> highdicom.sr.Comprehensive3DSR:
-    """A group of measurements of the scan, and one of each finding.
+    """Make a group of measurements for the scan, and one for each finding.
 
     Parameters
     ----------
     segmentation
-        Its segments are referred to; None if there are no findings.
+        The report refers to its segments; None if there are no findings.
     scan_score
         The score of the whole scan; None if it is not known.
     """
@@ -140,7 +140,7 @@ def _group(
 def _measurement(
     name: Code | tuple[str, str, str], value: float, unit: Code, *, derivation: Code | None = None
 ) -> Measurement:
-    """A number, as exact as a decimal string of 16 characters is."""
+    """A number, with the precision of a decimal string of 16 characters."""
     import highdicom as hd
 
     return hd.sr.Measurement(

@@ -1,4 +1,4 @@
-"""What the DICOM objects of a scan have in common: source images, geometry, findings, maker."""
+"""Data shared by the DICOM objects of a scan: source images, geometry, findings, maker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NOTICE = "Research use only; not for diagnosis."
 MAKERS_CODES = "99MEDRD"
-"""The scheme of medrd's own codes, for what no standard has a code."""
+"""The scheme of medrd's own codes, used where no standard code exists."""
 SCORE = ("SCORE", MAKERS_CODES, "Anomaly score")
 
 
@@ -39,7 +39,7 @@ class Finding:
     number
         From 1, largest first: its segment in the Segmentation.
     diameter_mm
-        The longest distance of two points on its surface.
+        The longest distance between two points on its surface.
     tracking_uid
         The same in the Segmentation and in the report.
     """
@@ -74,7 +74,7 @@ class Maker:
 
     @property
     def version(self) -> str:
-        """Version of medrd."""
+        """The version of medrd."""
         return version("medrd")
 
 
@@ -133,7 +133,7 @@ class Scene:
 
     @property
     def equipment(self) -> dict[str, Any]:
-        """Who made the object, as highdicom's constructors have it."""
+        """The maker of the object, as keywords for highdicom's constructors."""
         return {
             "manufacturer": "medrd",
             "manufacturer_model_name": self.maker.name,
@@ -143,7 +143,7 @@ class Scene:
 
 
 def _rigid(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The axes at exactly right angles, from which rounding to float32 has moved them."""
+    """The affine with axes at exactly right angles, which rounding to float32 has disturbed."""
     edges = np.linalg.norm(affine[:3, :3], axis=0)
     u, _, v = np.linalg.svd(affine[:3, :3] / edges)
     result = affine.copy()
@@ -173,12 +173,12 @@ def open_scene(
     findings
         Rows of :func:`medrd.metrics.lesion_table`.
     keep_names
-        Whether the objects shall hold the patient's name, number and birth date and the like.
+        Keep the patient's name, number, birth date and similar values in the objects.
 
     Raises
     ------
     GridMismatchError
-        The slices of the map do not lie where the images of the series lie.
+        The slices of the map are not where the images of the series are.
     InputError
         See :func:`medrd.images.dicom_series.choose_series`.
     """
@@ -205,7 +205,7 @@ def open_scene(
 
 
 def longest_diameter_mm(mask: NDArray[np.bool_], affine: Affine) -> float:
-    """The longest distance of two points on a mask's surface, as pyradiomics measures it.
+    """The longest distance between two points on a mask's surface, measured as in pyradiomics.
 
     The surface runs through the midpoints between voxels inside and outside, as the mesh of
     marching cubes does (IBSI's "maximum 3D diameter", L0JK).
@@ -224,9 +224,9 @@ def longest_diameter_mm(mask: NDArray[np.bool_], affine: Affine) -> float:
 def _check_same_grid(
     folder: Path, sources: Sequence[Dataset], shape: Shape3, affine: Affine
 ) -> None:
-    """Raise GridMismatchError if the slices of a map do not lie where the images lie.
+    """Raise GridMismatchError if the slices of a map are not where the images are.
 
-    Where the tiles of a mosaic lie is not checked.
+    The positions of a mosaic's tiles are not checked.
     """
     if any("MOSAIC" in text(image, "ImageType").upper() for image in sources):
         return

@@ -20,7 +20,7 @@ _MOST_RGB = ((230, 80, 60), (240, 170, 40), (80, 170, 230), (120, 200, 90), (190
 
 
 def make_segmentation(scene: Scene) -> highdicom.seg.Segmentation:
-    """One binary segment for each finding. There must be one."""
+    """Make one binary segment for each finding; at least one is needed."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
 

@@ -1,4 +1,4 @@
-"""The headers of a series' images, with values that may stand in objects made from them."""
+"""The headers of a series' images, with only values that objects made from them may contain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PERSONAL = (
     *("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "StudyID"),
     *("ReferringPhysicianName", "StudyDescription", "IssuerOfPatientID"),
 )
-"""What is read only if names are kept."""
+"""Elements that are read only if names are kept."""
 _READ = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "ImageType"),
     *("FrameOfReferenceUID", "PositionReferenceIndicator", "StudyDate", "StudyTime", "Modality"),
@@ -34,12 +34,12 @@ _READ = (
     *("DimensionOrganizationSequence", "DimensionIndexSequence", "InstanceNumber"),
     *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
 )
-"""What is read of a source image. highdicom copies whatever it finds on patient, study and device
-into the objects, so nothing else may be there."""
+"""The elements that are read of a source image. highdicom copies everything about patient, study
+and device into the objects, so nothing else may be present."""
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID")
 _SHARED = ("StudyInstanceUID", "FrameOfReferenceUID")
 _TYPE_2 = (*_PERSONAL[:6], "PatientSex", "StudyDate", "StudyTime")
-"""Elements that the standard wants even if they are empty."""
+"""Elements that the standard requires even if they are empty."""
 _TEXTS = (
     *("PatientName", "PatientID", "AccessionNumber", "StudyID", "ReferringPhysicianName"),
     *("StudyDescription", "IssuerOfPatientID", "PositionReferenceIndicator"),
@@ -52,17 +52,18 @@ _REMEDY = "Fetch the series again, or leave DICOM output out."
 def read_sources(series: Series, *, keep_names: bool) -> list[Dataset]:
     """Headers of all images of a series, in the order of their places.
 
-    Values that their value representation does not allow are mended, or left out.
+    Values that their value representation forbids are corrected or left out.
 
     Parameters
     ----------
     keep_names
-        Whether the patient's name, number and birth date and the like are read too.
+        Also read the patient's name, number, birth date and similar values.
 
     Raises
     ------
     FileFormatError
-        Objects cannot refer to an image, for a UID is missing, damaged or another image's.
+        Objects cannot refer to an image, because a UID is missing, damaged or that of another
+        image.
     """
     import pydicom
 
@@ -98,8 +99,8 @@ def read_sources(series: Series, *, keep_names: bool) -> list[Dataset]:
 def _require_uids(path: Path, image: Dataset) -> None:
     """Raise FileFormatError for a UID that is missing or cannot be one.
 
-    Components with leading zeros are against the standard, but an archive has the image under
-    such a UID all the same.
+    Components with leading zeros violate the standard, but are accepted, because an archive stores
+    the image under that UID.
     """
     from pydicom.uid import UID
 
@@ -127,7 +128,7 @@ def _require_same(path: Path, image: Dataset, first_path: Path, first: Dataset) 
 
 
 def _mend(image: Dataset, series: str) -> None:
-    """Give highdicom what it asks of a source, where a header lacks it or has it damaged."""
+    """Supply what highdicom requires of a source, if the header lacks it or it is damaged."""
     from pydicom.multival import MultiValue
     from pydicom.uid import generate_uid
 
@@ -159,7 +160,7 @@ def _mend(image: Dataset, series: str) -> None:
 
 
 def _allowed(kind: str, value: str) -> str:
-    """A text as its value representation has it; "" if it cannot be made so.
+    """A text that its value representation allows; "" if that is impossible.
 
     Source: DICOM PS3.5, 6.2.
     """
@@ -182,7 +183,8 @@ def _allowed(kind: str, value: str) -> str:
 
 
 def _number(value: str) -> float | None:
-    """A positive number, as exact as a decimal string of 16 characters; None if it is not one."""
+    """A positive number, with the precision of a decimal string of 16 characters; None for
+    others."""
     try:
         number = float(f"{float(value):.8g}")
     except ValueError:
@@ -191,7 +193,7 @@ def _number(value: str) -> float | None:
 
 
 def _fill_thickness(sources: Sequence[Dataset], depths_mm: Sequence[float]) -> None:
-    """Take the distance of the slices for a thickness that is missing."""
+    """Fill in a missing slice thickness with the distance between slices."""
     usual_mm = round(float(np.median(np.diff(depths_mm))), 6) if len(depths_mm) > 1 else None
     for source in sources:
         if "SliceThickness" not in source:
@@ -200,7 +202,7 @@ def _fill_thickness(sources: Sequence[Dataset], depths_mm: Sequence[float]) -> N
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Suppress Python's warnings about values that are not as the standard has them."""
+    """Suppress Python's warnings about values that violate the standard."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""A map and a mask in NIfTI, written as the DICOM objects of the series that they belong to."""
+"""Write a NIfTI map and mask as DICOM objects of the series to which they belong."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write_objects(
     findings
         Rows of the lesion table; by default those of the mask.
     keep_names
-        Whether the objects shall hold the patient's name, number and the like.
+        Keep the patient's name, number, birth date and similar values in the objects.
 
     Returns
     -------
@@ -61,8 +61,8 @@ def write_objects(
     Raises
     ------
     InputError
-        Map, mask or series cannot be read, the map does not lie on the series, or highdicom cannot
-        refer to it.
+        Map, mask or series cannot be read, the map is not on the grid of the series, or highdicom
+        cannot refer to the series.
     OutputError
         A file cannot be written.
     """

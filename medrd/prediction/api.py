@@ -118,7 +118,7 @@ class LoadedModel:
 def load(
     path: str | Path | None = None, *, device: str = "auto", engine: Engine = "auto"
 ) -> LoadedModel:
-    """Open a run folder or its ``model/`` for prediction; without a path, the built-in model.
+    """Open a run folder or its ``model/`` for prediction; by default the built-in model.
 
     Raises ModelError.
     """
@@ -230,7 +230,7 @@ def read(
 
 
 def _names(given: Volume | Mapping[str, Volume] | Picture, modalities: Sequence[str]) -> Names:
-    """What the volumes of these modalities are called; a picture's name tells nothing."""
+    """The names of the volumes by modality; none for a picture, whose name says nothing."""
     if isinstance(given, Picture):
         return {}
     volumes = {modalities[0]: given} if isinstance(given, Volume) else given

@@ -121,7 +121,8 @@ class CasePredictor:
         return case.output(self._out, files_of(case, self._kind.files).record)
 
     def _is_done(self, path: Path, record: Record | None, hashes: dict[str, str]) -> bool:
-        """True if an earlier result is of these inputs, complete, and as this call requests."""
+        """True if an earlier result belongs to these inputs, is complete and is what this call
+        requests."""
         if record is None:
             return False
         if self._options.strict and record.unlike_training != []:

@@ -1,4 +1,4 @@
-"""``medrd predict --dicom``: the results of a DICOM series, as DICOM."""
+"""``medrd predict --dicom``: writes the results of a DICOM series as DICOM."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def dicom_targets(case: Case, out: Path) -> dict[str, Path]:
 
 
 def dicom_is_done(record: Record, options: PredictOptions) -> bool:
-    """Whether an earlier result has the objects, with names or without them as this call asks."""
+    """Whether an earlier result has the objects, with or without names as this call requires."""
     done = record.content.get("dicom") or {}
     return done.get("names_kept") == options.keep_names
 
@@ -63,12 +63,12 @@ def write_dicom(
     scan_score: float,
     keep_names: bool,
 ) -> dict[str, Any]:
-    """Write the objects from the NIfTI files just written, and enter them into ``paths``.
+    """Write the objects from the NIfTI files just written, and add them to ``paths``.
 
     Returns
     -------
     dict
-        What the record says of them.
+        The record's entry about them.
     """
     prefix = "" if native is None else "native_"
     folder, series = _series(case, native)

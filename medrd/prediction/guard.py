@@ -24,13 +24,13 @@ logger = logging.getLogger("medrd.predict")
 
 @dataclass(frozen=True)
 class Name:
-    """What an image is called.
+    """The name of an image.
 
     Attributes
     ----------
     by
-        What names it: ``its name, x_t1.nii.gz``. A series' description is not quoted, since it may
-        hold anything, even a name.
+        Where the name comes from: ``its name, x_t1.nii.gz``. A series description is not quoted,
+        since it may contain anything, even a patient's name.
     kind
         The modality in it, or ``label`` and the like; None if it has none.
     silence
@@ -93,7 +93,7 @@ class Likeness:
 
 
 def names_of(subject: Subject) -> Names:
-    """What a subject's images are called."""
+    """The names of a subject's images, by channel."""
     return {channel: Name.of_source(source) for channel, source in subject.images.items()}
 
 
@@ -102,7 +102,7 @@ def compare_with_training(prepared: Prepared, model: Model, names: Names) -> Lik
 
     Images are compared if the model has a profile. Names are checked too, since a T1 scan may look
     like a FLAIR scan: the modality in a file's name or in the description of a DICOM series must be
-    right, if it has one and the names of the training scans had too.
+    right, if it has one and the names of the training scans had one.
     """
     unchecked = (*_never_checked(model), *_nameless(model, names))
     if model.profile is None or prepared.traits is None:

@@ -96,9 +96,9 @@ def find_native_space(prepared: Path) -> NativeSpace:
 def native_mask(
     native: NativeSpace, mask: NDArray[np.bool_], affine: NDArray[np.float64]
 ) -> tuple[NDArray[np.bool_], int]:
-    """Resample a mask (X, Y, Z) to the raw grid, and count findings that have no voxel there.
+    """Resample a mask (X, Y, Z) to the raw grid, and count findings that get no voxel there.
 
-    Small findings may be between the centres of thick slices.
+    Small findings may lie between the centres of thick slices.
     """
     regions, _ = ndimage.label(mask, np.ones((3, 3, 3)))
     sizes = np.bincount(regions.ravel())
@@ -147,7 +147,7 @@ def write_native(
             mask_path, raw_mask, native.blank, dtype="uint8", description=f"{MAKER} calibrated mask"
         )
         record["findings_volume_mm3"] = float(raw_mask.sum() * native.blank.voxel_volume_mm3)
-        # The same smallest volume as on the prepared grid, whose voxels are smaller.
+        # The same minimum volume as on the prepared grid, whose voxels are smaller.
         share = abs(float(np.linalg.det(affine[:3, :3]))) / native.blank.voxel_volume_mm3
         least = max(1, round(LEAST_VOXELS * share))
         record["findings"] = lesion_table(

@@ -1,4 +1,4 @@
-"""``medrd predict``: writes anomaly maps of scans or pictures, on their own grids.
+"""``medrd predict``: writes anomaly maps of scans or pictures on their own grids.
 
 This module loops over the inputs; :mod:`medrd.prediction.case` processes each of them.
 """
@@ -204,7 +204,8 @@ def predict_cases(
 ) -> PredictReport:
     """Predict the cases that :func:`predict_inputs` found.
 
-    ``errors`` are of unusable inputs; ``raw`` are the files that the cases were prepared from.
+    ``errors`` are those of unusable inputs; ``raw`` are the files from which the cases were
+    prepared.
     """
     if options.strict:
         check_strict(loaded, [case.subject for case in cases])
@@ -245,7 +246,7 @@ def predict_cases(
                 "kept. Run the same command again to continue."
             )
     finally:
-        # Errors are listed in the order of the inputs, even if they were done in another.
+        # Errors are listed in the order of the inputs, in whatever order these were processed.
         ended = [case for case in cases if record_of(case) in outcomes]
         failed = [(Path(error.where), error) for error in errors]
         failed += [

@@ -1,4 +1,4 @@
-"""``medrd predict --prepare``: raw heads are prepared below ``--out``, and found there."""
+"""``medrd predict --prepare``: prepares raw heads below ``--out``, and finds them there."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PREPARED_FOLDER = "prepared"
 def prepare_cases(
     inputs: Sequence[Path], out: Path, model: Model, options: PredictOptions
 ) -> tuple[list[Case], list[InputError], list[Path]]:
-    """Prepare heads into ``<out>/prepared``; their cases, the errors, and the raw files.
+    """Prepare heads into ``<out>/prepared``; return their cases, the errors, and the raw files.
 
-    A scan whose name tells no modality is taken for the model's, if it has only one.
+    A scan whose name does not give its modality counts as the model's, if the model takes only one.
 
     Raises
     ------
     ConfigError
-        Only a shard is to be predicted.
+        A shard is requested, which ``--prepare`` does not support.
     MedrdError
         See :func:`medrd.preparation.prepare.prepare`.
     """
@@ -55,7 +55,7 @@ def prepare_cases(
     records = [*prepared.done, *prepared.skipped]
     if not records:
         return [], prepared.errors, []
-    # All that lies there, as the outputs mirror its tree; earlier calls may have prepared more.
+    # The whole folder, as the outputs mirror its tree; earlier calls may have prepared more.
     folders = {record.parent for record in records}
     cases, errors, _ = model.kind.find([out / PREPARED_FOLDER], frame=None, series=None)
     ours = [e for e in errors if not folders.isdisjoint((Path(e.where), Path(e.where).parent))]

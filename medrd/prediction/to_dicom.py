@@ -41,17 +41,17 @@ def to_dicom(
     out
         Folder for ``<map>_scores.dcm``, ``_findings.dcm`` and ``_report.dcm``.
     keep_names
-        Whether the objects shall hold the patient's name, number and the like.
+        Keep the patient's name, number, birth date and similar values in the objects.
 
     Returns
     -------
     list of Path
-        What was written.
+        The files that were written.
 
     Raises
     ------
     InputError
-        Map, mask or series cannot be read, or the map does not lie on the series.
+        Map, mask or series cannot be read, or the map is not on the grid of the series.
     OutputError
         A file cannot be written, or has the name of one that medrd did not write.
     MissingExtraError
@@ -98,7 +98,7 @@ def _series(path: Path) -> tuple[Path, str | None]:
 
 
 def _stem(map_path: Path) -> tuple[str, str]:
-    """What the map is called without the ending that medrd gave it, and that ending."""
+    """The map's name without the ending that medrd gave it, and that ending."""
     for ending in (NATIVE_ENDINGS[0], SCAN_FILES.map, BIDS_FILES.map, ".nii.gz", ".nii"):
         if map_path.name.endswith(ending):
             return map_path.name.removesuffix(ending), ending
@@ -106,7 +106,7 @@ def _stem(map_path: Path) -> tuple[str, str]:
 
 
 def _record_beside(map_path: Path, stem: str) -> PredictionRecord | None:
-    """The record of the prediction that wrote the map; None if there is none of this content."""
+    """The record of the prediction that wrote the map; None if no record has its hash."""
     for ending in (SCAN_FILES.record, BIDS_FILES.record):
         record = PredictionRecord.read(map_path.with_name(f"{stem}{ending}"))
         if record and _is_output(record, map_path):
@@ -127,7 +127,7 @@ def _maker(map_path: Path, record: PredictionRecord | None) -> Maker:
         return Maker(record.model.name, record.model.hash, record.threshold)
     import nibabel
 
-    inspect_nifti(map_path)  # which describes what is wrong with a file
+    inspect_nifti(map_path)  # which describes the problem with a file
     header: Any = nibabel.load(map_path).header
     words = bytes(header["descrip"]).decode("ascii", "replace").strip("\0")
     if not words.startswith(MAKER):

@@ -9,7 +9,7 @@ from medrd.run.card import CARD_NAME, section
 
 HOME = Path(__file__).parents[1] / "builtin"
 DEFAULT = HOME / "flair"
-"""The model of a call that names none."""
+"""The model that is used if none is given."""
 
 
 def list_builtin() -> str:

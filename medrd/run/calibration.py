@@ -129,9 +129,9 @@ def calibrate(
     """Run a model on the healthy slices of held-out subjects.
 
     Each subject's scores are kept as a histogram, all of them together in bounded memory. The
-    threshold lies between bins, where counts are exact, so that the target rate is kept whatever
-    the resolution; it exceeds the lowest threshold that would do by less than a bin's width, a
-    share of about ``2 ** -17`` of the score for ten subjects, and ``2 ** -13`` for hundreds.
+    threshold lies between bins, where counts are exact, so the target rate is kept at any
+    resolution. It exceeds the lowest possible threshold by less than a bin's width: about ``2 **
+    -17`` of the score for ten subjects, and ``2 ** -13`` for hundreds.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ class _HealthyScores(NamedTuple):
 def _score_healthy(
     predictor: Predictor, subject: CachedSubject, margin: int, bins: int
 ) -> _HealthyScores | None:
-    """None where no slice is healthy."""
+    """None if no slice is healthy."""
     healthy = np.flatnonzero(away_from(subject.numbers, subject.lesion_slices, margin=margin))
     if healthy.size == 0:
         return None
@@ -222,7 +222,7 @@ def _left_out(
 ) -> tuple[float, ...]:
     """Rates by scan under thresholds from the scans of the other folds, in the scans' order.
 
-    ``always`` are in every threshold.
+    ``always`` are used for every threshold.
     """
     if len(own) + len(always) < 2:
         return ()

@@ -45,8 +45,8 @@ class Execution:
     def for_training(self, network: nn.Module) -> Execution:
         """The same with the memory format in which the network trains faster.
 
-        In float32 on a CPU, depthwise convolutions and what surrounds them are faster with the
-        channels last, and ResNets are not.
+        In float32 on a CPU, depthwise convolutions and the layers around them are faster with
+        channels last; ResNets are not.
         """
         on_cpu = self.device.type == "cpu"
         return replace(self, channels_last=on_cpu and _has_depthwise(network))
@@ -62,7 +62,7 @@ class Execution:
         return self.laid_out(self.moved(images))
 
     def moved(self, images: NDArray[np.float32]) -> Tensor:
-        """The same with a channel's pixels side by side."""
+        """The same with each channel's pixels contiguous."""
         tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self.device, non_blocking=True)
         if tensor.shape[1] == 1:
             tensor = tensor.expand(-1, 3, -1, -1)
@@ -96,7 +96,7 @@ def choose_execution(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
-        torch.zeros(1, device=chosen).item()  # meta and others cannot compute
+        torch.zeros(1, device=chosen).item()  # meta and some others cannot compute
     except (RuntimeError, AssertionError) as error:
         why = "" if "device string" in str(error) else f" ({str(error).splitlines()[0]})"
         raise ConfigError(
@@ -123,9 +123,10 @@ def _computes_bf16(device: torch.device) -> bool:
 
 
 def _may_use_amx() -> bool:
-    """False if oneDNN is held to older instructions: bfloat16 then takes a hundred times as long.
+    """False if oneDNN is limited to older instructions: bfloat16 then takes a hundred times as
+    long.
 
-    Not measured, because results are only comparable if equal calls choose alike.
+    This is not measured, because results are comparable only if equal calls choose the same.
     """
     held = (os.environ.get(name) for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"))
     isa = next((each.upper() for each in held if each), "ALL")

@@ -20,7 +20,7 @@ Engine = Literal["auto", "torch", "fused"]
 """``fused`` folds BatchNorm into convolutions (:mod:`medrd.models.fused`): maps differ in their
 last bits. ``auto`` is ``fused`` on a CPU in fp32, where it is faster, and otherwise ``torch``."""
 _FEW = 4
-"""Slices at a time that fit better into a CPU's caches than 16 do."""
+"""Slices at a time; these fit better into a CPU's caches than 16."""
 _TOLERANCE = 1e-4
 """Largest accepted difference of fused maps, as a share of their range."""
 
@@ -28,7 +28,7 @@ _TOLERANCE = 1e-4
 def make_predictor(
     model: Model, execution: Execution, engine: Engine
 ) -> tuple[Predictor, Literal["torch", "fused"]]:
-    """A predictor, and the engine that it uses: ``torch`` where fused networks are of no use."""
+    """A predictor, and the engine that it uses: ``torch`` if fused networks bring nothing."""
     plain = Predictor(model.detector, model.scoring(), execution)
     pays = execution.device.type == "cpu" and not execution.bf16
     # Another copy of a bank of features may not fit into memory.

@@ -1,6 +1,6 @@
 """``errors.json``: the inputs that failed; for ``medrd predict``, in earlier calls too.
 
-A failure stays listed until its input is predicted, or gone.
+A failure stays listed until its input is predicted or no longer exists.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from medrd.files import read_json, write_json
 from medrd.run.outputs import remove
 
 REPORT_STEP = "report"
-"""The step of what was predicted but could not be shown in the report."""
+"""The step of results that could not be shown in the report."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Failure:
     Attributes
     ----------
     input
-        Absolute path of what failed, if later calls must recognise it.
+        Absolute path of the failed input, if later calls must recognise it.
     step
         The step that failed, if it is not the work itself.
     """
@@ -49,7 +49,7 @@ class Failure:
 
 
 def write_failures(out: Path, failures: Sequence[Failure]) -> None:
-    """Write ``errors.json``, or remove it where nothing failed. Raises OutputError."""
+    """Write ``errors.json``, or remove it if nothing failed. Raises OutputError."""
     if failures:
         write_json(out / ERRORS_NAME, [failure.to_dict() for failure in failures])
     else:
@@ -57,7 +57,7 @@ def write_failures(out: Path, failures: Sequence[Failure]) -> None:
 
 
 def write_errors(out: Path, errors: Sequence[MedrdError]) -> None:
-    """:func:`write_failures` of plain errors."""
+    """:func:`write_failures` for plain errors."""
     write_failures(out, [Failure(error) for error in errors])
 
 
@@ -71,17 +71,17 @@ def read_failures(out: Path) -> list[Failure]:
 def all_failures(
     out: Path, failed: Sequence[tuple[Path, InputError]], inputs: Sequence[Path]
 ) -> list[Failure]:
-    """The entries that ``errors.json`` in ``out`` is to have after a call.
+    """The entries that ``errors.json`` in ``out`` should have after a call.
 
-    The first are earlier ones whose inputs are still there. Those about this call's inputs, or
-    about a folder that holds one, are out of date and left out.
+    Earlier entries whose inputs still exist come first. Earlier entries about this call's inputs,
+    or about a folder that contains one, are out of date and left out.
 
     Parameters
     ----------
     failed
-        Inputs of this call that failed, and why.
+        Inputs of this call that failed, with their errors.
     inputs
-        Files of all of this call's inputs.
+        Files of all inputs of this call.
     """
     now = [Path(os.path.realpath(path)) for path in (*inputs, *(path for path, _ in failed))]
     return [
@@ -92,7 +92,7 @@ def all_failures(
 
 
 def _still_holds(path: str, inputs: Sequence[Path]) -> bool:
-    """True if a path exists, and is neither one of the inputs nor a folder or file of one."""
+    """True if a path exists and is neither one of the inputs, nor a folder or file of one."""
     real = Path(os.path.realpath(path))
     return os.path.exists(path) and not any(
         given.is_relative_to(real) or given == real.parent for given in inputs

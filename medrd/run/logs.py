@@ -46,9 +46,9 @@ def _one_line(
 def set_up_logging(*, verbose: bool, quiet: bool) -> None:
     """Log to standard error: warnings only if quiet, details with the time if verbose.
 
-    Other libraries' warnings are shown too, one line each, but not if quiet; what matplotlib says
-    of its folders and fonts is shown if verbose. If the program has already set up logging, only
-    medrd's own level is changed.
+    Warnings of other libraries are shown too, one line each, but not if quiet; matplotlib's
+    messages about its folders and fonts only if verbose. If the program has already set up logging,
+    only medrd's own level is changed.
     """
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     logging.getLogger("medrd").setLevel(level)

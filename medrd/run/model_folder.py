@@ -53,18 +53,18 @@ class Model:
     Attributes
     ----------
     config
-        The resolved config that it was trained with (without paths of that machine).
+        The resolved config with which it was trained, without paths of that machine.
     training
-        What it has seen: subject ids, content hashes, split hash; for a search with labels also
-        ``validation_subjects``, which it was chosen on.
+        What the model has seen: subject ids, content hashes, split hash; for a search with labels
+        also ``validation_subjects``, on which it was chosen.
     hash
         SHA-256 over weights, config, calibration and training data.
     profile
-        What its training scans looked like; None for pictures, and for models of earlier versions.
+        Summary of its training scans; None for pictures, and for models of earlier versions.
     description
-        All that ``model.json`` holds.
+        The whole content of ``model.json``.
     folder
-        Where it was loaded from.
+        The folder from which it was loaded.
     """
 
     detector: Detector
@@ -93,7 +93,7 @@ class Model:
 
     @property
     def title(self) -> str:
-        """What records call it: for a built-in model with what its p-values are among."""
+        """The name in records; for a built-in model, with the population of its p-values."""
         name = self.config.model.name
         own = self.folder is not None and self.folder.parent == HOME
         return f"{name} (built in; threshold and p-values from simulated brains)" if own else name
@@ -104,12 +104,12 @@ class Model:
 
 
 def make_detector(config: Config) -> Detector:
-    """The detector of a config with random weights, for images as its recipe makes them.
+    """The detector of a config, with random weights, for images made by its recipe.
 
     Raises
     ------
     ValueError
-        A teacher that is unknown or does not fit.
+        The teacher is unknown or does not fit.
     """
     layout = config.recipe.layout
     return build_detector(
@@ -143,17 +143,17 @@ def save_model(
 ) -> None:
     """Write ``model.safetensors``, ``model.json`` and the model card, each atomically.
 
-    ``precision`` is what the calibration was computed in, as
-    :attr:`medrd.run.device.Execution.precision` has it; None if unknown.
+    ``precision`` is that of the calibration, as in :attr:`medrd.run.device.Execution.precision`;
+    None if unknown.
     """
     unread = tuple(f"{name}." for name in detector.training_only)
-    # A copy each: safetensors refuses tensors that share memory.
+    # Copies, because safetensors refuses tensors that share memory.
     tensors = {
         key: value.detach().to("cpu").contiguous().clone()
         for key, value in detector.state_dict().items()
         if not key.startswith(unread)
     }
-    if not tensors:  # an untrained baseline; the format wants at least one
+    if not tensors:  # an untrained baseline; the format needs at least one tensor
         tensors = {"untrained": torch.zeros(1)}
     # As bytes: save_file would leave a file that only its owner can read. One entry of metadata:
     # safetensors writes several in random order, and equal models would have unequal hashes.
@@ -190,14 +190,15 @@ def copy_model(source: Path, target: Path, *, seen: Mapping[str, Any]) -> None:
 
 
 def is_model_folder(path: Path) -> bool:
-    """Whether a folder is a run or its ``model/`` by the names in it, finished and sound or not."""
+    """Whether a folder is a run or its ``model/``, judging by the names in it; it may be unfinished
+    or damaged."""
     names = ("model.json", "model.safetensors")
     inside = (*names, *(f"model/{name}" for name in names), "checkpoint.pt")
     return any(os.path.isfile(path / name) for name in inside)
 
 
 def load_model(path: str | Path | None) -> Model:
-    """Open a run folder or its ``model/``; None is the built-in model, which the log names.
+    """Open a run folder or its ``model/``; None is the built-in model, which is then logged.
 
     Raises
     ------
@@ -271,6 +272,7 @@ def _said(error: Exception) -> str:
 
 
 def _identity(content: dict[str, Any]) -> str:
-    # The calibration too: an untrained baseline has no weights to tell two thresholds apart.
+    # The calibration is included: untrained baselines with different thresholds have no weights to
+    # tell them apart.
     parts = ("weights_sha256", "config", "calibration", "training")
     return digest([content[part] for part in parts])

@@ -1,4 +1,4 @@
-"""Checks that outputs replace nothing but earlier results of medrd."""
+"""Checks that outputs replace only earlier results of medrd."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from medrd.images.dicom_series import choose_series
 from medrd.run.record import Record
 
 _LONGEST_NAME = 255
-"""In bytes, on all common file systems."""
+"""Longest file name in bytes, on all common file systems."""
 
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """The folder of a call's results, and what in it may be replaced.
+    """The folder of a call's results, and the files in it that may be replaced.
 
     Attributes
     ----------
@@ -46,9 +46,9 @@ class OutputFolder:
         Parameters
         ----------
         ours
-            Whether medrd wrote those of them that exist.
+            Whether medrd wrote the existing ones.
         result, remedy
-            For the message: what is written, and what to do if a name is taken.
+            For the message: what is written, and the remedy if a name is taken.
 
         Raises
         ------
@@ -87,7 +87,7 @@ class OutputFolder:
         return not self.path.is_dir() or all(p.name.startswith(".") for p in self.path.iterdir())
 
     def refuse_used(self, *, ours: bool, result: str) -> None:
-        """Make sure that the folder is empty or, if ``ours``, has an earlier ``result`` alone.
+        """Make sure that the folder is empty or, if ``ours``, contains only an earlier ``result``.
 
         Raises
         ------
@@ -111,15 +111,15 @@ def refuse_others(where: Path, record: Record | None, case: Case, *, whole: bool
     Parameters
     ----------
     where, record
-        What would be replaced, and its record; None where there is none.
+        The result that would be replaced, and its record; None if there is none.
     whole
-        Whether the case must have all of the record's scans, since the result holds each of them.
-        Otherwise one is enough, since models take different modalities of a subject.
+        Whether the case must have all of the record's scans, because the result contains each of
+        them. Otherwise one is enough, since models take different modalities of a subject.
 
     Raises
     ------
     OutputError
-        It was made from others, which are still there.
+        It was made from other scans, which still exist.
     """
     ours, recorded = list(case.subject.images.values()), record.sources if record else []
     others = [source for source in recorded if not any(_is_same(source, own) for own in ours)]
@@ -135,7 +135,7 @@ def refuse_others(where: Path, record: Record | None, case: Case, *, whole: bool
 
 
 def _is_same(one: Source, other: Source) -> bool:
-    """A frame or series that was not chosen is the only one there was."""
+    """True if both are equal; a frame or series that was not chosen matches any."""
     choices = ((one.frame, other.frame), (one.series, other.series))
     return os.path.realpath(one.path) == os.path.realpath(other.path) and all(
         None in pair or pair[0] == pair[1] for pair in choices
@@ -143,7 +143,8 @@ def _is_same(one: Source, other: Source) -> bool:
 
 
 def _is_there(source: Source) -> bool:
-    """A series may be gone from its folder; one with damaged files is there."""
+    """True if a scan still exists. A series may be gone from its folder; one with damaged files
+    exists."""
     if source.series is None:
         return os.path.exists(source.path)
     try:

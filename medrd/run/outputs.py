@@ -1,4 +1,4 @@
-"""Making folders and removing files, with errors that name the place."""
+"""Make folders and remove files, with errors that name the place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medrd.files import output_error
 
 
 def make_folder(path: Path) -> None:
-    """The folder and its parents, if they are not there. Raises OutputError."""
+    """Make the folder and its parents if they do not exist. Raises OutputError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -21,7 +21,7 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def scratch_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside the results, removed at the end; needs no space elsewhere."""
+    """A hidden folder beside the results, removed at the end; it needs no space elsewhere."""
     make_folder(out)
     folder = Path(tempfile.mkdtemp(prefix=".runs.", dir=out))
     try:
@@ -31,7 +31,7 @@ def scratch_folder(out: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it is there. Raises OutputError."""
+    """Remove a file if it exists. Raises OutputError."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:

@@ -69,8 +69,8 @@ class Predictor:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Slices (S, C, H, W) and region (S, H, W) -> smoothed maps (S, H, W), scores (S,).
 
-        ``positions_mm`` (S,) says where the slices lie in one scan, for the smoothing across them;
-        without it each slice stands by itself. Maps are not masked yet; see
+        ``positions_mm`` (S,) are the slices' positions in one scan, for smoothing across slices;
+        without them, slices are independent. Maps are not masked yet; see
         :class:`medrd.models.Scoring`.
         """
         maps = np.empty(region.shape, np.float32)
@@ -95,7 +95,7 @@ class Predictor:
         region: NDArray[np.bool_],
         positions_mm: NDArray[np.float64],
     ) -> None:
-        """Change maps in place, and the scores that are taken from them."""
+        """Change maps in place, and the scores derived from them."""
         places = torch.from_numpy(np.asarray(positions_mm, np.float64))
         smoothed = smooth_across(torch.from_numpy(maps), places, self.scoring.sigma_across_mm)
         maps[:] = smoothed.numpy()
@@ -112,7 +112,7 @@ class Predictor:
         return torch.from_numpy(np.array(region)).to(self.execution.device)
 
     def on_grid(self, prepared: Prepared, threshold: float | None = None) -> Prediction:
-        """Predict a whole scan or picture, with a mask where there is a threshold."""
+        """Predict a whole scan or picture, with a mask if there is a threshold."""
         maps, scores = self.maps(prepared.images, prepared.region, prepared.positions_mm)
         grid_map = prepared.to_grid(maps)
         mask = None if threshold is None else (grid_map >= threshold) & prepared.scored()

@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 def read_ahead(
     items: Sequence[Item], read: Callable[[Item], Result]
 ) -> Iterator[tuple[Item, Result]]:
-    """Each item with what ``read`` makes of it.
+    """Yield each item with the result of ``read``.
 
     At most three results are alive: the caller's last, the one given out, and the next.
     """
@@ -22,7 +22,7 @@ def read_ahead(
         pending: Future[Result] | None = None
         for i, item in enumerate(items):
             result = (pending or pool.submit(read, item)).result()
-            # Dropped before the next is read, else a third result stays alive with it.
+            # Dropped before the next item is read; otherwise a third result would stay alive.
             pending = pool.submit(read, items[i + 1]) if i + 1 < len(items) else None
             yield item, result
             del result

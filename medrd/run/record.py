@@ -1,4 +1,4 @@
-"""The JSON beside results: what a command made, from which inputs, and with what.
+"""The JSON beside results: what a command made, from which inputs, and how.
 
 The fields of a record are the keys of its file, in the file's order; each key is defined here once.
 :class:`Record` is what the records of ``medrd predict`` and ``medrd prepare`` have in common, and

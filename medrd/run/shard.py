@@ -1,4 +1,4 @@
-"""Part K of N of a list, for calls that share the work without knowing of each other."""
+"""Part K of N of a list, for independent calls that share the work."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Shard:
         return cls(int(match[1]), int(match[2]))
 
     def of(self, items: Sequence[Item]) -> list[Item]:
-        """Every ``count``-th item from the ``number``-th on: neighbours, which are often alike in
-        size, go to different shards.
+        """Every ``count``-th item, starting with the ``number``-th: neighbours, which often have
+        similar sizes, go to different shards.
 
         >>> Shard(2, 3).of("abcdefgh")
         ['b', 'e', 'h']

@@ -83,7 +83,7 @@ def _checked(
 def _fitting(
     state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], whole: Set[str]
 ) -> tuple[dict[str, Tensor], str]:
-    """The teacher's tensors, and what is wrong with them; see :func:`part_for`."""
+    """The teacher's tensors, and the problem with them; see :func:`part_for`."""
     # timm calls stages.0 of the whole network stages_0 where it returns levels of features. A file
     # may have either name.
     theirs = {key if key in whole else key.replace("_", ".", 1): key for key in wanted}
@@ -99,8 +99,10 @@ def _fitting(
 
 
 def _whole_network(teacher: Backbone, wanted: Mapping[str, Tensor]) -> set[str]:
-    """Names of the tensors of the network that a teacher is the first part of."""
-    if teacher.name.split(".")[0] == LITE0:  # has all stages that it needs, and needs no timm
+    """Names of the tensors of the whole network, whose first part is the teacher."""
+    if (
+        teacher.name.split(".")[0] == LITE0
+    ):  # it has all stages that it needs, and does not need timm
         return set(wanted)
     import timm
 
@@ -109,8 +111,8 @@ def _whole_network(teacher: Backbone, wanted: Mapping[str, Tensor]) -> set[str]:
 
 
 def _surplus(state: Mapping[str, Tensor], place: str, whole: Set[str]) -> str:
-    """The first block of a file by which a stage is longer than the network's; "" if none is:
-    ResNet-34 holds all tensors of ResNet-18, and is another network."""
+    """The first block in a file that the network lacks; "" if there is none. ResNet-34 contains all
+    tensors of ResNet-18, but is another network."""
     blocks = {match.groups() for name in whole if (match := _BLOCK.match(name))}
     stages = {stage for stage, _ in blocks}
     for name in state:
@@ -121,8 +123,8 @@ def _surplus(state: Mapping[str, Tensor], place: str, whole: Set[str]) -> str:
 
 
 def _check_features(teacher: Backbone, where: str) -> None:
-    """Raise ModelError if a grey image has features that are not finite: a negative running
-    variance is a finite weight too."""
+    """Raise ModelError if features of a grey image are not finite. This finds a negative running
+    variance, which is a finite weight."""
     training, side = teacher.training, 2 * teacher.strides[-1]
     with torch.no_grad():
         levels = teacher.eval()(torch.full((1, 3, side, side), 0.5))
@@ -155,9 +157,9 @@ def _misfit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
 
 
 def _timm_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under timm's names: DINOv2's own files with registers have others.
+    """The state dict under timm's names; DINOv2's own files with registers use others.
 
-    There the class token has a position embedding, which timm has added to the token.
+    In these, the class token has a position embedding, which timm adds to the token.
     """
     if not {"register_tokens", "cls_token", "pos_embed"} <= state.keys():
         return state
@@ -194,7 +196,7 @@ def _download(name: str) -> dict[str, Tensor]:
 
     try:
         network = timm.create_model(name, pretrained=True)
-    except Exception as error:  # hub clients raise their own classes of errors
+    except Exception as error:  # hub clients raise their own error classes
         raise ModelError(
             name,
             expected="timm to find pretrained weights",

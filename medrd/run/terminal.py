@@ -1,4 +1,4 @@
-"""Standard output and standard error that take every text, whatever their encoding."""
+"""Make standard output and standard error accept any text, whatever their encoding."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 _PLAIN = {"—": "-", "–": "-", "…": "...", "×": "x", "≥": ">=", "≤": "<=", "±": "+-", "²": "2"}
 _PLAIN |= {"³": "3", "→": "->", "·": ".", "“": '"', "”": '"', "’": "'", "µ": "u", "σ": "sigma"}
 _LOWEST, _HIGHEST = 0xDC80, 0xDCFF
-"""What Python makes of the bytes of a file's name that are not text (PEP 383): surrogates."""
+"""Surrogates, by which Python represents bytes in file names that are not text (PEP 383)."""
 
 
 def take_every_text() -> None:
-    """Let no output of this process raise a UnicodeEncodeError.
+    """Make sure that no output of this process raises a UnicodeEncodeError.
 
     Bytes of file names that are not text are written as they are, so that a shell's pipe still
     names the file. Characters that the encoding lacks become similar ones, or ``?``.

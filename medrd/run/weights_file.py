@@ -1,7 +1,7 @@
 """Files of weights from elsewhere: tensors by name, read without running code from the file.
 
-The format is told by the content, because names are of every kind (.pth, .pt, .bin, .ckpt,
-.SAFETENSORS). A file may hold the state dict itself or a training checkpoint around it.
+The format is recognised by the content, because names vary (.pth, .pt, .bin, .ckpt, .SAFETENSORS).
+A file may hold the state dict itself or a training checkpoint that contains it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import Tensor
 from medrd.errors import MissingInputError, ModelError
 from medrd.files import describe_start, open_regular
 
-# What wrappers put into the names of a network's tensors: DataParallel and DDP, torch.compile,
-# FSDP and activation checkpointing.
+# Prefixes that wrappers add to the names of a network's tensors: DataParallel and DDP,
+# torch.compile, FSDP and activation checkpointing.
 _WRAPPERS = frozenset(
     {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 )
-# Where checkpoints keep the network's weights, the first of these first.
+# Keys under which checkpoints keep the network's weights, in order of preference.
 _HOLDERS = ("", "state_dict", "model", "model_state_dict", "state_dict.model")
 _DEEPEST = 4
 _START_BYTES = 64
@@ -78,7 +78,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def read_torch_file(path: Path) -> Any:
-    """Read what ``torch.save`` wrote, as far as it is tensors and plain types.
+    """Read a file by ``torch.save`` that holds only tensors and plain types.
 
     Raises
     ------
@@ -86,17 +86,18 @@ def read_torch_file(path: Path) -> Any:
         The file is damaged, or holds code; see :func:`read_state`.
     """
     try:
-        # Options of a training script, which many published checkpoints hold; mere attributes.
+        # Options of a training script, which many published checkpoints contain; they only hold
+        # attributes.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about TorchScript, which is refused below
-            with path.open("rb") as file:  # by a path, PyTorch would go by the ending
+            with path.open("rb") as file:  # given a path, PyTorch would go by its ending
                 return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load may raise anything on damaged or unsafe files
         _raise_refused(path, error)
 
 
 def part_for(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a network out of a file that may hold more, under the network's own names.
+    """The tensors of a network, under its own names, from a file that may contain more.
 
     BatchNorm's counters, which old files lack and prediction does not use, are filled in. Raises
     ValueError as :func:`place_in`.
@@ -107,7 +108,7 @@ def part_for(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[
 
 
 def place_in(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """The prefix of a network's tensors in a file that may hold more.
+    """The prefix of a network's tensors in a file that may contain more.
 
     A prefix (``model.``, ``backbone.``) counts as the network's place in the file if all of the
     network's tensors are found below it. If they are in several places, the usual names of a
@@ -174,7 +175,7 @@ def _tensors(content: Mapping[Any, Any], above: tuple[str, ...]) -> Iterator[tup
 
 
 def _raise_refused(path: Path, error: Exception) -> NoReturn:
-    """PyTorch's own message is not shown: it advises to load the file with code and all."""
+    """PyTorch's own message is not shown, because it advises loading the file with its code."""
     text = str(error)
     held = _CLASS.search(text)
     if "TorchScript" in text:

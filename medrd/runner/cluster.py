@@ -1,4 +1,4 @@
-"""A Ray that is started on this machine for one call, or a cluster that is joined.
+"""Start Ray on this machine for one call, or join a cluster.
 
 Ray is imported inside the functions, so that everything else works without it.
 """
@@ -25,22 +25,22 @@ logger = logging.getLogger("medrd.ray")
 
 EVERYWHERE = "Put everything that the command reads and writes on storage that all nodes see."
 STORE_BYTES = 512 * 2**20
-"""Size of the object store of a Ray that is started here. Little passes through it but the scores
-of an evaluation; what does not fit goes to the disk."""
+"""Size of Ray's object store, if Ray is started here. Only the scores of an evaluation use much of
+it; what does not fit goes to the disk."""
 _STALL_S = 30.0
 _HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The resources of a Ray that is running.
+    """The resources of a running Ray.
 
     Attributes
     ----------
     resources
-        Totals over its nodes by Ray's names (``CPU``, ``GPU`` …).
+        Totals over the nodes, by Ray's names (``CPU``, ``GPU`` …).
     grows
-        Whether nodes may still join. A Ray of this machine alone never grows.
+        Whether nodes may still join. A local Ray never grows.
     nodes
         The resources of each node; default: one node has them all.
     """
@@ -54,7 +54,7 @@ class Cluster:
         return self.resources.get(name, 0.0)
 
     def room(self, wanted: Mapping[str, float]) -> int:
-        """The number of processes with these resources that fit, none spanning two nodes."""
+        """The number of processes with these resources that fit; none may span two nodes."""
         return sum(
             min(int(node.get(n, 0.0) / amount + 1e-9) for n, amount in wanted.items() if amount)
             for node in self.nodes or (self.resources,)
@@ -84,7 +84,7 @@ def settle_environment() -> None:
 
 @contextmanager
 def ray_cluster(address: str | None, *, dashboard: bool = False) -> Iterator[Cluster]:
-    """Join a cluster, or start a Ray that ends with the block; one that was joined stays.
+    """Join a cluster, or start a local Ray that ends with the block.
 
     What Ray prints meanwhile, for instance about a dead node, goes to stderr, because stdout is for
     results.
@@ -92,10 +92,9 @@ def ray_cluster(address: str | None, *, dashboard: bool = False) -> Iterator[Clu
     Parameters
     ----------
     address
-        Address of a cluster (``auto`` on one of its nodes). None starts a Ray of this machine
-        alone.
+        Address of a cluster (``auto`` on one of its nodes). None starts Ray on this machine alone.
     dashboard
-        Let a Ray that is started here serve its dashboard.
+        Serve the dashboard, if Ray is started here.
 
     Raises
     ------
@@ -193,7 +192,7 @@ def enter(folder: Path) -> None:
 
 
 class StallWarning:
-    """Logs a warning every half minute in which no process is at work."""
+    """Logs a warning for every half minute in which no process works."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
@@ -217,7 +216,7 @@ def refuse_too_much(
     remedy: str,
     processes: int = 1,
 ) -> None:
-    """Refuse more than this machine has, which Ray would wait for without end.
+    """Refuse to ask for more than this machine has, for which Ray would wait forever.
 
     On a cluster, which may still grow, log a warning.
 
@@ -226,15 +225,15 @@ def refuse_too_much(
     wanted
         Resources of each process, which must lie on one node, by Ray's names.
     key, remedy
-        The option or config key that asked for them, and what to do, with ``{name}`` for ``cpus``
+        The option or config key that asked for them, and the remedy, with ``{name}`` for ``cpus``
         or ``gpus``.
     processes
-        How many processes there are to be.
+        Number of processes.
 
     Raises
     ------
     ConfigError
-        This machine alone has less.
+        This machine has less, and no cluster was joined.
     """
     if cluster.room(wanted) >= processes:
         return

@@ -1,4 +1,4 @@
-"""The work done by actors of Ray, on this machine or on a cluster.
+"""Runs work in Ray actors, on this machine or on a cluster.
 
 Each actor sets the work up once and has one item at a time. If its process or node dies, a new
 actor gets the same item. Ray is imported inside the functions, so that everything else works
@@ -41,25 +41,25 @@ _LOOK_S = 0.2
 
 @dataclass(frozen=True)
 class Ray:
-    """Actors of Ray with the same share of the machines each; see
-    :class:`medrd.runner.runner.Runner`.
+    """Ray actors with equal resources; see :class:`medrd.runner.runner.Runner`.
 
     Attributes
     ----------
     cpus
         Cores of each actor, and its threads.
     gpus
-        GPUs of each actor; a fraction shares one. None: a whole one where the cluster has any.
+        GPUs of each actor; with a fraction, actors share one. None: a whole GPU if the cluster has
+        any.
     actors
-        How many; None: as many as the cluster has room for.
+        Number of actors; None: as many as fit on the cluster.
     address
         Address of a Ray cluster (``auto`` on one of its nodes). None: ``RAY_ADDRESS``, or else a
-        cluster of this machine alone for the time of the call.
+        local Ray for the duration of the call.
 
     Raises
     ------
     ConfigError
-        A fraction of several GPUs.
+        ``gpus`` is a fraction above 1.
     """
 
     cpus: int = 1
@@ -90,8 +90,8 @@ class Ray:
         Raises
         ------
         ConfigError
-            No cluster at the address, more asked for than this machine has, GPUs for work on the
-            CPU, a device by number, or no actor that can be set up.
+            No cluster answers at the address, this machine has too few resources, GPUs are
+            requested for work on the CPU, the device has a number, or no actor can be set up.
         """
         gpus = self._gpus_for(*work.devices)
         if not items:
@@ -110,7 +110,7 @@ class Ray:
             yield from pool.run(min(actors, len(items)), should_stop)
 
     def _gpus_for(self, key: str, devices: Collection[str]) -> float | None:
-        """GPUs of each actor whose work wants these devices; None: one where there are any."""
+        """GPUs of each actor for work on these devices; None: one if there are any."""
         for device in devices:
             if ":" in device:
                 raise ConfigError(
@@ -137,7 +137,7 @@ class _Actor:
     _worker: Worker[Any, Any]
 
     def open(self, order: list[Any]) -> None:
-        """Set the work up. Ray would report an error in ``__init__`` as a mere death.
+        """Set the work up. Ray would report an error in ``__init__`` only as a death.
 
         Parameters
         ----------
@@ -158,7 +158,7 @@ class _Actor:
 
 
 class _Pool:
-    """Actors and the items that are left for them."""
+    """The actors, and the items that remain for them."""
 
     def __init__(self, kind: Any, order: Any, work: Work[Any, Any], items: Sequence[Any]) -> None:
         self._kind, self._order = kind, [order]
@@ -213,7 +213,7 @@ class _Pool:
         self._busy[call] = actor, index
 
     def _welcome(self, reference: Any) -> None:
-        """Let an actor work, or do without one that could not be set up."""
+        """Give an actor work, or continue without it if it could not be set up."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
@@ -243,7 +243,7 @@ class _Pool:
             # A copy: arrays would be views that keep their place in Ray's store.
             outcome = copy.deepcopy(ray.get(reference))
         except RayError as error:
-            self._dismiss(actor)  # nobody knows what an error has left in it
+            self._dismiss(actor)  # the error may have left it in a bad state
             cause = getattr(error, "cause", None)
             # Work that SIGTERM interrupts saves itself, and continues when it is tried again.
             died = not isinstance(error, RayTaskError) or isinstance(cause, InterruptedRunError)
@@ -275,12 +275,12 @@ class _Pool:
 
 
 def _mendable(error: Exception) -> Exception:
-    """The error of a call none of whose actors could be set up."""
+    """The error of a call for which no actor could be set up."""
     from ray.exceptions import RayTaskError
 
     if isinstance(error, RayTaskError):
         cause = error.cause
-        # Of a bug Ray's error shows where in which process it was.
+        # For a bug, Ray's error shows the process and the line.
         return cause if isinstance(cause, MedrdError) else error
     return ConfigError(
         "Ray",

@@ -27,7 +27,7 @@ def never() -> bool:
 class Worker(Protocol[_Item_contra, _Outcome_co]):
     """Work that has been set up in a process, with the model loaded.
 
-    An error of one item is that item's outcome. What is raised ends the whole call.
+    An error of one item is returned as its outcome. A raised error ends the whole call.
     """
 
     def read(self, item: _Item_contra, /) -> Any:
@@ -35,12 +35,12 @@ class Worker(Protocol[_Item_contra, _Outcome_co]):
         ...
 
     def finish(self, loaded: Any, /) -> _Outcome_co:
-        """Do the rest with what :meth:`read` returned."""
+        """Process what :meth:`read` returned."""
         ...
 
 
 class Work(Protocol[_Item_contra, _Outcome_co]):
-    """A description of what is done to each item. It can be pickled."""
+    """A picklable description of what is done to each item."""
 
     @property
     def devices(self) -> tuple[str, Collection[str]]:
@@ -63,7 +63,7 @@ class Work(Protocol[_Item_contra, _Outcome_co]):
         ...
 
     def lost(self, item: _Item_contra, reason: str, /) -> _Outcome_co:
-        """The outcome of an item that was given up, because no process got through it."""
+        """The outcome of an item that was given up because no process could finish it."""
         ...
 
 
@@ -97,7 +97,7 @@ class Runner(Protocol):
 
 
 class Here:
-    """This process: one item at a time, reading the next one meanwhile. See :class:`Runner`."""
+    """Runs work in this process, one item at a time, and reads the next one meanwhile."""
 
     def map(
         self,
@@ -127,7 +127,7 @@ def work_through(
 def in_order(results: Iterable[tuple[int, Outcome]]) -> Iterator[Outcome]:
     """The outcomes of :meth:`Runner.map` in the order of the items.
 
-    Each waits in memory for those before it.
+    Each outcome waits in memory for those before it.
     """
     waiting: dict[int, Outcome] = {}
     due = 0
@@ -139,7 +139,7 @@ def in_order(results: Iterable[tuple[int, Outcome]]) -> Iterator[Outcome]:
 
 
 def lost_input(file: Path, reason: str, *, limit: str) -> InputError:
-    """The error of an input that no process got through.
+    """The error of an input that no process could finish.
 
     Parameters
     ----------

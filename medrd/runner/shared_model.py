@@ -1,4 +1,4 @@
-"""A model as it travels to other processes: its folder and its hash."""
+"""A model as it is sent to other processes: its folder and its hash."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SharedModel:
             The folder does not hold that model here.
         """
         if self._model is None:
-            assert self._folder is not None  # only a model that was loaded is handed on
+            assert self._folder is not None  # only a loaded model is sent to other processes
             found = load_model(self._folder)
             if found.hash != self._hash:
                 raise ModelError(

@@ -1,4 +1,4 @@
-"""The board on which the command and its workers leave word for each other, in an actor of Ray.
+"""The board through which the command and its workers exchange signals: a Ray actor.
 
 This module imports nothing, so that the actor starts at once.
 """

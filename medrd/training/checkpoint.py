@@ -27,9 +27,9 @@ class Position:
     Attributes
     ----------
     epoch, batch
-        The next ones to do, from 0.
+        The next epoch and batch, counted from 0.
     losses
-        Sums of this epoch's losses so far, by step, for its line of metrics.
+        Sums of this epoch's losses so far, by step, for the line in ``metrics.jsonl``.
     """
 
     epoch: int = 0
@@ -115,7 +115,7 @@ def load_checkpoint(
     detector.load_monitor_state(content["watch"])
     torch.set_rng_state(content["rng"])
     if content["rng_cuda"] and torch.cuda.is_available():
-        # It may have been written where there were more of them.
+        # It may have been written on a machine with more of them.
         torch.cuda.set_rng_state_all(content["rng_cuda"][: torch.cuda.device_count()])
     return Position(content["epoch"], content["batch"], content["losses"])
 

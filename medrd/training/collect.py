@@ -1,4 +1,4 @@
-"""One more pass over the healthy slices, for detectors that remember them or measure on them."""
+"""One more pass over the healthy slices, for detectors that store features or take statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medrd.training.setup import Training
 
 
 def collect(training: Training, *, should_stop: Callable[[], bool]) -> float:
-    """Show the detector every slice once, in a random order; the seconds that it took.
+    """Show the detector every slice once, in random order, and return the seconds that it took.
 
     Nothing is saved before the end: a stopped run repeats the pass.
 

@@ -1,4 +1,4 @@
-"""The epochs of a training, from its checkpoint if there is one."""
+"""Run the epochs of a training, from its checkpoint if there is one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def fit(
     on_report: Callable[[EpochReport], None] = lambda report: None,
     worker: Worker = ALONE,
 ) -> float:
-    """Run the epochs that are left; the seconds that all of them took.
+    """Run the remaining epochs, and return the seconds that all epochs took.
 
     The first worker writes ``checkpoint.pt`` and ``metrics.jsonl`` into the run folder.
 
@@ -79,7 +79,8 @@ def fit(
             notes["epoch"] = f"epoch {position.epoch + 1}/{epochs}"
             position, report = loop.epoch(position)
             if log is not None:
-                # The line first: a resume drops one too many, but could not restore a lost one.
+                # The line is written first: a resume drops a surplus line, but could not restore a
+                # lost one.
                 if report is not None:
                     log.add(report)
                 save_checkpoint(
@@ -93,7 +94,7 @@ def fit(
 
 
 def stopped(epoch: int, config: Config, out: Path) -> InterruptedRunError:
-    """The error of a stopped run; ``epoch``, from 0, is the one that it continues with."""
+    """The error of a stopped run; ``epoch`` (from 0) is the one from which it continues."""
     return InterruptedRunError(
         f"stopped in epoch {epoch + 1} of {config.train.epochs}; saved. Continue with: "
         f"medrd train {quote(str(out / 'config.yaml'))} --out {quote(str(out))} --resume"
@@ -117,7 +118,7 @@ def data_hash_of(slices: HealthySlices) -> str:
 
 
 def portable(config: Config) -> dict[str, Any]:
-    """The config without what may differ between two machines that continue one run."""
+    """The config without keys that may differ between the machines that continue one run."""
     content = config.to_dict()
     content["data"] |= {"root": None, "cache": None}
     content["train"] |= {"device": None}

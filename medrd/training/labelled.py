@@ -37,7 +37,7 @@ class _Labelled:
 
 
 class LabelledSlices(HealthySlices):
-    """All slices of the subjects, with the label as one more channel.
+    """All slices of the subjects, with the label as an extra channel.
 
     They are held in memory, about 4 MB for each modality of a subject at 128 pixels.
 
@@ -51,7 +51,7 @@ class LabelledSlices(HealthySlices):
     contents
         Hashes of the scans by subject.
     traits
-        What the scans look like.
+        Summaries of the scans' appearance.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from medrd.training.worker import ALONE, Worker
 
 
 def _stable_adamw(groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Optimizer:
-    """timm's copy of AdamW, for the clipping that PyTorch's lacks."""
+    """timm's StableAdamW, which clips updates; PyTorch's AdamW does not."""
     from timm.optim import AdamWLegacy  # timm takes seconds to import
 
     return AdamWLegacy(groups, clipping_threshold=1.0, **settings)
@@ -51,7 +51,7 @@ class EpochReport:
     wait_share
         Share of the time that was spent waiting for slices.
     last
-        Whether the training ends with it; not in the file.
+        Whether this is the last epoch; not in the file.
     """
 
     epoch: int
@@ -76,12 +76,12 @@ def _make_optimizer(step: Step) -> torch.optim.Optimizer:
         settings.setdefault("fused", on_these)
     optimizer = _OPTIMIZERS[step.optimizer.kind](groups, **settings)
     for each in optimizer.param_groups:
-        each["initial_lr"] = each["lr"]  # what a schedule's factor applies to
+        each["initial_lr"] = each["lr"]  # the schedule's factor multiplies this
     return optimizer
 
 
 def descend(step: Step, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    """Change a step's parameters by the gradient of its loss, clipped if the step asks for it."""
+    """Update a step's parameters by the gradient of its loss, clipped if the step requires it."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if step.optimizer.clip_norm is not None:
@@ -95,21 +95,21 @@ class Loop:
     Parameters
     ----------
     training
-        What is trained, on what and where. Schedules follow the share of ``train.epochs`` that
-        is done.
+        The detector, its data and its device. Schedules follow the completed share of
+        ``train.epochs``.
     on_batch
         Called after each batch with the loss and the running slices/s.
     should_stop
         Called after each batch; True ends :meth:`epoch` early.
     worker
-        Which of the processes that share each batch this is.
+        This process, one of those that share each batch.
 
     Attributes
     ----------
     augment
         Changes the healthy slices, leaving them healthy; None changes nothing.
     simulator
-        Makes what the detector needs beside healthy slices; None where it needs nothing.
+        Simulates what the detector needs besides healthy slices; None if it needs nothing.
     """
 
     def __init__(
@@ -213,9 +213,9 @@ class Loop:
     def iteration(
         self, slices: SliceBatch, position: Position, *, weight: float = 1.0
     ) -> dict[str, float]:
-        """Take every step once on this worker's part of a batch; the losses by step.
+        """Take every step once on this worker's share of a batch, and return the losses by step.
 
-        ``weight`` is that part's, in the mean over the workers.
+        ``weight`` is the share's weight in the mean over the workers.
         """
         batch = self._batch(slices, position)
         if self.compiled:  # a graph of the losses holds the teacher
@@ -235,7 +235,7 @@ class Loop:
                 loss = self.losses[step.name](batch) * weight
             descend(step, optimizer, loss)
             losses.append(loss.detach().float())
-        # Read at the end: each reading makes a GPU wait for what is still to be launched.
+        # Losses are read at the end: each reading makes the CPU wait for the GPU.
         values = self.worker.mean(torch.stack(losses)).tolist()
         return {step.name: value for step, value in zip(self.steps, values, strict=True)}
 
@@ -243,7 +243,8 @@ class Loop:
         images = self.execution.moved(slices.images)  # simulating is quicker in this format
         region = torch.from_numpy(slices.region).to(self.execution.device)
         progress = (position.epoch + position.batch / self.batches_per_epoch) / self.epochs
-        # A function of the position, so that a resumed run meets the same changes and anomalies.
+        # The seed depends on the position, so a resumed run gets the same augmentation and
+        # anomalies.
         key = [self.seed, position.epoch, position.batch, self.worker.rank]
         state = np.random.SeedSequence(key).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(state[0]))

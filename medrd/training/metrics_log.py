@@ -18,7 +18,7 @@ _NAME = "metrics.jsonl"
 
 
 def log_epoch(report: EpochReport) -> None:
-    """Log an epoch in a line for people."""
+    """Log an epoch in one readable line."""
     logger.info(
         "epoch %d: loss %.4f, %.1f slices/s, %.1f %% of the time waiting for data",
         report.epoch,
@@ -29,14 +29,14 @@ def log_epoch(report: EpochReport) -> None:
 
 
 def read_reports(out: Path) -> list[EpochReport]:
-    """Read the epochs that a run folder has on record."""
+    """Read the epochs recorded in a run folder."""
     path = out / _NAME
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [EpochReport(**json.loads(line)) for line in lines]
 
 
 class MetricsLog:
-    """Writes ``metrics.jsonl``: a complete line for each epoch, none twice after a resume.
+    """Writes ``metrics.jsonl``: one complete line per epoch, also after a resume.
 
     TensorBoard gets the same numbers if it is installed.
     """
@@ -51,7 +51,8 @@ class MetricsLog:
             self.board = SummaryWriter(str(out / "tensorboard"))
 
     def keep(self, epochs: int) -> None:
-        """Drop lines after this epoch, which the checkpoint lacks: those epochs are repeated."""
+        """Drop the lines after this epoch: the checkpoint lacks those epochs, so they are
+        repeated."""
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         self.lines = [line for line in lines if json.loads(line)["epoch"] <= epochs]
         self._write()

@@ -1,9 +1,10 @@
 """``medrd train --workers N``: one model, each of its batches shared by several processes.
 
-The command prepares the data, lets Ray Train run the epochs, and continues from their checkpoint as
-after any training: it calibrates and saves the model itself. Every worker holds the whole model and
-reads its share of each batch from the same cache; the first one writes the run folder. When a
-worker dies, all begin again from the last checkpoint. See :mod:`medrd.training.worker`.
+The command prepares the data and lets Ray Train run the epochs. It then continues from their
+checkpoint as after any training: it calibrates and saves the model itself. Every worker holds the
+whole model and reads its share of each batch from the same cache; the first one writes the run
+folder. When a worker dies, all begin again from the last checkpoint. See
+:mod:`medrd.training.worker`.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ from medrd.training.worker import Worker
 logger = logging.getLogger("medrd.train")
 
 MAX_DEATHS = 3
-"""Deaths of workers after which the training is given up: so many point to a fault of its own.
-Nodes that a cloud takes back are not counted."""
+"""Deaths of workers after which the training is given up, as so many suggest a fault in it.
+Preempted nodes are not counted."""
 LEAST_SHARE = 2
 """Slices of a batch that each worker needs, so that BatchNorm has a variance."""
 _LOOK_S = 0.2
@@ -72,10 +73,10 @@ def train_on_ray(
         As for :func:`medrd.training.train.train`; ``train.batch_size`` is that of all workers
         together. A run can be resumed with another number of workers, or without any.
     workers
-        How many. Where there are GPUs and ``train.device`` allows it, each gets one.
+        Number of workers. If there are GPUs and ``train.device`` allows it, each gets one.
     cpus
-        Cores, and threads, of each. Default: an equal part of this machine's; 1 on a cluster, as
-        it is not known how its cores are divided among its nodes.
+        Cores, and threads, of each worker. Default: an equal share of this machine's; 1 on a
+        cluster, where the number of cores per node is unknown.
     address
         Address of a Ray cluster whose nodes all see data, cache and ``out`` (``auto`` on one of its
         nodes). Default: ``RAY_ADDRESS``, or a cluster of this machine alone.
@@ -83,10 +84,10 @@ def train_on_ray(
     Raises
     ------
     ConfigError
-        A model without gradients, ``train.compile``, one device by number, too few slices a batch
-        for each worker, no cluster at the address, or a machine that is too small.
+        The model has no gradients, ``train.compile`` or a device number is set, a batch has too few
+        slices per worker, no cluster answers at the address, or the machine is too small.
     MedrdError
-        As for :func:`medrd.training.train.train`; workers that died too often.
+        As for :func:`medrd.training.train.train`; or workers died too often.
     InterruptedRunError
         On SIGTERM or Ctrl-C, once the checkpoint is saved.
     """
@@ -97,7 +98,7 @@ def train_on_ray(
 
 
 def refuse_what_workers_cannot(config: Config, workers: int) -> None:
-    """Raise ConfigError for what only one process can do."""
+    """Raise ConfigError for settings that need a single process."""
     settings, least = config.train, LEAST_SHARE * workers
     wrong = None
     if settings.compile:
@@ -224,14 +225,14 @@ def _board() -> Any:
 
 
 class WorkerGroup:
-    """Ray Train with all workers, in a thread: in the main one it would take Ctrl-C for itself.
+    """Ray Train with all workers, in a thread; in the main thread it would handle Ctrl-C itself.
 
     Attributes
     ----------
     record
         What :func:`work` returned.
     failure
-        Why it has failed; None while it runs and where it succeeded.
+        Why it failed; None while it runs and if it succeeded.
     """
 
     def __init__(self, order: Order, workers: int, storage: Path) -> None:
@@ -255,7 +256,7 @@ class WorkerGroup:
         return begun
 
     def stop(self) -> bool:
-        """Ask the workers to save and stop; whether there are any at work."""
+        """Ask the workers to save and stop; True if any are at work."""
         import ray
 
         heard: bool = ray.get(self._board.stop.remote())
@@ -281,14 +282,14 @@ def _trainer(order: Order, workers: int, storage: Path) -> Any:
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=order.gpu, resources_per_worker=each
         ),
-        # Nodes that a cloud takes back are replaced by Ray; other failures are looked at here,
-        # since most errors of ours would only be repeated.
+        # Ray replaces preempted nodes; other failures are handled here, since most errors of ours
+        # would only be repeated.
         run_config=RunConfig(storage_path=str(storage), failure_config=FailureConfig(0)),
     )
 
 
 class News:
-    """Logs the epochs that the workers have put on record since the last look."""
+    """Logs the epochs that the workers have recorded since the last call."""
 
     def __init__(self, out: Path, advance: Advance, reported: int) -> None:
         self._out, self._advance, self.reported = out, advance, reported
@@ -301,9 +302,9 @@ class News:
 
 
 def follow(group: WorkerGroup, should_stop: Callable[[], bool], news: News) -> bool:
-    """Wait for the workers, pass on a stop and tell of their epochs.
+    """Wait for the workers, pass on a request to stop, and log their epochs.
 
-    Returns False at once if a stop was asked for and no worker was at work.
+    Returns False at once if a stop was requested while no worker was at work.
     """
     stall = StallWarning()
     alive = True
@@ -317,7 +318,7 @@ def follow(group: WorkerGroup, should_stop: Callable[[], bool], news: News) -> b
 
 
 def raised_by_a_worker(failure: Exception) -> MedrdError | InterruptedRunError | None:
-    """The error of ours behind a failure of Ray Train's, if there is one."""
+    """The medrd error behind a failure of Ray Train, if there is one."""
     for error in getattr(failure, "worker_failures", {}).values():
         if isinstance(error, MedrdError | InterruptedRunError):
             return error
@@ -334,7 +335,7 @@ def _last_line(failure: Exception | None) -> str:
 
 
 def work(settings: dict[str, Any]) -> dict[str, Any]:
-    """Run the epochs as one of the workers; what ``run.json`` holds of them."""
+    """Run the epochs as one of the workers; return what ``run.json`` records about the workers."""
     import ray
     import ray.train
     import ray.train.torch
@@ -355,11 +356,11 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size())
     first = worker.rank == 0
-    # A first worker that was taken for dead, on a node out of reach, may still be writing.
+    # An earlier first worker, declared dead on an unreachable node, may still be writing.
     with lock_folder(order.out, "training", wait=True) if first else nullcontext():
         if first and not ray.get(order.board.begin.remote()):
             raise InterruptedRunError("stopped before it began")
-        dist.barrier()  # no checkpoint changes from here on but by this first worker
+        dist.barrier()  # from here on, only this first worker changes the checkpoint
         fit(
             Training(config, order.out, slices, detector, execution),
             should_stop=lambda: first and ray.get(order.board.is_stopping.remote()),
@@ -373,7 +374,7 @@ def work(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _slices(order: Order) -> HealthySlices:
-    """The slices that are trained on, which must be those of the command."""
+    """The training slices, which must be the same as the command's."""
     config = order.config
     cohort = load_cohort(config)
     cached, _ = try_sides(cohort, ("train",), config)

@@ -1,4 +1,4 @@
-"""The :class:`Training` that its parts pass on, and the detector that it starts from."""
+"""The :class:`Training` object shared by all parts of a training, and its initial detector."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from medrd.run.teacher_weights import load_teacher_weights
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """A training under way.
+    """A training in progress.
 
     Attributes
     ----------
     out
         The run folder.
     slices
-        The healthy slices that are trained on.
+        The healthy slices to train on.
     detector
         The detector on its device; it is trained in place.
     """
@@ -49,7 +49,7 @@ def build_detector_for(config: Config) -> Detector:
     Raises
     ------
     ConfigError
-        Detector, teacher, image size, batch size or scoring that do not fit each other.
+        Detector, teacher, image size, batch size or scoring do not fit each other.
     """
     torch.manual_seed(config.seed)
     try:

@@ -35,7 +35,7 @@ _MAKERS: dict[Simulation, tuple[Callable[..., Simulator], str]] = {
 
 
 def simulator_for(config: Config, detector: Detector) -> Simulator | None:
-    """The simulator that a detector needs; None where it needs none."""
+    """The simulator that a detector needs; None if it needs none."""
     if detector.simulation is None:
         return None
     section = _MAKERS[detector.simulation][1]
@@ -43,7 +43,7 @@ def simulator_for(config: Config, detector: Detector) -> Simulator | None:
 
 
 def augment_for(config: Config) -> Augment | None:
-    """The random changes of healthy slices that a config asks for; None where it asks for none."""
+    """The augmentation of healthy slices in a config; None if there is none."""
     settings, layout = config.train.augment, config.recipe.layout
     if not settings.any:
         return None

@@ -1,4 +1,4 @@
-"""The frozen teacher during training: quicker, and run once for each slice where that suffices."""
+"""Speed up the frozen teacher during training; if possible, run it only once per slice."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from medrd.models.fused import fused
 from medrd.run.device import Execution
 
 MOST_BYTES = 2 << 30
-"""Most memory for features, and no more than an eighth of the machine's. At 256² the embedded
-teacher's take 0.7 MB a slice. Slices beyond that are computed each time."""
+"""Limit on the memory for features, besides an eighth of the machine's memory. At 256², the
+embedded teacher needs 0.7 MB per slice. Features beyond the limit are computed each time."""
 
 _AT_A_TIME = 4
-"""In float32 on a CPU, the teacher is shown this many images at a time, no fewer: they fit into
-the caches, and the last bits of an image's features depend on the number, but not on the others."""
+"""In float32 on a CPU, the teacher always gets this many images at a time. They fit into the
+caches, and the last bits of an image's features depend on their number, but not on the other
+images."""
 
 _TOLERANCE = 1e-4
 """Largest accepted difference of folded networks' features, as a share of the largest."""
 
 
 class FrozenTeacher:
-    """Answers for a detector's frozen teacher while a batch is trained on.
+    """Stands in for a detector's frozen teacher while a batch is trained on.
 
     In float32 on a CPU, BatchNorm is folded into the convolutions: features differ from the
-    teacher's own in their last bits. Features of the batch's healthy slices are kept: for the
-    iteration (an anomaly may have come out invisible), and for all epochs if the slices are always
-    shown as they are. Kept features equal computed ones bit for bit, so that a resumed training
-    goes on as if it had not been stopped.
+    teacher's own in their last bits. Features of the batch's healthy slices are kept for the
+    iteration (a simulated anomaly may be invisible), and for all epochs if slices are not
+    augmented. Kept features equal computed ones bit for bit, so a resumed training continues as if
+    it had not been stopped.
 
     Parameters
     ----------
     execution
-        The training's, with its memory format.
+        Device, precision and memory format of the training.
     remember
         Whether a slice is the same in all epochs.
     share
@@ -62,14 +63,14 @@ class FrozenTeacher:
 
     @contextmanager
     def of_batch(self, images: Tensor, which: Sequence[int] | None) -> Iterator[None]:
-        """Answer for the teacher within the block.
+        """Stand in for the teacher within the block.
 
         Parameters
         ----------
         images
             (B, C, H, W): the batch's healthy slices.
         which
-            Their numbers in the data set; None if they are not to be remembered.
+            Their indices in the data set; None if their features should not be kept.
         """
         network = self._network
         if network is None or self._quick is None:
@@ -83,15 +84,15 @@ class FrozenTeacher:
             del network.forward
 
     def known(self, number: int) -> list[Tensor] | None:
-        """The remembered levels (C, H, W) of a slice."""
+        """The stored levels (C, H, W) of a slice."""
         return self._features.get(number)
 
     def remember(self, number: int, levels: list[Tensor]) -> None:
-        """Remember a slice's levels (C, H, W), if there is room."""
+        """Store a slice's levels (C, H, W), if memory permits."""
         size = sum(level.numel() * level.element_size() for level in levels)
         if size <= self._room and number not in self._features:
             self._room -= size
-            # Copies: each level is a part of its batch's, which would stay with it.
+            # Copies: a view of its batch's levels would keep all of them in memory.
             self._features[number] = [level.clone() for level in levels]
 
     def compute(self, images: Tensor) -> list[Tensor]:
@@ -115,7 +116,7 @@ class FrozenTeacher:
 
 
 class _Lesson:
-    """The teacher of one batch; ``healthy`` are its slices as the teacher is shown them."""
+    """The teacher for one batch; ``healthy`` are its slices as the teacher sees them."""
 
     def __init__(
         self, teacher: FrozenTeacher, healthy: Tensor, which: Sequence[int] | None
@@ -156,7 +157,8 @@ class _Lesson:
 
 
 def _folded(network: nn.Module, execution: Execution) -> nn.Module:
-    """The network with BatchNorm folded into convolutions; itself if that is no use, or fails."""
+    """The network with BatchNorm folded into convolutions, or unchanged if that brings nothing or
+    fails."""
     if not any(isinstance(each, nn.BatchNorm2d) for each in network.modules()):
         return network
     quick = execution.place(fused(network))
@@ -169,7 +171,7 @@ def _folded(network: nn.Module, execution: Execution) -> nn.Module:
 
 
 def _memory() -> int:
-    """Bytes of the machine's memory; enough for the limit where the system does not say."""
+    """Bytes of the machine's memory; if unknown, enough for the limit."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows

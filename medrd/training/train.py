@@ -1,4 +1,4 @@
-"""``medrd train``: from healthy slices to a run folder with a calibrated model."""
+"""``medrd train``: train on healthy slices and write a run folder with a calibrated model."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ logger = logging.getLogger("medrd.train")
 
 OnEpoch = Callable[[EpochReport, Predictor], None]
 RunEpochs = Callable[[Training, Callable[[], bool]], dict[str, Any] | None]
-"""(training, should_stop) -> what ``run.json`` is to hold of the workers, None if there was nothing
-to do. It leaves the checkpoint of the last epoch in the run folder."""
+"""(training, should_stop) -> the workers' entry in ``run.json``; None if there was nothing to do.
+It leaves the checkpoint of the last epoch in the run folder."""
 
 
 def train(
@@ -64,11 +64,13 @@ def train(
     resume
         Continue from the run's checkpoint; a finished run is left as it is.
     on_epoch
-        Called with the report and the detector after every epoch once its checkpoint is saved,
-        and again with the last one when a killed run is resumed, so that none is missed. A
-        detector that collects, or that has no epochs, has maps only at the end: it is called once.
+        Called with the report and the detector after every epoch once its checkpoint is saved, and
+        again with the last one when a killed run is resumed, so that none is missed. For a detector
+        that collects or has no epochs, it is called once, at the end, because there are no maps
+        before.
     run_epochs
-        Runs the epochs in other processes, see :mod:`medrd.training.on_ray`. Default: this one.
+        Runs the epochs in other processes, see :mod:`medrd.training.on_ray`. Default: run them in
+        this process.
     cohort
         The config's data set, if it is loaded already.
 
@@ -174,14 +176,14 @@ def _state_of(out: Path) -> Literal["a finished run", "an unfinished run", "file
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """The subjects of a training.
+    """The subjects and slices of a training.
 
     Attributes
     ----------
     training, held_out
-        Those that are trained on, and those whose healthy slices set thresholds.
+        Training subjects, and held-out subjects whose healthy slices set thresholds.
     left_out
-        Why others could not be prepared.
+        Errors of the subjects that could not be prepared.
     slices
         The healthy slices of ``training``.
     """
@@ -201,7 +203,7 @@ def prepare_data(config: Config, out: Path, cohort: Cohort) -> TrainingData:
     ConfigError
         No training subject has a healthy slice.
     InputError
-        Subjects that cannot be prepared.
+        Subjects could not be prepared.
     LeakageError
         One scan is both trained on and held out.
     """
@@ -225,7 +227,7 @@ class Course:
     seconds
         Over all sessions.
     workers
-        Who ran the epochs, where it was not this process.
+        The workers that ran the epochs, if it was not this process.
     """
 
     seconds: float
@@ -235,7 +237,7 @@ class Course:
 def optimise(
     training: Training, on_epoch: OnEpoch | None = None, run_epochs: RunEpochs | None = None
 ) -> Course:
-    """Run the epochs, and the pass over the slices of a detector that collects.
+    """Run the epochs and, for a detector that collects, the pass over the slices.
 
     Parameters and exceptions are those of :func:`train`.
     """
@@ -268,9 +270,9 @@ def calibrate(
     held_out: Sequence[CachedSubject],
     config: Config,
 ) -> Calibration | None:
-    """Set thresholds by the config's rule, from the healthy slices of both sides or of one.
+    """Set thresholds by the config's rule, from the healthy slices of one or both sides.
 
-    None where no subject is held out.
+    None if no subject is held out.
     """
     if not held_out:
         logger.warning("no held-out subjects: the model gets no threshold")
@@ -327,7 +329,7 @@ def save(
             "inputs_left_out": [error.where for error in data.left_out],
             "parameters": detector.parameter_counts() | {"remembered": detector.memory_size},
             "epochs": config.train.epochs if detector.steps() else 0,
-            # Of all sessions, and of the last one with its preparation and calibration.
+            # Times of all sessions, and of the last one including preparation and calibration.
             "training_seconds": round(course.seconds, 3),
             "session_seconds": round(time.time() - started, 3),
             "peak_memory_mib": peak_memory_mib(),

@@ -32,12 +32,12 @@ class Worker:
     count: int = 1
 
     def share(self, batch: list[int]) -> list[int]:
-        """This worker's part of a batch; the parts' lengths differ by one at most."""
+        """This worker's share of a batch; the shares' sizes differ by one at most."""
         size = len(batch)
         return batch[size * self.rank // self.count : size * (self.rank + 1) // self.count]
 
     def weight(self, batch: list[int]) -> float:
-        """Factor on the mean loss of the share: so averages over workers are those of the batch."""
+        """Factor on the share's mean loss, so that averages over workers are those of the batch."""
         return len(self.share(batch)) * self.count / len(batch)
 
     def parallel(self, step: Step, loss: Loss) -> Loss:
@@ -65,7 +65,7 @@ ALONE = Worker()
 
 
 class _StepLoss(nn.Module):
-    """A loss as the module that DistributedDataParallel asks for, with what it trains."""
+    """A loss as the module that DistributedDataParallel needs, with the networks that it trains."""
 
     def __init__(self, step: Step, loss: Loss) -> None:
         super().__init__()
