@@ -81,7 +81,7 @@ def scale(points: int, fraction: float, pool: int, oversampling: float) -> None:
         "threads": str(torch.get_num_threads()),
         "points": f"{points:,}",
         "held at the end": f"{held:,}",
-        "bank": f"{len(coreset.features):,}",
+        "bank": f"{len(coreset):,}",
         "collecting (s)": f"{collecting:.0f}",
         "choosing (s)": f"{choosing:.0f}",
         "memory (MiB)": f"{(peak_memory_mib() or math.nan) - before:.0f}",
@@ -107,15 +107,15 @@ def cover(points: int, fraction: float, seeds: int) -> None:
             candidates.add(data)
             coreset = candidates.finish(torch.Generator().manual_seed(seed))
             seconds += (time.process_time() - start) / seeds
-            results.append((*_cover(data, coreset.features), coreset.radius))
+            results.append(_cover(data, coreset))
         rows.append([name, *_means(results), f"{seconds:.1f}"])
     results = []
     for seed in range(seeds):
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(points, generator=generator)[: int(fraction * points)]
-        results.append((*_cover(data, data[chosen]), math.nan))
+        results.append(_cover(data, data[chosen]))
     rows.append(["at random", *_means(results), "0.0"])
-    columns = ["chosen by", "radius", "mean", "bound (projected)", "seconds"]
+    columns = ["chosen by", "radius", "mean", "seconds"]
     print(markdown_table(columns, rows))
 
 
@@ -124,7 +124,7 @@ def _cover(data: Tensor, bank: Tensor) -> tuple[float, float]:
     return float(distances.max()), float(distances.mean())
 
 
-def _means(results: list[tuple[float, float, float]]) -> list[str]:
+def _means(results: list[tuple[float, float]]) -> list[str]:
     return [f"{sum(values) / len(values):.2f}" for values in zip(*results, strict=True)]
 
 

@@ -20,9 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from tables import spread_table
 from torch import Tensor
 
@@ -30,10 +27,6 @@ from medrd.comparison.compare import plan
 from medrd.comparison.config import Cell, load_compare
 from medrd.config import Config, RecipeConfig
 from medrd.config.models import RDSegConfig
-from medrd.data.brains.lesions import read_lesions
-from medrd.data.brains.prepare import prepare, read_channels
-from medrd.data.slices import HealthySlices, SliceBatch
-from medrd.data.subject import Subject
 from medrd.evaluation.evaluate import evaluate
 from medrd.models import Batch
 from medrd.models.rdseg import RDSeg, outline_loss
@@ -41,45 +34,14 @@ from medrd.run.cohort import load_cohort, try_sides
 from medrd.run.device import Execution, choose_execution
 from medrd.run.model_folder import load_model, make_scoring, save_model
 from medrd.run.predictor import Predictor
-from medrd.simulate.anomalies import Simulated
 from medrd.training.checkpoint import Position
+from medrd.training.labelled import LabelledSlices, as_simulated
 from medrd.training.loop import Loop
 from medrd.training.setup import Training, build_detector_for
 from medrd.training.train import calibrate
 
 KINDS = {"supervised": 0, "supervised, and brightness": 1}
 """Share of the model's ``intensity_weight`` that is added."""
-
-
-class LabelledSlices(HealthySlices):
-    """All slices of the subjects, with the label as one more channel."""
-
-    def __init__(self, subjects: Sequence[Subject], recipe: RecipeConfig, budget: int) -> None:
-        self.images: list[NDArray[np.float16]] = []
-        self.regions: list[NDArray[np.bool_]] = []
-        for subject in subjects:
-            volumes = read_channels(subject, recipe, max_voxels=budget)
-            assert subject.label is not None
-            lesions = read_lesions(subject, next(iter(volumes.values())), max_voxels=budget).mask
-            prepared = prepare(volumes, recipe)
-            upright = lesions.astype(np.uint8)
-            label = prepared.geometry.to_slices(upright, nearest=True)[prepared.numbers]
-            stack = np.concatenate([prepared.images, label[:, None]], axis=1)
-            self.images.append(stack.astype(np.float16))
-            self.regions.append(prepared.region)
-        self.index = [(s, i) for s, each in enumerate(self.images) for i in range(len(each))]
-
-    def batch(self, which: Sequence[int]) -> SliceBatch:
-        places = [self.index[i] for i in which]
-        return SliceBatch(
-            images=np.stack([self.images[s][i] for s, i in places]).astype(np.float32),
-            region=np.stack([self.regions[s][i] for s, i in places]),
-        )
-
-
-def as_simulated(images: Tensor, region: Tensor, generator: torch.Generator) -> Simulated:
-    """Return the real lesion in place of a simulated one."""
-    return Simulated(images[:, :-1], (images[:, -1] > 0.5) & region)
 
 
 class Supervised:

@@ -61,8 +61,6 @@ class PatchCore(Detector):
     coverage
         Least share of a position's pixels inside the region for it to count. Where a region has
         no such position, those with the largest share count.
-    pool, oversampling
-        See :class:`medrd.models.coreset.Candidates`.
 
     Attributes
     ----------
@@ -85,8 +83,6 @@ class PatchCore(Detector):
         dimension: int = 1024,
         projection: int = 128,
         coverage: float = 0.5,
-        pool: int = 131_072,
-        oversampling: float = 4.0,
     ) -> None:
         super().__init__()
         if patch < 1 or patch % 2 == 0:
@@ -97,9 +93,7 @@ class PatchCore(Detector):
         self.neighbours = neighbours
         self.coverage = coverage
         self.size_multiple = teacher.strides[-1]
-        self.candidates = Candidates(
-            fraction=fraction, projection=projection, pool=pool, oversampling=oversampling
-        )
+        self.candidates = Candidates(fraction=fraction, projection=projection)
         self.register_buffer("bank", torch.empty(0, self.width, dtype=torch.float16))
         self.freeze(teacher)
 
@@ -153,7 +147,7 @@ class PatchCore(Detector):
         ValueError
             Nothing was collected, or all regions were empty.
         """
-        self.bank = self.candidates.finish(generator).features
+        self.bank = self.candidates.finish(generator)
 
     def anomaly_map(self, images: Tensor) -> Tensor:
         """Distance of each position to the bank, enlarged: (B, H, W) float32.

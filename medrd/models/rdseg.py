@@ -79,7 +79,6 @@ class RDSeg(Detector):
         self.median = median
         self.head = DiscrepancyHead(
             teacher.channels,
-            teacher.strides,
             image_channels=channels + (modalities if mirror else 0),
             width=width,
         )
@@ -186,7 +185,7 @@ class DiscrepancyHead(nn.Module):
 
     Parameters
     ----------
-    channels, strides
+    channels
         Those of the teacher's levels, shallow to deep; the shallowest must be at stride 4.
     image_channels
         Channels of what is shown at full resolution.
@@ -194,9 +193,7 @@ class DiscrepancyHead(nn.Module):
         Channels at full resolution; twice and three times as many at strides 2 and 4.
     """
 
-    def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], *, image_channels: int, width: int
-    ) -> None:
+    def __init__(self, channels: Sequence[int], *, image_channels: int, width: int) -> None:
         super().__init__()
         full, half, quarter = width, 2 * width, 3 * width
         self.stem_full = _pair(image_channels, full)

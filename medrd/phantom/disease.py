@@ -98,7 +98,6 @@ def grow_disease(
     rng: np.random.Generator,
     head: Head,
     tissues: Tissues,
-    mni_mm: FloatArray,
     plan: DiseasePlan,
     look: Look,
 ) -> Disease:
@@ -118,7 +117,7 @@ def grow_disease(
     few = plan.kind != _HEALTHY and rng.random() < _ALSO_SPOTS
     if plan.kind == _SPOTS or few:
         count = int(np.exp(rng.uniform(0, np.log(8 if few else 60))))
-        add(*_spots(rng, head, tissues, mni_mm, look, max(1, count)))
+        add(*_spots(rng, head, tissues, look, max(1, count)))
     return Disease(layers, extent)
 
 
@@ -231,7 +230,6 @@ def _spots(
     rng: np.random.Generator,
     head: Head,
     tissues: Tissues,
-    mni_mm: FloatArray,
     look: Look,
     count: int,
 ) -> tuple[FloatArray, list[Layer]]:

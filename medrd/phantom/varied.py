@@ -74,7 +74,7 @@ def make_varied(
     plan = plan_disease(growth, template, head, healthy=healthy)
     mni_mm = displaced(head, plan)
     tissues = make_tissues(folds, template, head, mni_mm, ANYBODY)
-    disease = grow_disease(growth, head, tissues, mni_mm, plan, LOOKS[modality])
+    disease = grow_disease(growth, head, tissues, plan, LOOKS[modality])
     signal = _render(look, head, tissues, mni_mm, normal, disease, modality)
     volume, kept = _scan(scanner, head, signal)
     grid = tuple(int(np.ceil(n / voxel_mm)) for n in GRID)

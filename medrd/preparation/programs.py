@@ -171,10 +171,10 @@ def _given(brain: str) -> Extractor:
     try:
         command = shlex.split(brain)
     except ValueError as error:  # a quotation mark without its other
-        raise _no_command(brain, str(error)) from None
+        raise _no_command(str(error)) from None
     missing = [name for name in ("{in}", "{mask}") if not any(name in part for part in command)]
     if missing:
-        raise _no_command(brain, f"no {' and no '.join(missing)} in {brain!r}")
+        raise _no_command(f"no {' and no '.join(missing)} in {brain!r}")
     program, *arguments = command
     if not (found := _find(os.path.expanduser(program))):
         raise _not_found(brain, [program], "Install it, or give its path.")
@@ -275,7 +275,7 @@ def _failed(volume: Volume, name: str, found: str) -> ExtractionError:
     )
 
 
-def _no_command(brain: str, found: str) -> ConfigError:
+def _no_command(found: str) -> ConfigError:
     return ConfigError(
         "--brain",
         expected=f"{', '.join(NAMES)}, or a command with {{in}} and {{mask}}",

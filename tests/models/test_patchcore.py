@@ -300,7 +300,8 @@ def test_a_planted_anomaly_stands_out(name: str) -> None:
 
 
 def test_pools_are_thinned_inside_bfloat16_autocast() -> None:
-    detector = build(PatchCore, "resnet18", fraction=0.1, pool=50)
+    detector = build(PatchCore, "resnet18", fraction=0.1)
+    detector.candidates.pool = 50
     region = torch.ones(2, 64, 64, dtype=torch.bool)
     with torch.autocast("cpu", torch.bfloat16):
         for _ in range(3):
