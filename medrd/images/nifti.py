@@ -108,15 +108,9 @@ def read_label(
     return whole_labels(path, label.array)
 
 
-def read_mask(
-    path: str | Path,
-    like: Volume,
-    *,
-    frame: int | None = None,
-    max_voxels: int = DEFAULT_MAX_VOXELS,
-) -> NDArray[np.bool_]:
+def read_mask(path: str | Path, like: Volume) -> NDArray[np.bool_]:
     """Read a label as (X, Y, Z) bool; any value but 0 is lesion. Raises as :func:`read_label`."""
-    lesion: NDArray[np.bool_] = read_label(path, like, frame=frame, max_voxels=max_voxels) != 0
+    lesion: NDArray[np.bool_] = read_label(path, like) != 0
     return lesion
 
 

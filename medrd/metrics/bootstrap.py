@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special  # scipy.stats takes much longer to import
 
-from medrd.metrics.counts import MAX_FPR
 from medrd.metrics.names import RESAMPLED
 from medrd.metrics.units import Units, weighted_metrics
 
@@ -49,7 +48,7 @@ class PairedDifference:
 
 
 def bootstrap(
-    groups: Sequence[Units], *, resamples: int = 1000, seed: int = 0, max_fpr: float = MAX_FPR
+    groups: Sequence[Units], *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Samples]:
     """Compute metrics on resampled units.
 
@@ -77,7 +76,7 @@ def bootstrap(
         There are no units, or fewer than one resample.
     """
     draws = _Draws.make(groups, resamples, seed)
-    return _group_mean([weighted_metrics(g, draws.of(g), max_fpr=max_fpr) for g in groups])
+    return _group_mean([weighted_metrics(g, draws.of(g)) for g in groups])
 
 
 def percentile_interval(
@@ -125,11 +124,11 @@ def count_units(groups: Sequence[Units]) -> int:
 
 
 def bootstrap_intervals(
-    groups: Sequence[Units], *, resamples: int = 1000, level: float = 0.95
+    groups: Sequence[Units], *, resamples: int = 1000
 ) -> dict[str, tuple[float, float]]:
     """Expanded percentile intervals of the metrics that are defined; see :func:`bootstrap`."""
     samples, units = bootstrap(groups, resamples=resamples), count_units(groups)
-    intervals = {name: percentile_interval(s, level, units=units) for name, s in samples.items()}
+    intervals = {name: percentile_interval(s, units=units) for name, s in samples.items()}
     return {name: pair for name, pair in intervals.items() if not math.isnan(pair[0])}
 
 
@@ -139,8 +138,6 @@ def paired_differences(
     *,
     resamples: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
-    max_fpr: float = MAX_FPR,
 ) -> dict[str, PairedDifference]:
     """Compare two models on the same units: ``a`` minus ``b``, with the same draws for both.
 
@@ -173,8 +170,8 @@ def paired_differences(
     def differences(draw: _Draws) -> dict[str, Samples]:
         pairs = []
         for first, second in zip(a, b, strict=True):
-            ours = weighted_metrics(first, draw.of(first), max_fpr=max_fpr)
-            theirs = weighted_metrics(second, draw.of(second), max_fpr=max_fpr)
+            ours = weighted_metrics(first, draw.of(first))
+            theirs = weighted_metrics(second, draw.of(second))
             pairs.append({name: ours[name] - theirs[name] for name in RESAMPLED})
         return _group_mean(pairs)
 
@@ -182,7 +179,7 @@ def paired_differences(
     return {
         name: PairedDifference(
             float(observed[name][0]),
-            *percentile_interval(drawn[name], level, units=len(draws.columns)),
+            *percentile_interval(drawn[name], units=len(draws.columns)),
             p_value=_p_value(drawn[name], units=len(draws.columns)),
         )
         for name in RESAMPLED

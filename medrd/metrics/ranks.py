@@ -10,17 +10,10 @@ import numpy as np
 from scipy import stats
 
 
-def average_ranks(
-    values: Sequence[float | None], *, higher_is_better: bool = True
-) -> list[float | None]:
-    """Rank 1 for the best; ties share the mean of their ranks; None and NaN have no rank."""
-    defined = [i for i, value in enumerate(values) if _defined(value)]
-    signed = np.array([values[i] for i in defined], dtype=np.float64)
-    ordered = stats.rankdata(-signed if higher_is_better else signed)
-    ranks: list[float | None] = [None] * len(values)
-    for i, rank in zip(defined, ordered, strict=True):
-        ranks[i] = float(rank)
-    return ranks
+def average_ranks(values: Sequence[float | None]) -> list[float | None]:
+    """Rank 1 for the highest; ties share the mean of their ranks; None and NaN have no rank."""
+    ranks = stats.rankdata(-np.array(values, np.float64), nan_policy="omit")
+    return [None if math.isnan(rank) else float(rank) for rank in ranks]
 
 
 def kendall_tau_b(a: Sequence[float | None], b: Sequence[float | None]) -> float | None:
@@ -45,21 +38,18 @@ class Agreement(NamedTuple):
 
 
 def rank_agreement(
-    a: Sequence[Mapping[str, float | None]],
-    b: Sequence[Mapping[str, float | None]],
-    *,
-    min_models: int = 3,
+    a: Sequence[Mapping[str, float | None]], b: Sequence[Mapping[str, float | None]]
 ) -> Agreement:
     """Compare two domains, each with one or more tables of model -> value (higher is better).
 
     Only models with a value in every table are ranked. If a domain has several tables, the mean
-    rank over them counts. With fewer than ``min_models`` models the correlations are None, as two
-    models always agree or disagree completely.
+    rank over them counts. With fewer than three models the correlations are None, as two models
+    always agree or disagree completely.
     """
     tables = [*a, *b]
     models = [m for m in tables[0] if all(_defined(table.get(m)) for table in tables)]
     sides = [_mean_ranks([[table[m] for m in models] for table in side]) for side in (a, b)]
-    if len(models) < min_models:
+    if len(models) < 3:
         return Agreement(models, None, None)
     return Agreement(models, kendall_tau_b(*sides), spearman(*sides))
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medrd.metrics.counts import MAX_FPR, Confusion, Counts, Floats
+from medrd.metrics.counts import Confusion, Counts, Floats
 from medrd.metrics.histogram import Histogram, merge
 from medrd.metrics.names import RESAMPLED
 
@@ -134,7 +134,7 @@ def make_units(
     few false positives decide the precision. A score whose ties alone reach that limit has its own
     bin; so do all scores if there are no more than ``bins``. A bin with several scores has less
     than ``6 / bins`` of either class, so binning changes a data set's AUROC by at most
-    ``1.5 / bins`` and its AUPRO by ``3 / bins / max_fpr``, and usually by a hundredth of that.
+    ``1.5 / bins`` and its AUPRO by ``3 / bins / MAX_FPR``, and usually by a hundredth of that.
 
     Parameters
     ----------
@@ -194,9 +194,7 @@ def make_units(
     )
 
 
-def weighted_metrics(
-    units: Units, weights: NDArray[np.integer], *, max_fpr: float = MAX_FPR
-) -> dict[str, Floats]:
+def weighted_metrics(units: Units, weights: NDArray[np.integer]) -> dict[str, Floats]:
     """Metrics of data sets in which every unit occurs a number of times.
 
     Parameters
@@ -205,8 +203,6 @@ def weighted_metrics(
         ``(B, U)`` integers: how often each unit occurs in each of ``B`` data sets. If all are 1,
         the metrics are those of the data set: exact for image metrics and Dice, up to the binning
         for the others (see :func:`make_units`).
-    max_fpr
-        The false-positive rate at which AUPRO's interval ends, in (0, 1].
 
     Returns
     -------
@@ -227,9 +223,6 @@ def weighted_metrics(
     if weights.size and weights.min() < 0:
         msg = f"weights must not be negative, got {weights.min()}"
         raise ValueError(msg)
-    if not 0 < max_fpr <= 1:
-        msg = f"max_fpr must be in (0, 1], got {max_fpr}"
-        raise ValueError(msg)
     pixels, images = _Pixels.of(units), _Images.of(units)
     results = {name: np.full(len(weights), np.nan) for name in RESAMPLED}
     step = max(1, _CELLS // max(units.scores.size, images.units.size, count, 1))
@@ -237,7 +230,7 @@ def weighted_metrics(
         rows = slice(start, start + step)
         times = weights[rows].astype(np.float64)  # exact up to 2**53, and quick to multiply
         for name, values in (
-            images.metrics(times) | pixels.metrics(times, max_fpr) | _dice(units, times)
+            images.metrics(times) | pixels.metrics(times) | _dice(units, times)
         ).items():
             results[name][rows] = values
     return results
@@ -264,7 +257,7 @@ class _Pixels:
             units.components,
         )
 
-    def metrics(self, times: Floats, max_fpr: float) -> dict[str, Floats]:
+    def metrics(self, times: Floats) -> dict[str, Floats]:
         if not self.negatives.size:
             return {}
         counts = Counts(
@@ -277,7 +270,7 @@ class _Pixels:
             "pixel_auroc": counts.auroc(),
             "pixel_ap": counts.average_precision(),
             "pixel_dice_best": counts.best_dice(),
-            "aupro": counts.aupro(max_fpr),
+            "aupro": counts.aupro(),
         }
 
 

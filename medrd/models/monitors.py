@@ -17,6 +17,10 @@ from torch import Tensor
 FLAT = 1e-3
 """Spread of the reference below which all images are flat, so that nothing can be concluded."""
 
+COLLAPSED = 0.05
+"""Share of the reference's spread below which a network has collapsed."""
+MEMORY = 0.1
+"""Weight of a new batch in :class:`CollapseMonitor`'s running shares."""
 WINDOW = 20
 """Batches at the end of an epoch by which :class:`StudentMonitor` decides."""
 GRACE = 100
@@ -55,18 +59,9 @@ class CollapseMonitor:
 
     The reference cannot collapse. A network whose output is the same everywhere has spread 0.
     Lengths don't count, since cosine losses leave them free.
-
-    Parameters
-    ----------
-    limit
-        Share of the reference's spread below which a network has collapsed.
-    memory
-        Weight of a new batch in the running shares.
     """
 
-    def __init__(self, *, limit: float = 0.05, memory: float = 0.1) -> None:
-        self.limit = limit
-        self.memory = memory
+    def __init__(self) -> None:
         self.shares: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -76,13 +71,13 @@ class CollapseMonitor:
         other = torch.stack([spread(level) for level in reference])
         share = torch.where(other > FLAT, own / other.clamp(min=FLAT), 1.0)
         old = self.shares.get(name)
-        self.shares[name] = share if old is None else old.to(share).lerp(share, self.memory)
+        self.shares[name] = share if old is None else old.to(share).lerp(share, MEMORY)
 
     def fault(self) -> str | None:
         """Name the network that has collapsed, and the level; None if none has."""
         for name, shares in self.shares.items():
             for level, share in enumerate(shares.tolist(), start=1):
-                if not share >= self.limit:
+                if not share >= COLLAPSED:
                     return (
                         f"a collapsed {name}: at level {level} its features vary "
                         f"{100 * share:.2g}  % as much as those that it should match"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,11 +41,6 @@ class LabelledSlices(HealthySlices):
 
     They are held in memory, about 4 MB for each modality of a subject at 128 pixels.
 
-    Parameters
-    ----------
-    on_done
-        Called with a subject's id when its slices are ready.
-
     Attributes
     ----------
     contents
@@ -54,19 +49,9 @@ class LabelledSlices(HealthySlices):
         Summaries of the scans' appearance.
     """
 
-    def __init__(
-        self,
-        subjects: Sequence[Subject],
-        recipe: RecipeConfig,
-        budget: int,
-        *,
-        on_done: Callable[[str], None] = lambda subject: None,
-    ) -> None:
+    def __init__(self, subjects: Sequence[Subject], recipe: RecipeConfig, budget: int) -> None:
         self.layout = recipe.layout
-        self.labelled: list[_Labelled] = []
-        for subject in subjects:
-            self.labelled.append(_read(subject, recipe, budget))
-            on_done(subject.id)
+        self.labelled = [_read(subject, recipe, budget) for subject in subjects]
         self.contents = {
             subject.id: each.content for subject, each in zip(subjects, self.labelled, strict=True)
         }

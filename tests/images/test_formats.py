@@ -99,6 +99,16 @@ def test_the_spaces_of_nrrd_are_those_that_itk_sees(tmp_path: Path, space: str) 
     assert np.array_equal(volume.array, VOXELS)
 
 
+def test_an_mgh_file_without_geometry_is_coronal_as_in_freesurfer(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.mgh", PLACES["axial"])
+    content = bytearray(path.read_bytes())
+    content[28:30] = b"\0\0"  # goodRASFlag
+    path.write_bytes(content)
+    volume = read_volume(path)
+    assert (volume.orientation, volume.spacing_mm) == ("LIA", (1, 1, 1))
+    assert "FreeSurfer's guess" in volume.warnings[0]
+
+
 def cut(content: bytes) -> bytes:
     return content[:-120]
 

@@ -11,7 +11,6 @@ from medrd.metrics.ranks import average_ranks, holm, kendall_tau_b, rank_agreeme
 
 def test_the_best_is_first_and_ties_share() -> None:
     assert average_ranks([0.7, 0.9, 0.7, 0.1]) == [2.5, 1, 2.5, 4]
-    assert average_ranks([0.7, 0.9, 0.7, 0.1], higher_is_better=False) == [2.5, 4, 2.5, 1]
 
 
 def test_what_is_missing_has_no_rank_and_takes_none() -> None:

@@ -216,5 +216,3 @@ def test_what_units_refuse() -> None:
         weighted_metrics(units, np.ones(2, np.int64))
     with pytest.raises(ValueError, match="not be negative, got -1"):
         weighted_metrics(units, np.array([[-1, 1]]))
-    with pytest.raises(ValueError, match="max_fpr"):
-        weighted_metrics(units, np.array([[1, 1]]), max_fpr=0)
