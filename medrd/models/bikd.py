@@ -1,23 +1,23 @@
 """Bidirectional distillation: a RECONSTRUCTION from an abstract, not the authors' method.
 
-Wang X., Wang Y., Pan Z., Wang G., Neural Computing and Applications 36:18499-18514, 2024
-(doi 10.1007/s00521-024-10172-8). No code exists and only the abstract is public: this is our
-design after it, and the paper's numbers are not claimed. The abstract has a teacher that was
-pretrained for classification and so fits anomaly scoring badly, a forward distillation for
-generalisation, a backward one for "diversity in representing anomalies", a reciprocal exchange
-that avoids inconsistent targets, and simulated anomalies. Two readings of it:
+Wang X., Wang Y., Pan Z., Wang G., Neural Computing and Applications 36:18499-18514, 2024 (doi
+10.1007/s00521-024-10172-8). No code exists and only the abstract is public: this is our design
+after it, and we do not claim the paper's numbers. According to the abstract, a teacher pretrained
+for classification suits anomaly scoring badly. It describes a forward distillation for
+generalisation, a backward one for "diversity in representing anomalies", a reciprocal exchange that
+avoids inconsistent targets, and simulated anomalies. There are two readings of it:
 
 ``reciprocal``
-    Teacher to student and student to teacher. The student (RD4AD's) reconstructs the features
-    of healthy images from those of healthy and of changed ones. The teacher, a copy of the
-    pretrained network, goes towards the student where an image is healthy and away from it, by
-    a margin, where an anomaly was put in; an anchor holds it near the pretrained network.
+    Teacher to student and student to teacher. The student (RD4AD's) reconstructs the features of
+    healthy images from those of healthy and of changed ones. The teacher, a copy of the pretrained
+    network, moves towards the student where an image is healthy and away from it, by a margin,
+    where an anomaly was put in; an anchor keeps it near the pretrained network.
 ``two_branch``
     A forward student (an encoder that sees the image, as in STFPM) and a reverse one (RD4AD's)
-    of one frozen teacher, their maps summed, each in units of its standard deviation on healthy
-    slices (a z-score but for a constant, so that maps stay above 0). That is
-    measured once after the training, on the healthy training slices in eval mode, since a
-    detector sees no others.
+    learn from one frozen teacher. Their maps are summed, each divided by its standard deviation on
+    healthy slices (a z-score without the mean, so that maps stay above 0). The deviation is
+    measured once after training, on the healthy training slices in eval mode, since a detector sees
+    no others.
 
 (Zhong, Kang & Xiong 2025, "BKD", is another method with nearly the same name.)
 """
@@ -41,10 +41,10 @@ Levels = list[Tensor]
 
 
 class HealthyScale(nn.Module):
-    """Brings maps to units of their standard deviation on healthy slices, inside their region.
+    """Divides maps by their standard deviation on healthy slices, inside their region.
 
-    The mean is not subtracted: where maps are summed it is one constant, and maps that are not
-    negative stay so.
+    The mean is not subtracted: in a sum of maps it would only be a constant, and without it maps
+    stay non-negative.
     """
 
     std: Tensor
@@ -62,7 +62,7 @@ class HealthyScale(nn.Module):
         self._sums = sums if self._sums is None else self._sums + sums
 
     def finish(self) -> None:
-        """Set the scale once all maps have been added; it stays 1 if they held no pixel."""
+        """Set the scale once all maps have been added; it stays 1 if they had no pixel."""
         if self._sums is None or not self._sums[0]:
             return
         count, total, squares = self._sums
@@ -78,9 +78,9 @@ class HealthyScale(nn.Module):
 class BiKD(Detector):
     """Bidirectional distillation as reconstructed from its abstract; see the module.
 
-    ``teacher`` is the pretrained network and stays frozen. In the reciprocal variant the teacher
-    that learns is ``trained_teacher``, a copy whose BatchNorm stays in eval mode, and no
-    prediction needs the frozen one.
+    ``teacher`` is the pretrained network and stays frozen. In the reciprocal variant,
+    ``trained_teacher`` is a copy that learns, with BatchNorm in eval mode, and prediction does not
+    need the frozen network.
 
     Parameters
     ----------
@@ -93,8 +93,8 @@ class BiKD(Detector):
     teacher_lr
         Adam's, for the trained teacher (reciprocal).
     margin
-        Cosine distance from the student beyond which the teacher is far enough away where the
-        image was changed (reciprocal).
+        Cosine distance from the student that the teacher should exceed where the image was changed
+        (reciprocal).
     anchor
         Weight of the trained teacher's distance from the pretrained one (reciprocal).
     """
@@ -187,13 +187,13 @@ class BiKD(Detector):
     def student_loss(self, batch: Batch) -> Tensor:
         """The student's loss, in [0, 12].
 
-        It is the sum over levels of the flattened cosine distances of S(T(x)) and S(T(changed x)),
-        both from T(x), without gradient to T.
+        It is the sum over levels of the flattened cosine distances of S(T(x)) and of S(T(changed
+        x)) from T(x), without gradient to T.
         """
         changed, _ = batch.changed()
         healthy, anomalous = self._trained_features(batch.images), self._trained_features(changed)
         if not torch.compiler.is_compiling():
-            # T does not move in this step: the next one goes backward through the same graph.
+            # T does not change in this step: the next step's backward pass uses the same graph.
             self._seen = (batch, healthy, anomalous)
         healthy = [level.detach() for level in healthy]
         anomalous = [level.detach() for level in anomalous]
@@ -239,10 +239,11 @@ class BiKD(Detector):
     # --- The variant with two branches ---
 
     def branches_loss(self, batch: Batch) -> Tensor:
-        """Both students towards the healthy image's features, from it and from its changed copy.
+        """The loss of both students against the healthy image's features, from it and from its
+        changed copy.
 
-        The forward one by the mean cosine distance per position (half of STFPM's squared
-        distance), the reverse one by that of flattened levels (RD4AD's): in [0, 24].
+        The forward student has the mean cosine distance per position (half of STFPM's squared
+        distance), the reverse one that of flattened levels (RD4AD's): in [0, 24].
         """
         changed, _ = batch.changed()
         with torch.no_grad():
@@ -273,5 +274,5 @@ def denoising_loss(healthy: Levels, changed: Levels, targets: Levels) -> Tensor:
 
 
 def mean_where(values: Tensor, weights: Tensor) -> Tensor:
-    """Mean of the batch's values where the weights are 1; 0 where they are so nowhere."""
+    """Mean of the batch's values where the weights are 1; 0 if no weight is."""
     return (values * weights).sum() / weights.sum().clamp(min=1)

@@ -89,8 +89,8 @@ def build_detector(
     model
         The ``model`` section of a config, as plain types.
     modalities, channels, median
-        Their numbers in the images, and a brain's median intensity, for detectors that take any
-        number.
+        Numbers of modalities and channels in the images, and a brain's median intensity, for
+        detectors that take any number.
 
     Raises
     ------
@@ -113,9 +113,10 @@ def build_detector(
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Detectors that are built inside have shapes and no values, on PyTorch's meta device.
+    """Within this context, detectors are built on PyTorch's meta device: with shapes but without
+    values.
 
-    Their weights are not drawn either: on that device, PyTorch spends most of the time on it.
+    Weights are not initialised either, which would take most of the time on that device.
     """
     with torch.device("meta"), _NothingDrawn():
         yield

@@ -1,10 +1,10 @@
-"""A small bank that covers many features: greedy k-centre in bounded memory and time.
+"""Choose a small bank that covers many features: greedy k-centre in bounded memory and time.
 
-The greedy rule takes, time and again, the point farthest from all that have been taken (Gonzalez
-1985: at most twice the best possible covering radius). Sener & Savarese (ICLR 2018) brought it to
-coresets, PatchCore to patches, on random projections for speed. Two things make it quick here:
+The greedy rule repeatedly takes the point farthest from all points taken so far (Gonzalez 1985: at
+most twice the best possible covering radius). Sener & Savarese (ICLR 2018) applied it to coresets,
+and PatchCore to patches, with random projections for speed. Two things make it fast here:
 
-- :func:`farthest_points` is the exact rule, but most of its work are matrix products: see there.
+- :func:`farthest_points` is the exact rule, but most of its work is matrix products.
 - :class:`Candidates` never holds all points. Each full pool of them is thinned to a few times its
   share of the bank, and the greedy rule runs once more over what is left of all pools. By the
   triangle inequality every point seen lies within the pools' largest radius plus that of the bank.
@@ -25,17 +25,17 @@ import torch
 from torch import Tensor
 
 PROJECTION_SEED = 0
-"""Pools are thinned before any generator is given, and all must share one projection."""
+"""Seed of the projection: pools are thinned before a generator is given, and all must share one."""
 BLOCK = 2048
-"""Points among which the next ones are sought at once."""
+"""Number of farthest points that are examined together."""
 _TILE = 1 << 22
-"""Distances that are computed at once: 16 MiB."""
+"""Number of distances that are computed at once: 16 MiB."""
 
 
 def random_projection(width: int, projection: int) -> Tensor:
     """A Gaussian matrix (width, projection) that keeps distances in expectation.
 
-    The identity where there is nothing to reduce.
+    The identity if nothing has to be reduced.
     """
     if projection >= width:
         return torch.eye(width)
@@ -45,25 +45,26 @@ def random_projection(width: int, projection: int) -> Tensor:
 
 @torch.no_grad()
 def farthest_points(points: Tensor, count: int, *, start: int = 0, block: int = BLOCK) -> Tensor:
-    """Greedy k-centre, exactly: each point taken is the farthest from those before it.
+    """Exact greedy k-centre: each point taken is the farthest from those before it.
 
-    The ``block`` farthest points are looked at together. No other point is farther than the
-    least of them, so the rule can go on among them alone until even the farthest is nearer than
-    that; only then are all points compared with what was taken, by one matrix product.
+    The ``block`` farthest points are examined together. No other point is farther than the nearest
+    of them, so the rule can continue among them until even the farthest is nearer than that. Only
+    then are all points compared with the new ones, by one matrix product.
 
     Parameters
     ----------
     points
         (N, D) float32.
     count
-        How many to take, at most N.
+        Number of points to take, at most N.
     start
-        The first.
+        Index of the first point.
 
     Returns
     -------
     Tensor
-        Indices (count,) int64 without repetition, in the order they were taken (all: in no order).
+        Indices (count,) int64 without repetition, in the order in which they were taken (in no
+        order if all are).
     """
     total = len(points)
     if not 0 < count <= total:
@@ -92,9 +93,9 @@ def farthest_points(points: Tensor, count: int, *, start: int = 0, block: int = 
 
 
 def _walk(distances: Tensor, among: Tensor, bound: float, limit: int) -> Tensor:
-    """The greedy rule among a few points, as long as none outside can be farther.
+    """Apply the greedy rule to a few points, as long as none outside can be farther.
 
-    At least one is taken: the farthest of all points is among these.
+    It takes at least one, since the farthest of all points is among these.
     """
     distances = distances.clone()
     picks: list[int] = []
@@ -116,7 +117,8 @@ def _squared(a: Tensor, a_norms: Tensor, b: Tensor, b_norms: Tensor) -> Tensor:
 
 
 def _lower(distances: Tensor, points: Tensor, norms: Tensor, chosen: Tensor) -> None:
-    """Lower all squared distances by the chosen points; theirs become -inf, never to be taken."""
+    """Update all squared distances with the chosen points, whose own become -inf so that none is
+    taken again."""
     centres, centre_norms = points[chosen], norms[chosen, None]
     rows = max(1, _TILE // len(chosen))
     with torch.autocast(points.device.type, enabled=False):
@@ -131,10 +133,10 @@ def _lower(distances: Tensor, points: Tensor, norms: Tensor, chosen: Tensor) -> 
 
 @torch.no_grad()
 def nearest(queries: Tensor, bank: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
-    """The nearest of a bank for each query, by Euclidean distance in float32.
+    """The nearest points of a bank for each query, by Euclidean distance in float32.
 
-    Products find the neighbours; their distances are then taken from the differences, since a
-    small one would be lost in |a|² + |b|² - 2ab.
+    Matrix products find the neighbours. Their distances are then computed from the differences,
+    since a small one would be lost in |a|² + |b|² - 2ab.
 
     Parameters
     ----------
@@ -143,12 +145,12 @@ def nearest(queries: Tensor, bank: Tensor, count: int = 1) -> tuple[Tensor, Tens
     bank
         (M, D) of any float type, M at least 1.
     count
-        Neighbours wanted; M where there are fewer.
+        Number of neighbours; M if there are fewer.
 
     Returns
     -------
     distances, indices
-        (Q, min(count, M)), nearest first by the products.
+        (Q, min(count, M)), nearest first according to the products.
     """
     count = min(count, len(bank))
     centre = queries.mean(0)
@@ -194,16 +196,16 @@ class Candidates:
     projection
         Width at which distances are compared.
     pool
-        Points held in full; with more, they are thinned.
+        Number of points in a pool; with more, it is thinned.
     oversampling
-        How many times its share of the coreset a thinned pool keeps.
+        A thinned pool keeps its share of the coreset times this.
 
     Notes
     -----
-    Memory: ``pool`` + ``oversampling`` * ``fraction`` * N features in float16; all N where
-    ``oversampling`` * ``fraction`` is 1 or more. Time grows with
-    ``fraction`` and ``oversampling``, N * ``pool`` while collecting and N² at the end. The result
-    doesn't depend on how the points are divided into calls of :meth:`add`.
+    Memory: ``pool`` + ``oversampling`` * ``fraction`` * N features in float16; all N if
+    ``oversampling`` * ``fraction`` is 1 or more. Time grows with ``fraction`` and ``oversampling``,
+    N * ``pool`` while collecting and N² at the end. The result doesn't depend on how the points are
+    divided into calls of :meth:`add`.
     """
 
     def __init__(
@@ -221,7 +223,7 @@ class Candidates:
         self.fraction = fraction
         self.projection = projection
         self.kept = min(1.0, oversampling * fraction)
-        # Where nothing would be left out, thinning costs time for nothing.
+        # If nothing would be left out, thinning only costs time.
         self.pool = pool if self.kept < 1 else sys.maxsize
         self._forget()
 
@@ -232,7 +234,7 @@ class Candidates:
         self._thinned: list[Tensor] = []
 
     def __len__(self) -> int:
-        """Points held now."""
+        """Number of points currently held."""
         return self._waiting + sum(len(part) for part in self._thinned)
 
     def add(self, features: Tensor) -> None:
@@ -275,7 +277,7 @@ class Candidates:
             self._thin()
         features = _joined([*self._thinned, *self._held])
         count = max(1, int(self.fraction * self.seen))
-        self._forget()  # before the memory is needed that is freed by it
+        self._forget()  # frees memory before it is needed
         start = int(torch.randint(len(features), (1,), generator=generator))
         return features[farthest_points(self._projected(features), count, start=start)]
 

@@ -1,22 +1,22 @@
 """Cosine similarity distillation with attention one-class embeddings (CSKD).
 
-A reconstruction: of Sheng, Jing, Wang, Zhang, "Cosine similarity knowledge distillation for surface
-anomaly detection", Scientific Reports 14, 2024, we could read the abstract alone and found no code,
-so no number of the paper is claimed. What the abstract says, and what is done here:
+This is a reconstruction. Of Sheng, Jing, Wang, Zhang, "Cosine similarity knowledge distillation for
+surface anomaly detection", Scientific Reports 14, 2024, we could read only the abstract and found
+no code, so we do not claim the paper's numbers. From the abstract:
 
 - teacher and student have the same deep architecture; the student is neither smaller nor reversed;
 - the loss is a cosine distance between their features;
 - the student has an "attention one-class embedding" (AOCE), which keeps it from responding to an
   anomaly as the teacher does.
 
-How the embedding looks is ours: behind each level of the student, a bottleneck of ``reduction``
-times fewer channels (a 1x1 and a 3x3 convolution), weighted by the attention of CBAM (Woo et al.,
-ECCV 2018) over channels and positions, and a 1x1 convolution back to the teacher's width. There is
-no way round it. The loss takes one cosine of each flattened level, as RD4AD's released code does;
-``loss: pixel`` takes a cosine per position. The map (RD4AD's), Adam and its learning rate are ours
-too.
+The form of the embedding is our own. Behind each level of the student, it has a bottleneck with
+``reduction`` times fewer channels (a 1x1 and a 3x3 convolution), weighted by the attention of CBAM
+(Woo et al., ECCV 2018) over channels and positions, and a 1x1 convolution back to the teacher's
+width. There is no bypass. The loss takes one cosine of each flattened level, as RD4AD's released
+code does; ``loss: pixel`` takes a cosine per position. The map (RD4AD's), Adam and its learning
+rate are our choices too.
 
-Left out: the adaptive choice of the best epoch, which the abstract names without saying by what.
+Left out: the adaptive choice of the best epoch, whose criterion the abstract does not give.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CSKD(Detector):
     loss
         ``global``: one cosine per level; ``pixel``: one per position.
     reduction
-        Channels of a level over those of its embedding.
+        Ratio of a level's channels to those of its embedding.
     lr, betas
         Adam's.
     """
@@ -99,9 +99,9 @@ class CSKD(Detector):
 
 
 def attention_embedding(channels: int, reduction: int, *, signed: bool) -> nn.Module:
-    """A bottleneck with attention, from a level to a level.
+    """A bottleneck with attention, which keeps a level's shape.
 
-    ``signed`` where the teacher's features can be negative: then it ends without ReLU.
+    With ``signed``, for teachers whose features can be negative, it ends without ReLU.
     """
     from timm.layers.cbam import CbamModule  # takes seconds, which other models need not wait for
 

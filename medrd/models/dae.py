@@ -1,22 +1,22 @@
-"""Denoising autoencoder (DAE): the plain reconstruction that is hard to beat on brains.
+"""Denoising autoencoder (DAE): plain reconstruction, which is hard to beat on brains.
 
-Kascenas, Pugeault & O'Neil, "Denoising Autoencoders for Unsupervised Anomaly Detection in
-Brain MRI", MIDL 2022, after the released code: a U-Net takes coarse noise off healthy slices;
-what it would take off a slice at test time is the anomaly.
+Kascenas, Pugeault & O'Neil, "Denoising Autoencoders for Unsupervised Anomaly Detection in Brain
+MRI", MIDL 2022, after the released code: a U-Net learns to remove coarse noise from healthy slices;
+what it removes from a slice at test time is the anomaly.
 
 - The squared error counts inside the region and is averaged over the whole picture.
-- The learning rate follows a cosine with half a period of 100 epochs of 32 batches in a
-  training of 2100 epochs, so it goes to zero and back ten times and ends at zero. Here the
-  same 10.5 periods span whatever training there is (``cycles``).
+- The learning rate follows a cosine with half a period of 100 epochs of 32 batches in a training of
+  2100 epochs, so it goes to zero and back ten times and ends at zero. Here the same 10.5 periods
+  span the whole training, however long (``cycles``).
 - The map is the mean absolute residual over channels and a 5x5 median of it.
 
-Differences to the released code: three channels instead of four modalities, intensities as the
-recipe scales them (there: by a volume's own 99th percentile), no clipping of the gradient norm
-at 0.5, and the last weights instead of those with the least validation loss. Its scoring
-erodes the brain mask (5x5 mean above 0.95) and zeroes the residual outside before the median;
-a map here is made without the region: masks and smoothing belong to
-:class:`medrd.models.scoring.Scoring`, as for every detector. With one modality repeated over the
-three channels the noise must be repeated as well, else averaging the channels takes it off.
+Differences from the released code: three channels instead of four modalities, intensities as the
+recipe scales them (there: by a volume's own 99th percentile), no clipping of the gradient norm at
+0.5, and the last weights instead of those with the least validation loss. Its scoring erodes the
+brain mask (5x5 mean above 0.95) and zeroes the residual outside before the median; a map here is
+made without the region: masks and smoothing belong to :class:`medrd.models.scoring.Scoring`, as for
+every detector. If one modality is repeated over the three channels, the noise must be repeated too,
+since averaging the channels would otherwise remove it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class DAE(Detector):
     base, depth
         Channels of the U-Net's first level, and its number of levels.
     lr, weight_decay
-        Those of Adam with AMSGrad.
+        Settings of Adam with AMSGrad.
     cycles
         Periods of the learning rate's cosine in a training; an odd number of halves ends at
         zero, and 0.5 is a plain decay.
@@ -110,7 +110,7 @@ def median_filter(maps: Tensor, side: int) -> Tensor:
     padded = F.pad(maps[:, None], [side // 2] * 4, mode="reflect")[:, 0]
     height = maps.shape[1]
     bands = []
-    # Not image by image, which would tie an exported graph to the number that it was traced with.
+    # Not image by image, which would tie an exported graph to the number of images in its trace.
     for top in range(0, height, _BAND):
         band = padded[:, top : min(top + _BAND, height) + side - 1]
         bands.append(band.unfold(1, side, 1).unfold(2, side, 1).flatten(3).median(3).values)

@@ -27,14 +27,14 @@ class Batch:
     images
         (B, 3, H, W) float32 in [0, 1], healthy; any number of channels for detectors that take it.
     region
-        (B, H, W) bool: the brain, or what there is of a picture.
+        (B, H, W) bool: the brain, or the part that shows the picture.
     simulated
-        As ``images``, the same slices changed as :attr:`Detector.simulation` asks;
-        None for detectors that ask for nothing.
+        The same slices, changed as :attr:`Detector.simulation` requires; None for detectors without
+        simulation.
     mask
-        (B, H, W) bool, where ``simulated`` visibly differs (of noise: where it was put).
+        (B, H, W) bool, where ``simulated`` visibly differs (for noise: where it was added).
     progress
-        Share of the training that is done, in [0, 1).
+        Completed share of the training, in [0, 1).
     """
 
     images: Tensor
@@ -44,7 +44,7 @@ class Batch:
     progress: float = 0.0
 
     def changed(self) -> tuple[Tensor, Tensor]:
-        """``simulated`` and ``mask``. Raises ValueError where there are none."""
+        """``simulated`` and ``mask``. Raises ValueError if there are none."""
         if self.simulated is None or self.mask is None:
             raise ValueError("this detector needs simulated images, and the batch has none")
         return self.simulated, self.mask
@@ -57,12 +57,12 @@ class OptimizerSpec:
     Attributes
     ----------
     kind
-        ``stable_adamw`` is AdamW whose updates are clipped by their root mean square, tensor by
-        tensor (Wortsman et al., NeurIPS 2023).
+        ``stable_adamw`` is AdamW with each tensor's update clipped by its root mean square
+        (Wortsman et al., NeurIPS 2023).
     schedule
         Factor on every learning rate as a function of the progress in [0, 1); None for 1.
     clip_norm
-        Largest norm of the step's whole gradient; None for any.
+        Largest norm of the step's whole gradient; None for no limit.
     """
 
     kind: Literal["adam", "adamw", "stable_adamw", "sgd"]
@@ -98,8 +98,8 @@ def group(*networks: nn.Module, **settings: Any) -> ParameterGroup:
 class Step:
     """One optimisation step of an iteration.
 
-    The loop zeroes the gradients of its parameters, calls ``loss`` on the batch, goes
-    backward and lets the optimiser step; the steps of an iteration run in their order.
+    The loop zeroes the gradients of its parameters, calls ``loss`` on the batch, runs the backward
+    pass and takes the optimiser's step. The steps of an iteration run in their order.
     """
 
     name: str
@@ -116,8 +116,8 @@ class Step:
 class Detector(nn.Module):
     """Base of all detectors.
 
-    Subclasses list their frozen networks in ``frozen``: those stay in eval mode (so that
-    BatchNorm statistics don't move) and get no gradient, whatever ``train()`` is called.
+    Subclasses list their frozen networks in ``frozen``: these get no gradient and stay in eval mode
+    even after ``train()``, so that BatchNorm statistics do not change.
     """
 
     frozen: Sequence[nn.Module] = ()
@@ -126,7 +126,7 @@ class Detector(nn.Module):
     size_multiple: int = 1
     """Height and width of the images must be multiples of this (pixels)."""
     simulation: Simulation | None = None
-    """The simulated changes that its training batches must hold beside healthy slices."""
+    """The simulated changes that its training batches must contain besides healthy slices."""
     collects: bool = False
     """True for a detector that needs one more pass over the healthy slices, after the optimisation
     or instead of it: :meth:`collect` for each batch in eval mode, then :meth:`finish`."""
@@ -180,11 +180,11 @@ class Detector(nn.Module):
     def anomaly_map(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, H, W) float32, unsmoothed, not rescaled per image.
 
-        It is never negative: 0 means that there is no score.
+        It is never negative; 0 means no score.
         """
 
     def map_and_score(self, images: Tensor, region: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The anomaly map, and the method's own image score where it has one.
+        """The anomaly map, and the method's own image score if it has one.
 
         (B, 3, H, W) and (B, H, W) bool -> (B, H, W), and (B,) float32 or None. Scores of
         detectors without one of their own are made from the map by
@@ -194,18 +194,18 @@ class Detector(nn.Module):
 
     @property
     def memory_size(self) -> int:
-        """Count the numbers that it keeps from its training slices, besides parameters."""
+        """Count the numbers that it stores from its training slices, besides parameters."""
         return 0
 
     def shown_to_teacher(self, images: Tensor) -> Tensor:
-        """What the teacher is shown of slices, for detectors that do not show all channels."""
+        """The channels of slices that the teacher sees, for detectors that do not show it all."""
         return images
 
     def teacher_loaded(self) -> None:
-        """Hook for when the teacher has its weights, to copy them into other networks."""
+        """Hook that runs when the teacher has its weights, to copy them into other networks."""
 
     def fault(self) -> str | None:
-        """Describe what is wrong with the networks after an epoch (a collapse, say).
+        """Describe what is wrong with the networks after an epoch (for example a collapse).
 
         None if nothing is wrong; otherwise training stops.
         """

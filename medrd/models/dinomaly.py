@@ -3,23 +3,22 @@
 Guo et al., "Dinomaly: The Less Is More Philosophy in Multi-Class Unsupervised Anomaly Detection",
 CVPR 2025, after the released code:
 
-- the mean of eight middle layers of a frozen transformer (all tokens: class and registers too)
-  goes through one MLP with dropout ("noisy bottleneck") and eight blocks of linear attention,
-  which cannot focus and so hardly copies;
-- reconstructed are not the layers but the means of two groups of them ("loose reconstruction"):
-  the last four blocks give the first four layers back, the first four blocks the last four;
-- the loss is one cosine of each flattened group, in which points that are easy already have a
-  tenth of their gradient.
+- the mean of eight middle layers of a frozen transformer (all tokens, including class and
+  registers) goes through one MLP with dropout ("noisy bottleneck") and eight blocks of linear
+  attention, which cannot focus and so hardly copies;
+- the decoder reconstructs not the layers but the means of two groups of them ("loose
+  reconstruction"): its last four blocks reconstruct the first four layers, its first four the last;
+- the loss is one cosine per flattened group, in which easy points get a tenth of their gradient.
 
-We have read the code and the abstract, not the paper. Where the released scripts differ, this has
-the numbers for a single class of MVTec AD. Others have a dropout of 0.4 (all classes of Real-IAD at
-once), an eps of 1e-10 in AdamW, or more iterations. There, 5,000 iterations begin with 100 of
-warm-up, and the share of easy points rises during the first 1,000; here both are shares of the
-training.
+We have read the code and the abstract, not the paper. Where the released scripts differ, we follow
+the one for a single class of MVTec AD. Others have a dropout of 0.4 (all classes of Real-IAD at
+once), an eps of 1e-10 in AdamW, or more iterations. In that script, 5,000 iterations begin with a
+warm-up of 100, and the share of easy points rises during the first 1,000; here both are shares of
+the training.
 
-Also different here: timm resamples the position embeddings with antialiasing, and the config's
-Gaussian smooths the maps, in the place of 5 x 5 weights at 256 x 256 pixels, whose standard
-deviation is 1.4 pixels.
+There are two more differences: timm resamples the position embeddings with antialiasing, and the
+config's Gaussian smooths the maps instead of 5 x 5 weights at 256 x 256 pixels (standard deviation
+1.4 pixels).
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Dinomaly(Detector):
     teacher
         Built and loaded; it is frozen here. The decoder has a block for each of its layers.
     dropout
-        Of the bottleneck: before, inside and after its MLP.
+        Dropout of the bottleneck: before, inside and after its MLP.
     lr, final_lr
         Learning rate after the warm-up and at the end, with a half cosine between them.
     weight_decay
@@ -88,7 +87,7 @@ class Dinomaly(Detector):
         for block in self.decoder:
             tokens = block(tokens)
             outputs.append(tokens)
-        outputs.reverse()  # as the teacher's: the last block gives the shallowest layer
+        outputs.reverse()  # in the teacher's order: the last block gives the shallowest layer
         half = len(layers) // 2
         size = tuple(side // self.size_multiple for side in images.shape[-2:])
         targets, outputs = (
@@ -132,10 +131,10 @@ class Dinomaly(Detector):
 
 
 class LinearAttention(nn.Module):
-    """Attention whose weights are products of ELU + 1 in place of a softmax.
+    """Attention whose weights are products of ELU + 1 instead of a softmax.
 
-    Katharopoulos et al., "Transformers are RNNs", ICML 2020: the sum over keys comes first, so that
-    time and memory grow with the number of tokens, not its square.
+    Katharopoulos et al., "Transformers are RNNs", ICML 2020. The sum over keys comes first, so time
+    and memory grow with the number of tokens, not with its square.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -155,7 +154,7 @@ class LinearAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer's block with linear attention."""
+    """A transformer block with linear attention."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -183,7 +182,7 @@ def mined_distance(target: Tensor, output: Tensor, easy: float) -> Tensor:
         hard = max(1, int(distance.numel() * (1 - easy)))
         threshold = distance.flatten().topk(hard).values[-1]
         weight = torch.where(distance < threshold, EASY_GRADIENT, 1.0)[:, None]
-    # Between a tensor and its own copy: the value is the tensor's, the gradient the weight's share.
+    # Interpolating a tensor with its detached copy keeps the value and scales the gradient.
     gated = torch.lerp(output.detach().float(), output.float(), weight)
     return global_distance(target, gated).mean()
 
@@ -209,7 +208,7 @@ def _mean(levels: Sequence[Tensor]) -> Tensor:
 
 
 def _initialise(*networks: nn.Module) -> None:
-    """As released."""
+    """Initialise as in the released code."""
     for network in networks:
         for module in network.modules():
             if isinstance(module, nn.Linear):

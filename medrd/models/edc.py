@@ -4,18 +4,19 @@ Guo, Lu, Jia, Zhang, Li, "Encoder-Decoder Contrast for Unsupervised Anomaly Dete
 Images", IEEE TMI 43(3), 2024, after the released code:
 
 - the pretrained encoder is trained together with the decoder, at a tenth of its learning rate;
-- the decoder starts from the encoder's fourth level, without a bottleneck, and gives the first
-  three back. It mirrors a ResNet: its blocks, as many at each level, enlarged bilinearly;
-- one cosine of each flattened level ("globality"). Targets get no gradient, so the encoder learns
-  through its fourth level alone, and cannot make its features easy by making them constant;
+- the decoder starts from the encoder's fourth level, without a bottleneck, and reconstructs the
+  first three. It mirrors a ResNet, with the same blocks and number of blocks per level, and
+  upsamples bilinearly;
+- the loss is one cosine per flattened level ("globality"). Targets get no gradient, so the encoder
+  learns only through its fourth level, and cannot make its features easy by making them constant;
 - all BatchNorm layers follow their data slowly (momentum 0.01).
 
 The encoder's BatchNorm is in train mode for fundus, brain MRI and skin, and in eval mode for OCT;
 that is ``encoder_batch_norm`` here. Learning rates are those of the released script for brain MRI
 (Br35H). We have read the code and the abstract, not the paper.
 
-Added: the pretrained encoder stays in memory during training, as the measure of a collapse.
-Left out: clipping of the gradient's norm at 1, which Adam's steps hardly depend on, and the best
+Added: the pretrained encoder stays in memory during training, as the reference for detecting a
+collapse. Left out: clipping the gradient norm at 1, which hardly affects Adam's steps, and the best
 iteration by test labels, which the released scripts print beside the last.
 """
 
@@ -43,8 +44,8 @@ class EDC(Detector):
     Parameters
     ----------
     teacher
-        It has a fourth level, and is built and loaded. The encoder starts as its copy; it is itself
-        frozen, and read in training alone.
+        A built and loaded teacher with a fourth level. The encoder starts as its copy; the teacher
+        itself is frozen, and used only in training.
     lr, encoder_lr, weight_decay, betas
         AdamW's; ``encoder_lr`` is the encoder's, ``lr`` the decoder's.
     encoder_batch_norm
@@ -116,7 +117,8 @@ class EDC(Detector):
     def anomaly_map(self, images: Tensor) -> Tensor:
         """Mean of the three levels' cosine distances, in [0, 2]: (B, H, W) float32.
 
-        Averaged at the shallowest level's size as released, then brought to that of the images.
+        As released, the levels are averaged at the shallowest level's size, then resized to the
+        images.
         """
         targets, outputs = self.features(images)
         size = (targets[0].shape[-2], targets[0].shape[-1])

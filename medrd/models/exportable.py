@@ -1,4 +1,4 @@
-"""A detector and its scoring as one graph: what is exported."""
+"""A detector and its scoring as one graph, for export."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from medrd.models.scoring import Scoring, across_weights, smoothing_matrix
 class Exportable(nn.Module):
     """Slices in, smoothed maps and scores out, for any number of slices.
 
-    The same sums as :class:`Scoring` makes, without what a graph cannot hold: autocast, and
-    tensors that are made on the way.
+    It computes the same as :class:`Scoring`, without what a graph cannot contain: autocast, and
+    tensors created during the computation.
 
     Parameters
     ----------
@@ -48,10 +48,10 @@ class Exportable(nn.Module):
         images
             (N, C, H, W) float32 in [0, 1], channels as the recipe lays them out.
         region
-            (N, H, W) bool: the brain, or what there is of a picture.
+            (N, H, W) bool: the brain, or the part that shows the picture.
         positions_mm
-            (N,) float32 places along the stack, where :attr:`reads_positions`; the slices are
-            then those of one scan.
+            (N,) float32 positions along the stack, if :attr:`reads_positions`; the slices must then
+            belong to one scan.
         """
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)

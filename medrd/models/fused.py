@@ -1,4 +1,4 @@
-"""Networks in eval mode, made faster: BatchNorm folded into the convolutions before it."""
+"""Faster networks for eval mode: BatchNorm is folded into the convolutions before it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Network = TypeVar("Network", bound=nn.Module)
 def fused(network: Network) -> Network:
     """A copy in eval mode that computes the same up to rounding, faster on a CPU.
 
-    Modules that follow each other in their parent are taken to be called in that order, as they are
-    in our networks and in timm's; :func:`largest_difference` shows it where they are not.
+    Modules are assumed to be called in the order in which their parent holds them, as in our
+    networks and in timm's; :func:`largest_difference` reveals exceptions.
     """
     result = copy.deepcopy(network).eval()
     for parent in list(result.modules()):
@@ -40,6 +40,7 @@ def fused(network: Network) -> Network:
 def largest_difference(
     first: Detector, second: Detector, images: torch.Tensor, region: torch.Tensor
 ) -> float:
-    """The largest difference of two detectors' maps of the same images, over the maps' range."""
+    """The largest difference between two detectors' maps of the same images, relative to the maps'
+    range."""
     one, other = (each.map_and_score(images, region)[0] for each in (first, second))
     return float((one - other).abs().max() / (one.max() - one.min()).clamp(min=1e-12))

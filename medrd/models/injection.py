@@ -1,8 +1,8 @@
-"""Guided information injection: a reverse-distillation student that also looks at its teacher.
+"""Guided information injection: a reverse-distillation student that also sees teacher features.
 
-The student of RD with Expert (Liu et al., AAAI 2025). Between two stages of the decoder, the
-teacher's details come in beside the stage's output, gated by how alike the two are, so that
-what is anomalous in the teacher's features does not pass.
+This is the student of RD with Expert (Liu et al., AAAI 2025). Between two stages of the decoder,
+details from the teacher are joined to the stage's output, gated by their similarity, so that
+anomalous features of the teacher do not pass.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Injection(nn.Module):
 def similarity(output: Tensor, level: Tensor) -> Tensor:
     """Cosine over channels: (B, C, h, w) x 2 -> (B, 1, h, w) in [0, 1], without gradient.
 
-    Of features that passed a ReLU, as the paper's, it is never negative; for teachers whose
-    features can be, the opposite counts as not alike at all.
+    For features after a ReLU, as in the paper, it is never negative; for other teachers, opposite
+    features count as dissimilar (0).
     """
     cosine = F.cosine_similarity(output.float(), level.float(), dim=1)
     return cosine.clamp(min=0)[:, None].to(output.dtype)
@@ -71,8 +71,8 @@ def similarity(output: Tensor, level: Tensor) -> Tensor:
 class GuidedStudent(nn.Module):
     """RD4AD's bottleneck and decoder with an injection after each stage but the last.
 
-    Its outputs are those of the stages themselves, not what was joined after them. All
-    ``Conv2d`` start Xavier-normal, as released; transposed ones keep PyTorch's default.
+    Its outputs are those of the stages themselves, before the injections. All ``Conv2d`` start
+    Xavier-normal, as released; transposed ones keep PyTorch's default.
     """
 
     def __init__(self, teacher: Teacher, *, gating: bool) -> None:
@@ -87,7 +87,7 @@ class GuidedStudent(nn.Module):
                 nn.init.xavier_normal_(module.weight)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """The teacher's levels, shallow to deep -> as many of the same shapes and order."""
+        """The teacher's levels, shallow to deep -> outputs of the same number, shapes and order."""
         deepest_first = list(features)[::-1]
         current: Tensor = self.bottleneck(features)
         levels: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""The untrained baseline: how bright a voxel is.
+"""The untrained baseline: the brightness of a voxel.
 
 On FLAIR, thresholding the (equalised) intensity beats many trained detectors (Meissen,
 Kaissis & Rueckert, "Challenging Current Semi-Supervised Anomaly Segmentation Methods for
@@ -19,7 +19,7 @@ class Intensity(Detector):
     Parameters
     ----------
     channel
-        Which of the three.
+        Index of the channel, of three.
     """
 
     def __init__(self, *, channel: int) -> None:

@@ -1,8 +1,9 @@
 """EfficientNet-Lite0, the embedded teacher, without timm.
 
-It is timm's ``tf_efficientnet_lite0`` with its names of tensors, its initial weights and, bit for
-bit, its features (Tan & Le, ICML 2019; the Lite variant has no squeeze-and-excitation and ReLU6 for
-swish). Importing timm takes seconds, because it brings torchvision and ``torch._dynamo`` along.
+It has the tensor names, initial weights and, bit for bit, the features of timm's
+``tf_efficientnet_lite0`` (Tan & Le, ICML 2019; the Lite variant has no squeeze-and-excitation, and
+ReLU6 instead of swish). Importing timm takes seconds, because it also imports torchvision and
+``torch._dynamo``.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Lite0(nn.Module):
         self.feature_info = Lite0Levels(tuple(levels[index] for index in out_indices))
         self.conv_stem = _conv(3, _STEM, 3, stride=2)
         self.bn1 = _norm(_STEM)
-        # timm tries out a layer here that the network doesn't have. Without its random numbers, a
-        # seed would give other weights than it does with timm.
+        # timm constructs a layer here that the network does not use. Without its random numbers, a
+        # seed would give other weights than with timm.
         for _ in range(2):
             nn.Conv2d(8, 8, 1)
         stages, width = [], _STEM
@@ -112,7 +113,7 @@ class _Separable(nn.Module):
 
 
 class _Inverted(nn.Module):
-    """A block that is wide inside, with a shortcut where input and output are alike."""
+    """An inverted residual block, with a shortcut if input and output have the same shape."""
 
     def __init__(self, width: int, channels: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()

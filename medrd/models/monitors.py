@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FLAT = 1e-3
-"""Spread of the reference below which all images are flat, so that nothing can be concluded."""
+"""Spread of the reference below which all images are flat and nothing can be concluded."""
 
 COLLAPSED = 0.05
 """Share of the reference's spread below which a network has collapsed."""
@@ -24,8 +24,8 @@ MEMORY = 0.1
 WINDOW = 20
 """Batches at the end of an epoch by which :class:`StudentMonitor` decides."""
 GRACE = 100
-"""Batches during which a young student may be as bad as a dead one: at the paper's learning rate
-a healthy one beats a constant after 20 to 50."""
+"""Batches during which an untrained student may be as bad as a dead one: at the paper's learning
+rate, a healthy student beats a constant after 20 to 50."""
 DEAD = 0.01
 """Spread of a dead student's features relative to that of the teacher's."""
 LEARNS = 0.98
@@ -58,7 +58,7 @@ class CollapseMonitor:
     """Measures how much the directions of features vary, relative to a reference network.
 
     The reference cannot collapse. A network whose output is the same everywhere has spread 0.
-    Lengths don't count, since cosine losses leave them free.
+    Lengths are ignored, since cosine losses leave them free.
     """
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class StudentMonitor:
     Parameters
     ----------
     grace
-        Batches before the first verdict, and between two looks at whether the loss still falls.
+        Batches before the first check, and between two checks of whether the loss still falls.
     """
 
     def __init__(self, *, grace: int = GRACE) -> None:
@@ -191,7 +191,7 @@ class StudentMonitor:
     def _stuck(self, loss: list[float]) -> list[bool]:
         """Find levels whose loss hardly fell since the last check, at least ``grace`` batches ago.
 
-        With a low learning rate a healthy student is long worse than a constant, but it improves.
+        With a low learning rate, a healthy student is worse than a constant for long, but improves.
         """
         if self.before is None:
             self.before = (self.age, loss)

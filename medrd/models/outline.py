@@ -1,8 +1,8 @@
-"""A U-Net that outlines what is anomalous, without a teacher: the model that comes with medrd.
+"""A U-Net that segments anomalies, without a teacher: the architecture of the built-in model.
 
-It learns from slices whose anomalies are known: simulated on healthy slices, or phantoms' own. As
-RDSeg's head it sees the slice, its neighbours and places, and its own mirror image, and brightness
-may be added to its verdict.
+It learns from slices with known anomalies: simulated in healthy slices, or those of phantoms. Like
+RDSeg's head, it sees the slice, its neighbours, each pixel's position, and the mirror image, and
+brightness may be added to its output.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medrd.models.rdseg import mirror_image, outline_loss
 WARM_UP = 0.05
 """Share of the training in which the learning rate rises."""
 BRIGHTEST = 0.2
-"""Brightness over the median from which more does not count: fat is brighter than any oedema."""
+"""Brightness above the median is clipped here: fat is brighter than any oedema."""
 
 
 class Outline(Detector):
@@ -30,10 +30,10 @@ class Outline(Detector):
     Parameters
     ----------
     modalities, channels
-        Numbers of the slice's own modalities, which come first, and of all channels.
+        Number of the slice's own modalities, which come first, and of all channels.
     median
-        A brain's median intensity under ``recipe.normalise: median``; there the network alone
-        decides.
+        A brain's median intensity under ``recipe.normalise: median``; at that intensity, only the
+        network decides.
     widths
         Channels at strides 2, 4, 8 and so on.
     mirror
@@ -42,7 +42,7 @@ class Outline(Detector):
         Factor on the brightness in [0, 1] that the map adds to the network's log-odds, up to
         :data:`BRIGHTEST` over the median.
     lr, weight_decay
-        AdamW's. The rate rises for a twentieth of the training and falls to 0 by a cosine.
+        AdamW's. The rate rises for a twentieth of the training, then falls to 0 along a cosine.
     """
 
     simulation = "anomalies"
@@ -75,7 +75,8 @@ class Outline(Detector):
         return result
 
     def loss(self, batch: Batch) -> Tensor:
-        """The outline of what was put into the healthy image; see :func:`outline_loss`."""
+        """The segmentation loss for the anomaly put into the healthy image; see
+        :func:`outline_loss`."""
         changed, mask = batch.changed()
         return outline_loss(self.log_odds(changed), mask, batch.region)
 
@@ -85,7 +86,8 @@ class Outline(Detector):
 
     def steps(self) -> list[Step]:
         """One: AdamW on the network."""
-        # Not fused, which rounds otherwise: the built-in model's recipe gives its very weights.
+        # Not fused, which rounds differently: the recipe must reproduce the built-in model's
+        # weights exactly.
         settings = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": False}
         return [
             Step(
@@ -106,7 +108,7 @@ class Outline(Detector):
 
 
 class PairedUNet(nn.Module):
-    """A U-Net whose first level takes 2x2 pixels as channels: full resolution costs most.
+    """A U-Net whose first level takes 2x2 pixels as channels, because full resolution is expensive.
 
     Parameters
     ----------
@@ -124,7 +126,7 @@ class PairedUNet(nn.Module):
         self.down = nn.ModuleList(nn.Sequential(unit(a, b, stride=2), unit(b, b)) for a, b in pairs)
         self.up = nn.ModuleList(unit(a + b, a) for a, b in reversed(pairs))
         self.last = nn.Conv2d(first, 4, 3, padding=1)
-        # Few pixels are anomalous: begin near their share, not at one half.
+        # Few pixels are anomalous: start near their share, not at one half.
         nn.init.constant_(self.last.bias, -3.0)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:

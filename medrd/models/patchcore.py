@@ -1,26 +1,25 @@
-"""PatchCore: the distance of patches to a bank of healthy ones. Nothing is distilled or trained.
+"""PatchCore: the distance of patches from a bank of healthy ones. Nothing is distilled or trained.
 
 Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022; the released code
 is amazon-science/patchcore-inspection. Where they disagree:
 
 - the image score is the paper's reweighted one (equation 7; its 9 neighbours are anomalib's
-  default), released is the largest distance as it stands;
-- the paper compares each patch with all that were chosen. Released starts from the mean distance
-  to ten random patches, so that those count as if they had been chosen; here one random patch is
+  default); the released code takes the largest distance unweighted;
+- in the paper, the coreset compares each patch with all chosen ones. The released code starts from
+  the mean distance to ten random patches, as if these had been chosen; here one random patch is
   chosen first.
 
-As released: features of both levels, bilinear enlarging with ``align_corners=False``, zeros
-counted at the border of the 3x3 mean.
+As in the released code: features of both levels, bilinear upsampling with ``align_corners=False``,
+and a 3x3 mean that counts zeros at the border.
 
 Where we differ from both:
 
 - each patch is the mean over its 3x3 positions, channel by channel, and the deeper level is then
-  brought to the shallower's grid. Released pools channels and positions as one sequence: with
-  WRN50-2 that comes to the same, but for the centre counting twice in the shallower level;
-- both levels have half of the ``dimension`` numbers each, by adaptive average pooling over
-  channels. A level with fewer channels keeps them and is weighed as if they had been repeated
-  to that many, which is what pooling to more numbers does, so that half of the numbers behind a
-  squared distance stay each level's;
+  resized to the shallower's grid. The released code pools channels and positions as one sequence:
+  with WRN50-2 this is the same, except that the centre counts twice in the shallower level;
+- each level contributes half of the ``dimension`` numbers, by adaptive average pooling over
+  channels. A level with fewer channels keeps them, and is weighted as if they had been repeated
+  (as pooling to more numbers does), so that both levels have equal weight in a squared distance;
 - patches outside the region (air around a brain) are neither kept nor scored;
 - the coreset is chosen in bounded memory: see :mod:`medrd.models.coreset`.
 """
@@ -52,20 +51,20 @@ class PatchCore(Detector):
     patch
         Side of a patch in positions of its level, odd.
     dimension
-        Numbers that describe a patch, both levels together.
+        Number of features of a patch, both levels together.
     projection
-        Numbers that the coreset is chosen on.
+        Number of dimensions in which the coreset is chosen.
     neighbours
-        Number of neighbours of the nearest remembered patch, itself included, that reweigh the
-        image score; 1 leaves the score as it is.
+        Number of neighbours of the nearest stored patch, including itself, that reweight the image
+        score; 1 leaves the score unchanged.
     coverage
-        Least share of a position's pixels inside the region for it to count. Where a region has
-        no such position, those with the largest share count.
+        Smallest share of a position's pixels inside the region for it to count. If a region has no
+        such position, those with the largest share count.
 
     Attributes
     ----------
     bank
-        (M, D) float16; empty before :meth:`finish`. Saved with the state, in any size.
+        (M, D) float16; empty before :meth:`finish`. It is saved with the state, whatever its size.
     """
 
     bank: Tensor
@@ -99,7 +98,7 @@ class PatchCore(Detector):
 
     @property
     def width(self) -> int:
-        """Numbers that describe a patch: ``dimension`` if the teacher is wide enough."""
+        """Number of features of a patch: ``dimension`` if the teacher is wide enough."""
         return sum(min(channels, self.dimension // 2) for channels in self.teacher.channels[-2:])
 
     def patches(self, images: Tensor) -> Tensor:
@@ -110,7 +109,7 @@ class PatchCore(Detector):
             return torch.cat([shallow, deep], 1).permute(0, 2, 3, 1)
 
     def _described(self, level: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, min(C, dimension / 2), h, w) float32, pooled and weighed."""
+        """(B, C, h, w) -> (B, min(C, dimension / 2), h, w) float32, pooled and weighted."""
         half = self.dimension // 2
         level = F.avg_pool2d(level.float(), self.patch, stride=1, padding=self.patch // 2)
         channels = level.shape[1]
@@ -140,7 +139,7 @@ class PatchCore(Detector):
         self.candidates.add(patches[self.counting(batch.region, _grid(patches))])
 
     def finish(self, generator: torch.Generator) -> None:
-        """Choose the bank among what was collected, and forget the rest.
+        """Choose the bank from the collected patches, and discard the rest.
 
         Raises
         ------
@@ -150,7 +149,7 @@ class PatchCore(Detector):
         self.bank = self.candidates.finish(generator)
 
     def anomaly_map(self, images: Tensor) -> Tensor:
-        """Distance of each position to the bank, enlarged: (B, H, W) float32.
+        """Distance of each position from the bank, upsampled: (B, H, W) float32.
 
         Positions in the air around a brain are far from a bank without any air:
         :meth:`map_and_score` gets the region and leaves them out.
@@ -167,7 +166,7 @@ class PatchCore(Detector):
     def map_and_score(self, images: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
         """The map, and the paper's image score; 0 where the region is empty.
 
-        Positions that don't count have the value of the nearest that does, so that enlarging
+        Positions that do not count get the value of the nearest one that does, so that upsampling
         and smoothing bring nothing from outside into the region. Shapes as in
         :meth:`medrd.models.detector.Detector.map_and_score`.
 
@@ -184,7 +183,7 @@ class PatchCore(Detector):
         scores = images.new_zeros(len(images), dtype=torch.float32)
         scored = counting.flatten(1).any(1).nonzero()[:, 0]
         if len(scored):
-            # No distance is below 0, so the worst is one that counts.
+            # No distance is below 0, so the highest belongs to a position that counts.
             flat = distances.masked_fill(~counting, -1)[scored].flatten(1)
             place = flat.argmax(1, keepdim=True)
             rows = place[..., None].expand(-1, -1, patches.shape[-1])
@@ -194,7 +193,7 @@ class PatchCore(Detector):
         return _enlarged(_continued(distances, counting), images), scores
 
     def to_bank(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance to the nearest of the bank and its index: (Q, D) -> (Q,) twice."""
+        """Distance to the nearest patch in the bank, and its index: (Q, D) -> (Q,) twice."""
         if not len(self.bank):
             raise ValueError("the bank of patches is empty: collect healthy slices, then finish")
         if not len(queries):
@@ -205,8 +204,8 @@ class PatchCore(Detector):
     def _reweighted(self, queries: Tensor, remembered: Tensor) -> Tensor:
         """Equation 7 for the worst patches (B, D) and the bank's nearest to them, by index (B,).
 
-        A query whose neighbourhood in the bank is sparse counts less: with e_i = exp of its
-        distance to the i-th neighbour of the remembered patch m (the 0-th is m itself), it is
+        A query whose neighbourhood in the bank is sparse counts less. With e_i = exp of its
+        distance to the i-th neighbour of the stored patch m (the 0-th is m itself), the score is
         distance * (1 - e_0 / sum of e_i).
         """
         closest = self.bank[remembered].float()
@@ -215,7 +214,7 @@ class PatchCore(Detector):
             return distance
         _, around = nearest(closest, self.bank, self.neighbours)
         away = (queries[:, None] - self.bank[around].float()).norm(dim=2)
-        # As a difference of logarithms: exp of a distance may be beyond float32.
+        # Computed as a difference of logarithms, because exp of a distance may exceed float32.
         return distance * -torch.expm1(distance - away.logsumexp(1)).clamp(max=0)
 
     def _load_from_state_dict(
@@ -239,7 +238,7 @@ def _enlarged(distances: Tensor, images: Tensor) -> Tensor:
 
 
 def _continued(distances: Tensor, counting: Tensor) -> Tensor:
-    """Give positions that don't count the value of the nearest one that does: (B, h, w)."""
+    """Give positions that do not count the value of the nearest one that does: (B, h, w)."""
     result = distances.clone()
     for row, inside in enumerate(counting):
         if inside.any() and not inside.all():

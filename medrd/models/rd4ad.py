@@ -5,7 +5,7 @@ CVPR 2022. Where text and released code disagree, this follows the code:
 
 - the loss is one cosine of each *flattened* level (``loss="global"``), not the mean of
   per-position cosines of the paper's equations 1 and 2 (``loss="pixel"``);
-- no attention in the bottleneck, and maps are summed.
+- the bottleneck has no attention, and maps are summed.
 
 The released code's unused parts (layer 4 of the teacher, one 1x1 convolution and its
 BatchNorm in the bottleneck) are left out.

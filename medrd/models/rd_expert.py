@@ -7,14 +7,15 @@ student reconstructs the healthy features from the teacher's.
 
 Where text and released code disagree:
 
-- The paper gates what it injects by similarity. In the released code the flag's name is crossed,
-  so that it trains and tests without the gate, from the first release on. ``gating=True`` is the
-  paper, ``gating=False`` what was run; without the gate its convolutions do not exist here.
+- The paper gates the injected features by similarity. In the released code the flag's name is mixed
+  up, so that it trains and tests without the gate, since the first release. ``gating=True`` follows
+  the paper, ``gating=False`` the code that was run; without the gate, its convolutions do not exist
+  here.
 - The losses are those of the code's last version (January 2025): the first release had more
   terms, weighted 0.1, one of them with an obvious slip. All weights are 1.
 
 Left out: layer 4 of the networks and one unused 1x1 convolution of the bottleneck; the choice of
-the best epoch on the test set; and random noise on features, which the code has switched off.
+the best epoch on the test set; and random noise on features, which is disabled in the code.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class RDExpert(Detector):
     teacher
         Built and loaded; it is frozen here.
     gating
-        Inject by similarity (paper) or as it is (released code).
+        Gate the injection by similarity (paper), or inject unchanged (released code).
     teacher_batch_norm
         Mode of the trained teacher's BatchNorm while it learns. In ``train`` (released code) its
         features leave the expert's at once, since the statistics are those of the batch; in
@@ -89,11 +90,11 @@ class RDExpert(Detector):
         self._seen = None
 
     def teacher_loss(self, batch: Batch) -> Tensor:
-        """Stay with the expert where the image is healthy, leave it where it is not: in [0, 18].
+        """Keep the expert's features where the image is healthy, leave them elsewhere: in [0, 18].
 
-        With teacher T, expert E, healthy images n, their changed copies a and the mask M, summed
-        over levels: the mean over positions of 1 - cos(T(n), E(n)); that of
-        ``|1 - cos(T(a), E(n)) - M|``; and the mean over images of 1 - cos(T(a), E(a)), flattened.
+        With teacher T, expert E, healthy images n, their changed copies a and the mask M, three
+        terms are summed over levels: the mean over positions of 1 - cos(T(n), E(n)); that of ``|1 -
+        cos(T(a), E(n)) - M|``; and the mean over images of 1 - cos(T(a), E(a)), flattened.
         """
         changed, mask = batch.changed()
         with torch.no_grad():
@@ -101,7 +102,7 @@ class RDExpert(Detector):
             expert_changed = self.teacher(changed)
         if not torch.compiler.is_compiling():
             self._seen = (batch, expert)
-        # Two forwards: BatchNorm takes its statistics from one kind of image at a time.
+        # Two forward passes: BatchNorm takes its statistics from one kind of image at a time.
         healthy = self.trained_teacher(batch.images)
         anomalous = self.trained_teacher(changed)
         self.monitor.see("trained teacher", healthy, expert)
@@ -117,7 +118,7 @@ class RDExpert(Detector):
         return torch.stack(terms).sum()
 
     def student_loss(self, batch: Batch) -> Tensor:
-        """Healthy features from healthy and from changed images: in [0, 24].
+        """Reconstruct healthy features from healthy and from changed images: in [0, 24].
 
         Sum over levels of the mean flattened cosine distances of S(n) and S(a), each from T(n)
         and from E(n). The teacher is in eval mode and gets no gradient.

@@ -1,27 +1,27 @@
 """RD++: reverse distillation with projected features.
 
-Tien et al., "Revisiting Reverse Distillation for Anomaly Detection", CVPR 2023. Every level of
-the teacher goes through a projection before the student sees it. The projection is trained to
-give for a slice with simplex noise in a box what it gives for the clean one (``reconstruct``),
-to differ from the teacher's noisy features (``contrast``), and to be alike for all healthy
-slices (optimal transport between the batch and the shuffled batch).
+Tien et al., "Revisiting Reverse Distillation for Anomaly Detection", CVPR 2023. Every level of the
+teacher goes through a projection before the student sees it. Its training has three aims: a slice
+with simplex noise in a box has the same projection as the clean slice (``reconstruct``),
+projections differ from the teacher's noisy features (``contrast``), and projections of all healthy
+slices are similar (optimal transport between the batch and the shuffled batch).
 
 As in the released code:
 
 - the distillation loss is RD4AD's cosine of each flattened level; targets are the teacher's
   features, not the projected ones, and the map compares those;
-- the contrast compares the projected *clean* features with the *raw* features of the noisy
-  slice, flattened; beyond the margin of 0.5 nothing is asked for;
+- the contrast compares the projected *clean* features with the *raw* features of the noisy slice,
+  flattened; beyond the margin of 0.5 it is zero;
 - the three losses are summed over levels, weighted 1, 0.01 and 0.1, and divided by 1.11.
 
-**The transport term.** The released code hands the batch (softmaxed, flattened) and a permuted
-copy of it to a debiased Sinkhorn loss that takes rows for points of a set. A set and its
-permutation are the same set: value and gradient are zero, whatever the weights are (geomloss
-returns 1e-10 with a gradient of 1e-14). ``transport="batch"``, the default, is that term, and
-computes nothing. ``transport="pairs"`` is *our* reading of what it is meant to do and has no
-published numbers: the transport cost between the positions of each slice and those of the next
-slice in the batch (every slice gets a partner; the released shuffle may map it to itself), as
-unit vectors over channels, each level pooled to at most 8 x 8 positions.
+**The transport term.** The released code passes the batch (softmaxed, flattened) and a permuted
+copy of it to a debiased Sinkhorn loss that treats rows as points of a set. A set and its
+permutation are the same set, so value and gradient are zero whatever the weights (geomloss returns
+1e-10 with a gradient of 1e-14). ``transport="batch"``, the default, is that term, and computes
+nothing. ``transport="pairs"`` is *our* reading of its purpose and has no published numbers: the
+transport cost between the positions of each slice and those of the next slice in the batch (every
+slice gets a partner; the released shuffle may map it to itself), as unit vectors over channels,
+with each level pooled to at most 8 x 8 positions.
 
 Left out of the released training: gradients accumulated over two batches of 16 (here every
 batch is a step), hand-set epochs for each class of MVTec, and the choice of the best epoch on
@@ -71,7 +71,7 @@ class RDPP(Detector):
     Parameters
     ----------
     teacher
-        It is frozen here.
+        Built and loaded; it is frozen here.
     lr, projection_lr, betas
         Adam's, for the student and for the projections.
     projection_weight
@@ -115,7 +115,7 @@ class RDPP(Detector):
         self.freeze(teacher)
 
     def project(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Each level through its projection, the shapes kept."""
+        """Pass each level through its projection; shapes stay the same."""
         return [each(level) for each, level in zip(self.projections, levels, strict=True)]
 
     def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -130,7 +130,7 @@ class RDPP(Detector):
         with torch.no_grad():
             clean = self.teacher(batch.images)
             noisy = self.teacher(simulated)
-        # Apart, not concatenated: the activations of half a batch fit the caches better.
+        # Separately, not concatenated: the activations of half a batch fit the caches better.
         projected_clean, projected_noisy = self.project(clean), self.project(noisy)
         outputs = self.decoder(self.bottleneck(projected_clean))
         return summed_distance(clean, outputs) + self.projection_weight * self.projection_loss(

@@ -1,13 +1,12 @@
-"""Reverse distillation with a segmentation head: what a healthy teacher's student cannot follow,
-read together with the image itself.
+"""Reverse distillation with a segmentation head, which also sees the image itself.
 
-A design of this project out of published parts. As in DeSTSeg (Zhang et al., "DeSTSeg:
-Segmentation Guided Denoising Student-Teacher for Anomaly Detection", CVPR 2023) a student learns
-to give the frozen teacher's features of the *healthy* image from an image with a simulated
-anomaly, and a head learns to outline the anomaly from both networks' features. Otherwise than
-there the student is reverse distillation's (Deng & Li, CVPR 2022), the head also sees the image at
-full resolution and its own mirror image, and brightness is added to its verdict: on FLAIR that is
-the baseline that few methods reach (Meissen et al. 2021), and it outlines what the head finds.
+This is our design from published parts. As in DeSTSeg (Zhang et al., "DeSTSeg: Segmentation Guided
+Denoising Student-Teacher for Anomaly Detection", CVPR 2023), a student learns to restore the frozen
+teacher's features of the *healthy* image from an image with a simulated anomaly, and a head learns
+to segment the anomaly from both networks' features. Unlike in DeSTSeg, the student is that of
+reverse distillation (Deng & Li, CVPR 2022), the head also sees the image at full resolution and its
+mirror image, and brightness is added to its output: on FLAIR, brightness is the baseline that few
+methods reach (Meissen et al. 2021), and it sharpens the outline of what the head finds.
 """
 
 from __future__ import annotations
@@ -30,29 +29,30 @@ WARM_UP = 0.1
 
 
 class RDSeg(Detector):
-    """A denoising reverse student, and a head that outlines what it and the teacher disagree on.
+    """A denoising reverse student, and a head that segments where it disagrees with the teacher.
 
     Parameters
     ----------
     teacher
-        Built and loaded; it is frozen here. It is shown the slice's first three modalities.
+        Built and loaded; it is frozen here. It sees the slice's first three modalities.
     modalities, channels
-        Numbers of the slice's own modalities, which come first, and of all channels: neighbouring
-        slices and places may follow. One modality may also come repeated to three equal channels.
+        Number of the slice's own modalities, which come first, and of all channels: neighbouring
+        slices and positions may follow. One modality may also be repeated to three equal channels.
     median
-        A brain's median intensity under ``recipe.normalise: median``; there the head alone decides.
+        A brain's median intensity under ``recipe.normalise: median``, at which only the head
+        decides.
     width
         Channels of the head at full resolution.
     mirror
-        Show the head the image's blurred mirror image (brains are nearly symmetric).
+        Give the head the blurred mirror image too (brains are nearly symmetric).
     intensity_weight
         Factor on the brightness in [0, 1] that is added to the head's log-odds; 0 adds nothing.
     discrepancy_weight
-        Factor on the student's distance from the teacher, summed over the levels as in RD4AD, that
-        is added to the map. It shows anomalies unlike all simulated ones, which the head misses.
+        Factor on the student's distance from the teacher, summed over the levels as in RD4AD, in
+        the map. It shows anomalies unlike all simulated ones, which the head misses.
     lr, student_lr, weight_decay
-        AdamW's, for the head and for the student. The rates rise for a tenth of the training and
-        fall to 0 by a cosine.
+        AdamW's, for the head and for the student. The rates rise for a tenth of the training, then
+        fall to 0 along a cosine.
     """
 
     simulation = "anomalies"
@@ -97,7 +97,7 @@ class RDSeg(Detector):
         """The head's log-odds, and the teacher's and the student's levels."""
         features = self._teach(images)
         outputs = self.decoder(self.bottleneck(features))
-        # The student learns to be healthy, not to please the head.
+        # The student learns to restore healthy features, not to help the head.
         seen = [output.detach() for output in outputs]
         shown = images[:, : self.channels]
         if self.mirror:
@@ -111,15 +111,16 @@ class RDSeg(Detector):
         return features
 
     def shown_to_teacher(self, images: Tensor) -> Tensor:
-        """The slice's first three modalities; repeated where there are fewer."""
+        """The slice's first three modalities; repeated if there are fewer."""
         return images[:, [number % self.modalities for number in range(3)]]
 
     def loss(self, batch: Batch) -> Tensor:
-        """Distillation from the healthy image, and the outline of what was put into it.
+        """The distillation loss from the healthy image, plus the segmentation loss of the anomaly
+        in it.
 
-        Sum over levels of the flattened cosine distances of the student on the changed image from
-        the teacher on the healthy one; cross-entropy inside the region; and half of a soft Dice
-        loss over the batch.
+        It is the sum over levels of the flattened cosine distances between the student on the
+        changed image and the teacher on the healthy one, plus cross-entropy inside the region and
+        half of a soft Dice loss over the batch.
         """
         changed, mask = batch.changed()
         healthy = self._teach(batch.images)
@@ -174,21 +175,21 @@ def outline_loss(log_odds: Tensor, mask: Tensor, region: Tensor) -> Tensor:
 
 
 def mirror_image(images: Tensor) -> Tensor:
-    """Left and right exchanged, and blurred by a mean over 7x7, since no brain is symmetric."""
-    # Pooling takes five times as long where the channels come last.
+    """The images with left and right exchanged, blurred by a 7x7 mean (no brain is symmetric)."""
+    # Pooling takes five times as long with channels last.
     turned = images.flip(-1).contiguous()
     return F.avg_pool2d(F.avg_pool2d(turned, (7, 1), 1, (3, 0)), (1, 7), 1, (0, 3))
 
 
 class DiscrepancyHead(nn.Module):
-    """A U-Net whose encoder is the image's at strides 1 to 4 and both networks' from there on.
+    """A U-Net that encodes the image at strides 1 to 4 and both networks' features beyond.
 
     Parameters
     ----------
     channels
         Those of the teacher's levels, shallow to deep; the shallowest must be at stride 4.
     image_channels
-        Channels of what is shown at full resolution.
+        Number of input channels at full resolution.
     width
         Channels at full resolution; twice and three times as many at strides 2 and 4.
     """
@@ -212,7 +213,7 @@ class DiscrepancyHead(nn.Module):
         self.at_half = _joining(quarter + half, half)
         self.at_full = _joining(half + full, full)
         self.last = nn.Conv2d(full, 1, 1, bias=False)
-        # Few pixels are anomalous: begin near their share, not at one half.
+        # Few pixels are anomalous: start near their share, not at one half.
         self.offset = nn.Parameter(torch.tensor(-3.0))
 
     def forward(
@@ -237,9 +238,9 @@ class DiscrepancyHead(nn.Module):
 
 
 def agreement(features: Tensor, outputs: Tensor) -> Tensor:
-    """Channel by channel, of variance near one where the two are alike: (B, C, H, W).
+    """The product of unit vectors by channel, with a variance near one if they agree: (B, C, H, W).
 
-    Summed over channels it is the cosine; apart, the head can weigh them (DeSTSeg).
+    Unscaled, its sum over channels is the cosine; the head can weight channels (DeSTSeg).
     """
     product = F.normalize(features, dim=1) * F.normalize(outputs.to(features.dtype), dim=1)
     return 3 * math.sqrt(features.shape[1]) * product
@@ -250,21 +251,21 @@ def _pair(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 def _joining(inputs: int, outputs: int) -> nn.Sequential:
-    """A unit of two tensors: one enlarged to the other's size, and the other."""
+    """A unit of two tensors, one of which is enlarged to the other's size."""
     conv = _JoiningConv(inputs, outputs, 3, padding=1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 class _JoiningConv(nn.Conv2d):
-    """A 3x3 convolution of (small, large): the small one enlarged by repetition, and the large.
+    """A 3x3 convolution of (small, large), with the small one enlarged by repetition.
 
-    Repetition is as good before it as bilinear enlargement, and cheaper.
+    Before a convolution, repetition is as good as bilinear upsampling, and cheaper.
     """
 
     def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:  # type: ignore[override]
         small, large = pair
         doubled = 2 * small.shape[-1] == large.shape[-1] and 2 * small.shape[-2] == large.shape[-2]
-        # BatchNorm gives a bias where it is folded in: see medrd.models.fused.
+        # Folding BatchNorm in adds a bias: see medrd.models.fused.
         if doubled and (self.training or self.bias is not None):
             own, other = self.weight.split([small.shape[1], large.shape[1]], dim=1)
             enlarged = F.conv_transpose2d(small, _enlarging(own), stride=2, padding=1)
@@ -274,10 +275,10 @@ class _JoiningConv(nn.Conv2d):
 
 
 def _enlarging(weight: Tensor) -> Tensor:
-    """(O, I, 3, 3) -> (I, O, 4, 4): what convolves an image enlarged to twice its size.
+    """(O, I, 3, 3) -> (I, O, 4, 4): a kernel that enlarges to twice the size and convolves at once.
 
-    It is the kernel of a transposed convolution of the small image, with stride 2 and padding 1:
-    each of its pixels is multiplied once, not once for each repetition. Not the same bits.
+    It is for a transposed convolution of the small image with stride 2 and padding 1, in which each
+    pixel is multiplied once, not once per repetition. Results differ by rounding.
     """
     kernel = weight.transpose(0, 1).flip(2, 3)
     kernel = F.pad(kernel, (0, 1)) + F.pad(kernel, (1, 0))

@@ -3,20 +3,20 @@
 Guo, Lu, Jia, Zhang, Li, "ReContrast: Domain-Specific Anomaly Detection via Contrastive
 Reconstruction", NeurIPS 2023, after the released code (its plain script for MVTec AD):
 
-- both encoders start as the teacher; one stays, the other is trained;
+- both encoders start as the teacher; one stays frozen, the other is trained;
 - one bottleneck and one decoder (RD4AD's) read the features of both, as one batch, so that
   their BatchNorm layers see both;
-- what is decoded from the trainable encoder must match the frozen one, and the reverse. Targets
-  get no gradient: the trainable encoder learns through the bottleneck alone;
-- global cosine with hard mining: points nearer to their target than mean + alpha x std get no
-  gradient, alpha rising from -3 to 1 over the first tenth of the training.
+- the reconstruction from the trainable encoder must match the frozen one, and vice versa. Targets
+  get no gradient: the trainable encoder learns only through the bottleneck;
+- the loss is a global cosine with hard mining: points nearer to their target than mean + alpha x
+  std get no gradient, where alpha rises from -3 to 1 over the first tenth of the training.
 
 Where paper and code differ, this follows the code: the paper's figure 1 has two decoders with the
-same weights, the code gives each direction 1x1 convolutions of its own at the decoder's end.
+same weights, while in the code each direction has its own 1x1 convolutions at the decoder's end.
 BatchNorm of the trainable encoder is in train mode, or in eval mode, as the authors chose class by
 class; that is ``encoder_batch_norm`` here.
 
-Left out: the "stable" scripts (partial BatchNorm, an optimiser forgotten every 500 iterations, an
+Left out: the "stable" scripts (partial BatchNorm, an optimiser reset every 500 iterations, an
 encoder that pauses then), and the choice of the best checkpoint by test labels.
 """
 
@@ -88,14 +88,14 @@ class ReContrast(Detector):
     def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Six targets and six reconstructions of (B, 3, H, W) images.
 
-        First the frozen encoder's three levels with what was decoded from the trainable one,
-        then the trainable encoder's with what was decoded from the frozen one.
+        First come the frozen encoder's three levels with their reconstruction from the trainable
+        one, then the trainable encoder's with their reconstruction from the frozen one.
         """
         with torch.no_grad():
             frozen = self.teacher(images)
         adapted = self.encoder(images)
         both = [torch.cat(pair) for pair in zip(adapted, frozen, strict=True)]
-        count = images.shape[0]  # chunk(2) and len() would tie an exported graph to one count
+        count = images.shape[0]  # chunk(2) and len() would tie an exported graph to one batch size
         levels = self.decoder(self.bottleneck(both))
         halves = [(level[:count], level[count:]) for level in levels]
         outputs = [

@@ -1,24 +1,24 @@
-"""Relation-based distillation (RKDAD): the student learns how the teacher's levels go together.
+"""Relation-based distillation (RKDAD): the student learns relations between the teacher's levels.
 
-A reconstruction: of Cheng, Yang, Liu, "Relation-Based Knowledge Distillation for Anomaly
-Detection", PRCV 2021, we found the abstract and no code, so no number of the paper is claimed. What
-the abstract says, and what is done here:
+This is a reconstruction. Of Cheng, Yang, Liu, "Relation-Based Knowledge Distillation for Anomaly
+Detection", PRCV 2021, we found the abstract and no code, so we do not claim the paper's numbers.
+From the abstract:
 
 - the student has the teacher's architecture and starts with random weights;
-- distilled are the FSP matrices of adjacent levels, after Yim et al., "A Gift from Knowledge
-  Distillation", CVPR 2017: the inner products over all positions between each channel of one level
-  and each channel of the next, divided by the number of positions. The larger level is max-pooled
-  to the size of the smaller. The loss is the squared distance of the teacher's and the student's;
-- anomalous is an image whose matrices differ: that is the image score here (``scoring.image_score:
-  model``).
+- it learns the FSP matrices of adjacent levels (Yim et al., "A Gift from Knowledge Distillation",
+  CVPR 2017): the inner products over all positions between each channel of one level and each
+  channel of the next, divided by the number of positions. The larger level is max-pooled to the
+  size of the smaller. The loss is the squared distance between teacher's and student's matrices;
+- an image is anomalous if its matrices differ: this is the image score here
+  (``scoring.image_score: model``).
 
-Ours, because the abstract leaves it open:
+Our choices, because the abstract leaves them open:
 
-- feature vectors are brought to length 1 before, so that all levels count alike with any teacher;
-- the map. An FSP matrix is the mean over positions of the outer products of two levels' features,
-  so the map is the squared distance of these products, position by position;
-- a term that matches the features themselves (``feature_weight``). Without it the means alone are
-  learnt, and a student can have them with features that differ from the teacher's everywhere;
+- feature vectors are first normalised to length 1, so that all levels count equally;
+- the map: an FSP matrix is the mean over positions of the outer products of two levels' features,
+  so the map is the squared distance between these products, position by position;
+- a term that matches the features themselves (``feature_weight``): without it, the student learns
+  only the means, which features that differ from the teacher's everywhere can have too;
 - Adam and its learning rate.
 """
 
@@ -46,7 +46,7 @@ class RKDAD(Detector):
     teacher
         Built and loaded; it is frozen here.
     feature_weight
-        Weight of the features' own distance beside that of their relations.
+        Weight of the distance between features, relative to that between their relations.
     lr, betas
         Adam's.
     """
@@ -79,7 +79,7 @@ class RKDAD(Detector):
         return targets, self.student(images)
 
     def distillation_loss(self, batch: Batch) -> Tensor:
-        """Distance of the FSP matrices, and the weighted one of the features: a scalar."""
+        """Distance between the FSP matrices, plus the weighted one between features: a scalar."""
         levels, own = self.features(batch.images)
         targets, outputs = [unit(level) for level in levels], [unit(level) for level in own]
         distances = torch.stack(
@@ -101,7 +101,8 @@ class RKDAD(Detector):
         ]
 
     def anomaly_map(self, images: Tensor) -> Tensor:
-        """Sum over adjacent levels of their products' squared distance, in [0, 8]: (B, H, W)."""
+        """Sum over adjacent levels of the squared distance between products, in [0, 8]: (B, H,
+        W)."""
         return _relation_map(*self.features(images), (images.shape[-2], images.shape[-1]))
 
     def map_and_score(self, images: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,13 +114,13 @@ class RKDAD(Detector):
 
 def fsp_matrix(a: Tensor, b: Tensor) -> Tensor:
     """Mean over positions of the outer products: (B, C, H, W), (B, D, H, W) -> (B, C, D)."""
-    # Off, because the matrices of teacher and student differ by less than bfloat16's steps.
+    # Autocast is off, because the matrices differ by less than bfloat16's steps.
     with torch.autocast(a.device.type, enabled=False):
         return a.float().flatten(2) @ b.float().flatten(2).mT / (a.shape[-2] * a.shape[-1])
 
 
 def fsp_distance(targets: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
-    """Squared distance of the FSP matrices, summed over adjacent levels: (B,), in [0, 4 each]."""
+    """Squared distance between FSP matrices, summed over adjacent levels: (B,), up to 4 each."""
     pairs = zip(_adjacent(targets), _adjacent(outputs), strict=True)
     terms = [(fsp_matrix(*a) - fsp_matrix(*b)).square().sum((1, 2)) for a, b in pairs]
     return torch.stack(terms).sum(0)

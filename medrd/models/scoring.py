@@ -1,6 +1,6 @@
 """The smoothing of raw anomaly maps, and the score of an image.
 
-One scoring serves every detector, so that a table compares detectors and not filters.
+All detectors share one scoring, so that a table compares detectors, not filters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TRUNCATE = 4.0
 
 @lru_cache(maxsize=16)
 def smoothing_matrix(length: int, sigma: float) -> Tensor:
-    """The Gaussian along one axis as a matrix (length, length) float32, mirrored borders included.
+    """The Gaussian along one axis as a matrix (length, length) float32, with mirrored borders.
 
     Two products with it smooth a batch of maps several times as fast on a CPU as convolutions
     with one channel do, and in full float32 on a GPU.
@@ -39,10 +39,10 @@ def smoothing_matrix(length: int, sigma: float) -> Tensor:
 
 
 def smooth_across(maps: Tensor, positions_mm: Tensor, sigma_mm: float) -> Tensor:
-    """Gaussian across the slices of a stack: (S, H, W), places (S,) in mm -> (S, H, W) float32.
+    """Gaussian across the slices of a stack: (S, H, W), positions (S,) in mm -> (S, H, W) float32.
 
-    Each slice becomes the mean of all, weighted by their distance from it. Slices may be missing
-    and unevenly spaced: the weights of those that are there sum to one.
+    Each slice becomes the mean of all, weighted by distance. Slices may be missing or unevenly
+    spaced: the weights of the existing ones sum to one.
     """
     weights = across_weights(positions_mm, sigma_mm).to(maps.device)
     with torch.autocast(maps.device.type, enabled=False):
@@ -95,7 +95,7 @@ class Scoring(nn.Module):
         rows, columns = (
             smoothing_matrix(length, self.sigma).to(maps.device) for length in maps.shape[1:]
         )
-        # Off, because the maps must be float32 even inside somebody's autocast.
+        # Autocast is off, because the maps must be float32 even if the caller uses autocast.
         with torch.autocast(maps.device.type, enabled=False):
             return rows @ maps @ columns.T
 
@@ -113,8 +113,8 @@ class Scoring(nn.Module):
             best = low.amax(1)
         else:
             wanted = (counts * self.top_fraction).ceil().long().clamp(min=1)
-            # As many as there can be: how many there are is data, and an exported graph's shapes
-            # must not depend on it.
+            # Take the largest possible number: the actual number is data, and shapes in an exported
+            # graph must not depend on data.
             most = max(1, math.ceil(low.shape[1] * self.top_fraction))
             ordered = low.topk(most, dim=1).values
             take = torch.arange(ordered.shape[1], device=maps.device) < wanted[:, None]
@@ -126,9 +126,8 @@ class Scoring(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Raw maps and mask (B, H, W) -> smoothed maps (B, H, W) and scores (B,).
 
-        ``own`` (B,) are the method's own scores. The maps are not masked: that is done on the
-        grid they are delivered on. Zeros outside the mask would bleed into its border when the
-        map is resampled.
+        ``own`` (B,) are the method's own scores. The maps are not masked; this is done on the final
+        grid, because zeros outside the mask would bleed into its border when the map is resampled.
 
         Raises
         ------

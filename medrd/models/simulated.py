@@ -14,8 +14,8 @@ from torch import Tensor, nn
 def masks_at_levels(mask: Tensor, levels: Sequence[Tensor]) -> list[Tensor]:
     """A mask at the size of each level: (B, H, W) bool -> (B, H_l, W_l) float32, 0 or 1.
 
-    As RD with Expert's released code does it: from one level to the next (256, 64, 32, 16),
-    bilinear with aligned corners, and cut at 0.5 after each.
+    As in RD with Expert's released code, the mask is resized from one level to the next (256, 64,
+    32, 16), bilinearly with aligned corners, and cut at 0.5 after each.
     """
     masks, current = [], mask[:, None].float()
     for level in levels:
@@ -28,7 +28,7 @@ def masks_at_levels(mask: Tensor, levels: Sequence[Tensor]) -> list[Tensor]:
 
 @contextmanager
 def in_eval(network: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode within the block, and then back into its former mode."""
+    """Put a network into eval mode within the block, then restore its mode."""
     training = network.training
     network.eval()
     try:

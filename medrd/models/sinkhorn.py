@@ -43,7 +43,7 @@ def sinkhorn_divergence(
 
 def _costs(x: Tensor, y: Tensor) -> Tensor:
     """Half the squared distances: (B, N, D), (B, M, D) -> (B, N, M)."""
-    # About a common centre: else far-off sets would lose their small distances to rounding.
+    # Centred, because sets far from the origin would lose small distances to rounding.
     centre = x.detach().mean(1, keepdim=True)
     x, y = x - centre, y - centre
     norms = x.square().sum(2)[:, :, None] + y.square().sum(2)[:, None]
@@ -65,7 +65,7 @@ def _transport(costs: Tensor, temperatures: Sequence[float]) -> Tensor:
             new_g = _soft_minimum(fixed - f[:, :, None], temperature, dim=1)
             f, g = (f + new_f) / 2, (g + new_g) / 2
         temperature = temperatures[-1]
-        f, g = (  # not averaged: each then meets its own marginal
+        f, g = (  # not averaged, so that each satisfies its own marginal
             _soft_minimum(fixed - g[:, None], temperature, dim=2),
             _soft_minimum(fixed - f[:, :, None], temperature, dim=1),
         )
@@ -78,7 +78,7 @@ def _transport(costs: Tensor, temperatures: Sequence[float]) -> Tensor:
 def _temperatures(largest: float, blur: float, scaling: float) -> list[float]:
     """Squared lengths from ``diameter`` down to the blur, which is repeated."""
     lengths = []
-    while blur < largest < math.inf:  # not finite: so is the result, and no matter how
+    while blur < largest < math.inf:  # not finite, and neither is the result
         lengths.append(largest)
         largest *= scaling
     return [length**2 for length in [*lengths, blur, blur, blur]]

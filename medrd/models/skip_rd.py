@@ -1,4 +1,4 @@
-"""Reverse distillation with skip connections: SK-RD4AD and Skip-TS, which share all but two parts.
+"""Reverse distillation with skip connections: SK-RD4AD and Skip-TS, which differ in two parts.
 
 - Park et al., "SK-RD4AD: Skip-Connected Reverse Distillation for Robust One-Class Anomaly
   Detection", CVPR Workshops 2025, after the released code.
@@ -7,20 +7,20 @@
 
 Both are RD4AD with two additions. Each stage of the decoder but the first gets the sum of the
 output of the stage before it and the teacher's level of that size. And the loss has a consistency
-term: the levels' mean squared errors should agree, where the deeper level is enlarged first. They
+term: the levels' mean squared errors should agree, after the deeper level is upsampled. The methods
 differ in where the decoder starts (SK-RD4AD: RD4AD's bottleneck; Skip-TS: the teacher's fourth
-level, without any bottleneck) and in which pairs of levels the consistency compares.
+level, without a bottleneck) and in which pairs of levels the consistency term compares.
 
-Distilled and compared are the stages' own outputs, from before the teacher's level is added, but
-whatever the teacher shows of an anomaly at one level reaches the next: both papers hold that the
-finer details gained are worth it. The released code has a ReLU after each sum; it changes nothing,
-since both summands end with one, and is left out (with teachers whose features are signed, it
-would cut them).
+The loss and the map use the stages' own outputs, before the teacher's level is added, but an
+anomaly in the teacher's features at one level reaches the next stage: both papers consider the
+finer details worth it. The released code has a ReLU after each sum. It changes nothing, since both
+summands end with one, and is left out (it would cut the features of teachers whose features are
+signed).
 
 Where SK-RD4AD's text and code differ, this follows the code: its skips, called non-corresponding
-for the stage they lead to, join features of the same level. The weight of its consistency term is
-0.05 for one category and 0.005 in the run over all of MVTec AD, where a loop variable takes the
-option's place; the default is the option's 0.05.
+after the stage that they lead to, join features of the same level. The weight of its consistency
+term is 0.05 for one category and 0.005 in the run over all of MVTec AD, where a loop variable
+overwrites the option; the default here is 0.05.
 
 Left out: the choice of the best epoch by test labels, which both trainings make.
 """
@@ -40,9 +40,9 @@ from medrd.models.teacher import Teacher
 
 
 class SkipConnected(Detector):
-    """What both have in common: the skips, the loss, the map.
+    """The common parts of both: the skips, the loss, the map.
 
-    Subclasses make the decoder and say what it starts from.
+    Subclasses make the decoder and define its input.
 
     Parameters
     ----------
@@ -75,11 +75,11 @@ class SkipConnected(Detector):
         self.freeze(teacher)
 
     def make_student(self, teacher: Teacher) -> None:
-        """Set the decoder, what lies before it, and ``size_multiple``."""
+        """Set the decoder, any layers before it, and ``size_multiple``."""
         raise NotImplementedError
 
     def embed(self, levels: Sequence[Tensor]) -> Tensor:
-        """What the decoder starts from, of all the teacher's levels."""
+        """The decoder's input, from all of the teacher's levels."""
         raise NotImplementedError
 
     def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -95,7 +95,7 @@ class SkipConnected(Detector):
         return targets, outputs[::-1]
 
     def distillation_loss(self, batch: Batch) -> Tensor:
-        """Sum over levels of the cosine distance, and the weighted consistency: a scalar."""
+        """Sum over levels of the cosine distance, plus the weighted consistency term: a scalar."""
         targets, outputs = self.features(batch.images)
         distance = summed_distance(targets, outputs)
         inconsistency = consistency(targets, outputs, self.consistency_pairs)
@@ -138,7 +138,7 @@ class SKRD4AD(SkipConnected):
 class SkipTS(SkipConnected):
     """Skip-TS: the decoder starts from the teacher's fourth level; all pairs are compared.
 
-    Deeper levels are enlarged to the size of the shallowest for it, whichever they meet.
+    For the comparison, deeper levels are upsampled to the size of the shallowest.
     """
 
     consistency_pairs = ((2, 0, 1), (1, 0, 0), (2, 0, 0))
@@ -156,15 +156,16 @@ class SkipTS(SkipConnected):
 def consistency(
     targets: Sequence[Tensor], outputs: Sequence[Tensor], pairs: Sequence[tuple[int, int, int]]
 ) -> Tensor:
-    """Sum over pairs of levels of how far apart their mean squared errors are: a scalar.
+    """Sum over pairs of levels of the difference between their mean squared errors: a scalar.
 
     Parameters
     ----------
     targets, outputs
         (B, C, H, W) by level.
     pairs
-        (deeper level, level to whose size it is enlarged, shallower level). Enlarged are features,
-        bilinearly with ``align_corners=True`` as released; the error is that of the enlarged ones.
+        (deeper level, level to whose size it is upsampled, shallower level). As released, the
+        features are upsampled bilinearly with ``align_corners=True``, and the error is computed
+        after that.
     """
     terms = []
     for deeper, at, shallower in pairs:

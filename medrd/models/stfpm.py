@@ -4,14 +4,14 @@ Wang, Han, Ding, Huang, "Student-Teacher Feature Pyramid Matching for Anomaly De
 BMVC 2021, after the released code. Where the two differ, this follows the code: the paper
 halves the squared distance, the code does not.
 
-Peers' versions differ more: anomalib sums the loss over the batch, which multiplies the gradient
-by half the batch's size while the learning rate stays at 0.4, and runs of it collapse. The mean is
-taken here, and a :class:`StudentMonitor` finds a student that has died all the same.
+Other implementations differ more: anomalib sums the loss over the batch, which multiplies the
+gradient by half the batch size while the learning rate stays at 0.4, and some of its runs collapse.
+Here the mean is taken, and a :class:`StudentMonitor` still checks for a dead student.
 
-Left out: the fourth layers, which the released code computes and never reads; and its choice of
-the epoch with the lowest mean map on a fifth of the normal images. Its batches have 32 images, and
-its maps are not smoothed: batch size and smoothing (``scoring.sigma_px``) are the config's, the
-same for all detectors unless it says otherwise.
+Left out: the fourth layers, which the released code computes and never reads, and its choice of the
+epoch with the lowest mean map on a fifth of the normal images. Its batches have 32 images, and its
+maps are not smoothed; here batch size and smoothing (``scoring.sigma_px``) come from the config,
+and are the same for all detectors by default.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class STFPM(Detector):
     def anomaly_map(self, images: Tensor) -> Tensor:
         """Product of the levels' squared distances, in [0, 64]: (B, H, W) float32.
 
-        Multiplied at the shallowest level's size, then brought to that of the images.
+        The levels are multiplied at the shallowest level's size, then resized to the images.
         """
         targets, outputs = self.features(images)
         size = (targets[0].shape[-2], targets[0].shape[-1])
@@ -107,7 +107,7 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def unit(level: Tensor) -> Tensor:
-    """Length 1 over channels, in float32 whatever the autocast."""
+    """Normalise to length 1 over channels, in float32 even under autocast."""
     return F.normalize(level.float(), dim=1)
 
 

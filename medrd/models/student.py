@@ -1,5 +1,5 @@
-"""The students: of reverse distillation (fusion, embedding, and a decoder back to the levels),
-and a fresh encoder of the teacher's kind.
+"""The students: that of reverse distillation (fusion, embedding, and a decoder back to the levels),
+and a new encoder of the teacher's architecture.
 
 Deng & Li, CVPR 2022, after the released code; RD++, RD with Expert and others build on it.
 """
@@ -19,8 +19,8 @@ from medrd.models.teacher import ResidualLayout, Teacher
 class Bottleneck(nn.Module):
     """Multi-scale fusion and one-class embedding ("OCBE").
 
-    Each level is brought to the deepest one's size and width by strided 3x3 convolutions,
-    the three are concatenated, and ``depth`` residual blocks embed them at half that size.
+    Strided 3x3 convolutions bring each level to the deepest one's size and width; the three are
+    concatenated, and ``depth`` residual blocks embed them at half that size.
 
     Parameters
     ----------
@@ -76,10 +76,10 @@ class Decoder(nn.Module):
     block
         Kind of residual block.
     blocks
-        How many in each stage, deepest stage first (3, 4, 6 for 50 layers).
+        Number of blocks in each stage, deepest stage first (3, 4, 6 for 50 layers).
     signed
-        True where the teacher's features can be negative: the last block of each stage
-        then ends without ReLU, else no student could match them.
+        True if the teacher's features can be negative: the last block of each stage then ends
+        without ReLU, so that the student can match them.
     """
 
     def __init__(
@@ -134,11 +134,11 @@ def fresh_encoder(teacher: Teacher) -> Teacher:
 def reverse_student(teacher: Teacher) -> tuple[Bottleneck, Decoder]:
     """A bottleneck and a decoder for a teacher, initialised as in the released code.
 
-    For ResNets they mirror the teacher: its blocks, as many in each stage (in the order of the
-    teacher's layers, not reversed), and an embedding as deep as the teacher's fourth layer. For
-    any other teacher (EfficientNet, ConvNeXt, …) the design is the same with widths and strides
-    taken from the teacher's features: ResNet-34's layout of basic blocks, and signed outputs
-    since such teachers end their levels without a ReLU.
+    For ResNets they mirror the teacher: they have its blocks, as many in each stage (in the order
+    of the teacher's layers, not reversed), and an embedding as deep as the teacher's fourth layer.
+    For any other teacher (EfficientNet, ConvNeXt, …) the design is the same with widths and strides
+    taken from the teacher's features: ResNet-34's layout of basic blocks, and signed outputs since
+    such teachers end their levels without a ReLU.
     """
     block, counts = _mirrored(teacher)
     fusion = Bottleneck(teacher.channels, teacher.strides, block=block, depth=counts[-1])
@@ -155,15 +155,15 @@ def reverse_student(teacher: Teacher) -> tuple[Bottleneck, Decoder]:
 
 
 def deep_decoder(teacher: Teacher, *, bilinear: bool = False) -> Decoder:
-    """A decoder alone, which starts from the teacher's fourth level.
+    """A decoder without bottleneck, which starts from the teacher's fourth level.
 
     Parameters
     ----------
     teacher
         A teacher with the levels of :data:`medrd.models.teacher.DEEP_STRIDES`.
     bilinear
-        False for that of :func:`reverse_student`; True for EDC's, which enlarges bilinearly and
-        has at each level as many blocks as the teacher.
+        False for the decoder of :func:`reverse_student`; True for EDC's, which upsamples bilinearly
+        and has as many blocks per level as the teacher.
     """
     *channels, deepest = teacher.channels
     block, counts = _mirrored(teacher)
@@ -190,7 +190,7 @@ def _mirrored(teacher: Teacher) -> tuple[Block, tuple[int, ...]]:
 
 
 def _initialise(*networks: nn.Module) -> None:
-    """As released: ConvTranspose2d keeps PyTorch's default, it is not a Conv2d."""
+    """Initialise as released: ConvTranspose2d is not a Conv2d, and keeps PyTorch's default."""
     for network in networks:
         for module in network.modules():
             if isinstance(module, nn.Conv2d):

@@ -1,7 +1,7 @@
-"""The teachers: a timm backbone cut after the deepest level that is read.
+"""Teachers: timm backbones, cut off after the deepest level in use.
 
-timm is imported inside the functions, and not for the embedded teacher, which is in
-:mod:`medrd.models.lite0`: the import takes seconds.
+timm takes seconds to import, so it is imported inside the functions, and not for the embedded
+teacher, which is in :mod:`medrd.models.lite0`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 LEVEL_STRIDES = (4, 8, 16)
 """The levels that RD4AD, STFPM and similar methods read: layer1 to layer3 of a ResNet."""
 DEEP_STRIDES = (*LEVEL_STRIDES, 32)
-"""Also layer4, from which some decoders start."""
+"""These and layer4, from which some decoders start."""
 _PROBE = 64
-"""Side in pixels of the image that a backbone is tried with."""
+"""Side in pixels of the image on which backbones are tested."""
 _checked: set[tuple[str, tuple[int, ...]]] = set()
-"""Names and strides of the backbones that this process has tried."""
+"""Names and strides of the backbones that this process has tested."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ResidualLayout:
         Channels of a block's 3x3 convolution over those of its output: 1/4 in ResNet-50,
         1/2 in Wide-ResNet-50-2; None for basic blocks (two 3x3 convolutions).
     blocks
-        How many in each of the four layers.
+        Number of blocks in each of the four layers.
     """
 
     width_ratio: float | None
@@ -47,9 +47,9 @@ class ResidualLayout:
 
 
 class Backbone(nn.Module):
-    """A network of timm's with the normalisation that it expects of images.
+    """A timm network with the image normalisation that it expects.
 
-    Weights are random; loading is the caller's part.
+    Weights are random; the caller loads others.
 
     Raises
     ------
@@ -202,10 +202,10 @@ class TokenTeacher(Backbone):
 
 
 def middle_layers(depth: int) -> tuple[int, ...]:
-    """The blocks that Dinomaly reads of a transformer of this many.
+    """The blocks that Dinomaly reads, of a transformer with this number of blocks.
 
-    2 to 9 of 12 and 4, 6, … 18 of 24 as published; evenly spaced between the same shares of any
-    other depth, and fewer than eight where that would name a block twice.
+    As published, 2 to 9 of 12 and 4, 6, … 18 of 24. For other depths, they are evenly spaced
+    between the same shares, and fewer than eight if a block would occur twice.
 
     Raises
     ------
@@ -256,9 +256,9 @@ def _levels(backbone: nn.Module) -> FeatureInfo | Lite0Levels:
 def _check_levels(
     backbone: nn.Module, name: str, channels: Sequence[int], strides: Sequence[int]
 ) -> None:
-    """See that the levels come as (B, C, H, W) for images of any suitable size.
+    """Check that the levels are (B, C, H, W) for images of any suitable size.
 
-    timm has backbones of one image size, and such whose levels are (B, H, W, C).
+    Some timm backbones take only one image size, and some have levels (B, H, W, C).
     """
     training = backbone.training
     backbone.eval()
@@ -281,7 +281,7 @@ def _blank(network: nn.Module, side: int) -> Tensor:
 
 
 def _residual_layout(probe: nn.Module) -> ResidualLayout | None:
-    """Read off timm's own modules, so that every ResNet of timm's is known."""
+    """Read the layout from timm's own modules, so that it is right for every ResNet in timm."""
     layers = [getattr(probe, f"layer{i}", None) for i in range(1, 5)]
     if not all(isinstance(layer, nn.Sequential) for layer in layers):
         return None
@@ -300,7 +300,7 @@ def _residual_layout(probe: nn.Module) -> ResidualLayout | None:
 
 
 def _drop_unused_stages(backbone: nn.Module) -> None:
-    """Drop the stages after the deepest level, which timm would compute for nothing."""
+    """Drop the stages after the deepest level, which timm would compute in vain."""
     module_name = _levels(backbone).module_name()[-1]
     blocks = getattr(backbone, "blocks", None)
     if isinstance(blocks, nn.Sequential) and module_name.startswith("blocks."):

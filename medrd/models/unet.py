@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class StandardisedConv(nn.Conv2d):
-    """3x3, reflection-padded; each filter is brought to mean 0 and standard deviation 1.
+    """A 3x3 convolution with reflection padding; filters are scaled to mean 0 and deviation 1.
 
     Qiao et al., "Micro-Batch Training with Batch-Channel Normalization and Weight
     Standardization", 2019.
@@ -23,7 +23,7 @@ class StandardisedConv(nn.Conv2d):
 
 
 def group_count(channels: int) -> int:
-    """The middle one of the divisors (the upper of two): 8 for 64 and 32 for 512 channels."""
+    """The median divisor (the upper of two): 8 for 64 and 32 for 512 channels."""
     divisors = [n for n in range(1, channels + 1) if channels % n == 0]
     return divisors[len(divisors) // 2]
 
