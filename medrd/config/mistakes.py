@@ -1,4 +1,4 @@
-"""Say in plain words what is wrong with a value in a config, and which key it has."""
+"""Explain in plain words what is wrong with a value in a config, and where."""
 
 from __future__ import annotations
 
@@ -48,9 +48,10 @@ def config_mistake(
     Parameters
     ----------
     model, raw
-        What was validated, and against which class.
+        The class, and the value that was validated against it.
     remedy
-        What to do, with ``{key}`` for the key. For an unknown key, it is the nearest known one.
+        The remedy, with ``{key}`` for the key. For an unknown key, the nearest known one is
+        suggested instead.
     shared
         The key of a section that holds plain configs, and the sections of these.
     """
@@ -90,7 +91,7 @@ def config_mistake(
 
 
 def _words(error: Any) -> str:
-    """What was expected, if it can be said without what was found."""
+    """What was expected, if this does not depend on what was found."""
     if error["type"] == "union_tag_invalid":
         return f"one of {error['ctx']['expected_tags']}"
     if error["type"] == "union_tag_not_found":
@@ -142,7 +143,7 @@ def _hint(
     model: type[BaseModel],
     shared: tuple[str, Collection[str]],
 ) -> str:
-    """What an unknown key may have been meant to be."""
+    """A suggestion for an unknown key."""
     section, _, inner = last.partition(".")
     if inner and section in known:
         return f"Write {section}: and below it, indented, {inner}: …; only --set takes dots."

@@ -24,7 +24,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, value: Any) -> Any:
-        """``train:`` with nothing below it, or with all of it commented out, changes nothing."""
+        """An empty section, or one that is commented out, means its defaults."""
         if value is None:
             return {}
         if not isinstance(value, dict):
@@ -37,7 +37,7 @@ class Section(BaseModel):
 
 
 def _without_bool(value: Any, annotation: Any) -> Any:
-    """The value of a field. pydantic takes true for the number 1; as text, it is not a number."""
+    """Turn booleans into text for numeric fields, since pydantic would take true for 1."""
     if isinstance(value, list | tuple):
         return type(value)(_without_bool(each, annotation) for each in value)
     numeric = {int, float} & _types(annotation) and not {bool, str, Any} & _types(annotation)

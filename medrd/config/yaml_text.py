@@ -1,4 +1,4 @@
-"""Read YAML as people mean it, and report a mistake with its line."""
+"""Read YAML without its surprising types, and report mistakes with their line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
 class DoubledKeyError(yaml.YAMLError):
-    """A key occurs twice in one mapping, of which YAML would take the last.
+    """A key occurs twice in one mapping; YAML would take the last.
 
     Attributes
     ----------
@@ -28,8 +28,8 @@ class DoubledKeyError(yaml.YAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Without octal numbers (010), numbers to the base of 60 (1:30) and dates, which YAML 1.2 has
-    not either: as ids of subjects and names of folders they are texts."""
+    """A loader without octal numbers (010), base-60 numbers (1:30) and dates, which YAML 1.2 does
+    not have either: as subject ids and folder names they are strings."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -67,7 +67,7 @@ def parse_yaml(content: str | bytes) -> Any:
         raise
     except yaml.YAMLError as error:
         raise yaml.YAMLError(_in_one_line(error, text)) from None
-    # What PyYAML itself stumbles over: !!timestamp and !!int of other words, a thousand brackets.
+    # PyYAML itself fails on these: !!timestamp and !!int with other words, a thousand brackets.
     except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
         raise yaml.YAMLError(f"a value that YAML cannot read ({error})") from error
 
@@ -85,8 +85,8 @@ def _decoded(content: bytes) -> str:
 
 
 def _check(root: yaml.Node, loader: _Loader) -> None:
-    """Raise YAMLError for doubled keys, and for anchors that repeat without measure: a few lines
-    may stand for more values than there is memory ("a billion laughs")."""
+    """Raise YAMLError for repeated keys, and for anchors that expand too far: a few lines may stand
+    for more values than fit into memory ("a billion laughs")."""
     sizes: dict[int, int] = {}
     unfinished: set[int] = set()
 
@@ -119,7 +119,7 @@ def _refuse_doubled(mapping: yaml.MappingNode, loader: _Loader) -> None:
     lines: dict[Any, int] = {}
     for node, _ in mapping.value:
         if isinstance(node, yaml.ScalarNode):
-            merges = node.tag == "tag:yaml.org,2002:merge"  # which no constructor knows
+            merges = node.tag == "tag:yaml.org,2002:merge"  # no constructor knows this tag
             key = node.value if merges else loader.construct_object(node)
             line = node.start_mark.line + 1
             if key in lines:

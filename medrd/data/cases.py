@@ -81,9 +81,9 @@ class Found(NamedTuple):
     Attributes
     ----------
     cases, errors
-        What can be tried, and what cannot be used.
+        Inputs that can be tried, and errors of those that cannot.
     left_out
-        What is not tried, though it may be of the kind that is looked for.
+        Files that are not tried, though they may be of the right kind.
     """
 
     cases: list[Case]
@@ -153,8 +153,9 @@ def without_collisions(
 ) -> list[Case]:
     """Select the cases whose outputs do not collide.
 
-    Cases of one folder with the same output (``x.png`` and ``x.bmp``) are all left out, each
-    with an error, so that the others are still processed: ``folder/*`` of a shell is the folder.
+    Cases of one folder with the same output (``x.png`` and ``x.bmp``) are all left out, each with
+    an error, so that the others are still processed: a shell's ``folder/*`` is the same as the
+    folder.
 
     Parameters
     ----------

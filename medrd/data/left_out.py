@@ -1,4 +1,4 @@
-"""What was found beside the inputs and not taken, and why."""
+"""Files that were found beside the inputs but not taken, with the reason."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LeftOut:
 def log_left_out(others: Sequence[LeftOut], *, once: bool = False) -> None:
     """Warn once for each reason, and name the first few; ``--verbose`` names all of them.
 
-    With ``once``, a process does not repeat a warning: trials and cells share a data set.
+    With ``once``, a process does not repeat a warning, since trials and cells share a data set.
     """
     warn = _warn_once if once else logger.warning
     by_reason: dict[str, list[Path]] = defaultdict(list)

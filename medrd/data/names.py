@@ -1,7 +1,7 @@
-"""What the name of a scan's file tells: its modality, and whether it is a label.
+"""Read a scan's modality from its file name, and whether it is a label.
 
-The words are those of BIDS, of BraTS of all years, of UPENN-GBM, UCSF-PDGM, IXI and ADNI, in any
-case.
+The names are those of BIDS, BraTS (all years), UPENN-GBM, UCSF-PDGM, IXI and ADNI, in upper and
+lower case.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ _ENDING = re.compile(
 )
 _CONTRAST_ENTITY = re.compile(r"_ce-[a-z0-9]+", re.IGNORECASE)  # of BIDS
 _SPACE = re.compile(r"[_-](?:to|in|on|onto|space)[_-]?(?:t1|t2|flair|mni)[a-z0-9]*", re.IGNORECASE)
-"""The grid that a scan was resampled to: no modality of its own."""
+"""The grid to which a scan was resampled; not a modality."""
 
 _PROCESSED = re.compile(
     r"([_-](?:brain|bet|ss|(?:skull[_-]?|un)?stripped|reg|registered|n4|bias|corrected|norm"
     r"|resampled|0000))+$",
     re.IGNORECASE,
 )
-"""What programs append to the name of a scan that they have worked on."""
+"""Suffixes that programs append to the name of a scan that they have processed."""
 
 # In the middle of a name, only words that mean nothing else: ``t1`` may be a point in time.
 _WITHIN = re.compile(
@@ -78,7 +78,7 @@ def stem(path: Path) -> str:
 
 
 def is_scan(path: Path) -> bool:
-    """Whether the name is that of a scan in a file; not if hidden."""
+    """Whether the name is that of a scan file that is not hidden."""
     return is_scan_name(path)
 
 
@@ -119,10 +119,9 @@ def modality_of_word(word: str) -> str | None:
 
 
 def named_kind(path: Path) -> str | None:
-    """The kind that a NIfTI file's name tells, at its end or by a word within it: a modality or
-    ``label``.
+    """The kind in a NIfTI file's name, at its end or as a word within it: a modality or ``label``.
 
-    None if the name tells nothing; always None for the folder of a DICOM series.
+    None if the name has none; always None for the folder of a DICOM series.
 
     >>> named_kind(Path("ADNI_002_S_0295_MR_MPRAGE_br_raw_1.nii")), named_kind(Path("scan.nii"))
     ('t1', None)

@@ -29,7 +29,7 @@ _KNOWN = re.compile(
     r"|(rhuh-\d+)[_-]\d",  # RHUH-0001_0
     re.IGNORECASE,
 )
-"""Names that public data sets give to several scans of one person, who is the group."""
+"""Names that public data sets give to several scans of one person; the group is the person."""
 
 _VISIT = re.compile(
     r"(.+?)[_-](?:(?:visit|v|session|tp|time[_-]?point|time|follow[_-]?up|fu|month|mo|m|week|wk|day"
@@ -38,7 +38,7 @@ _VISIT = re.compile(
     r"|(.*\d.*?)[_-](?:19|20)\d\d[._-]?[01]\d[._-]?[0-3]\d$",  # TCGA-CS-4941_19960909
     re.IGNORECASE,
 )
-"""The end of a name that tells when a scan was made; the group is the person."""
+"""The end of a name that gives the time of a scan; the group is the person."""
 
 
 def person_of(id: str, pattern: str | None) -> str:

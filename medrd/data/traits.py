@@ -28,7 +28,7 @@ _DEPTHS_MM = (2, 4, 6, 8, 11, 14, 18, 23, 30, 60)
 """Depths below the brain's surface that bound its shells."""
 _PERCENTILES = (5, 15, 85, 95)
 _RIPPLE = 0.15
-"""Splines overshoot by a tenth of a step; in units of the scan's brightest hundredth."""
+"""Overshoot of splines (a tenth of a step), in units of the scan's 99th percentile."""
 TONES = len(_DEPTHS_MM) - 1 + len(_PERCENTILES)
 
 

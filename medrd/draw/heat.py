@@ -52,7 +52,7 @@ class HeatScale:
 
     @property
     def sign(self) -> str:
-        """The unit, to be written after a number."""
+        """The unit, as written after a number."""
         return "× threshold" if self.threshold else "of the highest"
 
     def describe(self, noun: str) -> str:
@@ -96,8 +96,8 @@ class HeatScale:
 def dark_axes(width: float, height: float) -> tuple[Figure, Axes]:
     """A black figure, and one pair of axes that fills it, in inches from its lower left corner.
 
-    Pictures are placed in it by hand: axes for each, and a layout that measures them, take most of
-    the time that a figure takes.
+    Pictures are placed by explicit coordinates: separate axes, and a layout that measures them,
+    would take most of a figure's time.
     """
     figure = Figure(figsize=(width, height), dpi=110, facecolor="black")
     FigureCanvasAgg(figure)

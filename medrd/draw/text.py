@@ -1,4 +1,4 @@
-"""Names of files and models in figures, as far as the font can show them."""
+"""Make names of files and models drawable in figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _UNKNOWN = "?"
 
 
 def drawable(text: str) -> str:
-    """Text that matplotlib draws as it stands, without a warning.
+    """Text that matplotlib draws unchanged and without a warning.
 
     Characters that the default font lacks (and bytes of a name that are not text) become ``?``;
     ``$`` is escaped, because two of them would begin a formula.

@@ -30,8 +30,8 @@ from medrd.phantom.varied import make_varied
 VERSION = 3
 
 Sort = Literal["glioma", "varied", "healthy"]
-"""``glioma``: what the demo's cohort consists of; ``varied``: heads, scanners and lesions as
-different as can be, some without a lesion; ``healthy``: the same, all without one."""
+"""``glioma``: subjects as in the demo's cohort; ``varied``: heads, scanners and lesions as
+different as possible, some without a lesion; ``healthy``: the same, all without one."""
 _NAMES: Final[dict[Sort, str]] = {"glioma": "Phantom", "varied": "Varied", "healthy": "Healthy"}
 
 # Voxel axes point left, posterior, superior, with BraTS's origin.

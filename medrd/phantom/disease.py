@@ -1,7 +1,7 @@
-"""Diseases of many kinds for varied phantoms: where they lie and how much they change a voxel.
+"""Diseases of many kinds for varied phantoms: their places, and how they change the signal.
 
-Nothing here imitates a patient: sizes, places and shades are drawn evenly from wide ranges, so that
-a model cannot rely on any of them. Brightness is relative to white matter (1.0).
+Nothing here imitates a patient: sizes, places and brightness are drawn evenly from wide ranges, so
+that a model cannot rely on any of them. Brightness is relative to white matter (1.0).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from medrd.phantom.looks import Look
 _HEALTHY, _MASS, _SPOTS, _INFARCT = range(4)
 _SHARES = (0.15, 0.55, 0.17, 0.13)
 _ALSO_SPOTS = 0.12
-"""Share of the other patients that have a few spots as well."""
+"""Share of the patients with other diseases who also have a few spots."""
 _CORES = (0.35, 0.33, 0.17, 0.15)
 """Shares of the kinds of :attr:`Look.cores`."""
 
@@ -49,7 +49,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Disease:
-    """What is wrong with one person.
+    """The disease of one person.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class Disease:
 
 @dataclass(frozen=True)
 class DiseasePlan:
-    """What is drawn before the tissues, since masses displace them."""
+    """The draws made before the tissues, since masses displace these."""
 
     kind: int
     masses: Sequence[LesionPlan]
@@ -75,7 +75,7 @@ class DiseasePlan:
 def plan_disease(
     rng: np.random.Generator, template: Template, head: Head, *, healthy: bool = False
 ) -> DiseasePlan:
-    """Draw what kind of disease one person has (none if ``healthy``), and the masses."""
+    """Draw the kind of disease of one person (none if ``healthy``), and the masses."""
     kind = _HEALTHY if healthy else int(rng.choice(len(_SHARES), p=_SHARES))
     if kind != _MASS:
         return DiseasePlan(kind, (), cavity=False)
@@ -101,7 +101,7 @@ def grow_disease(
     plan: DiseasePlan,
     look: Look,
 ) -> Disease:
-    """Grow what is planned into the tissues, as one modality shows it."""
+    """Grow the planned disease into the tissues, as one modality shows it."""
     layers: list[Layer] = []
     extent = np.zeros(head.mni_mm.shape[1], np.float32)
 
@@ -154,7 +154,7 @@ def _place(rng: np.random.Generator, template: Template, head: Head) -> int:
 
 
 def _shade(rng: np.random.Generator, look: Look) -> float:
-    """A core's brightness: like tissue, as is common, as is rare, or like fluid."""
+    """A core's brightness: like tissue, common, rare, or like fluid."""
     return float(rng.uniform(*look.cores[int(rng.choice(4, p=_CORES))]))
 
 
@@ -204,8 +204,8 @@ def _infarct(
 
 
 def _soft_edge(outside: NDArray[np.floating]) -> FloatArray:
-    """1 far inside of an edge, a half on it, 0 far outside."""
-    # Not the logistic function of medrd.phantom.lesions, which rounds otherwise: version 1 stays.
+    """1 far inside an edge, a half on it, 0 far outside."""
+    # Not the logistic function of medrd.phantom.lesions, whose rounding would change version 1.
     cover: FloatArray = (1 / (1 + np.exp(np.clip(outside, -30, 30)))).astype(np.float32)
     return cover
 

@@ -1,7 +1,7 @@
-"""How varied phantoms look in each modality: ranges, all wide, that no patient was fitted to.
+"""The appearance of varied phantoms by modality: wide ranges that were not fitted to any patient.
 
-Brightness is relative to white matter (1.0). Each range is (lowest, highest), drawn evenly. What is
-typical of one data set is in :mod:`medrd.phantom.contrast`.
+Brightness is relative to white matter (1.0). Each range is (lowest, highest), drawn evenly. The
+contrast of one data set is in :mod:`medrd.phantom.contrast`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class Look:
     fluid
         Cerebrospinal fluid, drawn evenly in logarithm.
     flow
-        What flow adds to fluid in places, as a factor.
+        Brightening of fluid by flow in places, as a factor.
     plexus, caps, vessels, fat
-        What is added in the choroid plexus, at the ventricles' ends, in vessels, and in fat that
-        the skull-stripper leaves.
+        Brightness added in the choroid plexus, at the ventricles' ends, in vessels, and in fat that
+        skull stripping leaves.
     oedema, rim, infarct, spots
         Brightness of diseases.
     cores
-        Of a mass: like tissue, as such a mass mostly is, as it rarely is, and like fluid.
+        Ranges for the core of a mass: like tissue, the common one, the rare one, and like fluid.
     cavity, lost
-        What is left of tissue that was resected, or lost after an infarct.
+        Brightness where tissue was resected, or lost after an infarct.
     holes
         The middle of spots that have destroyed tissue.
     """

@@ -1,7 +1,7 @@
 """Pictures of cloth and terrazzo with defects, generated, in MVTec AD's layout.
 
-They stand in where no data set is at hand; results on them say nothing about real parts. Good
-and bad pictures vary alike in light and noise, and no global statistic tells them apart.
+They replace a data set where none is available; results on them say nothing about real parts. Good
+and bad pictures vary equally in light and noise, and no global statistic separates them.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def make_picture(
     # A defect is no brighter or darker than anything else in its picture.
     flawed = photograph(DEFECTS[defect](surface, flaw)).clip(photo.min((0, 1)), photo.max((0, 1)))
     visible = (np.abs(flawed - photo) >= _VISIBLE).any(axis=-1)
-    mask = visible | ndimage.binary_closing(visible, iterations=2)  # an outline, not a sieve
+    mask = visible | ndimage.binary_closing(visible, iterations=2)  # fills small holes
     picture = np.where(mask[..., None], np.rint(flawed).astype(np.uint8), clean)
     return picture, mask.astype(np.uint8) * 255
 

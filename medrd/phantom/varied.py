@@ -1,9 +1,9 @@
-"""Varied phantoms: one scan each, as different from one another as can be.
+"""Varied phantoms: one scan each, as different from each other as possible.
 
-What :mod:`medrd.phantom.cohort` makes looks like one data set. These are for training a model that
-meets scans of anybody's scanner: heads of all ages and poses, skull-stripped badly or cut off,
-tissues of any FLAIR-like contrast (or that of another modality), scanners of any resolution, and
-lesions of many kinds or none.
+The phantoms of :mod:`medrd.phantom.cohort` look like one data set. These are for training a model
+for scans from any scanner: heads of all ages and poses, badly skull-stripped or cut off, tissues of
+any FLAIR-like contrast (or that of another modality), scanners of any resolution, and lesions of
+many kinds or none.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def make_varied(
 ) -> VariedScan:
     """Simulate one person (about half a second at 1.5 mm).
 
-    In another modality (of :data:`medrd.phantom.looks.LOOKS`) the same person has the same lesions.
+    The same person has the same lesions in all modalities of :data:`medrd.phantom.looks.LOOKS`.
     """
     rngs = np.random.default_rng([seed, index, 1 + healthy]).spawn(6)
     anatomy, folds, growth, normal, look, scanner = rngs
@@ -109,7 +109,7 @@ def _render(
     solid = 1 - tissues.csf
     # Flow changes fluid in places; on FLAIR, it and poor suppression leave it bright.
     fluid = csf * (1 + float(rng.uniform(*look.flow)) * np.clip(slow, 0, 2))
-    # Some cortex is brighter than other cortex.
+    # Cortex varies in brightness from place to place.
     cortex = grey * (1 + float(rng.uniform(0, 0.1)) * slow)
     signal = tissues.white + cortex * tissues.grey + fluid * tissues.csf
     strength = float(rng.uniform(0.2, 1.8))
@@ -147,7 +147,7 @@ def _render(
 def _scan(
     rng: np.random.Generator, head: Head, signal: FloatArray
 ) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
-    """Stored intensities in the head's box, and which of the brain's voxels are shown (n,)."""
+    """Stored intensities in the head's box, and the visible voxels of the brain (n,)."""
     from scipy import ndimage
 
     mm = head.voxel_mm
@@ -205,7 +205,8 @@ def _coil_end(rng: np.random.Generator, shape: tuple[int, ...], voxel_mm: float)
 def _field_of_view(
     rng: np.random.Generator, head: Head
 ) -> tuple[NDArray[np.bool_], FloatArray] | None:
-    """Which voxels a scan that cuts off the head still shows, and their distance from the cut."""
+    """The voxels inside the field of view of a scan that cuts off the head, and their distance from
+    the cut."""
     if rng.random() > 0.35:
         return None
     normal = np.array([rng.normal(0, 0.08), rng.normal(0, 0.15), rng.choice([-1.0, 1.0])])

@@ -1,10 +1,10 @@
-"""Simulated anomalies: healthy slices with something put into them, and its outline.
+"""Simulated anomalies: put something into healthy slices, and label it.
 
-The recipe of DRAEM (Zavrtanik et al., ICCV 2021) as DeSTSeg and RD with Expert use it: a noise
-mask inside the region (a brain, or an object by :mod:`medrd.simulate.foreground`), content blended
-in with a random opacity. Ours adds shapes and contents that resemble lesions and needs no texture
-data set, softens borders, and labels only what can be seen: published labels are the whole noise
-mask, visible or not.
+This follows DRAEM (Zavrtanik et al., ICCV 2021), as used by DeSTSeg and RD with Expert: a noise
+mask inside the region (a brain, or an object by :mod:`medrd.simulate.foreground`), and content
+blended in with a random opacity. Ours adds shapes and contents that resemble lesions, needs no
+texture data set, softens borders, and labels only visible changes; published labels are the whole
+noise mask, visible or not.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Simulated:
     images
         (B, C, H, W) float32 in [0, 1].
     mask
-        (B, H, W) bool: where they differ visibly from what they were.
+        (B, H, W) bool: where they differ visibly from the originals.
     """
 
     images: Tensor
@@ -52,12 +52,11 @@ class Simulated:
 class AnomalySimulator:
     """Puts one anomaly, of one or more parts, into each image of a batch.
 
-    Each sample draws one content and one shape. All draws come from a generator on the CPU and
-    are small; fields are made from them on the images' device, so that a GPU gives the same
-    anomalies up to rounding. Nothing depends on the other samples of a batch except the
-    content ``slice``, which is one of them. An anomaly may come out invisible; a shape that
-    misses the region is drawn once more. Lengths and areas in pixels are for images of 256²
-    and scale with their size.
+    Each sample draws one content and one shape. All draws come from a generator on the CPU and are
+    small; fields are made from them on the images' device, so that a GPU gives the same anomalies
+    up to rounding. Nothing depends on the other samples of a batch except the content ``slice``,
+    which is one of them. An anomaly may be invisible; a shape that misses the region is drawn once
+    more. Lengths and areas in pixels are for images of 256² and scale with their size.
 
     Parameters
     ----------
@@ -67,10 +66,10 @@ class AnomalySimulator:
         is never blended. ``softness_px`` is two sigma of a Gaussian blur. ``place`` is not read
         here: anomalies lie in the region.
     layout
-        What the channels are. Of one modality that is repeated to three channels only the first
-        is read, and all get the same change; otherwise every modality has a colour of its own.
-        What is put into a slice continues through its neighbours unchanged, but ``lesion`` is
-        solid.
+        The meaning of the channels. If one modality is repeated to three channels, only the first
+        is read, and all get the same change; otherwise each modality has its own intensity. An
+        anomaly in a slice continues unchanged through the neighbouring slices, except ``lesion``,
+        which is three-dimensional.
     """
 
     def __init__(self, settings: SimulationConfig, *, layout: Layout = GREY) -> None:
@@ -109,7 +108,8 @@ class AnomalySimulator:
         )
         present = uniform(generator, count) < settings.probability
 
-        # Last, and only where they may be drawn: all others are as they are without lesions.
+        # Last, and only if lesions may be drawn, so that all other draws stay the same without
+        # them.
         lesions = None
         if "lesion" in settings.contents:
             lesions = draw_lesions(count, layout.modalities, generator)
@@ -167,7 +167,7 @@ class AnomalySimulator:
             )
             cover = alpha * (1 - beta).to(device)[:, None, None]
             if "deform" in kinds:
-                # What has been moved is all there is: no ghost of what was there shows through.
+                # A deformation replaces the image, so that no ghost of the original shows through.
                 where = kinds["deform"].to(device)
                 cover[where] = (alpha[where] > 0).to(cover.dtype)
             filled.append(torch.lerp(healthy, content, cover.clamp_(0, 1)[:, None]))
@@ -175,7 +175,7 @@ class AnomalySimulator:
 
 
 def _inside(stack: Tensor, region: Tensor) -> Tensor:
-    """(B, K, H, W) bool: the region, in neighbours less their background, which is 0."""
+    """(B, K, H, W) bool: the region; in neighbours without their background, which is 0."""
     inside = [region]
     inside += [region & (each != 0).any(dim=1) for each in stack.unbind(1)[1:]]
     return torch.stack(inside, dim=1)

@@ -1,7 +1,6 @@
-"""Random changes of healthy slices that leave them healthy: sides, contrast, brightness, bias.
+"""Random changes that leave healthy slices healthy: flips, contrast, brightness, bias fields.
 
-What differs between scanners and what a lesion changes are both intensities; see docs/flagship.md
-for what these ranges are worth.
+Scanners and lesions both change intensities; docs/flagship.md says what these ranges are worth.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ def augment(
     layout: Layout,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """(B, C, H, W) in [0, 1] and (B, H, W) bool, each sample changed by draws of its own.
+    """Change (B, C, H, W) in [0, 1] and (B, H, W) bool, with independent draws for each sample.
 
-    All slices of a stack change alike; places are not intensities and only turn with a flip.
+    All slices of a stack change alike; positions are not intensities and change only with a flip.
     """
     count, device = len(images), images.device
     modalities = len(layout.modalities)
@@ -35,17 +34,17 @@ def augment(
         drawn = uniform(generator, count, 1, modalities, 1, 1, low=-spread, high=spread)
         return drawn.exp().to(device)
 
-    # Drawn whether used or not: one setting does not move what another draws.
+    # Drawn whether used or not, so that one setting does not change the draws of another.
     turned = (uniform(generator, count) < 0.5).to(device)
     gamma, gain = factor(config.gamma), factor(config.gain)
     points = torch.randn(count, modalities, _BIAS_POINTS, _BIAS_POINTS, generator=generator)
     strength = uniform(generator, count, 1, 1, 1, high=config.bias)
 
-    # What has been repeated to three equal channels has no more intensities than its first.
+    # If one modality is repeated to three channels, only the first holds its intensities.
     shown = images if layout.intensities < images.shape[1] == 3 else images[:, : layout.intensities]
     stack = shown.unflatten(1, (-1, modalities))
     if config.gamma > 0:
-        stack = MEDIAN_INTENSITY * (stack / MEDIAN_INTENSITY) ** gamma  # which stays as it is
+        stack = MEDIAN_INTENSITY * (stack / MEDIAN_INTENSITY) ** gamma  # which does not change
     if config.gain > 0:
         stack = stack * gain
     if config.bias > 0:

@@ -1,9 +1,9 @@
 """Contents of anomalies, which replace the healthy image, a batch at a time.
 
 ``slice`` is another sample's image; ``brighter`` and ``darker`` are unevenly raised and lowered
-intensities with flattened contrast, as oedema, necrosis or a stain show; ``texture`` stands for
-the texture photographs of DRAEM's successors, made procedurally; ``deform`` pushes the image
-away from the anomaly's middle, as a mass does. ``lesion`` is made elsewhere, shape and all:
+intensities with flattened contrast, as oedema, necrosis or a stain show; ``texture`` stands for the
+texture photographs of DRAEM's successors, made procedurally; ``deform`` pushes the image away from
+the anomaly's middle, as a mass does. ``lesion`` is made elsewhere, including its shape:
 :mod:`medrd.simulate.lesions`.
 """
 
@@ -21,7 +21,7 @@ from medrd.simulate.fields import PERIOD, blur, fractal, turned_grid
 from medrd.simulate.shapes import Draws, groups, integers, log_uniform, uniform
 
 CONTENTS = ("slice", "brighter", "darker", "texture", "deform", "lesion")
-"""All but the last are unlike anything healthy, as published, and hardly like a lesion."""
+"""All but the last are as published: unlike anything healthy, but hardly like a lesion."""
 TEXTURES = ("waves", "checks", "clouds", "speckle")
 
 _AMOUNT = (0.3, 0.95)
@@ -42,9 +42,9 @@ class ContentDraws(Draws):
     kind
         (B,) position in the simulator's contents.
     source
-        (B,) whose image ``slice`` shows: another's, unless there is none.
+        (B,) the sample whose image ``slice`` shows: another one, if there is one.
     flip, shift
-        (B,) bool and (B, 2) share of the image's size: how that image is laid.
+        (B,) bool and (B, 2) share of the image's size: flip and shift of that image.
     lattice
         (B, PERIOD, PERIOD) uniform in [0, 1): gradients of noise, or grains.
     cells
@@ -80,11 +80,11 @@ class ContentDraws(Draws):
 def draw_contents(
     count: int, channels: int, kinds: int, generator: torch.Generator
 ) -> ContentDraws:
-    """Draw ``count`` samples of one of ``kinds`` contents each, with a colour of their own."""
+    """Draw ``count`` samples, each with one of ``kinds`` contents and its own intensities."""
     step = 1 + integers(generator, 1, below=max(1, count - 1))
     common = uniform(generator, count, 1, low=_AMOUNT[0], high=_AMOUNT[1])
     of_channel = uniform(generator, count, channels, low=0.4)
-    of_channel[:, 0] = 1  # one channel changes by all of the amount, the others by less
+    of_channel[:, 0] = 1  # one channel changes by the full amount, the others by less
     return ContentDraws(
         kind=integers(generator, count, below=kinds),
         # a cyclic shift: a permutation that leaves no sample in its place
@@ -137,7 +137,7 @@ def make_contents(
 
 
 def _slice(draws: ContentDraws, images: Tensor, region: Tensor, own: Tensor) -> Tensor:
-    """Another sample's image, shifted and perhaps mirrored; nothing where that shows nothing."""
+    """Another sample's image, shifted and perhaps mirrored; unchanged where that image is empty."""
     height, width = region.shape[1:]
     rows = torch.arange(height, device=region.device)
     columns = torch.arange(width, device=region.device)
@@ -232,13 +232,13 @@ def _deform(
 ) -> Tensor:
     """The image pushed outwards, along the slope of the blurred mask.
 
-    So every part of a mask has a middle of its own, and the push dies out with ``alpha``.
-    Pixels that would show what lies outside the region keep their own.
+    Each part of a mask thus has its own centre, and the displacement fades with ``alpha``. Pixels
+    that would show something outside the region keep their value.
     """
     height, width = region.shape[1:]
     scale = min(height, width) / 256
     shape = mask.to(images.dtype)
-    # Half the radius of a disc of this area; many small parts are held to the least.
+    # Half the radius of a disc of this area, with a minimum for many small parts.
     reach = (shape.sum(dim=(1, 2)) / math.pi).sqrt() / 2
     least, most = (scale * sigma for sigma in _REACH_PX)
     reach = reach.clamp(least, most)

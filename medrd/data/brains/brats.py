@@ -83,8 +83,8 @@ def _subjects_in(folder: Path, endings: re.Pattern[str], errors: list[InputError
 
 
 def label_beside(path: Path) -> Source | None:
-    """The label of a scan given as a file: that of its BraTS subject, that of its name in a folder
-    beside ``images``, or ``<stem>_seg`` and the like.
+    """The label of a scan given as a file: its BraTS subject's, one of its name in a folder beside
+    ``images``, or ``<stem>_seg`` and the like.
 
     ``<stem>_mask`` does not count, since medrd itself may have written it.
     """
@@ -121,8 +121,7 @@ def subjects_below(root: Path, endings: re.Pattern[str]) -> Iterator[Subject]:
 
 
 def _labels_apart(root: Path, endings: re.Pattern[str]) -> dict[str, Source]:
-    """Labels by subject, wherever they lie, as in UPENN-GBM's ``images_segm``; none if there are
-    two."""
+    """Labels by subject, in any folder, as in UPENN-GBM's ``images_segm``; none if there are two."""
     found: dict[str, list[Source]] = defaultdict(list)
     for folder in folders_below(root):
         for path, file in scans_in(folder).items():

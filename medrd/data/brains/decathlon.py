@@ -64,7 +64,7 @@ def channel_names(root: Path) -> tuple[str, ...] | None:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of keys that are there twice, json would take the last one."""
+    """A JSON object without repeated keys, of which json would silently take the last."""
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -147,7 +147,7 @@ def _ending_of(files: Mapping[int | None, Path]) -> str:
 
 
 def only_channel(subject: Subject, channels: Sequence[str]) -> Subject:
-    """The subject, whose only channel counts as the one asked for, whatever its name (``MRI``)."""
+    """The subject, whose only channel gets the wanted name if its own is unknown (``MRI``)."""
     (first, *others) = subject.images.items()
     if others or len(channels) != 1 or first[0] in MODALITIES:
         return subject
@@ -155,6 +155,6 @@ def only_channel(subject: Subject, channels: Sequence[str]) -> Subject:
 
 
 def subjects_below(root: Path) -> list[Subject]:
-    """The subjects of a data set with a folder ``imagesTr``; none without it."""
+    """The subjects of a data set with a folder ``imagesTr``; none without that folder."""
     images = root / "imagesTr"
     return subjects_in(images) if images.is_dir() else []

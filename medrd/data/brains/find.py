@@ -114,7 +114,7 @@ def find_scans(
 
 
 def holds_input(path: Path) -> bool:
-    """Whether a path is, or a folder holds, what :func:`find_scans` takes or explains."""
+    """Whether a path, or something in a folder, is what :func:`find_scans` takes or explains."""
     path = without_index(path)
     return _is_input(path) or holds(path, _is_input)
 
@@ -125,8 +125,7 @@ def _is_input(path: Path) -> bool:
 
 
 def _voxel_files(path: Path) -> list[Path]:
-    """The files of voxels that a header file names; none if it cannot be read: reading it later
-    reports the error."""
+    """The voxel files that a header file names; none if it cannot be read (reported later)."""
     try:
         return parts_of(path)[1:] if is_scan(path) and path.is_file() else []
     except InputError:
@@ -200,9 +199,9 @@ def _no_scan(folder: Path) -> MissingInputError:
 
 
 def _refuse_other_modality(path: Path, recipe: RecipeConfig) -> None:
-    """Raise InputError for a file of a BraTS subject that is not what the model takes.
+    """Raise InputError for a file of a BraTS subject whose modality the model does not take.
 
-    The subject's folder must show this: a plain folder's images may end in ``_t1`` and be what the
+    Only a subject's folder is proof: in a plain folder, images that end in ``_t1`` may be what the
     model was trained on, whatever the name of its channel.
     """
     if not path.exists():

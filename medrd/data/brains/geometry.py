@@ -26,7 +26,7 @@ _AXCODES: dict[Axis, str] = {"axial": "SPL", "coronal": "AIL", "sagittal": "RIP"
 
 
 class Moves(Protocol):
-    """The way from a volume to its slices and back, linear or nearest in the plane.
+    """The transforms from a volume to its slices and back, linear or nearest in the plane.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Moves(Protocol):
     affine: NDArray[np.float64]
 
     def forward(self, array: NDArray[Any]) -> NDArray[Any]:
-        """(X, Y, Z) -> (S, size, size), in memory of its own."""
+        """(X, Y, Z) -> (S, size, size), in its own memory."""
         ...
 
     def back(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -61,7 +61,7 @@ class SliceGeometry:
     size
         Side of a slice in pixels.
     quick
-        Move with torch instead of MONAI, with the same result.
+        Transform with torch instead of MONAI, with the same result up to rounding.
     """
 
     shape: tuple[int, int, int]

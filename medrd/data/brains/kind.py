@@ -122,7 +122,9 @@ class Brains:
             No label.
         """
         recipe = self.recipe
-        if subject.label is None:  # also in a cohort said to be healthy: a lost label is no proof
+        if (
+            subject.label is None
+        ):  # also in a cohort declared healthy: a missing label proves nothing
             raise MissingInputError(
                 next(iter(subject.images.values())).path,
                 expected=f"a label of test subject {subject.id} (all 0 for a healthy one)",
@@ -192,14 +194,14 @@ class Brains:
         return OpenedScan(volumes, prepare(volumes, self.recipe, quick=True))
 
     def prepare(self, given: Volume | Mapping[str, Volume] | Picture) -> PreparedVolume:
-        """A volume, or volumes by modality where the model takes three.
+        """Prepare a volume, or volumes by modality if the model takes several.
 
         Raises
         ------
         ModelError
-            A picture, or modalities that the model was not trained on.
+            The input is a picture, or has modalities on which the model was not trained.
         InputError
-            Volumes on different grids, or without a brain.
+            The volumes are on different grids, or have no brain.
         """
         channels = self.recipe.channels
         if isinstance(given, Picture):
@@ -240,11 +242,11 @@ def _folder_of(subject: Subject) -> Path:
 
 
 def _others_there(subject: Subject) -> str:
-    """Scans in the subject's own folder that it does not consist of: one may be its label."""
+    """Other scans in the subject's own folder: one may be its label."""
     folder = _folder_of(subject)
     names = [path.name for path in scans_in(folder)]
     kinds = [named_kind(folder / name) for name in names]
     unknown = [n for n, kind in zip(names, kinds, strict=True) if kind not in MODALITIES]
-    if not 0 < len(unknown) <= _SHOWN:  # a folder that all subjects share
+    if not 0 < len(unknown) <= _SHOWN:  # a folder shared by all subjects
         return ""
     return f" (but there is {', '.join(unknown)})"

@@ -13,7 +13,7 @@ from medrd.data.subject import Source
 from medrd.images.formats import scan_ending
 
 BESIDE = ("_mask", "_seg", "_label")
-"""What a label beside its image may be called after the image's stem."""
+"""Suffixes, after the image's stem, of a label beside its image."""
 OWN_FOLDERS = ("masks", "labels")
 """Folders of labels beside a folder ``images``."""
 
@@ -29,13 +29,13 @@ def is_label_folder(folder: Path) -> bool:
 
 
 class Labels:
-    """The labels in a few folders, by the names of their images; neither case nor the spelling of
-    accents (macOS takes them apart) matters.
+    """The labels in a few folders, by the names of their images. Upper and lower case, and composed
+    and decomposed accents (macOS), are the same.
 
     Parameters
     ----------
     places
-        Folders, each with what a label may be called after its image's stem.
+        Folders, each with the suffixes that a label may have after its image's stem.
     """
 
     def __init__(self, *places: tuple[Path, Sequence[str]]) -> None:
@@ -45,7 +45,7 @@ class Labels:
         ]
 
     def of(self, image: Path) -> Source | None:
-        """The first label that an image has."""
+        """The first label found for an image."""
         for files, words in self._places:
             endings = (scan_ending(image), ".nii.gz", ".nii")
             for word, ending in itertools.product(words, endings):

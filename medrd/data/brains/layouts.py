@@ -74,7 +74,7 @@ def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[S
 
 
 def _nothing_found(root: Path, layout: str) -> ConfigError:
-    """The error that names what is looked for, and some of what is there."""
+    """The error that lists the names that medrd looks for, and some that it found."""
     patterns = {name: known.files for name, known in _LAYOUTS.items()}
     wanted = [patterns[layout]] if layout in patterns else list(patterns.values())
     scans = [path for folder in folders_below(root) for path in scans_in(folder)]
@@ -95,12 +95,12 @@ def _nothing_found(root: Path, layout: str) -> ConfigError:
 
 
 def _is_plain(root: Path) -> bool:
-    """Whether images and labels have a folder each: the images' endings mean nothing then."""
+    """Whether images and labels have a folder each: the images' endings are then ignored."""
     return (root / "images").is_dir() and any((root / name).is_dir() for name in OWN_FOLDERS)
 
 
 def _warn_of_others(root: Path, subjects: Sequence[Subject]) -> None:
-    """Name the scans below a data set's folder that belong to no subject."""
+    """Warn of scans below a data set's folder that belong to no subject."""
     taken = {path for subject in subjects for path in subject.files}
     others = [
         LeftOut(path, "its name does not fit this layout")
@@ -169,7 +169,7 @@ def _refuse_duplicates(root: Path, subjects: Sequence[Subject]) -> None:
 class _Layout(NamedTuple):
     find: Callable[[Path], Iterable[Subject]]
     files: str
-    """What its files are called."""
+    """The names of its files."""
 
 
 _LAYOUTS = {

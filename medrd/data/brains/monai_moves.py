@@ -1,4 +1,4 @@
-"""The moves between a volume and its stack of slices by MONAI's invertible transforms.
+"""The transforms between a volume and its stack of slices, with MONAI.
 
 They also transform the affine, so that each pixel of a slice has a position in scanner coordinates.
 """
@@ -48,7 +48,7 @@ class MonaiMoves:
     def back(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
         """(S, size, size) -> (X, Y, Z)."""
         moved = MetaTensor(torch.from_numpy(stack)[None], affine=self._example.affine)
-        # a copy: MONAI removes them as it inverts
+        # a copy: MONAI removes them while inverting
         moved.applied_operations = list(self._example.applied_operations)
         result: NDArray[np.float32] = self._transforms.inverse(moved)[0].numpy()
         return result
@@ -76,7 +76,7 @@ def _transforms(
         SpatialCrop(roi_start=start, roi_end=stop),
     ]
     if any(high - low != size for low, high in crop):
-        # No anti-aliasing on the way back up; going down it needs a low-pass filter.
+        # Downsampling needs a low-pass filter; the way back up does not.
         steps.append(
             Resize(
                 (extent[0], size, size),

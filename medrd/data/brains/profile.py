@@ -56,8 +56,8 @@ class ChannelProfile:
     pattern
         (12, 12, 12) median over the scans.
     others
-        Rules that tell scans of other sequences, for a model of simulated scans: those vary so
-        much that other sequences are within the limits.
+        Rules that recognise other sequences, for a model of simulated scans, which vary so much
+        that other sequences are within the limits.
     """
 
     negative_share: float
@@ -349,7 +349,7 @@ def _correlation(first: NDArray, second: NDArray) -> float:
 
 
 def _apart(first: float, second: float, *, decimals: int) -> tuple[str, str]:
-    """Two different numbers with as many decimals as show that they differ."""
+    """Two different numbers, with enough decimals to show that they differ."""
     while True:
         texts = f"{first:.{decimals}f}", f"{second:.{decimals}f}"
         if texts[0] != texts[1] or decimals > 9:

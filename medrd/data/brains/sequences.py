@@ -1,10 +1,10 @@
-"""Rules that tell another sequence's scans from a model's training scans.
+"""Rules that separate scans of other sequences from a model's training scans.
 
-A profile says how much the training scans vary. Where they vary much, as simulated ones do that
-stand for all scanners, other sequences lie within that. What tells sequences apart is local: what
-lies beside fluid, or changes within millimetres (cortex), is darker on T1 and brighter on FLAIR
-than what does not (white matter); on T2 fluid is bright itself. How much each counts is learnt from
-examples.
+A profile describes how much the training scans vary. If they vary much, like simulated scans that
+represent all scanners, other sequences are within its limits. Local contrast separates sequences:
+tissue that lies beside fluid or changes within millimetres (cortex) is darker on T1 and brighter on
+FLAIR than tissue that does not (white matter); on T2, fluid itself is bright. The weight of each
+value is learnt from examples.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ from scipy import ndimage
 from medrd.data.traits import TONES
 
 _SLICES = 24
-"""Slices that are looked at, spread over the brain."""
+"""Number of slices in use, spread over the brain."""
 _AROUND_MM, _DETAIL_MM = 12.0, 1.5
 _DARK, _BOUND = -1.5, 1.2
-"""Fluid on FLAIR and T1, and what is clipped where changes are measured, in quartile ranges."""
+"""Level below which is fluid on FLAIR and T1, and clipping before changes are measured; both in
+quartile ranges."""
 _RIM_MM, _EDGE_MM = 6.0, 4.0
-"""What is nearer to the brain's edge depends on how the skull was stripped."""
+"""Closer to the brain's edge, the image depends on how the skull was stripped."""
 _AWAY_MM = (0, 2, 4, 6, 9, 13)
 _FEW = 50
 _FARTHEST = 4.0
-"""Tones are cut here, in quartile ranges: one extreme shell must not decide."""
+"""Tones are clipped here, in quartile ranges, so that one extreme shell cannot decide."""
 LENGTH = 4 + len(_AWAY_MM) - 1 + TONES
 _RIDGE = 0.03
 """Added to the variance of each standardised value, so that nearly equal ones do not cancel."""
 _BEYOND = 0.01
-"""Share of the training scans that may lie beyond a limit: a single odd one must not set it."""
+"""Share of the training scans that may be beyond a limit, so that a single outlier cannot set
+it."""
 
 
 def appearance(
@@ -45,7 +47,8 @@ def appearance(
     *,
     pixel_mm: float,
 ) -> NDArray[np.float32]:
-    """What rules judge, (22,): the local levels of one modality's slices, and the scan's tone.
+    """The input of the rules, (22,): the local levels of one modality's slices, and the scan's
+    tone.
 
     See :func:`local_levels` and :class:`medrd.data.traits.ChannelTraits`.
     """
@@ -56,11 +59,11 @@ def appearance(
 def local_levels(
     images: NDArray[np.floating], region: NDArray[np.bool_], *, pixel_mm: float
 ) -> NDArray[np.float32]:
-    """The brightness of places of different surroundings, (9,).
+    """The brightness of places by their surroundings, (9,).
 
-    Brightness is relative to a place's surroundings, less its median, in quartile ranges, so that
-    neither shading nor the scan's unit matters. The values are the medians of the places where it
-    changes least, little, much and most, and of those ever farther from fluid or other dark places.
+    Brightness is relative to a place's surroundings, minus its median, in quartile ranges, so that
+    neither shading nor the scan's unit matters. The values are medians over the places where it
+    changes least, little, much and most, and over those at increasing distance from dark places.
 
     Parameters
     ----------
@@ -101,13 +104,13 @@ def _quarters(values: NDArray[np.floating]) -> list[float]:
 
 
 def _distances(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Distance in pixels to what is not in the mask, slice by slice."""
+    """Distance in pixels to the nearest pixel outside the mask, slice by slice."""
     return np.stack([ndimage.distance_transform_edt(mask) for mask in masks])
 
 
 @dataclass(frozen=True, eq=False)
 class OtherSequence:
-    """How scans of another sequence differ from the training scans.
+    """The difference of another sequence's scans from the training scans.
 
     Attributes
     ----------
@@ -116,8 +119,8 @@ class OtherSequence:
     direction
         (22,) weights of an :func:`appearance`.
     limit
-        A scan with a higher weighted sum is of that sequence, as a hundredth of the training scans
-        seem to be.
+        A scan with a higher weighted sum counts as that sequence, as would a hundredth of the
+        training scans.
     """
 
     name: str
@@ -139,7 +142,7 @@ class OtherSequence:
         return cls(name, weights, float(limit))
 
     def is_like(self, appearance: NDArray[np.float32]) -> bool:
-        """Whether a scan of this appearance, (22,), is of this sequence."""
+        """Whether a scan with this appearance, (22,), looks like this sequence."""
         return float(self.direction @ appearance) > self.limit
 
     def to_dict(self) -> dict[str, Any]:

@@ -41,8 +41,7 @@ def also_shown(
     positions_mm: NDArray[np.float64],
     layout: Layout,
 ) -> NDArray[np.int64]:
-    """``lesion_slices``, and the numbers of the slices that show one of them as a neighbour;
-    ascending."""
+    """``lesion_slices`` and the slices that show one of them as a neighbour, ascending."""
     shown = numbers[neighbour_indices(positions_mm, layout.offsets_mm)]
     return np.union1d(lesion_slices, numbers[np.isin(shown, lesion_slices).any(axis=1)])
 

@@ -1,6 +1,6 @@
-"""The moves of :mod:`medrd.data.brains.monai_moves` by torch and nibabel, up to rounding.
+"""The transforms of :mod:`medrd.data.brains.monai_moves` with torch, the same up to rounding.
 
-Importing MONAI takes longer than predicting a scan, as it imports all that it can make use of.
+Importing MONAI takes longer than predicting a scan.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TorchMoves:
         self._cropped = tuple(high - low for low, high in self._crop)
         self._size = (self._extent[0], size, size)
         turned = affine @ nib.orientations.inv_ornt_aff(self._turn, shape)
-        # In MONAI's steps, padding and cropping by themselves, as each of them rounds.
+        # The steps are MONAI's, with padding and cropping separate, as each of them rounds.
         padding = [max(0, -low) for low, _ in self._crop]
         padded = turned @ _shift([-before for before in padding])
         cut = padded @ _shift([low + p for (low, _), p in zip(self._crop, padding, strict=True)])
@@ -68,7 +68,7 @@ class TorchMoves:
         return result
 
     def _overlap(self) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """The part of the turned volume that the slices show, and its place in them."""
+        """The part of the reoriented volume that the slices show, and its place in them."""
         spans = [
             (max(0, low), max(0, low, min(high, length)), low)
             for (low, high), length in zip(self._crop, self._extent, strict=True)
@@ -90,7 +90,7 @@ class TorchMoves:
 def reoriented(
     array: NDArray[Any], affine: NDArray[np.float64], axcodes: str
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """A volume with its axes along ``axcodes``, and the affine of that."""
+    """A volume with its axes along ``axcodes``, and its new affine."""
     turn = nib.orientations.ornt_transform(*_directions(affine, axcodes))
     moved = nib.orientations.apply_orientation(array, turn)
     return np.array(moved, order="C"), affine @ nib.orientations.inv_ornt_aff(turn, array.shape)
@@ -107,7 +107,7 @@ def reoriented_shape(
 def _directions(
     affine: NDArray[np.float64], axcodes: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The world's axis and direction of each axis, of the volume and as wanted."""
+    """The world axis and direction of each axis, of the volume and as wanted."""
     return nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(axcodes)
 
 
@@ -118,7 +118,7 @@ def _shift(voxels: Sequence[int]) -> NDArray[np.float64]:
 
 
 def _scale(before: Sequence[int], after: Sequence[int]) -> NDArray[np.float64]:
-    """From pixels after a resize to those before, both counted from their first one's centre."""
+    """From pixel coordinates after a resize to those before, both from the first pixel's centre."""
     factors = np.array(before, np.float64) / np.array(after, np.float64)
     matrix = np.diag([*factors, 1.0])
     matrix[:3, 3] = (factors - 1) / 2
@@ -126,7 +126,7 @@ def _scale(before: Sequence[int], after: Sequence[int]) -> NDArray[np.float64]:
 
 
 def _smoothed(image: Tensor, size: Sequence[int]) -> Tensor:
-    """Remove what a reduction to ``size`` cannot show: a Gaussian of (factor - 1) / 2 pixels."""
+    """Low-pass filter before a reduction to ``size``: a Gaussian of (factor - 1) / 2 pixels."""
     factors = torch.tensor(image.shape[2:], dtype=torch.float) / torch.tensor(size)
     for axis, sigma in enumerate(torch.clamp((factors - 1) / 2, min=0)):
         if sigma == 0:
@@ -135,7 +135,7 @@ def _smoothed(image: Tensor, size: Sequence[int]) -> Tensor:
         places = torch.arange(-tail, tail + 1, dtype=torch.float)
         scale = 0.70710678 / sigma
         kernel = 0.5 * ((scale * (places + 0.5)).erf() - (scale * (places - 0.5)).erf())
-        # Shifted images are added: of a single channel this takes a tenth of conv3d's time.
+        # Adding shifted images takes a tenth of the time of conv3d with one channel.
         dim, length = axis + 2, image.shape[axis + 2]
         padding = [0] * 6
         padding[4 - 2 * axis : 6 - 2 * axis] = tail, tail  # the last axis comes first

@@ -77,7 +77,7 @@ def _expand(path: Path, left_out: list[LeftOut]) -> list[Case]:
             found=f"a {'scan' if is_scan(path) else 'file'} named {path.name}",
             remedy="Save the picture as PNG first; for scans, train a model on scans.",
         )
-    # A missing file becomes a case too: reading it says what is wrong.
+    # A missing file becomes a case too; reading it reports the error.
     return [_case(path, Path())]
 
 
@@ -88,7 +88,7 @@ def _case(path: Path, place: Path) -> Case:
 def _pictures_of(folder: Path) -> list[Path]:
     """The pictures directly in this folder, in order, by their names alone."""
     names = {path.name for path in folder.iterdir()}
-    # A link that leads nowhere counts: reading it says so.
+    # Broken links are included: reading them reports the error.
     pictures = [path for path in sorted(folder.iterdir()) if is_picture(path) and not path.is_dir()]
     stems = Counter(path.stem for path in pictures)
 

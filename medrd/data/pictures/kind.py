@@ -31,7 +31,7 @@ class Pictures:
 
     volumetric = False
 
-    # One among hundreds of the same part; what is left out is reported.
+    # There are hundreds of pictures of the same part; those left out are reported.
     spares_damaged = True
     files = PICTURE_FILES
     normal = "normal"
@@ -66,7 +66,7 @@ class Pictures:
         )
 
     def test_item(self, subject: Subject, *, budget: int) -> TestItem:
-        """A picture, the union of its masks, and its label, which is its folder's.
+        """Read a picture, the union of its masks, and its label, which is its folder's.
 
         Raises
         ------
@@ -160,7 +160,7 @@ class Pictures:
 
 
 def refuse_frame(where: str | Path, frame: int | None) -> None:
-    """Raise ConfigError if a frame of a picture is asked for."""
+    """Raise ConfigError if a frame of a picture is requested."""
     if frame is not None:
         raise ConfigError(
             where,
@@ -171,7 +171,7 @@ def refuse_frame(where: str | Path, frame: int | None) -> None:
 
 
 def refuse_series(where: str | Path, series: str | None) -> None:
-    """Raise ConfigError if a DICOM series is asked for where there are pictures."""
+    """Raise ConfigError if a DICOM series is requested for pictures."""
     if series is not None:
         raise ConfigError(
             where,

@@ -36,7 +36,7 @@ class OpenedPicture:
     def write_map(
         self, path: Path, scores: NDArray[np.float32], *, description: str, threshold: float | None
     ) -> None:
-        """(H, W) as TIFF, neither rescaled nor compressed: every reader takes it as it is."""
+        """Write (H, W) as TIFF, neither rescaled nor compressed, which every reader can read."""
         import tifffile
 
         with atomic_path(path) as temporary:
@@ -45,19 +45,19 @@ class OpenedPicture:
                 scores,
                 photometric="minisblack",
                 description=description,
-                software=False,  # which would name tifffile
+                software=False,  # which would otherwise name tifffile
                 metadata=None,
             )
 
     def write_mask(self, path: Path, mask: NDArray[np.bool_]) -> None:
-        """(H, W) as PNG of 0 and 255."""
+        """Write (H, W) as PNG with values 0 and 255."""
         with atomic_path(path) as temporary:
             Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(temporary, format="PNG")
 
     def write_overlay(
         self, path: Path, scores: NDArray[np.float32], *, threshold: float | None, title: str
     ) -> None:
-        """The picture without and with the map."""
+        """Draw the picture without and with the map."""
         from medrd.draw.heat import save_figure
         from medrd.draw.picture_overlay import draw_picture_overlay
 
@@ -72,7 +72,7 @@ class OpenedPicture:
         mask: NDArray[np.bool_] | None,
         image_scores: NDArray[np.float32],
     ) -> dict[str, Any]:
-        """Findings in pixels of the picture."""
+        """Describe the findings in pixels of the picture."""
         scored = self.prepared.scored()
         return {
             "image_score": float(image_scores.max()),
@@ -87,7 +87,7 @@ class OpenedPicture:
 def find_parts(score_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> list[Finding]:
     """The 8-connected parts of a mask (H, W), largest first.
 
-    In a volume of one slice with voxels of 1 mm they are lesions with 26-connectivity.
+    They are found as lesions with 26-connectivity in a volume of one slice with voxels of 1 mm.
     """
     table = lesion_table(score_map[None], mask[None], np.eye(4), min_voxels=1)
     return [

@@ -1,4 +1,4 @@
-"""A picture -> the square that a network sees, with the way back to the picture's own grid."""
+"""Convert a picture to the square that a network sees, and maps back to the picture's own grid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PreparedPicture:
     region
         (1, size, size) bool: False in the padding of ``resize: fit``.
     frame
-        The way back to the picture's own grid.
+        Maps results back to the picture's own grid.
     """
 
     images: NDArray[np.float32]
@@ -36,7 +36,7 @@ class PreparedPicture:
 
     @property
     def positions_mm(self) -> NDArray[np.float64]:
-        """(1,) 0: it has no neighbours."""
+        """(1,) 0, as it has no neighbours."""
         return np.zeros(1)
 
     @property
@@ -61,7 +61,7 @@ def prepare_picture(picture: Picture, recipe: PictureRecipeConfig) -> PreparedPi
     array = picture.array
     if recipe.colour == "grey":
         array = array.mean(axis=2, keepdims=True, dtype=np.float32)
-    elif array.shape[2] == 1:  # pictures of one data set may be stored either way
+    elif array.shape[2] == 1:  # one data set may contain both
         array = np.repeat(array, 3, axis=2)
     frame = PictureFrame((array.shape[0], array.shape[1]), recipe.size, recipe.resize)
     return PreparedPicture(
@@ -74,7 +74,7 @@ def prepare_picture(picture: Picture, recipe: PictureRecipeConfig) -> PreparedPi
 
 
 def picture_hash(picture: Picture) -> str:
-    """SHA-256 over the pixels: one picture, however it is named or compressed."""
+    """SHA-256 over the pixels, which does not depend on name or compression."""
     result = hashlib.sha256(repr(picture.array.shape).encode())
     result.update(np.ascontiguousarray(picture.array).data)
     return result.hexdigest()
