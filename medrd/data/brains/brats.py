@@ -121,7 +121,7 @@ def subjects_below(root: Path, endings: re.Pattern[str]) -> Iterator[Subject]:
 
 
 def _labels_apart(root: Path, endings: re.Pattern[str]) -> dict[str, Source]:
-    """Labels by subject, in any folder, as in UPENN-GBM's ``images_segm``; none if there are two."""
+    """Labels by subject, in any folder, as in UPENN-GBM's ``images_segm``; none if it has two."""
     found: dict[str, list[Source]] = defaultdict(list)
     for folder in folders_below(root):
         for path, file in scans_in(folder).items():
