@@ -101,7 +101,7 @@ def published_table(figures: Sequence[Published], held: Sequence[str]) -> str:
     Parameters
     ----------
     held
-        For each result, our row that is held against it; see :func:`held_against`.
+        For each result, our row to compare with it; see :func:`held_against`.
     """
     keys = [key for key in VALUES if any(key in figure.values for figure in figures)]
     header = ["published method", "data set", *(VALUES[key] for key in keys), "our row", "note"]

@@ -1,4 +1,4 @@
-"""dcm2niix, the field's converter from DICOM to NIfTI: found, run, and its words kept.
+"""Find and run dcm2niix, the field's converter from DICOM to NIfTI, and keep its messages.
 
 Source: X. Li et al., "The first step for neuroimaging data analysis: DICOM to NIfTI conversion",
 Journal of Neuroscience Methods 264 (2016).
@@ -20,26 +20,26 @@ from medrd.images.dicom_series import has_no_preamble
 
 logger = logging.getLogger("medrd.images")
 
-# As users run it, so that maps lie voxel on voxel over their own conversions. Without compression,
-# sidecar and the user's own defaults; 16 bits signed where they fit, since a tilted gantry is only
-# straightened in those.
+# The options are the usual ones, so that maps match users' own conversions voxel by voxel, but
+# without compression, sidecar and the user's defaults. Values are signed 16-bit if they fit, since
+# only in those dcm2niix straightens a tilted gantry.
 _OPTIONS = ("-g", "i", "-b", "n", "-z", "n", "-l", "n", "-f", "image")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _TALK = ("Chris Rorden", "Defaults ", "Found ", "Convert ", "Conversion ", "UINT16->INT16", "::")
 _MOST_WORDS = 4
 _LONGEST_S = 1800
-"""A series takes seconds; only a damaged one that misleads dcm2niix takes longer than this."""
+"""A series takes seconds; only a damaged one that confuses dcm2niix takes longer than this."""
 
 
 class Converted(NamedTuple):
-    """What dcm2niix made of a series.
+    """dcm2niix's result for a series.
 
     Attributes
     ----------
     image
         The NIfTI file.
     words
-        What dcm2niix remarked; "" if nothing.
+        dcm2niix's messages; "" if there are none.
     whole
         Whether it ended without an error.
     straightened
@@ -75,16 +75,16 @@ def convert(files: Sequence[Path], where: Path, workspace: Path) -> Converted:
     Parameters
     ----------
     files
-        Files of one series; no others are looked at.
+        Files of one series; only these are used.
     where
         The series' folder, for messages.
     workspace
-        An empty folder for what comes between.
+        An empty folder for intermediate files.
 
     Raises
     ------
     FileFormatError
-        A format that dcm2niix cannot convert, in its own words.
+        dcm2niix cannot convert the format; the error quotes its message.
     SeriesError
         It made several images of the series.
     """
@@ -105,7 +105,7 @@ def convert(files: Sequence[Path], where: Path, workspace: Path) -> Converted:
     straightened = [path for path in images if "_Tilt" in path.name]
     if straightened:
         return Converted(straightened[0], words, done.returncode == 0, straightened=True)
-    # Beside slices at uneven distances it writes a file with even ones, made by interpolation.
+    # For unevenly spaced slices it also writes a file with even spacing, made by interpolation.
     images = [path for path in images if "_Eq" not in path.name]
     if not images:
         raise inconvertible(where, words or f"none; it ended with code {done.returncode}")
@@ -121,7 +121,7 @@ def convert(files: Sequence[Path], where: Path, workspace: Path) -> Converted:
 
 
 def inconvertible(where: Path, words: str) -> FileFormatError:
-    """The error for what dcm2niix cannot convert, in its own words."""
+    """The error for a series that dcm2niix cannot convert; it quotes its message."""
     return FileFormatError(
         where,
         expected="a series that dcm2niix can convert",
@@ -154,7 +154,7 @@ def _stage(path: Path, target: Path) -> None:
 
 
 def _words(output: bytes, inputs: Path, files: Sequence[Path]) -> str:
-    """What dcm2niix remarked, with the names of the user's files in the place of its own."""
+    """dcm2niix's messages, with the names of the user's files instead of its own."""
     spoken = output.decode("utf-8", "replace")
     for number, path in enumerate(files):
         spoken = spoken.replace(str(inputs / f"{number:06d}.dcm"), path.name)

@@ -1,7 +1,7 @@
-"""Volumes from DICOM series: a folder of slices in, one :class:`Volume` out.
+"""Read a DICOM series as one :class:`Volume`.
 
-dcm2niix (:mod:`medrd.images.dcm2niix`) converts the series, and what it writes is read as any NIfTI
-file is. Its grid is then held against the headers (:mod:`medrd.images.dicom_place`).
+dcm2niix (:mod:`medrd.images.dcm2niix`) converts the series, and its output is read like any NIfTI
+file. Its grid is then compared with the headers (:mod:`medrd.images.dicom_place`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _UNEVEN_SHARE = 0.02
-"""How far the stated distance of slices may be off, as a share, without a warning."""
+"""Relative deviation of the stated distance of slices that causes no warning."""
 
 
 def read_dicom(
@@ -49,12 +49,12 @@ def read_dicom(
     Parameters
     ----------
     path
-        The folder that its files lie in, or one of them.
+        The folder of its files, or one of them.
     series
-        Series Instance UID; needed where the folder holds several.
+        Series Instance UID; required if the folder holds several.
     frame
-        Which volume of a series that has several at the same places, from 0, in the order of
-        instance numbers.
+        Index of the volume, from 0, if the series has several at the same positions, in the order
+        of instance numbers.
     max_voxels
         Budget for all files together.
 
@@ -67,12 +67,12 @@ def read_dicom(
     Raises
     ------
     MissingInputError, FileFormatError
-        No such series, a file that is not a grey image with a position, or a format that dcm2niix
-        cannot convert.
+        There is no such series, a file is not a grey image with a position, or dcm2niix cannot
+        convert the format.
     SeriesError
-        Several series, or slices that do not make one volume.
+        There are several series, or the slices do not form one volume.
     ShapeError
-        Several volumes and no frame chosen.
+        There are several volumes and no frame is chosen.
     TooLargeError
         More than ``max_voxels``.
     MissingExtraError
@@ -145,7 +145,8 @@ def _check_budget(where: Path, series: Series, max_voxels: int) -> None:
 
 
 def _check_grey(path: Path, header: Dataset) -> None:
-    """dcm2niix takes MONOCHROME1, whose higher values are darker, for its opposite."""
+    """Refuse MONOCHROME1, whose higher values are darker: dcm2niix would take it for the
+    opposite."""
     photometric = text(header, "PhotometricInterpretation", "MONOCHROME2")
     if photometric != "MONOCHROME2":
         raise FileFormatError(
@@ -157,7 +158,7 @@ def _check_grey(path: Path, header: Dataset) -> None:
 
 
 def _distinct(series: Series) -> dict[Path, Dataset]:
-    """The files without copies. UIDs alone prove nothing, as some tools repeat them."""
+    """The files without copies, which UIDs alone do not reveal, as some tools repeat them."""
     alike: dict[Hashable, list[Path]] = defaultdict(list)
     for path, header in series.headers.items():
         alike[
@@ -182,9 +183,9 @@ def _pixel_hash(path: Path) -> str:
 def _one_volume(
     where: Path, headers: dict[Path, Dataset], frame: int | None
 ) -> tuple[list[Path], list[Plane], int | None]:
-    """The files of one volume, the places of its slices, and which frame of the image it is.
+    """The files of one volume, the positions of its slices, and its frame in the image.
 
-    No places for a mosaic, whose header tells where the tiles lie in the vendor's own words.
+    A mosaic has no positions here, because its header describes the tiles in the vendor's format.
     """
     first = next(iter(headers.values()))
     if "MOSAIC" in text(first, "ImageType").upper():
@@ -228,7 +229,7 @@ def _volumes(where: Path, places: Sequence[Sequence[Plane]]) -> int:
 
 
 def _checked(where: Path, frame: int | None, count: int, slices: int) -> int:
-    """The frame that is meant. Raises ShapeError if there is no such one, or none is chosen."""
+    """The chosen frame. Raises ShapeError if it does not exist, or one must be chosen."""
     if frame is None and count == 1:
         return 0
     if frame is None or not frame < count:
@@ -259,7 +260,7 @@ def _check_numbered(
 
 
 def _distance_warnings(headers: dict[Path, Dataset], places: Sequence[Plane]) -> list[str]:
-    """Warn where the slices are not as far apart as their headers state: some may be missing."""
+    """Warn if the distance of slices is not the one in their headers: some may be missing."""
     if len(places) < 2:
         return []
     distance_mm = (places[-1].depth_mm - places[0].depth_mm) / (len(places) - 1)

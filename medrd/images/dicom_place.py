@@ -1,7 +1,7 @@
-"""Where the headers of a DICOM series place its slices, compared with dcm2niix's grid.
+"""Compare dcm2niix's grid with the positions of slices in the headers of a DICOM series.
 
-dcm2niix takes the distance of the slices from the first two, and drops their shift against each
-other in an MR series, without an error. A map must lie where the scanner's headers say.
+dcm2niix takes the distance of slices from the first two, and ignores, without an error, that slices
+of an MR series are shifted against each other. A map must be where the scanner's headers say.
 
 Source: DICOM PS3.3, C.7.6.2 (Image Plane Module) and C.7.6.16.2 (functional groups).
 """
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 _UNEVEN_SHARE = 0.02
 """Tolerated share of the distance between slices; rounding to a few decimals is far below it."""
 _STRAY_SHARE = 0.1
-"""Share of a voxel's shortest edge by which a slice may lie off the row of the others."""
+"""Largest offset of a slice from the line of the others, as a share of a voxel's shortest edge."""
 _SAME_PLACE_MM = 1e-3
 _EXACT_MM = 0.01
-"""What dcm2niix's grid may deviate from the headers before it is corrected."""
+"""Deviation of dcm2niix's grid from the headers above which it is corrected."""
 _CONVERT = "Convert the series with dcm2niix, check the result, and give that."
 
 
@@ -73,7 +73,7 @@ class Plane:
 
 
 def planes_of(path: Path, header: Dataset) -> tuple[Plane, ...]:
-    """Where the frames of a file lie: one plane, or one for each frame of an enhanced image.
+    """The planes of a file's frames: one plane, or one for each frame of an enhanced image.
 
     Raises FileFormatError if the file does not tell.
     """
@@ -137,7 +137,7 @@ def _no_place(path: Path, expected: str, found: str) -> FileFormatError:
 
 
 def by_place(planes: Sequence[Plane]) -> list[list[Plane]]:
-    """Planes by their depth, in its order; those at the same depth in the order given."""
+    """Planes grouped by depth, in ascending order; those at the same depth keep their order."""
     places: list[list[Plane]] = []
     for plane in sorted(planes, key=lambda one: one.depth_mm):
         if places and plane.depth_mm - places[-1][0].depth_mm < _SAME_PLACE_MM:
@@ -148,7 +148,7 @@ def by_place(planes: Sequence[Plane]) -> list[list[Plane]]:
 
 
 def check_parallel(where: Path, planes: Sequence[Plane]) -> None:
-    """Raise SeriesError for slices in different planes, as scouts have, or of different pixels."""
+    """Raise SeriesError for slices in different planes, as in scouts, or with different pixels."""
     first = planes[0]
     for one in planes:
         if not np.allclose((one.row, one.column), (first.row, first.column), atol=1e-3):
@@ -174,7 +174,7 @@ def place_grid(
     straightened: bool = False,
     words: str = "",
 ) -> Affine:
-    """The affine of dcm2niix's image, corrected where the headers place the slices elsewhere.
+    """The affine of dcm2niix's image, corrected if the headers place the slices elsewhere.
 
     Parameters
     ----------
@@ -183,15 +183,15 @@ def place_grid(
     planes
         One for each slice, ordered by depth.
     straightened
-        Whether dcm2niix has resampled slices of a tilted gantry, which are then not checked for
-        their shift against each other.
+        Whether dcm2niix has resampled slices of a tilted gantry; they are then not checked for
+        shifts against each other.
     words
         What dcm2niix remarked, for the messages.
 
     Raises
     ------
     SeriesError
-        The slices lie at uneven distances, beside each other, or not where the image has them.
+        The slices are unevenly spaced, shifted, or not where the image has them.
     """
     said = f" (dcm2niix: {words})" if words else ""
     _check_even(where, planes, said)
@@ -265,7 +265,7 @@ def _check_even(where: Path, planes: Sequence[Plane], said: str) -> None:
 
 
 def _check_straight(where: Path, planes: Sequence[Plane], edge_mm: float, said: str) -> None:
-    """Check that one line holds all slices; even distances along the normal are not enough."""
+    """Check that all slices are on one line; equal distances along the normal are not enough."""
     places = np.array([plane.position_mm for plane in planes])
     if len(places) < 3:
         return

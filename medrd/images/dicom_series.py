@@ -1,4 +1,4 @@
-"""The DICOM series of a folder: which files make one, what it is, and which one is meant.
+"""The DICOM series of a folder: their files, what they show, and the choice of one.
 
 pydicom reads the headers; :mod:`medrd.images.dicom` turns the chosen series into a volume.
 """
@@ -65,14 +65,14 @@ class Series:
 
     @property
     def looks_like(self) -> str:
-        """What the headers say that it is: ``flair``, ``scout`` …; "" if they do not say."""
+        """The kind according to the headers: ``flair``, ``scout`` …; "" if they do not say."""
         first = next(iter(self.headers.values()))
         if "LOCALIZER" in text(first, "ImageType").upper():
             return "scout"
         return described_kind(self.description) or ""
 
 
-# The first that fits counts. T1-weighted FLAIR and T2*-weighted scans are what the other word says.
+# The first that fits counts. For T1-weighted FLAIR and T2*-weighted scans, the other word decides.
 _KINDS = {
     "scout": r"SCOUT|LOCALI[SZ]|SURVEY|AAHEAD|3.?PLANE",
     "diffusion": r"DWI|DTI|DIFF|ADC|TRACE|FA\b|EP2D",
@@ -89,7 +89,7 @@ _KINDS = {
 
 
 def described_kind(description: str) -> str | None:
-    """What a Series Description tells: ``flair``, ``t1``, ``t1ce``, ``t2``, or another kind.
+    """The kind in a Series Description: ``flair``, ``t1``, ``t1ce``, ``t2``, or another one.
 
     >>> described_kind("t2_tirm_tra_dark-fluid"), described_kind("Ax T1 +C"), described_kind("x")
     ('flair', 't1ce', None)
@@ -128,7 +128,7 @@ def has_no_preamble(start: bytes) -> bool:
 
 
 def without_index(path: Path) -> Path:
-    """The folder that a disc's index (DICOMDIR) stands for; any other path as it is."""
+    """The folder of a disc's index (DICOMDIR); any other path unchanged."""
     return path.parent if path.name.upper() == _INDEX and path.is_file() else path
 
 
@@ -171,7 +171,7 @@ def find_series(folder: Path) -> list[Series]:
 
 
 def why_no_scan(found: Sequence[Series]) -> str | None:
-    """Why a folder's series are not a scan: only reports and the like, or scouts; None if one
+    """The reason why a folder's series are not scans (reports and the like, or scouts); None if one
     is."""
     if not found:
         return "its DICOM files have no image (reports and the like)"
@@ -186,11 +186,11 @@ def choose_series(folder: Path, uid: str | None = None) -> Series:
     Raises
     ------
     MissingInputError
-        No DICOM file, or none of that series.
+        There is no DICOM file, or none of that series.
     SeriesError
-        Several series and none chosen; the message has a table of them.
+        There are several series and none is chosen; the message lists them in a table.
     FileFormatError
-        A damaged header, unless it is of a series that was not chosen.
+        A header is damaged, unless it belongs to a series that was not chosen.
     """
     return choose_with_warnings(folder, uid)[0]
 
@@ -225,11 +225,9 @@ def value_of(header: Dataset, keyword: str) -> Any:
     """An element's value; None if it is missing or damaged."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about values that are not as the standard has them
+            warnings.simplefilter("ignore")  # about values that violate the standard
             return header.get(keyword)
-    except (
-        Exception
-    ):  # pydicom parses an element when it is asked for, and raises whatever it meets
+    except Exception:  # pydicom parses an element on first access, and may raise anything
         return None
 
 
@@ -244,7 +242,7 @@ def text(header: Dataset, keyword: str, default: str = "") -> str:
 
 
 def whole(header: Dataset, keyword: str) -> int:
-    """An element's value as a whole number; 0 if it is missing or no number."""
+    """An element's value as a whole number; 0 if it is missing or not a number."""
     stated = text(header, keyword)
     return int(stated) if stated.lstrip("+-").isdecimal() else 0
 
@@ -261,7 +259,7 @@ def is_image(header: Dataset) -> bool:
 
 
 def read_header(path: Path) -> Dataset:
-    """The elements of a file that medrd looks at. Raises FileFormatError."""
+    """The elements of a file that medrd uses. Raises FileFormatError."""
     require_extra("dicom", "reading DICOM")
     import pydicom  # needed by few
 
@@ -269,10 +267,10 @@ def read_header(path: Path) -> Dataset:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=True)
-            # Elements are parsed when they are first asked for.
+            # Elements are parsed on first access.
             if not text(header, "SeriesInstanceUID"):
                 raise ValueError("no Series Instance UID")
-    except Exception as error:  # pydicom raises whatever its parser meets
+    except Exception as error:  # pydicom's parser may raise anything
         raise FileFormatError(
             path,
             expected="a DICOM file",

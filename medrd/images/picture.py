@@ -101,9 +101,9 @@ def read_picture_mask(
 ) -> NDArray[np.bool_]:
     """The union of mask files as (H, W) bool, on the stored pixels of the picture.
 
-    Any value but 0 in any colour channel is anomalous, be it 1 or 255. In a palette file it is any
-    index but 0, whatever its colour. Alpha does not count. Without files, nothing is anomalous.
-    A mask has a few values; the greys of a smoothed edge, or of JPEG, leave its outline open.
+    Any value but 0 in any colour channel is anomalous, such as 1 or 255; in a palette file, any
+    index but 0. Alpha is ignored. Without files, nothing is anomalous. A mask has only a few
+    values: with the greys of a smoothed edge, or of JPEG, its outline would be ambiguous.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def _check_finite(path: str | Path, values: NDArray[Any]) -> None:
 def _range_of(
     path: str | Path, samples: Samples, value_range: tuple[float, float] | None
 ) -> tuple[float, float]:
-    """The file's values that stand for 0 and 1."""
+    """The file's values that become 0 and 1."""
     if value_range is not None:
         return value_range
     if samples.full_scale is not None:
@@ -197,7 +197,7 @@ def _to_unit_range(values: NDArray[Any], value_range: tuple[float, float]) -> ND
     low, high = value_range
     # float64 only for 32-bit integers and float64 itself, which float32 cannot hold.
     scaled = values.astype(np.result_type(values.dtype, np.float32))
-    # Divided, not multiplied by the reciprocal: the maximum has to become exactly 1.
+    # Divided, not multiplied by the reciprocal, so that the maximum becomes exactly 1.
     scaled -= low
     scaled /= high - low
     np.clip(scaled, 0, 1, out=scaled)

@@ -1,7 +1,7 @@
-"""Picture files to the samples that they store, undamaged and at their own depth.
+"""Decode picture files at their full depth, and detect damage.
 
-Pillow opens PNG, JPEG, BMP and WebP and finds damage, but it turns 16-bit colour into 8 bits
-without a word: imagecodecs decodes 16-bit PNG. TIFF files are tifffile's.
+Pillow opens PNG, JPEG, BMP and WebP and detects damage, but it silently reduces 16-bit colour to 8
+bits, so imagecodecs decodes 16-bit PNG, and tifffile reads TIFF files.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ _FETCH_AGAIN = "Copy, download or export the file again."
 
 
 def read_samples(path: str | Path, *, max_pixels: int, palette: Palette = "colours") -> Samples:
-    """Decode the first picture of a file, whose format is told by its first bytes.
+    """Decode the first picture of a file, whose format is recognised by its first bytes.
 
     Parameters
     ----------
     max_pixels
-        Budget for height times width, judged from the header.
+        Limit on height times width, checked in the header.
     palette
-        Whether a palette file gives its colours or its indices.
+        Whether to return the colours or the indices of a palette file.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def read_samples(path: str | Path, *, max_pixels: int, palette: Palette = "colou
             image = _PLUGINS[kind](file)
             check_budget(path, height=image.height, width=image.width, max_pixels=max_pixels)
             if kind == "PNG":
-                # The checksums of all chunks to the very end, which loading does not look at.
+                # Check the checksums of all chunks to the end, which loading does not do.
                 image.verify()
                 file.seek(0)
                 image = PngImageFile(file)
@@ -121,7 +121,7 @@ def _orientation(image: ImageFile) -> int:
     """The orientation in EXIF's numbers, 1 to 8."""
     try:
         orientation = int(image.getexif().get(_ORIENTATION, UPRIGHT))
-    except Exception:  # metadata that cannot be read must not cost the picture
+    except Exception:  # unreadable metadata must not make the picture unreadable
         return UPRIGHT
     return orientation if 1 <= orientation <= 8 else UPRIGHT
 
@@ -146,7 +146,9 @@ def _damage_is_typed(path: Path, kind: str) -> Iterator[None]:
         yield
     except (MedrdError, MemoryError):
         raise
-    except Image.DecompressionBombError as error:  # Pillow's, before it makes room for a WebP
+    except (
+        Image.DecompressionBombError
+    ) as error:  # Pillow's limit, checked before it allocates memory for a WebP
         raise TooLargeError(
             path,
             expected=f"a {kind} file that Pillow takes",

@@ -15,7 +15,7 @@ Palette = Literal["colours", "indices"]
 """The samples taken from a palette file: colours (C = 3) or indices (C = 1)."""
 
 UPRIGHT = 1
-"""The orientation, as EXIF and TIFF count them, of a picture that is shown as it is stored."""
+"""The orientation, in the numbers of EXIF and TIFF, of a picture shown as stored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +27,9 @@ class Samples:
     values
         (H, W, C) in the file's type; C is 1 (grey or palette indices) or 3 (colour).
     full_scale
-        The value of white; None where the type does not tell: floats, signed and 32-bit
-        integers.
+        The value of white; None if the type does not define it: floats, signed and 32-bit integers.
     warnings
-        A sentence for each thing that the file has and the values have not.
+        A sentence for each property of the file that is missing in the values.
     """
 
     values: NDArray[Any]
@@ -45,7 +44,7 @@ def samples_without_alpha(
     frames: int = 1,
     orientation: int = UPRIGHT,
 ) -> Samples:
-    """Drop the alpha of decoded values, with a warning for each thing that is not applied.
+    """Drop the alpha of decoded values, with a warning for each property that is not applied.
 
     Parameters
     ----------

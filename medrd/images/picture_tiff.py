@@ -1,4 +1,4 @@
-"""TIFF files, at any depth: tifffile, with imagecodecs for what is compressed."""
+"""TIFF files of any depth, read by tifffile, with imagecodecs for compression."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _check_kind(path: Path, page: TiffPage, *, compressions: Any) -> None:
 
 
 def _check_all_there(path: Path, page: TiffPage, file_bytes: int) -> None:
-    """tifffile fills strips that are missing with zeros, and tags with their defaults."""
+    """Check for missing data: tifffile fills missing strips with zeros, and tags with defaults."""
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     end = max((offset + count for offset, count in segments), default=0)
     missing = sum(count == 0 for _, count in segments)

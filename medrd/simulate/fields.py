@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PERIOD = 64
-"""Lattice points a side of :func:`simplex`'s gradients; the noise repeats after so many cells."""
+"""Lattice points per side of :func:`simplex`'s gradients; the noise repeats after this many
+cells."""
 
 _BLOCK = 32  # pixels that a blur works out at once
 
@@ -28,7 +29,7 @@ _SIMPLEX_SCALE = 99.2  # brings the largest value that unit gradients can give t
 
 
 def perlin(angles: Tensor, cells: Tensor, size: tuple[int, int]) -> Tensor:
-    """Perlin noise with as many lattice cells along each axis as each sample asks for.
+    """Perlin noise, with a number of lattice cells along each axis for each sample.
 
     Parameters
     ----------
@@ -49,10 +50,10 @@ def perlin(angles: Tensor, cells: Tensor, size: tuple[int, int]) -> Tensor:
 def fractal(
     angles: Sequence[Tensor], cells: Tensor, size: tuple[int, int], *, persistence: float
 ) -> Tensor:
-    """Octaves of Perlin noise, each with twice the cells of the last and less of its height.
+    """Octaves of Perlin noise, each with twice the cells and a lower height than the one before.
 
     For each sample and octave, noise is a sum over lattice points of a weight along y times a
-    weight along x: one thin matrix product for all octaves, instead of gathers for each pixel.
+    weight along x. One thin matrix product for all octaves replaces gathers for each pixel.
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ def _axis_weights(cells: Tensor, length: int, points: int) -> tuple[Tensor, Tens
 def rotate(fields: Tensor, turn: Tensor, size: tuple[int, int]) -> Tensor:
     """Turn (N, h, w) fields by (N,) radians about their centres and enlarge them to ``size``.
 
-    Corners are mirrored in.
+    Corners are filled by mirroring.
     """
     y, x = turned_grid(turn, size)
     grid = torch.stack([x, y], dim=-1).mul_(2)
@@ -152,8 +153,8 @@ def simplex(angles: Tensor, y: Tensor, x: Tensor) -> Tensor:
 def blur(images: Tensor, sigma_px: Tensor, *, most_px: float) -> Tensor:
     """Gaussian blur with a width for each image, cut off at 3 sigma; borders are replicated.
 
-    The pixels of a block of rows depend on few others, by weights that are the same for every
-    block: one small matrix product a block, which on the CPU is faster than a convolution.
+    The pixels of a block of rows depend on few others, with the same weights for every block: one
+    small matrix product per block, which on the CPU is faster than a convolution.
 
     Parameters
     ----------
@@ -162,7 +163,7 @@ def blur(images: Tensor, sigma_px: Tensor, *, most_px: float) -> Tensor:
     sigma_px
         (N,) in pixels; 0 changes nothing.
     most_px
-        A bound on ``sigma_px`` that is known without asking the device.
+        A bound on ``sigma_px`` that is known without a transfer from the device.
     """
     reach = math.ceil(3 * most_px)
     away = torch.arange(-reach, reach + 1, device=sigma_px.device)
@@ -200,7 +201,7 @@ def box_mean(images: Tensor, side: int) -> Tensor:
 
 
 def bicubic(fields: Tensor, size: tuple[int, int]) -> Tensor:
-    """Enlarge (..., h, w) to (..., H, W) as F.interpolate does with aligned corners, but faster."""
+    """Enlarge (..., h, w) to (..., H, W) like F.interpolate with aligned corners, but faster."""
     rows, columns = (
         _bicubic_weights(small, large).to(fields)
         for small, large in zip(fields.shape[-2:], size, strict=True)
@@ -210,6 +211,6 @@ def bicubic(fields: Tensor, size: tuple[int, int]) -> Tensor:
 
 @functools.cache
 def _bicubic_weights(small: int, large: int) -> Tensor:
-    """(large, small): the weights of the values before, along one axis."""
+    """(large, small): the weights of the original values along one axis."""
     each = torch.eye(small)[None, None]
     return F.interpolate(each, (large, small), mode="bicubic", align_corners=True)[0, 0]

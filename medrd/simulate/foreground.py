@@ -1,8 +1,8 @@
-"""The object in a picture, for anomalies that must not lie beside it.
+"""Find the object in a picture, so that anomalies are placed on it.
 
-RD with Expert cuts objects out with GrabCut or Otsu's threshold, by hand-made lists of
-categories, and takes textures whole. Here each picture decides by itself: an object is what
-differs from the colour of the picture's border, if that splits the picture clearly.
+RD with Expert segments objects with GrabCut or Otsu's threshold, by manual lists of categories, and
+uses whole pictures for textures. Here each picture decides: the object is the part that differs
+from the colour of the picture's border, if this splits the picture clearly.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _BORDER = 1 / 64
 _BLUR, _CLOSING = 9 / 256, 33 / 256
 """Sides of the squares that smooth the difference, and close gaps and holes, likewise."""
 _BRIGHT = 0.98
-"""Quantile of the difference that stands for all of it: what shines is not a class of its own."""
+"""Quantile of the difference at which it is clipped, so that highlights do not form a class."""
 _CLEAR = 0.65
 """Share of the variance that the two parts must explain."""
 _BORDER_SHARE = 0.2
-"""More of the border than this on the object's side: its colour is not the background's."""
+"""If more of the border than this is on the object's side, its colour is not the background's."""
 _AREA = (0.03, 0.95)
 
 
 @torch.no_grad()
 def foreground(images: Tensor, region: Tensor) -> Tensor:
-    """The object in each picture, or the whole region where none stands out.
+    """The object in each picture, or the whole region if none stands out.
 
     Otsu, "A Threshold Selection Method from Gray-Level Histograms", 1979, on the difference from
     the border's median colour (in the channel that differs most).
@@ -37,7 +37,7 @@ def foreground(images: Tensor, region: Tensor) -> Tensor:
     images
         (B, C, H, W) float32 in [0, 1].
     region
-        (B, H, W) bool; the result does not leave it.
+        (B, H, W) bool; the result stays inside it.
 
     Returns
     -------

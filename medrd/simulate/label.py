@@ -13,10 +13,10 @@ from torch import Tensor
 
 _ROUNDS = 8
 GAP_PX = 2.0
-"""Unchanged pixels no further than this from changed ones on all sides belong to the change.
+"""Unchanged pixels within this distance of changed ones on all sides count as changed.
 
-At 256². A shifted texture meets its own grey values here and there; a label with such pinholes
-would tell a network nothing, and few of them survive a resampling to a feature map's size.
+The distance is for 256². A shifted texture matches its own grey values here and there. Such
+pinholes in a label would teach a network nothing, and few survive resampling to feature maps.
 """
 
 
@@ -36,9 +36,9 @@ def visible_label(
     before, after
         (B, C, H, W).
     within
-        (B, H, W) bool; the label does not leave it.
+        (B, H, W) bool; the label stays inside it.
     min_change
-        Least difference, in the channel that differs most, that counts as visible.
+        Smallest visible difference, in the channel that differs most.
     gap_px
         Half the side of the square that closes gaps; 0 closes none.
     min_pixels
@@ -94,7 +94,7 @@ def large_by_scan(mask: np.ndarray, min_pixels: int) -> np.ndarray:
 
 
 def large_by_spreading(mask: Tensor, min_pixels: int) -> Tensor:
-    """Every pixel takes the largest name in its part, then names are counted."""
+    """Every pixel takes the largest id in its component, then ids are counted."""
     batch, height, width = mask.shape
     count = height * width
     own = torch.arange(1, count + 1, device=mask.device).reshape(1, height, width)
@@ -102,11 +102,11 @@ def large_by_spreading(mask: Tensor, min_pixels: int) -> Tensor:
     names = torch.where(mask, own, 0).double()
     for number in itertools.count(1):
         spread = torch.where(mask, F.max_pool2d(names, 3, stride=1, padding=1), 0)
-        # A name is a position: take the name that is found there by now.
+        # An id is a position: take the id that is there now.
         flat = spread.flatten(1)
         there = flat.gather(1, (flat.long() - 1).clamp(min=0))
         spread = torch.where(mask, torch.maximum(flat, there).reshape(mask.shape), 0)
-        # Asking makes a GPU wait; a few rounds too many do no harm.
+        # Checking makes a GPU wait; a few surplus rounds do no harm.
         if number % _ROUNDS == 0 and torch.equal(spread, names):
             break
         names = spread

@@ -1,9 +1,9 @@
 """Lesions that look like gliomas, grown into slices and their neighbours.
 
-An ellipsoid in three dimensions with an irregular edge that may follow the tissues; within it
-oedema, which levels the contrast of what it soaks and raises it by about as much on FLAIR and T2
-(and lowers it on T1), and perhaps a core of any shade with a bright rim on T1ce. A second part
-may lie elsewhere. Nothing is taken from a patient: amounts are drawn evenly from wide ranges.
+A lesion is a three-dimensional ellipsoid with an irregular edge that may follow the tissues. Its
+oedema reduces the contrast of the tissue and raises the intensity by about as much on FLAIR and T2
+(and lowers it on T1). It may have a core of any brightness, with a bright rim on T1ce, and a second
+part elsewhere. Nothing is taken from a patient: amounts are drawn evenly from wide ranges.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from medrd.simulate.shapes import Draws, log_uniform, places, uniform
 
 PARTS = 2
 OUTLINED = 0.4
-"""Cover from which a lesion's soft border belongs to its outline."""
+"""Cover from which on a lesion's soft border belongs to its label."""
 
 _SECOND = 0.35  # of the lesions have a second part
 _RADIUS_MM = (4.0, 38.0)
 _ASPECT = 0.4  # axes differ by up to exp(2 x 0.4)
-_BELOW = 0.6  # how far the middle lies from the slice, in radii
+_BELOW = 0.6  # distance of the centre from the slice, in radii
 _ROUGHNESS = 0.8
 _FOLLOW = 0.25
 _DETAIL_MM = 22.5  # tissue is what differs from a mean over a square this wide
@@ -66,7 +66,7 @@ class LesionDraws(Draws):
     present
         (B, P) bool.
     place
-        (B, P) of the middle: a share of the region's pixels.
+        (B, P) position of the centre, as a share of the region's pixels.
     radius_mm, turn, below
         (B, P) mean half-axis, direction in the slice (radians), height over the slice (radii).
     aspect
@@ -74,17 +74,17 @@ class LesionDraws(Draws):
     roughness, follow, softness
         (B, P) of the edge: noise, how much tissue draws it (either way), width; in radii.
     shift
-        (B, P, M) how far oedema is raised.
+        (B, P, M) increase of intensity by oedema.
     flattened
-        (B, P) share of the contrast under it that is lost.
+        (B, P) share of the tissue contrast that oedema removes.
     reach
-        (B, P) radius of the core over the lesion's, 0 without one.
+        (B, P) ratio of the core's radius to the lesion's; 0 without a core.
     level
-        (B, P, M) the core's shade.
+        (B, P, M) brightness of the core.
     rim
-        (B, P) brightness of the core's rim where contrast agent shows it.
+        (B, P) brightness of the core's rim on scans with contrast agent.
     edge, oedema, core
-        (B, P, 2, N) standard normal: noise of the edge and of the two shades.
+        (B, P, 2, N) standard normal: noise of the edge, of the oedema and of the core.
     """
 
     present: Tensor
@@ -190,7 +190,7 @@ def _radii(draws: LesionDraws, part: int, tissue: Tensor, inside: Tensor, layout
 
 
 def _detail(tissue: Tensor, inside: Tensor, layout: Layout) -> Tensor:
-    """(N, K, H, W) in [-2, 2]: what is darker or brighter than around it, in its own spread."""
+    """(N, K, H, W) in [-2, 2]: brightness relative to the surroundings, in standard deviations."""
     side = 2 * max(1, round(_DETAIL_MM / layout.pixel_mm / 2)) + 1
     side = min(side, 2 * (min(tissue.shape[2:]) // 2) - 1)
     fine = tissue - box_mean(tissue, side)
@@ -202,7 +202,7 @@ def _detail(tissue: Tensor, inside: Tensor, layout: Layout) -> Tensor:
 def _look(
     draws: LesionDraws, part: int, stack: Tensor, cover: Tensor, radii: Tensor, layout: Layout
 ) -> Tensor:
-    """(N, K, M, H, W) in [0, 1]: what shows where the lesion covers the image."""
+    """(N, K, M, H, W) in [0, 1]: the appearance of the lesion where it covers the image."""
     size = (stack.shape[3], stack.shape[4])
     weight = cover[:, :, None]
     area = weight.sum(dim=(1, 3, 4), keepdim=True).clamp(min=1e-6)
@@ -211,7 +211,7 @@ def _look(
     def of_part(values: Tensor) -> Tensor:
         return values[:, part].reshape(len(stack), 1, -1, 1, 1)
 
-    # The grain of the image stays: tissue is replaced, the scanner is not.
+    # The grain of the image stays, because the lesion replaces tissue, not scanner noise.
     coarse = F.avg_pool2d(stack.flatten(0, 1), _GRAIN, 1, _GRAIN // 2).view_as(stack)
     grain = (stack - coarse).clamp(-_MOST_GRAIN, _MOST_GRAIN)
     noise = _noise(draws.oedema[:, part], size, layout)[:, :, None]
@@ -229,7 +229,7 @@ def _look(
 
 
 def _noise(lattices: Tensor, size: tuple[int, int], layout: Layout) -> Tensor:
-    """(N, 2, points) -> (N, K, H, W) of a spread near 1/2, alike in slices that are near."""
+    """(N, 2, points) -> (N, K, H, W) with a deviation near 1/2, similar in nearby slices."""
     octaves = lattices.split([side * side for side in _LATTICES], dim=2)
     field = lattices.new_zeros(1)
     for side, height, values in zip(_LATTICES, _HEIGHTS, octaves, strict=True):

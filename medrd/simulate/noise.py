@@ -1,8 +1,8 @@
-"""Noise to be taken out again: what denoising detectors are trained on.
+"""Noise for training denoising detectors.
 
-:class:`CoarseNoise` is the denoising autoencoder's (Kascenas et al., MIDL 2022),
-:class:`SimplexBox` RD++'s (Tien et al., CVPR 2023). Both of theirs may leave [0, 1]; ours are
-cut off there, since that is where images live. Draws are made as in
+:class:`CoarseNoise` is that of the denoising autoencoder (Kascenas et al., MIDL 2022),
+:class:`SimplexBox` that of RD++ (Tien et al., CVPR 2023). The released versions may leave [0, 1];
+ours are clipped to this range of images. Draws are made as in
 :mod:`medrd.simulate.anomalies`.
 """
 
@@ -24,12 +24,12 @@ CELL_PX = 32.0
 
 
 class CoarseNoise:
-    """Gaussian noise on a coarse grid, bilinearly enlarged and rolled, all over the region.
+    """Gaussian noise on a coarse grid, bilinearly enlarged and rolled, over the whole region.
 
     Parameters
     ----------
     settings
-        Standard deviation of the noise, and its points a side whatever the size of the image.
+        Standard deviation of the noise, and its points per side for images of any size.
     layout
         What the channels are: one modality's noise is alike in all channels.
     """
@@ -68,17 +68,17 @@ def _enlarging(grid: int, length: int, roll: Tensor) -> Tensor:
 
 
 class SimplexBox:
-    """Octaves of simplex noise in one random box an image.
+    """Octaves of simplex noise in one random box per image.
 
-    The released code puts the box anywhere in the picture; here its middle is in the region,
-    and so is what it changes. Its channels differ by one pixel of depth in a three-dimensional
-    noise; here they are alike or independent.
+    The released code puts the box anywhere in the picture; here its centre is in the region, and
+    only pixels in the region change. In the released code, channels differ by one pixel of depth in
+    a three-dimensional noise; here they are equal or independent.
 
     Parameters
     ----------
     settings
         Octaves of the noise, each with cells half as wide and ``persistence`` times as high as the
-        one before; ``amplitude`` is a factor on their sum, of which the first has height 1. The
+        one before; ``amplitude`` is a factor on their sum, in which the first has height 1. The
         box's sides are drawn from a range that includes both ends, at 256², and scale with the
         image.
     layout
@@ -122,7 +122,7 @@ class SimplexBox:
                 columns.clamp(max=width - 1)[:, None, :],
             )
             box = torch.zeros(count, height, width, device=device)
-            # Added, not set: what lies beyond the image has been moved onto the box, with weight 0.
+            # Added, not assigned: pixels beyond the image were moved onto the box, with weight 0.
             box.index_put_(at, inside.float(), accumulate=True)
             mask = (box > 0) & region
             added = torch.zeros(count, height, width, channels, device=device)

@@ -1,11 +1,10 @@
 """Shapes of anomalies: random outlines inside a region, a batch at a time.
 
-``perlin`` is the mask of DRAEM (Zavrtanik et al., ICCV 2021) that DeSTSeg and RD with Expert
-took over: noise with 2^k cells an axis, k from 0 to 5, turned by up to 90 degrees, above 0.5.
-``simplex`` is the same with simplex noise, which has no preferred axes, and a threshold that
-as many pixels pass. ``ellipsoid`` and
-``blob`` (one ellipse with an irregular edge) are round and single, as lesions are; their sizes
-are those of gliomas in slices.
+``perlin`` is the mask of DRAEM (Zavrtanik et al., ICCV 2021), also used by DeSTSeg and RD with
+Expert: noise with 2^k cells per axis, k from 0 to 5, rotated by up to 90 degrees, above 0.5.
+``simplex`` is the same with simplex noise, which has no preferred axes, and a threshold that the
+same share of pixels exceeds. ``ellipsoid`` and ``blob`` (one ellipse with an irregular edge) are
+single and round, like lesions, with the sizes of gliomas in slices.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _MOST_ELLIPSES = 3
 # Larger half-axes in pixels at 256² of 240 mm: lesions of 11 to 68 mm, as gliomas in slices are.
 _RADIUS_PX = (6.0, 36.0)
 _LEAST_ASPECT = 0.45
-_PLACES_ASIDE = 64  # places are chosen on a grid this fine, which spares sums over all pixels
+_PLACES_ASIDE = 64  # places are chosen on a grid this fine, which avoids sums over all pixels
 
 
 class Draws:
@@ -68,8 +67,8 @@ def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 class ShapeDraws(Draws):
     """The random numbers that, with the region, determine the shapes of a batch.
 
-    Every sample has draws for every kind of shape: what one sample gets does not change with
-    the kinds of the others.
+    Every sample has draws for every kind of shape, so that a sample does not depend on the kinds of
+    the others.
 
     Attributes
     ----------
@@ -82,10 +81,10 @@ class ShapeDraws(Draws):
     turn
         (B,) of the noise, radians.
     ellipses
-        (B,) how many.
+        (B,) number of ellipses.
     place, radius, aspect, axis
-        (B, 3) of each ellipse: where (a share of the region's pixels), larger half-axis in
-        pixels at 256², smaller half-axis over it, and its direction in radians.
+        (B, 3) of each ellipse: position (a share of the region's pixels), larger half-axis in
+        pixels at 256², ratio of the smaller half-axis to it, and its direction in radians.
     roughness, grain
         (B,) of a blob's edge: height in radii, and length of its waves in radii.
     """
@@ -170,7 +169,7 @@ def _simplex(draws: ShapeDraws, region: Tensor) -> Tensor:
 
 
 def _coarse(size: tuple[int, int]) -> tuple[int, int]:
-    """The size at which to make noise: four pixels for the finest cell are enough."""
+    """The size at which noise is computed: four pixels for the finest cell are enough."""
     step = max(1, min(size) // (4 * 2**_LARGEST_EXPONENT))
     return size[0] // step, size[1] // step
 
@@ -186,7 +185,7 @@ def _ellipsoid(draws: ShapeDraws, region: Tensor) -> Tensor:
 
 def _blob(draws: ShapeDraws, region: Tensor) -> Tensor:
     size = (region.shape[1], region.shape[2])
-    # The noise is in pixels at 256², so that its waves go with the radius.
+    # The noise is in pixels at 256², so that its wavelength scales with the radius.
     cells = 256 / (draws.grain * draws.radius[:, 0])
     noise = perlin(draws.angles, cells[:, None].expand(-1, 2).clamp(max=PERIOD - 1), size)
     edge = 1 + draws.roughness[:, None, None] * noise
@@ -216,7 +215,7 @@ def _squared_radius(draws: ShapeDraws, region: Tensor, count: int) -> Tensor:
 
 
 def places(region: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """The region's pixel at a share of all, in reading order: rows and columns, (N, K) each."""
+    """The pixels at these shares of the region, in reading order: rows and columns, (N, K) each."""
     step = max(1, min(region.shape[1], region.shape[2]) // _PLACES_ASIDE)
     coarse = region[:, step // 2 :: step, step // 2 :: step]
     before = coarse.flatten(1).cumsum(dim=1)
