@@ -64,7 +64,7 @@ class RecipeConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> RecipeConfig:
         if len(set(self.channels)) < len(self.channels):
-            raise ValueError("channels must differ; a single one is repeated to three by medrd")
+            raise ValueError("channels must differ; medrd repeats a single one to three")
         if len(set(self.neighbours_mm)) < len(self.neighbours_mm):
             raise ValueError("neighbours_mm must differ; each applies to both sides")
         low, high = self.percentiles
@@ -290,7 +290,7 @@ class Config(Section):
         if not (layout.plain or self.model.takes_stacks):
             raise ValueError(
                 f"model {self.model.name} takes one or three channels of one slice; the recipe has "
-                f"{layout.channels} (recipe.channels, neighbours_mm, place): rdseg and outline can"
+                f"{layout.channels} (recipe.channels, neighbours_mm, place): use rdseg or outline"
             )
         if isinstance(self.recipe, RecipeConfig):
             self.model.check_scans(

@@ -80,7 +80,7 @@ class CollapseMonitor:
                 if not share >= COLLAPSED:
                     return (
                         f"a collapsed {name}: at level {level} its features vary "
-                        f"{100 * share:.2g}  % as much as those that it should match"
+                        f"{100 * share:.2g} % as much as those that it should match"
                     )
         return None
 

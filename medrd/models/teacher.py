@@ -167,7 +167,7 @@ class TokenTeacher(Backbone):
             backbone = None
         if not _is_transformer(backbone):
             raise ValueError(
-                f"{name} is no plain vision transformer of any image size, which this detector "
+                f"{name} is not a plain vision transformer for any image size, which this detector "
                 "needs (vit_base_patch14_reg4_dinov2, for example)"
             )
         self.layers = middle_layers(len(backbone.blocks))

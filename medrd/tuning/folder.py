@@ -166,7 +166,7 @@ def _without_validation(
         raise ConfigError(
             "objective.validation",
             expected="some remaining subjects to train on",
-            found="all subjects of the training side",
+            found="all of the training subjects",
             remedy="Name fewer subjects.",
         )
     shared = copy.deepcopy(config.config)
