@@ -1,4 +1,4 @@
-"""``python -m medrd``: the command line, where no script is on the path."""
+"""``python -m medrd``: the command line, for when the script is not on the path."""
 
 from medrd.cli import main
 

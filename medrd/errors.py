@@ -102,7 +102,7 @@ class InputError(MedrdError):
 
 
 class MissingInputError(InputError):
-    """The file or folder is not there, or not readable."""
+    """The file or folder does not exist, or is not readable."""
 
 
 class FileFormatError(InputError):
@@ -123,7 +123,7 @@ class SeriesError(InputError):
 
 
 class TooLargeError(InputError):
-    """The input has more voxels than the budget allows, or than fit into memory."""
+    """The input has more voxels than the limit allows, or than fit into memory."""
 
 
 class AffineError(InputError):
@@ -140,7 +140,7 @@ class LabelError(InputError):
 
 
 class ValueRangeError(InputError):
-    """Nothing tells which values stand for black and for white."""
+    """The values that stand for black and white are unknown."""
 
 
 class GridMismatchError(InputError):

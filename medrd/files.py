@@ -152,7 +152,7 @@ def file_hash(path: Path) -> str:
     Raises
     ------
     MissingInputError
-        The file is not there, is no regular file, or cannot be read.
+        The file does not exist, is not a regular file, or cannot be read.
     """
     with open_regular(path, kind="file") as file:
         try:

@@ -117,7 +117,7 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def plan(config: CompareConfig, out: Path) -> list[Cell]:
-    """Generate data sets where asked for, and list all cells in the order in which they run.
+    """Generate data sets if requested, and list all cells in the order in which they run.
 
     Every config is validated first.
     """

@@ -80,7 +80,7 @@ def published_of(figures: Iterable[Published], models: Sequence[str]) -> list[Pu
 
 
 def held_against(figure: Published, models: Sequence[str], data_sets: Sequence[str]) -> str:
-    """The row of a table that repeats a published result if its protocol is kept; "" if none does.
+    """The row to compare with a published result, if its protocol is kept; "" if there is none.
 
     It is the row with the method's own name (``rd4ad``, not ``rd4ad_pixel``), on the data set
     with which the published one's name begins (``mvtec_ad``: "MVTec AD, mean of 15 categories").

@@ -108,7 +108,7 @@ def _words(error: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as it stands in YAML, roughly."""
+    """A value, roughly as it would be written in YAML."""
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "true", False: "false"}[value]
     if isinstance(value, dict):

@@ -114,7 +114,7 @@ def cache_subjects(
     folder
         The cache; created if missing.
     budget
-        Maximum number of voxels or pixels; a larger file is refused unread.
+        Maximum number of voxels or pixels; a larger file is refused before it is read.
     workers
         Number of threads; reading and decompression release the interpreter lock.
     on_done

@@ -33,7 +33,7 @@ def _is_folder(path: Path) -> bool:
 def scans_in(folder: Path) -> dict[Path, Path]:
     """The file of each scan directly in a folder, sorted by the paths that name them.
 
-    Both are the same but for a scan in a folder of its own name; see :func:`scan_file`.
+    They differ only for a scan in a folder of its own name; see :func:`scan_file`.
     """
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
     return {path: file for path in paths if (file := scan_file(path)) is not None}

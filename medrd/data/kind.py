@@ -225,7 +225,7 @@ class Kind(Protocol):
         ...
 
     def read(self, case: Case, *, budget: int) -> Opened:
-        """Read a case; inputs with more voxels or pixels than the budget are refused unread."""
+        """Read a case; inputs with more voxels or pixels than ``budget`` are refused unread."""
         ...
 
     def prepare(self, given: Volume | Mapping[str, Volume] | Picture) -> Prepared:

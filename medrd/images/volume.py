@@ -114,12 +114,12 @@ def volume_from_array(array: ArrayLike, affine: ArrayLike, *, code: int = 1) -> 
 
 
 def check_same_grid(volumes: Mapping[str, Volume]) -> None:
-    """Check that all volumes lie voxel on voxel.
+    """Check that all volumes are on the same grid.
 
     Parameters
     ----------
     volumes
-        By what they are, for example modality or ``"label"``; the first is the reference.
+        Volumes by kind, such as a modality or ``"label"``; the first is the reference.
 
     Raises
     ------

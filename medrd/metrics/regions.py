@@ -12,7 +12,7 @@ _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 def region_weights(
     labels: NDArray[np.bool_], *, mask: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.float64], int]:
-    """Weigh every anomalous pixel by one over the size of its component.
+    """Weight every anomalous pixel by one over the size of its component.
 
     Parameters
     ----------

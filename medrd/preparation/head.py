@@ -52,8 +52,8 @@ _LYING_STRAIGHT = ((-30, -15, 0, 15, 30), (0,), (-12, 0, 12))
 _HEAD_SHIFTS_MM = ((0,), (-20, 0, 20), (-20, 0, 20, 40, 60))
 _BRAIN_SHIFTS_MM = ((0,), (0,), (0,))
 LEAST_PROMINENCE = 0.0055
-"""For registrations with free scales: right ones had 0.0066 and more, wrong ones up to 0.0047
-(docs/prepare.md)."""
+"""Minimum prominence of registrations with free scales. Correct ones had 0.0066 and more, wrong
+ones up to 0.0047 (docs/prepare.md)."""
 # Within a session a head moves little.
 _NODDING = ((-10, 0, 10),) * 3
 
@@ -69,8 +69,8 @@ class Options:
     stretch
         Also stretch the head to the template's size, which BraTS does not do.
     extraction
-        How the brain is found in a head with its skull: ``template``, or what
-        :func:`medrd.preparation.programs.find_extractor` takes.
+        The method that finds the brain in a head with its skull: ``template``, or a value for
+        :func:`medrd.preparation.programs.find_extractor`.
     """
 
     bias: bool = True
@@ -214,7 +214,7 @@ def _on_template(
     image = subject.images[reference]
     placed = _to_template(image, mask, template)
     alignment = Alignment.of(placed)
-    # Without an outline of its own, nothing would tell a head of a wrong size from a wrong fit.
+    # Without its own outline, a head of a wrong size could not be told from a wrong fit.
     resized = method not in (STRIPPED, NOT_REFINED) and not is_sized(alignment, _brain_ml(template))
     onto = placed.matrix
     if not options.stretch and not resized:

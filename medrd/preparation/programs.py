@@ -58,7 +58,7 @@ _COMMANDS: Mapping[str, tuple[str, ...]] = {
     ),
     "deepbet": ("deepbet-cli -i {in} -o {out} -m {mask}",),
 }
-"""Command lines by name, the first that is installed counts."""
+"""Command lines by name; the first that is installed is used."""
 _INSTALL: Mapping[str, str] = {
     "hd-bet": "Install it: pip install hd-bet (version 2; it downloads its weights when it first "
     "runs).",
@@ -94,7 +94,7 @@ class Extractor:
 
 
 def find_extractor(brain: str) -> Extractor | None:
-    """The program that ``--brain`` asks for; None for the template.
+    """The program that ``--brain`` requests; None for the template.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def find_extractor(brain: str) -> Extractor | None:
     Raises
     ------
     ConfigError
-        It is neither.
+        ``brain`` is neither of these.
     MissingExtraError
         The program is not installed.
     """
@@ -170,7 +170,7 @@ def _known(brain: str) -> Extractor:
 def _given(brain: str) -> Extractor:
     try:
         command = shlex.split(brain)
-    except ValueError as error:  # a quotation mark without its other
+    except ValueError as error:  # an unmatched quotation mark
         raise _no_command(str(error)) from None
     missing = [name for name in ("{in}", "{mask}") if not any(name in part for part in command)]
     if missing:
@@ -186,7 +186,7 @@ def _extractor(name: str, command: Sequence[str], *, needs_t1: bool) -> Extracto
 
 
 def _find(program: str) -> str | None:
-    """The path of a program. The folder of this Python counts too: its environment may not be
+    """The path of a program, also in the folder of this Python, whose environment may not be
     activated."""
     here = Path(sys.executable).parent
     return shutil.which(program) or shutil.which(program, path=str(here))
@@ -235,14 +235,14 @@ def _ended(code: int) -> str:
 
 
 def _read_mask(path: Path, scan: Volume, volume: Volume, name: str) -> NDArray[np.bool_]:
-    """The mask on the grid of ``scan``, which is what the program was given of ``volume``."""
+    """The mask on the grid of ``scan``, which the program was given for ``volume``."""
     if not path.exists():
         raise _failed(volume, name, "no file when it ended")
     try:
         mask = read_nifti(path)
     except InputError as error:
         raise _failed(volume, name, f"one that cannot be read: {error.found}") from None
-    # Programs round headers, but none of them may move the mask by a voxel.
+    # Programs may round headers, but must not move the mask by a voxel.
     near = mask.shape == scan.shape and (
         max_displacement_mm(mask.affine, scan.affine, scan.shape) < min(scan.spacing_mm) / 2
     )

@@ -84,7 +84,7 @@ def _entry(path: Path, out: Path) -> _Entry:
         with Image.open(picture) as opened:
             opened.verify()
         still, shown = picture.read_bytes(), picture
-    except (OSError, SyntaxError):  # Pillow's word for a broken PNG
+    except (OSError, SyntaxError):  # Pillow raises this for a broken PNG
         logger.warning(
             "%s is missing or damaged; prepare the subject again (--overwrite).", picture
         )

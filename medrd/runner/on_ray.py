@@ -132,7 +132,7 @@ class Ray:
 
 
 class _Actor:
-    """Runs in a process of its own."""
+    """Runs in its own process."""
 
     _worker: Worker[Any, Any]
 

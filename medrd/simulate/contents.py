@@ -146,7 +146,7 @@ def _slice(draws: ContentDraws, images: Tensor, region: Tensor, own: Tensor) -> 
     x = (x + (draws.shift[:, 1:] * width).long()) % width
     source, y, x = draws.source[:, None, None], y[:, :, None], x[:, None, :]
     shown = region[source, y, x][:, None]
-    # indexing puts the channels last, as the slice between the indices asks for
+    # indexing puts the channels last, because of the slice between the indices
     return torch.where(shown, images[source, :, y, x].movedim(-1, 1), own)
 
 

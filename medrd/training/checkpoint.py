@@ -1,4 +1,4 @@
-"""Checkpoints from which a killed training continues: plain types and tensors, nothing else.
+"""Checkpoints from which a killed training continues; they hold only plain types and tensors.
 
 They are loaded with ``weights_only=True``, so a checkpoint from elsewhere cannot run code.
 """

@@ -213,7 +213,7 @@ def prepare_data(config: Config, out: Path, cohort: Cohort) -> TrainingData:
     slices = HealthySlices(training, margin=config.data.healthy_margin)
     if len(slices) == 0:
         raise none_healthy("train", len(training), wanted="training subjects with healthy slices")
-    if not (out / CHECKPOINT).is_file():  # else a wrong --resume would overwrite it
+    if not (out / CHECKPOINT).is_file():  # otherwise a wrong --resume would overwrite it
         write_text(out / "config.yaml", config.to_yaml())
     return TrainingData(cohort, training, held_out, left_out, slices)
 

@@ -53,7 +53,7 @@ def open_search(config: TuneConfig, out: Path, *, resume: bool) -> tuple[TuneCon
         If there are no data, trials would have different test subjects, there is nothing to
         score trials by, or the folder holds something else.
     LeakageError
-        If test subjects were asked for as validation subjects.
+        If test subjects were named as validation subjects.
     """
     config = _with_absolute_paths(config)
     corners = config.corners()

@@ -233,7 +233,7 @@ class Brains:
 
 
 def _data(config: Config) -> DataConfig:
-    assert isinstance(config.data, DataConfig)  # Config sees that data and recipe are alike
+    assert isinstance(config.data, DataConfig)  # Config ensures that data and recipe match
     return config.data
 
 

@@ -83,12 +83,12 @@ class Category:
 
 
 def choose(root: Path, known: Sequence[str], category: str | Sequence[str]) -> list[str]:
-    """The categories asked for, in order, each once.
+    """The requested categories, in order, each once.
 
     Raises
     ------
     ConfigError
-        If a category is unknown (the error suggests the nearest one), or none is asked for.
+        If a category is unknown (the error suggests the nearest one), or none is requested.
     """
     wanted = [category] if isinstance(category, str) else list(category)
     if wanted == ["all"]:

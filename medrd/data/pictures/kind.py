@@ -182,7 +182,7 @@ def refuse_series(where: str | Path, series: str | None) -> None:
 
 
 def _data(config: Config) -> PictureDataConfig:
-    assert isinstance(config.data, PictureDataConfig)  # Config sees that they are alike
+    assert isinstance(config.data, PictureDataConfig)  # Config ensures that they match
     return config.data
 
 

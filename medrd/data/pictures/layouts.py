@@ -46,7 +46,7 @@ _LOCO_KINDS = ("logical_anomalies", "structural_anomalies")
 def find_pictures(
     root: Path, *, layout: str, category: str | Sequence[str]
 ) -> list[PictureSubject]:
-    """All pictures of the categories asked for, in order of their ids.
+    """All pictures of the requested categories, in order of their ids.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def _from_folders(root: Path, layout: str, category: str | Sequence[str]) -> lis
             remedy="Set data.layout, or name the categories in data.category.",
         )
     kind = kinds[chosen[0]]
-    # Asked of the whole data set, because a single category without masks is damaged.
+    # Decided for the whole data set, because a single category without masks is damaged.
     masked = any(_has_masks(folder, kind) for folder in known.values())
     if not masked:
         logger.warning("%s has no masks: only image-level metrics can be computed.", root)
