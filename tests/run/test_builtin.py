@@ -37,7 +37,7 @@ def test_card_makefile_and_description_have_the_hashes_of_what_ships() -> None:
 
 def test_its_card_says_how_it_was_made_and_measured() -> None:
     card = (DEFAULT / CARD_NAME).read_text(encoding="utf-8")
-    for heading in ("Data", "Made again", "Metrics", "Limits"):
+    for heading in ("Data", "Reproduction", "Metrics", "Limits"):
         assert section(card, heading), heading
 
 
