@@ -28,13 +28,13 @@ endif
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
-setup: $(READY) ## create .venv and install the lock (every other target does so by itself)
+setup: $(READY) ## create .venv and install the lock (every other target runs this first)
 
 demo: $(READY) ## simulate a patient and find its tumour with the built-in model, into demo/
 	$(BIN)/medrd demo --out demo $(ARGS)
 
 # One thread: the sums, and so the weights, depend on how many there are.
-builtin: $(READY) ## make the built-in model again, from phantoms alone, into builtin/
+builtin: $(READY) ## train the built-in model again, on phantoms only, into builtin/
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/builtin.py configs/brats/builtin.yaml --out builtin $(ARGS)
 
 demo-train: $(READY) ## train on simulated brains, predict, evaluate and report, into demo-train/
@@ -46,7 +46,7 @@ test: $(READY) ## run the tests, e.g. make test ARGS="tests/metrics -x"
 	@# together; a choice of them in one.
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(or $(ARGS),-n 3 --dist loadfile --no-loadscope-reorder)
 
-test-fast: $(READY) ## the tests but those that start Ray, Chromium, a notebook or processes, or train a network
+test-fast: $(READY) ## the tests, except those that start Ray, Chromium, a notebook or processes, or train a network
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m "not slow" \
 		$(or $(ARGS),-n 2 --dist loadfile --no-loadscope-reorder)
 
@@ -66,7 +66,7 @@ docs: $(READY) ## the documentation as a site, into site/
 BUILTIN := medrd/builtin/flair/model.safetensors
 BUILTIN_SHA256 := c914c3a4371f96e9018c5c7e0fa145b2f4d0e40dfc16b01e050a01b559391b27
 
-check-tree: ## look for data and registry addresses among the files that git tracks
+check-tree: ## check that git tracks no data and no registry addresses
 	@git rev-parse --is-inside-work-tree >/dev/null
 	@! git ls-files ':!tests/run/old_run' ':!$(BUILTIN)' | grep -E '\.(nii|nii\.gz|mgz|mha|nrrd|dcm|npy|npz|pt|pth|ckpt|safetensors|onnx)$$' \
 		|| { echo 'check-tree: the files above look like data or weights'; exit 1; }
@@ -81,7 +81,7 @@ lock: $(READY) ## resolve requirements.lock again; ARGS=--upgrade takes the newe
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
 		pyproject.toml --extra all --group dev --no-header -o requirements.lock $(ARGS)
 
-clean: ## remove .venv and what the tools and the demo leave behind
+clean: ## remove .venv and the files that the tools and the demo create
 	rm -rf .venv demo demo-train builtin site build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -360,12 +360,12 @@ class OutlineConfig(ModelSection):
 
 
 class PatchCoreConfig(ModelSection):
-    """PatchCore, Roth et al., CVPR 2022: a memory of healthy patches; nothing is optimised."""
+    """PatchCore, Roth et al., CVPR 2022: a bank of healthy patches; nothing is optimised."""
 
     name: Literal["patchcore"] = "patchcore"
     teacher: TeacherConfig = TeacherConfig()
     fraction: float = Field(0.01, gt=0, le=1)
-    """Share of the patches that the memory keeps. The time to choose them grows with the square of
+    """Share of the patches that the bank keeps. The time to choose them grows with the square of
     their number: use more than about 0.05 only for small sets."""
     neighbours: int = Field(9, ge=1)
     """Neighbours for the image score's weight (scoring.image_score: model)."""
