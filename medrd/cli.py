@@ -13,6 +13,15 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from medrd import options
+from medrd.prediction.options import (
+    Device,
+    Frame,
+    KeepNames,
+    OneShard,
+    Overwrite,
+    PredictOptions,
+    Series,
+)
 
 app = typer.Typer(
     name="medrd",
@@ -135,6 +144,7 @@ def train(
 
 
 @app.command(options_metavar=_MODEL_FIRST)
+@options.spread
 def predict(
     inputs: Annotated[
         list[Path],
@@ -150,83 +160,14 @@ def predict(
         Path,
         typer.Option(callback=options.check_out, help="Folder for maps, masks, JSON and overlays."),
     ],
-    overwrite: options.Overwrite = False,
-    frame: options.Frame = None,
-    series: options.Series = None,
-    max_voxels: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Refuse volumes or pictures with more voxels or pixels than this, before reading "
-            "them. Default: from the model's config.",
-        ),
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse scans that are unlike the training scans.")
-    ] = False,
-    device: options.Device = "auto",
-    engine: Annotated[
-        options.Engine,
-        typer.Option(
-            help="fused: fold BatchNorm into the convolutions, which is faster on a CPU. torch: "
-            "run the networks as trained. auto: fused on a CPU in fp32, otherwise torch."
-        ),
-    ] = options.Engine.auto,
-    ray: options.OnRay = False,
-    address: options.Address = None,
-    actors: options.Actors = None,
-    cpus: options.Cpus = None,
-    gpus: options.Gpus = None,
-    shard: options.ShardText = None,
-    prepare: Annotated[
-        bool,
-        typer.Option(
-            "--prepare",
-            help="For raw heads: prepare them first, as medrd prepare does, in OUT/prepared. "
-            "Implies --native.",
-        ),
-    ] = False,
-    native: Annotated[
-        bool,
-        typer.Option(
-            "--native", help="For scans from medrd prepare: also write maps on the raw scan's grid."
-        ),
-    ] = False,
-    dicom: Annotated[
-        bool,
-        typer.Option(
-            "--dicom",
-            help="For DICOM series: also write a Segmentation, a Parametric Map and a report. "
-            "With --native, also for scans that medrd prepare made from a series.",
-        ),
-    ] = False,
-    keep_names: options.KeepNames = False,
-    report: Annotated[
-        bool, typer.Option("--report", help="Also write report.html, a page that shows the maps.")
-    ] = False,
+    chosen: PredictOptions,
+    where: options.RayOptions,
 ) -> None:
     """Write an anomaly map for each scan or picture, on its own grid."""
-    from medrd.prediction.options import PredictOptions
     from medrd.prediction.predict import predict_inputs
 
-    chosen = PredictOptions(
-        overwrite=overwrite,
-        frame=frame,
-        series=series,
-        max_voxels=max_voxels,
-        device=device,
-        engine=engine.value,
-        strict=strict,
-        prepare=prepare,
-        native=native,
-        dicom=dicom,
-        keep_names=keep_names,
-        report=report,
-        shard=options.parse_shard(shard),
-    )
-    runner = options.choose_runner(ray, address, actors, cpus, gpus)
     model, scans = options.split_model(inputs)
-    result = predict_inputs(model, scans, out, chosen, runner=runner)
+    result = predict_inputs(model, scans, out, chosen, runner=where.runner())
     for path in result.done:
         typer.echo(path)
     if result.page:
@@ -249,7 +190,7 @@ def to_dicom(
     out: Annotated[
         Path, typer.Option(callback=options.check_out, help="Folder for the DICOM objects.")
     ],
-    keep_names: options.KeepNames = False,
+    keep_names: KeepNames = False,
 ) -> None:
     """Write a map as DICOM: a Segmentation, a Parametric Map and a report."""
     from medrd.prediction.to_dicom import to_dicom as run
@@ -298,9 +239,9 @@ def prepare(
     stretch: Annotated[
         bool, typer.Option("--stretch", help="Also scale heads to the size of the template.")
     ] = False,
-    overwrite: options.Overwrite = False,
-    frame: options.Frame = None,
-    series: options.Series = None,
+    overwrite: Overwrite = False,
+    frame: Frame = None,
+    series: Series = None,
 ) -> None:
     """Prepare raw heads: correct the bias field, register, resample to 1 mm, remove the skull."""
     from medrd.preparation.head import Options
@@ -328,6 +269,7 @@ def prepare(
 
 
 @app.command(options_metavar=_MODEL_FIRST)
+@options.spread
 def evaluate(
     files: Annotated[
         list[Path],
@@ -342,13 +284,10 @@ def evaluate(
         Path, typer.Option(callback=options.check_out, help="Output folder for metrics.json.")
     ],
     set_: options.Set = None,
-    device: options.Device = "auto",
-    ray: options.OnRay = False,
-    address: options.Address = None,
-    actors: options.Actors = None,
-    cpus: options.Cpus = None,
-    gpus: options.Gpus = None,
-    shard: options.ShardText = None,
+    device: Device = "auto",
+    *,
+    where: options.RayOptions,
+    shard: OneShard = None,
     baseline: Annotated[bool, typer.Option(help="Evaluate the intensity baseline too.")] = True,
     report: Annotated[
         bool,
@@ -368,7 +307,6 @@ def evaluate(
     from medrd.evaluation.evaluate import evaluate as run
     from medrd.run.table import metrics_table
 
-    runner = options.choose_runner(ray, address, actors, cpus, gpus)
     path = run(
         models[0] if models else None,
         loaded,
@@ -376,8 +314,8 @@ def evaluate(
         device=device,
         baseline=baseline,
         report=report,
-        runner=runner,
-        shard=options.parse_shard(shard),
+        runner=where.runner(),
+        shard=shard,
     )
     if not path.is_file():  # other shards are not done yet
         return
@@ -388,6 +326,7 @@ def evaluate(
 
 
 @app.command()
+@options.spread
 def compare(
     config: Annotated[Path, typer.Argument(help="YAML file; configs/compare/ has examples.")],
     out: Annotated[
@@ -398,11 +337,8 @@ def compare(
         ),
     ],
     set_: options.Set = None,
-    ray: options.OnRay = False,
-    address: options.Address = None,
-    actors: options.Actors = None,
-    cpus: options.Cpus = None,
-    gpus: options.Gpus = None,
+    *,
+    where: options.RayOptions,
 ) -> None:
     """Train and evaluate every model on every data set with every seed; write one table."""
     from medrd.comparison.config import load_compare
@@ -410,8 +346,7 @@ def compare(
     loaded = load_compare(config, set_ or [])
     from medrd.comparison.compare import compare as run
 
-    runner = options.choose_runner(ray, address, actors, cpus, gpus)
-    comparison = run(loaded, out, runner=runner)
+    comparison = run(loaded, out, runner=where.runner())
     typer.echo((out / "results.md").read_text(encoding="utf-8"))
     typer.echo(out / "results.md")
     if any(cell.error or not cell.complete for cell in comparison.cells):
@@ -507,14 +442,14 @@ def export(
         typer.Option(callback=options.check_out, help="Output folder for the graph or the bundle."),
     ],
     format_: Annotated[
-        options.ExportFormat,
+        Literal["onnx", "pt2", "bundle"],
         typer.Option("--format", help="ONNX, torch.export, or MONAI bundle."),
-    ] = options.ExportFormat.onnx,
+    ] = "onnx",
 ) -> None:
     """Export a model for other programs, and check that the export gives the same results."""
     from medrd.exporting.export import export as run
 
-    typer.echo(run(model, out, format=format_.value))
+    typer.echo(run(model, out, format=format_))
 
 
 @app.command()

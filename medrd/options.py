@@ -1,17 +1,20 @@
-"""Options that several commands share, and the choices that some options offer."""
+"""Options that several commands share, and how commands take them."""
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import os
-from collections.abc import Sequence
-from enum import StrEnum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
 if TYPE_CHECKING:
-    from medrd.run.shard import Shard
     from medrd.runner.runner import Runner
 
 Set = Annotated[
@@ -19,39 +22,6 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a config key. May be repeated."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run or search.")]
-Overwrite = Annotated[
-    bool,
-    typer.Option(
-        "--overwrite",
-        help="Recompute existing results, and replace those of another scan of the same name.",
-    ),
-]
-Device = Annotated[
-    str, typer.Option(help="auto, cpu, cuda or cuda:N. auto takes a GPU if there is one.")
-]
-
-Frame = Annotated[int | None, typer.Option(min=0, help="Frame of a 4D scan, counted from 0.")]
-Series = Annotated[
-    str | None, typer.Option(help="Series Instance UID, for DICOM folders with several series.")
-]
-
-KeepNames = Annotated[
-    bool,
-    typer.Option(
-        "--keep-names",
-        help="Keep the patient's name, number and birth date in DICOM objects. By default they are "
-        "empty.",
-    ),
-]
-
-OnRay = Annotated[
-    bool,
-    typer.Option(
-        "--ray",
-        help="Run in several processes with Ray, on this machine or a cluster. Implied by "
-        "--address, --actors, --cpus and --gpus.",
-    ),
-]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -59,46 +29,83 @@ Address = Annotated[
         "RAY_ADDRESS if set, otherwise this machine."
     ),
 ]
-Actors = Annotated[
-    int | None, typer.Option(min=1, help="Number of Ray processes. Default: as many as fit.")
-]
-Cpus = Annotated[
-    int | None, typer.Option(min=1, help="CPU cores (and threads) per Ray process. Default: 1.")
-]
-Gpus = Annotated[
-    float | None,
-    typer.Option(
-        min=0.0,
-        help="GPUs per Ray process; with 0.5, two share one. Default: 1 if one is available.",
-    ),
-]
 
 
-ShardText = Annotated[
-    str | None,
-    typer.Option(
-        "--shard",
-        metavar="K/N",
-        help="Process only part K of N, counted from 1: one call per part, all with the same "
-        "--out, for instance in a SLURM array.",
-    ),
-]
+@dataclass(frozen=True)
+class RayOptions:
+    """Where the commands that work on one input at a time run."""
+
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Run in several processes with Ray, on this machine or a cluster. Implied by "
+            "--address, --actors, --cpus and --gpus.",
+        ),
+    ] = False
+    address: Address = None
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="Number of Ray processes. Default: as many as fit.")
+    ] = None
+    cpus: Annotated[
+        int | None, typer.Option(min=1, help="CPU cores (and threads) per Ray process. Default: 1.")
+    ] = None
+    gpus: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="GPUs per Ray process; with 0.5, two share one. Default: 1 if one is available.",
+        ),
+    ] = None
+
+    def runner(self) -> Runner:
+        """Ray if it is requested (see :func:`on_ray`), and this process otherwise."""
+        if on_ray(self.ray, self.address, self.actors, self.cpus, self.gpus):
+            from medrd.extras import require_extra
+            from medrd.runner.on_ray import Ray
+
+            require_extra("ray", "--ray")
+            return Ray(self.cpus or 1, self.gpus, self.actors, self.address)
+        from medrd.runner.runner import HERE
+
+        return HERE
 
 
-class Engine(StrEnum):
-    """The engines of ``medrd predict``."""
+def spread(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each field of its parameters that are dataclasses.
 
-    auto = "auto"
-    torch = "torch"
-    fused = "fused"
+    A field with a ``typer.Option`` in its annotation is an option of the command line.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    own: list[inspect.Parameter] = []
+    options: dict[tuple[str, type], list[inspect.Parameter]] = {}
+    for each in signature.parameters.values():
+        if isinstance(each.annotation, type) and is_dataclass(each.annotation):
+            options[each.name, each.annotation] = list(_options_of(each.annotation))
+        else:
+            own.append(each)
+
+    @wraps(command)
+    def call(**given: Any) -> None:
+        for (name, kind), fields_of in options.items():
+            given[name] = kind(**{each.name: given.pop(each.name) for each in fields_of})
+        command(**given)
+
+    parameters = [*own, *itertools.chain(*options.values())]
+    call.__dict__["__signature__"] = signature.replace(parameters=parameters)
+    return call
 
 
-class ExportFormat(StrEnum):
-    """The formats of ``medrd export``."""
-
-    onnx = "onnx"
-    pt2 = "pt2"
-    bundle = "bundle"
+def _options_of(kind: type) -> Iterator[inspect.Parameter]:
+    hints = get_type_hints(kind, include_extras=True)
+    for each in fields(kind):
+        if any(isinstance(part, OptionInfo) for part in get_args(hints[each.name])):
+            yield inspect.Parameter(
+                each.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=each.default,
+                annotation=hints[each.name],
+            )
 
 
 def read_arguments(arguments: Sequence[str]) -> list[str]:
@@ -207,25 +214,3 @@ def refuse_void_keys(overrides: Sequence[str], *, sections: Sequence[str]) -> No
 def on_ray(asked: bool, *options: object) -> bool:
     """Return whether Ray is requested, by its own option or by one that only Ray uses."""
     return asked or any(option is not None for option in options)
-
-
-def choose_runner(
-    ray: bool, address: str | None, actors: int | None, cpus: int | None, gpus: float | None
-) -> Runner:
-    """Return Ray if it is requested (see :func:`on_ray`), and this process otherwise."""
-    if on_ray(ray, address, actors, cpus, gpus):
-        from medrd.extras import require_extra
-        from medrd.runner.on_ray import Ray
-
-        require_extra("ray", "--ray")
-        return Ray(cpus or 1, gpus, actors, address)
-    from medrd.runner.runner import HERE
-
-    return HERE
-
-
-def parse_shard(text: str | None) -> Shard | None:
-    """Return the shard that ``--shard`` names, or None without it. Raises ConfigError."""
-    from medrd.run.shard import Shard
-
-    return None if text is None else Shard.parse(text)

@@ -22,7 +22,6 @@ from medrd.errors import InputError
 from medrd.files import file_hash, write_json
 from medrd.prediction.dicom import (
     check_dicom,
-    dicom_is_done,
     dicom_targets,
     remove_dicom,
     write_dicom,
@@ -105,6 +104,7 @@ class CasePredictor:
             "device": execution.device.type,
             "code": str(CODE_VERSION),
             "engine": engine,
+            **job.options.identity,
         }
 
     def read(self, case: Case) -> Loaded | InputError | None:
@@ -123,15 +123,11 @@ class CasePredictor:
     def _is_done(self, path: Path, record: Record | None, hashes: dict[str, str]) -> bool:
         """True if an earlier result belongs to these inputs, is complete and is what this call
         requests."""
-        if record is None:
-            return False
-        if self._options.strict and record.unlike_training != []:
-            return False
-        if self._options.native and "native_map" not in record.outputs:
-            return False
-        if self._options.dicom and not dicom_is_done(record, self._options):
-            return False
-        return record.is_current(path.parent, {**self._identity, "inputs": hashes})
+        return (
+            record is not None
+            and self._options.shown_by(record)
+            and record.is_current(path.parent, {**self._identity, "inputs": hashes})
+        )
 
     def _read(self, case: Case) -> Loaded | None:
         path = self._record_path(case)

@@ -11,20 +11,12 @@ from medrd.dicom_objects.scene import Maker
 from medrd.dicom_objects.write import OBJECT_ENDINGS, is_own_object, write_objects
 from medrd.errors import MissingInputError
 from medrd.prediction.native import NativeSpace
-from medrd.prediction.options import PredictOptions
 from medrd.run.outputs import remove
-from medrd.run.record import Record
 
 
 def dicom_targets(case: Case, out: Path) -> dict[str, Path]:
     """Paths of the objects, by the keys of :data:`OBJECT_ENDINGS`."""
     return {name: case.output(out, ending) for name, ending in OBJECT_ENDINGS.items()}
-
-
-def dicom_is_done(record: Record, options: PredictOptions) -> bool:
-    """Whether an earlier result has the objects, with or without names as this call requires."""
-    done = record.content.get("dicom") or {}
-    return done.get("names_kept") == options.keep_names
 
 
 def remove_dicom(case: Case, out: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from medrd.data.cases import Case
 from medrd.data.left_out import LeftOut, log_left_out
@@ -22,10 +22,9 @@ from medrd.files import as_paths
 from medrd.prediction.bids import describe_derivative
 from medrd.prediction.case import Done, Job, Outcome
 from medrd.prediction.guard import check_strict
-from medrd.prediction.options import DEFAULTS, PredictOptions
+from medrd.prediction.options import DEFAULTS, PredictKeywords, PredictOptions
 from medrd.prediction.raw import prepare_cases
 from medrd.prediction.work import PredictWork
-from medrd.run.engine import Engine
 from medrd.run.failures import REPORT_STEP, Failure, all_failures, write_failures
 from medrd.run.folder_lock import lock_folder
 from medrd.run.model_folder import Model, load_model
@@ -71,44 +70,15 @@ def predict(
     inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    overwrite: bool = False,
-    frame: int | None = None,
-    series: str | None = None,
-    max_voxels: int | None = None,
-    device: str = "auto",
-    engine: Engine = "auto",
-    strict: bool = False,
-    picture: bool = True,
-    prepare: bool = False,
-    native: bool = False,
-    dicom: bool = False,
-    keep_names: bool = False,
-    report: bool = False,
-    shard: Shard | None = None,
     runner: Runner = HERE,
+    **options: Unpack[PredictKeywords],
 ) -> PredictReport:
     """Predict scans or pictures; see :func:`predict_inputs`.
 
     The other keywords are the fields of :class:`medrd.prediction.options.PredictOptions`, which
     explains them.
     """
-    options = PredictOptions(
-        overwrite=overwrite,
-        frame=frame,
-        series=series,
-        max_voxels=max_voxels,
-        device=device,
-        engine=engine,
-        strict=strict,
-        picture=picture,
-        prepare=prepare,
-        native=native,
-        dicom=dicom,
-        keep_names=keep_names,
-        report=report,
-        shard=shard,
-    )
-    return predict_inputs(model, inputs, out, options, runner=runner)
+    return predict_inputs(model, inputs, out, PredictOptions(**options), runner=runner)
 
 
 def predict_inputs(

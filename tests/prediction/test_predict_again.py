@@ -70,6 +70,15 @@ def test_what_is_not_as_on_record_is_done_again(
     assert len(predict(model, [scan], out, picture=picture).skipped) == 1
 
 
+def test_a_picture_that_an_earlier_call_left_out_is_drawn(
+    quick: Model, scan: Path, tmp_path: Path
+) -> None:
+    predict(quick, [scan], tmp_path, picture=False)
+    assert len(predict(quick, [scan], tmp_path).done) == 1
+    assert (tmp_path / "scan.png").exists()
+    assert len(predict(quick, [scan], tmp_path, picture=False).skipped) == 1
+
+
 def test_a_late_process_leaves_what_others_have_done(
     quick: Model, scan: Path, tmp_path: Path
 ) -> None:
