@@ -225,4 +225,4 @@ def test_a_few_dozen_steps_lower_the_loss_and_find_an_anomaly(variant: Variant) 
 def test_the_module_says_that_it_is_a_reconstruction() -> None:
     text = str(bikd_module.__doc__)
     assert "RECONSTRUCTION" in text.splitlines()[0]
-    assert "numbers are not claimed" in " ".join(text.split())
+    assert "do not claim the paper's numbers" in " ".join(text.split())
