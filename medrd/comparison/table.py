@@ -252,7 +252,7 @@ def _differences_part(comparison: Comparison) -> list[str]:
         "Differences are paired over subjects or pictures, for the seeds and categories that both "
         "models have finished. p is for each difference alone; p (Holm) is corrected for all "
         f"{len(body)} differences of this table; intervals are not corrected. The variation "
-        "between trainings is not part of these tests: see the spread over seeds."
+        "between training runs is not part of these tests: see the spread over seeds."
     )
     if min(d.units for d in comparison.differences) < FEW_UNITS:
         note += (

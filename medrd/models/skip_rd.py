@@ -22,7 +22,7 @@ after the stage that they lead to, join features of the same level. The weight o
 term is 0.05 for one category and 0.005 in the run over all of MVTec AD, where a loop variable
 overwrites the option; the default here is 0.05.
 
-Left out: the choice of the best epoch by test labels, which both trainings make.
+Left out: the choice of the best epoch by test labels, which both training scripts make.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class SkipConnected(Detector):
     teacher
         Built and loaded; it is frozen here.
     consistency_weight
-        Weight of the consistency term; 0.05 in both released codes.
+        Weight of the consistency term; 0.05 in both released implementations.
     lr, betas
-        Adam's; 0.005 and (0.5, 0.999) in both released codes.
+        Adam's; 0.005 and (0.5, 0.999) in both released implementations.
     """
 
     decoder: Decoder
