@@ -21,7 +21,7 @@ _KNOWN_CODES = range(6)
 _SAME_SIZE = 0.05
 """Relative difference up to which voxel sizes are equal: some are rounded, or sheared a little."""
 _UNITS_MM = {1: ("metres", 1e3), 3: ("microns", 1e-3)}
-"""By the lowest three bits of xyzt_units; 2 is mm, and 0, which is unknown, counts as mm."""
+"""Units by the lowest three bits of xyzt_units; 2 is mm, and 0 (unknown) counts as mm."""
 
 # nibabel logs what it repairs in a header; medrd reports it in Volume.warnings.
 _SILENT = logging.getLogger(f"{__name__}.silent")
@@ -48,8 +48,8 @@ def affine_in_force(
     """
     header = _in_mm(header)
     # nibabel's repairs, on a copy: unknown codes count as 0, a qfac that is neither 1 nor -1 as 1,
-    # negative voxel sizes as positive. They are warned of; a voxel size of 0, which becomes 1 mm,
-    # is refused where it counts.
+    # negative voxel sizes as positive. They cause warnings; a voxel size of 0, which becomes 1 mm,
+    # is refused if it matters.
     repaired = header.copy()
     repaired.check_fix(logger=_SILENT, error_level=_NEVER_RAISE)
     qform = _qform(repaired)

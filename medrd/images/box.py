@@ -8,7 +8,7 @@ from scipy import ndimage
 
 
 def bounding_box(shown: NDArray[np.bool_], margin: int = 0) -> tuple[slice, ...]:
-    """The box around everything that is True, widened by a margin within the array.
+    """The box around all True values, widened by a margin within the array.
 
     If nothing is True, the box is the whole array.
 
@@ -28,7 +28,7 @@ def bounding_box(shown: NDArray[np.bool_], margin: int = 0) -> tuple[slice, ...]
 
 
 def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """What scipy's ``binary_fill_holes`` makes of a mask, in a fifth of its time.
+    """Fill holes in a mask like scipy's ``binary_fill_holes``, in a fifth of its time.
 
     A hole is background from which no path along edges leads out of the mask's box.
     """

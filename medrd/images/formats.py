@@ -1,4 +1,4 @@
-"""The formats of scans that are files: which names they have, and what reads their headers."""
+"""The file formats of scans: their names, and the functions that read their headers."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def unread_ending(path: Path) -> str:
 
 
 def scan_file(path: Path) -> Path | None:
-    """The file of a scan that is called so; None if the name is not a scan's, or nothing like it is
-    there.
+    """The file of the scan with this name; None if the name is not a scan's, or there is no such
+    file.
 
     Unpackers and some copies of BraTS put a scan into a folder of its name
     (``a_flair.nii/scan.nii``): then it is the only scan in that folder.
@@ -61,7 +61,7 @@ def scan_file(path: Path) -> Path | None:
 
 
 def header_file(path: Path) -> Path:
-    """The file to read for this one: of an ``.img``, the ``.hdr`` beside it."""
+    """The file to read for this one: for an ``.img``, the ``.hdr`` beside it."""
     return header_and_voxel_files(path)[0] if _IMG.search(path.name) else path
 
 

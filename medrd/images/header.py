@@ -162,7 +162,7 @@ def describe_scan(
     affine
         (4, 4), voxel index to RAS+ mm.
     voxel_offset
-        Bytes before the voxels; None if they are the end of ``voxel_path``.
+        Bytes before the voxels; None if the voxels are at the end of ``voxel_path``.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def describe_scan(
 
 
 def header_and_voxel_files(path: Path) -> tuple[Path, Path]:
-    """The two files of an ``.hdr`` and ``.img`` pair; twice the same for a single file."""
+    """The two files of an ``.hdr`` and ``.img`` pair; the same file twice for a single file."""
     gz = path.suffix if path.suffix.lower() == ".gz" else ""
     bare = path.with_suffix("") if gz else path
     kind = bare.suffix
@@ -261,7 +261,8 @@ def _with_magic(path: Path, header: nib.Nifti1Header) -> nib.Nifti1Header:
 
 
 def _check_magic_is_of(path: Path, header: nib.Nifti1Header, version: int, *, pair: bool) -> None:
-    """Refuse a magic of the other version or, which moves the voxels, of the other kind of file."""
+    """Refuse a magic of the other version, or of the other kind of file, which would move the
+    voxels."""
     magic, expected = header["magic"].item(), f"n{'i' if pair else '+'}{version}".encode()
     if magic != expected:
         kind = "an .hdr and .img pair" if pair else "a single file"
@@ -274,8 +275,8 @@ def _check_magic_is_of(path: Path, header: nib.Nifti1Header, version: int, *, pa
 
 
 def _value_warnings(header: nib.Nifti1Header, dtype: np.dtype[Any], *, pair: bool) -> Iterator[str]:
-    """What readers mend in the fields about voxels, and a meaning that no scan has: one sentence
-    each."""
+    """One sentence for each voxel field that readers correct silently, and for an intent that no
+    scan has."""
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if math.isnan(slope) and not math.isnan(inter):  # nibabel sets both for "no scaling"
         yield f"scl_slope is NaN, so that neither it nor scl_inter, {inter:g}, is applied."

@@ -15,7 +15,7 @@ _ROUNDING = 1e-4
 _HIGHEST = 2**24
 """Above this value, float32 does not hold every whole number."""
 FEW_VALUES = 16
-"""The most distinct values of a label with a meaning each; a scan has hundreds."""
+"""Largest number of distinct values in a label; a scan has hundreds."""
 MOST = 0.5
 """Share of a brain or a picture beyond which a label is more likely to mark something else."""
 _MANY_EDGES = 0.1
@@ -34,12 +34,12 @@ def whole_labels(path: str | Path, values: NDArray[Any]) -> NDArray[np.int32]:
     Parameters
     ----------
     values
-        Values of any shape and type, not yet cleaned of NaN.
+        Values of any shape and type, which may include NaN.
 
     Raises
     ------
     LabelError
-        A value is NaN, infinite, negative or no whole number.
+        A value is NaN, infinite, negative or not a whole number.
     """
     whole = values.dtype.kind in "bui"
     rounded = values if whole else np.rint(values)

@@ -1,7 +1,7 @@
 """Conversion to and from SimpleITK; ITK never reads the geometry from a file itself.
 
-ITK takes the qform where nibabel takes the sform, so that the two libraries would place a file
-whose transforms differ in two different ways.
+ITK prefers the qform and nibabel the sform, so the two libraries would place a file whose
+transforms differ differently.
 """
 
 from __future__ import annotations

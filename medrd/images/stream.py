@@ -29,7 +29,7 @@ class _Source(Protocol):
 
 
 class ForwardReader:
-    """Bytes of a file, uncompressed, front to back.
+    """Reads the uncompressed bytes of a file from front to back.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def open_forward(path: Path, *, packed_at: int | None = None) -> Iterator[Forwar
 
 
 class _Inflated:
-    """A zlib or gzip stream within a file, checked by its checksum at the end."""
+    """A zlib or gzip stream within a file, verified by its checksum at the end."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
