@@ -23,7 +23,7 @@ from medrd.comparison.config import CompareConfig, cell_config, load_compare
 from medrd.config import Config
 from medrd.config.load import read_yaml
 from medrd.data.slices import SliceBatch
-from medrd.models import Batch
+from medrd.models.detector import Batch
 from medrd.run.device import Execution, choose_execution
 from medrd.run.model_folder import make_detector, make_scoring
 from medrd.run.predictor import Predictor

@@ -29,7 +29,7 @@ from medrd.config import (
 )
 from medrd.data.brains.prepare import prepare
 from medrd.images.volume import volume_from_array
-from medrd.models import Batch
+from medrd.models.detector import Batch
 from medrd.phantom.cohort import BRATS_AFFINE, make_subject
 from medrd.run.device import Execution, choose_execution
 from medrd.run.model_folder import make_detector

@@ -23,7 +23,7 @@ from medrd.config import Config, RecipeConfig, make_config
 from medrd.data.brains.layouts import find_subjects
 from medrd.data.brains.prepare import PreparedVolume, prepare, read_channels
 from medrd.data.slices import HealthySlices, SliceBatch
-from medrd.models import Detector
+from medrd.models.detector import Detector
 from medrd.phantom.cohort import write_cohort
 from medrd.run.device import Execution, choose_execution
 from medrd.run.model_folder import make_detector, make_scoring

@@ -26,10 +26,9 @@ from torch import Tensor
 from medrd.comparison.compare import plan
 from medrd.comparison.config import Cell, load_compare
 from medrd.config import Config, RecipeConfig
-from medrd.config.models import RDSegConfig
 from medrd.evaluation.evaluate import evaluate
-from medrd.models import Batch
-from medrd.models.rdseg import RDSeg, outline_loss
+from medrd.models.detector import Batch
+from medrd.models.rdseg import RDSeg, RDSegConfig, outline_loss
 from medrd.run.cohort import load_cohort, try_sides
 from medrd.run.device import Execution, choose_execution
 from medrd.run.model_folder import load_model, make_scoring, save_model

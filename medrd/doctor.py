@@ -9,8 +9,9 @@ import torch
 from medrd.config import Config, TeacherConfig, make_config
 from medrd.data.cache import default_cache
 from medrd.errors import MedrdError
-from medrd.models import Teacher, TokenTeacher
-from medrd.models.build import DETECTORS, Entry, shapes_only
+from medrd.models.build import shapes_only
+from medrd.models.detectors import DETECTORS, detector_class
+from medrd.models.teacher import Teacher, TokenTeacher
 from medrd.run.device import choose_execution
 from medrd.run.model_folder import make_detector
 from medrd.run.progress import progress
@@ -69,12 +70,12 @@ def _row(model: dict[str, Any]) -> list[str]:
 
 
 def _models() -> list[dict[str, Any]]:
-    return [{"name": name, "source": entry.source} for name, entry in DETECTORS.items()]
+    return [{"name": name, "source": detector_class(name).source} for name in DETECTORS]
 
 
 def _counted_models() -> list[dict[str, Any]]:
     """Each detector with each teacher, and its number of parameters."""
-    wanted = [(name, teacher) for name, entry in DETECTORS.items() for teacher in _teachers(entry)]
+    wanted = [(name, teacher) for name in DETECTORS for teacher in _teachers(name)]
     models = []
     with progress("looking at models", len(wanted)) as advance:
         for name, teacher in wanted:
@@ -86,17 +87,18 @@ def _counted_models() -> list[dict[str, Any]]:
                     "teacher": teacher,
                     "parameters": detector.parameter_counts(),
                     "exports": detector.exports,
-                    "source": DETECTORS[name].source,
+                    "source": detector_class(name).source,
                 }
             )
             advance(note=name)
     return models
 
 
-def _teachers(entry: Entry) -> tuple[str | None, ...]:
-    if entry.teacher is None:
+def _teachers(name: str) -> tuple[str | None, ...]:
+    teacher_kind = detector_class(name).teacher_kind
+    if teacher_kind is None:
         return (None,)
-    return _TRANSFORMERS if entry.teacher is TokenTeacher else _TEACHERS
+    return _TRANSFORMERS if teacher_kind is TokenTeacher else _TEACHERS
 
 
 def _config(name: str, teacher: str | None) -> Config:

@@ -13,7 +13,7 @@ import pytest
 
 from medrd import __version__
 from medrd.cli import app
-from medrd.models.build import DETECTORS
+from medrd.models.detectors import DETECTORS, detector_class
 
 Medrd = Callable[..., Any]
 
@@ -209,8 +209,8 @@ def test_doctor_knows_versions_models_and_the_embedded_teacher(medrd: Medrd) -> 
     assert __version__ in done.stdout
     assert "embedded EfficientNet-Lite0 weights load" in done.stdout
     rows = [row for row in done.stdout.splitlines() if "|" in row]
-    for name, kind in DETECTORS.items():
-        assert any(f"| {name} " in row and kind.source in row for row in rows)
+    for name in DETECTORS:
+        assert any(f"| {name} " in row and detector_class(name).source in row for row in rows)
 
 
 def test_doctor_counts_parameters_if_asked(medrd: Medrd) -> None:

@@ -11,9 +11,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from medrd.config import MEDIAN_INTENSITY, ScoringConfig
-from medrd.config.models import MODELS
-from medrd.models import Backbone, Batch, Detector, Scoring, Teacher, TokenTeacher
-from medrd.models.build import DETECTORS
+from medrd.models.detector import Batch, Detector
+from medrd.models.detectors import DETECTORS, detector_class
+from medrd.models.scoring import Scoring
+from medrd.models.teacher import Backbone, Teacher, TokenTeacher
 from medrd.run.model_folder import make_scoring
 from medrd.training.loop import descend, make_optimizers
 
@@ -53,28 +54,27 @@ def build(
     **settings: Any,
 ) -> D:
     """A detector with the config's numbers where none are given, and random weights."""
-    (name,) = (name for name, entry in DETECTORS.items() if entry.make is kind)
-    section = MODELS[name]
+    section = kind.section
+    name = section.model_fields["name"].default
     keys = section.model_fields.keys() - {"name", "teacher", "simulation", "noise"}
     own = {key: settings.pop(key) for key in list(settings) if key in keys}
     # Dinomaly's section needs one to be valid; the network gets that of the arguments.
     named = {key: FAST[name][key] for key in ("teacher",) if key in FAST.get(name, {})}
     chosen = section(**own, **named)
     settings |= {key: getattr(chosen, key) for key in keys}
-    if DETECTORS[name].takes_stacks:
+    if section.takes_stacks:
         settings |= {"modalities": modalities, "channels": channels, "median": MEDIAN_INTENSITY}
     if teacher is None:
         return kind(**settings)
     if isinstance(teacher, str):
-        of_its_kind = DETECTORS[name].teacher
-        assert of_its_kind is not None
-        teacher = of_its_kind(teacher)
+        assert kind.teacher_kind is not None
+        teacher = kind.teacher_kind(teacher)
     return kind(teacher, **settings)
 
 
 def small_teacher(name: str, convolutional: str = SMALL) -> str | None:
     """The small teacher of a detector's kind; None for one that has none."""
-    kind = DETECTORS[name].teacher
+    kind = detector_class(name).teacher_kind
     if kind is None:
         return None
     return SMALL_VIT if kind is TokenTeacher else convolutional

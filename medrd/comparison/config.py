@@ -19,9 +19,9 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field
 
 from medrd.config.load import apply_overrides, make_config, read_yaml
 from medrd.config.mistakes import config_mistake
-from medrd.config.section import FilePath, Section, Text
 from medrd.config.sections import Config
 from medrd.errors import ConfigError
+from medrd.models.section import FilePath, Section, Text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 

@@ -6,14 +6,6 @@ original file.
 
 from medrd.config.layout import Layout
 from medrd.config.load import digest, load_config, make_config
-from medrd.config.models import (
-    CoarseNoiseConfig,
-    IntensityConfig,
-    RD4ADConfig,
-    SimplexBoxConfig,
-    SimulationConfig,
-    TeacherConfig,
-)
 from medrd.config.sections import (
     MEDIAN_INTENSITY,
     AnyDataConfig,
@@ -29,6 +21,12 @@ from medrd.config.sections import (
     SplitConfig,
     TrainConfig,
 )
+from medrd.models.settings import (
+    CoarseNoiseConfig,
+    SimplexBoxConfig,
+    SimulationConfig,
+    TeacherConfig,
+)
 
 __all__ = [
     "MEDIAN_INTENSITY",
@@ -39,11 +37,9 @@ __all__ = [
     "CoarseNoiseConfig",
     "Config",
     "DataConfig",
-    "IntensityConfig",
     "Layout",
     "PictureDataConfig",
     "PictureRecipeConfig",
-    "RD4ADConfig",
     "RecipeConfig",
     "ScoringConfig",
     "SimplexBoxConfig",

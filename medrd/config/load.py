@@ -1,6 +1,6 @@
 """Load a config from YAML, and report a mistake in one line.
 
-This module does not import torch, so a wrong key is reported at once.
+Only a detector's own section needs torch; its file is imported when a config is validated.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from medrd.errors import ConfigError
+from medrd.models.detectors import DETECTORS, detector_class
+from medrd.models.settings import ModelSection
 
 _SECTION: Final = "a section of keys, such as {key: value}"
 _TEXT: Final = "a text, in quotes if it looks like a number or like yes or no"
@@ -182,6 +184,8 @@ def _inside(sections: list[type[BaseModel]], part: int | str) -> list[type[BaseM
 
 
 def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if annotation is ModelSection:
+        return [detector_class(name).section for name in DETECTORS]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [each for inner in get_args(annotation) for each in _sections_in(inner)]

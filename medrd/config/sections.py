@@ -6,20 +6,24 @@ A config file lists only what differs from the defaults below.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 import yaml
 from pydantic import (
     Field,
+    PlainValidator,
+    SerializeAsAny,
     ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticKnownError
 
 from medrd.config.layout import Layout
-from medrd.config.models import ModelConfig, RD4ADConfig
-from medrd.config.section import FilePath, Section, Text
+from medrd.models.detectors import DETECTORS, detector_class
+from medrd.models.section import FilePath, Section, Text
+from medrd.models.settings import ModelSection
 
 SCHEMA_VERSION: Final = 1
 MEDIAN_INTENSITY: Final = 0.4
@@ -267,6 +271,30 @@ class CalibrationConfig(Section):
     matters more. A scan's score is still compared with held-out scans only."""
 
 
+def _model_section(value: Any) -> ModelSection:
+    """The section of a detector, whose file is imported only now: it needs torch."""
+    if isinstance(value, ModelSection):
+        return value
+    if not isinstance(value, dict):
+        raise PydanticKnownError("model_attributes_type")
+    if (name := value.get("name")) is None:
+        raise PydanticKnownError("union_tag_not_found", {"discriminator": "'name'"})
+    if name not in DETECTORS:
+        known = ", ".join(map(repr, DETECTORS))
+        context = {"discriminator": "'name'", "tag": str(name), "expected_tags": known}
+        raise PydanticKnownError("union_tag_invalid", context)
+    try:
+        return detector_class(name).section.model_validate(value)
+    except ValidationError as error:  # the name tells which section's keys the error is about
+        details = [{**each, "loc": (name, *each["loc"])} for each in error.errors()]
+        raise ValidationError.from_exception_data(
+            "model", cast(list[InitErrorDetails], details)
+        ) from None
+
+
+AnyModelConfig = Annotated[SerializeAsAny[ModelSection], PlainValidator(_model_section)]
+
+
 class Config(Section):
     """The configuration of a run."""
 
@@ -274,7 +302,7 @@ class Config(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     data: AnyDataConfig = DataConfig()
     recipe: AnyRecipeConfig = RecipeConfig()
-    model: ModelConfig = RD4ADConfig()
+    model: AnyModelConfig = Field(default_factory=lambda: _model_section({"name": "rd4ad"}))
     scoring: ScoringConfig = ScoringConfig()
     train: TrainConfig = TrainConfig()
     calibration: CalibrationConfig = CalibrationConfig()

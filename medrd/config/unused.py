@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from medrd.config.models import PatchCoreConfig
-from medrd.config.section import Section
 from medrd.config.sections import Config, RecipeConfig
+from medrd.models.section import Section
 
 
 def unused_keys(config: Config) -> dict[str, str]:
@@ -24,6 +23,6 @@ def unused_keys(config: Config) -> dict[str, str]:
         add("recipe", "percentiles", recipe.normalise == "percentile", why)
     else:
         add("scoring", "sigma_across_mm", False, "a picture has no neighbouring slices")
-    if isinstance(config.model, PatchCoreConfig):
+    if config.model.name == "patchcore":
         add("model", "neighbours", scoring.image_score == "model", score)
     return unused

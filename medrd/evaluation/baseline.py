@@ -6,9 +6,10 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from medrd.config import Config, IntensityConfig, ScoringConfig
+from medrd.config import Config, ScoringConfig
 from medrd.data.kinds import kind_of
 from medrd.errors import ConfigError, InputError, MedrdError
+from medrd.models.intensity import IntensityConfig
 from medrd.run.calibration import Calibration, calibrate
 from medrd.run.cohort import Cohort, try_sides
 from medrd.run.device import choose_execution

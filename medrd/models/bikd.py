@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from medrd.models.cosine import global_distance, pixel_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.monitors import CollapseMonitor
+from medrd.models.settings import Beta, ModelSection, Rate, SimulationConfig, TeacherConfig, Weight
 from medrd.models.simulated import in_eval, masks_at_levels
 from medrd.models.student import fresh_encoder, reverse_student
 from medrd.models.teacher import Teacher
@@ -75,6 +76,22 @@ class HealthyScale(nn.Module):
         return maps / self.std
 
 
+class BiKDConfig(ModelSection):
+    """Bidirectional distillation: a reconstruction from the abstract of Wang et al., 2024."""
+
+    name: Literal["bikd"] = "bikd"
+    teacher: TeacherConfig = TeacherConfig()
+    variant: Literal["reciprocal", "two_branch"] = "reciprocal"
+    """``reciprocal``: the teacher also learns from the student; ``two_branch``: a forward and a
+    reverse student learn from one frozen teacher."""
+    student_lr: Rate = 5e-3
+    teacher_lr: Rate = 1e-5
+    margin: Weight = 0.5
+    anchor: Weight = 1.0
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
+    simulation: SimulationConfig = SimulationConfig()
+
+
 class BiKD(Detector):
     """Bidirectional distillation as reconstructed from its abstract; see the module.
 
@@ -99,6 +116,8 @@ class BiKD(Detector):
         Weight of the trained teacher's distance from the pretrained one (reciprocal).
     """
 
+    section = BiKDConfig
+    source = "reconstruction from the abstract of Wang et al., NCAA 2024"
     simulation = "anomalies"
     monitor: CollapseMonitor
 

@@ -24,13 +24,28 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from medrd.models.blocks import conv, unit
 from medrd.models.cosine import summed_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.settings import Beta, ModelSection, Rate, TeacherConfig
 from medrd.models.student import fresh_encoder
 from medrd.models.teacher import Teacher
+
+
+class CSKDConfig(ModelSection):
+    """Cosine similarity distillation: a reconstruction from the abstract of Sheng et al., 2024."""
+
+    name: Literal["cskd"] = "cskd"
+    teacher: TeacherConfig = TeacherConfig()
+    loss: Literal["global", "pixel"] = "global"
+    """Cosine of the flattened features or per position."""
+    reduction: int = Field(4, ge=1)
+    """Channels of a level over those of its embedding."""
+    lr: Rate = 0.005
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
 
 
 class CSKD(Detector):
@@ -47,6 +62,9 @@ class CSKD(Detector):
     lr, betas
         Adam's.
     """
+
+    section = CSKDConfig
+    source = "reconstruction from the abstract of Sheng et al., Sci Rep 2024"
 
     def __init__(
         self,

@@ -22,13 +22,38 @@ since averaging the channels would otherwise remove it.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.settings import CoarseNoiseConfig, ModelSection, Rate, Weight
 from medrd.models.unet import UNet
+
+
+class DAEConfig(ModelSection):
+    """Denoising autoencoder with coarse noise, Kascenas et al., MIDL 2022."""
+
+    name: Literal["dae"] = "dae"
+    base: int = Field(64, ge=4, le=256)
+    """Channels of the U-Net's first level."""
+    depth: int = Field(4, ge=1, le=6)
+    lr: Rate = 1e-4
+    weight_decay: Weight = 1e-5
+    cycles: float = Field(10.5, ge=0)
+    """Cosine periods of the learning rate per training; 0.5: a single decay to zero."""
+    median: int = Field(5, ge=1)
+    """Side of the median filter on the residual, in pixels, odd; 1: no filter."""
+    noise: CoarseNoiseConfig = CoarseNoiseConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> DAEConfig:
+        if self.median % 2 == 0:
+            raise ValueError("median must be odd")
+        return self
 
 
 class DAE(Detector):
@@ -47,6 +72,9 @@ class DAE(Detector):
         Side of the median filter on the residual in pixels, odd; 1 for none.
     """
 
+    section = DAEConfig
+    source = "Kascenas et al., MIDL 2022"
+    teacher_kind = None
     simulation = "coarse_noise"
 
     def __init__(

@@ -6,12 +6,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from medrd.models.monitors import Monitor
+from medrd.models.settings import ModelSection
+from medrd.models.teacher import Backbone, Teacher
 
 Simulation = Literal["anomalies", "simplex_box", "coarse_noise"]
 """Simulated changes of a healthy slice: anomalies (with their mask), simplex noise in one box
@@ -120,6 +122,12 @@ class Detector(nn.Module):
     even after ``train()``, so that BatchNorm statistics do not change.
     """
 
+    section: ClassVar[type[ModelSection]]
+    """Its settings: the ``model`` section of a config."""
+    source: ClassVar[str]
+    """The paper that describes it, in short."""
+    teacher_kind: ClassVar[type[Backbone] | None] = Teacher
+    """The class of its teacher; None for a detector without one."""
     frozen: Sequence[nn.Module] = ()
     frozen_batchnorm: Sequence[nn.Module] = ()
     """Networks that are trained while their BatchNorm stays in eval mode."""

@@ -24,12 +24,15 @@ config's Gaussian smooths the maps instead of 5 x 5 weights at 256 x 256 pixels 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from medrd.models.cosine import global_distance, pixel_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group, warmed_up_cosine
+from medrd.models.settings import ModelSection, Rate, TransformerTeacherConfig, Weight
 from medrd.models.teacher import TokenTeacher
 
 WARM_UP = 0.02
@@ -40,6 +43,20 @@ EASY = 0.9
 EASY_GRADIENT = 0.1
 """Factor on the gradient of easy points."""
 CLIP_NORM = 0.1
+
+
+class DinomalyConfig(ModelSection):
+    """Dinomaly, Guo et al., CVPR 2025."""
+
+    name: Literal["dinomaly"] = "dinomaly"
+    # Validated, so that the error about the missing weights says what there is.
+    teacher: TransformerTeacherConfig = Field(default_factory=dict, validate_default=True)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Of the bottleneck; 0.4 in the released run over all of Real-IAD."""
+    lr: Rate = 2e-3
+    final_lr: Rate = 2e-4
+    """Learning rate at the end of the training."""
+    weight_decay: Weight = 1e-4
 
 
 class Dinomaly(Detector):
@@ -56,6 +73,10 @@ class Dinomaly(Detector):
     weight_decay
         AdamW's.
     """
+
+    section = DinomalyConfig
+    source = "Guo et al., CVPR 2025"
+    teacher_kind = TokenTeacher
 
     def __init__(
         self,

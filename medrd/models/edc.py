@@ -32,10 +32,24 @@ from torch import Tensor, nn
 from medrd.models.cosine import pixel_distance, summed_distance
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.monitors import CollapseMonitor
+from medrd.models.settings import ModelSection, Rate, TeacherConfig, Weight
 from medrd.models.student import deep_decoder
-from medrd.models.teacher import Teacher
+from medrd.models.teacher import DeepTeacher, Teacher
 
 BATCHNORM_MOMENTUM = 0.01
+
+
+class EDCConfig(ModelSection):
+    """Encoder-decoder contrast, Guo et al., TMI 2024."""
+
+    name: Literal["edc"] = "edc"
+    teacher: TeacherConfig = TeacherConfig()
+    """What the encoder starts from."""
+    lr: Rate = 5e-4
+    encoder_lr: Rate = 5e-5
+    """As released for brain MRI; 1e-5 for the other kinds of images."""
+    weight_decay: Weight = 1e-4
+    encoder_batch_norm: Literal["train", "eval"] = "train"
 
 
 class EDC(Detector):
@@ -53,6 +67,9 @@ class EDC(Detector):
         domain) or ``eval`` (the pretrained statistics).
     """
 
+    section = EDCConfig
+    source = "Guo et al., TMI 2024"
+    teacher_kind = DeepTeacher
     monitor: CollapseMonitor
     training_only = ("teacher",)
 

@@ -8,9 +8,22 @@ its brain, which is histogram equalisation over the whole volume.
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
+from pydantic import Field
 from torch import Tensor
 
 from medrd.models.detector import Detector, Step
+from medrd.models.settings import ModelSection
+
+
+class IntensityConfig(ModelSection):
+    """The untrained baseline: the channel itself, rank-normalised by the recipe."""
+
+    learns: ClassVar[bool] = False
+
+    name: Literal["intensity"] = "intensity"
+    channel: int = Field(0, ge=0, le=2)
 
 
 class Intensity(Detector):
@@ -21,6 +34,10 @@ class Intensity(Detector):
     channel
         Index of the channel, of three.
     """
+
+    section = IntensityConfig
+    source = "untrained baseline; cf. Meissen et al. 2021"
+    teacher_kind = None
 
     def __init__(self, *, channel: int) -> None:
         super().__init__()

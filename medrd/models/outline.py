@@ -9,19 +9,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from medrd.models.blocks import unit
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group, warmed_up_cosine
-from medrd.models.rdseg import mirror_image, outline_loss
+from medrd.models.rdseg import check_mirror_and_brightness, mirror_image, outline_loss
+from medrd.models.settings import ModelSection, Rate, SimulationConfig, Weight
 
 WARM_UP = 0.05
 """Share of the training in which the learning rate rises."""
 BRIGHTEST = 0.2
 """Brightness above the median is clipped here: fat is brighter than any oedema."""
+
+
+class OutlineConfig(ModelSection):
+    """A U-Net trained on anomalies that are known."""
+
+    takes_stacks: ClassVar[bool] = True
+
+    name: Literal["outline"] = "outline"
+    widths: tuple[Annotated[int, Field(ge=4, le=512)], ...] = Field(
+        (32, 64, 96, 160), min_length=2, max_length=6
+    )
+    """Channels at strides 2, 4, 8 and so on."""
+    mirror: bool = True
+    """Show the network the blurred mirror image too; for upright, centred brains."""
+    intensity_weight: Weight = 0.0
+    """Weight of brightness (of the first channel, in [0, 1]) in the log-odds; 0 if brightness is
+    not suspicious."""
+    lr: Rate = 1e-3
+    weight_decay: Weight = 1e-2
+    simulation: SimulationConfig = SimulationConfig()
+
+    def check_scans(self, *, channels: tuple[str, ...], axis: str, normalise: str) -> None:
+        """As rdseg's."""
+        check_mirror_and_brightness(
+            self.mirror, self.intensity_weight, channels=channels, axis=axis, normalise=normalise
+        )
 
 
 class Outline(Detector):
@@ -45,6 +74,9 @@ class Outline(Detector):
         AdamW's. The rate rises for a twentieth of the training, then falls to 0 along a cosine.
     """
 
+    section = OutlineConfig
+    source = "medrd: a U-Net on simulated anomalies, cf. Ronneberger et al., MICCAI 2015"
+    teacher_kind = None
     simulation = "anomalies"
 
     def __init__(

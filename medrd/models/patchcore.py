@@ -28,15 +28,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from medrd.models.coreset import Candidates, nearest
 from medrd.models.detector import Batch, Detector, Step
+from medrd.models.settings import ModelSection, TeacherConfig
 from medrd.models.teacher import Teacher
+
+
+class PatchCoreConfig(ModelSection):
+    """PatchCore, Roth et al., CVPR 2022: a bank of healthy patches; nothing is optimised."""
+
+    name: Literal["patchcore"] = "patchcore"
+    teacher: TeacherConfig = TeacherConfig()
+    fraction: float = Field(0.01, gt=0, le=1)
+    """Share of the patches that the bank keeps. The time to choose them grows with the square of
+    their number: use more than about 0.05 only for small sets."""
+    neighbours: int = Field(9, ge=1)
+    """Neighbours for the image score's weight (scoring.image_score: model)."""
 
 
 class PatchCore(Detector):
@@ -67,6 +81,8 @@ class PatchCore(Detector):
         (M, D) float16; empty before :meth:`finish`. It is saved with the state, whatever its size.
     """
 
+    section = PatchCoreConfig
+    source = "Roth et al., CVPR 2022"
     bank: Tensor
     collects = True
     scores_images = True

@@ -20,8 +20,20 @@ from torch import Tensor
 
 from medrd.models.cosine import summed_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.settings import Beta, ModelSection, Rate, TeacherConfig
 from medrd.models.student import reverse_student
 from medrd.models.teacher import Teacher
+
+
+class RD4ADConfig(ModelSection):
+    """Reverse distillation, Deng & Li, CVPR 2022."""
+
+    name: Literal["rd4ad"] = "rd4ad"
+    teacher: TeacherConfig = TeacherConfig()
+    loss: Literal["global", "pixel"] = "global"
+    """Cosine of the flattened features (the released code) or per position (the paper)."""
+    lr: Rate = 0.005
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
 
 
 class RD4AD(Detector):
@@ -38,6 +50,9 @@ class RD4AD(Detector):
     lr, betas
         Adam's; 0.005 and (0.5, 0.999) in the released code.
     """
+
+    section = RD4ADConfig
+    source = "Deng & Li, CVPR 2022"
 
     def __init__(
         self,

@@ -30,8 +30,25 @@ from medrd.models.cosine import global_distance, pixel_distance, summed_distance
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.injection import GuidedStudent
 from medrd.models.monitors import CollapseMonitor
+from medrd.models.settings import Beta, ModelSection, Rate, SimulationConfig, TeacherConfig
 from medrd.models.simulated import in_eval, masks_at_levels
 from medrd.models.teacher import Teacher
+
+
+class RDExpertConfig(ModelSection):
+    """RD with Expert: expert, teacher and student, Liu et al., AAAI 2025."""
+
+    name: Literal["rd_expert"] = "rd_expert"
+    teacher: TeacherConfig = TeacherConfig()
+    gating: bool = True
+    """The similarity gate on the injected teacher features; the paper describes it, but the
+    published training never runs it."""
+    teacher_batch_norm: Literal["train", "eval"] = "train"
+    """``train`` as published; with ``eval`` the teacher starts out equal to the expert."""
+    teacher_lr: Rate = 1e-4
+    student_lr: Rate = 5e-3
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
+    simulation: SimulationConfig = SimulationConfig()
 
 
 class RDExpert(Detector):
@@ -55,6 +72,8 @@ class RDExpert(Detector):
         Settings of the two Adams; constant, 5,000 iterations of 16 images in the released code.
     """
 
+    section = RDExpertConfig
+    source = "Liu et al., AAAI 2025"
     simulation = "anomalies"
     monitor: CollapseMonitor
     training_only = ("teacher",)

@@ -36,10 +36,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from medrd.models.cosine import global_distance, summed_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.settings import Beta, ModelSection, Rate, SimplexBoxConfig, TeacherConfig, Weight
 from medrd.models.sinkhorn import sinkhorn_divergence
 from medrd.models.student import reverse_student
 from medrd.models.teacher import Teacher
@@ -63,6 +65,24 @@ def projection(channels: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+class RDPPConfig(ModelSection):
+    """RD++, Tien et al., CVPR 2023."""
+
+    name: Literal["rdpp"] = "rdpp"
+    teacher: TeacherConfig = TeacherConfig()
+    lr: Rate = 5e-3
+    projection_lr: Rate = 1e-3
+    projection_weight: Weight = 0.2
+    reconstruct_weight: Weight = 0.01
+    contrast_weight: Weight = 0.1
+    contrast_margin: float = Field(0.5, ge=-1, le=1)
+    transport: Literal["batch", "pairs"] = "batch"
+    """``batch``: the released code's transport term, which is always 0; ``pairs``: between one
+    slice and the next, our reading."""
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
+    noise: SimplexBoxConfig = SimplexBoxConfig()
+
+
 class RDPP(Detector):
     """Frozen teacher; trainable projections, bottleneck and decoder.
 
@@ -84,6 +104,8 @@ class RDPP(Detector):
         ``batch`` (released code; identically zero) or ``pairs`` (ours); see the module.
     """
 
+    section = RDPPConfig
+    source = "Tien et al., CVPR 2023"
     simulation = "simplex_box"
 
     def __init__(

@@ -13,19 +13,73 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar, Final, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from medrd.models.blocks import unit
 from medrd.models.cosine import summed_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group, warmed_up_cosine
+from medrd.models.settings import ModelSection, Rate, SimulationConfig, TeacherConfig, Weight
 from medrd.models.student import reverse_student
 from medrd.models.teacher import Teacher
 
 WARM_UP = 0.1
 """Share of the training in which the learning rate rises."""
+_BRIGHT_LESIONS: Final = "flair"
+"""The modality in which lesions are brightest; on T2 the ventricles are as bright."""
+
+
+def check_mirror_and_brightness(
+    mirror: bool, intensity_weight: float, *, channels: Sequence[str], axis: str, normalise: str
+) -> None:
+    """Require comparable brightness, and slices that show left and right."""
+    if mirror and axis == "sagittal":
+        raise ValueError("model.mirror compares left and right, which sagittal slices do not show")
+    if intensity_weight == 0:
+        return
+    if channels[0] != _BRIGHT_LESIONS:
+        raise ValueError(
+            f"model.intensity_weight adds the brightness of the first channel, {channels[0]}; "
+            f"put {_BRIGHT_LESIONS} first in recipe.channels, or set it to 0"
+        )
+    if normalise != "median":
+        raise ValueError(
+            "model.intensity_weight needs recipe.normalise: median, which makes brightness "
+            f"comparable between scans, not {normalise}; or set it to 0"
+        )
+
+
+class RDSegConfig(ModelSection):
+    """Reverse distillation with a segmentation head trained on simulated anomalies."""
+
+    takes_stacks: ClassVar[bool] = True
+
+    name: Literal["rdseg"] = "rdseg"
+    teacher: TeacherConfig = TeacherConfig()
+    width: int = Field(16, ge=4, le=256)
+    """Channels of the head at full resolution."""
+    mirror: bool = True
+    """Give the head the blurred mirror image too; for upright, centred brains."""
+    intensity_weight: Weight = 0.0
+    """Weight of brightness (of the first channel, in [0, 1]) in the head's log-odds; 0 if
+    brightness is not suspicious."""
+    discrepancy_weight: Weight = 0.0
+    """Weight of the student's distance from the teacher in the map."""
+    lr: Rate = 1e-3
+    """Learning rate of the head."""
+    student_lr: Rate = 1e-3
+    weight_decay: Weight = 1e-2
+    simulation: SimulationConfig = SimulationConfig()
+
+    def check_scans(self, *, channels: tuple[str, ...], axis: str, normalise: str) -> None:
+        """Require comparable brightness, and slices that show left and right."""
+        check_mirror_and_brightness(
+            self.mirror, self.intensity_weight, channels=channels, axis=axis, normalise=normalise
+        )
 
 
 class RDSeg(Detector):
@@ -55,6 +109,8 @@ class RDSeg(Detector):
         fall to 0 along a cosine.
     """
 
+    section = RDSegConfig
+    source = "medrd, after DeSTSeg (Zhang et al., CVPR 2023) and RD4AD"
     simulation = "anomalies"
 
     def __init__(

@@ -32,8 +32,20 @@ from torch import Tensor, nn
 from medrd.models.cosine import global_distance, pixel_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.monitors import CollapseMonitor
+from medrd.models.settings import ModelSection, Rate, TeacherConfig, Weight
 from medrd.models.student import reverse_student
 from medrd.models.teacher import Teacher
+
+
+class ReContrastConfig(ModelSection):
+    """ReContrast, Guo et al., NeurIPS 2023."""
+
+    name: Literal["recontrast"] = "recontrast"
+    teacher: TeacherConfig = TeacherConfig()
+    lr: Rate = 2e-3
+    encoder_lr: Rate = 1e-5
+    weight_decay: Weight = 1e-5
+    encoder_batch_norm: Literal["train", "eval"] = "train"
 
 
 class ReContrast(Detector):
@@ -52,6 +64,8 @@ class ReContrast(Detector):
         Hard mining: from the first to the second value over this share of the training.
     """
 
+    section = ReContrastConfig
+    source = "Guo et al., NeurIPS 2023"
     monitor: CollapseMonitor
 
     def __init__(

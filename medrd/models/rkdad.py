@@ -26,16 +26,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.monitors import StudentMonitor
+from medrd.models.settings import Beta, ModelSection, Rate, TeacherConfig
 from medrd.models.stfpm import squared_distance, unit
 from medrd.models.student import fresh_encoder
 from medrd.models.teacher import Teacher
+
+
+class RKDADConfig(ModelSection):
+    """Relation-based distillation: a reconstruction from the abstract of Cheng et al., 2021."""
+
+    name: Literal["rkdad"] = "rkdad"
+    teacher: TeacherConfig = TeacherConfig()
+    feature_weight: float = Field(1.0, gt=0)
+    """Weight of the features' own distance beside that of their relations."""
+    lr: Rate = 0.005
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
 
 
 class RKDAD(Detector):
@@ -51,6 +65,8 @@ class RKDAD(Detector):
         Adam's.
     """
 
+    section = RKDADConfig
+    source = "reconstruction from the abstract of Cheng et al., PRCV 2021"
     monitor: StudentMonitor
     scores_images = True
 

@@ -28,6 +28,7 @@ Left out: the choice of the best epoch by test labels, which both training scrip
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +36,9 @@ from torch import Tensor
 
 from medrd.models.cosine import summed_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
+from medrd.models.settings import Beta, ModelSection, Rate, TeacherConfig, Weight
 from medrd.models.student import Decoder, deep_decoder, reverse_student
-from medrd.models.teacher import Teacher
+from medrd.models.teacher import DeepTeacher, Teacher
 
 
 class SkipConnected(Detector):
@@ -119,9 +121,23 @@ class SkipConnected(Detector):
         return summed_map(targets, outputs, (images.shape[-2], images.shape[-1]))
 
 
+class SKRD4ADConfig(ModelSection):
+    """Skip-connected reverse distillation, Park et al., CVPR Workshops 2025."""
+
+    name: Literal["sk_rd4ad"] = "sk_rd4ad"
+    teacher: TeacherConfig = TeacherConfig()
+    consistency_weight: Weight = 0.05
+    """Weight of the difference between the levels' errors; the released run over all of MVTec AD
+    has 0.005."""
+    lr: Rate = 0.005
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
+
+
 class SKRD4AD(SkipConnected):
     """SK-RD4AD: with RD4AD's bottleneck; each level is compared with the next deeper one."""
 
+    section = SKRD4ADConfig
+    source = "Park et al., CVPR Workshops 2025"
     consistency_pairs = ((2, 1, 1), (1, 0, 0))
 
     def make_student(self, teacher: Teacher) -> None:
@@ -135,12 +151,26 @@ class SKRD4AD(SkipConnected):
         return embedding
 
 
+class SkipTSConfig(ModelSection):
+    """Skip-TS, Liu et al., TIM 2024."""
+
+    name: Literal["skip_ts"] = "skip_ts"
+    teacher: TeacherConfig = TeacherConfig()
+    consistency_weight: Weight = 0.05
+    """Weight of the difference between the levels' errors."""
+    lr: Rate = 0.005
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
+
+
 class SkipTS(SkipConnected):
     """Skip-TS: the decoder starts from the teacher's fourth level; all pairs are compared.
 
     For the comparison, deeper levels are upsampled to the size of the shallowest.
     """
 
+    section = SkipTSConfig
+    source = "Liu et al., TIM 2024"
+    teacher_kind = DeepTeacher
     consistency_pairs = ((2, 0, 1), (1, 0, 0), (2, 0, 0))
 
     def make_student(self, teacher: Teacher) -> None:

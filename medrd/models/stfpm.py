@@ -16,14 +16,27 @@ and are the same for all detectors by default.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.monitors import GRACE, StudentMonitor
+from medrd.models.settings import Beta, ModelSection, Rate, TeacherConfig, Weight
 from medrd.models.student import fresh_encoder
 from medrd.models.teacher import Teacher
+
+
+class STFPMConfig(ModelSection):
+    """Student-teacher feature pyramid matching, Wang et al., BMVC 2021."""
+
+    name: Literal["stfpm"] = "stfpm"
+    teacher: TeacherConfig = TeacherConfig()
+    lr: Rate = 0.4
+    momentum: Beta = 0.9
+    weight_decay: Weight = 1e-4
 
 
 class STFPM(Detector):
@@ -39,6 +52,8 @@ class STFPM(Detector):
         Batches before the monitor's first verdict; see :class:`StudentMonitor`.
     """
 
+    section = STFPMConfig
+    source = "Wang et al., BMVC 2021"
     monitor: StudentMonitor
 
     def __init__(

@@ -125,6 +125,13 @@ class Teacher(Backbone):
         return features
 
 
+class DeepTeacher(Teacher):
+    """A teacher with a fourth level, for decoders that start from it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, DEEP_STRIDES)
+
+
 class TokenTeacher(Backbone):
     """Tokens of the middle blocks of a vision transformer, shallow to deep.
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import PlainSerializer, PlainValidator
 
-from medrd.config.section import Text
 from medrd.images.geometry import Affine
 from medrd.images.volume import Grid, Volume
+from medrd.models.section import Text
 from medrd.preparation.linear import Matrix
 from medrd.preparation.quality import Quality
 from medrd.run.record import OutputFile, Record

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medrd.config.models import MODELS
+from medrd.models.detectors import detector_class
 from medrd.run.table import table_of
 
 CARD_NAME = "MODEL_CARD.md"
@@ -146,7 +146,7 @@ def _limits(description: Mapping[str, Any]) -> list[str]:
 
 
 def _learns(description: Mapping[str, Any]) -> bool:
-    return MODELS[description["config"]["model"]["name"]].learns
+    return detector_class(description["config"]["model"]["name"]).section.learns
 
 
 def _bullets(facts: Mapping[str, str] | list[str]) -> str:

@@ -33,8 +33,9 @@ from medrd.data.kind import Kind
 from medrd.data.kinds import kind_of
 from medrd.errors import MedrdError, ModelError
 from medrd.files import atomic_path, file_hash, write_json, write_text
-from medrd.models import Detector, Scoring
 from medrd.models.build import build_detector
+from medrd.models.detector import Detector
+from medrd.models.scoring import Scoring
 from medrd.run.builtin import DEFAULT, HOME
 from medrd.run.calibration import Calibration
 from medrd.run.card import CARD_NAME, model_card

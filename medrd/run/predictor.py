@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medrd.data.kind import Prepared
-from medrd.models import Detector, Scoring
-from medrd.models.scoring import smooth_across
+from medrd.models.detector import Detector
+from medrd.models.scoring import Scoring, smooth_across
 from medrd.run.device import Execution
 
 

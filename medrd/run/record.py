@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from medrd.config.section import Text
 from medrd.data.subject import Source
 from medrd.errors import FileFormatError, InputError
 from medrd.files import file_hash, write_json
+from medrd.models.section import Text
 
 
 class OutputFile(BaseModel):

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from medrd.config import TeacherConfig
 from medrd.errors import ModelError
-from medrd.models import Backbone
 from medrd.models.lite0 import NAME as LITE0
 from medrd.models.lite0 import Lite0
+from medrd.models.teacher import Backbone
 from medrd.run.weights_file import part_for, place_in, read_state
 
 logger = logging.getLogger("medrd.model")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medrd.errors import ModelError
 from medrd.files import atomic_path
-from medrd.models import Detector
+from medrd.models.detector import Detector
 from medrd.run.weights_file import read_torch_file
 
 FORMAT = 2

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from medrd.data.slices import Prefetcher, epoch_order
-from medrd.models import Batch
+from medrd.models.detector import Batch
 from medrd.run.progress import progress
 from medrd.run.signals import InterruptedRunError
 from medrd.training.setup import Training

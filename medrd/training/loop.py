@@ -13,7 +13,7 @@ import torch
 
 from medrd.data.slices import Prefetcher, SliceBatch, epoch_order
 from medrd.errors import ModelError
-from medrd.models import Batch, Step
+from medrd.models.detector import Batch, Step
 from medrd.training.checkpoint import Position
 from medrd.training.setup import Training
 from medrd.training.simulation import augment_for, simulator_for

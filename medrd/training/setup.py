@@ -10,7 +10,7 @@ import torch
 from medrd.config import Config
 from medrd.data.slices import HealthySlices
 from medrd.errors import ConfigError
-from medrd.models import Detector
+from medrd.models.detector import Detector
 from medrd.run.device import Execution
 from medrd.run.model_folder import make_detector, make_scoring
 from medrd.run.predictor import Predictor

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from medrd.models import Detector
+from medrd.models.detector import Detector
 from medrd.models.fused import fused
 from medrd.run.device import Execution
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medrd.models import Batch, Detector, Step
+from medrd.models.detector import Batch, Detector, Step
 
 Loss = Callable[[Batch], Tensor]
 

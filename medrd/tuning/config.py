@@ -23,10 +23,10 @@ from medrd.config.load import (
     set_key,
 )
 from medrd.config.mistakes import config_mistake
-from medrd.config.models import SimulationConfig
-from medrd.config.section import Section, Text
 from medrd.config.sections import Config
 from medrd.errors import ConfigError
+from medrd.models.section import Section, Text
+from medrd.models.settings import SimulationConfig
 from medrd.tuning.space import Dimension, Point, corner_points, grid_size
 
 SAMPLES = 16

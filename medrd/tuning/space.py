@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from medrd.config.section import Section
+from medrd.models.section import Section
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

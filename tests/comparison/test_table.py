@@ -20,8 +20,8 @@ from medrd.comparison.comparison import CellResult, Comparison, Difference, Inte
 from medrd.comparison.figure import draw_figure, save_figure
 from medrd.comparison.published import Published, held_against, load_published, published_of
 from medrd.comparison.table import results_document, results_markdown, results_rows
-from medrd.config.models import MODELS
 from medrd.errors import ConfigError
+from medrd.models.detectors import DETECTORS
 
 Value = float | None
 FACTS = {"training_seconds": 10.0, "images_per_s": 4.0, "parameters": 2_500_000}
@@ -344,7 +344,7 @@ def test_which_published_methods_a_row_is() -> None:
     assert [f.model for f in published_of(figures, ["rd++ 256"])] == ["rd++"]
     assert published_of(figures, ["unknown", "rd4ads"]) == []
     # All methods but one go by the names of the config's models.
-    assert {f.model for f in load_published()} - set(MODELS) == {"efficientad"}
+    assert {f.model for f in load_published()} - set(DETECTORS) == {"efficientad"}
 
 
 def test_which_row_a_published_result_is_held_against() -> None:

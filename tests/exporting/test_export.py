@@ -25,7 +25,7 @@ from medrd.exporting import export as export_module
 from medrd.exporting.bundle import BundleNetwork
 from medrd.exporting.export import export
 from medrd.images.nifti import read_nifti
-from medrd.models.build import DETECTORS
+from medrd.models.detectors import DETECTORS, detector_class
 from medrd.models.exportable import Exportable
 from medrd.models.intensity import Intensity
 from medrd.run.card import model_card
@@ -81,7 +81,7 @@ def test_the_module_says_what_prediction_says(score: Any, across_mm: float) -> N
 @pytest.mark.parametrize("name", [n for n in DETECTORS if n != "patchcore"])
 def test_every_method_makes_a_graph_for_any_number_of_slices(name: str) -> None:
     torch.manual_seed(0)
-    detector = build(DETECTORS[name].make, small_teacher(name, "test_resnet"))
+    detector = build(detector_class(name), small_teacher(name, "test_resnet"))
     network = Exportable(detector, scoring_of(64), size=64)
     interface = export_module.Interface(Layout(("a", "b", "c")), 64, positions=False)
     module = export_module._traced(network, interface).module()

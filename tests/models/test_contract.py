@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from medrd.models import Batch, Detector
-from medrd.models.build import DETECTORS
+from medrd.models.detector import Batch, Detector
+from medrd.models.detectors import detector_class
 from training import (
     CASES,
     FAST,
@@ -39,11 +39,11 @@ COPIES = {
 def make(case: str, teacher: str | None = None, **more: Any) -> Detector:
     """A detector whose residual branches are alive from the start."""
     name = CASES[case]["name"]
-    entry, settings = DETECTORS[name], FAST.get(name, {}) | CASES[case] | more
+    kind, settings = detector_class(name), FAST.get(name, {}) | CASES[case] | more
     settings = {key: value for key, value in settings.items() if key not in ("name", "teacher")}
     chosen = teacher or small_teacher(name)
-    given = lively(chosen, entry.teacher) if entry.teacher and chosen else None
-    return build(entry.make, given, **settings)  # type: ignore[type-var]
+    given = lively(chosen, kind.teacher_kind) if kind.teacher_kind and chosen else None
+    return build(kind, given, **settings)
 
 
 def trained_by(detector: Detector, parameters: set[int]) -> set[str]:

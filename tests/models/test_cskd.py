@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from medrd.config import TeacherConfig
-from medrd.models import Batch
 from medrd.models.cosine import summed_map
 from medrd.models.cskd import CSKD, attention_embedding
+from medrd.models.detector import Batch
 from medrd.run.teacher_weights import load_teacher_weights
 from training import (
     SMALL,

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrd.models import Batch, ParameterGroup, Step
 from medrd.models.build import shapes_only
+from medrd.models.detector import Batch, ParameterGroup, Step
 from medrd.models.dinomaly import Dinomaly, LinearAttention, mined_distance
 from medrd.training.loop import descend, make_optimizers
 from training import (

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrd.config import TeacherConfig
-from medrd.models import Batch
 from medrd.models.blocks import basic
 from medrd.models.build import shapes_only
+from medrd.models.detector import Batch
 from medrd.models.edc import EDC
 from medrd.run.teacher_weights import load_teacher_weights
 from training import SMALL, assert_a_square_stands_out, build, count, iterate, phantoms, slow_flat

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from medrd.models import Batch, Teacher
 from medrd.models.build import shapes_only
+from medrd.models.detector import Batch
 from medrd.models.patchcore import PatchCore
+from medrd.models.teacher import Teacher
 from training import build
 
 

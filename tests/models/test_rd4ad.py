@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrd.models import Batch, Teacher
 from medrd.models.build import shapes_only
 from medrd.models.cosine import global_distance, pixel_distance, summed_map
+from medrd.models.detector import Batch
 from medrd.models.intensity import Intensity
 from medrd.models.rd4ad import RD4AD
+from medrd.models.teacher import Teacher
 from training import SMALL, build, count, iterate, slow_flat, slow_map
 
 

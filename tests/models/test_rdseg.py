@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrd.models import Batch
+from medrd.models.detector import Batch
 from medrd.models.rdseg import RDSeg, agreement, outline_loss
 from training import (
     SMALL,

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrd.config import TeacherConfig
-from medrd.models import Batch
 from medrd.models.build import shapes_only
+from medrd.models.detector import Batch
 from medrd.models.recontrast import ReContrast, mined_distance
 from medrd.run.teacher_weights import load_teacher_weights
 from training import assert_a_square_stands_out, build, count, iterate, phantoms, slow_flat

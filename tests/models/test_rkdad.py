@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medrd.config import TeacherConfig
-from medrd.models import Batch
+from medrd.models.detector import Batch
 from medrd.models.rkdad import RKDAD, fsp_matrix
 from medrd.run.teacher_weights import load_teacher_weights
 from training import SMALL, assert_a_square_stands_out, build, count, iterate, phantoms

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from medrd.config import TeacherConfig
-from medrd.models import Batch, Detector
 from medrd.models.build import shapes_only
 from medrd.models.cosine import summed_map
+from medrd.models.detector import Batch, Detector
 from medrd.models.skip_rd import SKRD4AD, SkipConnected, SkipTS, consistency
 from medrd.run.teacher_weights import load_teacher_weights
 from training import SMALL, assert_a_square_stands_out, build, count, iterate, phantoms, slow_flat

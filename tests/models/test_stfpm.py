@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrd.config import TeacherConfig
-from medrd.models import Batch, Teacher
 from medrd.models.build import shapes_only
+from medrd.models.detector import Batch
 from medrd.models.monitors import GRACE, StudentMonitor
 from medrd.models.stfpm import STFPM
+from medrd.models.teacher import Teacher
 from medrd.run.teacher_weights import load_teacher_weights
 from training import assert_a_square_stands_out, build, count, iterate, phantoms
 

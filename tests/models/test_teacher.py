@@ -9,10 +9,9 @@ import timm
 import torch
 from torch import nn
 
-from medrd.models import Teacher, TokenTeacher
 from medrd.models.build import shapes_only
 from medrd.models.lite0 import Lite0
-from medrd.models.teacher import ResidualLayout, middle_layers
+from medrd.models.teacher import ResidualLayout, Teacher, TokenTeacher, middle_layers
 
 
 def test_levels_are_those_of_the_whole_network() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from medrd.config import TeacherConfig
 from medrd.errors import ModelError
-from medrd.models import Teacher, TokenTeacher
+from medrd.models.teacher import Teacher, TokenTeacher
 from medrd.run.teacher_weights import load_teacher_weights
 from medrd.run.weights_file import read_state
 

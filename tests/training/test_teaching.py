@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medrd.config import Config, make_config
 from medrd.data.slices import SliceBatch
-from medrd.models import Detector
+from medrd.models.detector import Detector
 from medrd.run.device import Execution
 from medrd.training import teaching
 from medrd.training.checkpoint import Position

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medrd.config import load_config, make_config
 from medrd.errors import ConfigError, InputError, LeakageError, ModelError
-from medrd.models import Step
+from medrd.models.detector import Step
 from medrd.training.train import train
 from runs import WEIGHTS, assert_same_result, assert_seconds_are_those_of_all_epochs, logged
 

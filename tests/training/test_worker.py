@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medrd.config import Config, make_config
 from medrd.data.slices import SliceBatch
-from medrd.models import Detector
+from medrd.models.detector import Detector
 from medrd.run.device import Execution
 from medrd.simulate.anomalies import Simulated
 from medrd.training.checkpoint import Position

@@ -16,7 +16,7 @@ from medrd.data.cache import CachedSubject, cache_subjects
 from medrd.data.kinds import kind_of
 from medrd.data.subject import Subject
 from medrd.errors import ConfigError, InputError, ModelError
-from medrd.models import Detector
+from medrd.models.detector import Detector
 from medrd.run.cohort import Cohort, load_cohort, try_sides
 from medrd.run.device import choose_execution
 from medrd.run.predictor import Predictor
