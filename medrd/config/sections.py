@@ -141,7 +141,8 @@ class DataConfig(Section):
 
     kind: Literal["volumes"] = "volumes"
     root: FilePath | None = None
-    layout: Literal["auto", "brats", "brats2023", "msd", "folder"] = "auto"
+    layout: str = "auto"
+    """A name of :data:`medrd.data.brains.layouts.LAYOUTS`; ``auto`` takes the first that fits."""
     lesion_labels: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """The values of a label that are lesion, such as [1, 2, 4]; empty: all but 0."""
     healthy: bool = False
@@ -179,7 +180,8 @@ class PictureDataConfig(Section):
 
     kind: Literal["pictures"] = "pictures"
     root: FilePath | None = None
-    layout: Literal["auto", "mvtec", "mvtec_loco", "mvtec_3d", "visa", "folder"] = "auto"
+    layout: str = "auto"
+    """A name of :data:`medrd.data.pictures.layouts.LAYOUTS`; ``auto`` takes the one that fits."""
     category: Text | tuple[Text, ...] = "all"
     """One, several or all categories; one model is trained on all of them."""
     calibration: Literal["auto"] | int | float = "auto"

@@ -1,7 +1,7 @@
 """Layouts of data sets of brains: find the subjects with their images and labels.
 
-Only names are used; no image is read. A new layout is a function that finds its subjects, a
-line in ``_LAYOUTS``, and its name in ``data.layout`` (:mod:`medrd.config.sections`).
+Only names are used; no image is read. A new layout is a function that finds its subjects, and its
+entry in :data:`LAYOUTS`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[S
     root
         The data set's folder.
     layout
-        ``auto`` takes the first of ``msd``, ``brats``, ``brats2023``, ``folder`` that fits.
+        A name of :data:`LAYOUTS`; ``auto`` takes the first that fits.
     channels
         Modalities that every subject must have; exactly one, with any name, in the ``folder``
         layout.
@@ -39,7 +39,8 @@ def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[S
     Raises
     ------
     ConfigError
-        The folder or subjects are missing, two subjects have one id, or a modality is unknown.
+        The layout or a modality is unknown, the folder or subjects are missing, or two subjects
+        have one id.
     MissingInputError
         A subject lacks a modality.
     """
@@ -51,31 +52,31 @@ def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[S
             found=found,
             remedy="Set data.root to the folder with the subjects.",
         )
-    order: Sequence[str] = tuple(_LAYOUTS) if layout == "auto" else (layout,)
+    if layout not in ("auto", *LAYOUTS):
+        raise ConfigError(
+            "data.layout",
+            expected=f"auto or one of {', '.join(LAYOUTS)}",
+            found=layout,
+            remedy="Correct data.layout.",
+        )
+    tried = tuple(LAYOUTS) if layout == "auto" else (layout,)
     if layout == "auto" and _is_plain(root):
-        order = ("folder",)
-    for name in order:
-        subjects = sorted(_LAYOUTS[name].find(root), key=lambda subject: subject.id)
+        tried = ("folder",)
+    for known in (LAYOUTS[name] for name in tried):
+        subjects = sorted(known.find(root), key=lambda subject: subject.id)
         if subjects:
             break
     else:
         raise _nothing_found(root, layout)
     _refuse_duplicates(root, subjects)
-    if name == "folder":
-        chosen = [_named(subject, channels) for subject in subjects]
-    else:
-        if name == "msd":
-            subjects = [decathlon.only_channel(subject, channels) for subject in subjects]
-        else:
-            _check_channels(channels)
-        chosen = [_complete(subject, channels) for subject in subjects]
-    _warn_of_others(root / "imagesTr" if name == "msd" else root, subjects)
+    chosen = [known.choose(subject, channels) for subject in subjects]
+    _warn_of_others(root / known.scans, subjects)
     return chosen
 
 
 def _nothing_found(root: Path, layout: str) -> ConfigError:
     """The error that lists the names that medrd looks for, and some that it found."""
-    patterns = {name: known.files for name, known in _LAYOUTS.items()}
+    patterns = {name: known.files for name, known in LAYOUTS.items()}
     wanted = [patterns[layout]] if layout in patterns else list(patterns.values())
     scans = [path for folder in folders_below(root) for path in scans_in(folder)]
     if scans:
@@ -130,7 +131,7 @@ def _named(subject: Subject, channels: Sequence[str]) -> Subject:
     return Subject(subject.id, {channels[0]: subject.images["image"]}, subject.label)
 
 
-def _check_channels(channels: Sequence[str]) -> None:
+def _modalities(subject: Subject, channels: Sequence[str]) -> Subject:
     for channel in channels:
         if channel not in MODALITIES:
             raise ConfigError(
@@ -139,6 +140,7 @@ def _check_channels(channels: Sequence[str]) -> None:
                 found=channel,
                 remedy="Correct recipe.channels.",
             )
+    return _complete(subject, channels)
 
 
 def _complete(subject: Subject, channels: Sequence[str]) -> Subject:
@@ -166,22 +168,36 @@ def _refuse_duplicates(root: Path, subjects: Sequence[Subject]) -> None:
             )
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
+    """A layout: how its subjects are found and read."""
+
     find: Callable[[Path], Iterable[Subject]]
+    """All subjects below the data set's folder."""
     files: str
-    """The names of its files."""
+    """The names of its files, for messages."""
+    choose: Callable[[Subject, Sequence[str]], Subject] = _modalities
+    """The subject with these channels alone; raises InputError or ConfigError."""
+    scans: str = ""
+    """The folder below that holds all scans."""
 
 
-_LAYOUTS = {
-    "msd": _Layout(decathlon.subjects_below, "imagesTr/*.nii.gz (MSD, nnU-Net)"),
-    "brats": _Layout(
+LAYOUTS = {
+    "msd": Layout(
+        decathlon.subjects_below,
+        "imagesTr/*.nii.gz (MSD, nnU-Net)",
+        choose=lambda subject, channels: _complete(
+            decathlon.only_channel(subject, channels), channels
+        ),
+        scans="imagesTr",
+    ),
+    "brats": Layout(
         lambda root: brats.subjects_below(root, brats.OLD),
         "*/*_flair.nii.gz, *_t1.nii.gz … (BraTS up to 2021, UPENN-GBM, UCSF-PDGM)",
     ),
-    "brats2023": _Layout(
+    "brats2023": Layout(
         lambda root: brats.subjects_below(root, brats.NEW),
         "*/*-t2f.nii.gz, *-t1n.nii.gz … (BraTS from 2023)",
     ),
-    "folder": _Layout(_folder, "*.nii.gz or images/*.nii.gz (a plain folder)"),
+    "folder": Layout(_folder, "*.nii.gz or images/*.nii.gz (a plain folder)", choose=_named),
 }
 """``data.layout: auto`` tries them in this order."""
