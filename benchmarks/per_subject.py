@@ -19,7 +19,7 @@ from scipy.stats import wilcoxon
 from medrd.evaluation.outputs import load_units
 from medrd.files import atomic_path
 from medrd.metrics import weighted_metrics
-from medrd.metrics.names import COLUMNS
+from medrd.metrics.columns import COLUMNS
 from medrd.run.table import markdown_table
 
 METRICS = ("image_auroc", "pixel_ap", "pixel_dice_best", "pixel_dice", "aupro")

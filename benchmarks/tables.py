@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from medrd.metrics.names import COLUMNS
+from medrd.metrics.columns import COLUMNS
 from medrd.run.table import markdown_table, spread_cell
 
 

@@ -18,7 +18,7 @@ from medrd.evaluation.evaluate import evaluate
 from medrd.evaluation.outputs import load_units
 from medrd.files import read_json, write_json
 from medrd.metrics import Units
-from medrd.metrics.names import KEYS
+from medrd.metrics.columns import KEYS
 from medrd.run.folder_lock import lock_folder
 from medrd.run.outputs import make_folder, remove
 from medrd.run.signals import InterruptedRunError

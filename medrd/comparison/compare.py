@@ -38,7 +38,7 @@ from medrd.data.split import seeded_order
 from medrd.errors import ConfigError
 from medrd.files import write_json, write_text
 from medrd.metrics import Units, bootstrap_intervals, count_units, paired_differences
-from medrd.metrics.names import HEADLINES
+from medrd.metrics.columns import HEADLINES
 from medrd.phantom.textures import write_texture_set
 from medrd.run.folder_lock import lock_folder
 from medrd.run.outputs import make_folder

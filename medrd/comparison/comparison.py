@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from medrd.metrics.names import HEADLINES
+from medrd.metrics.columns import HEADLINES
 from medrd.metrics.ranks import Agreement, average_ranks, holm, rank_agreement
 
 FACTS = {

@@ -16,7 +16,7 @@ from matplotlib.transforms import blended_transform_factory
 from medrd.comparison.comparison import Aggregate, Comparison, aggregate
 from medrd.draw.text import drawable
 from medrd.files import atomic_path
-from medrd.metrics.names import FULL_HEADINGS, HEADLINES
+from medrd.metrics.columns import FULL_HEADINGS, HEADLINES
 
 CHANCE = {"image_auroc": 0.5, "aupro": 0.15}
 """Values of random scores. AUPRO: the overlap equals the false-positive rate, so its mean up to a

@@ -13,7 +13,7 @@ import yaml
 
 from medrd.config.yaml_text import parse_yaml
 from medrd.errors import ConfigError
-from medrd.metrics.names import FULL_HEADINGS
+from medrd.metrics.columns import FULL_HEADINGS
 from medrd.run.table import markdown_table
 
 PUBLISHED = Path(__file__).with_name("published.yaml")

@@ -24,7 +24,7 @@ from medrd.comparison.published import (
     published_of,
     published_table,
 )
-from medrd.metrics.names import FULL_HEADINGS, HEADLINES, METRICS
+from medrd.metrics.columns import FULL_HEADINGS, HEADLINES, METRICS
 from medrd.run.table import markdown_table, spread_cell
 
 FEW_UNITS = 20

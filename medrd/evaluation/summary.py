@@ -34,15 +34,15 @@ from medrd.metrics import (
     pixel_metrics,
     summarise_lesions,
 )
+from medrd.metrics.columns import KEYS
 from medrd.metrics.histogram import MAX_BINS
-from medrd.metrics.names import KEYS
 from medrd.run.progress import progress
 from medrd.run.signals import InterruptedRunError
 
 logger = logging.getLogger("medrd.evaluate")
 
 Metrics = dict[str, float | None]
-"""Values by the names of :data:`medrd.metrics.names.KEYS`; None if a metric is not defined."""
+"""Values by the names of :data:`medrd.metrics.columns.KEYS`; None if a metric is not defined."""
 
 _NO_PIXELS = count_pixels(np.zeros(0, np.float32), np.zeros(0, np.bool_))
 

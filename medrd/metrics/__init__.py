@@ -9,13 +9,16 @@ from medrd.metrics.bootstrap import (
     paired_differences,
     percentile_interval,
 )
+from medrd.metrics.columns import (
+    image_metrics,
+    pixel_bounds,
+    pixel_metrics,
+    summarise_lesions,
+)
 from medrd.metrics.counts import (
     MAX_FPR,
     Confusion,
     Counts,
-    image_metrics,
-    pixel_bounds,
-    pixel_metrics,
 )
 from medrd.metrics.histogram import (
     Histogram,
@@ -31,7 +34,6 @@ from medrd.metrics.lesions import (
     LesionCounts,
     lesion_counts,
     lesion_table,
-    summarise_lesions,
 )
 from medrd.metrics.regions import region_weights
 from medrd.metrics.units import Units, make_units, weighted_metrics

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special  # scipy.stats takes much longer to import
 
-from medrd.metrics.names import RESAMPLED
+from medrd.metrics.columns import RESAMPLED
 from medrd.metrics.units import Units, weighted_metrics
 
 Samples = NDArray[np.float64]
@@ -67,7 +67,7 @@ def bootstrap(
     Returns
     -------
     dict
-        ``(resamples,)`` for each of :data:`medrd.metrics.names.RESAMPLED`: the mean over the
+        ``(resamples,)`` for each of :data:`medrd.metrics.columns.RESAMPLED`: the mean over the
         groups in which the metric is defined, NaN if it is defined in none.
 
     Raises
@@ -149,7 +149,7 @@ def paired_differences(
     Returns
     -------
     dict
-        A difference for each of :data:`medrd.metrics.names.RESAMPLED`, over the pairs of groups
+        A difference for each of :data:`medrd.metrics.columns.RESAMPLED`, over the pairs of groups
         in which both models have the metric.
 
     Raises

@@ -69,6 +69,12 @@ class Counts:
     positives: Floats
     pro_weights: Floats | None = None
     components: Floats | None = None
+    max_fpr: float = MAX_FPR
+    """The false-positive rate at which AUPRO's interval ends, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_fpr <= 1:
+            raise ValueError(f"max_fpr must be in (0, 1], got {self.max_fpr}")
 
     @cached_property
     def fp(self) -> Floats:
@@ -97,11 +103,11 @@ class Counts:
             best = (2 * self.tp / (self.fp + self.tp + self.tp[:, -1:])).max(axis=1)
         return np.where((self.fp[:, -1] > 0) & (self.tp[:, -1] > 0), best, np.nan)
 
-    def aupro(self, max_fpr: float = MAX_FPR) -> Floats:
+    def aupro(self) -> Floats:
         """AUPRO as defined at the top of this module; NaN also without PRO weights."""
         if self.pro_weights is None or self.components is None:
             return np.full(len(self.negatives), np.nan)
-        width, limit = self._widths(max_fpr)
+        width, limit = self._widths()
         # How far into a segment the interval reaches: 1 for all but the one that crosses its end.
         reach = width / np.maximum(self.negatives, 1)
         overlap = np.cumsum(self.pro_weights, axis=1)
@@ -109,7 +115,7 @@ class Counts:
         area = _divided(np.einsum("bk,bk->b", width, height), limit * self.components)
         return np.minimum(area, 1.0)
 
-    def bounds(self, max_fpr: float = MAX_FPR) -> dict[str, tuple[Floats, Floats]]:
+    def bounds(self) -> dict[str, tuple[Floats, Floats]]:
         """Bounds of each metric if the pixels of a bin do not have the same score.
 
         The order of bins is known, the order of pixels inside one is not. The ends of bins are
@@ -149,7 +155,7 @@ class Counts:
         }
         if self.pro_weights is not None and self.components is not None:
             # The curve ascends, so between a bin's ends it stays between the overlaps there.
-            width, limit = self._widths(max_fpr)
+            width, limit = self._widths()
             overlap = np.cumsum(self.pro_weights, axis=1)
             area = limit * self.components
             found["aupro"] = (
@@ -162,89 +168,11 @@ class Counts:
             for name, (low, high) in found.items()
         }
 
-    def _widths(self, max_fpr: float) -> tuple[Floats, Floats]:
+    def _widths(self) -> tuple[Floats, Floats]:
         """``(B, K)`` false positives that each bin adds below the limit, and the ``(B,)`` limit."""
-        if not 0 < max_fpr <= 1:
-            msg = f"max_fpr must be in (0, 1], got {max_fpr}"
-            raise ValueError(msg)
-        limit = max_fpr * self.fp[:, -1:]
+        limit = self.max_fpr * self.fp[:, -1:]
         before = self.fp - self.negatives
         return np.minimum(self.fp, limit) - np.minimum(before, limit), limit[:, 0]
-
-
-def pixel_metrics(histogram: Histogram, *, max_fpr: float = MAX_FPR) -> dict[str, float | None]:
-    """Threshold-free metrics and the oracle Dice of a data set.
-
-    Parameters
-    ----------
-    max_fpr
-        The false-positive rate at which AUPRO's interval ends, in (0, 1].
-
-    Returns
-    -------
-    dict
-        ``pixel_auroc``, ``pixel_ap``, ``pixel_dice_best`` and ``aupro``. All are None if either
-        class is empty, ``aupro`` also without PRO weights. Exact for an exact histogram;
-        otherwise see :func:`pixel_bounds`.
-    """
-    counts = _of_histogram(histogram)
-    return {
-        "pixel_auroc": _number(counts.auroc()),
-        "pixel_ap": _number(counts.average_precision()),
-        "pixel_dice_best": _number(counts.best_dice()),
-        "aupro": _number(counts.aupro(max_fpr)),
-    }
-
-
-def pixel_bounds(
-    histogram: Histogram, *, max_fpr: float = MAX_FPR
-) -> dict[str, tuple[float, float]]:
-    """Certain bounds of the exact values of :func:`pixel_metrics`.
-
-    There are none for an exact histogram, nor for metrics that are None. These bounds do not
-    reflect sampling error; for that see :func:`medrd.metrics.bootstrap`.
-    """
-    if histogram.exact:
-        return {}
-    arrays = _of_histogram(histogram).bounds(max_fpr)
-    bounds = {name: (float(low[0]), float(high[0])) for name, (low, high) in arrays.items()}
-    return {name: pair for name, pair in bounds.items() if not np.isnan(pair).any()}
-
-
-def image_metrics(
-    scores: NDArray[np.float32], labels: NDArray[np.bool_]
-) -> dict[str, float | None]:
-    """AUROC and average precision of image scores, which detect anomalous slices or pictures.
-
-    Parameters
-    ----------
-    scores
-        ``(N,)``, higher is more anomalous.
-    labels
-        ``(N,)`` bool, True for images with an anomaly.
-
-    Returns
-    -------
-    dict
-        ``image_auroc`` and ``image_ap``; both None if either class is empty.
-
-    Raises
-    ------
-    ValueError
-        NaN or infinite scores, labels that are not bool, or shapes that differ.
-    """
-    scores, labels = np.asarray(scores), np.asarray(labels)
-    if labels.dtype != np.bool_ or scores.ndim != 1 or scores.shape != labels.shape:
-        msg = (
-            f"scores must be (N,) and labels bool (N,), "
-            f"got {scores.shape} and {labels.dtype} {labels.shape}"
-        )
-        raise ValueError(msg)
-    if not np.isfinite(scores).all():
-        msg = "image scores must be finite, got NaN or infinite values"
-        raise ValueError(msg)
-    counts = count_scores(scores, labels)
-    return {"image_auroc": _number(counts.auroc()), "image_ap": _number(counts.average_precision())}
 
 
 def count_scores(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> Counts:
@@ -257,7 +185,7 @@ def count_scores(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> Coun
     return Counts(negatives, positives)
 
 
-def _of_histogram(histogram: Histogram) -> Counts:
+def count_histogram(histogram: Histogram, max_fpr: float = MAX_FPR) -> Counts:
     """The counts of one data set (``B = 1``); runs of bins without a positive become one bin.
 
     This changes no metric and no bound, as the order of negatives among themselves does not
@@ -277,6 +205,7 @@ def _of_histogram(histogram: Histogram) -> Counts:
         descending(histogram.positives),
         descending(histogram.pro_weights) if weighed else None,
         np.array([histogram.components], np.float64) if weighed else None,
+        max_fpr,
     )
 
 
@@ -285,7 +214,3 @@ def _divided(numerator: Floats, denominator: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         quotient: Floats = np.where(denominator > 0, numerator / denominator, np.nan)
     return quotient
-
-
-def _number(value: Floats) -> float | None:
-    return None if np.isnan(value[0]) else float(value[0])

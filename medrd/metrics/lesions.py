@@ -92,25 +92,21 @@ def lesion_counts(
     )
 
 
-def summarise_lesions(counts: Sequence[LesionCounts]) -> dict[str, float | None]:
-    """Lesion-wise numbers of a data set from the counts of its scans.
-
-    Returns
-    -------
-    dict
-        ``subject_dice``: mean over the scans with a label; ``lesion_sensitivity``: detected over
-        all lesions, pooled over the scans; ``false_positives_per_scan``: mean over all scans,
-        including those without a label. None if the denominator is 0.
-    """
+def mean_dice(counts: Sequence[LesionCounts]) -> float | None:
+    """Mean over the scans with a label; None without such a scan."""
     dices = [count.dice for count in counts if count.dice is not None]
+    return sum(dices) / len(dices) if dices else None
+
+
+def lesion_sensitivity(counts: Sequence[LesionCounts]) -> float | None:
+    """Detected over all lesions, pooled over the scans; None without lesions."""
     lesions = sum(count.lesions for count in counts)
-    return {
-        "subject_dice": sum(dices) / len(dices) if dices else None,
-        "lesion_sensitivity": sum(c.detected for c in counts) / lesions if lesions else None,
-        "false_positives_per_scan": (
-            sum(c.false_positives for c in counts) / len(counts) if counts else None
-        ),
-    }
+    return sum(count.detected for count in counts) / lesions if lesions else None
+
+
+def false_positives_per_scan(counts: Sequence[LesionCounts]) -> float | None:
+    """Mean over all scans, including those without a label; None without scans."""
+    return sum(count.false_positives for count in counts) / len(counts) if counts else None
 
 
 def lesion_table(

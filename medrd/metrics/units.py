@@ -14,9 +14,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medrd.metrics.columns import RESAMPLED, metrics_of_images, metrics_of_pixels
 from medrd.metrics.counts import Confusion, Counts, Floats
 from medrd.metrics.histogram import Histogram, merge
-from medrd.metrics.names import RESAMPLED
 
 _NO_THRESHOLD = -1
 """Fills ``Units.flagged`` in files if there is no calibrated threshold."""
@@ -207,7 +207,7 @@ def weighted_metrics(units: Units, weights: NDArray[np.integer]) -> dict[str, Fl
     Returns
     -------
     dict
-        ``(B,)`` for each name in :data:`medrd.metrics.names.RESAMPLED`; NaN if a class is empty,
+        ``(B,)`` for each name in :data:`medrd.metrics.columns.RESAMPLED`; NaN if a class is empty,
         or if the units lack what the metric needs (PRO weights, a calibrated threshold).
 
     Raises
@@ -266,12 +266,7 @@ class _Pixels:
             times @ self.pro_weights,
             times @ self.components,
         )
-        return {
-            "pixel_auroc": counts.auroc(),
-            "pixel_ap": counts.average_precision(),
-            "pixel_dice_best": counts.best_dice(),
-            "aupro": counts.aupro(),
-        }
+        return metrics_of_pixels(counts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,7 +292,7 @@ class _Images:
             np.add.reduceat(each * ~self.labels, self.starts, axis=1),
             np.add.reduceat(each * self.labels, self.starts, axis=1),
         )
-        return {"image_auroc": counts.auroc(), "image_ap": counts.average_precision()}
+        return metrics_of_images(counts)
 
 
 def _dice(units: Units, times: Floats) -> dict[str, Floats]:

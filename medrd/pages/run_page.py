@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medrd.metrics.names import COLUMNS
+from medrd.metrics.columns import COLUMNS
 from medrd.pages.page import as_base64, render
 from medrd.run.table import cell
 

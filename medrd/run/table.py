@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medrd.metrics.names import COLUMNS
+from medrd.metrics.columns import COLUMNS
 
 
 def metrics_table(path: Path) -> str:

@@ -26,7 +26,7 @@ from medrd.errors import ConfigError, LeakageError, OutputError
 from medrd.evaluation import summary
 from medrd.evaluation.baseline import baseline_config
 from medrd.evaluation.evaluate import _with_models_own, evaluate
-from medrd.metrics.names import KEYS, METRICS
+from medrd.metrics.columns import KEYS, METRICS
 from medrd.prediction.predict import predict
 from medrd.run.model_folder import Model, load_model
 

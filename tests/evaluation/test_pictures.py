@@ -19,7 +19,7 @@ from medrd.data.pictures.split import split_pictures
 from medrd.errors import ConfigError, LeakageError, MedrdError
 from medrd.evaluation.evaluate import evaluate
 from medrd.evaluation.outputs import load_units
-from medrd.metrics.names import KEYS, METRICS
+from medrd.metrics.columns import KEYS, METRICS
 from medrd.prediction.predict import predict
 from medrd.run.cohort import load_cohort, prepare_sides
 from medrd.run.model_folder import load_model

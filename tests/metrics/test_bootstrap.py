@@ -24,7 +24,7 @@ from medrd.metrics import (
     pixel_metrics,
     weighted_metrics,
 )
-from medrd.metrics.names import RESAMPLED
+from medrd.metrics.columns import RESAMPLED
 
 
 class Subject:

@@ -19,8 +19,8 @@ from medrd.metrics import (
     pixel_metrics,
     weighted_metrics,
 )
+from medrd.metrics.columns import RESAMPLED
 from medrd.metrics.histogram import to_ordinals
-from medrd.metrics.names import RESAMPLED
 
 
 def random_parts(
