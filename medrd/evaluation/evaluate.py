@@ -109,12 +109,7 @@ def evaluate(
         )
     _refuse_seen_names(subjects, loaded, config)
     make_folder(out)
-    # If this evaluation fails, no results of an earlier one may remain.
-    if (out / "metrics.json").is_file():
-        shutil.rmtree(out / CASES_NAME, ignore_errors=True)
-    for stale in ("metrics.json", "subjects.json", "errors.json", FROC_NAME, CARD_NAME):
-        remove(out / stale)
-    shutil.rmtree(out / "units", ignore_errors=True)
+    _remove_stale(out)
     evaluated = [_evaluated(loaded, config, FROC_FACTORS if report else ())]
     intensity: Baseline | None = None
     with stop_on_signals() as stop:
@@ -142,6 +137,28 @@ def evaluate(
     for row in result.subjects:
         if text := row.get("warnings"):
             logger.warning("%s: %s", row["subject"], text)
+    protocol = _protocol(cohort, loaded, config, result)
+    protocol["baseline"] = intensity.protocol if intensity else None
+    _write_results(out, loaded, _metrics(result, others, protocol), result)
+    if report:
+        predict_some(loaded, subjects, result.subjects, out / CASES_NAME, device)
+        report_run(out)
+    return out / "metrics.json"
+
+
+def _remove_stale(out: Path) -> None:
+    """If this evaluation fails, no results of an earlier one may remain."""
+    if (out / "metrics.json").is_file():
+        shutil.rmtree(out / CASES_NAME, ignore_errors=True)
+    for stale in ("metrics.json", "subjects.json", "errors.json", FROC_NAME, CARD_NAME):
+        remove(out / stale)
+    shutil.rmtree(out / "units", ignore_errors=True)
+
+
+def _metrics(
+    result: Summary, baselines: Sequence[Summary], protocol: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of ``metrics.json``."""
     metrics: dict[str, Any] = dict(result.metrics)
     # Failed test subjects are left out of all numbers, which readers must know.
     metrics["complete"] = not result.errors
@@ -149,25 +166,25 @@ def evaluate(
     metrics["intervals"] = _intervals(result.units, result.categories)
     if result.categories:
         metrics["categories"] = result.categories
-    for other in others:
-        metrics["baseline"] = {"intensity": other.metrics}
-        if other.categories:
-            metrics["baseline_categories"] = {"intensity": other.categories}
-    metrics["counts"] = result.counts
-    metrics["images_per_s"] = result.images_per_s
-    metrics["protocol"] = _protocol(cohort, loaded, config, result)
-    metrics["protocol"]["baseline"] = intensity.protocol if intensity else None
+    for baseline in baselines:
+        metrics["baseline"] = {"intensity": baseline.metrics}
+        if baseline.categories:
+            metrics["baseline_categories"] = {"intensity": baseline.categories}
+    return metrics | {
+        "counts": result.counts,
+        "images_per_s": result.images_per_s,
+        "protocol": protocol,
+    }
+
+
+def _write_results(out: Path, model: Model, metrics: dict[str, Any], result: Summary) -> None:
     for category, units in result.units.items():
         save_units(out / "units" / f"{category}.npz", units)
     write_json(out / "subjects.json", result.subjects)
     if result.froc:
         write_json(out / FROC_NAME, result.froc)
     write_json(out / "metrics.json", metrics)
-    write_text(out / CARD_NAME, model_card(loaded.description, loaded.hash, metrics))
-    if report:
-        predict_some(loaded, subjects, result.subjects, out / CASES_NAME, device)
-        report_run(out)
-    return out / "metrics.json"
+    write_text(out / CARD_NAME, model_card(model.description, model.hash, metrics))
 
 
 def _identity(model: Model, evaluated: Sequence[EvaluatedModel]) -> dict[str, Any]:
