@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ from medrd.run.input_errors import catch_input_error
 from medrd.run.model_folder import Model
 from medrd.run.output_folder import OutputFolder, refuse_others
 from medrd.run.outputs import make_folder, remove
+from medrd.run.predictor import Prediction
 from medrd.run.provenance import versions
 from medrd.run.record import ModelName, OutputFile, PredictionRecord, Record
 
@@ -161,43 +163,56 @@ class CasePredictor:
         return Loaded(case, opened, hashes, likeness, native, record_time)
 
     def _write(self, item: Loaded) -> Done | None:
-        """Write the results; the JSON file comes last, so its presence means finished."""
-        case, opened, origin, out = item.case, item.opened, item.case.origin, self._out
-        files = files_of(case, self._kind.files)
+        """Predict and write; the JSON file comes last, so its presence means finished."""
+        case, path = item.case, self._record_path(item.case)
         start = time.perf_counter()
-        threshold = self._model.threshold
-        prediction = self._predictor.on_grid(opened.prepared, threshold)
+        prediction = self._predictor.on_grid(item.opened.prepared, self._model.threshold)
         scored, seconds = len(prediction.image_scores), time.perf_counter() - start
-        logger.debug("%s: %d %s in %.2f s", case.subject.id, scored, files.pieces, seconds)
+        pieces = self._kind.files.pieces
+        logger.debug("%s: %d %s in %.2f s", case.subject.id, scored, pieces, seconds)
         # If this process was declared dead, another may have finished the scan meanwhile.
-        path = self._record_path(case)
         if _time_of(path) != item.record_time and self._is_done(
             path, Record.read(path), item.hashes
         ):
             return None
-        paths = {"map": case.output(out, files.map)}
-        make_folder(paths["map"].parent)
-        # Outputs of an earlier call that this one does not write must not remain.
-        stale = (files.record, files.mask, files.overlay, *([BIDS_MASK_SIDECAR] if origin else []))
-        for ending in stale:
-            remove(case.output(out, ending))
-        for native_path in (case.output(out, ending) for ending in NATIVE_ENDINGS):
+        make_folder(path.parent)
+        self._remove_stale(case)
+        paths, entries = self._write_outputs(item, prediction)
+        self._record(item, prediction, paths, entries).write(path)
+        return Done(prediction.scan_score, item.likeness.differences)
+
+    def _remove_stale(self, case: Case) -> None:
+        """Outputs of an earlier call that this one does not write must not remain."""
+        files = files_of(case, self._kind.files)
+        sidecars = [BIDS_MASK_SIDECAR] if case.origin else []
+        for ending in (files.record, files.mask, files.overlay, *sidecars):
+            remove(case.output(self._out, ending))
+        for native_path in (case.output(self._out, ending) for ending in NATIVE_ENDINGS):
             if self._kind.is_own_map(native_path):
                 remove(native_path)
-        remove_dicom(case, out)
+        remove_dicom(case, self._out)
+
+    def _write_outputs(
+        self, item: Loaded, prediction: Prediction
+    ) -> tuple[dict[str, Path], dict[str, Any]]:
+        """Write all files but the record: their paths, and what the record says of them."""
+        case, opened, out = item.case, item.opened, self._out
+        files, threshold = files_of(case, self._kind.files), self._model.threshold
         description = f"{MAKER} anomaly score, model {self._model.hash[:12]}"
+        paths = {"map": case.output(out, files.map)}
         opened.write_map(
             paths["map"], prediction.grid_map, description=description, threshold=threshold
         )
         if prediction.mask is not None and threshold is not None:
             paths["mask"] = case.output(out, files.mask)
             opened.write_mask(paths["mask"], prediction.mask)
-            if origin:
+            if case.origin:
                 sidecar = case.output(out, BIDS_MASK_SIDECAR)
-                write_json(sidecar, mask_sidecar(origin, threshold))
-        native_entry: dict[str, Any] = {}
+                write_json(sidecar, mask_sidecar(case.origin, threshold))
+        entries = opened.describe(prediction.grid_map, prediction.mask, prediction.image_scores)
+        findings = entries["findings"]
         if item.native is not None:
-            native_entry = write_native(
+            entries |= write_native(
                 item.native,
                 case,
                 out,
@@ -206,21 +221,16 @@ class CasePredictor:
                 description=description,
                 threshold=threshold,
             )
-        described = opened.describe(prediction.grid_map, prediction.mask, prediction.image_scores)
-        dicom: dict[str, Any] = {}
+            findings = entries["native"].get("findings")
         if self._options.dicom:
-            maker = Maker(self._model.config.model.name, self._model.hash, threshold)
-            findings = (
-                native_entry["native"].get("findings") if native_entry else described["findings"]
-            )
-            dicom = write_dicom(
+            entries |= write_dicom(
                 case,
                 item.native,
                 out,
                 paths,
-                maker=maker,
+                maker=Maker(self._model.config.model.name, self._model.hash, threshold),
                 findings=findings,
-                scan_score=described["scan_score"],
+                scan_score=entries["scan_score"],
                 keep_names=self._options.keep_names,
             )
         if self._options.picture:
@@ -228,27 +238,35 @@ class CasePredictor:
             opened.write_overlay(
                 paths["picture"], prediction.grid_map, threshold=threshold, title=case.subject.id
             )
-        first, label = next(iter(case.subject.images.values())), case.subject.label
+        return paths, entries
+
+    def _record(
+        self,
+        item: Loaded,
+        prediction: Prediction,
+        paths: Mapping[str, Path],
+        entries: Mapping[str, Any],
+    ) -> PredictionRecord:
+        subject, origin = item.case.subject, item.case.origin
+        first, label = next(iter(subject.images.values())), subject.label
         lesion_labels = getattr(self._model.config.data, "lesion_labels", ()) if label else ()
-        record = PredictionRecord(
+        return PredictionRecord(
             **(map_sidecar(origin) if origin else {}),
-            subject=case.subject.id,
+            subject=subject.id,
             # Absolute paths, because a later call may run in another folder.
-            inputs={c: str(path.absolute()) for c, path in case.subject.paths.items()},
+            inputs={c: str(path.absolute()) for c, path in subject.paths.items()},
             frame=first.frame,
             series=first.series,
             label=str(label.path.absolute()) if label else None,
             **({"lesion_labels": list(lesion_labels)} if lesion_labels else {}),
-            **described,
+            **entries,
             **standing(
                 prediction.scan_score,
                 self._model.calibration,
                 normal=self._kind.normal,
                 noun=self._kind.files.noun,
             ),
-            **native_entry,
-            **dicom,
-            warnings=list(opened.prepared.warnings),
+            warnings=list(item.opened.prepared.warnings),
             unlike_training=list(item.likeness.differences),
             not_judged=list(item.likeness.unchecked),
             model=ModelName(name=self._model.title, hash=self._model.hash),
@@ -260,8 +278,6 @@ class CasePredictor:
             },
             identity={**self._identity, "inputs": item.hashes},
         )
-        record.write(self._record_path(case))
-        return Done(prediction.scan_score, item.likeness.differences)
 
 
 def _time_of(path: Path) -> int | None:
