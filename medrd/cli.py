@@ -5,14 +5,13 @@ Heavy imports happen inside the commands, so that ``medrd --help`` is quick.
 
 from __future__ import annotations
 
-import signal
-import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import typer
 
 from medrd import options
+from medrd.app import app, end_incomplete, main
 from medrd.prediction.options import (
     Device,
     Frame,
@@ -23,55 +22,8 @@ from medrd.prediction.options import (
     Series,
 )
 
-app = typer.Typer(
-    name="medrd",
-    help="Unsupervised anomaly detection in brain MRI by knowledge distillation. "
-    "Research use only; not a medical device.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
 _MODEL_FIRST = "[OPTIONS] [MODEL]"
 """Usage of the commands that take an optional model before their other arguments."""
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        import medrd
-
-        typer.echo(medrd.__version__)
-        raise typer.Exit
-
-
-def _end_incomplete(said: str) -> NoReturn:
-    """Exit with code 3: some inputs failed, and the others are done."""
-    typer.echo(said, err=True)
-    raise typer.Exit(3)
-
-
-@app.callback()
-def common(
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Also log what was found and chosen.")
-    ] = False,
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
-        ),
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Log warnings and errors only.")
-    ] = False,
-) -> None:
-    """Options that stand before the command: ``medrd -v predict …``."""
-    from medrd.run.logs import set_up_logging
-
-    if verbose and quiet:
-        raise typer.BadParameter("--verbose and --quiet exclude each other")
-    set_up_logging(verbose=verbose, quiet=quiet)
 
 
 @app.command()
@@ -140,7 +92,7 @@ def train(
         run = train_here(loaded, out, resume=resume)
     typer.echo(run)
     if (out / "errors.json").exists():
-        _end_incomplete(f"some inputs could not be used: see {out / 'errors.json'}")
+        end_incomplete(f"some inputs could not be used: see {out / 'errors.json'}")
 
 
 @app.command(options_metavar=_MODEL_FIRST)
@@ -176,7 +128,7 @@ def predict(
     others = f", {len(result.left_out)} left out" if result.left_out else ""
     typer.echo(f"{done} predicted, {skipped} already there, {failed} failed{others}", err=True)
     if result.errors or (result.page and result.page.errors):
-        _end_incomplete(f"see {out / 'errors.json'}")
+        end_incomplete(f"see {out / 'errors.json'}")
 
 
 @app.command("to-dicom")
@@ -265,7 +217,7 @@ def prepare(
     done, skipped, failed = len(result.done), len(result.skipped), len(result.errors)
     typer.echo(f"{done} prepared, {skipped} already there, {failed} failed", err=True)
     if result.errors:
-        _end_incomplete(f"see {out / 'errors.json'}")
+        end_incomplete(f"see {out / 'errors.json'}")
 
 
 @app.command(options_metavar=_MODEL_FIRST)
@@ -322,7 +274,7 @@ def evaluate(
     typer.echo(metrics_table(path))
     typer.echo(path)
     if (out / "errors.json").exists():
-        _end_incomplete(f"some subjects failed: see {out / 'errors.json'}")
+        end_incomplete(f"some subjects failed: see {out / 'errors.json'}")
 
 
 @app.command()
@@ -350,7 +302,7 @@ def compare(
     typer.echo((out / "results.md").read_text(encoding="utf-8"))
     typer.echo(out / "results.md")
     if any(cell.error or not cell.complete for cell in comparison.cells):
-        _end_incomplete("some cells failed or lack test inputs; the table marks them")
+        end_incomplete("some cells failed or lack test inputs; the table marks them")
 
 
 @app.command()
@@ -384,7 +336,7 @@ def tune(
     if best_of(trials) is not None:
         typer.echo(out / "best.yaml")
     if any(trial.reason for trial in trials):
-        _end_incomplete(f"some trials failed: see {out / 'trials.csv'}")
+        end_incomplete(f"some trials failed: see {out / 'trials.csv'}")
 
 
 @app.command()
@@ -400,7 +352,7 @@ def report(
     typer.echo(result.path)
     if result.errors:
         shown = result.pages + result.kept
-        _end_incomplete(f"{shown} results shown, {len(result.errors)} could not be shown")
+        end_incomplete(f"{shown} results shown, {len(result.errors)} could not be shown")
 
 
 @app.command()
@@ -477,37 +429,6 @@ def doctor(
     import json
 
     typer.echo(json.dumps(findings(count=models), indent=2))
-
-
-def main() -> None:
-    """Entry point: an error that the user can fix becomes one line and an exit code."""
-    from medrd.errors import MedrdError
-    from medrd.files import system_error
-    from medrd.run.terminal import take_every_text
-
-    take_every_text()
-    # If nothing has to be saved first, SIGTERM ends a command as Ctrl-C does: it prints a message
-    # and removes its temporary files.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        sys.argv[1:] = options.read_arguments(sys.argv[1:])
-        app()
-    except MedrdError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except SystemExit as leave:
-        if leave.code == 130:  # what Typer makes of a KeyboardInterrupt
-            typer.echo("interrupted", err=True)
-        raise
-    except Exception as error:
-        denied = system_error(error) if isinstance(error, OSError) else None
-        if denied is not None:
-            typer.echo(f"error: {denied}", err=True)
-            sys.exit(denied.exit_code)
-        if getattr(error, "exit_code", None) == 130:  # a run that saved itself and stopped
-            typer.echo(str(error), err=True)
-            sys.exit(130)
-        raise
 
 
 if __name__ == "__main__":

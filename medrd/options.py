@@ -108,44 +108,6 @@ def _options_of(kind: type) -> Iterator[inspect.Parameter]:
             )
 
 
-def read_arguments(arguments: Sequence[str]) -> list[str]:
-    """Expand the ``~`` in ``--out=~/maps``, which shells do not expand.
-
-    Raises
-    ------
-    ConfigError
-        ``~name`` without such a user, or an empty value.
-    """
-    return [_read_argument(argument) for argument in arguments]
-
-
-def _read_argument(argument: str) -> str:
-    from medrd.errors import ConfigError
-
-    name, equals, value = argument.partition("=")
-    named = bool(equals) and name.startswith("--")
-    if not named:
-        value = argument
-    if not value:
-        raise ConfigError(
-            name or "the command line",
-            expected="a value",
-            found="an empty one",
-            remedy="Give a value, or leave the option out. Is a shell variable unset?",
-        )
-    if not value.startswith("~"):
-        return argument
-    expanded = os.path.expanduser(value)
-    if expanded.startswith("~"):
-        raise ConfigError(
-            value,
-            expected="a path",
-            found=f"{value.partition('/')[0]}, but there is no such user",
-            remedy=f"Write the full path, or ./{value} if the name begins with ~.",
-        )
-    return f"{name}={expanded}" if named else expanded
-
-
 def check_out(out: Path | None) -> Path | None:
     """Check ``--out`` before any work begins, and return it. Raises OutputError."""
     from medrd.files import refuse_no_place
