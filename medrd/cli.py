@@ -22,6 +22,8 @@ from medrd.prediction.options import (
     Series,
 )
 
+__all__ = ["app", "main"]
+
 _MODEL_FIRST = "[OPTIONS] [MODEL]"
 """Usage of the commands that take an optional model before their other arguments."""
 

@@ -184,7 +184,7 @@ def cache_subject(subject: Subject, kind: Kind, *, folder: Path, budget: int) ->
     logger.debug("%s: %s", subject.id, "already prepared" if cached else "preparing")
     attempts = 0
     while cached is None and attempts < _ATTEMPTS:
-        _build(entry, subject, kind, budget=budget)
+        build_entry(entry, subject, kind, budget=budget)
         cached = _open(entry, subject.id)
         attempts += 1
     if cached is None:
@@ -209,7 +209,7 @@ def source_hash(source: Source) -> str:
     return file_hash(source.path) + frame
 
 
-def _build(entry: Path, subject: Subject, kind: Kind, *, budget: int) -> None:
+def build_entry(entry: Path, subject: Subject, kind: Kind, *, budget: int) -> None:
     item = kind.training_item(subject, budget=budget)
     prepared = item.prepared
     arrays = {
@@ -231,10 +231,10 @@ def _build(entry: Path, subject: Subject, kind: Kind, *, budget: int) -> None:
             "content": item.content,
             "warnings": list(prepared.warnings),
             "traits": prepared.traits.to_dict() if prepared.traits else None,
-            "checksums": {name: _checksum(temporary / f"{name}.npy") for name in arrays},
+            "checksums": {name: checksum(temporary / f"{name}.npy") for name in arrays},
         }
         write_json(temporary / _INDEX, index)
-        _put_in_place(temporary, entry)
+        put_in_place(temporary, entry)
     except OSError as error:
         raise OutputError(
             entry,
@@ -246,7 +246,7 @@ def _build(entry: Path, subject: Subject, kind: Kind, *, budget: int) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _put_in_place(temporary: Path, entry: Path) -> None:
+def put_in_place(temporary: Path, entry: Path) -> None:
     """Rename the entry; if another process was first, keep its entry."""
     try:
         temporary.rename(entry)
@@ -262,7 +262,7 @@ def _open(entry: Path, subject_id: str) -> CachedSubject | None:
     try:
         index = json.loads((entry / _INDEX).read_text(encoding="utf-8"))
         for name in _ARRAYS:
-            if _checksum(entry / f"{name}.npy") != index["checksums"][name]:
+            if checksum(entry / f"{name}.npy") != index["checksums"][name]:
                 raise ValueError(f"{name} is damaged")
         with _HEADERS:
             arrays = {
@@ -286,7 +286,7 @@ def _open(entry: Path, subject_id: str) -> CachedSubject | None:
         return None
 
 
-def _checksum(path: Path) -> int:
+def checksum(path: Path) -> int:
     value = 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):

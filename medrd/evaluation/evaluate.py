@@ -97,7 +97,7 @@ def evaluate(
     if model is None and "split" not in config.data.model_fields_set:
         config = _all_to_test(config)  # the built-in model has seen none of them
     out = Path(out)
-    config = _with_models_own(config, loaded)
+    config = with_models_own(config, loaded)
     cohort = load_cohort(config)
     subjects = by_category(cohort.side("test"))
     if not subjects:
@@ -220,7 +220,7 @@ def _all_to_test(config: Config) -> Config:
     return config.model_copy(update={"data": data})
 
 
-def _with_models_own(config: Config, model: Model) -> Config:
+def with_models_own(config: Config, model: Model) -> Config:
     """The model's config, with the data and the seed of another."""
     own, given = model.config.to_dict(), config.to_dict()
     for section in ("recipe", "scoring"):

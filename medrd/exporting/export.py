@@ -92,14 +92,14 @@ def export(model: str | Path | Model | None, out: str | Path, *, format: Format 
     network, interface = exportable(loaded)
     with _quiet(), progress("exporting", 3) as advance:
         with _as_model_error(loaded.config.model.name):
-            program = _traced(network, interface)
+            program = trace(network, interface)
         advance(note="traced")
         file = out / f"model.{format}"
         make_folder(out)
         # The graph is checked under a temporary name, so that only a correct one gets its name.
         with atomic_path(file) as temporary:
             with _as_model_error(loaded.config.model.name):
-                run = (_save_onnx if format == "onnx" else _save_pt2)(program, interface, temporary)
+                run = (save_onnx if format == "onnx" else save_pt2)(program, interface, temporary)
             advance(note="written")
             apart = _largest_difference(run, loaded, interface)
             if not apart <= TOLERANCE:
@@ -148,7 +148,7 @@ def _described(model: Model, interface: Interface, format: Format, apart: float)
     }
 
 
-def _traced(network: Exportable, interface: Interface) -> torch.export.ExportedProgram:
+def trace(network: Exportable, interface: Interface) -> torch.export.ExportedProgram:
     slices = torch.export.Dim("slices", min=1)
     with torch.no_grad():
         return torch.export.export(
@@ -159,7 +159,7 @@ def _traced(network: Exportable, interface: Interface) -> torch.export.ExportedP
         )
 
 
-def _save_pt2(program: torch.export.ExportedProgram, interface: Interface, path: Path) -> Run:
+def save_pt2(program: torch.export.ExportedProgram, interface: Interface, path: Path) -> Run:
     with path.open("wb") as written:
         torch.export.save(program, written)
     with path.open("rb") as read:
@@ -173,7 +173,7 @@ def _save_pt2(program: torch.export.ExportedProgram, interface: Interface, path:
     return run
 
 
-def _save_onnx(program: torch.export.ExportedProgram, interface: Interface, path: Path) -> Run:
+def save_onnx(program: torch.export.ExportedProgram, interface: Interface, path: Path) -> Run:
     import onnxruntime
 
     made = torch.onnx.export(

@@ -17,7 +17,7 @@ from medrd.phantom.fields import FloatArray
 from medrd.phantom.lesions import LesionPlan, displace, grow_lesion
 from medrd.phantom.looks import Look
 
-_HEALTHY, _MASS, _SPOTS, _INFARCT = range(4)
+HEALTHY, MASS, SPOTS, INFARCT = range(4)
 _SHARES = (0.15, 0.55, 0.17, 0.13)
 _ALSO_SPOTS = 0.12
 """Share of the patients with other diseases who also have a few spots."""
@@ -76,8 +76,8 @@ def plan_disease(
     rng: np.random.Generator, template: Template, head: Head, *, healthy: bool = False
 ) -> DiseasePlan:
     """Draw the kind of disease of one person (none if ``healthy``), and the masses."""
-    kind = _HEALTHY if healthy else int(rng.choice(len(_SHARES), p=_SHARES))
-    if kind != _MASS:
+    kind = HEALTHY if healthy else int(rng.choice(len(_SHARES), p=_SHARES))
+    if kind != MASS:
         return DiseasePlan(kind, (), cavity=False)
     count = int(rng.choice([1, 1, 1, 2, 4]))
     cavity = bool(rng.random() < 0.1)
@@ -111,11 +111,11 @@ def grow_disease(
 
     for mass in plan.masses:
         add(*_mass(rng, head, tissues, mass, look, cavity=plan.cavity))
-    if plan.kind == _INFARCT:
+    if plan.kind == INFARCT:
         for _ in range(int(rng.choice([1, 1, 2]))):
             add(*_infarct(rng, head, tissues, look))
-    few = plan.kind != _HEALTHY and rng.random() < _ALSO_SPOTS
-    if plan.kind == _SPOTS or few:
+    few = plan.kind != HEALTHY and rng.random() < _ALSO_SPOTS
+    if plan.kind == SPOTS or few:
         count = int(np.exp(rng.uniform(0, np.log(8 if few else 60))))
         add(*_spots(rng, head, tissues, look, max(1, count)))
     return Disease(layers, extent)

@@ -200,7 +200,7 @@ def _travel_mm(
     slowness = slowness * np.exp(0.3 * random_field(rng, inside.shape, 4))
     corner = np.array([side.start for side in head.box], np.float32)
     source = ((plan.centre_voxel - corner - 1) / step).astype(np.float32)
-    travel = _shortest_paths(slowness, inside, source) * np.float32(step * head.voxel_mm)
+    travel = shortest_paths(slowness, inside, source) * np.float32(step * head.voxel_mm)
     at = (head.voxels - corner[:, None] - 1) / np.float32(step)
     everywhere: FloatArray = ndimage.map_coordinates(
         travel, at, output=np.float32, order=1, mode="nearest"
@@ -208,7 +208,7 @@ def _travel_mm(
     return everywhere
 
 
-def _shortest_paths(
+def shortest_paths(
     slowness: FloatArray, inside: NDArray[np.bool_], source: FloatArray
 ) -> FloatArray:
     """Travel times in grid steps from the inside node nearest to ``source``, (x, y, z)."""

@@ -74,7 +74,7 @@ class LoadedModel:
     def __init__(self, model: Model, *, device: str = "auto", engine: Engine = "auto") -> None:
         self.model = model
         execution = choose_execution(device, model.config.train.precision)
-        self._predictor, _ = make_predictor(model, execution, engine)
+        self.predictor, _ = make_predictor(model, execution, engine)
 
     def predict(self, given: Volume | Mapping[str, Volume] | Picture) -> AnomalyMap:
         """Compute the anomaly map of a scan or picture.
@@ -103,7 +103,7 @@ class LoadedModel:
         prepared = self.model.kind.prepare(given)
         names = _names(given, self.model.recipe.layout.modalities)
         likeness = compare_with_training(prepared, self.model, names)
-        prediction = self._predictor.on_grid(prepared, self.model.threshold)
+        prediction = self.predictor.on_grid(prepared, self.model.threshold)
         return AnomalyMap(
             scores=prediction.grid_map,
             mask=prediction.mask,

@@ -95,7 +95,7 @@ def deepbet_mask(volume: Volume) -> NDArray[np.bool_]:
     """
     require_extra("brain", "--brain deepbet")
     try:
-        _, mask, _ = _deepbet().run(nib.Nifti1Image(volume.array, volume.affine))
+        _, mask, _ = load_deepbet().run(nib.Nifti1Image(volume.array, volume.affine))
         inside: NDArray[np.bool_] = np.asarray(mask.dataobj) > 0
     except (AssertionError, ValueError, RuntimeError) as error:
         raise _no_brain(volume, str(error) or "deepbet failed") from None
@@ -105,7 +105,7 @@ def deepbet_mask(volume: Volume) -> NDArray[np.bool_]:
 
 
 @lru_cache(maxsize=1)
-def _deepbet() -> Any:
+def load_deepbet() -> Any:
     from deepbet import BrainExtraction
 
     with warnings.catch_warnings():

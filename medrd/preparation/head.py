@@ -183,11 +183,11 @@ def prepare_head(
         }
         subject = _Subject(scans, images, reference, onto_others)
         method, mask = _raw_brain(scans, reference, options)
-        head = _on_template(subject, template, options, method, mask)
+        head = place_on_template(subject, template, options, method, mask)
         if method == STRIPPED and head.quality.failures():
             # A small head in air of exactly 0 may look skull-stripped.
             method, mask = _brain_in_skull(scans, reference, options)
-            again = _on_template(subject, template, options, method, mask)
+            again = place_on_template(subject, template, options, method, mask)
             head = head if again.quality.failures() else again
     return head
 
@@ -206,7 +206,7 @@ def coregister(reference: SimpleITK.Image, image: SimpleITK.Image) -> Registrati
     )
 
 
-def _on_template(
+def place_on_template(
     subject: _Subject, template: Template, options: Options, method: str, mask: Volume | None
 ) -> PreparedHead:
     """Bring the subject, with its brain found by ``method``, to the template's position."""

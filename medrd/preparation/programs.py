@@ -160,7 +160,7 @@ def _known(brain: str) -> Extractor:
     for line in _COMMANDS[brain]:
         program, *arguments = line.split()
         if found := _find(program):
-            command = [found, *arguments, *(_ON_CPU if brain == "hd-bet" and not _gpu() else ())]
+            command = [found, *arguments, *(_ON_CPU if brain == "hd-bet" and not has_gpu() else ())]
             return _extractor(brain, command, needs_t1=brain == "deepbet")
     if brain == "deepbet":
         require_extra("brain", "--brain deepbet")
@@ -192,7 +192,7 @@ def _find(program: str) -> str | None:
     return shutil.which(program) or shutil.which(program, path=str(here))
 
 
-def _gpu() -> bool:
+def has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()

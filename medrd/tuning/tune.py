@@ -110,7 +110,7 @@ def tune(
         trials = _known_trials(out)
         if len(trials) < config.trials or any(t.status == "unfinished" for t in trials):
             with ray_cluster(given_address(address), dashboard=dashboard) as cluster:
-                _refuse_too_much(config, cluster)
+                refuse_small_cluster(config, cluster)
                 trials = _search(config, cohort.split.hash, out)
         write_results(config, trials, out)
         return trials
@@ -129,7 +129,7 @@ def _known_trials(out: Path) -> list[Trial]:
     return trials_of(ExperimentAnalysis(str(out / _RAY)).trials or [])
 
 
-def _refuse_too_much(config: TuneConfig, cluster: Cluster) -> None:
+def refuse_small_cluster(config: TuneConfig, cluster: Cluster) -> None:
     """Refuse trials that need more resources than there are."""
     needed = {"CPU": config.resources.cpus, "GPU": config.resources.gpus}
     refuse_too_much(cluster, needed, key="resources.{name}", remedy="Lower resources.{name}.")

@@ -252,14 +252,14 @@ def test_an_index_of_another_form_is_damage(
 def test_an_entry_taken_away_by_another_process_is_made_again(
     subject: Subject, folder: Path, built: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = cache._build
+    build = cache.build_entry
 
     def robbed(entry: Path, *args: Any, **kwargs: Any) -> None:
         build(entry, *args, **kwargs)
         if len(built) == 1:
             entry.rename(entry.with_name(".taken"))
 
-    monkeypatch.setattr(cache, "_build", robbed)
+    monkeypatch.setattr(cache, "build_entry", robbed)
     assert get(subject, folder).images.size
     assert len(built) == 2
 
@@ -268,7 +268,7 @@ def test_a_disk_that_never_gives_back_what_was_written_is_an_error(
     subject: Subject, folder: Path, built: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sums = iter(range(1000))
-    monkeypatch.setattr(cache, "_checksum", lambda path: next(sums))
+    monkeypatch.setattr(cache, "checksum", lambda path: next(sums))
     with pytest.raises(OutputError, match="damaged"):
         get(subject, folder)
     assert len(built) <= 5
@@ -288,7 +288,7 @@ scan, label, folder = map(Path, sys.argv[1:4])
 subject = Subject("a", {"flair": Source(scan)}, Source(label))
 recipe = RecipeConfig.model_validate_json(sys.argv[4])
 fork = multiprocessing.get_context("fork")
-put, index = cache._put_in_place, cache.write_json
+put, index = cache.put_in_place, cache.write_json
 together = fork.Barrier(2)
 
 def get():
@@ -300,7 +300,7 @@ def killed():
     get()
 
 def beside():
-    cache._put_in_place = lambda *paths: (together.wait(20), put(*paths))
+    cache.put_in_place = lambda *paths: (together.wait(20), put(*paths))
     get()
 
 def run(*targets):

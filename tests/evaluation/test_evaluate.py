@@ -25,7 +25,7 @@ from medrd.data.brains.prepare import PreparedVolume
 from medrd.errors import ConfigError, LeakageError, OutputError
 from medrd.evaluation import summary
 from medrd.evaluation.baseline import baseline_config
-from medrd.evaluation.evaluate import _with_models_own, evaluate
+from medrd.evaluation.evaluate import evaluate, with_models_own
 from medrd.metrics.columns import KEYS, METRICS
 from medrd.prediction.predict import predict
 from medrd.run.model_folder import Model, load_model
@@ -403,7 +403,7 @@ def test_another_models_config_may_name_the_data() -> None:
     own = make_config({"model": {"name": "rdseg"}, "recipe": {"place": True}})
     data = {"root": "brains", "healthy_margin": 7}
     config = make_config({"model": {"name": "rd4ad"}, "data": data, "seed": 3})
-    found = _with_models_own(config, cast(Model, SimpleNamespace(config=own)))
+    found = with_models_own(config, cast(Model, SimpleNamespace(config=own)))
     assert found.recipe == own.recipe
     assert found.model == own.model
     assert found.data == config.data

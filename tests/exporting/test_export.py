@@ -84,7 +84,7 @@ def test_every_method_makes_a_graph_for_any_number_of_slices(name: str) -> None:
     detector = build(detector_class(name), small_teacher(name, "test_resnet"))
     network = Exportable(detector, scoring_of(64), size=64)
     interface = export_module.Interface(Layout(("a", "b", "c")), 64, positions=False)
-    module = export_module._traced(network, interface).module()
+    module = export_module.trace(network, interface).module()
     given = interface.example(3)
     with torch.no_grad():
         for ours, native in zip(module(*given), network(*given), strict=True):
@@ -202,13 +202,13 @@ def test_a_graph_that_differs_is_not_written(
 def test_a_graph_that_says_nan_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = export_module._save_pt2
+    save = export_module.save_pt2
 
     def spoilt(*given: Any) -> Any:
         run = save(*given)
         return lambda *x: (run(*x)[0] * np.float32("nan"), run(*x)[1])
 
-    monkeypatch.setattr(export_module, "_save_pt2", spoilt)
+    monkeypatch.setattr(export_module, "save_pt2", spoilt)
     with pytest.raises(ModelError, match="a difference of inf"):
         export(saved(tmp_path / "m", {"name": "intensity"}), tmp_path / "out", format="pt2")
 

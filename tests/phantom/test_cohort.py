@@ -28,10 +28,10 @@ from medrd.phantom.lesions import (
     OEDEMA,
     Lesion,
     LesionPlan,
-    _shortest_paths,
     displace,
     grow_lesion,
     plan_lesion,
+    shortest_paths,
 )
 from medrd.phantom.scanner import Acquisition, excite, interpolate, scan
 
@@ -280,7 +280,7 @@ def test_shortest_path_goes_round_a_wall() -> None:
     slowness = np.ones((21, 21, 1), np.float32)
     slowness[10, :16] = 1000
     inside = np.ones(slowness.shape, bool)
-    travel = _shortest_paths(slowness, inside, np.array([5, 5, 0], np.float32))
+    travel = shortest_paths(slowness, inside, np.array([5, 5, 0], np.float32))
     assert travel[5, 5, 0] == 0
     assert travel[5, 9, 0] == pytest.approx(4)
     assert travel[8, 8, 0] == pytest.approx(3 * np.sqrt(2), rel=1e-5)

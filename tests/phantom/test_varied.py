@@ -55,7 +55,7 @@ def test_labels_lie_in_the_brain_and_some_scans_have_none(scans: list[VariedScan
     assert sum(bool(scan.labels.any()) for scan in scans) >= 4
 
 
-@pytest.mark.parametrize("kind", [disease._MASS, disease._SPOTS, disease._INFARCT])
+@pytest.mark.parametrize("kind", [disease.MASS, disease.SPOTS, disease.INFARCT])
 def test_each_kind_of_disease_changes_the_scan_where_it_is_labelled(
     kind: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

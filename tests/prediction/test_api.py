@@ -92,9 +92,9 @@ def test_predicting_twice_and_in_other_batches_gives_the_same(
     volume = medrd.read(scan)
     first = model.predict(volume)
     assert np.array_equal(model.predict(volume).scores, first.scores)
-    size, model._predictor.batch_size = model._predictor.batch_size, 5
+    size, model.predictor.batch_size = model.predictor.batch_size, 5
     other = model.predict(volume)
-    model._predictor.batch_size = size
+    model.predictor.batch_size = size
     np.testing.assert_allclose(other.scores, first.scores, atol=1e-5)
 
 

@@ -229,7 +229,7 @@ def test_a_small_head_in_air_of_exactly_0_is_tried_again_with_its_skull(
         ({"stripped": 300.0, "template": 1200.0}, 1200.0),
         ({"stripped": 300.0, "template": 3000.0}, 300.0),
     ):
-        monkeypatch.setattr(head_module, "_on_template", partial(placed, found=found))
+        monkeypatch.setattr(head_module, "place_on_template", partial(placed, found=found))
         head = prepare_head({"t1": scan}, template, Options(bias=False))
         assert head.quality.brain_ml == chosen
 
@@ -384,12 +384,12 @@ def test_deepbet_gives_its_mask_or_says_that_it_has_none(monkeypatch: pytest.Mon
     module.__spec__ = ModuleSpec("deepbet", None)
     module.__dict__["BrainExtraction"] = _FakeBet
     monkeypatch.setitem(sys.modules, "deepbet", module)
-    brain._deepbet.cache_clear()
+    brain.load_deepbet.cache_clear()
     scan = make_head("t1")
     np.testing.assert_array_equal(deepbet_mask(scan), scan.array > 30)
     with pytest.raises(EmptyBrainError, match="Not enough foreground"):
         deepbet_mask(volume_from_array(np.zeros((8, 8, 8)), np.eye(4)))
-    brain._deepbet.cache_clear()
+    brain.load_deepbet.cache_clear()
 
 
 def test_deepbet_is_asked_for_in_vain_where_it_is_not_or_cannot_help(

@@ -85,7 +85,7 @@ def extractor(brain: str) -> Extractor:
 def test_hd_bet_and_synthstrip_are_run_with_their_own_options(
     install: Install, scan: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(programs, "_gpu", lambda: False)
+    monkeypatch.setattr(programs, "has_gpu", lambda: False)
     install("hd-bet", HD_BET)
     install("synthstrip-docker", SYNTHSTRIP)
     assert scan.orientation == "ILA"

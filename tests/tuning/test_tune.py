@@ -331,10 +331,10 @@ def test_ray_takes_the_example_of_a_cluster_and_its_commands() -> None:
 def test_resources_that_are_not_there_are_an_error_and_not_waited_for(raw: dict[str, Any]) -> None:
     config = make_tune(raw | {"resources": {"cpus": 3, "gpus": 0.5}})
     with pytest.raises(ConfigError, match=r"resources\.cpus.*at most the 2"):
-        tune_module._refuse_too_much(config, Cluster({"CPU": 2.0, "GPU": 1.0}, grows=False))
+        tune_module.refuse_small_cluster(config, Cluster({"CPU": 2.0, "GPU": 1.0}, grows=False))
     with pytest.raises(ConfigError, match=r"resources\.gpus"):
-        tune_module._refuse_too_much(config, Cluster({"CPU": 4.0}, grows=False))
-    tune_module._refuse_too_much(config, Cluster({"CPU": 2.0}, grows=True))
+        tune_module.refuse_small_cluster(config, Cluster({"CPU": 4.0}, grows=False))
+    tune_module.refuse_small_cluster(config, Cluster({"CPU": 2.0}, grows=True))
 
 
 def test_no_usage_statistics_are_sent() -> None:

@@ -238,14 +238,14 @@ def _unlike_values(channel: ChannelTraits, known: ChannelProfile) -> list[str]:
 def _unlike_contrast(
     channel: ChannelTraits, known: ChannelProfile, scan: ScanTraits, profile: Profile
 ) -> list[str]:
-    far = _distance(channel.tone, known.tone, known.tone_spread)
+    far = tone_distance(channel.tone, known.tone, known.tone_spread)
     if known.tone_limit is not None and far > known.tone_limit:
         figure, limit = _apart(far, known.tone_limit, decimals=1)
         return [
             f"its contrast is {figure} standard deviations from the training scans' (limit "
             f"{limit}): another sequence, or another normalisation?"
         ]
-    near = _likeness(channel.pattern, known.pattern, scan.occupancy, profile.occupancy)
+    near = pattern_likeness(channel.pattern, known.pattern, scan.occupancy, profile.occupancy)
     if known.pattern_limit is not None and near < known.pattern_limit:
         figure, limit = _apart(near, known.pattern_limit, decimals=2)
         return [
@@ -263,9 +263,11 @@ def _channel(channels: Sequence[ChannelTraits], occupancies: NDArray[np.float32]
         far, near = [], []
         for i in range(len(channels)):
             others = [j for j in range(len(channels)) if j != i]
-            far.append(_distance(tones[i], tones[others].mean(0), _spread(tones[others])))
+            far.append(tone_distance(tones[i], tones[others].mean(0), _spread(tones[others])))
             median = np.median(patterns[others], axis=0)
-            near.append(_likeness(patterns[i], median, occupancies[i], occupancies[others].mean(0)))
+            near.append(
+                pattern_likeness(patterns[i], median, occupancies[i], occupancies[others].mean(0))
+            )
         tone_limit = max(_TONE_LIMIT, _TONE_FACTOR * max(far))
         pattern_limit = min(near) - _PATTERN_MARGIN
     return ChannelProfile(
@@ -286,13 +288,13 @@ def _spread(tones: NDArray[np.float32]) -> NDArray[np.float32]:
     return spread
 
 
-def _distance(
+def tone_distance(
     tone: NDArray[np.float32], mean: NDArray[np.float32], spread: NDArray[np.float32]
 ) -> float:
     return float(np.sqrt(np.mean(((tone - mean) / spread) ** 2)))
 
 
-def _likeness(
+def pattern_likeness(
     pattern: NDArray[np.float32],
     known: NDArray[np.float32],
     occupancy: NDArray[np.float32],

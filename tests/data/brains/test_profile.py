@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medrd.data.brains.prepare import brain_mask
-from medrd.data.brains.profile import Profile, _distance, _likeness, make_profile, unlike
+from medrd.data.brains.profile import Profile, make_profile, pattern_likeness, tone_distance, unlike
 from medrd.data.traits import ScanTraits, scan_traits
 from medrd.images.volume import Volume, volume_from_array
 
@@ -159,8 +159,8 @@ def test_contrast_is_not_judged_in_voxels_of_another_size(scan: Scan, profile: P
 @pytest.mark.parametrize("trait", ["tone", "pattern"])
 def test_figures_beside_their_limit_differ(scan: Scan, profile: Profile, trait: str) -> None:
     seen, known = traits(scan(10)), profile.channels["flair"]
-    far = _distance(seen.channels["flair"].tone, known.tone, known.tone_spread)
-    near = _likeness(
+    far = tone_distance(seen.channels["flair"].tone, known.tone, known.tone_spread)
+    near = pattern_likeness(
         seen.channels["flair"].pattern, known.pattern, seen.occupancy, profile.occupancy
     )
     limit = {"tone_limit": far - 1e-3} if trait == "tone" else {"pattern_limit": near + 1e-3}
