@@ -1,6 +1,7 @@
 """Load a config from YAML, and report a mistake in one line.
 
-Only a detector's own section needs torch; its file is imported when a config is validated.
+A detector's own section needs torch, so the others are checked first: a wrong key of theirs is
+reported at once.
 """
 
 from __future__ import annotations
@@ -13,13 +14,21 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 
 from medrd.config.mistakes import config_mistake
 from medrd.config.sections import Config
 from medrd.config.unused import unused_keys
 from medrd.config.yaml_text import DoubledKeyError, parse_yaml
 from medrd.errors import ConfigError
+from medrd.models.section import Section
+
+_OTHERS: Final[dict[str, Any]] = {
+    name: (field.annotation, field)
+    for name, field in Config.model_fields.items()
+    if name != "model"
+}
+_Others = create_model("_Others", __base__=Section, **_OTHERS)
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -107,6 +116,7 @@ def make_config(
     apply_overrides(raw, overrides)
     _name_variants(raw)
     try:
+        _Others.model_validate({key: value for key, value in raw.items() if key != "model"})
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise config_mistake(error, Config, raw, where=where, remedy=remedy) from None
