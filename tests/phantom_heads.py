@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +14,7 @@ from scipy import ndimage
 from medrd.images.volume import Volume, volume_from_array
 from medrd.preparation import register, similarity
 from medrd.preparation.linear import Matrix
+from medrd.preparation.template import Template, load_template
 
 # In T1 and FLAIR: grey, white, fluid, nuclei, skull, scalp, muscle.
 _VALUES = {"t1": (90, 140, 25, 115, 6, 170, 80), "flair": (120, 95, 12, 105, 4, 110, 60)}
@@ -95,7 +97,15 @@ def save(volume: Volume, path: Path) -> Path:
     return path
 
 
+def coarse_template(*files: Path | None) -> Template:
+    """Its prepared scans have voxels of 4 mm, as 64 times as many would tell no more."""
+    fine = load_template(*files)
+    coarse = np.diag([4.0, 4.0, 4.0, 1.0])
+    coarse[:3, 3] = 1.5
+    return replace(fine, shape=(60, 60, 39), affine=fine.affine @ coarse)
+
+
 def take_few_samples(patch: pytest.MonkeyPatch) -> None:
-    """Register in half of the time; test_prepare.py and test_real_heads.py take all samples."""
+    """Register in half of the time; test_real_heads.py takes all samples."""
     patch.setattr(similarity, "_MOST_POINTS", 1000)
     patch.setattr(register, "_FINE_SHARE", 0.1)

@@ -22,6 +22,7 @@ from medrd.errors import ConfigError, EmptyBrainError, InputError, ShapeError, W
 from medrd.images.sitk import to_sitk
 from medrd.images.volume import volume_from_array
 from medrd.preparation import head as head_module
+from medrd.preparation import register as register_module
 from medrd.preparation import similarity
 from medrd.preparation.bias import around_head, correct_bias
 from medrd.preparation.brain import deepbet_mask, is_stripped, refine
@@ -54,7 +55,15 @@ from medrd.preparation.quality import (
 from medrd.preparation.register import register, register_scaled
 from medrd.preparation.sample import centres_mm, resample
 from medrd.preparation.template import BRATS_AFFINE, BRATS_SHAPE, Template, load_template
-from phantom_heads import affine_of, brain_at, make_head, points_of, save, take_few_samples
+from phantom_heads import (
+    affine_of,
+    brain_at,
+    coarse_template,
+    make_head,
+    points_of,
+    save,
+    take_few_samples,
+)
 
 MOVED = translation([12, -8, 15]) @ rotation(8, -5, 6)
 SHAPE = (56, 64, 64)
@@ -67,6 +76,9 @@ def error_mm(found: Matrix, true: Matrix) -> float:
     return float(np.linalg.norm(apply(found, brain) - apply(true, brain), axis=1).max())
 
 
+SAMPLES = (similarity._MOST_POINTS, register_module._FINE_SHARE)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_samples() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -76,12 +88,8 @@ def few_samples() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
-    """Its prepared scans have voxels of 4 mm, as 64 times as many would tell no more here."""
     path = tmp_path_factory.mktemp("template") / "template.nii.gz"
-    fine = load_template(save(make_head("t1", skull=False, seed=9), path))
-    coarse = np.diag([4.0, 4.0, 4.0, 1.0])
-    coarse[:3, 3] = 1.5
-    return replace(fine, shape=(60, 60, 39), affine=fine.affine @ coarse)
+    return coarse_template(save(make_head("t1", skull=False, seed=9), path))
 
 
 # --- Linear maps ---
@@ -108,7 +116,12 @@ def test_the_closest_rigid_map_drops_scales_and_keeps_the_centre() -> None:
 # --- Registration ---
 
 
-def test_modalities_of_a_moved_head_are_found_to_a_fraction_of_a_voxel() -> None:
+def test_modalities_of_a_moved_head_are_found_to_a_fraction_of_a_voxel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With all samples."""
+    monkeypatch.setattr(similarity, "_MOST_POINTS", SAMPLES[0])
+    monkeypatch.setattr(register_module, "_FINE_SHARE", SAMPLES[1])
     fixed = make_head("t1", seed=1)
     nodded = translation([6, 4, -8]) @ about((0, 0, 0), rotation(7, -4, 5))
     moving = make_head("flair", to_head=nodded, spacing_mm=(3, 3, 6), shape=(74, 86, 42), seed=2)

@@ -44,6 +44,14 @@ MOVED = translation([12, -8, 15]) @ rotation(8, -5, 6)
 NODDED = translation([3, 2, -4]) @ rotation(2, 3, -2) @ MOVED
 
 
+COARSE = """
+from medrd.preparation import register
+register._FINE_SHARE = 0.1
+register._ACROSS = register._ALONG = (1.0,)
+"""
+"""The prelude of a process that registers with fewer samples, and tries noise at one scale only."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """One call of the verb: a good subject, one of noise, and one whose file is cut short."""
@@ -75,7 +83,8 @@ def prepared(medrd: Medrd, tmp_path_factory: pytest.TempPathFactory) -> Prepared
     save(volume_from_array(noise, np.diag([8, 8, 8, 1])), raw / "noise" / "noise_T1w.nii.gz")
     cut = save(t1, raw / "cut" / "cut_T1w.nii.gz")
     cut.write_bytes(cut.read_bytes()[:5000])
-    done = medrd("prepare", raw, "--out", out, "--template", template, "--no-bias")
+    command = ["prepare", raw, "--out", out, "--template", template, "--no-bias"]
+    done = medrd(*command, prelude=COARSE)
     options = {"template": template, "options": Options(bias=False)}
     return Prepared(options, raw, out, done.code, done.stderr)
 

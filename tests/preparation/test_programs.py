@@ -19,12 +19,20 @@ from medrd.errors import (
     MissingExtraError,
 )
 from medrd.images.volume import Volume, volume_from_array
+from medrd.preparation import prepare as prepare_module
 from medrd.preparation import programs
 from medrd.preparation.head import Options
 from medrd.preparation.linear import rotation
 from medrd.preparation.prepare import prepare
 from medrd.preparation.programs import Extractor, find_extractor
-from phantom_heads import brain_at, make_head, points_of, save, take_few_samples
+from phantom_heads import (
+    brain_at,
+    coarse_template,
+    make_head,
+    points_of,
+    save,
+    take_few_samples,
+)
 
 Install = Callable[[str, str], Path]
 
@@ -199,6 +207,7 @@ def test_a_flair_alone_is_prepared_with_the_brain_of_a_program(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take_few_samples(monkeypatch)
+    monkeypatch.setattr(prepare_module, "load_template", coarse_template)
     head = make_head("flair", seed=1)
     truth = brain_at(points_of(head.shape, head.affine))
     np.save(tmp_path / "truth.npy", truth)
