@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from medrd.images.volume import Volume, volume_from_array
 from processes import Processes
+from real_data import real_data
 from tiny import make_tiny_raw, write_tiny_subject
 
 SLOW_MODULES = (
@@ -100,11 +101,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def brats_root() -> Path:
-    """Folder of real BraTS 2018 subjects, which the repository does not hold."""
-    root = Path(__file__).resolve().parents[2] / "shared" / "data" / "brats2018"
-    if not root.is_dir():
-        pytest.skip("no real BraTS subjects in ../shared/data/brats2018 beside the repository")
-    return root
+    """Folder of real BraTS 2018 subjects."""
+    return real_data("brats2018")
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from medrd.preparation.quality import dice
 from medrd.preparation.record import Origin
 from medrd.preparation.sample import centres_mm, resample
 from medrd.preparation.template import Template, load_template
+from real_data import real_data
 
 MRICRON = Path("/usr/share/mricron/templates")
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 OPTIONS = Options(bias=False)
 
 
@@ -34,6 +34,14 @@ OPTIONS = Options(bias=False)
 def template() -> Template:
     """The installed one: four seconds."""
     return load_template()
+
+
+@pytest.fixture(scope="module")
+def template_2_mm(template: Template) -> Template:
+    """Its grid with voxels of 2 mm, for what looks at nothing finer."""
+    x, y, z = template.shape
+    halved = template.affine @ about((-0.5, -0.5, -0.5), np.diag([2.0, 2.0, 2.0, 1.0]))
+    return replace(template, shape=(x // 2, y // 2, z // 2), affine=halved)
 
 
 def test_a_head_with_its_skull_gets_the_brain_that_bet_finds(template: Template) -> None:
@@ -50,7 +58,7 @@ def test_a_head_with_its_skull_gets_the_brain_that_bet_finds(template: Template)
 
 
 def test_modalities_of_a_moved_patient_are_put_together_and_maps_come_back(
-    brats_root: Path, template: Template
+    brats_root: Path, template: Template, template_2_mm: Template
 ) -> None:
     subject = find_subjects(brats_root, layout="auto", channels=["t1", "flair"])[1]
     whole = {c: read_nifti(subject.images[c].path) for c in ("t1", "flair")}
@@ -63,7 +71,7 @@ def test_modalities_of_a_moved_patient_are_put_together_and_maps_come_back(
     nod = translation([6, 4, -8]) @ about(brain.mean(0), rotation(7, -4, 5))
     poses = {"t1": session, "flair": session @ nod}
     moved = {c: volume_from_array(v.array, poses[c] @ v.affine) for c, v in scans.items()}
-    head = prepare_head(moved, template, OPTIONS)
+    head = prepare_head(moved, template_2_mm, OPTIONS)
     assert head.quality.failures() == []
     own = {c: inverse(poses[c]) @ head.to_raw[c] for c in moved}  # to where BraTS has them
     at = apply(inverse(own["t1"]), brain)
@@ -78,20 +86,9 @@ def test_modalities_of_a_moved_patient_are_put_together_and_maps_come_back(
     assert dice(back, label) > 0.97
 
 
-@pytest.fixture(scope="module")
-def template_2_mm(template: Template) -> Template:
-    """Its grid with voxels of 2 mm, for what looks at nothing finer."""
-    x, y, z = template.shape
-    halved = template.affine @ about((-0.5, -0.5, -0.5), np.diag([2.0, 2.0, 2.0, 1.0]))
-    return replace(template, shape=(x // 2, y // 2, z // 2), affine=halved)
-
-
 def flair_alone(name: str) -> dict[str, Volume]:
     """A raw FLAIR with its skull."""
-    path = SHARED / name / f"{Path(name).name}_flair.nii.gz"
-    if not path.is_file():
-        pytest.skip(f"no raw head {name} in ../shared/data beside the repository")
-    return {"flair": read_nifti(path)}
+    return {"flair": read_nifti(real_data(f"{name}/{Path(name).name}_flair.nii.gz"))}
 
 
 @pytest.mark.slow

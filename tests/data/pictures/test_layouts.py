@@ -10,6 +10,7 @@ import pytest
 
 from medrd.errors import ConfigError
 from picture_trees import FOLDER, LOCO, MVTEC, MVTEC_2, MVTEC_3D, find, rows, touch, visa
+from real_data import real_data
 
 
 @pytest.mark.parametrize("layout", ["auto", "mvtec"])
@@ -197,11 +198,7 @@ def test_two_layouts_at_once_are_refused_until_one_is_named(tmp_path: Path) -> N
 
 
 def test_the_real_tires() -> None:
-    root = Path(__file__).parents[3] / "../shared/data/mvtec_like"
-    if not (root / "tire").is_dir():
-        pytest.skip("no pictures in ../shared/data/mvtec_like beside the repository")
-
-    tires = find(root, category="tire")
+    tires = find(real_data("mvtec_like/tire").parent, category="tire")
 
     assert Counter((s.side, s.defect) for s in tires) == {
         ("train", "good"): 210,
