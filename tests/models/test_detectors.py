@@ -115,8 +115,10 @@ def test_anomalies_lie_on_the_object_of_a_picture() -> None:
 
 
 def tiny(raw: dict[str, Any], case: str) -> dict[str, Any]:
-    model = CASES[case]
-    return raw | {"model": model | FAST.get(model["name"], {})}
+    model = CASES[case] | FAST.get(CASES[case]["name"], {})
+    if DETECTORS[model["name"]].teacher is not None:
+        model = {"teacher": {"name": SMALL, "weights": "random"}} | model
+    return raw | {"model": model}
 
 
 @dataclass(frozen=True)
@@ -212,9 +214,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
 ) -> None:
     """Two optimisers, simulated anomalies, progress, a pass after the training: all resumes."""
     tiny_raw["data"]["split"]["train"] = 1
-    raw = tiny(tiny_raw, name)
-    raw["model"] = raw["model"] | {"teacher": {"name": SMALL, "weights": "random"}}
-    config = make_config(raw)
+    config = make_config(tiny(tiny_raw, name))
     whole = train(config, tmp_path / "whole")
     iteration = Loop.iteration
 
