@@ -17,14 +17,12 @@ _TWENTY_SIX_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 @dataclass(frozen=True)
 class LesionCounts:
-    """Lesions, findings and voxels of one scan; see :func:`lesion_counts`."""
+    """Lesions and findings of one scan; see :func:`lesion_counts`."""
 
     lesions: int
     detected: int
     false_positives: int
     dice: float | None
-    predicted_voxels: int
-    label_voxels: int
 
 
 class Lesion(TypedDict):
@@ -80,15 +78,12 @@ def lesion_counts(
     overlapping_predictions = np.zeros(predicted_sizes.size, dtype=bool)
     overlapping_predictions[predicted[label]] = True
 
-    predicted_voxels, label_voxels = int(prediction.sum()), int(label.sum())
-    shared = int((prediction & label).sum())
+    shared, outlined = int((prediction & label).sum()), int(label.sum())
     return LesionCounts(
         lesions=int(lesions_kept.sum()),
         detected=int((lesions_kept & overlapped_lesions).sum()),
         false_positives=int((predicted_kept & ~overlapping_predictions).sum()),
-        dice=2 * shared / (predicted_voxels + label_voxels) if label_voxels else None,
-        predicted_voxels=predicted_voxels,
-        label_voxels=label_voxels,
+        dice=2 * shared / (int(prediction.sum()) + outlined) if outlined else None,
     )
 
 

@@ -29,14 +29,7 @@ NEAR, FAR, MIDDLE = cube(1, 1, 1), cube(15, 15, 15), cube(8, 8, 8)
 
 def test_found_missed_and_false() -> None:
     found = lesion_counts(volume_with(NEAR, MIDDLE), volume_with(NEAR, FAR))
-    assert found == LesionCounts(
-        lesions=2,
-        detected=1,
-        false_positives=1,
-        dice=2 * 27 / (54 + 54),
-        predicted_voxels=54,
-        label_voxels=54,
-    )
+    assert found == LesionCounts(lesions=2, detected=1, false_positives=1, dice=2 * 27 / (54 + 54))
 
 
 def test_one_shared_voxel_detects() -> None:
@@ -77,8 +70,8 @@ def test_voxels_touching_by_a_corner_are_one_lesion() -> None:
 
 def test_healthy_scans() -> None:
     nothing = volume_with()
-    assert lesion_counts(nothing, nothing) == LesionCounts(0, 0, 0, None, 0, 0)
-    assert lesion_counts(volume_with(NEAR), nothing) == LesionCounts(0, 0, 1, None, 27, 0)
+    assert lesion_counts(nothing, nothing) == LesionCounts(0, 0, 0, None)
+    assert lesion_counts(volume_with(NEAR), nothing) == LesionCounts(0, 0, 1, None)
     assert lesion_counts(nothing, volume_with(NEAR)).dice == 0
 
 
@@ -108,10 +101,10 @@ def test_a_limit_that_would_count_the_background_is_refused() -> None:
 
 def test_summarise_pools_lesions_and_averages_scans() -> None:
     counts = [
-        LesionCounts(3, 3, 1, 0.8, 10, 10),
-        LesionCounts(1, 0, 0, 0.2, 10, 10),
-        LesionCounts(0, 0, 4, None, 10, 0),  # healthy
-        LesionCounts(0, 0, 0, 0.5, 10, 2),  # a label below the limit
+        LesionCounts(3, 3, 1, 0.8),
+        LesionCounts(1, 0, 0, 0.2),
+        LesionCounts(0, 0, 4, None),  # healthy
+        LesionCounts(0, 0, 0, 0.5),  # a label below the limit
     ]
     assert summarise_lesions(counts) == {
         "subject_dice": pytest.approx(0.5),
@@ -121,7 +114,7 @@ def test_summarise_pools_lesions_and_averages_scans() -> None:
 
 
 def test_summarise_says_none_where_nothing_is_defined() -> None:
-    healthy = summarise_lesions([LesionCounts(0, 0, 2, None, 10, 0)])
+    healthy = summarise_lesions([LesionCounts(0, 0, 2, None)])
     assert healthy == {
         "subject_dice": None,
         "lesion_sensitivity": None,
