@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -40,7 +41,7 @@ from medrd.prediction.native import NATIVE_ENDINGS, NativeSpace, native_mask
 from medrd.prediction.predict import predict
 from medrd.preparation.brain import deepbet_mask
 from medrd.preparation.head import Options, PreparedHead, prepare_head
-from medrd.preparation.linear import Matrix, about, apply, inverse, rotation, translation
+from medrd.preparation.linear import Matrix, about, inverse, rotation, translation
 from medrd.preparation.prepare import prepare
 from medrd.preparation.quality import dice
 from medrd.preparation.record import Origin
@@ -67,7 +68,7 @@ def moved(volume: Volume, by: Matrix) -> Volume:
 
 def apart(first: Matrix, second: Matrix, points_mm: NDArray) -> str:
     """Mean and largest distance in mm."""
-    distance = np.linalg.norm(apply(first - second, points_mm), axis=1)
+    distance = np.linalg.norm(apply_affine(first - second, points_mm), axis=1)
     return f"{distance.mean():.2f} ({distance.max():.2f})"
 
 
@@ -128,7 +129,7 @@ def brats_rows(root: Path, template: Template, channels: list[str], numbers: lis
         # Prepared world -> BraTS's own: the same for all modalities if they were found rightly.
         own = {c: inverse(poses[c]) @ head.to_raw[c] for c in volumes}
         reference = head.quality.reference
-        at = apply(inverse(own[reference]), points)
+        at = apply_affine(inverse(own[reference]), points)
         errors = [f"{c} {apart(own[c], own[reference], at)}" for c in own if c != reference]
         assert subject.label is not None
         label = read_mask(subject.label.path, first)
@@ -224,7 +225,7 @@ def poses_of_brats(root: Path, template: Template, numbers: list[int]) -> Rows:
         head = prepare_head({"t1": scan}, template, Options())
         from_template = head.to_raw["t1"] @ inverse(template.pose)
         turn = Rotation.from_matrix(from_template[:3, :3]).as_euler("xyz", degrees=True)
-        found.append([*apply(from_template, template.centre_mm[None])[0], *turn])
+        found.append([*apply_affine(from_template, template.centre_mm[None])[0], *turn])
         print(np.round(found[-1], 1), flush=True)
     return [
         [name, *(f"{value:.1f}" for value in values)]

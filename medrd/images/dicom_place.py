@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from medrd.errors import FileFormatError, SeriesError
@@ -203,7 +204,7 @@ def place_grid(
         raise _elsewhere(where, f"{len(planes)} slices", f"{shape[across]}{said}")
     if straightened:
         return affine
-    ends = places[[0, -1]] @ onto[:3, :3].T + onto[:3, 3]  # as voxel indices
+    ends = apply_affine(onto, places[[0, -1]])  # as voxel indices
     backwards = bool(ends[0, across] > ends[1, across])
     corner = np.round(ends[0])
     corner[across] = shape[across] - 1 if backwards else 0

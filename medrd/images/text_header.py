@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import from_matvec
 from numpy.typing import NDArray
 
 from medrd.errors import FileFormatError
@@ -56,10 +57,7 @@ def sizes(path: Path, text: str) -> tuple[int, ...]:
 
 def affine_from_lps(axes_mm: NDArray[np.float64], origin_mm: NDArray[np.float64]) -> Affine:
     """The steps of the axes, a row each (3, 3), and the first voxel, in LPS+ -> affine in RAS+."""
-    affine = np.eye(4)
-    affine[:3, :3] = axes_mm.T
-    affine[:3, 3] = origin_mm
-    return RAS_TO_LPS @ affine
+    return np.asarray(RAS_TO_LPS @ from_matvec(axes_mm.T, origin_mm), np.float64)
 
 
 def _no_numbers(path: Path, text: str) -> FileFormatError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import from_matvec
 from numpy.typing import NDArray
 
 from medrd.draw.overlay import MARGIN_VOXELS
@@ -81,7 +82,7 @@ def embed_scan(
         The score that becomes 1.
     """
     box = bounding_box((image != 0) | (score_map > 0), MARGIN_VOXELS)
-    affine = affine @ _shifted([part.start for part in box])
+    affine = affine @ from_matvec(np.eye(3), [part.start for part in box])
     image, score_map = image[box], score_map[box]
     truth = None if truth is None else truth[box]
     window = _window(image)
@@ -111,7 +112,8 @@ def _embed(
     levels = np.floor(np.maximum(scores, 0) / np.float32(unit) * STEPS_PER_UNIT)
     # Division rounds, but a score at the threshold must stay there.
     levels = np.where(scores >= np.float32(unit), np.maximum(levels, STEPS_PER_UNIT), levels)
-    affine = affine @ _shrunk(factor)
+    # From blocks to voxels: a block's centre is between its voxels.
+    affine = affine @ from_matvec(factor * np.eye(3), [(factor - 1) / 2] * 3)
     notes = [
         "The viewer shows the scan without background, in 8 bits, and scores rounded down to "
         f"1/{STEPS_PER_UNIT} of the colour bar's unit. The tables come from the full map."
@@ -151,19 +153,6 @@ def _blocks(array: NDArray, factor: int) -> NDArray:
     padded = np.pad(array, [(0, -n % factor) for n in array.shape])
     x, y, z = (n // factor for n in padded.shape)
     return padded.reshape(x, factor, y, factor, z, factor)
-
-
-def _shifted(start: list[int]) -> NDArray[np.float64]:
-    matrix = np.eye(4)
-    matrix[:3, 3] = start
-    return matrix
-
-
-def _shrunk(factor: int) -> NDArray[np.float64]:
-    """Affine from block indices to voxel indices: a block's centre is between its voxels."""
-    matrix = np.diag([factor, factor, factor, 1.0])
-    matrix[:3, 3] = (factor - 1) / 2
-    return matrix
 
 
 def _nifti(

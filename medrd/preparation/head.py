@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from medrd.errors import EmptyBrainError
@@ -16,7 +17,7 @@ from medrd.images.volume import Volume, volume_from_array
 from medrd.preparation.bias import around_head, correct_bias
 from medrd.preparation.brain import filled, is_stripped, refine
 from medrd.preparation.check import checked, shown
-from medrd.preparation.linear import Matrix, apply, closest_rigid, inverse, translation
+from medrd.preparation.linear import Matrix, closest_rigid, inverse, translation
 from medrd.preparation.programs import TEMPLATE, find_extractor
 from medrd.preparation.quality import (
     LEAST_CONTRAST,
@@ -341,7 +342,7 @@ def _cut(
     to_raw: Matrix,
 ) -> tuple[Volume, float]:
     """One modality's brain on the template's grid, and the share of it that the scan covers."""
-    at = apply(inverse(raw.affine) @ to_raw, centres_mm(brain, template.affine))
+    at = apply_affine(inverse(raw.affine) @ to_raw, centres_mm(brain, template.affine))
     nearest = np.rint(at).astype(np.int64)
     seen = np.all((nearest >= 0) & (nearest < raw.shape), axis=1)
     seen[seen] = shown(raw.array)[tuple(nearest[seen].T)]

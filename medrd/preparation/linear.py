@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from nibabel.affines import apply_affine, from_matvec
 from numpy.typing import ArrayLike, NDArray
 
 from medrd.files import write_text
@@ -41,20 +42,13 @@ def rotation(pitch: float = 0.0, roll: float = 0.0, yaw: float = 0.0) -> Matrix:
 
 def translation(shift_mm: ArrayLike) -> Matrix:
     """Translation by (3,) mm."""
-    result = np.eye(4)
-    result[:3, 3] = shift_mm
-    return result
+    return np.asarray(from_matvec(np.eye(3), shift_mm), np.float64)
 
 
 def about(centre_mm: ArrayLike, linear: Matrix) -> Matrix:
     """The map that applies ``linear`` about the fixed point ``centre_mm``."""
     centre = np.asarray(centre_mm, np.float64)
     return translation(centre) @ linear @ translation(-centre)
-
-
-def apply(matrix: Matrix, points_mm: NDArray) -> NDArray[np.float64]:
-    """Map points (N, 3), or a single point."""
-    return np.asarray(points_mm @ matrix[:3, :3].T + matrix[:3, 3], np.float64)
 
 
 def inverse(matrix: Matrix) -> Matrix:
@@ -71,10 +65,7 @@ def closest_rigid(matrix: Matrix, centre_mm: ArrayLike) -> Matrix:
     left, _, right = np.linalg.svd(matrix[:3, :3])
     turn = left @ np.diag([1.0, 1.0, np.linalg.det(left @ right)]) @ right
     centre = np.asarray(centre_mm, np.float64)
-    result = np.eye(4)
-    result[:3, :3] = turn
-    result[:3, 3] = apply(matrix, centre[None])[0] - turn @ centre
-    return result
+    return np.asarray(from_matvec(turn, apply_affine(matrix, centre) - turn @ centre), np.float64)
 
 
 def scales(matrix: Matrix) -> NDArray[np.float64]:

@@ -12,11 +12,12 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from medrd.images.geometry import RAS_TO_LPS
 from medrd.images.sitk import sitk_array
-from medrd.preparation.linear import Matrix, about, apply, from_itk, to_itk
+from medrd.preparation.linear import Matrix, about, from_itk, to_itk
 from medrd.preparation.sample import coarse
 from medrd.preparation.similarity import (
     BINS,
@@ -173,7 +174,7 @@ def registration(fit: Fit, matrix: Matrix) -> Registration:
 def centre_of_mass_mm(image: SimpleITK.Image) -> NDArray[np.float64]:
     """Centre of mass of the brighter half of an image, (3,) RAS+ mm, which excludes background."""
     values = sitk_array(image)
-    return apply(affine_of(image), np.argwhere(values > values.mean()).mean(0))
+    return apply_affine(affine_of(image), np.argwhere(values > values.mean()).mean(0))
 
 
 def _optimise(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from medrd.images.geometry import Affine, Shape3
 from medrd.images.sitk import sitk_array, to_sitk
 from medrd.images.volume import Volume, volume_from_array
-from medrd.preparation.linear import Matrix, apply, to_itk
+from medrd.preparation.linear import Matrix, to_itk
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -73,4 +74,4 @@ def coarse(image: SimpleITK.Image, spacing_mm: float) -> SimpleITK.Image:
 
 def centres_mm(mask: NDArray[np.bool_], affine: Affine) -> NDArray[np.float64]:
     """Centres of the voxels of a mask (X, Y, Z): (N, 3) RAS+ mm."""
-    return apply(affine, np.argwhere(mask))
+    return apply_affine(affine, np.argwhere(mask))

@@ -14,12 +14,13 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
+from nibabel.affines import apply_affine, from_matvec
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medrd.images.geometry import Affine
+from medrd.images.geometry import RAS_TO_LPS, Affine
 from medrd.images.sitk import sitk_array
-from medrd.preparation.linear import Matrix, about, apply, inverse, rotation, translation
+from medrd.preparation.linear import Matrix, about, inverse, rotation, translation
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -127,7 +128,7 @@ class Fit:
         return [start for _, _, start in ranked[:count]]
 
     def _voxels(self, matrix: Matrix) -> NDArray[np.float64]:
-        return apply(self.world_to_voxel @ matrix, self.points_mm).T
+        return apply_affine(self.world_to_voxel @ matrix, self.points_mm).T
 
 
 def make_fit(fixed: SimpleITK.Image, region: NDArray[np.bool_], moving: SimpleITK.Image) -> Fit:
@@ -140,7 +141,7 @@ def make_fit(fixed: SimpleITK.Image, region: NDArray[np.bool_], moving: SimpleIT
     moving_values = sitk_array(moving)
     inside = moving_values[moving_values > 0]
     return Fit(
-        points_mm=apply(affine, indices),
+        points_mm=apply_affine(affine, indices),
         fixed=np.rint(_binned(chosen, chosen)).astype(np.int64),
         moving=_binned(moving_values, inside if inside.size else moving_values),
         world_to_voxel=inverse(affine_of(moving)),
@@ -192,12 +193,9 @@ def starts_turned(
 
 def affine_of(image: SimpleITK.Image) -> Affine:
     """The affine from voxels to RAS+ mm."""
-    result = np.eye(4)
     direction = np.array(image.GetDirection()).reshape(3, 3)
-    result[:3, :3] = direction * np.array(image.GetSpacing())
-    result[:3, 3] = image.GetOrigin()
-    result[:2] *= -1
-    return result
+    lps = from_matvec(direction * np.array(image.GetSpacing()), image.GetOrigin())
+    return np.asarray(RAS_TO_LPS @ lps, np.float64)
 
 
 def _binned(values: NDArray[np.float32], of: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -38,7 +39,6 @@ from medrd.preparation.linear import (
     Matrix,
     about,
     angle_degrees,
-    apply,
     closest_rigid,
     from_itk,
     rotation,
@@ -73,7 +73,9 @@ def error_mm(found: Matrix, true: Matrix) -> float:
     """The farthest that a map puts a voxel of the brain from where it belongs."""
     affine = affine_of(4.0, SHAPE)
     brain = centres_mm(brain_at(points_of(SHAPE, affine)), affine)
-    return float(np.linalg.norm(apply(found, brain) - apply(true, brain), axis=1).max())
+    return float(
+        np.linalg.norm(apply_affine(found, brain) - apply_affine(true, brain), axis=1).max()
+    )
 
 
 SAMPLES = (similarity._MOST_POINTS, register_module._FINE_SHARE)
@@ -98,7 +100,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
 def test_a_transform_file_means_to_itk_what_the_matrix_means_here(tmp_path: Path) -> None:
     matrix = translation([1, 2, 3]) @ rotation(10, 20, 30) @ np.diag([1.1, 0.9, 1.0, 1.0])
     write_transform(tmp_path / "x.tfm", matrix)
-    moved = apply(matrix, np.array([[4.0, 5.0, 6.0]]))[0]
+    moved = apply_affine(matrix, np.array([[4.0, 5.0, 6.0]]))[0]
     itk = SimpleITK.ReadTransform(str(tmp_path / "x.tfm"))
     assert itk.TransformPoint((-4.0, -5.0, 6.0)) == pytest.approx(moved * (-1, -1, 1))
     np.testing.assert_allclose(from_itk(itk), matrix, atol=1e-12)
@@ -109,7 +111,9 @@ def test_the_closest_rigid_map_drops_scales_and_keeps_the_centre() -> None:
     stretched = translation([5, 6, 7]) @ turn @ np.diag([1.2, 0.9, 1.1, 1.0])
     rigid = closest_rigid(stretched, centre)
     np.testing.assert_allclose(rigid[:3, :3], turn[:3, :3], atol=1e-12)
-    np.testing.assert_allclose(apply(rigid, centre[None]), apply(stretched, centre[None]))
+    np.testing.assert_allclose(
+        apply_affine(rigid, centre[None]), apply_affine(stretched, centre[None])
+    )
     assert angle_degrees(rotation(pitch=37)) == pytest.approx(37)
 
 
@@ -435,7 +439,7 @@ def test_a_template_of_brats_s_shape_gives_its_own_grid(
     # Over any other, BraTS's grid is laid so that brains lie in it as BraTS's do.
     assert template.hash != own.hash
     at = np.linalg.inv(template.pose @ BRATS_AFFINE)
-    assert apply(at, template.centre_mm[None])[0] == pytest.approx([118.3, 135.4, 72.8])
+    assert apply_affine(at, template.centre_mm[None])[0] == pytest.approx([118.3, 135.4, 72.8])
 
 
 def test_a_template_s_mask_needs_its_template_and_a_brain(tmp_path: Path) -> None:

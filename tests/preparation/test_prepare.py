@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+from nibabel.affines import apply_affine
 
 from dicoms import write_series
 from medrd.errors import (
@@ -30,7 +31,7 @@ from medrd.prediction import raw as raw_module
 from medrd.prediction.predict import predict
 from medrd.preparation import prepare as prepare_module
 from medrd.preparation.head import Options
-from medrd.preparation.linear import apply, from_itk, rotation, translation
+from medrd.preparation.linear import from_itk, rotation, translation
 from medrd.preparation.prepare import prepare
 from medrd.report import write_report
 from medrd.run.failures import Failure, write_failures
@@ -138,7 +139,7 @@ def test_transforms_lead_from_the_template_to_where_the_head_was(prepared: Prepa
     ).mean(0)
     corners = np.array([[x, y, z] for x in (-45, 45) for y in (-55, 55) for z in (-35, 35)])
     head = nib.load(prepared.good / "good_t1.nii.gz").affine
-    brain_mm = apply(head, centre[None] + corners)
+    brain_mm = apply_affine(head, centre[None] + corners)
     folder = prepared.good / "transforms"
     for channel, to_head in (("t1", MOVED), ("flair", NODDED)):
         file = folder / f"good_from-{channel}_to-prepared_mode-image_xfm.tfm"
@@ -146,9 +147,9 @@ def test_transforms_lead_from_the_template_to_where_the_head_was(prepared: Prepa
         np.testing.assert_allclose(to_raw, record["origins"][channel]["prepared_to_raw_mm"])
         # Prepared -> raw -> the head's own world is what prepared -> template is, for a head of
         # the template's own shape.
-        found = apply(to_head @ to_raw, brain_mm)
+        found = apply_affine(to_head @ to_raw, brain_mm)
         template = folder / "good_from-template_to-prepared_mode-image_xfm.tfm"
-        expected = apply(from_itk(SimpleITK.ReadTransform(str(template))), brain_mm)
+        expected = apply_affine(from_itk(SimpleITK.ReadTransform(str(template))), brain_mm)
         assert np.linalg.norm(found - expected, axis=1).max() < 3.0
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nibabel.affines import apply_affine
 
 from medrd.data.brains.layouts import find_subjects
 from medrd.images.box import bounding_box
@@ -19,7 +20,7 @@ from medrd.images.sitk import to_sitk
 from medrd.images.volume import Volume, volume_from_array
 from medrd.prediction.native import NativeSpace, native_mask
 from medrd.preparation.head import Options, prepare_head
-from medrd.preparation.linear import about, apply, inverse, rotation, translation
+from medrd.preparation.linear import about, inverse, rotation, translation
 from medrd.preparation.quality import dice
 from medrd.preparation.record import Origin
 from medrd.preparation.sample import centres_mm, resample
@@ -74,8 +75,8 @@ def test_modalities_of_a_moved_patient_are_put_together_and_maps_come_back(
     head = prepare_head(moved, template_2_mm, OPTIONS)
     assert head.quality.failures() == []
     own = {c: inverse(poses[c]) @ head.to_raw[c] for c in moved}  # to where BraTS has them
-    at = apply(inverse(own["t1"]), brain)
-    assert np.linalg.norm(apply(own["flair"] - own["t1"], at), axis=1).max() < 1.5
+    at = apply_affine(inverse(own["t1"]), brain)
+    assert np.linalg.norm(apply_affine(own["flair"] - own["t1"], at), axis=1).max() < 1.5
 
     assert subject.label is not None
     label = read_mask(subject.label.path, whole["t1"])[box]

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from nibabel.affines import from_matvec
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -40,9 +41,12 @@ class TorchMoves:
         turned = affine @ nib.orientations.inv_ornt_aff(self._turn, shape)
         # The steps are MONAI's, with padding and cropping separate, as each of them rounds.
         padding = [max(0, -low) for low, _ in self._crop]
-        padded = turned @ _shift([-before for before in padding])
-        cut = padded @ _shift([low + p for (low, _), p in zip(self._crop, padding, strict=True)])
-        self.affine = cut @ _scale(self._cropped, self._size)
+        padded = turned @ from_matvec(np.eye(3), [-before for before in padding])
+        starts = [low + before for (low, _), before in zip(self._crop, padding, strict=True)]
+        cut = padded @ from_matvec(np.eye(3), starts)
+        # From pixels after a resize to those before, both counted from their first one's centre.
+        factors = np.divide(self._cropped, self._size)
+        self.affine = cut @ from_matvec(np.diag(factors), (factors - 1) / 2)
 
     def forward(self, array: NDArray[Any]) -> NDArray[Any]:
         """(X, Y, Z) -> (S, size, size)."""
@@ -109,20 +113,6 @@ def _directions(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The world axis and direction of each axis, of the volume and as wanted."""
     return nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(axcodes)
-
-
-def _shift(voxels: Sequence[int]) -> NDArray[np.float64]:
-    matrix = np.eye(4)
-    matrix[:3, 3] = voxels
-    return matrix
-
-
-def _scale(before: Sequence[int], after: Sequence[int]) -> NDArray[np.float64]:
-    """From pixel coordinates after a resize to those before, both from the first pixel's centre."""
-    factors = np.array(before, np.float64) / np.array(after, np.float64)
-    matrix = np.diag([*factors, 1.0])
-    matrix[:3, 3] = (factors - 1) / 2
-    return matrix
 
 
 def _smoothed(image: Tensor, size: Sequence[int]) -> Tensor:
