@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from statistics import fmean, stdev
 
 from medrd.metrics.columns import HEADLINES
 from medrd.metrics.ranks import Agreement, average_ranks, holm, rank_agreement
@@ -170,15 +171,12 @@ class Aggregate:
 
     @property
     def mean(self) -> float | None:
-        return math.fsum(self.seeds.values()) / len(self.seeds) if self.seeds else None
+        return fmean(self.seeds.values()) if self.seeds else None
 
     @property
     def spread(self) -> float | None:
         """Sample standard deviation over seeds."""
-        if self.mean is None or len(self.seeds) < 2:
-            return None
-        squares = math.fsum((value - self.mean) ** 2 for value in self.seeds.values())
-        return math.sqrt(squares / (len(self.seeds) - 1))
+        return stdev(self.seeds.values()) if len(self.seeds) > 1 else None
 
     @property
     def shortfall(self) -> str | None:

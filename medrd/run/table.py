@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from medrd.metrics.columns import COLUMNS
@@ -66,8 +67,5 @@ def spread_cell(values: Sequence[float | None]) -> str:
     defined = [value for value in values if value is not None]
     if not defined or len(defined) < len(values):
         return "–"
-    mean = sum(defined) / len(defined)
-    if len(defined) == 1:
-        return f"{mean:.3f}"
-    deviation = (sum((v - mean) ** 2 for v in defined) / (len(defined) - 1)) ** 0.5
-    return f"{mean:.3f} ± {deviation:.3f}"
+    deviation = f" ± {stdev(defined):.3f}" if len(defined) > 1 else ""
+    return f"{fmean(defined):.3f}{deviation}"
