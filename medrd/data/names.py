@@ -72,19 +72,9 @@ _NO_AGENT = re.compile(
 )
 
 
-def stem(path: Path) -> str:
-    """``a/b_flair.nii.gz`` -> ``b_flair``."""
-    return scan_stem(path)
-
-
-def is_scan(path: Path) -> bool:
-    """Whether the name is that of a scan file that is not hidden."""
-    return is_scan_name(path)
-
-
 def is_label_name(path: Path) -> bool:
     """Whether the name is that of a segmentation, a mask or one of medrd's own outputs."""
-    name = stem(path)
+    name = scan_stem(path)
     return bool(_LABEL.search(name) or _OWN_OUTPUT.search(name))
 
 
@@ -96,7 +86,7 @@ def name_and_modality(path: Path) -> tuple[str, str | None]:
     >>> name_and_modality(Path("UPENN-GBM-00001_11_T1GD.nii.gz"))
     ('UPENN-GBM-00001_11', 't1ce')
     """
-    name = stem(path)
+    name = scan_stem(path)
     found = _ENDING.search(name)
     if found is None:
         return name, None
@@ -126,15 +116,15 @@ def named_kind(path: Path) -> str | None:
     >>> named_kind(Path("ADNI_002_S_0295_MR_MPRAGE_br_raw_1.nii")), named_kind(Path("scan.nii"))
     ('t1', None)
     """
-    if not is_scan(path):
+    if not is_scan_name(path):
         return None
     if is_label_name(path):
         return "label"
-    name = stem(path)
+    name = scan_stem(path)
     own = _PROCESSED.sub("", name)
     kind = _kind_in(_SPACE.sub("", own)) or _kind_in(own) or _kind_in(name)
     # A scan in a folder of its own name: s_flair.nii/scan.nii.
-    return named_kind(path.parent) if kind is None and is_scan(path.parent) else kind
+    return named_kind(path.parent) if kind is None and is_scan_name(path.parent) else kind
 
 
 def _kind_in(name: str) -> str | None:

@@ -21,10 +21,8 @@ from medrd.data.left_out import LeftOut, log_left_out
 from medrd.data.names import (
     MODALITIES,
     is_label_name,
-    is_scan,
     modality_of_word,
     name_and_modality,
-    stem,
 )
 from medrd.data.output_names import PREPARED_ENDING
 from medrd.data.subject import Source, Subject
@@ -37,7 +35,7 @@ from medrd.images.dicom_series import (
     why_no_scan,
     without_index,
 )
-from medrd.images.formats import SCAN_ENDINGS, scan_file
+from medrd.images.formats import SCAN_ENDINGS, is_scan_name, scan_file, scan_stem
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,7 @@ def _expand(
     elif is_dicom(path):
         folder = path.parent
         scans.append(_series(folder, folder, options, options.series or series_of(path)))
-    elif path.is_file() and not is_scan(path):
+    elif path.is_file() and not is_scan_name(path):
         raise MissingInputError(
             path,
             expected=f"a scan ({SCAN_ENDINGS}), a DICOM file or a folder",
@@ -217,7 +215,7 @@ def _file(path: Path, options: _Options, *, only: bool = False) -> tuple[str, st
     name, modality = name_and_modality(path)
     if modality not in MODALITIES:  # not told, or another sequence (_adc)
         of_folder = _modality_of_folder(path.parent)
-        name = "" if of_folder and only else stem(path)
+        name = "" if of_folder and only else scan_stem(path)
         modality = of_folder or options.modality_of(path)
     if modality is None:
         raise _nameless(path)

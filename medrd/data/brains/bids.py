@@ -20,11 +20,11 @@ from typing import Any
 
 from medrd.data.cases import BidsOrigin
 from medrd.data.left_out import LeftOut
-from medrd.data.names import is_label_name, stem
+from medrd.data.names import is_label_name
 from medrd.data.subject import Source, Subject
 from medrd.errors import InputError, MissingInputError
 from medrd.files import read_json
-from medrd.images.formats import scan_file
+from medrd.images.formats import scan_file, scan_stem
 
 logger = logging.getLogger("medrd.data")
 
@@ -194,7 +194,7 @@ def _files(root: Path, below: Path) -> tuple[list[_File], list[Path]]:
         if scan is None or not path.is_relative_to(below):
             continue
         place = path.parent.relative_to(root).as_posix()
-        *parts, suffix = stem(path).split("_")
+        *parts, suffix = scan_stem(path).split("_")
         entities = {m[1]: m[2] for part in parts if (m := _ENTITY.fullmatch(part))}
         well_formed = len(entities) == len(parts) and "sub" in entities and suffix.isalnum()
         if well_formed and _FOLDER.fullmatch(place):

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from medrd.data.brains.labels import BESIDE, Labels, beside_images
 from medrd.data.folders import folders_below, scans_in
-from medrd.data.names import stem
 from medrd.data.subject import Source, Subject
 from medrd.errors import InputError
-from medrd.images.formats import scan_file
+from medrd.images.formats import scan_file, scan_stem
 
 OLD = re.compile(
     "_(?:(?P<flair>flair)|(?P<t1ce>t1ce|t1c|t1_?gd)|(?P<t1>t1)|(?P<t2>t2)"
@@ -59,11 +58,11 @@ def _subjects_in(folder: Path, endings: re.Pattern[str], errors: list[InputError
     found: dict[str, dict[str, Source]] = {}
     twice: dict[str, InputError] = {}
     for path, file in scans_in(folder).items():
-        ending = endings.search(stem(path))
+        ending = endings.search(scan_stem(path))
         if ending is None:
             continue
         kind = str(ending.lastgroup)
-        id = stem(path)[: ending.start()] or folder.name
+        id = scan_stem(path)[: ending.start()] or folder.name
         sources = found.setdefault(id, {})
         if kind in sources:
             error = InputError(
@@ -125,7 +124,7 @@ def _labels_apart(root: Path, endings: re.Pattern[str]) -> dict[str, Source]:
     found: dict[str, list[Source]] = defaultdict(list)
     for folder in folders_below(root):
         for path, file in scans_in(folder).items():
-            ending = endings.search(stem(path))
+            ending = endings.search(scan_stem(path))
             if ending is not None and ending.lastgroup == "seg":
-                found[stem(path)[: ending.start()]].append(Source(file))
+                found[scan_stem(path)[: ending.start()]].append(Source(file))
     return {id: sources[0] for id, sources in found.items() if len(sources) == 1}

@@ -26,10 +26,8 @@ from medrd.data.left_out import LeftOut
 from medrd.data.names import (
     MODALITIES,
     is_label_name,
-    is_scan,
     name_and_modality,
     named_kind,
-    stem,
 )
 from medrd.data.output_names import SCAN_FILES, UNPREPARED_ENDING, ending_in, files_of
 from medrd.data.pictures.files import is_picture
@@ -47,8 +45,10 @@ from medrd.images.dicom_series import (
 from medrd.images.formats import (
     SCAN_ENDINGS,
     header_file,
+    is_scan_name,
     parts_of,
     scan_file,
+    scan_stem,
     unread_ending,
 )
 
@@ -120,14 +120,14 @@ def holds_input(path: Path) -> bool:
 
 
 def _is_input(path: Path) -> bool:
-    named = is_scan(header_file(path)) and not is_label_name(path)
+    named = is_scan_name(header_file(path)) and not is_label_name(path)
     return named or is_dicom(path) or bool(unread_ending(path)) or leads_nowhere(path)
 
 
 def _voxel_files(path: Path) -> list[Path]:
     """The voxel files that a header file names; none if it cannot be read (reported later)."""
     try:
-        return parts_of(path)[1:] if is_scan(path) and path.is_file() else []
+        return parts_of(path)[1:] if is_scan_name(path) and path.is_file() else []
     except InputError:
         return []
 
@@ -161,7 +161,7 @@ def _expand(path: Path, wanted: _Wanted, errors: list[InputError]) -> list[Case]
         return cases
     if is_dicom(path):
         return [_series(path.parent, Path(), wanted, wanted.series or series_of(path))]
-    if path.is_file() and not is_scan(path):
+    if path.is_file() and not is_scan_name(path):
         raise MissingInputError(
             path,
             expected=f"a scan ({SCAN_ENDINGS}), a DICOM file or a folder: the model was trained on "
@@ -333,7 +333,7 @@ def _series(folder: Path, place: Path, wanted: _Wanted, uid: str | None) -> Case
 
 def _file(path: Path, place: Path, wanted: _Wanted) -> Case:
     images = {wanted.recipe.channels[0]: Source(scan_file(path) or path, wanted.frame)}
-    return Case(Subject(stem(path), images, brats.label_beside(path)), place)
+    return Case(Subject(scan_stem(path), images, brats.label_beside(path)), place)
 
 
 def _with_channels(case: Case, recipe: RecipeConfig) -> Case:

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medrd.data.folders import scans_in
-from medrd.data.names import stem
 from medrd.data.subject import Source
-from medrd.images.formats import scan_ending
+from medrd.images.formats import scan_ending, scan_stem
 
 BESIDE = ("_mask", "_seg", "_label")
 """Suffixes, after the image's stem, of a label beside its image."""
@@ -49,7 +48,7 @@ class Labels:
         for files, words in self._places:
             endings = (scan_ending(image), ".nii.gz", ".nii")
             for word, ending in itertools.product(words, endings):
-                if found := files.get(_plain(f"{stem(image)}{word}{ending}")):
+                if found := files.get(_plain(f"{scan_stem(image)}{word}{ending}")):
                     return Source(found)
         return None
 

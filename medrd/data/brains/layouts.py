@@ -15,9 +15,10 @@ from medrd.data.brains import brats, decathlon
 from medrd.data.brains.labels import BESIDE, OWN_FOLDERS, Labels, beside_images
 from medrd.data.folders import folders_below, scans_in
 from medrd.data.left_out import LeftOut, log_left_out
-from medrd.data.names import MODALITIES, is_label_name, stem
+from medrd.data.names import MODALITIES, is_label_name
 from medrd.data.subject import Source, Subject
 from medrd.errors import ConfigError, MissingInputError
+from medrd.images.formats import scan_stem
 
 _SHOWN = 3
 """Number of names that a message lists."""
@@ -117,7 +118,7 @@ def _folder(root: Path) -> Iterator[Subject]:
     labels = Labels(*beside_images(root / "images"), (images, BESIDE))
     for path, file in scans_in(images).items():
         if not is_label_name(path):
-            yield Subject(stem(path), {"image": Source(file)}, labels.of(path))
+            yield Subject(scan_stem(path), {"image": Source(file)}, labels.of(path))
 
 
 def _named(subject: Subject, channels: Sequence[str]) -> Subject:

@@ -9,11 +9,11 @@ from pathlib import Path
 from medrd.data.cases import Case, Found, expand_all, holds, refuse_nothing, without_collisions
 from medrd.data.folders import folders_below
 from medrd.data.left_out import LeftOut
-from medrd.data.names import is_scan
 from medrd.data.output_names import PICTURE_FILES
 from medrd.data.pictures.files import PICTURE_ENDINGS, is_picture
 from medrd.data.subject import Source, Subject
 from medrd.errors import MissingInputError
+from medrd.images.formats import is_scan_name
 
 _ENDINGS = ", ".join(sorted(PICTURE_ENDINGS))
 _OTHER_PICTURES = frozenset(
@@ -60,7 +60,7 @@ def _expand(path: Path, left_out: list[LeftOut]) -> list[Case]:
                 path,
                 expected=f"a picture ({_ENDINGS}) in this folder or below: the model was "
                 "trained on pictures",
-                found="scans" if holds(path, is_scan) else "none",
+                found="scans" if holds(path, is_scan_name) else "none",
                 remedy="Give the folder of pictures.",
             )
         left_out += [
@@ -74,7 +74,7 @@ def _expand(path: Path, left_out: list[LeftOut]) -> list[Case]:
         raise MissingInputError(
             path,
             expected=f"a picture ({_ENDINGS}) or a folder: the model was trained on pictures",
-            found=f"a {'scan' if is_scan(path) else 'file'} named {path.name}",
+            found=f"a {'scan' if is_scan_name(path) else 'file'} named {path.name}",
             remedy="Save the picture as PNG first; for scans, train a model on scans.",
         )
     # A missing file becomes a case too; reading it reports the error.

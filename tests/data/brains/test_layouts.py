@@ -11,9 +11,9 @@ import pytest
 from folders import touch
 from medrd.data.brains.brats import subjects_in
 from medrd.data.brains.layouts import LAYOUTS, find_subjects
-from medrd.data.names import is_scan
 from medrd.data.subject import Subject
 from medrd.errors import ConfigError, InputError, MissingInputError
+from medrd.images.formats import is_scan_name
 
 BRATS = ("flair", "t1", "t1ce", "t2")
 BRATS_2023 = ("t2f", "t1n", "t1c", "t2w")
@@ -203,7 +203,7 @@ def test_one_folder_of_either_layout(tmp_path: Path) -> None:
     [("X.NII.GZ", True), ("x.Nii", True), ("._x.nii.gz", False), ("x.nii.gz.txt", False)],
 )
 def test_a_nifti_file_is_known_by_its_ending_in_any_case(name: str, expected: bool) -> None:
-    assert is_scan(Path(name)) == expected
+    assert is_scan_name(Path(name)) == expected
 
 
 # --- Medical Segmentation Decathlon ----------------------------------------------------
