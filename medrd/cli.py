@@ -38,7 +38,8 @@ def demo(
         ),
     ] = None,
     train: Annotated[
-        bool, typer.Option("--train", help="Train a model on simulated brains, and evaluate it.")
+        bool,
+        typer.Option("--train", help="Instead, train and evaluate a model on simulated brains."),
     ] = False,
     subjects: Annotated[
         int, typer.Option(min=4, help="With --train: number of simulated brains.")
@@ -74,8 +75,8 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="CPU cores per Ray process; uses Ray even with one process. Default: an equal "
-            "share of this machine's cores; 1 on a cluster.",
+            help="CPU cores per Ray process. If given, Ray is used even for one process. Default: "
+            "an equal share of this machine's cores; 1 on a cluster.",
         ),
     ] = None,
     address: options.Address = None,
@@ -137,7 +138,8 @@ def predict(
 def to_dicom(
     map_: Annotated[Path, typer.Argument(metavar="MAP", help="Map that medrd predict wrote.")],
     mask: Annotated[
-        Path | None, typer.Argument(help="Its mask; without it, only the scores are written.")
+        Path | None,
+        typer.Argument(help="The map's mask; without it, only the Parametric Map is written."),
     ] = None,
     *,
     series: Annotated[Path, typer.Option(help="Folder of the DICOM series, or one of its files.")],

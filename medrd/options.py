@@ -54,7 +54,8 @@ class RayOptions:
         float | None,
         typer.Option(
             min=0.0,
-            help="GPUs per Ray process; with 0.5, two share one. Default: 1 if one is available.",
+            help="GPUs per Ray process; with 0.5, two processes share a GPU. Default: 1 if there "
+            "is one.",
         ),
     ] = None
 

@@ -73,8 +73,8 @@ OneShard = Annotated[
     typer.Option(
         parser=Shard.parse,
         metavar="K/N",
-        help="Process only part K of N, counted from 1: one call per part, all with the same "
-        "--out, for instance in a SLURM array.",
+        help="Process only part K of N, with K from 1 to N. Make one call per part, all with the "
+        "same --out, for instance in a SLURM array.",
     ),
     NO_EFFECT,
 ]
