@@ -21,29 +21,30 @@ from medrd.images.volume import Volume, volume_from_array
 from processes import Processes
 from real_data import real_data
 from tiny import make_tiny_raw, write_tiny_subject
+from warm_ray import WarmWorkers, start_warm
 
 SLOW_MODULES = (
-    "tuning/test_tune.py",
-    "preparation/test_prepare.py",
+    "training/test_on_ray.py",
+    "exporting/test_export.py",
     "tests/test_docs.py",
     "preparation/test_real_heads.py",
-    "runner/test_verbs.py",
-    "preparation/test_head.py",
-    "training/test_on_ray.py",
+    "tuning/test_tune.py",
     "models/test_detectors.py",
-    "exporting/test_export.py",
-    "tests/test_notebooks.py",
-    "training/test_train_resumed.py",
-    "comparison/test_compare.py",
-    "prediction/test_predict.py",
-    "runner/test_on_ray.py",
-    "evaluation/test_evaluate.py",
-    "training/test_worker.py",
-    "evaluation/test_pictures.py",
-    "prediction/test_report.py",
+    "preparation/test_head.py",
+    "preparation/test_prepare.py",
+    "runner/test_verbs.py",
     "phantom/test_cohort.py",
+    "training/test_train_resumed.py",
+    "tests/test_notebooks.py",
+    "training/test_worker.py",
+    "evaluation/test_evaluate.py",
+    "comparison/test_compare.py",
+    "runner/test_on_ray.py",
     "preparation/test_programs.py",
+    "prediction/test_report.py",
+    "evaluation/test_pictures.py",
     "tests/test_demo.py",
+    "prediction/test_predict.py",
     "tests/test_fuzz.py",
 )
 """Modules that take long, in the order in which they start: the longest first, and those on Ray,
@@ -55,6 +56,7 @@ SLOW_FIXTURES = frozenset(
 train a network."""
 NEEDS_PROCESSES = frozenset({"medrd", "tiny_run", "picture_run"})
 PROCESSES = pytest.StashKey[Processes]()
+WARM_WORKERS = pytest.StashKey[WarmWorkers]()
 
 
 def pytest_configure() -> None:
@@ -166,8 +168,11 @@ def scan(tiny_root: Path, tmp_path: Path) -> Path:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Fork here, where pytest has replaced neither warnings nor logging, and Ray has no threads."""
-    if any(not NEEDS_PROCESSES.isdisjoint(getattr(i, "fixturenames", ())) for i in session.items):
+    fixtures = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if not NEEDS_PROCESSES.isdisjoint(fixtures):
         session.stash[PROCESSES] = Processes()
+    if "warm_workers" in fixtures:
+        session.stash[WARM_WORKERS] = WarmWorkers()
 
 
 @pytest.fixture(scope="session")
@@ -210,6 +215,22 @@ def prompt_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.delenv("PYTHONDONTWRITEBYTECODE")
             patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
         yield
+
+
+@pytest.fixture(scope="session")
+def warm_server(request: pytest.FixtureRequest) -> Iterator[WarmWorkers]:
+    """Gives processes to ``ray_worker.py``."""
+    server = request.session.stash[WARM_WORKERS]
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def warm_workers(prompt_ray: None, warm_server: WarmWorkers) -> Iterator[str]:
+    """A Ray that is started here has workers that need not import torch; the server's address."""
+    with pytest.MonkeyPatch.context() as patch:
+        start_warm(patch, warm_server.address)
+        yield warm_server.address
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,30 +17,17 @@ from medrd.errors import ConfigError, LeakageError, ModelError
 from medrd.run.signals import InterruptedRunError
 from medrd.runner.cluster import Cluster, ray_cluster, refuse_too_much, settle_environment
 from medrd.runner.on_ray import Ray
+from warm_ray import warm_ray
 
 
 @pytest.fixture(scope="module")
-def ray(prompt_ray: None) -> Iterator[Any]:
+def ray(warm_workers: str) -> Iterator[Any]:
     """Ray on this machine: two cores, and one GPU as far as Ray knows."""
-    settle_environment()
-    import ray
+    with warm_ray(num_gpus=1):
+        import ray
 
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-    def leave_out_torch() -> None:
-        """An actor imports torch to set its threads. The work here has no use for it."""
-        sys.modules["torch"] = SimpleNamespace(set_num_threads=lambda threads: None)  # type: ignore[assignment]
-
-    ray.init(
-        "local",
-        num_cpus=2,
-        num_gpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": leave_out_torch},
-    )
-    yield ray
-    ray.shutdown()
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        yield ray
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,13 @@ from medrd.evaluation.evaluate import evaluate
 from medrd.prediction.predict import predict
 from medrd.run.model_folder import Model
 from medrd.runner.cluster import job_environment, ray_cluster, settle_environment
-from medrd.runner.on_ray import Ray, _Pool
+from medrd.runner.on_ray import Ray
 from medrd.training.train import train
 from tiny import brighter_copies, make_tiny_raw, write_tiny_subject
 from waiting import wait_for
+from warm_ray import STORE_BYTES, warm_ray
 
-NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 * 2**20}
+NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": STORE_BYTES}
 SOON_DEAD = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
 """A killed node is known to be dead after 2 s, not after 15."""
 SCANS = 8
@@ -77,53 +78,18 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("orders")
 
 
-def keep_actors(patch: pytest.MonkeyPatch) -> None:
-    """Let actors live on after their call, so that the next call needs no others, each of which
-    would import torch and MONAI."""
-    import ray
-    from ray.exceptions import RayError
-
-    idle: list[Any] = []
-
-    def add(pool: _Pool) -> None:
-        actor = idle.pop() if idle else pool._kind.remote()
-        pool._starting[actor.open.remote(pool._order)] = actor
-
-    def dismiss(pool: _Pool, *actors: Any) -> None:
-        for actor in actors:
-            try:
-                ray.get(actor.__ray_ready__.remote(), timeout=1)
-                idle.append(actor)
-            except RayError:  # it is dead, or waits for room
-                ray.kill(actor)
-
-    patch.setattr(_Pool, "_add_actor", add)
-    patch.setattr(_Pool, "_dismiss", dismiss)
-
-
 @pytest.fixture(scope="module")
-def nodes(prompt_ray: None, orders: Path) -> Iterator[Any]:
+def nodes(warm_workers: str, orders: Path) -> Iterator[Any]:
     """A node of one core and, to Ray, one GPU, and this process connected to it."""
     settle_environment()
-    import ray
-    from ray.cluster_utils import Cluster as Nodes
-
     environment, threads = job_environment(), torch.get_num_threads()
     torch.set_num_threads(1)  # as many as a process on a node has
     with pytest.MonkeyPatch.context() as patch:
         for name in environment["env_vars"]:  # as on nodes that were not begun here
             patch.delenv(name)
-        head = {**NODE, "include_dashboard": False, "_system_config": SOON_DEAD}
-        nodes = Nodes(initialize_head=True, head_node_args=head)
-        ray.init(
-            nodes.address,
-            log_to_driver=False,
-            runtime_env={**environment, "worker_process_setup_hook": make_saboteur(str(orders))},
-        )
-        keep_actors(patch)
-        yield nodes
-        ray.shutdown()
-        nodes.shutdown()
+        environment["worker_process_setup_hook"] = make_saboteur(str(orders))
+        with warm_ray(environment, **NODE, _system_config=SOON_DEAD) as nodes:
+            yield nodes
     torch.set_num_threads(threads)
 
 

@@ -33,15 +33,13 @@ from medrd.tuning.trial import read_reports
 from medrd.tuning.trials import Trial
 from medrd.tuning.tune import tune
 from waiting import wait_for
-from workers import without_compiler
+from warm_ray import warm_ray
 
 DAE = {"name": "dae", "base": 4, "depth": 1, "lr": 0.001}
-STORE = 100 * 2**20
 
 
 def make_saboteur() -> Callable[[], None]:
     """The hook that a worker process runs first. (Nested, so that it travels by value.)"""
-    leave_out_compiler = without_compiler()
 
     def sabotage() -> None:
         """A model with base 5 has no memory; with base 6 its process dies once, after an epoch."""
@@ -51,7 +49,6 @@ def make_saboteur() -> Callable[[], None]:
 
         from medrd.tuning.config import TuneConfig
 
-        leave_out_compiler()
         trial_config = TuneConfig.trial_config
 
         def die_once(folder: Path) -> None:
@@ -75,22 +72,10 @@ def make_saboteur() -> Callable[[], None]:
 
 
 @pytest.fixture(scope="module")
-def cluster(prompt_ray: None) -> Iterator[str]:
+def cluster(warm_workers: str) -> Iterator[str]:
     """A node of two cores, and this process connected to it; its address."""
-    settle_environment()
-    import ray
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 2, "object_store_memory": STORE, "include_dashboard": False}
-    nodes = Cluster(initialize_head=True, head_node_args=node)
-    ray.init(
-        nodes.address,
-        log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": make_saboteur()},
-    )
-    yield nodes.address
-    ray.shutdown()
-    nodes.shutdown()
+    with warm_ray({"worker_process_setup_hook": make_saboteur()}) as nodes:
+        yield nodes.address
 
 
 @pytest.fixture
@@ -246,6 +231,8 @@ def left_of(processes: dict[int, str]) -> list[str]:
 PS = ["ps", "-ww", "-eo", "pid=,ppid=,args="]
 KILL = """
 import os, pathlib, signal, subprocess, threading, time
+import pytest, warm_ray
+warm_ray.start_warm(pytest.MonkeyPatch(), {address!r})
 def kill():
     while not any(len(path.read_text().splitlines()) >= 3
                   for path in pathlib.Path({out!r}).glob("trials/*/reports.jsonl")):
@@ -259,14 +246,18 @@ threading.Thread(target=kill, daemon=True).start()
 
 
 def test_killed_with_kill_9_a_search_goes_on_from_its_checkpoints(
-    cluster: str, medrd: Callable[..., Any], raw: dict[str, Any], tmp_path: Path
+    cluster: str,
+    warm_workers: str,
+    medrd: Callable[..., Any],
+    raw: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     """Killed on this machine alone, resumed on a cluster."""
     raw["config"]["train"]["epochs"] = 8
     raw["search"] = {"algorithm": "random", "samples": 1, "concurrent": 1}
     path, out, note = tmp_path / "search.yaml", tmp_path / "out", tmp_path / "there.txt"
     path.write_text(yaml.safe_dump(raw))
-    prelude = KILL.format(out=str(out), ps=PS, note=str(note))
+    prelude = KILL.format(address=warm_workers, out=str(out), ps=PS, note=str(note))
     killed = medrd("tune", path, "--out", out, prelude=prelude)
     assert killed.code == -9, killed.stderr
     pid, text = note.read_text(encoding="utf-8").split("\n", maxsplit=1)
