@@ -40,8 +40,9 @@ from medrd.images.volume import Volume, volume_from_array
 from medrd.prediction.native import NATIVE_ENDINGS, NativeSpace, native_mask
 from medrd.prediction.predict import predict
 from medrd.preparation.brain import deepbet_mask
-from medrd.preparation.head import Options, PreparedHead, prepare_head
+from medrd.preparation.head import PreparedHead, prepare_head
 from medrd.preparation.linear import Matrix, about, inverse, rotation, translation
+from medrd.preparation.options import Options
 from medrd.preparation.prepare import prepare
 from medrd.preparation.quality import dice
 from medrd.preparation.record import Origin

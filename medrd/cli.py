@@ -21,6 +21,7 @@ from medrd.prediction.options import (
     PredictOptions,
     Series,
 )
+from medrd.preparation.options import Options as PrepareOptions
 
 __all__ = ["app", "main"]
 
@@ -156,6 +157,7 @@ def to_dicom(
 
 
 @app.command()
+@options.spread
 def prepare(
     scans: Annotated[
         list[Path],
@@ -183,24 +185,13 @@ def prepare(
             help="Brain mask of the template. Without it, the template must be skull-stripped."
         ),
     ] = None,
-    brain: Annotated[
-        str,
-        typer.Option(
-            metavar="template|hd-bet|synthstrip|deepbet|COMMAND",
-            help="How to find the brain: from the template (refined), with one of these programs, "
-            "or with your own command, in which {in} and {mask} stand for file names.",
-        ),
-    ] = "template",
-    bias: Annotated[bool, typer.Option(help="Correct the bias field with N4.")] = True,
-    stretch: Annotated[
-        bool, typer.Option("--stretch", help="Also scale heads to the size of the template.")
-    ] = False,
+    *,
+    chosen: PrepareOptions,
     overwrite: Overwrite = False,
     frame: Frame = None,
     series: Series = None,
 ) -> None:
     """Prepare raw heads: correct the bias field, register, resample to 1 mm, remove the skull."""
-    from medrd.preparation.head import Options
     from medrd.preparation.prepare import prepare as run
 
     result = run(
@@ -208,7 +199,7 @@ def prepare(
         out,
         template=template,
         template_mask=template_mask,
-        options=Options(bias=bias, stretch=stretch, extraction=brain),
+        options=chosen,
         modality=modality,
         frame=frame,
         series=series,

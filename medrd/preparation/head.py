@@ -18,7 +18,8 @@ from medrd.preparation.bias import around_head, correct_bias
 from medrd.preparation.brain import filled, is_stripped, refine
 from medrd.preparation.check import checked, shown
 from medrd.preparation.linear import Matrix, closest_rigid, inverse, translation
-from medrd.preparation.programs import TEMPLATE, find_extractor
+from medrd.preparation.options import Options
+from medrd.preparation.programs import find_extractor
 from medrd.preparation.quality import (
     LEAST_CONTRAST,
     NOT_REFINED,
@@ -57,26 +58,6 @@ LEAST_PROMINENCE = 0.0055
 ones up to 0.0047 (docs/prepare.md)."""
 # Within a session a head moves little.
 _NODDING = ((-10, 0, 10),) * 3
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of the preparation.
-
-    Attributes
-    ----------
-    bias
-        Correct each scan's bias field.
-    stretch
-        Also stretch the head to the template's size, which BraTS does not do.
-    extraction
-        The method that finds the brain in a head with its skull: ``template``, or a value for
-        :func:`medrd.preparation.programs.find_extractor`.
-    """
-
-    bias: bool = True
-    stretch: bool = False
-    extraction: str = TEMPLATE
 
 
 @dataclass(frozen=True, eq=False)

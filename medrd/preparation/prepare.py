@@ -28,8 +28,9 @@ from medrd.files import as_paths, atomic_folder, remove_abandoned
 from medrd.images.header import DEFAULT_MAX_VOXELS
 from medrd.images.read import read_volume
 from medrd.images.volume import Volume
-from medrd.preparation.head import Options, PreparedHead, prepare_head
+from medrd.preparation.head import PreparedHead, prepare_head
 from medrd.preparation.inputs import find_raw
+from medrd.preparation.options import Options
 from medrd.preparation.outputs import (
     FAILED_PICTURE,
     check_folder,

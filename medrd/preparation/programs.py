@@ -38,11 +38,9 @@ from medrd.images.geometry import format_shape, max_displacement_mm
 from medrd.images.nifti import read_nifti, write_nifti
 from medrd.images.volume import Volume, volume_from_array
 from medrd.preparation.brain import deepbet_mask
+from medrd.preparation.options import TEMPLATE
 
 logger = logging.getLogger("medrd.prepare")
-
-TEMPLATE = "template"
-"""No other program: the brain is the template's, refined."""
 
 _SYNTHSTRIP = "-i {in} -m {mask}"
 _COMMANDS: Mapping[str, tuple[str, ...]] = {

@@ -30,7 +30,6 @@ from medrd.preparation.brain import deepbet_mask, is_stripped, refine
 from medrd.preparation.check import checked, shown
 from medrd.preparation.head import (
     LEAST_PROMINENCE,
-    Options,
     choose_reference,
     coregister,
     prepare_head,
@@ -45,6 +44,7 @@ from medrd.preparation.linear import (
     translation,
     write_transform,
 )
+from medrd.preparation.options import Options
 from medrd.preparation.quality import (
     NOT_REFINED,
     Alignment,

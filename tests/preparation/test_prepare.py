@@ -30,8 +30,8 @@ from medrd.images.volume import volume_from_array
 from medrd.prediction import raw as raw_module
 from medrd.prediction.predict import predict
 from medrd.preparation import prepare as prepare_module
-from medrd.preparation.head import Options
 from medrd.preparation.linear import from_itk, rotation, translation
+from medrd.preparation.options import Options
 from medrd.preparation.prepare import prepare
 from medrd.report import write_report
 from medrd.run.failures import Failure, write_failures

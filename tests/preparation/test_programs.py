@@ -21,8 +21,8 @@ from medrd.errors import (
 from medrd.images.volume import Volume, volume_from_array
 from medrd.preparation import prepare as prepare_module
 from medrd.preparation import programs
-from medrd.preparation.head import Options
 from medrd.preparation.linear import rotation
+from medrd.preparation.options import Options
 from medrd.preparation.prepare import prepare
 from medrd.preparation.programs import Extractor, find_extractor
 from phantom_heads import (

@@ -19,8 +19,9 @@ from medrd.images.nifti import read_mask, read_nifti
 from medrd.images.sitk import to_sitk
 from medrd.images.volume import Volume, volume_from_array
 from medrd.prediction.native import NativeSpace, native_mask
-from medrd.preparation.head import Options, prepare_head
+from medrd.preparation.head import prepare_head
 from medrd.preparation.linear import about, inverse, rotation, translation
+from medrd.preparation.options import Options
 from medrd.preparation.quality import dice
 from medrd.preparation.record import Origin
 from medrd.preparation.sample import centres_mm, resample
