@@ -61,15 +61,14 @@ def build(
     # Dinomaly's section needs one to be valid; the network gets that of the arguments.
     named = {key: FAST[name][key] for key in ("teacher",) if key in FAST.get(name, {})}
     chosen = section(**own, **named)
-    settings |= {key: getattr(chosen, key) for key in keys}
     if section.takes_stacks:
         settings |= {"modalities": modalities, "channels": channels, "median": MEDIAN_INTENSITY}
     if teacher is None:
-        return kind(**settings)
+        return kind(chosen, **settings)
     if isinstance(teacher, str):
         assert kind.teacher_kind is not None
         teacher = kind.teacher_kind(teacher)
-    return kind(teacher, **settings)
+    return kind(teacher, chosen, **settings)
 
 
 def small_teacher(name: str, convolutional: str = SMALL) -> str | None:

@@ -86,9 +86,14 @@ class BiKDConfig(ModelSection):
     reverse student learn from one frozen teacher."""
     student_lr: Rate = 5e-3
     teacher_lr: Rate = 1e-5
+    """Learning rate of the trained teacher (reciprocal)."""
     margin: Weight = 0.5
+    """Cosine distance from the student that the teacher should exceed where the image was
+    changed (reciprocal)."""
     anchor: Weight = 1.0
+    """Weight of the trained teacher's distance from the pretrained one (reciprocal)."""
     betas: tuple[Beta, Beta] = (0.5, 0.999)
+    """``student_lr`` and ``betas`` are settings of Adam, for all students."""
     simulation: SimulationConfig = SimulationConfig()
 
 
@@ -98,22 +103,6 @@ class BiKD(Detector):
     ``teacher`` is the pretrained network and stays frozen. In the reciprocal variant,
     ``trained_teacher`` is a copy that learns, with BatchNorm in eval mode, and prediction does not
     need the frozen network.
-
-    Parameters
-    ----------
-    teacher
-        Built and loaded; it is frozen here.
-    variant
-        The reading of the abstract; see the module.
-    student_lr, betas
-        Adam's, for all students.
-    teacher_lr
-        Adam's, for the trained teacher (reciprocal).
-    margin
-        Cosine distance from the student that the teacher should exceed where the image was changed
-        (reciprocal).
-    anchor
-        Weight of the trained teacher's distance from the pretrained one (reciprocal).
     """
 
     section = BiKDConfig
@@ -121,21 +110,12 @@ class BiKD(Detector):
     simulation = "anomalies"
     monitor: CollapseMonitor
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        *,
-        variant: Literal["reciprocal", "two_branch"],
-        student_lr: float,
-        teacher_lr: float,
-        margin: float,
-        anchor: float,
-        betas: tuple[float, float],
-    ) -> None:
+    def __init__(self, teacher: Teacher, settings: BiKDConfig) -> None:
         super().__init__()
+        self.settings = settings
         self.teacher = teacher
         self.trained_teacher: Teacher | None = None
-        if variant == "reciprocal":
+        if settings.variant == "reciprocal":
             self.trained_teacher = copy.deepcopy(teacher).requires_grad_(True)
             self.frozen_batchnorm = (self.trained_teacher,)
             self.training_only = ("teacher",)
@@ -145,11 +125,6 @@ class BiKD(Detector):
             self.reverse_scale = HealthyScale()
             self.collects = True
         self.student = nn.Sequential(*reverse_student(teacher))
-        self.student_lr = student_lr
-        self.teacher_lr = teacher_lr
-        self.margin = margin
-        self.anchor = anchor
-        self.betas = betas
         self.size_multiple = 2 * teacher.strides[-1]
         self.monitor = CollapseMonitor()
         self._seen: tuple[Batch, Levels, Levels] | None = None
@@ -164,11 +139,12 @@ class BiKD(Detector):
 
     def steps(self) -> list[Step]:
         """The student's step, then the teacher's (reciprocal); one for both students otherwise."""
-        adam = OptimizerSpec("adam", {"lr": self.student_lr, "betas": self.betas})
+        settings = self.settings
+        adam = OptimizerSpec("adam", {"lr": settings.student_lr, "betas": settings.betas})
         if self.trained_teacher is None:
             students = [group(self.encoder, self.student)]
             return [Step("students", students, adam, self.branches_loss)]
-        slow = OptimizerSpec("adam", {"lr": self.teacher_lr, "betas": self.betas})
+        slow = OptimizerSpec("adam", {"lr": settings.teacher_lr, "betas": settings.betas})
         return [
             Step("student", [group(self.student)], adam, self.student_loss),
             Step("teacher", [group(self.trained_teacher)], slow, self.teacher_loss),
@@ -227,6 +203,7 @@ class BiKD(Detector):
         of ``max(0, margin - distance)`` where it was changed; and ``anchor`` times the mean
         distance of T(x) from the pretrained network. S is as at prediction, without gradient.
         """
+        settings = self.settings
         changed, mask = batch.changed()
         seen, self._seen = self._seen, None
         if seen is not None and seen[0] is batch:
@@ -245,8 +222,8 @@ class BiKD(Detector):
             terms += [
                 pixel_distance(healthy[level], wanted[level]).mean(),
                 mean_where(apart, 1 - inside),
-                mean_where((self.margin - apart).clamp(min=0), inside),
-                self.anchor * pixel_distance(healthy[level], reference[level]).mean(),
+                mean_where((settings.margin - apart).clamp(min=0), inside),
+                settings.anchor * pixel_distance(healthy[level], reference[level]).mean(),
             ]
         return torch.stack(terms).sum()
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,39 +12,34 @@ from torch.overrides import TorchFunctionMode
 
 from medrd.models.detector import Detector
 from medrd.models.detectors import detector_class
-
-# Keys of a model's config that are for the simulation, not for the network.
-_NOT_THE_NETWORKS: Final = ("simulation", "noise")
+from medrd.models.settings import ModelSection
 
 
 def build_detector(
-    model: Mapping[str, Any], *, modalities: int, channels: int, median: float
+    settings: ModelSection, *, modalities: int, channels: int, median: float
 ) -> Detector:
     """Build a detector with random weights.
 
     Parameters
     ----------
-    model
-        The ``model`` section of a config, as plain types.
+    settings
+        The ``model`` section of a config.
     modalities, channels, median
-        Numbers of modalities and channels in the images, and a brain's median intensity, for
+        Number of modalities and of channels in the images, and a brain's median intensity, for
         detectors that take any number.
 
     Raises
     ------
     ValueError
-        The detector is unknown, or the teacher unusable.
+        The teacher is unusable.
     """
-    settings = {key: value for key, value in model.items() if key not in _NOT_THE_NETWORKS}
-    name, teacher = settings.pop("name"), settings.pop("teacher", None)
-    kind = detector_class(name)
-    if "betas" in settings:
-        settings["betas"] = tuple(settings["betas"])
-    if kind.section.takes_stacks:
-        settings |= {"modalities": modalities, "channels": channels, "median": median}
-    if kind.teacher_kind is None:
-        return kind(**settings)
-    return kind(kind.teacher_kind(teacher["name"]), **settings)
+    kind: Any = detector_class(settings.name)
+    teacher = []
+    if kind.teacher_kind is not None:
+        teacher = [kind.teacher_kind(settings.teacher.name)]  # type: ignore[attr-defined]
+    stack = {"modalities": modalities, "channels": channels, "median": median}
+    detector: Detector = kind(*teacher, settings, **(stack if settings.takes_stacks else {}))
+    return detector
 
 
 @contextmanager

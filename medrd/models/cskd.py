@@ -46,45 +46,24 @@ class CSKDConfig(ModelSection):
     """Channels of a level over those of its embedding."""
     lr: Rate = 0.005
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """``lr`` and ``betas`` are settings of Adam."""
 
 
 class CSKD(Detector):
-    """Frozen teacher, a student of its kind that starts with random weights, and its embeddings.
-
-    Parameters
-    ----------
-    teacher
-        Built and loaded; it is frozen here.
-    loss
-        ``global``: one cosine per level; ``pixel``: one per position.
-    reduction
-        Ratio of a level's channels to those of its embedding.
-    lr, betas
-        Adam's.
-    """
+    """Frozen teacher, a student of its kind that starts with random weights, and its embeddings."""
 
     section = CSKDConfig
     source = "reconstruction from the abstract of Sheng et al., Sci Rep 2024"
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        *,
-        loss: Literal["global", "pixel"],
-        reduction: int,
-        lr: float,
-        betas: tuple[float, float],
-    ) -> None:
+    def __init__(self, teacher: Teacher, settings: CSKDConfig) -> None:
         super().__init__()
+        self.settings = settings
         self.teacher = teacher
         self.student = fresh_encoder(teacher)
         self.embeddings = nn.ModuleList(
-            attention_embedding(channels, reduction, signed=teacher.layout is None)
+            attention_embedding(channels, settings.reduction, signed=teacher.layout is None)
             for channels in teacher.channels
         )
-        self.loss: Literal["global", "pixel"] = loss
-        self.lr = lr
-        self.betas = betas
         self.size_multiple = teacher.strides[-1]
         self.freeze(teacher)
 
@@ -97,15 +76,16 @@ class CSKD(Detector):
 
     def distillation_loss(self, batch: Batch) -> Tensor:
         """Sum over levels of the mean cosine distance: a scalar in [0, 6]."""
-        return summed_distance(*self.features(batch.images), self.loss)
+        return summed_distance(*self.features(batch.images), self.settings.loss)
 
     def steps(self) -> list[Step]:
         """One: Adam on the student and its embeddings."""
+        settings = self.settings
         return [
             Step(
                 name="distil",
                 groups=[group(self.student, self.embeddings)],
-                optimizer=OptimizerSpec("adam", {"lr": self.lr, "betas": self.betas}),
+                optimizer=OptimizerSpec("adam", {"lr": settings.lr, "betas": settings.betas}),
                 loss=self.distillation_loss,
             )
         ]

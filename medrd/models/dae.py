@@ -43,6 +43,7 @@ class DAEConfig(ModelSection):
     depth: int = Field(4, ge=1, le=6)
     lr: Rate = 1e-4
     weight_decay: Weight = 1e-5
+    """``lr`` and ``weight_decay`` are settings of Adam with AMSGrad."""
     cycles: float = Field(10.5, ge=0)
     """Cosine periods of the learning rate per training; 0.5: a single decay to zero."""
     median: int = Field(5, ge=1)
@@ -57,43 +58,19 @@ class DAEConfig(ModelSection):
 
 
 class DAE(Detector):
-    """A U-Net from noisy to clean slices; no teacher.
-
-    Parameters
-    ----------
-    base, depth
-        Channels of the U-Net's first level, and its number of levels.
-    lr, weight_decay
-        Settings of Adam with AMSGrad.
-    cycles
-        Periods of the learning rate's cosine in a training; an odd number of halves ends at
-        zero, and 0.5 is a plain decay.
-    median
-        Side of the median filter on the residual in pixels, odd; 1 for none.
-    """
+    """A U-Net from noisy to clean slices; no teacher."""
 
     section = DAEConfig
     source = "Kascenas et al., MIDL 2022"
     teacher_kind = None
     simulation = "coarse_noise"
 
-    def __init__(
-        self,
-        *,
-        base: int,
-        depth: int,
-        lr: float,
-        weight_decay: float,
-        cycles: float,
-        median: int,
-    ) -> None:
+    def __init__(self, settings: DAEConfig) -> None:
         super().__init__()
-        self.network = UNet(3, base=base, depth=depth)
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.cycles = cycles
-        self.median = median
-        self.size_multiple = 2 ** (depth - 1)
+        self.settings = settings
+        self.network = UNet(3, base=settings.base, depth=settings.depth)
+        self.median = settings.median
+        self.size_multiple = 2 ** (settings.depth - 1)
 
     def loss(self, batch: Batch) -> Tensor:
         """Squared error inside the region over all pixels: a scalar."""
@@ -103,17 +80,18 @@ class DAE(Detector):
 
     def schedule(self, progress: float) -> float:
         """The learning rate's factor, in [0, 1]."""
-        return (1 + math.cos(2 * math.pi * self.cycles * progress)) / 2
+        return (1 + math.cos(2 * math.pi * self.settings.cycles * progress)) / 2
 
     def steps(self) -> list[Step]:
         """One: Adam with AMSGrad on the U-Net."""
+        settings = self.settings
         return [
             Step(
                 name="denoise",
                 groups=[group(self.network)],
                 optimizer=OptimizerSpec(
                     "adam",
-                    {"lr": self.lr, "weight_decay": self.weight_decay, "amsgrad": True},
+                    {"lr": settings.lr, "weight_decay": settings.weight_decay, "amsgrad": True},
                     self.schedule,
                 ),
                 loss=self.loss,

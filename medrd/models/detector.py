@@ -118,6 +118,9 @@ class Step:
 class Detector(nn.Module):
     """Base of all detectors.
 
+    A detector is made from its teacher, if it has one, and from its section of a config. The
+    teacher is built and loaded before, and frozen here.
+
     Subclasses list their frozen networks in ``frozen``: these get no gradient and stay in eval mode
     even after ``train()``, so that BatchNorm statistics do not change.
     """

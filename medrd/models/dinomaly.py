@@ -66,34 +66,24 @@ class Dinomaly(Detector):
     ----------
     teacher
         Built and loaded; it is frozen here. The decoder has a block for each of its layers.
-    dropout
-        Dropout of the bottleneck: before, inside and after its MLP.
-    lr, final_lr
-        Learning rate after the warm-up and at the end, with a half cosine between them.
-    weight_decay
-        AdamW's.
+    settings
+        Its section of a config.
     """
 
     section = DinomalyConfig
     source = "Guo et al., CVPR 2025"
     teacher_kind = TokenTeacher
 
-    def __init__(
-        self,
-        teacher: TokenTeacher,
-        *,
-        dropout: float,
-        lr: float,
-        final_lr: float,
-        weight_decay: float,
-    ) -> None:
+    def __init__(self, teacher: TokenTeacher, settings: DinomalyConfig) -> None:
         super().__init__()
+        self.settings = settings
         self.teacher = teacher
         width = teacher.width
-        self.bottleneck = nn.Sequential(nn.Dropout(dropout), *_mlp(width, dropout))
+        self.bottleneck = nn.Sequential(
+            nn.Dropout(settings.dropout), *_mlp(width, settings.dropout)
+        )
         self.decoder = nn.ModuleList(Block(width, teacher.heads) for _ in teacher.layers)
         _initialise(self.bottleneck, self.decoder)
-        self.lr, self.final_lr, self.weight_decay = lr, final_lr, weight_decay
         (self.size_multiple,) = teacher.strides
         self.freeze(teacher)
 
@@ -127,16 +117,18 @@ class Dinomaly(Detector):
 
     def schedule(self, progress: float) -> float:
         """Factor on the learning rate at this share of the training."""
-        return warmed_up_cosine(progress, WARM_UP, last=self.final_lr / self.lr)
+        settings = self.settings
+        return warmed_up_cosine(progress, WARM_UP, last=settings.final_lr / settings.lr)
 
     def steps(self) -> list[Step]:
         """One: StableAdamW on bottleneck and decoder, with the gradient clipped too."""
-        settings = {"lr": self.lr, "weight_decay": self.weight_decay, "amsgrad": True}
+        settings = self.settings
+        optimizer = {"lr": settings.lr, "weight_decay": settings.weight_decay, "amsgrad": True}
         return [
             Step(
                 name="distil",
                 groups=[group(self.bottleneck, self.decoder)],
-                optimizer=OptimizerSpec("stable_adamw", settings, self.schedule, CLIP_NORM),
+                optimizer=OptimizerSpec("stable_adamw", optimizer, self.schedule, CLIP_NORM),
                 loss=self.distillation_loss,
             )
         ]

@@ -46,10 +46,13 @@ class EDCConfig(ModelSection):
     teacher: TeacherConfig = TeacherConfig()
     """What the encoder starts from."""
     lr: Rate = 5e-4
+    """Learning rate of the decoder."""
     encoder_lr: Rate = 5e-5
-    """As released for brain MRI; 1e-5 for the other kinds of images."""
+    """Learning rate of the encoder, as released for brain MRI; 1e-5 for other kinds of images."""
     weight_decay: Weight = 1e-4
     encoder_batch_norm: Literal["train", "eval"] = "train"
+    """Mode of the encoder while training: ``train`` (batch statistics, which follow the new
+    domain) or ``eval`` (the pretrained statistics)."""
 
 
 class EDC(Detector):
@@ -60,11 +63,10 @@ class EDC(Detector):
     teacher
         A built and loaded teacher with a fourth level. The encoder starts as its copy; the teacher
         itself is frozen, and used only in training.
-    lr, encoder_lr, weight_decay, betas
-        AdamW's; ``encoder_lr`` is the encoder's, ``lr`` the decoder's.
-    encoder_batch_norm
-        Mode of the encoder while training: ``train`` (batch statistics, which follow the new
-        domain) or ``eval`` (the pretrained statistics).
+    settings
+        Its section of a config.
+    betas
+        A setting of AdamW.
     """
 
     section = EDCConfig
@@ -74,16 +76,10 @@ class EDC(Detector):
     training_only = ("teacher",)
 
     def __init__(
-        self,
-        teacher: Teacher,
-        *,
-        lr: float,
-        encoder_lr: float,
-        weight_decay: float,
-        encoder_batch_norm: Literal["train", "eval"],
-        betas: tuple[float, float] = (0.9, 0.999),
+        self, teacher: Teacher, settings: EDCConfig, *, betas: tuple[float, float] = (0.9, 0.999)
     ) -> None:
         super().__init__()
+        self.settings = settings
         self.teacher = teacher
         self.encoder = copy.deepcopy(teacher).requires_grad_(True)
         self.decoder = deep_decoder(teacher, bilinear=True)
@@ -91,9 +87,8 @@ class EDC(Detector):
             for module in network.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = BATCHNORM_MOMENTUM
-        self.lr, self.encoder_lr = lr, encoder_lr
-        self.weight_decay, self.betas = weight_decay, betas
-        if encoder_batch_norm == "eval":
+        self.betas = betas
+        if settings.encoder_batch_norm == "eval":
             self.frozen_batchnorm = (self.encoder,)
         self.monitor = CollapseMonitor()
         self.size_multiple = teacher.strides[-1]
@@ -119,13 +114,14 @@ class EDC(Detector):
 
     def steps(self) -> list[Step]:
         """One: AdamW with a learning rate for the encoder and one for the decoder."""
+        settings = self.settings
         return [
             Step(
                 name="contrast",
-                groups=[group(self.decoder), group(self.encoder, lr=self.encoder_lr)],
+                groups=[group(self.decoder), group(self.encoder, lr=settings.encoder_lr)],
                 optimizer=OptimizerSpec(
                     "adamw",
-                    {"lr": self.lr, "betas": self.betas, "weight_decay": self.weight_decay},
+                    {"lr": settings.lr, "betas": self.betas, "weight_decay": settings.weight_decay},
                 ),
                 loss=self.contrastive_loss,
             )

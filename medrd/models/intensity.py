@@ -24,24 +24,19 @@ class IntensityConfig(ModelSection):
 
     name: Literal["intensity"] = "intensity"
     channel: int = Field(0, ge=0, le=2)
+    """Index of the channel, of three."""
 
 
 class Intensity(Detector):
-    """Returns one channel of its input as the anomaly map; nothing to train.
-
-    Parameters
-    ----------
-    channel
-        Index of the channel, of three.
-    """
+    """Returns one channel of its input as the anomaly map; nothing to train."""
 
     section = IntensityConfig
     source = "untrained baseline; cf. Meissen et al. 2021"
     teacher_kind = None
 
-    def __init__(self, *, channel: int) -> None:
+    def __init__(self, settings: IntensityConfig) -> None:
         super().__init__()
-        self.channel = channel
+        self.channel = settings.channel
 
     def steps(self) -> list[Step]:
         """None."""

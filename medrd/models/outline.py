@@ -40,10 +40,12 @@ class OutlineConfig(ModelSection):
     mirror: bool = True
     """Show the network the blurred mirror image too; for upright, centred brains."""
     intensity_weight: Weight = 0.0
-    """Weight of brightness (of the first channel, in [0, 1]) in the log-odds; 0 if brightness is
-    not suspicious."""
+    """Weight of brightness (of the first channel, in [0, 1], up to :data:`BRIGHTEST` over the
+    median) in the log-odds; 0 if brightness is not suspicious."""
     lr: Rate = 1e-3
     weight_decay: Weight = 1e-2
+    """``lr`` and ``weight_decay`` are settings of AdamW. The rate rises for a twentieth of the
+    training, then falls to 0 along a cosine."""
     simulation: SimulationConfig = SimulationConfig()
 
     def check_scans(self, *, channels: tuple[str, ...], axis: str, normalise: str) -> None:
@@ -58,20 +60,13 @@ class Outline(Detector):
 
     Parameters
     ----------
+    settings
+        Its section of a config.
     modalities, channels
         Number of the slice's own modalities, which come first, and of all channels.
     median
         A brain's median intensity under ``recipe.normalise: median``; at that intensity, only the
         network decides.
-    widths
-        Channels at strides 2, 4, 8 and so on.
-    mirror
-        Show the blurred mirror image too (brains are nearly symmetric).
-    intensity_weight
-        Factor on the brightness in [0, 1] that the map adds to the network's log-odds, up to
-        :data:`BRIGHTEST` over the median.
-    lr, weight_decay
-        AdamW's. The rate rises for a twentieth of the training, then falls to 0 along a cosine.
     """
 
     section = OutlineConfig
@@ -80,23 +75,16 @@ class Outline(Detector):
     simulation = "anomalies"
 
     def __init__(
-        self,
-        *,
-        modalities: int,
-        channels: int,
-        median: float,
-        widths: Sequence[int],
-        mirror: bool,
-        intensity_weight: float,
-        lr: float,
-        weight_decay: float,
+        self, settings: OutlineConfig, *, modalities: int, channels: int, median: float
     ) -> None:
         super().__init__()
-        self.modalities, self.channels, self.mirror = modalities, channels, mirror
-        self.median, self.intensity_weight = median, intensity_weight
-        self.network = PairedUNet(channels + (modalities if mirror else 0), widths)
-        self.lr, self.weight_decay = lr, weight_decay
-        self.size_multiple = 2 ** len(widths)
+        self.settings = settings
+        self.modalities, self.channels, self.mirror = modalities, channels, settings.mirror
+        self.median, self.intensity_weight = median, settings.intensity_weight
+        self.network = PairedUNet(
+            channels + (modalities if settings.mirror else 0), settings.widths
+        )
+        self.size_multiple = 2 ** len(settings.widths)
 
     def log_odds(self, images: Tensor) -> Tensor:
         """Each pixel's log-odds of being anomalous, (B, H, W) float32."""
@@ -118,14 +106,15 @@ class Outline(Detector):
 
     def steps(self) -> list[Step]:
         """One: AdamW on the network."""
+        settings = self.settings
         # Not fused, which rounds differently: the recipe must reproduce the built-in model's
         # weights exactly.
-        settings = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": False}
+        optimizer = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": False}
         return [
             Step(
                 name="outline",
                 groups=[group(self.network)],
-                optimizer=OptimizerSpec("adamw", settings, self.schedule),
+                optimizer=OptimizerSpec("adamw", optimizer, self.schedule),
                 loss=self.loss,
             )
         ]

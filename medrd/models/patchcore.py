@@ -47,8 +47,9 @@ class PatchCoreConfig(ModelSection):
     name: Literal["patchcore"] = "patchcore"
     teacher: TeacherConfig = TeacherConfig()
     fraction: float = Field(0.01, gt=0, le=1)
-    """Share of the patches that the bank keeps. The time to choose them grows with the square of
-    their number: use more than about 0.05 only for small sets."""
+    """Share of the healthy patches that the bank keeps: 0.01, 0.1 or 0.25 in the paper. The
+    time to choose them grows with the square of their number: use more than about 0.05 only for
+    small sets."""
     neighbours: int = Field(9, ge=1)
     """Neighbours for the image score's weight (scoring.image_score: model)."""
 
@@ -60,17 +61,14 @@ class PatchCore(Detector):
     ----------
     teacher
         Built and loaded; it is frozen here. Its levels at strides 8 and 16 are read.
-    fraction
-        Share of the healthy patches that the bank keeps: 0.01, 0.1 or 0.25 in the paper.
+    settings
+        Its section of a config.
     patch
         Side of a patch in positions of its level, odd.
     dimension
         Number of features of a patch, both levels together.
     projection
         Number of dimensions in which the coreset is chosen.
-    neighbours
-        Number of neighbours of the nearest stored patch, including itself, that reweight the image
-        score; 1 leaves the score unchanged.
     coverage
         Smallest share of a position's pixels inside the region for it to count. If a region has no
         such position, those with the largest share count.
@@ -91,9 +89,8 @@ class PatchCore(Detector):
     def __init__(
         self,
         teacher: Teacher,
+        settings: PatchCoreConfig,
         *,
-        fraction: float,
-        neighbours: int,
         patch: int = 3,
         dimension: int = 1024,
         projection: int = 128,
@@ -105,10 +102,10 @@ class PatchCore(Detector):
         self.teacher = teacher
         self.patch = patch
         self.dimension = dimension
-        self.neighbours = neighbours
+        self.neighbours = settings.neighbours
         self.coverage = coverage
         self.size_multiple = teacher.strides[-1]
-        self.candidates = Candidates(fraction=fraction, projection=projection)
+        self.candidates = Candidates(fraction=settings.fraction, projection=projection)
         self.register_buffer("bank", torch.empty(0, self.width, dtype=torch.float16))
         self.freeze(teacher)
 

@@ -34,40 +34,23 @@ class RD4ADConfig(ModelSection):
     """Cosine of the flattened features (the released code) or per position (the paper)."""
     lr: Rate = 0.005
     betas: tuple[Beta, Beta] = (0.5, 0.999)
+    """``lr`` and ``betas`` are settings of Adam, as in the released code."""
 
 
 class RD4AD(Detector):
     """Frozen teacher, trainable bottleneck and decoder.
 
     The student is :func:`medrd.models.student.reverse_student`.
-
-    Parameters
-    ----------
-    teacher
-        Built and loaded; it is frozen here.
-    loss
-        ``global`` (released code) or ``pixel`` (paper).
-    lr, betas
-        Adam's; 0.005 and (0.5, 0.999) in the released code.
     """
 
     section = RD4ADConfig
     source = "Deng & Li, CVPR 2022"
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        *,
-        loss: Literal["global", "pixel"],
-        lr: float,
-        betas: tuple[float, float],
-    ) -> None:
+    def __init__(self, teacher: Teacher, settings: RD4ADConfig) -> None:
         super().__init__()
+        self.settings = settings
         self.teacher = teacher
         self.bottleneck, self.decoder = reverse_student(teacher)
-        self.loss_form: Literal["global", "pixel"] = loss
-        self.lr = lr
-        self.betas = betas
         self.size_multiple = 2 * teacher.strides[-1]
         self.freeze(teacher)
 
@@ -79,15 +62,16 @@ class RD4AD(Detector):
 
     def distillation_loss(self, batch: Batch) -> Tensor:
         """Sum over levels of the mean cosine distance: a scalar in [0, 6]."""
-        return summed_distance(*self.features(batch.images), self.loss_form)
+        return summed_distance(*self.features(batch.images), self.settings.loss)
 
     def steps(self) -> list[Step]:
         """One: Adam on bottleneck and decoder."""
+        settings = self.settings
         return [
             Step(
                 name="distil",
                 groups=[group(self.bottleneck, self.decoder)],
-                optimizer=OptimizerSpec("adam", {"lr": self.lr, "betas": self.betas}),
+                optimizer=OptimizerSpec("adam", {"lr": settings.lr, "betas": settings.betas}),
                 loss=self.distillation_loss,
             )
         ]

@@ -48,6 +48,8 @@ class RDExpertConfig(ModelSection):
     teacher_lr: Rate = 1e-4
     student_lr: Rate = 5e-3
     betas: tuple[Beta, Beta] = (0.5, 0.999)
+    """``teacher_lr``, ``student_lr`` and ``betas`` are settings of the two Adams, constant over
+    5,000 iterations of 16 images in the released code."""
     simulation: SimulationConfig = SimulationConfig()
 
 
@@ -57,19 +59,6 @@ class RDExpert(Detector):
     As in every detector here, ``teacher`` is the frozen pretrained network: the paper's
     *expert*. The paper's *teacher*, which starts equal to it and learns, is
     ``trained_teacher``. No prediction needs the expert.
-
-    Parameters
-    ----------
-    teacher
-        Built and loaded; it is frozen here.
-    gating
-        Gate the injection by similarity (paper), or inject unchanged (released code).
-    teacher_batch_norm
-        Mode of the trained teacher's BatchNorm while it learns. In ``train`` (released code) its
-        features leave the expert's at once, since the statistics are those of the batch; in
-        ``eval`` it starts as the expert.
-    teacher_lr, student_lr, betas
-        Settings of the two Adams; constant, 5,000 iterations of 16 images in the released code.
     """
 
     section = RDExpertConfig
@@ -78,25 +67,14 @@ class RDExpert(Detector):
     monitor: CollapseMonitor
     training_only = ("teacher",)
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        *,
-        gating: bool,
-        teacher_batch_norm: Literal["train", "eval"],
-        teacher_lr: float,
-        student_lr: float,
-        betas: tuple[float, float],
-    ) -> None:
+    def __init__(self, teacher: Teacher, settings: RDExpertConfig) -> None:
         super().__init__()
+        self.settings = settings
         self.teacher = teacher
         self.trained_teacher = copy.deepcopy(teacher).requires_grad_(True)
-        self.student = GuidedStudent(teacher, gating=gating)
-        if teacher_batch_norm == "eval":
+        self.student = GuidedStudent(teacher, gating=settings.gating)
+        if settings.teacher_batch_norm == "eval":
             self.frozen_batchnorm = (self.trained_teacher,)
-        self.teacher_lr = teacher_lr
-        self.student_lr = student_lr
-        self.betas = betas
         self.size_multiple = 2 * teacher.strides[-1]
         self.monitor = CollapseMonitor()
         self._seen: tuple[Batch, list[Tensor]] | None = None
@@ -166,17 +144,22 @@ class RDExpert(Detector):
 
     def steps(self) -> list[Step]:
         """Two, in this order: the teacher's, then the student's."""
+        settings = self.settings
         return [
             Step(
                 name="teacher",
                 groups=[group(self.trained_teacher)],
-                optimizer=OptimizerSpec("adam", {"lr": self.teacher_lr, "betas": self.betas}),
+                optimizer=OptimizerSpec(
+                    "adam", {"lr": settings.teacher_lr, "betas": settings.betas}
+                ),
                 loss=self.teacher_loss,
             ),
             Step(
                 name="student",
                 groups=[group(self.student)],
-                optimizer=OptimizerSpec("adam", {"lr": self.student_lr, "betas": self.betas}),
+                optimizer=OptimizerSpec(
+                    "adam", {"lr": settings.student_lr, "betas": settings.betas}
+                ),
                 loss=self.student_loss,
             ),
         ]

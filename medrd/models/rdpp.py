@@ -73,13 +73,18 @@ class RDPPConfig(ModelSection):
     lr: Rate = 5e-3
     projection_lr: Rate = 1e-3
     projection_weight: Weight = 0.2
+    """Weight of the three projection losses relative to the distillation."""
     reconstruct_weight: Weight = 0.01
     contrast_weight: Weight = 0.1
+    """Both weights are relative to the transport term's, which is 1."""
     contrast_margin: float = Field(0.5, ge=-1, le=1)
+    """Cosine below which projected and noisy features differ enough."""
     transport: Literal["batch", "pairs"] = "batch"
     """``batch``: the released code's transport term, which is always 0; ``pairs``: between one
     slice and the next, our reading."""
     betas: tuple[Beta, Beta] = (0.5, 0.999)
+    """``lr``, ``projection_lr`` and ``betas`` are settings of Adam, for the student and for the
+    projections."""
     noise: SimplexBoxConfig = SimplexBoxConfig()
 
 
@@ -87,52 +92,18 @@ class RDPP(Detector):
     """Frozen teacher; trainable projections, bottleneck and decoder.
 
     The student is :func:`medrd.models.student.reverse_student`.
-
-    Parameters
-    ----------
-    teacher
-        Built and loaded; it is frozen here.
-    lr, projection_lr, betas
-        Adam's, for the student and for the projections.
-    projection_weight
-        Weight of the three projection losses relative to the distillation.
-    reconstruct_weight, contrast_weight
-        Weights relative to the transport term's, which is 1.
-    contrast_margin
-        Cosine below which projected and noisy features differ enough.
-    transport
-        ``batch`` (released code; identically zero) or ``pairs`` (ours); see the module.
     """
 
     section = RDPPConfig
     source = "Tien et al., CVPR 2023"
     simulation = "simplex_box"
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        *,
-        lr: float,
-        projection_lr: float,
-        projection_weight: float,
-        reconstruct_weight: float,
-        contrast_weight: float,
-        contrast_margin: float,
-        transport: Literal["batch", "pairs"],
-        betas: tuple[float, float],
-    ) -> None:
+    def __init__(self, teacher: Teacher, settings: RDPPConfig) -> None:
         super().__init__()
+        self.settings = settings
         self.teacher = teacher
         self.projections = nn.ModuleList(projection(channels) for channels in teacher.channels)
         self.bottleneck, self.decoder = reverse_student(teacher)
-        self.lr = lr
-        self.projection_lr = projection_lr
-        self.projection_weight = projection_weight
-        self.reconstruct_weight = reconstruct_weight
-        self.contrast_weight = contrast_weight
-        self.contrast_margin = contrast_margin
-        self.transport = transport
-        self.betas = betas
         self.size_multiple = 2 * teacher.strides[-1]
         self.freeze(teacher)
 
@@ -155,7 +126,9 @@ class RDPP(Detector):
         # Separately, not concatenated: the activations of half a batch fit the caches better.
         projected_clean, projected_noisy = self.project(clean), self.project(noisy)
         outputs = self.decoder(self.bottleneck(projected_clean))
-        return summed_distance(clean, outputs) + self.projection_weight * self.projection_loss(
+        return summed_distance(
+            clean, outputs
+        ) + self.settings.projection_weight * self.projection_loss(
             noisy, projected_noisy, projected_clean
         )
 
@@ -170,26 +143,28 @@ class RDPP(Detector):
         ``noisy`` are the teacher's levels of the changed slices, ``projected_noisy`` their
         projections, and ``projected`` those of the clean slices.
         """
+        settings = self.settings
         reconstruct = summed_distance(projected_noisy, projected, "pixel")
         contrast = _sum(
-            (1 - global_distance(a, b) - self.contrast_margin).clamp(min=0).mean()
+            (1 - global_distance(a, b) - settings.contrast_margin).clamp(min=0).mean()
             for a, b in zip(noisy, projected, strict=True)
         )
-        total = self.reconstruct_weight * reconstruct + self.contrast_weight * contrast
-        if self.transport == "pairs":
+        total = settings.reconstruct_weight * reconstruct + settings.contrast_weight * contrast
+        if settings.transport == "pairs":
             total = total + _sum(paired_transport(level) for level in projected)
-        return total / (1 + self.reconstruct_weight + self.contrast_weight)
+        return total / (1 + settings.reconstruct_weight + settings.contrast_weight)
 
     def steps(self) -> list[Step]:
         """One: Adam on projections and student, each with its learning rate."""
+        settings = self.settings
         return [
             Step(
                 name="distil",
                 groups=[
                     group(self.bottleneck, self.decoder),
-                    group(self.projections, lr=self.projection_lr),
+                    group(self.projections, lr=settings.projection_lr),
                 ],
-                optimizer=OptimizerSpec("adam", {"lr": self.lr, "betas": self.betas}),
+                optimizer=OptimizerSpec("adam", {"lr": settings.lr, "betas": settings.betas}),
                 loss=self.loss,
             )
         ]

@@ -68,11 +68,14 @@ class RDSegConfig(ModelSection):
     """Weight of brightness (of the first channel, in [0, 1]) in the head's log-odds; 0 if
     brightness is not suspicious."""
     discrepancy_weight: Weight = 0.0
-    """Weight of the student's distance from the teacher in the map."""
+    """Weight of the student's distance from the teacher, summed over the levels as in RD4AD, in the
+    map. It shows anomalies unlike all simulated ones, which the head misses."""
     lr: Rate = 1e-3
     """Learning rate of the head."""
     student_lr: Rate = 1e-3
     weight_decay: Weight = 1e-2
+    """A setting of AdamW. The rates rise for a tenth of the training, then fall to 0 along a
+    cosine."""
     simulation: SimulationConfig = SimulationConfig()
 
     def check_scans(self, *, channels: tuple[str, ...], axis: str, normalise: str) -> None:
@@ -89,24 +92,14 @@ class RDSeg(Detector):
     ----------
     teacher
         Built and loaded; it is frozen here. It sees the slice's first three modalities.
+    settings
+        Its section of a config.
     modalities, channels
         Number of the slice's own modalities, which come first, and of all channels: neighbouring
         slices and positions may follow. One modality may also be repeated to three equal channels.
     median
         A brain's median intensity under ``recipe.normalise: median``, at which only the head
         decides.
-    width
-        Channels of the head at full resolution.
-    mirror
-        Give the head the blurred mirror image too (brains are nearly symmetric).
-    intensity_weight
-        Factor on the brightness in [0, 1] that is added to the head's log-odds; 0 adds nothing.
-    discrepancy_weight
-        Factor on the student's distance from the teacher, summed over the levels as in RD4AD, in
-        the map. It shows anomalies unlike all simulated ones, which the head misses.
-    lr, student_lr, weight_decay
-        AdamW's, for the head and for the student. The rates rise for a tenth of the training, then
-        fall to 0 along a cosine.
     """
 
     section = RDSegConfig
@@ -116,31 +109,25 @@ class RDSeg(Detector):
     def __init__(
         self,
         teacher: Teacher,
+        settings: RDSegConfig,
         *,
         modalities: int,
         channels: int,
         median: float,
-        width: int,
-        mirror: bool,
-        intensity_weight: float,
-        discrepancy_weight: float,
-        lr: float,
-        student_lr: float,
-        weight_decay: float,
     ) -> None:
         super().__init__()
+        self.settings = settings
         self.teacher = teacher
         self.bottleneck, self.decoder = reverse_student(teacher)
-        self.modalities, self.channels, self.mirror = modalities, channels, mirror
+        self.modalities, self.channels, self.mirror = modalities, channels, settings.mirror
         self.median = median
         self.head = DiscrepancyHead(
             teacher.channels,
-            image_channels=channels + (modalities if mirror else 0),
-            width=width,
+            image_channels=channels + (modalities if settings.mirror else 0),
+            width=settings.width,
         )
-        self.intensity_weight = intensity_weight
-        self.discrepancy_weight = discrepancy_weight
-        self.lr, self.student_lr, self.weight_decay = lr, student_lr, weight_decay
+        self.intensity_weight = settings.intensity_weight
+        self.discrepancy_weight = settings.discrepancy_weight
         self.size_multiple = 2 * teacher.strides[-1]
         self.freeze(teacher)
 
@@ -189,15 +176,18 @@ class RDSeg(Detector):
 
     def steps(self) -> list[Step]:
         """One: AdamW on student and head."""
+        settings = self.settings
         return [
             Step(
                 name="distil and outline",
                 groups=[
-                    group(self.bottleneck, self.decoder, lr=self.student_lr),
+                    group(self.bottleneck, self.decoder, lr=settings.student_lr),
                     group(self.head),
                 ],
                 optimizer=OptimizerSpec(
-                    "adamw", {"lr": self.lr, "weight_decay": self.weight_decay}, self.schedule
+                    "adamw",
+                    {"lr": settings.lr, "weight_decay": settings.weight_decay},
+                    self.schedule,
                 ),
                 loss=self.loss,
             )

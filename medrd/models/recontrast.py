@@ -45,7 +45,10 @@ class ReContrastConfig(ModelSection):
     lr: Rate = 2e-3
     encoder_lr: Rate = 1e-5
     weight_decay: Weight = 1e-5
+    """``encoder_lr`` is the learning rate of the trainable encoder, ``lr`` that of all else."""
     encoder_batch_norm: Literal["train", "eval"] = "train"
+    """Mode of the trainable encoder while training: ``train`` (batch statistics, which follow
+    the new domain) or ``eval`` (the teacher's statistics; steadier on some data)."""
 
 
 class ReContrast(Detector):
@@ -55,11 +58,10 @@ class ReContrast(Detector):
     ----------
     teacher
         Built and loaded; it is frozen here, and a copy of it trained.
-    lr, encoder_lr, weight_decay, betas
-        AdamW's; ``encoder_lr`` is the trainable encoder's, ``lr`` that of all else.
-    encoder_batch_norm
-        Mode of the trainable encoder while training: ``train`` (batch statistics, which follow the
-        new domain) or ``eval`` (the teacher's statistics; steadier on some data).
+    settings
+        Its section of a config.
+    betas
+        A setting of AdamW.
     alpha, ramp
         Hard mining: from the first to the second value over this share of the training.
     """
@@ -71,23 +73,20 @@ class ReContrast(Detector):
     def __init__(
         self,
         teacher: Teacher,
+        settings: ReContrastConfig,
         *,
-        lr: float,
-        encoder_lr: float,
-        weight_decay: float,
-        encoder_batch_norm: Literal["train", "eval"],
         betas: tuple[float, float] = (0.9, 0.999),
         alpha: tuple[float, float] = (-3.0, 1.0),
         ramp: float = 0.1,
     ) -> None:
         super().__init__()
+        self.settings = settings
         self.teacher = teacher
         self.encoder = copy.deepcopy(teacher).requires_grad_(True)
         self.bottleneck, self.decoder = reverse_student(teacher)
         self.heads = nn.ModuleList(_heads(teacher.channels) for _ in range(2))
-        self.lr, self.encoder_lr = lr, encoder_lr
-        self.weight_decay, self.betas = weight_decay, betas
-        if encoder_batch_norm == "eval":
+        self.betas = betas
+        if settings.encoder_batch_norm == "eval":
             self.frozen_batchnorm = (self.encoder,)
         self.alpha, self.ramp = alpha, ramp
         self.monitor = CollapseMonitor()
@@ -138,16 +137,17 @@ class ReContrast(Detector):
 
     def steps(self) -> list[Step]:
         """One: AdamW with a learning rate for the encoder and one for the rest."""
+        settings = self.settings
         return [
             Step(
                 name="recontrast",
                 groups=[
                     group(self.bottleneck, self.decoder, self.heads),
-                    group(self.encoder, lr=self.encoder_lr),
+                    group(self.encoder, lr=settings.encoder_lr),
                 ],
                 optimizer=OptimizerSpec(
                     "adamw",
-                    {"lr": self.lr, "betas": self.betas, "weight_decay": self.weight_decay},
+                    {"lr": settings.lr, "betas": self.betas, "weight_decay": settings.weight_decay},
                 ),
                 loss=self.contrastive_loss,
             )

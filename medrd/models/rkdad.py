@@ -50,40 +50,22 @@ class RKDADConfig(ModelSection):
     """Weight of the features' own distance beside that of their relations."""
     lr: Rate = 0.005
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """``lr`` and ``betas`` are settings of Adam."""
 
 
 class RKDAD(Detector):
-    """Frozen teacher, and a student of its kind that starts with random weights.
-
-    Parameters
-    ----------
-    teacher
-        Built and loaded; it is frozen here.
-    feature_weight
-        Weight of the distance between features, relative to that between their relations.
-    lr, betas
-        Adam's.
-    """
+    """Frozen teacher, and a student of its kind that starts with random weights."""
 
     section = RKDADConfig
     source = "reconstruction from the abstract of Cheng et al., PRCV 2021"
     monitor: StudentMonitor
     scores_images = True
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        *,
-        feature_weight: float,
-        lr: float,
-        betas: tuple[float, float],
-    ) -> None:
+    def __init__(self, teacher: Teacher, settings: RKDADConfig) -> None:
         super().__init__()
+        self.settings = settings
         self.teacher = teacher
         self.student = fresh_encoder(teacher)
-        self.feature_weight = feature_weight
-        self.lr = lr
-        self.betas = betas
         self.size_multiple = teacher.strides[-1]
         self.monitor = StudentMonitor()
         self.freeze(teacher)
@@ -103,15 +85,16 @@ class RKDAD(Detector):
         )
         if self.training:
             self.monitor.see(targets, outputs, distances.detach())
-        return fsp_distance(levels, own).mean() + self.feature_weight * distances.sum()
+        return fsp_distance(levels, own).mean() + self.settings.feature_weight * distances.sum()
 
     def steps(self) -> list[Step]:
         """One: Adam on the student."""
+        settings = self.settings
         return [
             Step(
                 name="distil",
                 groups=[group(self.student)],
-                optimizer=OptimizerSpec("adam", {"lr": self.lr, "betas": self.betas}),
+                optimizer=OptimizerSpec("adam", {"lr": settings.lr, "betas": settings.betas}),
                 loss=self.distillation_loss,
             )
         ]

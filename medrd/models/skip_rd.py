@@ -45,34 +45,16 @@ class SkipConnected(Detector):
     """The common parts of both: the skips, the loss, the map.
 
     Subclasses make the decoder and define its input.
-
-    Parameters
-    ----------
-    teacher
-        Built and loaded; it is frozen here.
-    consistency_weight
-        Weight of the consistency term; 0.05 in both released implementations.
-    lr, betas
-        Adam's; 0.005 and (0.5, 0.999) in both released implementations.
     """
 
     decoder: Decoder
     consistency_pairs: Sequence[tuple[int, int, int]]
     """(deeper level, its size when compared, shallower level), levels from 0."""
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        *,
-        consistency_weight: float,
-        lr: float,
-        betas: tuple[float, float],
-    ) -> None:
+    def __init__(self, teacher: Teacher, settings: SKRD4ADConfig | SkipTSConfig) -> None:
         super().__init__()
+        self.settings = settings
         self.teacher = teacher
-        self.consistency_weight = consistency_weight
-        self.lr = lr
-        self.betas = betas
         self.make_student(teacher)
         self.freeze(teacher)
 
@@ -101,16 +83,17 @@ class SkipConnected(Detector):
         targets, outputs = self.features(batch.images)
         distance = summed_distance(targets, outputs)
         inconsistency = consistency(targets, outputs, self.consistency_pairs)
-        return distance + self.consistency_weight * inconsistency
+        return distance + self.settings.consistency_weight * inconsistency
 
     def steps(self) -> list[Step]:
         """One: Adam on all but the teacher."""
+        settings = self.settings
         students = [network for network in self.children() if network is not self.teacher]
         return [
             Step(
                 name="distil",
                 groups=[group(*students)],
-                optimizer=OptimizerSpec("adam", {"lr": self.lr, "betas": self.betas}),
+                optimizer=OptimizerSpec("adam", {"lr": settings.lr, "betas": settings.betas}),
                 loss=self.distillation_loss,
             )
         ]
@@ -131,6 +114,7 @@ class SKRD4ADConfig(ModelSection):
     has 0.005."""
     lr: Rate = 0.005
     betas: tuple[Beta, Beta] = (0.5, 0.999)
+    """``lr`` and ``betas`` are settings of Adam, as in the released implementation."""
 
 
 class SKRD4AD(SkipConnected):
@@ -160,6 +144,7 @@ class SkipTSConfig(ModelSection):
     """Weight of the difference between the levels' errors."""
     lr: Rate = 0.005
     betas: tuple[Beta, Beta] = (0.5, 0.999)
+    """``lr`` and ``betas`` are settings of Adam, as in the released implementation."""
 
 
 class SkipTS(SkipConnected):

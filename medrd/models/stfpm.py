@@ -37,6 +37,7 @@ class STFPMConfig(ModelSection):
     lr: Rate = 0.4
     momentum: Beta = 0.9
     weight_decay: Weight = 1e-4
+    """``lr``, ``momentum`` and ``weight_decay`` are settings of SGD."""
 
 
 class STFPM(Detector):
@@ -46,8 +47,8 @@ class STFPM(Detector):
     ----------
     teacher
         Built and loaded; it is frozen here.
-    lr, momentum, weight_decay
-        Settings of SGD.
+    settings
+        Its section of a config.
     grace
         Batches before the monitor's first verdict; see :class:`StudentMonitor`.
     """
@@ -56,21 +57,11 @@ class STFPM(Detector):
     source = "Wang et al., BMVC 2021"
     monitor: StudentMonitor
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        *,
-        lr: float,
-        momentum: float,
-        weight_decay: float,
-        grace: int = GRACE,
-    ) -> None:
+    def __init__(self, teacher: Teacher, settings: STFPMConfig, *, grace: int = GRACE) -> None:
         super().__init__()
+        self.settings = settings
         self.teacher = teacher
         self.student = fresh_encoder(teacher)
-        self.lr = lr
-        self.momentum = momentum
-        self.weight_decay = weight_decay
         self.size_multiple = teacher.strides[-1]
         self.monitor = StudentMonitor(grace=grace)
         self.freeze(teacher)
@@ -93,12 +84,17 @@ class STFPM(Detector):
 
     def steps(self) -> list[Step]:
         """One: SGD on the student."""
-        settings = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        settings = self.settings
+        optimizer = {
+            "lr": settings.lr,
+            "momentum": settings.momentum,
+            "weight_decay": settings.weight_decay,
+        }
         return [
             Step(
                 name="distil",
                 groups=[group(self.student)],
-                optimizer=OptimizerSpec("sgd", settings),
+                optimizer=OptimizerSpec("sgd", optimizer),
                 loss=self.distillation_loss,
             )
         ]

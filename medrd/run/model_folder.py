@@ -114,7 +114,7 @@ def make_detector(config: Config) -> Detector:
     """
     layout = config.recipe.layout
     return build_detector(
-        config.to_dict()["model"],
+        config.model,
         modalities=len(layout.modalities),
         channels=layout.channels,
         median=MEDIAN_INTENSITY,

@@ -122,7 +122,7 @@ def test_the_total_adds_the_weighted_projection_losses_to_the_distillation() -> 
     added = float(detector.projection_loss(noisy, detector.project(noisy), projected).detach())
     assert added > 0
     assert float(detector.loss(given).detach()) == pytest.approx(distil + 0.2 * added, abs=1e-5)
-    detector.projection_weight = 0
+    detector.settings = detector.settings.model_copy(update={"projection_weight": 0})
     assert float(detector.loss(given).detach()) == pytest.approx(distil, abs=1e-5)
 
 

@@ -40,7 +40,7 @@ def test_wide_resnet50_has_rd4ads_parameters_and_those_without_a_bottleneck() ->
         (step,) = detector.steps()
         assert step.optimizer.kind == "adam"
         assert step.optimizer.settings == {"lr": 0.005, "betas": (0.5, 0.999)}
-        assert detector.consistency_weight == 0.05
+        assert detector.settings.consistency_weight == 0.05
 
 
 @pytest.mark.parametrize("kind", KINDS)
