@@ -296,8 +296,8 @@ def test_compiled_losses_are_the_plain_ones(case: str) -> None:
     [
         ("rd4ad", SMALL_VIT, "a vision transformer, all of whose levels have stride 16.*dinomaly"),
         ("skip_ts", SMALL_VIT, r"strides \[4, 8, 16, 32\] \(dinomaly"),
-        ("dinomaly", "resnet18", "no plain vision transformer.*vit_base_patch14_reg4_dinov2"),
-        ("dinomaly", "swin_tiny_patch4_window7_224", "no plain vision transformer"),
+        ("dinomaly", "resnet18", "not a plain vision transformer.*vit_base_patch14_reg4_dinov2"),
+        ("dinomaly", "swin_tiny_patch4_window7_224", "not a plain vision transformer"),
         ("dinomaly", SMALL_VIT, r"recipe\.size.*a multiple of 16.*Set recipe\.size=96"),
     ],
 )
