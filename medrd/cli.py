@@ -32,11 +32,7 @@ _MODEL_FIRST = "[OPTIONS] [MODEL]"
 @app.command()
 def demo(
     out: Annotated[
-        Path | None,
-        typer.Option(
-            callback=options.check_out,
-            help="Output folder. Default: demo, or demo-train with --train.",
-        ),
+        Path | None, options.out("Output folder. Default: demo, or demo-train with --train.")
     ] = None,
     train: Annotated[
         bool,
@@ -61,7 +57,7 @@ def demo(
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file; configs/ has examples.")],
-    out: Annotated[Path, typer.Option(callback=options.check_out, help="Run folder to create.")],
+    out: Annotated[Path, options.out("Run folder to create.")],
     set_: options.Set = None,
     resume: options.Resume = False,
     workers: Annotated[
@@ -112,10 +108,7 @@ def predict(
             "model for FLAIR scans is used.",
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option(callback=options.check_out, help="Folder for maps, masks, JSON and overlays."),
-    ],
+    out: Annotated[Path, options.out("Folder for maps, masks, JSON and overlays.")],
     chosen: PredictOptions,
     where: options.RayOptions,
 ) -> None:
@@ -144,9 +137,7 @@ def to_dicom(
     ] = None,
     *,
     series: Annotated[Path, typer.Option(help="Folder of the DICOM series, or one of its files.")],
-    out: Annotated[
-        Path, typer.Option(callback=options.check_out, help="Folder for the DICOM objects.")
-    ],
+    out: Annotated[Path, options.out("Folder for the DICOM objects.")],
     keep_names: KeepNames = False,
 ) -> None:
     """Write a map as DICOM: a Segmentation, a Parametric Map and a report."""
@@ -166,11 +157,7 @@ def prepare(
         ),
     ],
     out: Annotated[
-        Path,
-        typer.Option(
-            callback=options.check_out,
-            help="Output folder, with one subfolder per subject in the BraTS layout.",
-        ),
+        Path, options.out("Output folder, with one subfolder per subject in the BraTS layout.")
     ],
     modality: Annotated[
         str | None,
@@ -227,9 +214,7 @@ def evaluate(
             "CONFIG has no split.",
         ),
     ],
-    out: Annotated[
-        Path, typer.Option(callback=options.check_out, help="Output folder for metrics.json.")
-    ],
+    out: Annotated[Path, options.out("Output folder for metrics.json.")],
     set_: options.Set = None,
     device: Device = "auto",
     *,
@@ -277,11 +262,7 @@ def evaluate(
 def compare(
     config: Annotated[Path, typer.Argument(help="YAML file; configs/compare/ has examples.")],
     out: Annotated[
-        Path,
-        typer.Option(
-            callback=options.check_out,
-            help="Output folder; an unfinished comparison in it is continued.",
-        ),
+        Path, options.out("Output folder; an unfinished comparison in it is continued.")
     ],
     set_: options.Set = None,
     *,
@@ -305,10 +286,7 @@ def tune(
     config: Annotated[Path, typer.Argument(help="YAML file; configs/tune/ has examples.")],
     out: Annotated[
         Path,
-        typer.Option(
-            callback=options.check_out,
-            help="Output folder for trials and results; every node must be able to reach it.",
-        ),
+        options.out("Output folder for trials and results; every node must be able to reach it."),
     ],
     set_: options.Set = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Total number of trials.")] = None,
@@ -352,7 +330,7 @@ def report(
 
 @app.command()
 def phantom(
-    out: Annotated[Path, typer.Option(callback=options.check_out, help="Output folder.")],
+    out: Annotated[Path, options.out("Output folder.")],
     subjects: Annotated[int, typer.Option(min=1, help="Number of subjects.")] = 8,
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed; the same seed gives the same brains.")
@@ -384,10 +362,7 @@ def export(
         ),
     ] = None,
     *,
-    out: Annotated[
-        Path,
-        typer.Option(callback=options.check_out, help="Output folder for the graph or the bundle."),
-    ],
+    out: Annotated[Path, options.out("Output folder for the graph or the bundle.")],
     format_: Annotated[
         Literal["onnx", "pt2", "bundle"],
         typer.Option("--format", help="ONNX, torch.export, or MONAI bundle."),

@@ -109,8 +109,12 @@ def _options_of(kind: type) -> Iterator[inspect.Parameter]:
             )
 
 
-def check_out(out: Path | None) -> Path | None:
-    """Check ``--out`` before any work begins, and return it. Raises OutputError."""
+def out(help: str) -> Any:
+    """The option ``--out``, which is checked before there is any work: it may raise OutputError."""
+    return typer.Option(callback=_check_out, help=help)
+
+
+def _check_out(out: Path | None) -> Path | None:
     from medrd.files import refuse_no_place
 
     if out is not None:

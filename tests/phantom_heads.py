@@ -107,5 +107,5 @@ def coarse_template(*files: Path | None) -> Template:
 
 def take_few_samples(patch: pytest.MonkeyPatch) -> None:
     """Register in half of the time; test_real_heads.py takes all samples."""
-    patch.setattr(similarity, "_MOST_POINTS", 1000)
-    patch.setattr(register, "_FINE_SHARE", 0.1)
+    patch.setattr(similarity, "MOST_POINTS", 1000)
+    patch.setattr(register, "FINE_SHARE", 0.1)

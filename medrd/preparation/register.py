@@ -35,7 +35,7 @@ Freedom = Literal["rigid", "affine"]
 
 COARSE_MM, FINE_MM = 4.0, 2.0
 _FINALISTS, _FINALISTS_TURNED = 4, 2
-_FINE_SHARE = 0.3
+FINE_SHARE = 0.3
 """Share of the fine image's voxels sampled in each step."""
 _SEED = 1
 
@@ -115,7 +115,7 @@ def register(
         matrix,
         freedom,
         fit.centre_mm,
-        share=_FINE_SHARE,
+        share=FINE_SHARE,
     )
     return registration(fit, matrix)
 
@@ -160,7 +160,7 @@ def register_scaled(
         matrix,
         "affine",
         fit.centre_mm,
-        share=_FINE_SHARE,
+        share=FINE_SHARE,
     )
     # The optimiser's own measure ignores what it moves out of the field of view.
     return registration(fit, max(matrix, fine, key=fit.prominence))

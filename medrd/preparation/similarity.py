@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BINS = 32
 """Number of intensity bins."""
-_MOST_POINTS = 5_000
+MOST_POINTS = 5_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +136,7 @@ def make_fit(fixed: SimpleITK.Image, region: NDArray[np.bool_], moving: SimpleIT
     ``coarse``."""
     values, affine = sitk_array(fixed), affine_of(fixed)
     indices = np.argwhere(region)
-    indices = indices[:: max(1, len(indices) // _MOST_POINTS)]
+    indices = indices[:: max(1, len(indices) // MOST_POINTS)]
     chosen = values[tuple(indices.T)]
     moving_values = sitk_array(moving)
     inside = moving_values[moving_values > 0]

@@ -78,7 +78,7 @@ def error_mm(found: Matrix, true: Matrix) -> float:
     )
 
 
-SAMPLES = (similarity._MOST_POINTS, register_module._FINE_SHARE)
+SAMPLES = (similarity.MOST_POINTS, register_module.FINE_SHARE)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -124,8 +124,8 @@ def test_modalities_of_a_moved_head_are_found_to_a_fraction_of_a_voxel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With all samples."""
-    monkeypatch.setattr(similarity, "_MOST_POINTS", SAMPLES[0])
-    monkeypatch.setattr(register_module, "_FINE_SHARE", SAMPLES[1])
+    monkeypatch.setattr(similarity, "MOST_POINTS", SAMPLES[0])
+    monkeypatch.setattr(register_module, "FINE_SHARE", SAMPLES[1])
     fixed = make_head("t1", seed=1)
     nodded = translation([6, 4, -8]) @ about((0, 0, 0), rotation(7, -4, 5))
     moving = make_head("flair", to_head=nodded, spacing_mm=(3, 3, 6), shape=(74, 86, 42), seed=2)
@@ -177,7 +177,7 @@ def test_a_flair_alone_gets_a_refined_brain_and_a_t2_alone_the_template_s(
 def test_a_head_of_an_impossible_size_is_scaled_to_the_template_with_a_warning(
     template: Template, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(similarity, "_MOST_POINTS", 5000)  # with fewer it is found less exactly
+    monkeypatch.setattr(similarity, "MOST_POINTS", 5000)  # with fewer it is found less exactly
     flair = make_head("flair", seed=3)
     large = volume_from_array(flair.array, np.diag([1.25, 1.2, 1.2, 1.0]) @ flair.affine)
     head = prepare_head({"flair": large}, template, Options(bias=False))

@@ -47,7 +47,7 @@ NODDED = translation([3, 2, -4]) @ rotation(2, 3, -2) @ MOVED
 
 COARSE = """
 from medrd.preparation import register
-register._FINE_SHARE = 0.1
+register.FINE_SHARE = 0.1
 register._ACROSS = register._ALONG = (1.0,)
 """
 """The prelude of a process that registers with fewer samples, and tries noise at one scale only."""
