@@ -116,7 +116,7 @@ def test_anomalies_lie_on_the_object_of_a_picture() -> None:
 
 def tiny(raw: dict[str, Any], case: str) -> dict[str, Any]:
     model = CASES[case] | FAST.get(CASES[case]["name"], {})
-    if DETECTORS[model["name"]].teacher is not None:
+    if detector_class(model["name"]).teacher_kind is not None:
         model = {"teacher": {"name": SMALL, "weights": "random"}} | model
     return raw | {"model": model}
 

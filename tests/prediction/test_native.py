@@ -6,11 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from medrd.images.volume import volume_from_array
 from medrd.prediction.native import NativeSpace, native_mask
-from medrd.preparation.linear import about, apply, inverse, rotation, translation
+from medrd.preparation.linear import about, inverse, rotation, translation
 from medrd.preparation.record import Origin
 from phantom_heads import points_of
 
@@ -51,7 +52,7 @@ def test_a_map_lies_where_it_belongs_on_an_oblique_permuted_grid(
     prepared = ramp(points_of(SHAPE, AFFINE)).astype(np.float32)
     found = native.scores(prepared, AFFINE)
     raw_mm = points_of(shape, native.blank.affine)
-    truth = ramp(apply(inverse(TO_RAW), raw_mm.reshape(-1, 3)).reshape(raw_mm.shape))
+    truth = ramp(apply_affine(inverse(TO_RAW), raw_mm.reshape(-1, 3)).reshape(raw_mm.shape))
     inside = found != 0
     assert inside.mean() > 0.5
     # 1e-4 mm of the steepest slope, and float32.
@@ -60,12 +61,12 @@ def test_a_map_lies_where_it_belongs_on_an_oblique_permuted_grid(
 
 def test_findings_that_no_voxel_of_thick_slices_shows_are_counted() -> None:
     native = native_space((4.0, 4.0, 40.0), (60, 60, 5), (0, 1, 2))
-    slices_mm = apply(
+    slices_mm = apply_affine(
         inverse(TO_RAW) @ native.blank.affine, np.array([[30.0, 30, 2], [30, 30, 2.5]])
     )
     mask = np.zeros(SHAPE, bool)
     for centre_mm in slices_mm:  # in a slice, and midway between it and the next
-        x, y, z = np.rint(apply(inverse(AFFINE), centre_mm)).astype(int)
+        x, y, z = np.rint(apply_affine(inverse(AFFINE), centre_mm)).astype(int)
         mask[x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2] = True
     mask[0, 0, 0] = True  # too small to be a finding anywhere
     found, lost = native_mask(native, mask, AFFINE)
