@@ -77,7 +77,7 @@ def _scanner() -> None:
 
 def _lesions() -> None:
     """Masses with bright cores alone: no spots, infarcts or cavities."""
-    disease._SHARES = (0.15, 0.85, 0.0, 0.0)
+    disease.SHARES = (0.15, 0.85, 0.0, 0.0)
     disease._ALSO_SPOTS = 0.0
     disease._CORES = (0.0, 1.0, 0.0, 0.0)
 

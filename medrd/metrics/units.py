@@ -21,7 +21,7 @@ from medrd.metrics.histogram import Histogram, merge
 _NO_THRESHOLD = -1
 """Fills ``Units.flagged`` in files if there is no calibrated threshold."""
 
-_CELLS = 1_000_000
+MAX_CELLS = 1_000_000
 """Most elements of a temporary array; some 100 MB at the peak."""
 
 
@@ -225,7 +225,7 @@ def weighted_metrics(units: Units, weights: NDArray[np.integer]) -> dict[str, Fl
         raise ValueError(msg)
     pixels, images = _Pixels.of(units), _Images.of(units)
     results = {name: np.full(len(weights), np.nan) for name in RESAMPLED}
-    step = max(1, _CELLS // max(units.scores.size, images.units.size, count, 1))
+    step = max(1, MAX_CELLS // max(units.scores.size, images.units.size, count, 1))
     for start in range(0, len(weights), step):
         rows = slice(start, start + step)
         times = weights[rows].astype(np.float64)  # exact up to 2**53, and quick to multiply

@@ -27,7 +27,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from medrd.models.blocks import conv, unit
+from medrd.models.blocks import conv, conv_bn_relu
 from medrd.models.cosine import summed_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.settings import Beta, ModelSection, Rate, TeacherConfig
@@ -105,8 +105,8 @@ def attention_embedding(channels: int, reduction: int, *, signed: bool) -> nn.Mo
 
     width = max(channels // reduction, 1)
     layers = [
-        unit(channels, width, 1),
-        unit(width, width),
+        conv_bn_relu(channels, width, 1),
+        conv_bn_relu(width, width),
         CbamModule(width, rd_ratio=1 / 4),
         conv(width, channels, 1),
         nn.BatchNorm2d(channels),

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrd.models.blocks import unit
+from medrd.models.blocks import conv_bn_relu
 from medrd.models.student import reverse_student
 from medrd.models.teacher import Teacher
 
@@ -32,10 +32,10 @@ class Injection(nn.Module):
 
     def __init__(self, channels: int, shallower: int, *, gating: bool) -> None:
         super().__init__()
-        self.reduce = unit(shallower, channels, 1)
-        self.details = unit(channels, channels, 3)
-        self.gate = unit(channels, channels, 3) if gating else None
-        self.join = unit(2 * channels, channels, 3)
+        self.reduce = conv_bn_relu(shallower, channels, 1)
+        self.details = conv_bn_relu(channels, channels, 3)
+        self.gate = conv_bn_relu(channels, channels, 3) if gating else None
+        self.join = conv_bn_relu(2 * channels, channels, 3)
 
     def forward(self, output: Tensor, level: Tensor, shallower: Tensor) -> Tensor:
         """Join the teacher's details to a stage's output: the input of the next stage, same shape.

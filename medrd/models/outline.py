@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from medrd.models.blocks import unit
+from medrd.models.blocks import conv_bn_relu
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group, warmed_up_cosine
 from medrd.models.rdseg import check_mirror_and_brightness, mirror_image, outline_loss
 from medrd.models.settings import ModelSection, Rate, SimulationConfig, Weight
@@ -142,10 +142,12 @@ class PairedUNet(nn.Module):
     def __init__(self, inputs: int, widths: Sequence[int]) -> None:
         super().__init__()
         first = widths[0]
-        self.stem = nn.Sequential(unit(4 * inputs, first), unit(first, first))
+        self.stem = nn.Sequential(conv_bn_relu(4 * inputs, first), conv_bn_relu(first, first))
         pairs = list(pairwise(widths))
-        self.down = nn.ModuleList(nn.Sequential(unit(a, b, stride=2), unit(b, b)) for a, b in pairs)
-        self.up = nn.ModuleList(unit(a + b, a) for a, b in reversed(pairs))
+        self.down = nn.ModuleList(
+            nn.Sequential(conv_bn_relu(a, b, stride=2), conv_bn_relu(b, b)) for a, b in pairs
+        )
+        self.up = nn.ModuleList(conv_bn_relu(a + b, a) for a, b in reversed(pairs))
         self.last = nn.Conv2d(first, 4, 3, padding=1)
         # Few pixels are anomalous: start near their share, not at one half.
         nn.init.constant_(self.last.bias, -3.0)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from medrd.models.blocks import unit
+from medrd.models.blocks import conv_bn_relu
 from medrd.models.cosine import summed_distance, summed_map
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group, warmed_up_cosine
 from medrd.models.settings import ModelSection, Rate, SimulationConfig, TeacherConfig, Weight
@@ -247,14 +247,16 @@ class DiscrepancyHead(nn.Module):
         self.stem_half = _pair(full, half, stride=2)
         self.stem_quarter = _pair(half, quarter, stride=2)
         reduced = [quarter + 16 * level for level in range(len(channels))]
-        self.read = nn.ModuleList(unit(2 * c, r, 1) for c, r in zip(channels, reduced, strict=True))
-        self.deepest = unit(reduced[-1], reduced[-1])
+        self.read = nn.ModuleList(
+            conv_bn_relu(2 * c, r, 1) for c, r in zip(channels, reduced, strict=True)
+        )
+        self.deepest = conv_bn_relu(reduced[-1], reduced[-1])
         self.join = nn.ModuleList(
             _joining(reduced[level + 1] + reduced[level], reduced[level])
             for level in reversed(range(len(channels) - 1))
         )
         self.at_quarter = nn.Sequential(
-            _joining(reduced[0] + quarter, quarter), unit(quarter, quarter)
+            _joining(reduced[0] + quarter, quarter), conv_bn_relu(quarter, quarter)
         )
         self.at_half = _joining(quarter + half, half)
         self.at_full = _joining(half + full, full)
@@ -293,11 +295,13 @@ def agreement(features: Tensor, outputs: Tensor) -> Tensor:
 
 
 def _pair(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(unit(inputs, outputs, stride=stride), unit(outputs, outputs))
+    return nn.Sequential(
+        conv_bn_relu(inputs, outputs, stride=stride), conv_bn_relu(outputs, outputs)
+    )
 
 
 def _joining(inputs: int, outputs: int) -> nn.Sequential:
-    """A unit of two tensors, one of which is enlarged to the other's size."""
+    """A block of two tensors, one of which is enlarged to the other's size."""
     conv = _JoiningConv(inputs, outputs, 3, padding=1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 

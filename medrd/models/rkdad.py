@@ -36,7 +36,7 @@ from torch import Tensor
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.monitors import StudentMonitor
 from medrd.models.settings import Beta, ModelSection, Rate, TeacherConfig
-from medrd.models.stfpm import squared_distance, unit
+from medrd.models.stfpm import normalised, squared_distance
 from medrd.models.student import fresh_encoder
 from medrd.models.teacher import Teacher
 
@@ -79,7 +79,10 @@ class RKDAD(Detector):
     def distillation_loss(self, batch: Batch) -> Tensor:
         """Distance between the FSP matrices, plus the weighted one between features: a scalar."""
         levels, own = self.features(batch.images)
-        targets, outputs = [unit(level) for level in levels], [unit(level) for level in own]
+        targets, outputs = (
+            [normalised(level) for level in levels],
+            [normalised(level) for level in own],
+        )
         distances = torch.stack(
             [squared_distance(a, b).mean() for a, b in zip(targets, outputs, strict=True)]
         )
@@ -146,5 +149,5 @@ def _adjacent(levels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     pairs = []
     for level, deeper in pairwise(levels):
         pooled = F.max_pool2d(level, level.shape[-1] // deeper.shape[-1])
-        pairs.append((unit(pooled), unit(deeper)))
+        pairs.append((normalised(pooled), normalised(deeper)))
     return pairs

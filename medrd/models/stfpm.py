@@ -69,8 +69,8 @@ class STFPM(Detector):
     def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Teacher's and student's levels of (B, 3, H, W) images, of length 1 over channels."""
         with torch.no_grad():
-            targets = [unit(level) for level in self.teacher(images)]
-        return targets, [unit(level) for level in self.student(images)]
+            targets = [normalised(level) for level in self.teacher(images)]
+        return targets, [normalised(level) for level in self.student(images)]
 
     def distillation_loss(self, batch: Batch) -> Tensor:
         """Sum over levels of the mean squared distance: a scalar in [0, 12]."""
@@ -117,7 +117,7 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().sum(1)
 
 
-def unit(level: Tensor) -> Tensor:
+def normalised(level: Tensor) -> Tensor:
     """Normalise to length 1 over channels, in float32 even under autocast."""
     return F.normalize(level.float(), dim=1)
 

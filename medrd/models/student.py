@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from medrd.models.blocks import Block, basic, bottleneck, unit
+from medrd.models.blocks import Block, basic, bottleneck, conv_bn_relu
 from medrd.models.teacher import ResidualLayout, Teacher
 
 
@@ -59,7 +59,7 @@ def _downsampler(channels: Sequence[int], strides: Sequence[int]) -> nn.Module:
             raise ValueError(f"levels at strides {list(strides)} are not powers of two apart")
         width = channels[i]
         while ratio > 1:
-            layers += unit(width, channels[i + 1], stride=2)
+            layers += conv_bn_relu(width, channels[i + 1], stride=2)
             width, ratio = channels[i + 1], ratio // 2
     return nn.Sequential(*layers)
 

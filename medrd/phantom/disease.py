@@ -18,7 +18,8 @@ from medrd.phantom.lesions import LesionPlan, displace, grow_lesion
 from medrd.phantom.looks import Look
 
 HEALTHY, MASS, SPOTS, INFARCT = range(4)
-_SHARES = (0.15, 0.55, 0.17, 0.13)
+SHARES = (0.15, 0.55, 0.17, 0.13)
+"""Share of the persons with each of these."""
 _ALSO_SPOTS = 0.12
 """Share of the patients with other diseases who also have a few spots."""
 _CORES = (0.35, 0.33, 0.17, 0.15)
@@ -76,7 +77,7 @@ def plan_disease(
     rng: np.random.Generator, template: Template, head: Head, *, healthy: bool = False
 ) -> DiseasePlan:
     """Draw the kind of disease of one person (none if ``healthy``), and the masses."""
-    kind = HEALTHY if healthy else int(rng.choice(len(_SHARES), p=_SHARES))
+    kind = HEALTHY if healthy else int(rng.choice(len(SHARES), p=SHARES))
     if kind != MASS:
         return DiseasePlan(kind, (), cavity=False)
     count = int(rng.choice([1, 1, 1, 2, 4]))

@@ -39,9 +39,9 @@ FINE_SHARE = 0.3
 """Share of the fine image's voxels sampled in each step."""
 _SEED = 1
 
-# For heads whose voxel size is wrong by up to a fifth along each axis: scales to start from, in the
-# slices' plane (of one voxel size, most often) and across, from the template to the scan.
-_ACROSS, _ALONG = (0.9, 1.02, 1.15), (0.8, 0.93, 1.07, 1.22)
+SCALES_IN_PLANE, SCALES_ACROSS = (0.9, 1.02, 1.15), (0.8, 0.93, 1.07, 1.22)
+"""Scales to start from, from the template to the scan, for heads whose voxel size is wrong by up to
+a fifth along each axis: in the slices' plane (most often of one voxel size) and across it."""
 _PER_SCALE, _SCALED, _SCALED_AGAIN = 2, 5, 2
 _RESCALED = ((0.9, 0.9, 1.0), (0.9, 1.0, 1.0), (1.0, 0.9, 1.0), (1.0, 1.0, 0.9))
 
@@ -144,8 +144,8 @@ def register_scaled(
         return matrix @ about(fit.centre_mm, np.diag([*factors, 1.0]))
 
     climbed = []
-    for across, along in product(_ACROSS, _ALONG):
-        starts = [scaled(start, across, across, along) for start in around]
+    for in_plane, across in product(SCALES_IN_PLANE, SCALES_ACROSS):
+        starts = [scaled(start, in_plane, in_plane, across) for start in around]
         climbed += [fit.climb(start) for start in fit.best(starts, _PER_SCALE)]
     found = [fit.climb(matrix, scales=True) for matrix in fit.best(climbed, _SCALED)]
     found.sort(key=fit.prominence, reverse=True)

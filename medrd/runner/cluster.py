@@ -27,7 +27,8 @@ EVERYWHERE = "Put everything that the command reads and writes on storage that a
 STORE_BYTES = 512 * 2**20
 """Size of Ray's object store, if Ray is started here. Only the scores of an evaluation use much of
 it; what does not fit goes to the disk."""
-_STALL_S = 30.0
+STALL_S = 30.0
+"""Time without a working process after which a warning is logged, again and again."""
 _HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
 
 
@@ -201,7 +202,7 @@ class StallWarning:
         """Call this often, with whether any process is at work now."""
         if at_work:
             self._since = time.monotonic()
-        elif time.monotonic() - self._since > _STALL_S:
+        elif time.monotonic() - self._since > STALL_S:
             self._since = time.monotonic()
             logger.warning(
                 "waiting for processes: they are starting, or no node has free resources"

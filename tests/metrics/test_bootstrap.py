@@ -91,7 +91,7 @@ def test_many_resamples_are_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
     units = units_of(subjects(1, lesions=4))
     weights = np.random.default_rng(1).integers(0, 3, (50, 4))
     together = weighted_metrics(units, weights)
-    monkeypatch.setattr("medrd.metrics.units._CELLS", 1)
+    monkeypatch.setattr("medrd.metrics.units.MAX_CELLS", 1)
     for name, values in weighted_metrics(units, weights).items():
         np.testing.assert_allclose(values, together[name], rtol=1e-12)
 

@@ -61,7 +61,7 @@ def test_each_kind_of_disease_changes_the_scan_where_it_is_labelled(
 ) -> None:
     shares = [0.0] * 4
     shares[kind] = 1.0
-    monkeypatch.setattr(disease, "_SHARES", tuple(shares))
+    monkeypatch.setattr(disease, "SHARES", tuple(shares))
     assert any(make_varied(index, voxel_mm=MM).labels.any() for index in range(2))
 
 

@@ -48,7 +48,7 @@ NODDED = translation([3, 2, -4]) @ rotation(2, 3, -2) @ MOVED
 COARSE = """
 from medrd.preparation import register
 register.FINE_SHARE = 0.1
-register._ACROSS = register._ALONG = (1.0,)
+register.SCALES_IN_PLANE = register.SCALES_ACROSS = (1.0,)
 """
 """The prelude of a process that registers with fewer samples, and tries noise at one scale only."""
 

@@ -284,7 +284,7 @@ def test_a_stop_is_waited_for_only_where_workers_hear_it(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("medrd.runner.cluster._STALL_S", -1)
+    monkeypatch.setattr("medrd.runner.cluster.STALL_S", -1)
     asked = iter([False, True, True])
     news = module.News(tmp_path, lambda *a, **k: None, 0)
     group = Group(working)
