@@ -42,7 +42,7 @@ from medrd.prediction.predict import predict
 from medrd.preparation.brain import deepbet_mask
 from medrd.preparation.head import PreparedHead, prepare_head
 from medrd.preparation.linear import Matrix, about, inverse, rotation, translation
-from medrd.preparation.options import Options
+from medrd.preparation.options import PrepareOptions
 from medrd.preparation.prepare import prepare
 from medrd.preparation.quality import dice
 from medrd.preparation.record import Origin
@@ -89,7 +89,7 @@ def head_rows(scan: Volume, brain: NDArray[np.bool_], template: Template, count:
         if number:
             pose = random_pose(rng, points.mean(0), degrees=20, shift_mm=40)
         there = moved(scan, pose)
-        head, seconds = timed(partial(prepare_head, {"t1": there}, template, Options()))
+        head, seconds = timed(partial(prepare_head, {"t1": there}, template, PrepareOptions()))
         to_prepared = inverse(head.to_raw["t1"])
         mask = to_sitk(volume_from_array(head.brain, template.affine))
         back = resample(mask, scan.shape, there.affine, to_prepared).array > 0.5
@@ -126,7 +126,7 @@ def brats_rows(root: Path, template: Template, channels: list[str], numbers: lis
         first = next(iter(volumes.values()))
         points = centres_mm(first.array > 0, first.affine)[::200]
         there = {c: moved(volume, poses[c]) for c, volume in volumes.items()}
-        head, seconds = timed(partial(prepare_head, there, template, Options()))
+        head, seconds = timed(partial(prepare_head, there, template, PrepareOptions()))
         # Prepared world -> BraTS's own: the same for all modalities if they were found rightly.
         own = {c: inverse(poses[c]) @ head.to_raw[c] for c in volumes}
         reference = head.quality.reference
@@ -223,7 +223,7 @@ def poses_of_brats(root: Path, template: Template, numbers: list[int]) -> Rows:
     found = []
     for number in numbers:
         scan = read_nifti(subjects[number - 1].images["t1"].path)
-        head = prepare_head({"t1": scan}, template, Options())
+        head = prepare_head({"t1": scan}, template, PrepareOptions())
         from_template = head.to_raw["t1"] @ inverse(template.pose)
         turn = Rotation.from_matrix(from_template[:3, :3]).as_euler("xyz", degrees=True)
         found.append([*apply_affine(from_template, template.centre_mm[None])[0], *turn])

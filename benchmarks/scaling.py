@@ -37,7 +37,7 @@ from medrd.run.model_folder import load_model
 from medrd.run.table import markdown_table
 from medrd.runner.cluster import ray_cluster
 from medrd.runner.on_ray import Ray
-from medrd.training.metrics_log import read_reports
+from medrd.training.metrics_log import read_epochs
 from medrd.training.on_ray import train_on_ray
 from medrd.training.train import train
 from medrd.tuning.config import make_tune
@@ -192,7 +192,7 @@ def print_train(raw: dict[str, Any], folder: Path, processes: int) -> None:
                 train(config, out)
             else:
                 train_on_ray(config, out, workers=workers, cpus=1)
-        speeds.append(read_reports(out)[-1].slices_per_s)
+        speeds.append(read_epochs(out)[-1].slices_per_s)
         seconds.append(spent[0])
     base = (speeds[0] + speeds[-1]) / 2
     rows = [

@@ -21,7 +21,7 @@ from medrd.prediction.options import (
     PredictOptions,
     Series,
 )
-from medrd.preparation.options import Options as PrepareOptions
+from medrd.preparation.options import PrepareOptions
 
 __all__ = ["app", "main"]
 
@@ -391,14 +391,14 @@ def doctor(
     ] = False,
 ) -> None:
     """Show versions, devices, teacher weights and models."""
-    from medrd.doctor import examine, findings
+    from medrd.doctor import environment, environment_text
 
     if not json_:
-        typer.echo(examine(count=models))
+        typer.echo(environment_text(count=models))
         return
     import json
 
-    typer.echo(json.dumps(findings(count=models), indent=2))
+    typer.echo(json.dumps(environment(count=models), indent=2))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ _TEACHERS = ("tf_efficientnet_lite0", "wide_resnet50_2")
 _TRANSFORMERS = ("vit_base_patch14_reg4_dinov2",)
 
 
-def findings(*, count: bool = False) -> dict[str, Any]:
-    """All findings as plain types for JSON.
+def environment(*, count: bool = False) -> dict[str, Any]:
+    """Versions, device, cache, teacher and models, as plain types for JSON.
 
     With ``count``, models come with each of their usual teachers and their number of parameters:
     building them takes seconds.
@@ -44,9 +44,9 @@ def findings(*, count: bool = False) -> dict[str, Any]:
     }
 
 
-def examine(*, count: bool = False) -> str:
-    """The findings as text; ``count`` as for :func:`findings`."""
-    found = findings(count=count)
+def environment_text(*, count: bool = False) -> str:
+    """The same as text; ``count`` as for :func:`environment`."""
+    found = environment(count=count)
     lines = [f"{name:12} {version}" for name, version in found["versions"].items()]
     lines.append(f"{'git':12} {found['git'] or 'not a checkout'}")
     device = found["device"]

@@ -7,13 +7,13 @@ from pathlib import Path
 from medrd.data.output_names import PREPARED_ENDING, ending_in
 from medrd.errors import ConfigError
 from medrd.evaluation.report import is_evaluation, is_run, report_run
-from medrd.prediction.report import Report, find_records, report_predictions
+from medrd.prediction.report import HtmlReport, find_records, report_predictions
 from medrd.preparation.report import PAGE_NAME
 
-__all__ = ["Report", "write_report"]
+__all__ = ["HtmlReport", "write_report"]
 
 
-def write_report(folder: str | Path) -> Report:
+def write_report(folder: str | Path) -> HtmlReport:
     """Write ``report.html`` into a folder that ``medrd predict``, ``train`` or ``evaluate`` wrote.
 
     Raises

@@ -9,7 +9,7 @@ from medrd.run.cohort import Cohort
 from medrd.tuning.config import TuneConfig, make_tune
 from medrd.tuning.folder import open_search
 from medrd.tuning.space import Point
-from medrd.tuning.trial import Report, run_trial
+from medrd.tuning.trial import TrialMetrics, run_trial
 
 
 def make_search_raw(tiny_raw: dict[str, Any]) -> dict[str, Any]:
@@ -34,10 +34,10 @@ def begin(raw: dict[str, Any], out: Path, *, resume: bool = False) -> tuple[Tune
 POINT = {"model.lr": 0.002, "model.median": 1}
 
 
-def run_point(raw: dict[str, Any], out: Path, point: Point = POINT) -> list[Report]:
+def run_point(raw: dict[str, Any], out: Path, point: Point = POINT) -> list[TrialMetrics]:
     """Run a trial of a search, or continue it, in the folder ``trials/one``; its reports."""
     config, cohort = begin(raw, out, resume=True)
-    reports: list[Report] = []
+    reports: list[TrialMetrics] = []
     run_trial(config, cohort.split.hash, point, out / TRIAL, reports.append)
     return reports
 

@@ -148,7 +148,7 @@ def test_what_the_system_denies_is_one_line_but_a_missing_file_may_be_a_bug(
     denied = (
         f"import errno, medrd.doctor as d\ndef no(**_): raise OSError(errno.{number}, 'no', '/f')\n"
     )
-    done = medrd("doctor", prelude=f"{denied}d.examine = no")
+    done = medrd("doctor", prelude=f"{denied}d.environment_text = no")
     assert done.code == code
     assert ("Traceback" in done.stderr) == (code == 1)
     assert "/f" in done.stderr

@@ -14,7 +14,7 @@ from medrd.evaluation.outputs import CASES_NAME, FROC_NAME, load_units
 from medrd.metrics.curves import Curve, image_curves, pixel_curves
 from medrd.pages.page import link_to, write_page
 from medrd.pages.run_page import Cell, Picture, Section, Table, metrics_rows, run_page
-from medrd.prediction.report import Report, find_records, report_predictions
+from medrd.prediction.report import HtmlReport, find_records, report_predictions
 from medrd.run.record import Record
 
 _PAGE_CURVES = 12
@@ -34,7 +34,7 @@ def is_evaluation(folder: Path) -> bool:
     return (folder / "metrics.json").is_file()
 
 
-def report_run(folder: Path) -> Report:
+def report_run(folder: Path) -> HtmlReport:
     """Write ``report.html`` for a run, including its evaluation if there is one.
 
     Raises
@@ -63,7 +63,7 @@ def report_run(folder: Path) -> Report:
         ) from error
     path = folder / REPORT_NAME
     write_page(path, run_page(title, sections, warnings=warnings))
-    return Report(path, pages=1, errors=errors)
+    return HtmlReport(path, pages=1, errors=errors)
 
 
 def _training(folder: Path) -> list[Section]:

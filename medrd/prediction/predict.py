@@ -36,7 +36,7 @@ from medrd.runner.runner import HERE, Runner
 from medrd.runner.shared_model import SharedModel
 
 if TYPE_CHECKING:
-    from medrd.prediction.report import Report
+    from medrd.prediction.report import HtmlReport
 
 logger = logging.getLogger("medrd.predict")
 
@@ -61,7 +61,7 @@ class PredictReport:
     done: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     errors: list[InputError] = field(default_factory=list)
-    page: Report | None = None
+    page: HtmlReport | None = None
     left_out: list[LeftOut] = field(default_factory=list)
 
 

@@ -41,7 +41,7 @@ CODE_VERSION = 3
 
 
 @dataclass
-class Report:
+class HtmlReport:
     """The pages of a report.
 
     Attributes
@@ -120,14 +120,14 @@ def _is_prediction(path: Path) -> bool:
     return record is not None and record.is_prediction
 
 
-def report_predictions(folder: Path, records: Sequence[Path]) -> Report:
+def report_predictions(folder: Path, records: Sequence[Path]) -> HtmlReport:
     """Write ``report.html`` and, for several results, ``report/<place>/<stem>.html``.
 
     Results are shown one at a time, so that memory does not grow with their number. A page that is
     up to date is left as it is; so is one that cannot be made again, for instance because the
     scans have moved. Pages of an earlier report whose results are gone are removed.
     """
-    report = Report(folder / REPORT_NAME)
+    report = HtmlReport(folder / REPORT_NAME)
     predicted: list[_Predicted] = []
     for path in records:
         try:
@@ -165,7 +165,7 @@ def report_predictions(folder: Path, records: Sequence[Path]) -> Report:
     return report
 
 
-def _enter(report: Report, error: InputError) -> None:
+def _enter(report: HtmlReport, error: InputError) -> None:
     logger.error("%s", error)
     report.errors.append(error)
 

@@ -18,7 +18,7 @@ from medrd.preparation.bias import around_head, correct_bias
 from medrd.preparation.brain import filled, is_stripped, refine
 from medrd.preparation.check import checked, shown
 from medrd.preparation.linear import Matrix, closest_rigid, inverse, translation
-from medrd.preparation.options import Options
+from medrd.preparation.options import PrepareOptions
 from medrd.preparation.programs import find_extractor
 from medrd.preparation.quality import (
     LEAST_CONTRAST,
@@ -125,7 +125,7 @@ def choose_reference(volumes: Mapping[str, Volume]) -> str:
 
 
 def prepare_head(
-    volumes: Mapping[str, Volume], template: Template, options: Options
+    volumes: Mapping[str, Volume], template: Template, options: PrepareOptions
 ) -> PreparedHead:
     """Bring all modalities of a subject to the template.
 
@@ -189,7 +189,7 @@ def coregister(reference: SimpleITK.Image, image: SimpleITK.Image) -> Registrati
 
 
 def place_on_template(
-    subject: _Subject, template: Template, options: Options, method: str, mask: Volume | None
+    subject: _Subject, template: Template, options: PrepareOptions, method: str, mask: Volume | None
 ) -> PreparedHead:
     """Bring the subject, with its brain found by ``method``, to the template's position."""
     reference, others = subject.reference, subject.onto_others
@@ -239,7 +239,7 @@ def _shows_tissue(scans: Mapping[str, Volume], reference: str) -> str | None:
 
 
 def _raw_brain(
-    scans: Mapping[str, Volume], reference: str, options: Options
+    scans: Mapping[str, Volume], reference: str, options: PrepareOptions
 ) -> tuple[str, Volume | None]:
     """The method that found the brain, and its mask on the reference's grid if already known."""
     volume = scans[reference]
@@ -250,7 +250,7 @@ def _raw_brain(
 
 
 def _brain_in_skull(
-    scans: Mapping[str, Volume], reference: str, options: Options
+    scans: Mapping[str, Volume], reference: str, options: PrepareOptions
 ) -> tuple[str, Volume | None]:
     """Like :func:`_raw_brain`, for a head with its skull."""
     volume = scans[reference]

@@ -13,7 +13,7 @@ TEMPLATE: Final = "template"
 
 
 @dataclass(frozen=True)
-class Options:
+class PrepareOptions:
     """Options of the preparation; the help of each says what it does."""
 
     bias: Annotated[bool, typer.Option(help="Correct the bias field with N4.")] = True

@@ -30,7 +30,7 @@ from medrd.images.read import read_volume
 from medrd.images.volume import Volume
 from medrd.preparation.head import PreparedHead, prepare_head
 from medrd.preparation.inputs import find_raw
-from medrd.preparation.options import Options
+from medrd.preparation.options import PrepareOptions
 from medrd.preparation.outputs import (
     FAILED_PICTURE,
     check_folder,
@@ -82,7 +82,7 @@ class _Job:
 
     out: Path
     template: Template
-    options: Options
+    options: PrepareOptions
     overwrite: bool
     max_voxels: int
 
@@ -108,7 +108,7 @@ def prepare(
     *,
     template: str | Path | None = None,
     template_mask: str | Path | None = None,
-    options: Options | None = None,
+    options: PrepareOptions | None = None,
     modality: str | None = None,
     frame: int | None = None,
     series: str | None = None,
@@ -144,7 +144,7 @@ def prepare(
     InterruptedRunError
         SIGTERM or Ctrl-C stopped it after the current subject.
     """
-    options = options or Options()
+    options = options or PrepareOptions()
     require_extra("prepare", "medrd prepare")
     find_extractor(options.extraction)
     cases, errors = find_raw(

@@ -15,7 +15,7 @@ from medrd.data.slices import HealthySlices
 from medrd.run.progress import progress
 from medrd.run.signals import InterruptedRunError
 from medrd.training.checkpoint import Position, load_checkpoint, save_checkpoint
-from medrd.training.loop import EpochReport, Loop
+from medrd.training.loop import EpochMetrics, Loop
 from medrd.training.metrics_log import MetricsLog
 from medrd.training.setup import Training
 from medrd.training.worker import ALONE, Worker
@@ -29,7 +29,7 @@ def fit(
     training: Training,
     *,
     should_stop: Callable[[], bool],
-    on_report: Callable[[EpochReport], None] = lambda report: None,
+    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
     worker: Worker = ALONE,
 ) -> float:
     """Run the remaining epochs, and return the seconds that all epochs took.
@@ -38,7 +38,7 @@ def fit(
 
     Parameters
     ----------
-    on_report
+    on_epoch
         Called after every epoch once its checkpoint is saved, and first with the last epoch of
         an earlier session, which may have been killed before its own call.
 
@@ -72,22 +72,22 @@ def fit(
     if log is not None:
         log.keep(position.epoch)
         if log.last is not None and position.batch == 0:
-            on_report(replace(log.last, last=position.epoch == epochs))
+            on_epoch(replace(log.last, last=position.epoch == epochs))
     done = position.epoch * loop.batches_per_epoch + position.batch
     with progress("training", epochs * loop.batches_per_epoch, done=done) as advance:
         while position.epoch < epochs:
             notes["epoch"] = f"epoch {position.epoch + 1}/{epochs}"
-            position, report = loop.epoch(position)
+            position, metrics = loop.epoch(position)
             if log is not None:
                 # The line is written first: a resume drops a surplus line, but could not restore a
                 # lost one.
-                if report is not None:
-                    log.add(report)
+                if metrics is not None:
+                    log.add(metrics)
                 save_checkpoint(
                     checkpoint, training.detector, loop.optimizers, position, identity=identity
                 )
-                if report is not None:
-                    on_report(report)
+                if metrics is not None:
+                    on_epoch(metrics)
             if should_stop() and position.epoch < epochs:
                 raise stopped(position.epoch, config, out)
     return log.seconds if log is not None else 0.0

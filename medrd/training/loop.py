@@ -37,7 +37,7 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 @dataclass(frozen=True)
-class EpochReport:
+class EpochMetrics:
     """The state of a training after an epoch; a line of ``metrics.jsonl``.
 
     Attributes
@@ -160,10 +160,10 @@ class Loop:
             len(self.slices), batch_size=self.batch_size, seed=self.seed, epoch=epoch
         )
 
-    def epoch(self, position: Position) -> tuple[Position, EpochReport | None]:
+    def epoch(self, position: Position) -> tuple[Position, EpochMetrics | None]:
         """Continue from a position to the end of its epoch, or to a requested stop.
 
-        Returns the next position, and the epoch's report if it has ended.
+        Returns the next position, and the epoch's metrics if it has ended.
 
         Raises
         ------
@@ -199,7 +199,7 @@ class Loop:
         self.worker.share_statistics(self.detector)
         seconds = time.perf_counter() - start
         means = {name: value / len(batches) for name, value in sums.items()}
-        report = EpochReport(
+        metrics = EpochMetrics(
             epoch=position.epoch + 1,
             loss=sum(means.values()),
             losses=means,
@@ -208,7 +208,7 @@ class Loop:
             seconds=seconds,
             last=position.epoch + 1 == self.epochs,
         )
-        return Position(position.epoch + 1), report
+        return Position(position.epoch + 1), metrics
 
     def iteration(
         self, slices: SliceBatch, position: Position, *, weight: float = 1.0

@@ -10,29 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from medrd.files import write_text
-from medrd.training.loop import EpochReport
+from medrd.training.loop import EpochMetrics
 
 logger = logging.getLogger("medrd.train")
 
 _NAME = "metrics.jsonl"
 
 
-def log_epoch(report: EpochReport) -> None:
+def log_epoch(metrics: EpochMetrics) -> None:
     """Log an epoch in one readable line."""
     logger.info(
         "epoch %d: loss %.4f, %.1f slices/s, %.1f %% of the time waiting for data",
-        report.epoch,
-        report.loss,
-        report.slices_per_s,
-        100 * report.wait_share,
+        metrics.epoch,
+        metrics.loss,
+        metrics.slices_per_s,
+        100 * metrics.wait_share,
     )
 
 
-def read_reports(out: Path) -> list[EpochReport]:
-    """Read the epochs recorded in a run folder."""
+def read_epochs(out: Path) -> list[EpochMetrics]:
+    """Read the metrics of the epochs recorded in a run folder."""
     path = out / _NAME
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [EpochReport(**json.loads(line)) for line in lines]
+    return [EpochMetrics(**json.loads(line)) for line in lines]
 
 
 class MetricsLog:
@@ -57,22 +57,22 @@ class MetricsLog:
         self.lines = [line for line in lines if json.loads(line)["epoch"] <= epochs]
         self._write()
 
-    def add(self, report: EpochReport) -> None:
+    def add(self, metrics: EpochMetrics) -> None:
         """Append an epoch."""
-        log_epoch(report)
-        content = asdict(report)
+        log_epoch(metrics)
+        content = asdict(metrics)
         del content["last"]
         self.lines.append(json.dumps(content))
         self._write()
         if self.board is not None:
-            self.board.add_scalar("loss", report.loss, report.epoch)
-            self.board.add_scalar("slices_per_s", report.slices_per_s, report.epoch)
+            self.board.add_scalar("loss", metrics.loss, metrics.epoch)
+            self.board.add_scalar("slices_per_s", metrics.slices_per_s, metrics.epoch)
             self.board.flush()
 
     @property
-    def last(self) -> EpochReport | None:
+    def last(self) -> EpochMetrics | None:
         """The last finished epoch, if any."""
-        return EpochReport(**json.loads(self.lines[-1])) if self.lines else None
+        return EpochMetrics(**json.loads(self.lines[-1])) if self.lines else None
 
     @property
     def seconds(self) -> float:

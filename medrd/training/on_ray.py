@@ -41,7 +41,7 @@ from medrd.runner.cluster import (
 )
 from medrd.training.board import Board
 from medrd.training.fit import CHECKPOINT, fit, identity_of, stopped
-from medrd.training.metrics_log import log_epoch, read_reports
+from medrd.training.metrics_log import log_epoch, read_epochs
 from medrd.training.setup import Training, build_detector_for
 from medrd.training.train import train
 from medrd.training.worker import Worker
@@ -151,7 +151,7 @@ def _run_epochs(
     should_stop: Callable[[], bool],
 ) -> dict[str, Any] | None:
     config, out, count = training.config, training.out.absolute(), len(training.slices)
-    reported = len(read_reports(out))
+    reported = len(read_epochs(out))
     if (out / CHECKPOINT).is_file() and reported >= config.train.epochs:
         return None  # it was stopped after its epochs
     if count < LEAST_SHARE * workers:
@@ -174,7 +174,7 @@ def _run_epochs(
             order = Order(config, out, identity, Path.cwd(), cpus, gpu, _board())
             group = WorkerGroup(order, workers, scratch / f"ray{restarts}")
             if not follow(group, should_stop, news):
-                error = stopped(len(read_reports(out)), config, out)
+                error = stopped(len(read_epochs(out)), config, out)
                 raise InterruptedRunError(f"{error} --workers {workers}")
             if group.failure is None:
                 return {"count": workers, **group.record, "restarts": restarts}
@@ -295,9 +295,9 @@ class News:
         self._out, self._advance, self.reported = out, advance, reported
 
     def report(self) -> None:
-        for report in read_reports(self._out)[self.reported :]:
-            log_epoch(report)
-            self._advance(note=f"loss {report.loss:.4f}  {report.slices_per_s:.0f} slices/s")
+        for metrics in read_epochs(self._out)[self.reported :]:
+            log_epoch(metrics)
+            self._advance(note=f"loss {metrics.loss:.4f}  {metrics.slices_per_s:.0f} slices/s")
             self.reported += 1
 
 

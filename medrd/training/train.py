@@ -33,12 +33,12 @@ from medrd.run.provenance import git_revision, peak_memory_mib, versions
 from medrd.run.signals import stop_on_signals
 from medrd.training.collect import collect
 from medrd.training.fit import CHECKPOINT, data_hash_of, fit, portable
-from medrd.training.loop import EpochReport
+from medrd.training.loop import EpochMetrics
 from medrd.training.setup import Training, build_detector_for
 
 logger = logging.getLogger("medrd.train")
 
-OnEpoch = Callable[[EpochReport, Predictor], None]
+OnEpoch = Callable[[EpochMetrics, Predictor], None]
 RunEpochs = Callable[[Training, Callable[[], bool]], dict[str, Any] | None]
 """(training, should_stop) -> the workers' entry in ``run.json``; None if there was nothing to do.
 It leaves the checkpoint of the last epoch in the run folder."""
@@ -64,7 +64,7 @@ def train(
     resume
         Continue from the run's checkpoint; a finished run is left as it is.
     on_epoch
-        Called with the report and the detector after every epoch once its checkpoint is saved, and
+        Called with the metrics and the detector after every epoch once its checkpoint is saved, and
         again with the last one when a killed run is resumed, so that none is missed. For a detector
         that collects or has no epochs, it is called once, at the end, because there are no maps
         before.
@@ -243,20 +243,20 @@ def optimise(
     """
     detector = training.detector
     maps_each_epoch = bool(detector.steps()) and not detector.collects
-    done = EpochReport(epoch=1, loss=None, last=True)
+    done = EpochMetrics(epoch=1, loss=None, last=True)
 
-    def after_epoch(report: EpochReport) -> None:
+    def after_epoch(metrics: EpochMetrics) -> None:
         nonlocal done
-        done = report
+        done = metrics
         if maps_each_epoch and on_epoch is not None:
-            on_epoch(report, training.predictor())
+            on_epoch(metrics, training.predictor())
 
     seconds, workers = 0.0, None
     with stop_on_signals() as stop:
         if detector.steps():
             if run_epochs is not None:
                 workers = run_epochs(training, lambda: bool(stop))
-            seconds += fit(training, should_stop=lambda: bool(stop), on_report=after_epoch)
+            seconds += fit(training, should_stop=lambda: bool(stop), on_epoch=after_epoch)
         if detector.collects:
             seconds += collect(training, should_stop=lambda: bool(stop))
     if not maps_each_epoch and on_epoch is not None:

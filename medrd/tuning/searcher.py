@@ -33,7 +33,7 @@ from medrd.tuning.trials import Trial, news_of, trial_of, trials_csv, trials_of
 logger = logging.getLogger("medrd.tune")
 
 METRIC, TIME = "objective", "epoch"
-"""Names in :class:`medrd.tuning.trial.Report`."""
+"""Names in :class:`medrd.tuning.trial.TrialMetrics`."""
 _STATE = "state.tar"
 _DRAWS = 100
 """Draws that may repeat earlier points before a space counts as exhausted."""

@@ -25,7 +25,7 @@ from medrd.run.cohort import load_cohort
 from medrd.run.folder_lock import lock_folder
 from medrd.run.outputs import make_folder
 from medrd.run.predictor import Predictor
-from medrd.training.loop import EpochReport
+from medrd.training.loop import EpochMetrics
 from medrd.training.train import train
 from medrd.tuning.config import TuneConfig
 from medrd.tuning.objective import make_objective
@@ -43,7 +43,7 @@ _REPORTS, _ERROR = "reports.jsonl", "error.txt"
 
 
 @dataclass(frozen=True)
-class Report:
+class TrialMetrics:
     """A trial's metrics after an epoch, for Ray Tune.
 
     Attributes
@@ -75,7 +75,7 @@ def run_trial(
     split_hash: str,
     point: Point,
     folder: Path,
-    report: Callable[[Report], None],
+    report: Callable[[TrialMetrics], None],
 ) -> None:
     """Train with a point's values, from the checkpoint if there is one, and report each epoch.
 
@@ -109,7 +109,7 @@ def run_trial(
             _train(config, split_hash, point, folder, report)
         except Exception as error:
             write_text(folder / _ERROR, traceback.format_exc())
-            reports = read_reports(folder) or [Report(0, WORST, None, 0.0, last=False)]
+            reports = read_trial_metrics(folder) or [TrialMetrics(0, WORST, None, 0.0, last=False)]
             report(replace(reports[-1], objective=WORST, last=False, failed=_in_one_line(error)))
 
 
@@ -118,7 +118,7 @@ def _train(
     split_hash: str,
     point: Point,
     folder: Path,
-    report: Callable[[Report], None],
+    report: Callable[[TrialMetrics], None],
 ) -> None:
     trial = config.trial_config(point, where=str(folder))
     cohort = load_cohort(trial)
@@ -131,14 +131,14 @@ def _train(
             "data set has changed.",
         )
     objective = make_objective(config.objective, trial, cohort)
-    reports = read_reports(folder)
+    reports = read_trial_metrics(folder)
     clock = time.monotonic() - (reports[-1].seconds if reports else 0.0)
 
-    def after_epoch(done: EpochReport, predictor: Predictor) -> None:
+    def after_epoch(done: EpochMetrics, predictor: Predictor) -> None:
         if not reports or done.epoch > reports[-1].epoch:
             value = objective(predictor)
             seconds = round(time.monotonic() - clock, 3)
-            reports.append(Report(done.epoch, value, done.loss, seconds, done.last))
+            reports.append(TrialMetrics(done.epoch, value, done.loss, seconds, done.last))
             lines = (json.dumps(asdict(each), allow_nan=False) for each in reports)
             write_text(folder / _REPORTS, "".join(f"{line}\n" for line in lines))
         if not done.last:
@@ -148,11 +148,11 @@ def _train(
     report(reports[-1])
 
 
-def read_reports(folder: Path) -> list[Report]:
-    """Read a trial's reports so far, one per epoch."""
+def read_trial_metrics(folder: Path) -> list[TrialMetrics]:
+    """Read a trial's metrics after each finished epoch."""
     path = folder / _REPORTS
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [Report(**json.loads(line)) for line in lines]
+    return [TrialMetrics(**json.loads(line)) for line in lines]
 
 
 def _in_one_line(error: Exception) -> str:

@@ -59,7 +59,7 @@ def trials_of(ray_trials: Iterable[Any]) -> list[Trial]:
 def trial_of(ray_trial: Any, result: Mapping[str, Any] | None = None) -> Trial:
     """Convert a trial of Ray Tune, with a result (by default its last one).
 
-    A result has the fields of :class:`medrd.tuning.trial.Report`.
+    A result has the fields of :class:`medrd.tuning.trial.TrialMetrics`.
     """
     result = result or ray_trial.last_result or {}
     status: Status = "unfinished"

@@ -44,7 +44,7 @@ from medrd.preparation.linear import (
     translation,
     write_transform,
 )
-from medrd.preparation.options import Options
+from medrd.preparation.options import PrepareOptions
 from medrd.preparation.quality import (
     NOT_REFINED,
     Alignment,
@@ -169,7 +169,7 @@ def test_a_flair_alone_gets_a_refined_brain_and_a_t2_alone_the_template_s(
     flair = make_head("flair", to_head=MOVED, seed=3)
     truth_ml = brain_at(points_of(SHAPE, affine_of(4.0, SHAPE))).sum() * 0.064
     for modality, brain in (("t2", NOT_REFINED), ("flair", "template")):
-        head = prepare_head({modality: flair}, template, Options(bias=False))
+        head = prepare_head({modality: flair}, template, PrepareOptions(bias=False))
         assert (head.quality.failures(), head.quality.brain) == ([], brain)
         assert head.quality.brain_ml == pytest.approx(truth_ml, rel=0.05)
 
@@ -180,7 +180,7 @@ def test_a_head_of_an_impossible_size_is_scaled_to_the_template_with_a_warning(
     monkeypatch.setattr(similarity, "MOST_POINTS", 5000)  # with fewer it is found less exactly
     flair = make_head("flair", seed=3)
     large = volume_from_array(flair.array, np.diag([1.25, 1.2, 1.2, 1.0]) @ flair.affine)
-    head = prepare_head({"flair": large}, template, Options(bias=False))
+    head = prepare_head({"flair": large}, template, PrepareOptions(bias=False))
     assert head.quality.failures() == []
     assert head.quality.resized
     (warning,) = head.quality.warnings()
@@ -206,7 +206,7 @@ def test_a_scan_without_skull_comes_to_the_template_with_its_own_brain(template:
     filled_up = make_head("flair", to_head=MOVED, skull=False, seed=4).array.copy()
     filled_up[:, :, 36:] = 0
     flair = volume_from_array(filled_up, scan.affine)
-    head = prepare_head({"t1": scan, "flair": flair}, template, Options(bias=False))
+    head = prepare_head({"t1": scan, "flair": flair}, template, PrepareOptions(bias=False))
     assert head.quality.failures() == []
     assert (head.quality.brain, head.quality.brain_dice > 0.95) == ("stripped", True)
     assert error_mm(head.to_raw["t1"] @ np.linalg.inv(template.pose), np.linalg.inv(MOVED)) < 2.5
@@ -247,14 +247,14 @@ def test_a_small_head_in_air_of_exactly_0_is_tried_again_with_its_skull(
         ({"stripped": 300.0, "template": 3000.0}, 300.0),
     ):
         monkeypatch.setattr(head_module, "place_on_template", partial(placed, found=found))
-        head = prepare_head({"t1": scan}, template, Options(bias=False))
+        head = prepare_head({"t1": scan}, template, PrepareOptions(bias=False))
         assert head.quality.brain_ml == chosen
 
 
 def test_a_head_whose_header_turns_it_upside_down_is_not_used(template: Template) -> None:
     scan = make_head("t1", to_head=MOVED, seed=3)
     wrong = volume_from_array(scan.array, np.diag([1, -1, -1, 1]) @ scan.affine)
-    head = prepare_head({"t1": wrong}, template, Options(bias=False))
+    head = prepare_head({"t1": wrong}, template, PrepareOptions(bias=False))
     (failure,) = head.quality.failures()
     assert "orientation seems wrong" in failure
 
@@ -277,7 +277,7 @@ def test_what_is_no_head_is_refused(
     good = make_head("t1")
     with pytest.raises(error, match=words):
         prepare_head(
-            {"t1": good, "flair": volume_from_array(scan, good.affine)}, template, Options()
+            {"t1": good, "flair": volume_from_array(scan, good.affine)}, template, PrepareOptions()
         )
 
 
@@ -413,7 +413,7 @@ def test_deepbet_is_asked_for_in_vain_where_it_is_not_or_cannot_help(
     monkeypatch: pytest.MonkeyPatch, template: Template
 ) -> None:
     monkeypatch.setitem(sys.modules, "deepbet", None)
-    options = Options(bias=False, extraction="deepbet")
+    options = PrepareOptions(bias=False, extraction="deepbet")
     with pytest.raises(ConfigError, match="medrd\\[brain\\]"):
         prepare_head({"t1": make_head("t1")}, template, options)
     module = ModuleType("deepbet")

@@ -31,7 +31,7 @@ from medrd.prediction import raw as raw_module
 from medrd.prediction.predict import predict
 from medrd.preparation import prepare as prepare_module
 from medrd.preparation.linear import from_itk, rotation, translation
-from medrd.preparation.options import Options
+from medrd.preparation.options import PrepareOptions
 from medrd.preparation.prepare import prepare
 from medrd.report import write_report
 from medrd.run.failures import Failure, write_failures
@@ -86,7 +86,7 @@ def prepared(medrd: Medrd, tmp_path_factory: pytest.TempPathFactory) -> Prepared
     cut.write_bytes(cut.read_bytes()[:5000])
     command = ["prepare", raw, "--out", out, "--template", template, "--no-bias"]
     done = medrd(*command, prelude=COARSE)
-    options = {"template": template, "options": Options(bias=False)}
+    options = {"template": template, "options": PrepareOptions(bias=False)}
     return Prepared(options, raw, out, done.code, done.stderr)
 
 
@@ -170,7 +170,7 @@ def test_what_is_done_is_not_done_again(
     assert work == []
     # A damaged output, another option: done again.
     (out / "good" / "good_t1.nii.gz").write_bytes(b"damaged")
-    for options in (prepared.options, prepared.options | {"options": Options(stretch=True)}):
+    for options in (prepared.options, prepared.options | {"options": PrepareOptions(stretch=True)}):
         prepare([prepared.raw / "good"], out, **options)
     assert len(work) == 2
 
@@ -204,7 +204,7 @@ def test_another_subject_of_that_name_is_not_written_over(
     out = Path(shutil.copytree(prepared.out, tmp_path / "out"))
     other = Path(shutil.copytree(prepared.raw / "good", tmp_path / "site" / "good"))
     monkeypatch.setattr(prepare_module, "prepare_head", give_up)
-    again = {"options": Options(stretch=True), "template": prepared.options["template"]}
+    again = {"options": PrepareOptions(stretch=True), "template": prepared.options["template"]}
     (error,) = prepare([other], out, **again).errors
     assert isinstance(error, OutputError)
     assert str(prepared.raw / "good" / "good_T1w.nii.gz") in error.found
@@ -283,7 +283,7 @@ def test_the_page_does_without_a_picture_or_a_record(prepared: Prepared, tmp_pat
 def test_other_files_in_a_subject_s_folder_are_safe(prepared: Prepared, tmp_path: Path) -> None:
     out = Path(shutil.copytree(prepared.out, tmp_path / "out"))
     (out / "good" / "notes.txt").write_text("mine")
-    again = prepared.options | {"options": Options(stretch=True)}
+    again = prepared.options | {"options": PrepareOptions(stretch=True)}
     report = prepare([prepared.raw / "good"], out, **again)
     assert [type(error) for error in report.errors] == [OutputError]
     assert (out / "good" / "good_t1.nii.gz").exists()

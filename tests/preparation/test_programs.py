@@ -22,7 +22,7 @@ from medrd.images.volume import Volume, volume_from_array
 from medrd.preparation import prepare as prepare_module
 from medrd.preparation import programs
 from medrd.preparation.linear import rotation
-from medrd.preparation.options import Options
+from medrd.preparation.options import PrepareOptions
 from medrd.preparation.prepare import prepare
 from medrd.preparation.programs import Extractor, find_extractor
 from phantom_heads import (
@@ -214,7 +214,7 @@ def test_a_flair_alone_is_prepared_with_the_brain_of_a_program(
     install("bet", f"path = argv[-1]; mask = np.load('{tmp_path}/truth.npy'); {_WRITE}")
     template = save(make_head("t1", skull=False, seed=9), tmp_path / "template.nii.gz")
     raw = save(head, tmp_path / "raw" / "a_flair.nii.gz")
-    options = Options(bias=False, extraction="bet -i {in} -m {mask}")
+    options = PrepareOptions(bias=False, extraction="bet -i {in} -m {mask}")
     report = prepare([raw], tmp_path / "out", template=template, options=options)
     assert report.errors == []
     record = json.loads((tmp_path / "out" / "a" / "a_prepare.json").read_text("utf-8"))

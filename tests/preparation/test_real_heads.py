@@ -21,7 +21,7 @@ from medrd.images.volume import Volume, volume_from_array
 from medrd.prediction.native import NativeSpace, native_mask
 from medrd.preparation.head import prepare_head
 from medrd.preparation.linear import about, inverse, rotation, translation
-from medrd.preparation.options import Options
+from medrd.preparation.options import PrepareOptions
 from medrd.preparation.quality import dice
 from medrd.preparation.record import Origin
 from medrd.preparation.sample import centres_mm, resample
@@ -29,7 +29,7 @@ from medrd.preparation.template import Template, load_template
 from real_data import real_data
 
 MRICRON = Path("/usr/share/mricron/templates")
-OPTIONS = Options(bias=False)
+OPTIONS = PrepareOptions(bias=False)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def flair_alone(name: str) -> dict[str, Volume]:
 
 @pytest.mark.slow
 def test_a_flair_alone_gives_the_brain_that_all_modalities_give(template_2_mm: Template) -> None:
-    head = prepare_head(flair_alone("raw_heads/p03_study2"), template_2_mm, Options())
+    head = prepare_head(flair_alone("raw_heads/p03_study2"), template_2_mm, PrepareOptions())
     assert head.quality.failures() == []
     assert not head.quality.resized
     assert head.quality.brain_ml == pytest.approx(1492, rel=0.03)  # what its modalities give

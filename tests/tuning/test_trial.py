@@ -13,14 +13,14 @@ from medrd.config import load_config
 from medrd.errors import ConfigError, LeakageError
 from medrd.training.train import train
 from medrd.tuning import trial as trial_module
-from medrd.tuning.trial import read_reports, run_trial
+from medrd.tuning.trial import read_trial_metrics, run_trial
 from searches import POINT, TRIAL, begin, run_point
 
 WEIGHTS = Path("model") / "model.safetensors"
 
 
 def test_a_trial_is_an_ordinary_run_that_reports_each_epoch(finished_search: Path) -> None:
-    first, second = read_reports(finished_search / TRIAL)
+    first, second = read_trial_metrics(finished_search / TRIAL)
     assert [(r.epoch, r.last, r.failed) for r in (first, second)] == [(1, False, ""), (2, True, "")]
     assert 0 < second.objective < 1
     assert 0 < first.seconds < second.seconds
@@ -42,7 +42,7 @@ def test_a_finished_trial_is_reported_again_and_not_trained_again(
     from medrd.training.loop import Loop
 
     monkeypatch.setattr(Loop, "epoch", lambda *a, **k: pytest.fail("trained again"))
-    known = read_reports(finished_search / TRIAL)
+    known = read_trial_metrics(finished_search / TRIAL)
     assert run_point(search_raw, finished_search) == known[-1:]
 
 
@@ -81,7 +81,7 @@ def test_a_trial_that_was_cut_off_goes_on_and_misses_no_epoch(
     assert [report.epoch for report in reports] == [1, 2]
     whole = finished_search / TRIAL
     assert (out / TRIAL / "run" / WEIGHTS).read_bytes() == (whole / "run" / WEIGHTS).read_bytes()
-    assert [r.objective for r in reports] == [r.objective for r in read_reports(whole)]
+    assert [r.objective for r in reports] == [r.objective for r in read_trial_metrics(whole)]
     assert reports[0].seconds < reports[1].seconds
 
 

@@ -29,7 +29,7 @@ from medrd.runner.cluster import Cluster, settle_environment
 from medrd.training.train import train
 from medrd.tuning import tune as tune_module
 from medrd.tuning.config import make_tune
-from medrd.tuning.trial import read_reports
+from medrd.tuning.trial import read_trial_metrics
 from medrd.tuning.trials import Trial
 from medrd.tuning.tune import tune
 from waiting import wait_for
@@ -183,7 +183,9 @@ def test_a_search_that_is_stopped_goes_on_with_more_trials_and_other_resources(
     first, second = names
     table = (tmp_path / "out" / "trials.csv").read_text(encoding="utf-8").splitlines()
     assert [row["status"] for row in csv.DictReader(table)] == ["finished", "unfinished"]
-    before = {name: read_reports(tmp_path / "out" / "trials" / name) for name in (first, second)}
+    before = {
+        name: read_trial_metrics(tmp_path / "out" / "trials" / name) for name in (first, second)
+    }
     assert len(before[first]) == 8
     assert 2 <= len(before[second]) < 8
 
@@ -194,7 +196,7 @@ def test_a_search_that_is_stopped_goes_on_with_more_trials_and_other_resources(
     assert [trial.name for trial in trials[:2]] == [first, second]
     assert len({trial.point["scoring.sigma_px"] for trial in trials}) == 3
     for trial in trials:
-        reports = read_reports(out / "trials" / trial.name)
+        reports = read_trial_metrics(out / "trials" / trial.name)
         assert [report.epoch for report in reports] == list(range(1, 9))
         known = before.get(trial.name, [])
         assert reports[: len(known)] == known  # seconds and all: those epochs were not done again
