@@ -111,7 +111,7 @@ def run_demo(out: str | Path) -> str:
     )
 
 
-def train_demo(out: str | Path, *, subjects: int = 8, epochs: int = 12) -> str:
+def train_demo(out: str | Path, *, subjects: int, epochs: int) -> str:
     """Simulate brains, train RDSeg, predict and evaluate; finished steps are kept.
 
     Returns a text with the metrics, those of the intensity baseline, and the paths of the results.

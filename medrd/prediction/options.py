@@ -13,11 +13,14 @@ from typing import (
     Literal,
     TypedDict,
     get_args,
+    get_origin,
     get_type_hints,
 )
 
 import typer
+from typer.models import OptionInfo
 
+from medrd.errors import ConfigError
 from medrd.run.shard import Shard
 
 if TYPE_CHECKING:
@@ -112,8 +115,10 @@ class PredictOptions:
     engine: Annotated[
         Literal["auto", "torch", "fused"],
         typer.Option(
+            parser=str,  # checked below; Typer's own error says "Value error"
+            metavar="[auto|torch|fused]",
             help="fused: fold BatchNorm into the convolutions, which is faster on a CPU. torch: "
-            "run the networks as trained. auto: fused on a CPU in fp32, otherwise torch."
+            "run the networks as trained. auto: fused on a CPU in fp32, otherwise torch.",
         ),
         NO_EFFECT,
     ] = "auto"
@@ -151,6 +156,25 @@ class PredictOptions:
         typer.Option("--report", help="Also write report.html, a page that shows the maps."),
         NO_EFFECT,
     ] = False
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value that the command line would not take either."""
+        hints = get_type_hints(type(self), include_extras=True)
+        for name, part in [(name, part) for name, hint in hints.items() for part in get_args(hint)]:
+            value = getattr(self, name)
+            least = part.min if isinstance(part, OptionInfo) else None
+            if get_origin(part) is Literal and value not in get_args(part):
+                expected = f"one of {', '.join(get_args(part))}"
+            elif least is not None and value is not None and value < least:
+                expected = f"at least {least}"
+            else:
+                continue
+            raise ConfigError(
+                f"--{name.replace('_', '-')}",
+                expected=expected,
+                found=str(value),
+                remedy="Correct it, or leave it out.",
+            )
 
     @property
     def identity(self) -> dict[str, Any]:

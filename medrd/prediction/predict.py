@@ -78,6 +78,8 @@ def predict(
     The other keywords are the fields of :class:`medrd.prediction.options.PredictOptions`, which
     explains them.
     """
+    if unknown := options.keys() - PredictKeywords.__annotations__.keys():
+        raise TypeError(f"predict() got an unexpected keyword argument {min(unknown)!r}")
     return predict_inputs(model, inputs, out, PredictOptions(**options), runner=runner)
 
 

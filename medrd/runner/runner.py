@@ -105,8 +105,12 @@ class Here:
         items: Sequence[Item],
         should_stop: Callable[[], bool] = never,
     ) -> Generator[tuple[int, Outcome], None, None]:
-        """See :meth:`Runner.map`; outcomes come in the order of the items."""
-        yield from enumerate(work_through(work.open(), items, should_stop))
+        """See :meth:`Runner.map`; outcomes come in the order of the items.
+
+        The work is opened at once, so that its errors come before any progress is shown.
+        """
+        worker = work.open()
+        return (each for each in enumerate(work_through(worker, items, should_stop)))
 
 
 HERE = Here()

@@ -166,12 +166,33 @@ class TuneConfig(Section):
         Raises
         ------
         ConfigError
-            If one of them is not valid; the message names its key.
+            If one of them is not valid; the message names the dimension, or the section that all
+            trials share.
         """
-        return [
-            (key, self.trial_config(point, where=f"{where}: space.{key}"))
-            for key, point in corner_points(self.space)
-        ]
+        corners = []
+        for key, point in corner_points(self.space):
+            try:
+                corners.append((key, self.trial_config(point)))
+            except ConfigError as error:
+                raise ConfigError(
+                    f"{where}: {self._origin(error, point)}",
+                    expected=error.expected,
+                    found=error.found,
+                    remedy=error.remedy,
+                ) from None
+        return corners
+
+    def _origin(self, error: ConfigError, point: Point) -> str:
+        """Where an error of a trial's config comes from: the dimension without which it differs."""
+        for key in point:
+            others = {other: value for other, value in point.items() if other != key}
+            try:
+                self.trial_config(others)
+            except ConfigError as without:
+                if without.found == error.found:
+                    continue
+            return f"space.{key}"
+        return "config"
 
     def to_dict(self) -> dict[str, Any]:
         """The search in plain types, as in the YAML file."""

@@ -223,7 +223,8 @@ def _mlflow(config: TuneConfig, out: Path) -> list[Callback]:
     except ImportError:
         return []
     except Exception as error:  # problems of MLflow must not stop the search
-        logger.warning("nothing is logged to MLflow at %s: %s", uri, str(error).splitlines()[0])
+        why, *_ = str(error).splitlines() or [type(error).__name__]
+        logger.warning("nothing is logged to MLflow at %s: %s", uri, why)
         return []
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 

@@ -159,6 +159,10 @@ def test_overrides_reach_the_shared_config_the_search_and_the_space(tmp_path: Pa
             {"space": {"model.loss": {"kind": "choice", "values": ["global", "locale"]}}},
             r"space\.model\.loss.*locale",
         ),
+        (
+            {"config": {"model": {"nosuch": 1}}},
+            r"search: config: expected known keys; found unknown key model\.nosuch",
+        ),
         ({"space": {"seed.x": {"kind": "choice", "values": [1]}}, "config": {"seed": 1}}, "seed"),
         ({"objective": {"kind": "test"}}, "objective"),
         ({"objective": {"simulation": {"contents": ["glioma"]}}}, "contents"),
