@@ -25,7 +25,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from medrd.models.coreset import Candidates, nearest
+from medrd.models.coreset import OVERSAMPLING, POOL, Candidates, nearest
 from medrd.run.provenance import peak_memory_mib
 from medrd.run.table import markdown_table
 
@@ -134,8 +134,8 @@ def main() -> None:
     parser.add_argument("what", choices=["scale", "cover"])
     parser.add_argument("--points", type=int)
     parser.add_argument("--fraction", type=float, default=0.01)
-    parser.add_argument("--pool", type=int, default=131_072)
-    parser.add_argument("--oversampling", type=float, default=4.0)
+    parser.add_argument("--pool", type=int, default=POOL)
+    parser.add_argument("--oversampling", type=float, default=OVERSAMPLING)
     parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
     if args.what == "scale":

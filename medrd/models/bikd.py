@@ -156,21 +156,17 @@ class BiKD(Detector):
         Two branches: the sum of both maps, each in units of its spread on healthy slices; not
         negative, without an upper bound.
         """
-        size = (images.shape[-2], images.shape[-1])
         if self.trained_teacher is not None:
             features = self.trained_teacher(images)
-            return summed_map(features, self.student(features), size)
-        features = self.teacher(images)
-        forward = summed_map(features, self.encoder(images), size)
-        reverse = summed_map(features, self.student(features), size)
+            return summed_map(features, self.student(features), images)
+        forward, reverse = self._branch_maps(images)
         return self.forward_scale(forward) + self.reverse_scale(reverse)
 
     def collect(self, batch: Batch) -> None:
         """Add to the scale of each branch's map on healthy slices (two branches)."""
-        size = (batch.images.shape[-2], batch.images.shape[-1])
-        features = self.teacher(batch.images)
-        self.forward_scale.add(summed_map(features, self.encoder(batch.images), size), batch.region)
-        self.reverse_scale.add(summed_map(features, self.student(features), size), batch.region)
+        forward, reverse = self._branch_maps(batch.images)
+        self.forward_scale.add(forward, batch.region)
+        self.reverse_scale.add(reverse, batch.region)
 
     def finish(self, generator: torch.Generator) -> None:
         """Set the scales (two branches)."""
@@ -233,6 +229,12 @@ class BiKD(Detector):
         return features
 
     # --- The variant with two branches ---
+
+    def _branch_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The forward and the reverse student's maps, (B, H, W) each."""
+        features = self.teacher(images)
+        forward = summed_map(features, self.encoder(images), images)
+        return forward, summed_map(features, self.student(features), images)
 
     def branches_loss(self, batch: Batch) -> Tensor:
         """The loss of both students against the healthy image's features, from it and from its

@@ -24,8 +24,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+PROJECTION = 128
+"""Width at which distances of the coreset are compared, as in PatchCore's released code."""
 PROJECTION_SEED = 0
 """Seed of the projection: pools are thinned before a generator is given, and all must share one."""
+POOL = 131_072
+"""Number of points in a pool; with more, it is thinned."""
+OVERSAMPLING = 4.0
+"""A thinned pool keeps its share of the coreset times this; ``benchmarks/coreset.py`` compares
+others."""
 BLOCK = 2048
 """Number of farthest points that are examined together."""
 _TILE = 1 << 22
@@ -193,12 +200,8 @@ class Candidates:
     ----------
     fraction
         Share of the points seen that the coreset will have, in (0, 1].
-    projection
-        Width at which distances are compared.
-    pool
-        Number of points in a pool; with more, it is thinned.
-    oversampling
-        A thinned pool keeps its share of the coreset times this.
+    pool, oversampling
+        See :data:`POOL` and :data:`OVERSAMPLING`.
 
     Notes
     -----
@@ -209,19 +212,13 @@ class Candidates:
     """
 
     def __init__(
-        self,
-        *,
-        fraction: float,
-        projection: int = 128,
-        pool: int = 131_072,
-        oversampling: float = 4.0,
+        self, *, fraction: float, pool: int = POOL, oversampling: float = OVERSAMPLING
     ) -> None:
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], not {fraction}")
         if pool < 1 or oversampling < 1:
             raise ValueError("pool and oversampling must be at least 1")
         self.fraction = fraction
-        self.projection = projection
         self.kept = min(1.0, oversampling * fraction)
         # If nothing would be left out, thinning only costs time.
         self.pool = pool if self.kept < 1 else sys.maxsize
@@ -282,7 +279,7 @@ class Candidates:
         return features[farthest_points(self._projected(features), count, start=start)]
 
     def _projected(self, features: Tensor) -> Tensor:
-        """(N, D) float16 -> (N, projection) float32."""
-        matrix = random_projection(features.shape[1], self.projection).to(features.device)
+        """(N, D) float16 -> (N, PROJECTION) float32."""
+        matrix = random_projection(features.shape[1], PROJECTION).to(features.device)
         with torch.autocast(features.device.type, enabled=False):
             return torch.cat([part.float() @ matrix for part in features.split(1 << 15)])

@@ -31,11 +31,12 @@ def summed_distance(
     return torch.stack([distance(x, y).mean() for x, y in zip(a, b, strict=True)]).sum()
 
 
-def summed_map(a: Sequence[Tensor], b: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """Per-position distances of all levels, each brought to ``size``, summed: (B, H, W).
+def summed_map(a: Sequence[Tensor], b: Sequence[Tensor], images: Tensor) -> Tensor:
+    """Per-position distances of all levels, each resized to the images, summed: (B, H, W).
 
     Bilinear with ``align_corners=True`` as in RD4AD's released code.
     """
+    size = (images.shape[-2], images.shape[-1])
     total: Tensor | None = None
     for level_a, level_b in zip(a, b, strict=True):
         distance = pixel_distance(level_a, level_b)[:, None]
@@ -44,3 +45,9 @@ def summed_map(a: Sequence[Tensor], b: Sequence[Tensor], size: tuple[int, int]) 
     if total is None:
         raise ValueError("no feature levels to compare")
     return total[:, 0]
+
+
+def resized(distances: Tensor, like: Tensor) -> Tensor:
+    """Bilinear with ``align_corners=False``: (B, h, w), (B, C, H, W) -> (B, H, W)."""
+    size = (like.shape[-2], like.shape[-1])
+    return F.interpolate(distances[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

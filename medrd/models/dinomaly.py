@@ -136,7 +136,7 @@ class Dinomaly(Detector):
     def anomaly_map(self, images: Tensor) -> Tensor:
         """Mean of the groups' cosine distances, in [0, 2]: (B, H, W) float32."""
         targets, outputs = self.features(images)
-        return summed_map(targets, outputs, (images.shape[-2], images.shape[-1])) / len(targets)
+        return summed_map(targets, outputs, images) / len(targets)
 
     def _as_map(self, tokens: Tensor, size: tuple[int, ...]) -> Tensor:
         """(B, prefix + h w, C) -> (B, C, h, w)."""

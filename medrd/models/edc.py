@@ -26,10 +26,9 @@ import copy
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrd.models.cosine import pixel_distance, summed_distance
+from medrd.models.cosine import pixel_distance, resized, summed_distance
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.monitors import CollapseMonitor
 from medrd.models.settings import ModelSection, Rate, TeacherConfig, Weight
@@ -50,6 +49,7 @@ class EDCConfig(ModelSection):
     encoder_lr: Rate = 5e-5
     """Learning rate of the encoder, as released for brain MRI; 1e-5 for other kinds of images."""
     weight_decay: Weight = 1e-4
+    """AdamW's betas are PyTorch's defaults, as released."""
     encoder_batch_norm: Literal["train", "eval"] = "train"
     """Mode of the encoder while training: ``train`` (batch statistics, which follow the new
     domain) or ``eval`` (the pretrained statistics)."""
@@ -65,8 +65,6 @@ class EDC(Detector):
         itself is frozen, and used only in training.
     settings
         Its section of a config.
-    betas
-        A setting of AdamW.
     """
 
     section = EDCConfig
@@ -75,9 +73,7 @@ class EDC(Detector):
     monitor: CollapseMonitor
     training_only = ("teacher",)
 
-    def __init__(
-        self, teacher: Teacher, settings: EDCConfig, *, betas: tuple[float, float] = (0.9, 0.999)
-    ) -> None:
+    def __init__(self, teacher: Teacher, settings: EDCConfig) -> None:
         super().__init__()
         self.settings = settings
         self.teacher = teacher
@@ -87,7 +83,6 @@ class EDC(Detector):
             for module in network.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.momentum = BATCHNORM_MOMENTUM
-        self.betas = betas
         if settings.encoder_batch_norm == "eval":
             self.frozen_batchnorm = (self.encoder,)
         self.monitor = CollapseMonitor()
@@ -121,7 +116,7 @@ class EDC(Detector):
                 groups=[group(self.decoder), group(self.encoder, lr=settings.encoder_lr)],
                 optimizer=OptimizerSpec(
                     "adamw",
-                    {"lr": settings.lr, "betas": self.betas, "weight_decay": settings.weight_decay},
+                    {"lr": settings.lr, "weight_decay": settings.weight_decay},
                 ),
                 loss=self.contrastive_loss,
             )
@@ -134,14 +129,7 @@ class EDC(Detector):
         images.
         """
         targets, outputs = self.features(images)
-        size = (targets[0].shape[-2], targets[0].shape[-1])
         maps = [
-            _resize(pixel_distance(a, b)[:, None], size)
-            for a, b in zip(targets, outputs, strict=True)
+            resized(pixel_distance(a, b), targets[0]) for a, b in zip(targets, outputs, strict=True)
         ]
-        mean = torch.stack(maps).mean(0)
-        return _resize(mean, (images.shape[-2], images.shape[-1]))[:, 0]
-
-
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+        return resized(torch.stack(maps).mean(0), images)

@@ -8,6 +8,7 @@ brightness may be added to its output.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
@@ -18,7 +19,12 @@ from torch import Tensor, nn
 
 from medrd.models.blocks import conv_bn_relu
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group, warmed_up_cosine
-from medrd.models.rdseg import check_mirror_and_brightness, mirror_image, outline_loss
+from medrd.models.rdseg import (
+    FIRST_FACTOR,
+    check_mirror_and_brightness,
+    mirror_image,
+    outline_loss,
+)
 from medrd.models.settings import ModelSection, Rate, SimulationConfig, Weight
 
 WARM_UP = 0.05
@@ -100,13 +106,10 @@ class Outline(Detector):
         changed, mask = batch.changed()
         return outline_loss(self.log_odds(changed), mask, batch.region)
 
-    def schedule(self, progress: float) -> float:
-        """The learning rate's factor, in [0, 1]."""
-        return warmed_up_cosine(progress, WARM_UP, first=0.04)
-
     def steps(self) -> list[Step]:
         """One: AdamW on the network."""
         settings = self.settings
+        schedule = partial(warmed_up_cosine, warm_up=WARM_UP, first=FIRST_FACTOR)
         # Not fused, which rounds differently: the recipe must reproduce the built-in model's
         # weights exactly.
         optimizer = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": False}
@@ -114,7 +117,7 @@ class Outline(Detector):
             Step(
                 name="outline",
                 groups=[group(self.network)],
-                optimizer=OptimizerSpec("adamw", optimizer, self.schedule),
+                optimizer=OptimizerSpec("adamw", optimizer, schedule),
                 loss=self.loss,
             )
         ]

@@ -17,7 +17,7 @@ Where we differ from both:
 - each patch is the mean over its 3x3 positions, channel by channel, and the deeper level is then
   resized to the shallower's grid. The released code pools channels and positions as one sequence:
   with WRN50-2 this is the same, except that the centre counts twice in the shallower level;
-- each level contributes half of the ``dimension`` numbers, by adaptive average pooling over
+- each level contributes half of a patch's 1024 numbers, by adaptive average pooling over
   channels. A level with fewer channels keeps them, and is weighted as if they had been repeated
   (as pooling to more numbers does), so that both levels have equal weight in a squared distance;
 - patches outside the region (air around a brain) are neither kept nor scored;
@@ -36,9 +36,18 @@ from pydantic import Field
 from torch import Tensor
 
 from medrd.models.coreset import Candidates, nearest
+from medrd.models.cosine import resized
 from medrd.models.detector import Batch, Detector, Step
 from medrd.models.settings import ModelSection, TeacherConfig
 from medrd.models.teacher import Teacher
+
+PATCH = 3
+"""Side of a patch, in positions of its level, as in the paper."""
+DIMENSION = 1024
+"""Number of features of a patch, both levels together, as in the released code."""
+COVERAGE = 0.5
+"""Smallest share of a position's pixels inside the region for it to count, our choice. If a region
+has no such position, those with the largest share count."""
 
 
 class PatchCoreConfig(ModelSection):
@@ -63,15 +72,6 @@ class PatchCore(Detector):
         Built and loaded; it is frozen here. Its levels at strides 8 and 16 are read.
     settings
         Its section of a config.
-    patch
-        Side of a patch in positions of its level, odd.
-    dimension
-        Number of features of a patch, both levels together.
-    projection
-        Number of dimensions in which the coreset is chosen.
-    coverage
-        Smallest share of a position's pixels inside the region for it to count. If a region has no
-        such position, those with the largest share count.
 
     Attributes
     ----------
@@ -86,33 +86,19 @@ class PatchCore(Detector):
     scores_images = True
     exports = False
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        settings: PatchCoreConfig,
-        *,
-        patch: int = 3,
-        dimension: int = 1024,
-        projection: int = 128,
-        coverage: float = 0.5,
-    ) -> None:
+    def __init__(self, teacher: Teacher, settings: PatchCoreConfig) -> None:
         super().__init__()
-        if patch < 1 or patch % 2 == 0:
-            raise ValueError(f"patch must be odd and positive, not {patch}")
         self.teacher = teacher
-        self.patch = patch
-        self.dimension = dimension
         self.neighbours = settings.neighbours
-        self.coverage = coverage
         self.size_multiple = teacher.strides[-1]
-        self.candidates = Candidates(fraction=settings.fraction, projection=projection)
+        self.candidates = Candidates(fraction=settings.fraction)
         self.register_buffer("bank", torch.empty(0, self.width, dtype=torch.float16))
         self.freeze(teacher)
 
     @property
     def width(self) -> int:
-        """Number of features of a patch: ``dimension`` if the teacher is wide enough."""
-        return sum(min(channels, self.dimension // 2) for channels in self.teacher.channels[-2:])
+        """Number of features of a patch: :data:`DIMENSION` if the teacher is wide enough."""
+        return sum(min(channels, DIMENSION // 2) for channels in self.teacher.channels[-2:])
 
     def patches(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, h, w, D) float32 at stride 8."""
@@ -122,9 +108,9 @@ class PatchCore(Detector):
             return torch.cat([shallow, deep], 1).permute(0, 2, 3, 1)
 
     def _described(self, level: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, min(C, dimension / 2), h, w) float32, pooled and weighted."""
-        half = self.dimension // 2
-        level = F.avg_pool2d(level.float(), self.patch, stride=1, padding=self.patch // 2)
+        """(B, C, h, w) -> (B, min(C, DIMENSION / 2), h, w) float32, pooled and weighted."""
+        half = DIMENSION // 2
+        level = F.avg_pool2d(level.float(), PATCH, stride=1, padding=PATCH // 2)
         channels = level.shape[1]
         if channels <= half:
             return level * math.sqrt(half / channels)
@@ -134,7 +120,7 @@ class PatchCore(Detector):
     def counting(self, region: Tensor, size: tuple[int, int]) -> Tensor:
         """Reduce the region (B, H, W) to valid positions (B, h, w) bool (none if it is empty)."""
         share = F.adaptive_avg_pool2d(region.float(), size)
-        needed = share.amax((1, 2), keepdim=True).clamp(max=self.coverage)
+        needed = share.amax((1, 2), keepdim=True).clamp(max=COVERAGE)
         return (share >= needed) & (share > 0)
 
     @property
@@ -174,7 +160,7 @@ class PatchCore(Detector):
         """
         patches = self.patches(images)
         distances, _ = self.to_bank(patches.flatten(0, 2))
-        return _enlarged(distances.view(patches.shape[:3]), images)
+        return resized(distances.view(patches.shape[:3]), images)
 
     def map_and_score(self, images: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
         """The map, and the paper's image score; 0 where the region is empty.
@@ -203,7 +189,7 @@ class PatchCore(Detector):
             worst = patches[scored].flatten(1, 2).gather(1, rows)[:, 0]
             nearest_to_it = remembered[scored].flatten(1).gather(1, place)[:, 0]
             scores[scored] = self._reweighted(worst, nearest_to_it)
-        return _enlarged(_continued(distances, counting), images), scores
+        return resized(_continued(distances, counting), images), scores
 
     def to_bank(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Distance to the nearest patch in the bank, and its index: (Q, D) -> (Q,) twice."""
@@ -241,13 +227,6 @@ class PatchCore(Detector):
 
 def _grid(patches: Tensor) -> tuple[int, int]:
     return patches.shape[1], patches.shape[2]
-
-
-def _enlarged(distances: Tensor, images: Tensor) -> Tensor:
-    """(B, h, w) -> (B, H, W)."""
-    return F.interpolate(
-        distances[:, None], images.shape[-2:], mode="bilinear", align_corners=False
-    )[:, 0]
 
 
 def _continued(distances: Tensor, counting: Tensor) -> Tensor:

@@ -167,5 +167,4 @@ class RDExpert(Detector):
     def anomaly_map(self, images: Tensor) -> Tensor:
         """Sum of the three levels' distances of student and teacher, in [0, 6]: (B, H, W)."""
         targets = self.trained_teacher(images)
-        outputs = self.student(targets)
-        return summed_map(targets, outputs, (images.shape[-2], images.shape[-1]))
+        return summed_map(targets, self.student(targets), images)

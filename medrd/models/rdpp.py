@@ -171,8 +171,7 @@ class RDPP(Detector):
 
     def anomaly_map(self, images: Tensor) -> Tensor:
         """Sum of the three levels' cosine distances, in [0, 6]: (B, H, W) float32."""
-        targets, outputs = self.features(images)
-        return summed_map(targets, outputs, (images.shape[-2], images.shape[-1]))
+        return summed_map(*self.features(images), images)
 
 
 def paired_transport(level: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar, Final, Literal
 
 import torch
@@ -29,6 +30,8 @@ from medrd.models.teacher import Teacher
 
 WARM_UP = 0.1
 """Share of the training in which the learning rate rises."""
+FIRST_FACTOR = 0.04
+"""The learning rate's factor at the first step."""
 _BRIGHT_LESIONS: Final = "flair"
 """The modality in which lesions are brightest; on T2 the ventricles are as bright."""
 
@@ -170,10 +173,6 @@ class RDSeg(Detector):
         log_odds, outputs = self.log_odds(changed)
         return summed_distance(healthy, outputs) + outline_loss(log_odds, mask, batch.region)
 
-    def schedule(self, progress: float) -> float:
-        """The learning rate's factor, in [0, 1]."""
-        return warmed_up_cosine(progress, WARM_UP, first=0.04)
-
     def steps(self) -> list[Step]:
         """One: AdamW on student and head."""
         settings = self.settings
@@ -187,7 +186,7 @@ class RDSeg(Detector):
                 optimizer=OptimizerSpec(
                     "adamw",
                     {"lr": settings.lr, "weight_decay": settings.weight_decay},
-                    self.schedule,
+                    partial(warmed_up_cosine, warm_up=WARM_UP, first=FIRST_FACTOR),
                 ),
                 loss=self.loss,
             )
@@ -204,8 +203,7 @@ class RDSeg(Detector):
         brightness = images[:, 0].float() - self.median
         result = F.softplus(log_odds + self.intensity_weight * brightness)
         if self.discrepancy_weight > 0:
-            size = (images.shape[-2], images.shape[-1])
-            result = result + self.discrepancy_weight * summed_map(features, outputs, size)
+            result = result + self.discrepancy_weight * summed_map(features, outputs, images)
         return result
 
 

@@ -36,6 +36,10 @@ from medrd.models.settings import ModelSection, Rate, TeacherConfig, Weight
 from medrd.models.student import reverse_student
 from medrd.models.teacher import Teacher
 
+ALPHA, RAMP = (-3.0, 1.0), 0.1
+"""Hard mining of the released code: alpha rises from the first value to the second over this share
+of the training."""
+
 
 class ReContrastConfig(ModelSection):
     """ReContrast, Guo et al., NeurIPS 2023."""
@@ -45,7 +49,8 @@ class ReContrastConfig(ModelSection):
     lr: Rate = 2e-3
     encoder_lr: Rate = 1e-5
     weight_decay: Weight = 1e-5
-    """``encoder_lr`` is the learning rate of the trainable encoder, ``lr`` that of all else."""
+    """``encoder_lr`` is the learning rate of the trainable encoder, ``lr`` that of all else.
+    AdamW's betas are PyTorch's defaults, as released."""
     encoder_batch_norm: Literal["train", "eval"] = "train"
     """Mode of the trainable encoder while training: ``train`` (batch statistics, which follow
     the new domain) or ``eval`` (the teacher's statistics; steadier on some data)."""
@@ -60,35 +65,21 @@ class ReContrast(Detector):
         Built and loaded; it is frozen here, and a copy of it trained.
     settings
         Its section of a config.
-    betas
-        A setting of AdamW.
-    alpha, ramp
-        Hard mining: from the first to the second value over this share of the training.
     """
 
     section = ReContrastConfig
     source = "Guo et al., NeurIPS 2023"
     monitor: CollapseMonitor
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        settings: ReContrastConfig,
-        *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        alpha: tuple[float, float] = (-3.0, 1.0),
-        ramp: float = 0.1,
-    ) -> None:
+    def __init__(self, teacher: Teacher, settings: ReContrastConfig) -> None:
         super().__init__()
         self.settings = settings
         self.teacher = teacher
         self.encoder = copy.deepcopy(teacher).requires_grad_(True)
         self.bottleneck, self.decoder = reverse_student(teacher)
         self.heads = nn.ModuleList(_heads(teacher.channels) for _ in range(2))
-        self.betas = betas
         if settings.encoder_batch_norm == "eval":
             self.frozen_batchnorm = (self.encoder,)
-        self.alpha, self.ramp = alpha, ramp
         self.monitor = CollapseMonitor()
         self.size_multiple = 2 * teacher.strides[-1]
         self.freeze(teacher)
@@ -118,17 +109,11 @@ class ReContrast(Detector):
         ]
         return [*frozen, *adapted], outputs
 
-    def hardness(self, progress: float) -> float:
-        """Alpha at this share of the training."""
-        start, end = self.alpha
-        done = 1.0 if self.ramp <= 0 else min(progress / self.ramp, 1.0)
-        return start + (end - start) * done
-
     def contrastive_loss(self, batch: Batch) -> Tensor:
         """Half the sum over both directions and all levels of the mined distance, in [0, 6]."""
         targets, outputs = self.features(batch.images)
         self.monitor.see("trained encoder", targets[3:], targets[:3])
-        alpha = self.hardness(batch.progress)
+        alpha = hardness(batch.progress)
         distances = [
             mined_distance(target, output, alpha)
             for target, output in zip(targets, outputs, strict=True)
@@ -147,7 +132,7 @@ class ReContrast(Detector):
                 ],
                 optimizer=OptimizerSpec(
                     "adamw",
-                    {"lr": settings.lr, "betas": self.betas, "weight_decay": settings.weight_decay},
+                    {"lr": settings.lr, "weight_decay": settings.weight_decay},
                 ),
                 loss=self.contrastive_loss,
             )
@@ -155,8 +140,13 @@ class ReContrast(Detector):
 
     def anomaly_map(self, images: Tensor) -> Tensor:
         """Sum of the six cosine distances, in [0, 12]: (B, H, W) float32."""
-        targets, outputs = self.features(images)
-        return summed_map(targets, outputs, (images.shape[-2], images.shape[-1]))
+        return summed_map(*self.features(images), images)
+
+
+def hardness(progress: float) -> float:
+    """Alpha at this share of the training."""
+    start, end = ALPHA
+    return start + (end - start) * min(progress / RAMP, 1.0)
 
 
 def mined_distance(target: Tensor, output: Tensor, alpha: float) -> Tensor:

@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from medrd.models.cosine import resized
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.monitors import StudentMonitor
 from medrd.models.settings import Beta, ModelSection, Rate, TeacherConfig
@@ -105,13 +106,12 @@ class RKDAD(Detector):
     def anomaly_map(self, images: Tensor) -> Tensor:
         """Sum over adjacent levels of the squared distance between products, in [0, 8]: (B, H,
         W)."""
-        return _relation_map(*self.features(images), (images.shape[-2], images.shape[-1]))
+        return _relation_map(*self.features(images), images)
 
     def map_and_score(self, images: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
         """The map, and the distance of the image's FSP matrices (B,)."""
         targets, outputs = self.features(images)
-        size = (images.shape[-2], images.shape[-1])
-        return _relation_map(targets, outputs, size), fsp_distance(targets, outputs)
+        return _relation_map(targets, outputs, images), fsp_distance(targets, outputs)
 
 
 def fsp_matrix(a: Tensor, b: Tensor) -> Tensor:
@@ -128,20 +128,18 @@ def fsp_distance(targets: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor
     return torch.stack(terms).sum(0)
 
 
-def _relation_map(
-    targets: Sequence[Tensor], outputs: Sequence[Tensor], size: tuple[int, int]
-) -> Tensor:
+def _relation_map(targets: Sequence[Tensor], outputs: Sequence[Tensor], images: Tensor) -> Tensor:
     """Distance of the products: |a b' - c d'|² = |a|²|b|² + |c|²|d|² - 2 (a.c)(b.d)."""
     maps = []
     for (a, b), (c, d) in zip(_adjacent(targets), _adjacent(outputs), strict=True):
         distance = _dot(a, a) * _dot(b, b) + _dot(c, c) * _dot(d, d) - 2 * _dot(a, c) * _dot(b, d)
-        maps.append(F.interpolate(distance, size=size, mode="bilinear", align_corners=False))
-    return torch.stack(maps).sum(0)[:, 0]
+        maps.append(resized(distance, images))
+    return torch.stack(maps).sum(0)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Over channels: (B, C, H, W) x 2 -> (B, 1, H, W)."""
-    return (a * b).sum(1, keepdim=True)
+    """Over channels: (B, C, H, W) x 2 -> (B, H, W)."""
+    return (a * b).sum(1)
 
 
 def _adjacent(levels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medrd.models.cosine import resized
 from medrd.models.detector import Batch, Detector, OptimizerSpec, Step, group
 from medrd.models.monitors import GRACE, StudentMonitor
 from medrd.models.settings import Beta, ModelSection, Rate, TeacherConfig, Weight
@@ -105,11 +106,10 @@ class STFPM(Detector):
         The levels are multiplied at the shallowest level's size, then resized to the images.
         """
         targets, outputs = self.features(images)
-        size = (targets[0].shape[-2], targets[0].shape[-1])
-        product = torch.ones_like(targets[0][:, :1])
+        product = torch.ones_like(targets[0][:, 0])
         for a, b in zip(targets, outputs, strict=True):
-            product = product * _resize(squared_distance(a, b)[:, None], size)
-        return _resize(product, (images.shape[-2], images.shape[-1]))[:, 0]
+            product = product * resized(squared_distance(a, b), targets[0])
+        return resized(product, images)
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -120,7 +120,3 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
 def normalised(level: Tensor) -> Tensor:
     """Normalise to length 1 over channels, in float32 even under autocast."""
     return F.normalize(level.float(), dim=1)
-
-
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)

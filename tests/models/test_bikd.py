@@ -134,9 +134,9 @@ def test_the_reciprocal_map_compares_student_and_trained_teacher() -> None:
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         features = detector.trained_teacher(images)
-        expected = summed_map(features, detector.student(features), (64, 64))
+        expected = summed_map(features, detector.student(features), images)
         pretrained = detector.teacher(images)
-        other = summed_map(pretrained, detector.student(pretrained), (64, 64))
+        other = summed_map(pretrained, detector.student(pretrained), images)
         assert torch.equal(detector.anomaly_map(images), expected)
     assert not torch.allclose(other, expected, atol=1e-4)
 
@@ -156,7 +156,7 @@ def test_the_two_branches_map_sums_maps_in_units_of_their_healthy_spread() -> No
                 summed_map(
                     detector.teacher(x),
                     detector.student(detector.teacher(x)) if network is None else network(x),
-                    (64, 64),
+                    x,
                 )
                 for x in (images, healthy.images)
             )

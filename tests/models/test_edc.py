@@ -48,7 +48,7 @@ def test_the_optimiser_is_the_released_one_for_brain_mri() -> None:
     (step,) = detector.steps()
     decoder, encoder = step.groups
     assert step.optimizer.kind == "adamw"
-    assert step.optimizer.settings == {"lr": 5e-4, "betas": (0.9, 0.999), "weight_decay": 1e-4}
+    assert step.optimizer.settings == {"lr": 5e-4, "weight_decay": 1e-4}
     assert step.optimizer.schedule is None
     assert decoder.settings == {}
     assert encoder.settings == {"lr": 5e-5}

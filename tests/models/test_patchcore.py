@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from medrd.models import patchcore
 from medrd.models.build import shapes_only
 from medrd.models.detector import Batch
 from medrd.models.patchcore import PatchCore
@@ -85,8 +86,9 @@ def test_patches_lie_at_stride_8_with_what_the_teacher_has(name: str, width: int
     assert given.bank.dtype == torch.float16
 
 
-def test_patches_follow_the_paper() -> None:
-    given = detector(dimension=320)  # 128 channels kept, 256 pooled to 160
+def test_patches_follow_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patchcore, "DIMENSION", 320)
+    given = detector()  # 128 channels kept, 256 pooled to 160
     images = textures(2)
     shallow, deep = given.teacher(images)[-2:]
     expected = torch.zeros(2, 8, 8, 288)
@@ -109,7 +111,7 @@ def test_patches_follow_the_paper() -> None:
 
 def test_a_level_weighs_as_if_its_channels_were_repeated() -> None:
     """Released pools 40 channels to 512 numbers by repeating: half of the distance each."""
-    given = detector(dimension=1024)  # 128 and 256 channels, to 512 each
+    given = detector()  # 128 and 256 channels, to 512 each
     one, two = (given.patches(textures(1, seed=seed)).flatten(0, 2) for seed in (1, 2))
     found = (one - two).norm(dim=1)
     factors = torch.tensor([2.0] * 128 + [math.sqrt(2)] * 256)
@@ -255,9 +257,12 @@ def test_the_bank_is_saved_in_any_size_and_the_candidates_are_not(model: PatchCo
     assert len(model.bank) == 51
 
 
-def test_a_bank_of_another_width_is_refused(model: PatchCore) -> None:
+def test_a_bank_of_another_width_is_refused(
+    model: PatchCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patchcore, "DIMENSION", 64)
     with pytest.raises(RuntimeError, match="bank"):
-        detector(dimension=64).load_state_dict(model.state_dict())
+        detector().load_state_dict(model.state_dict())
 
 
 def test_an_empty_bank_says_so() -> None:
@@ -281,11 +286,6 @@ def test_collecting_again_starts_afresh() -> None:
         given.collect(Batch(images, whole(images)))
         given.finish(torch.Generator().manual_seed(0))
         assert len(given.bank) == 64
-
-
-def test_an_even_patch_is_refused() -> None:
-    with pytest.raises(ValueError, match="odd"):
-        detector(patch=2)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0"])

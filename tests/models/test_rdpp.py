@@ -81,7 +81,7 @@ def test_the_map_compares_teacher_and_student_fed_with_projections(teacher: str,
         levels = detector.teacher(images)
         projected = [each(level) for each, level in zip(detector.projections, levels, strict=True)]
         outputs = detector.decoder(detector.bottleneck(projected))
-        expected = summed_map(levels, outputs, (size, size))
+        expected = summed_map(levels, outputs, images)
         torch.testing.assert_close(detector(images), expected)
 
 

@@ -176,8 +176,10 @@ def test_the_outline_teaches_the_head_and_not_the_student() -> None:
 
 
 def test_the_learning_rate_rises_for_a_tenth_and_falls_to_nothing() -> None:
-    detector = build(RDSeg, SMALL)
-    factors = [detector.schedule(i / 1000) for i in range(1000)]
+    (step,) = build(RDSeg, SMALL).steps()
+    schedule = step.optimizer.schedule
+    assert schedule is not None
+    factors = [schedule(i / 1000) for i in range(1000)]
     peak = factors.index(max(factors))
     assert peak == 100
     assert factors[100] == pytest.approx(1)

@@ -116,7 +116,7 @@ def test_the_map_compares_the_outputs_from_before_the_sums(kind: type[SkipConnec
     detector = build(kind, SMALL).eval()
     images = torch.rand(2, 3, 64, 96)
     with torch.no_grad():
-        expected = summed_map(*detector.features(images), (64, 96))
+        expected = summed_map(*detector.features(images), images)
         assert torch.equal(detector.anomaly_map(images), expected)
 
 
