@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final, Literal, cast
 
-import yaml
 from pydantic import (
     Field,
     PlainValidator,
@@ -329,12 +328,3 @@ class Config(Section):
                 normalise=self.recipe.normalise,
             )
         return self
-
-    def to_dict(self) -> dict[str, Any]:
-        """The config in plain types, as in the YAML file."""
-        result: dict[str, Any] = self.model_dump(mode="json")
-        return result
-
-    def to_yaml(self) -> str:
-        """The resolved config as YAML text."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)

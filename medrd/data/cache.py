@@ -175,7 +175,7 @@ def cache_subject(subject: Subject, kind: Kind, *, folder: Path, budget: int) ->
         {
             "content": files,
             "label": label,
-            "recipe": kind.recipe.model_dump(mode="json"),
+            "recipe": kind.recipe.to_dict(),
             "code": CODE_VERSION,
         }
     )

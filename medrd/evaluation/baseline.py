@@ -91,7 +91,7 @@ def intensity_baseline(cohort: Cohort, model: Model, config: Config, device: str
     subjects = list(calibration.subjects) if calibration else []
     models = list(model.calibration.subjects) if model.calibration else []
     protocol = {
-        "recipe": config.recipe.model_dump(mode="json"),
+        "recipe": config.recipe.to_dict(),
         "calibration": calibration.to_dict() if calibration else None,
         "calibrated_on_the_models_subjects": bool(subjects) and subjects == models,
     }

@@ -290,7 +290,7 @@ def _protocol(cohort: Cohort, model: Model, config: Config, result: Summary) -> 
         "mean_over": sorted(result.categories) or None,
         "model": model.config.model.name,
         "model_hash": model.hash,
-        "scoring": model.config.scoring.model_dump(mode="json"),
+        "scoring": model.config.scoring.to_dict(),
         "calibration": model.calibration.to_dict() if model.calibration else None,
         "precision": result.precision,
         "versions": versions(),

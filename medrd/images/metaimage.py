@@ -14,10 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from medrd.errors import FileFormatError
 from medrd.images.geometry import Affine
 from medrd.images.header import NiftiHeader, describe_scan
-from medrd.images.text_header import NO_PLACE, affine_from_lps, numbers, read_head, sizes
+from medrd.images.text_header import NO_PLACE, affine_from_lps, numbers, read_head, sizes, unlike
 
 ENDINGS: Final = (".mha", ".mhd")
 _TYPES: Final = {
@@ -35,7 +34,6 @@ _TYPES: Final = {
     "MET_DOUBLE": "f8",
 }
 _LAST = "elementdatafile"
-_REMEDY = "Save it as NIfTI, or with all voxels in one binary file."
 
 
 def inspect_metaimage(path: Path, *, frame: int | None, max_voxels: int) -> NiftiHeader:
@@ -68,7 +66,7 @@ def voxel_file(path: Path) -> Path:
     if name.upper() == "LOCAL":
         return path
     if name.upper().startswith("LIST") or "%" in name:
-        raise _unlike(path, "voxels in one file", f"ElementDataFile = {name}")
+        raise unlike(path, "voxels in one file", f"ElementDataFile = {name}")
     return path.parent / name
 
 
@@ -86,18 +84,18 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
         position = end
     if not fields.get(_LAST):
         start = block[:8]
-        raise _unlike(path, "a MetaImage header that ends with ElementDataFile", f"{start!r}…")
+        raise unlike(path, "a MetaImage header that ends with ElementDataFile", f"{start!r}…")
     return fields, position
 
 
 def _dtype(path: Path, fields: Mapping[str, str]) -> np.dtype[Any]:
     name = fields.get("elementtype", "")
     if name not in _TYPES:
-        raise _unlike(path, "voxels that are integer or real numbers", f"ElementType = {name}")
+        raise unlike(path, "voxels that are integer or real numbers", f"ElementType = {name}")
     if _whole(fields, "elementnumberofchannels", 1) != 1:
-        raise _unlike(path, "one value per voxel", "vector or colour voxels")
+        raise unlike(path, "one value per voxel", "vector or colour voxels")
     if fields.get("binarydata", "true").lower() != "true":
-        raise _unlike(path, "binary voxels", "voxels as text")
+        raise unlike(path, "binary voxels", "voxels as text")
     flag = fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "false"))
     return np.dtype((">" if flag.lower() == "true" else "<") + _TYPES[name])
 
@@ -113,7 +111,7 @@ def _affine(path: Path, fields: Mapping[str, str]) -> tuple[Affine, tuple[str, .
     count = math.isqrt(len(matrix)) if matrix else 3
     axes = np.array(matrix if matrix else np.eye(3).ravel())
     if count < 3 or axes.size != count**2 or len(spacing) < 3 or len(origin) < 3:
-        raise _unlike(path, "a geometry in three dimensions", "fewer numbers")
+        raise unlike(path, "a geometry in three dimensions", "fewer numbers")
     axes_mm = axes.reshape(count, count)[:3, :3] * np.array(spacing[:3])[:, None]
     return affine_from_lps(axes_mm, np.array(origin[:3])), () if matrix else (NO_PLACE,)
 
@@ -123,7 +121,3 @@ def _whole(fields: Mapping[str, str], name: str, default: int) -> int:
         return int(fields.get(name, default))
     except ValueError:
         return default
-
-
-def _unlike(path: Path, expected: str, found: str) -> FileFormatError:
-    return FileFormatError(path, expected=expected, found=found, remedy=_REMEDY)

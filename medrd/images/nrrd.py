@@ -14,10 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from medrd.errors import FileFormatError
 from medrd.images.geometry import Affine
 from medrd.images.header import NiftiHeader, describe_scan
-from medrd.images.text_header import NO_PLACE, affine_from_lps, numbers, read_head, sizes
+from medrd.images.text_header import NO_PLACE, affine_from_lps, numbers, read_head, sizes, unlike
 
 ENDINGS: Final = (".nrrd", ".nhdr")
 _TYPES: Final = {
@@ -43,7 +42,6 @@ _SPACES: Final = {
 _SHORT: Final = {"lps": "left-posterior-superior", "ras": "right-anterior-superior"}
 _SHORT_LAS = {"las": "left-anterior-superior"}
 _VECTOR = re.compile(r"none|\([^)]*\)")
-_REMEDY = "Save it as NIfTI, or as NRRD with all voxels in one file, raw or gzip."
 
 
 def inspect_nrrd(path: Path, *, frame: int | None, max_voxels: int) -> NiftiHeader:
@@ -57,7 +55,7 @@ def inspect_nrrd(path: Path, *, frame: int | None, max_voxels: int) -> NiftiHead
         offset = head_bytes + max(0, offset)
     encoding = fields.get("encoding", "")
     if encoding not in ("raw", "gzip", "gz"):
-        raise _unlike(path, "the encoding raw or gzip", f"encoding: {encoding}")
+        raise unlike(path, "the encoding raw or gzip", f"encoding: {encoding}")
     packed = encoding != "raw"
     return describe_scan(
         path,
@@ -79,7 +77,7 @@ def voxel_file(path: Path) -> Path:
     if name is None:
         return path
     if name.startswith("LIST") or "%" in name:
-        raise _unlike(path, "voxels in one file", f"data file: {name}")
+        raise unlike(path, "voxels in one file", f"data file: {name}")
     return path.parent / name
 
 
@@ -87,7 +85,7 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
     """The fields by name, without spaces, in small letters; and the bytes that they take."""
     block = read_head(path)
     if not block.startswith(b"NRRD000"):
-        raise _unlike(path, "an NRRD header", f"a file that begins with {block[:8]!r}")
+        raise unlike(path, "an NRRD header", f"a file that begins with {block[:8]!r}")
     fields: dict[str, str] = {}
     position = block.find(b"\n") + 1 or len(block)
     while position < len(block):
@@ -105,7 +103,7 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
 def _dtype(path: Path, fields: Mapping[str, str]) -> np.dtype[Any]:
     name = fields.get("type", "")
     if name not in _CODES:
-        raise _unlike(path, "voxels that are integer or real numbers", f"type: {name}")
+        raise unlike(path, "voxels that are integer or real numbers", f"type: {name}")
     return np.dtype((">" if fields.get("endian") == "big" else "<") + _CODES[name])
 
 
@@ -116,7 +114,7 @@ def _axes(path: Path, fields: Mapping[str, str]) -> tuple[tuple[int, ...], list[
     vectors = _VECTOR.findall(fields.get("spacedirections", ""))
     kinds = fields.get("kinds", "").lower().split()
     if vectors and len(vectors) != len(dims):
-        raise _unlike(path, f"{len(dims)} space directions", f"{len(vectors)}")
+        raise unlike(path, f"{len(dims)} space directions", f"{len(vectors)}")
     if vectors:
         space = [i for i, vector in enumerate(vectors) if vector != "none"]
     elif len(kinds) == len(dims) > 3:
@@ -126,10 +124,10 @@ def _axes(path: Path, fields: Mapping[str, str]) -> tuple[tuple[int, ...], list[
     if len(space) == 3 and space == list(range(space[0], space[0] + 3)):
         if math.prod(dims[: space[0]]) == 1:
             return dims[space[0] :], space
-        raise _unlike(path, "one value per voxel", "vector or colour voxels")
+        raise unlike(path, "one value per voxel", "vector or colour voxels")
     if len(dims) < 3:
         return dims, space
-    raise _unlike(path, "three adjacent spatial axes", f"axes {space} of {len(dims)}")
+    raise unlike(path, "three adjacent spatial axes", f"axes {space} of {len(dims)}")
 
 
 def _affine(
@@ -141,11 +139,11 @@ def _affine(
     else:
         given = numbers(path, fields.get("spacings", "")) or [1.0] * (max(axes, default=0) + 1)
         if len(given) <= max(axes, default=0):
-            raise _unlike(path, "a spacing for each axis", f"{len(given)}")
+            raise unlike(path, "a spacing for each axis", f"{len(given)}")
         rows = np.diag([given[i] for i in axes]).tolist()
     origin = numbers(path, fields.get("spaceorigin", "(0,0,0)").strip("()"), separator=",")
     if len(rows) != 3 or any(len(row) != 3 for row in rows) or len(origin) != 3:
-        raise _unlike(path, "a geometry in three dimensions", "another number of values")
+        raise unlike(path, "a geometry in three dimensions", "another number of values")
     space = fields.get("space", "").lower()
     space = (_SHORT | _SHORT_LAS).get(space, space)
     warnings = []
@@ -165,11 +163,7 @@ def _skip(path: Path, fields: Mapping[str, str]) -> int:
     except ValueError:
         lines, skipped = 1, 0
     if lines:
-        raise _unlike(
+        raise unlike(
             path, "voxels that begin at a byte (byte skip)", "ones after lines of text (line skip)"
         )
     return skipped
-
-
-def _unlike(path: Path, expected: str, found: str) -> FileFormatError:
-    return FileFormatError(path, expected=expected, found=found, remedy=_REMEDY)

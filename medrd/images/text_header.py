@@ -60,6 +60,12 @@ def affine_from_lps(axes_mm: NDArray[np.float64], origin_mm: NDArray[np.float64]
     return np.asarray(RAS_TO_LPS @ from_matvec(axes_mm.T, origin_mm), np.float64)
 
 
+def unlike(path: Path, expected: str, found: str) -> FileFormatError:
+    """The error for a file of the format whose kind of content is not read."""
+    remedy = "Save it as NIfTI, or with all voxels in one binary file."
+    return FileFormatError(path, expected=expected, found=found, remedy=remedy)
+
+
 def _no_numbers(path: Path, text: str) -> FileFormatError:
     return FileFormatError(
         path,

@@ -47,9 +47,7 @@ class PairedDifference:
     p_value: float
 
 
-def bootstrap(
-    groups: Sequence[Units], *, resamples: int = 1000, seed: int = 0
-) -> dict[str, Samples]:
+def bootstrap(groups: Sequence[Units], *, resamples: int, seed: int = 0) -> dict[str, Samples]:
     """Compute metrics on resampled units.
 
     A resample draws as many ids as there are, with replacement, from the union over all groups;
@@ -124,7 +122,7 @@ def count_units(groups: Sequence[Units]) -> int:
 
 
 def bootstrap_intervals(
-    groups: Sequence[Units], *, resamples: int = 1000
+    groups: Sequence[Units], *, resamples: int
 ) -> dict[str, tuple[float, float]]:
     """Expanded percentile intervals of the metrics that are defined; see :func:`bootstrap`."""
     samples, units = bootstrap(groups, resamples=resamples), count_units(groups)
@@ -136,7 +134,7 @@ def paired_differences(
     a: Sequence[Units],
     b: Sequence[Units],
     *,
-    resamples: int = 1000,
+    resamples: int,
     seed: int = 0,
 ) -> dict[str, PairedDifference]:
     """Compare two models on the same units: ``a`` minus ``b``, with the same draws for both.

@@ -125,7 +125,8 @@ class Counts:
         Returns
         -------
         dict
-            Low and high ends, ``(B,)`` each, by the names of :func:`pixel_metrics`.
+            Low and high ends, ``(B,)`` each, by the names of
+            :func:`medrd.metrics.columns.pixel_metrics`.
         """
         # A tie counts as half a pair won: at worst the pair is lost, at best won.
         open_pairs = np.einsum("bk,bk->b", self.negatives, self.positives)

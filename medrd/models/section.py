@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -34,6 +35,15 @@ class Section(BaseModel):
             key: _without_bool(each, fields[key].annotation) if key in fields else each
             for key, each in value.items()
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The section in plain types, as in a YAML file."""
+        result: dict[str, Any] = self.model_dump(mode="json")
+        return result
+
+    def to_yaml(self) -> str:
+        """The section as YAML text, with every default."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
 def _without_bool(value: Any, annotation: Any) -> Any:

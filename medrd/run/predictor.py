@@ -71,7 +71,7 @@ class Predictor:
 
         ``positions_mm`` (S,) are the slices' positions in one scan, for smoothing across slices;
         without them, slices are independent. Maps are not masked yet; see
-        :class:`medrd.models.Scoring`.
+        :class:`medrd.models.scoring.Scoring`.
         """
         maps = np.empty(region.shape, np.float32)
         scores = np.empty(len(region), np.float32)

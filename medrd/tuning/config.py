@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medrd.config.difference import first_difference
@@ -193,15 +192,6 @@ class TuneConfig(Section):
                     continue
             return f"space.{key}"
         return "config"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The search in plain types, as in the YAML file."""
-        result: dict[str, Any] = self.model_dump(mode="json")
-        return result
-
-    def to_yaml(self) -> str:
-        """The search as YAML text."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
 def load_tune(path: str | Path, overrides: Sequence[str] = ()) -> TuneConfig:

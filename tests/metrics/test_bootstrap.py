@@ -203,23 +203,26 @@ def test_a_pair_shares_its_draws() -> None:
     rng = np.random.default_rng(9)
     hard = rng.uniform(0.2, 0.9, 30)  # how hard a subject is, for either model
     better, worse = (with_dice(hard + shift + rng.normal(size=30) * 0.02) for shift in (0.03, 0.0))
-    paired = paired_differences([better], [worse])["subject_dice"]
+    paired = paired_differences([better], [worse], resamples=1000)["subject_dice"]
     assert paired.mean == pytest.approx(float(np.mean(better.dice - worse.dice)))
     assert 0 < paired.low < paired.mean < paired.high
     assert paired.p_value < 0.01
     unpaired = (
-        bootstrap([better], seed=1)["subject_dice"] - bootstrap([worse], seed=2)["subject_dice"]
+        bootstrap([better], resamples=1000, seed=1)["subject_dice"]
+        - bootstrap([worse], resamples=1000, seed=2)["subject_dice"]
     )
     low, high = percentile_interval(unpaired)
     assert paired.high - paired.low < (high - low) / 3
-    other_way = paired_differences([worse], [better])["subject_dice"]
+    other_way = paired_differences([worse], [better], resamples=1000)["subject_dice"]
     assert other_way.mean == -paired.mean
     assert (other_way.low, other_way.high) == pytest.approx((-paired.high, -paired.low))
 
 
 def test_p_values() -> None:
     same = with_dice(np.array([0.25, 0.5, 0.75]))
-    assert paired_differences([same], [same])["subject_dice"] == PairedDifference(0, 0, 0, 1)
+    assert paired_differences([same], [same], resamples=1000)["subject_dice"] == PairedDifference(
+        0, 0, 0, 1
+    )
     # Differences of 1/4, 1/4 and -3/8: of three draws, negative if the last comes twice or more.
     other = with_dice(np.array([0.5, 0.75, 0.375]))
     found = paired_differences([other], [same], resamples=4000)["subject_dice"]
@@ -235,7 +238,7 @@ def test_few_units_prove_little_however_seldom_a_resample_disagrees(
     units: int, least: float
 ) -> None:
     better, worse = (with_dice(np.full(units, value)) for value in (0.8, 0.3))
-    found = paired_differences([better], [worse])["subject_dice"]
+    found = paired_differences([better], [worse], resamples=1000)["subject_dice"]
     assert least <= found.p_value < 2 * least
 
 
@@ -269,10 +272,10 @@ def test_pairs_of_groups_are_averaged_where_both_are_defined() -> None:
 def test_what_a_bootstrap_refuses() -> None:
     units = with_dice(np.array([0.1, 0.2]))
     with pytest.raises(ValueError, match="needs units, got none"):
-        bootstrap([])
+        bootstrap([], resamples=10)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         bootstrap([units], resamples=0)
     with pytest.raises(ValueError, match="same number of groups, got 1 and 2"):
-        paired_differences([units], [units, units])
+        paired_differences([units], [units, units], resamples=10)
     with pytest.raises(ValueError, match="'s2' is in one only"):
-        paired_differences([units], [with_dice(np.array([0.1, 0.2, 0.3]))])
+        paired_differences([units], [with_dice(np.array([0.1, 0.2, 0.3]))], resamples=10)
