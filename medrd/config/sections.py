@@ -6,6 +6,7 @@ A config file lists only what differs from the defaults below.
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import (
@@ -135,13 +136,23 @@ class SplitConfig(Section):
         return side
 
 
+class BrainLayout(StrEnum):
+    """A layout of scans; :data:`medrd.data.brains.layouts.LAYOUTS` has what each of them means."""
+
+    AUTO = "auto"
+    """The first that fits."""
+    MSD = "msd"
+    BRATS = "brats"
+    BRATS2023 = "brats2023"
+    FOLDER = "folder"
+
+
 class DataConfig(Section):
     """The data set of scans, and which of their slices count as healthy."""
 
     kind: Literal["volumes"] = "volumes"
     root: FilePath | None = None
-    layout: str = "auto"
-    """A name of :data:`medrd.data.brains.layouts.LAYOUTS`; ``auto`` takes the first that fits."""
+    layout: BrainLayout = BrainLayout.AUTO
     lesion_labels: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """The values of a label that are lesion, such as [1, 2, 4]; empty: all but 0."""
     healthy: bool = False
@@ -174,13 +185,24 @@ class DataConfig(Section):
         return self.max_voxels
 
 
+class PictureLayout(StrEnum):
+    """A layout of pictures; see :data:`medrd.data.pictures.layouts.LAYOUTS`."""
+
+    AUTO = "auto"
+    """The one that fits."""
+    MVTEC = "mvtec"
+    MVTEC_LOCO = "mvtec_loco"
+    MVTEC_3D = "mvtec_3d"
+    VISA = "visa"
+    FOLDER = "folder"
+
+
 class PictureDataConfig(Section):
     """The data set of pictures; its folders separate training from test, normal from anomalous."""
 
     kind: Literal["pictures"] = "pictures"
     root: FilePath | None = None
-    layout: str = "auto"
-    """A name of :data:`medrd.data.pictures.layouts.LAYOUTS`; ``auto`` takes the one that fits."""
+    layout: PictureLayout = PictureLayout.AUTO
     category: Text | tuple[Text, ...] = "all"
     """One, several or all categories; one model is trained on all of them."""
     calibration: Literal["auto"] | int | float = "auto"

@@ -6,7 +6,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from medrd.errors import ConfigError
 from medrd.images.formats import scan_file
+
+
+def require_root(root: Path, *, inside: str) -> None:
+    """Raise ConfigError if a data set's folder is missing; ``inside`` is what it should hold."""
+    if not root.is_dir():
+        raise ConfigError(
+            root,
+            expected="a data set's folder",
+            found="a file" if root.exists() else "nothing there",
+            remedy=f"Set data.root to the folder with the {inside}.",
+        )
 
 
 def folders_below(root: Path) -> Iterator[Path]:

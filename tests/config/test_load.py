@@ -165,6 +165,8 @@ def test_keys_of_another_model_are_unknown() -> None:
         ("data.split.train=-1", r"valid data\.split\.train: a count of 0 or more"),
         ("data.split.train=1.5", r"valid data\.split\.train: .*a share between 0 and 1"),
         ("data.split.train=true", r"valid data\.split\.train"),
+        ("data.layout=bratz", r"valid data\.layout: 'auto', 'msd', .*'bratz'.*--set data\.layout"),
+        ("data={kind: pictures, layout: mvtek}", r"valid data\.layout: .*'visa'.*'mvtek'"),
         ("recipe.channels=[]", "at least 1"),
         ("recipe.channels=[flair, t1]", "one or three"),
         ("recipe.channels=[flair, flair, t1]", "must differ"),

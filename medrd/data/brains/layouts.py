@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from medrd.config import BrainLayout
 from medrd.data.brains import brats, decathlon
 from medrd.data.brains.labels import BESIDE, OWN_FOLDERS, Labels, beside_images
-from medrd.data.folders import folders_below, scans_in
+from medrd.data.folders import folders_below, require_root, scans_in
 from medrd.data.left_out import LeftOut, log_left_out
 from medrd.data.names import MODALITIES, is_label_name
 from medrd.data.subject import Source, Subject
@@ -32,7 +33,7 @@ def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[S
     root
         The data set's folder.
     layout
-        A name of :data:`LAYOUTS`; ``auto`` takes the first that fits.
+        A key of :data:`LAYOUTS`; ``auto`` takes the first that fits.
     channels
         Modalities that every subject must have; exactly one, with any name, in the ``folder``
         layout.
@@ -40,28 +41,13 @@ def find_subjects(root: Path, *, layout: str, channels: Sequence[str]) -> list[S
     Raises
     ------
     ConfigError
-        The layout or a modality is unknown, the folder or subjects are missing, or two subjects
-        have one id.
+        The folder or subjects are missing, two subjects have one id, or a modality is unknown.
     MissingInputError
         A subject lacks a modality.
     """
-    if not root.is_dir():
-        found = "a file" if root.exists() else "nothing there"
-        raise ConfigError(
-            root,
-            expected="a data set's folder",
-            found=found,
-            remedy="Set data.root to the folder with the subjects.",
-        )
-    if layout not in ("auto", *LAYOUTS):
-        raise ConfigError(
-            "data.layout",
-            expected=f"auto or one of {', '.join(LAYOUTS)}",
-            found=layout,
-            remedy="Correct data.layout.",
-        )
-    tried = tuple(LAYOUTS) if layout == "auto" else (layout,)
-    if layout == "auto" and _is_plain(root):
+    require_root(root, inside="subjects")
+    tried = tuple(LAYOUTS) if layout == BrainLayout.AUTO else (layout,)
+    if layout == BrainLayout.AUTO and _is_plain(root):
         tried = ("folder",)
     for known in (LAYOUTS[name] for name in tried):
         subjects = sorted(known.find(root), key=lambda subject: subject.id)
@@ -182,8 +168,8 @@ class Layout(NamedTuple):
     """The folder below that holds all scans."""
 
 
-LAYOUTS = {
-    "msd": Layout(
+LAYOUTS: dict[str, Layout] = {
+    BrainLayout.MSD: Layout(
         decathlon.subjects_below,
         "imagesTr/*.nii.gz (MSD, nnU-Net)",
         choose=lambda subject, channels: _complete(
@@ -191,14 +177,16 @@ LAYOUTS = {
         ),
         scans="imagesTr",
     ),
-    "brats": Layout(
+    BrainLayout.BRATS: Layout(
         lambda root: brats.subjects_below(root, brats.OLD),
         "*/*_flair.nii.gz, *_t1.nii.gz … (BraTS up to 2021, UPENN-GBM, UCSF-PDGM)",
     ),
-    "brats2023": Layout(
+    BrainLayout.BRATS2023: Layout(
         lambda root: brats.subjects_below(root, brats.NEW),
         "*/*-t2f.nii.gz, *-t1n.nii.gz … (BraTS from 2023)",
     ),
-    "folder": Layout(_folder, "*.nii.gz or images/*.nii.gz (a plain folder)", choose=_named),
+    BrainLayout.FOLDER: Layout(
+        _folder, "*.nii.gz or images/*.nii.gz (a plain folder)", choose=_named
+    ),
 }
 """``data.layout: auto`` tries them in this order."""

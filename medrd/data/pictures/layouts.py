@@ -7,9 +7,12 @@ VisA's table) decides whether it is anomalous, whatever its mask holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
+from medrd.config import PictureLayout
+from medrd.data.folders import require_root
 from medrd.data.pictures.files import (
     GOOD,
     Category,
@@ -34,14 +37,6 @@ from medrd.errors import ConfigError
 
 __all__ = ["LAYOUTS", "PictureSubject", "find_pictures"]
 
-LAYOUTS = ("mvtec", "mvtec_loco", "mvtec_3d", "visa", "folder")
-
-# Any of these makes a folder a category of that layout. What else it must hold is checked
-# later, so that an incomplete category is reported and not overlooked.
-_MVTEC_SIGNS = ("train", "validation", "test", "test_public", "ground_truth")
-_FOLDER_SIGNS = ("normal", "abnormal")
-_LOCO_KINDS = ("logical_anomalies", "structural_anomalies")
-
 
 def find_pictures(
     root: Path, *, layout: str, category: str | Sequence[str]
@@ -53,34 +48,21 @@ def find_pictures(
     root
         The data set's folder, with a subfolder for each category, or one category's own folder.
     layout
-        One of :data:`LAYOUTS`, or ``auto`` to recognise it by the names of folders.
+        A key of :data:`LAYOUTS`, or ``visa``; ``auto`` recognises it by the names of folders.
     category
         ``all``, a category's name, or several.
 
     Raises
     ------
     ConfigError
-        If there is no such folder, layout or category; if a folder that the layout needs is
+        If there is no such folder or category; if a folder that the layout needs is
         missing or empty; or if two pictures have the same name.
     MissingInputError
         If a file that VisA's table names is missing, or its table has no mask for an anomalous
         picture.
     """
-    if not root.is_dir():
-        raise ConfigError(
-            root,
-            expected="a data set's folder",
-            found="a file" if root.exists() else "nothing there",
-            remedy="Set data.root to the folder with the categories.",
-        )
-    if layout not in (*LAYOUTS, "auto"):
-        raise ConfigError(
-            "data.layout",
-            expected=f"auto or one of {', '.join(LAYOUTS)}",
-            found=layout,
-            remedy="Correct data.layout.",
-        )
-    if layout == "visa" or (layout == "auto" and looks_like_visa(root)):
+    require_root(root, inside="categories")
+    if layout == PictureLayout.VISA or (layout == PictureLayout.AUTO and looks_like_visa(root)):
         subjects = visa_pictures(root, category)
     else:
         subjects = _from_folders(root, layout, category)
@@ -89,16 +71,21 @@ def find_pictures(
 
 def _from_folders(root: Path, layout: str, category: str | Sequence[str]) -> list[PictureSubject]:
     """The pictures of all layouts but VisA's, which have a folder for each category."""
-    known = _categories(root, layout)
+    auto = layout == PictureLayout.AUTO
+    tried = list(LAYOUTS.values()) if auto else [LAYOUTS[layout]]
+    signs = [sign for each in tried for sign in each.signs]
+    inside = [folder for folder in folders_in(root) if has_any(folder, signs)]
+    known = {name_of(f): f for f in ([root] if has_any(root, signs) else inside)}
     if not known:
+        words = [*(each.words for each in tried), *([f"{TABLE.as_posix()} (VisA)"] if auto else [])]
         raise ConfigError(
             root,
-            expected=_signs_in_words(layout),
+            expected="; or ".join(dict.fromkeys(words)),
             found=names_in_words(root),
             remedy="Check data.root and data.layout.",
         )
     chosen = choose(root, list(known), category)
-    kinds = {name: layout if layout != "auto" else _layout_of(known[name]) for name in chosen}
+    kinds = {name: _layout_of(known[name]) if auto else layout for name in chosen}
     if len(set(kinds.values())) > 1:
         raise ConfigError(
             root,
@@ -108,37 +95,20 @@ def _from_folders(root: Path, layout: str, category: str | Sequence[str]) -> lis
         )
     kind = kinds[chosen[0]]
     # Decided for the whole data set, because a single category without masks is damaged.
-    masked = any(_has_masks(folder, kind) for folder in known.values())
+    masked = any(
+        path.is_dir()
+        for folder in known.values()
+        for path in folder.glob(LAYOUTS[kind].masks(folder, kind))
+    )
     if not masked:
         logger.warning("%s has no masks: only image-level metrics can be computed.", root)
-    finder = _plain if kind == "folder" else mvtec_pictures
-    return [s for name in chosen for s in finder(Category(name, known[name], kind, masked))]
-
-
-def _categories(root: Path, layout: str) -> dict[str, Path]:
-    """Category folders by name: the root itself, or its subfolders."""
-    signs: tuple[str, ...] = ()
-    if layout in ("mvtec", "mvtec_loco", "mvtec_3d", "auto"):
-        signs += _MVTEC_SIGNS
-    if layout in ("folder", "auto"):
-        signs += _FOLDER_SIGNS
-    if has_any(root, signs):
-        return {name_of(root): root}
-    return {folder.name: folder for folder in folders_in(root) if has_any(folder, signs)}
+    find = LAYOUTS[kind].pictures
+    return [s for name in chosen for s in find(Category(name, known[name], kind, masked))]
 
 
 def _layout_of(category: Path) -> str:
-    """Recognise a category's layout by the names of its folders."""
-    if has_any(category, [f"{side}/good/rgb" for side in ("train", "validation", "test")]):
-        return "mvtec_3d"
-    if has_any(category, [f"{top}/{k}" for top in ("test", "ground_truth") for k in _LOCO_KINDS]):
-        return "mvtec_loco"
-    return "mvtec" if has_any(category, _MVTEC_SIGNS) else "folder"
-
-
-def _has_masks(category: Path, layout: str) -> bool:
-    sign = "masks" if layout == "folder" else shape_of(category, layout).truth_sign
-    return any(path.is_dir() for path in category.glob(sign))
+    """The first layout that fits a category."""
+    return next(name for name, each in LAYOUTS.items() if has_any(category, each.own or each.signs))
 
 
 def _plain(category: Category) -> Iterator[PictureSubject]:
@@ -176,8 +146,41 @@ def _plain(category: Category) -> Iterator[PictureSubject]:
     warn_of_orphans(mask for masks in every for mask in set(masks.values()) - claimed)
 
 
-def _signs_in_words(layout: str) -> str:
-    mvtec = "<category>/train/good and <category>/test (MVTec)"
-    plain = "normal and abnormal (a plain folder)"
-    visa = f"{TABLE.as_posix()} (VisA)"
-    return {"auto": f"{mvtec}, {visa}, or {plain}", "folder": plain}.get(layout, mvtec)
+class Layout(NamedTuple):
+    """A layout: how a category is recognised, and how its pictures are found."""
+
+    pictures: Callable[[Category], Iterable[PictureSubject]]
+    words: str
+    """Its folders, for messages."""
+    signs: tuple[str, ...]
+    """Any of these makes a folder a category. What else it must hold is checked later, so that an
+    incomplete category is reported and not overlooked."""
+    own: tuple[str, ...] = ()
+    """Any of these tells it from the layouts below it in the table, if they share its signs."""
+    masks: Callable[[Path, str], str] = lambda category, name: shape_of(category, name).truth_sign
+    """Pattern of the folders of masks in a category, by the layout's name."""
+
+
+_MVTEC = Layout(
+    mvtec_pictures,
+    "<category>/train/good and <category>/test (MVTec)",
+    ("train", "validation", "test", "test_public", "ground_truth"),
+)
+_LOCO = ("test/logical_anomalies", "test/structural_anomalies")
+_LOCO_TRUTH = ("ground_truth/logical_anomalies", "ground_truth/structural_anomalies")
+
+LAYOUTS: dict[str, Layout] = {
+    PictureLayout.MVTEC_3D: _MVTEC._replace(
+        own=("train/good/rgb", "validation/good/rgb", "test/good/rgb")
+    ),
+    PictureLayout.MVTEC_LOCO: _MVTEC._replace(own=_LOCO + _LOCO_TRUTH),
+    PictureLayout.MVTEC: _MVTEC,
+    PictureLayout.FOLDER: Layout(
+        _plain,
+        "normal and abnormal (a plain folder)",
+        ("normal", "abnormal"),
+        masks=lambda *_: "masks",
+    ),
+}
+"""The layouts with a folder for each category, which are all but VisA's; ``data.layout: auto``
+tries them in this order."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from medrd.config import PictureLayout
 from medrd.data.pictures.files import (
     GOOD,
     Category,
@@ -59,7 +60,7 @@ class Shape:
 
 def shape_of(category: Path, layout: str) -> Shape:
     """The shape of a category in this layout."""
-    if layout == "mvtec_loco":
+    if layout == PictureLayout.MVTEC_LOCO:
         # A picture may have several masks, because a logical defect may lie in several places.
         return Shape(
             test="test",
@@ -70,7 +71,7 @@ def shape_of(category: Path, layout: str) -> Shape:
             needs_validation=True,
             masks_by_stem=masks_in_folders,
         )
-    if layout == "mvtec_3d":
+    if layout == PictureLayout.MVTEC_3D:
         return Shape(
             test="test",
             inner="rgb",  # beside xyz, the positions of the surface, which are not used

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from folders import touch
+from medrd.config import BrainLayout
 from medrd.data.brains.brats import subjects_in
-from medrd.data.brains.layouts import LAYOUTS, find_subjects
+from medrd.data.brains.layouts import find_subjects
 from medrd.data.subject import Subject
 from medrd.errors import ConfigError, InputError, MissingInputError
 from medrd.images.formats import is_scan_name
@@ -367,14 +368,7 @@ def test_an_unknown_modality_names_the_known_ones(tmp_path: Path) -> None:
         find(tmp_path, channels=("t2f",))
 
 
-def test_an_unknown_layout_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"data\.layout: expected auto or one of msd, brats, .*bratz"
-    ):
-        find(tmp_path, "bratz")
-
-
-@pytest.mark.parametrize("layout", ["auto", *LAYOUTS])
+@pytest.mark.parametrize("layout", BrainLayout)
 def test_no_subject_says_what_was_looked_for(tmp_path: Path, layout: str) -> None:
     touch(tmp_path, "README.txt", "sub/scan.dcm")
     with pytest.raises(ConfigError, match=r"expected .*(nii|NIfTI)"):

@@ -51,11 +51,9 @@ def test_an_incomplete_tree_says_what_is_missing(
     assert missing in str(error.value)
 
 
-def test_a_root_or_a_layout_that_is_not_there(tmp_path: Path) -> None:
+def test_a_root_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing there"):
         find(tmp_path / "none")
-    with pytest.raises(ConfigError, match=r"data\.layout"):
-        find(tmp_path, "mvtek")
 
 
 @pytest.mark.parametrize(
