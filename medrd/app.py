@@ -62,6 +62,7 @@ def main() -> None:
     """Entry point: an error that the user can fix becomes one line and an exit code."""
     from medrd.errors import MedrdError
     from medrd.files import system_error
+    from medrd.run.signals import InterruptedRunError
     from medrd.run.terminal import take_every_text
 
     take_every_text()
@@ -78,15 +79,15 @@ def main() -> None:
         if leave.code == 130:  # what Typer makes of a KeyboardInterrupt
             typer.echo("interrupted", err=True)
         raise
-    except Exception as error:
-        denied = system_error(error) if isinstance(error, OSError) else None
-        if denied is not None:
-            typer.echo(f"error: {denied}", err=True)
-            sys.exit(denied.exit_code)
-        if getattr(error, "exit_code", None) == 130:  # a run that saved itself and stopped
-            typer.echo(str(error), err=True)
-            sys.exit(130)
-        raise
+    except InterruptedRunError as stopped:
+        typer.echo(str(stopped), err=True)
+        sys.exit(stopped.exit_code)
+    except OSError as error:
+        denied = system_error(error)
+        if denied is None:
+            raise
+        typer.echo(f"error: {denied}", err=True)
+        sys.exit(denied.exit_code)
 
 
 def _read_arguments(arguments: Sequence[str]) -> list[str]:

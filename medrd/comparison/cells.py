@@ -138,7 +138,7 @@ def _run_test(
         ) from stopped
     except MedrdError as problem:
         return failed(cell, test, out, str(problem), problem.to_dict())
-    except Exception as problem:
+    except Exception as problem:  # a bug too: it costs this cell, not the others
         text = f"{type(problem).__name__}: {problem}"
         details = {"error": text, "traceback": traceback.format_exc()}
         return failed(cell, test, out, text, details)

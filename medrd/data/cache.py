@@ -158,9 +158,8 @@ def cache_subjects(
                     errors.append(error)
                 if on_done:
                     on_done(subject.id)
-        except BaseException:
+        finally:
             pool.shutdown(wait=True, cancel_futures=True)
-            raise
     return cached, sorted(errors, key=lambda error: error.where)
 
 

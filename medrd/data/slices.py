@@ -123,7 +123,7 @@ class Prefetcher:
                 if not _put(self._slices.batch(which), items, stop):
                     return
             _put(None, items, stop)
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, the thread that waits for items raises it
             _put(error, items, stop)
 
 

@@ -235,7 +235,7 @@ def _as_model_error(name: str) -> Iterator[None]:
         yield
     except (OSError, ModelError):
         raise
-    except Exception as error:
+    except Exception as error:  # the exporters raise internal errors of many classes
         first_line = next(iter(str(error).strip().splitlines()), "")
         raise ModelError(
             name,

@@ -28,7 +28,7 @@ class StandardError(logging.Handler):
         try:
             self.stream.write(self.format(record) + "\n")
             self.stream.flush()
-        except Exception:
+        except Exception:  # as logging's own handlers do: a failed log line must not end the work
             self.handleError(record)
 
 

@@ -265,7 +265,7 @@ class WorkerGroup:
     def _run(self) -> None:
         try:
             self.record = self._trainer.fit().return_value
-        except Exception as error:
+        except Exception as error:  # in a thread: the one that waits for it raises it
             self.failure = error
 
 

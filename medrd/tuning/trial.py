@@ -107,7 +107,7 @@ def run_trial(
     with lock_folder(folder, "process", wait=True):
         try:
             _train(config, split_hash, point, folder, report)
-        except Exception as error:
+        except Exception as error:  # a bug too: a restarted trial would raise it again
             write_text(folder / _ERROR, traceback.format_exc())
             reports = read_trial_metrics(folder) or [TrialMetrics(0, WORST, None, 0.0, last=False)]
             report(replace(reports[-1], objective=WORST, last=False, failed=_in_one_line(error)))
