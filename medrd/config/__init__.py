@@ -4,7 +4,7 @@ The resolved config is written into every run folder, so a run can be understood
 original file.
 """
 
-from medrd.config.layout import Layout
+from medrd.config.channel_layout import ChannelLayout
 from medrd.config.load import digest, load_config, make_config
 from medrd.config.sections import (
     MEDIAN_INTENSITY,
@@ -37,10 +37,10 @@ __all__ = [
     "AugmentConfig",
     "BrainLayout",
     "CalibrationConfig",
+    "ChannelLayout",
     "CoarseNoiseConfig",
     "Config",
     "DataConfig",
-    "Layout",
     "PictureDataConfig",
     "PictureLayout",
     "PictureRecipeConfig",

@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticKnownError
 
-from medrd.config.layout import Layout
+from medrd.config.channel_layout import ChannelLayout
 from medrd.models.detectors import DETECTORS, detector_class
 from medrd.models.section import FilePath, Section, Text
 from medrd.models.settings import ModelSection
@@ -60,10 +60,10 @@ class RecipeConfig(Section):
     and outline)."""
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ChannelLayout:
         """The channels of an image."""
         offsets = [side * each for each in self.neighbours_mm for side in (-1, 1)]
-        return Layout(self.channels, (0.0, *offsets), self.place, self.field_mm / self.size)
+        return ChannelLayout(self.channels, (0.0, *offsets), self.place, self.field_mm / self.size)
 
     @model_validator(mode="after")
     def _check(self) -> RecipeConfig:
@@ -93,10 +93,10 @@ class PictureRecipeConfig(Section):
     floating-point files)."""
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ChannelLayout:
         """The channels of an image; pixel sizes are as if the picture were a slice of a head."""
         names = ("grey",) if self.colour == "grey" else ("red", "green", "blue")
-        return Layout(names, pixel_mm=240 / self.size)
+        return ChannelLayout(names, pixel_mm=240 / self.size)
 
     @model_validator(mode="after")
     def _check(self) -> PictureRecipeConfig:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medrd.config.layout import Layout
+from medrd.config.channel_layout import ChannelLayout
 from medrd.errors import ModelError
 from medrd.models.exportable import Exportable
 from medrd.run.model_folder import Model
@@ -19,7 +19,7 @@ from medrd.run.model_folder import Model
 class Interface:
     """Names, types and shapes of the graph's inputs, whose first axis is the number of slices."""
 
-    layout: Layout
+    layout: ChannelLayout
     size: int
     positions: bool
 

@@ -113,8 +113,8 @@ class ModelSection(Section):
     """A detector's section."""
 
     takes_stacks: ClassVar[bool] = False
-    """True if it accepts any :class:`medrd.config.layout.Layout`: modalities, neighbours,
-    positions."""
+    """True if it accepts any :class:`medrd.config.channel_layout.ChannelLayout`: modalities,
+    neighbours, positions."""
     learns: ClassVar[bool] = True
     """True if its maps depend on the training slices."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medrd.config import Layout, SimulationConfig
+from medrd.config import ChannelLayout, SimulationConfig
 from medrd.simulate.contents import (
     CONTENTS,
     ContentDraws,
@@ -29,7 +29,7 @@ from medrd.simulate.shapes import SHAPES, draw_shapes, groups, make_shapes, unif
 
 __all__ = ["CONTENTS", "SHAPES", "AnomalySimulator", "Simulated"]
 
-GREY = Layout(("grey",), pixel_mm=1.0)
+GREY = ChannelLayout(("grey",), pixel_mm=1.0)
 """One modality of one slice."""
 
 
@@ -72,7 +72,7 @@ class AnomalySimulator:
         which is three-dimensional.
     """
 
-    def __init__(self, settings: SimulationConfig, *, layout: Layout = GREY) -> None:
+    def __init__(self, settings: SimulationConfig, *, layout: ChannelLayout = GREY) -> None:
         self.settings = settings
         self.layout = layout
 

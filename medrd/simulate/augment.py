@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medrd.config import MEDIAN_INTENSITY, AugmentConfig, Layout
+from medrd.config import MEDIAN_INTENSITY, AugmentConfig, ChannelLayout
 from medrd.simulate.shapes import uniform
 
 _BIAS_POINTS = 3
@@ -19,7 +19,7 @@ def augment(
     images: Tensor,
     region: Tensor,
     config: AugmentConfig,
-    layout: Layout,
+    layout: ChannelLayout,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Change (B, C, H, W) in [0, 1] and (B, H, W) bool, with independent draws for each sample.

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medrd.config import Layout
+from medrd.config import ChannelLayout
 from medrd.simulate.fields import bicubic, box_mean
 from medrd.simulate.shapes import Draws, log_uniform, places, uniform
 
@@ -141,7 +141,7 @@ def draw_lesions(
 
 
 def grow_lesions(
-    draws: LesionDraws, stack: Tensor, inside: Tensor, layout: Layout
+    draws: LesionDraws, stack: Tensor, inside: Tensor, layout: ChannelLayout
 ) -> tuple[Tensor, Tensor]:
     """Put the lesions into a batch of stacks.
 
@@ -171,7 +171,9 @@ def grow_lesions(
     return changed, total
 
 
-def _radii(draws: LesionDraws, part: int, tissue: Tensor, inside: Tensor, layout: Layout) -> Tensor:
+def _radii(
+    draws: LesionDraws, part: int, tissue: Tensor, inside: Tensor, layout: ChannelLayout
+) -> Tensor:
     """(N, K, H, W): distance from the middle, 1 about where the edge is."""
     height, width = tissue.shape[2:]
     device = tissue.device
@@ -189,7 +191,7 @@ def _radii(draws: LesionDraws, part: int, tissue: Tensor, inside: Tensor, layout
     return radii + draws.follow[:, part, None, None, None] * _detail(tissue, inside, layout)
 
 
-def _detail(tissue: Tensor, inside: Tensor, layout: Layout) -> Tensor:
+def _detail(tissue: Tensor, inside: Tensor, layout: ChannelLayout) -> Tensor:
     """(N, K, H, W) in [-2, 2]: brightness relative to the surroundings, in standard deviations."""
     side = 2 * max(1, round(_DETAIL_MM / layout.pixel_mm / 2)) + 1
     side = min(side, 2 * (min(tissue.shape[2:]) // 2) - 1)
@@ -200,7 +202,12 @@ def _detail(tissue: Tensor, inside: Tensor, layout: Layout) -> Tensor:
 
 
 def _look(
-    draws: LesionDraws, part: int, stack: Tensor, cover: Tensor, radii: Tensor, layout: Layout
+    draws: LesionDraws,
+    part: int,
+    stack: Tensor,
+    cover: Tensor,
+    radii: Tensor,
+    layout: ChannelLayout,
 ) -> Tensor:
     """(N, K, M, H, W) in [0, 1]: the appearance of the lesion where it covers the image."""
     size = (stack.shape[3], stack.shape[4])
@@ -228,7 +235,7 @@ def _look(
     return (look + grain).clamp_(0, 1)
 
 
-def _noise(lattices: Tensor, size: tuple[int, int], layout: Layout) -> Tensor:
+def _noise(lattices: Tensor, size: tuple[int, int], layout: ChannelLayout) -> Tensor:
     """(N, 2, points) -> (N, K, H, W) with a deviation near 1/2, similar in nearby slices."""
     octaves = lattices.split([side * side for side in _LATTICES], dim=2)
     field = lattices.new_zeros(1)

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from medrd.config import CoarseNoiseConfig, Layout, SimplexBoxConfig
+from medrd.config import ChannelLayout, CoarseNoiseConfig, SimplexBoxConfig
 from medrd.simulate.anomalies import GREY, Simulated, like
 from medrd.simulate.fields import PERIOD, simplex
 from medrd.simulate.label import scaled_pixels
@@ -34,7 +34,7 @@ class CoarseNoise:
         What the channels are: one modality's noise is alike in all channels.
     """
 
-    def __init__(self, settings: CoarseNoiseConfig, *, layout: Layout = GREY) -> None:
+    def __init__(self, settings: CoarseNoiseConfig, *, layout: ChannelLayout = GREY) -> None:
         self.settings = settings
         self.layout = layout
 
@@ -85,7 +85,7 @@ class SimplexBox:
         What the channels are: one modality's noise is alike in all channels.
     """
 
-    def __init__(self, settings: SimplexBoxConfig, *, layout: Layout = GREY) -> None:
+    def __init__(self, settings: SimplexBoxConfig, *, layout: ChannelLayout = GREY) -> None:
         self.settings = settings
         self.layout = layout
 

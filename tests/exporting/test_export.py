@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from medrd.cli import app
 from medrd.config import RecipeConfig, make_config
-from medrd.config.layout import Layout
+from medrd.config.channel_layout import ChannelLayout
 from medrd.data.brains.prepare import prepare
 from medrd.errors import ModelError, OutputError
 from medrd.exporting import export as export_module
@@ -83,7 +83,7 @@ def test_every_method_makes_a_graph_for_any_number_of_slices(name: str) -> None:
     torch.manual_seed(0)
     detector = build(detector_class(name), small_teacher(name, "test_resnet"))
     network = Exportable(detector, scoring_of(64), size=64)
-    interface = export_module.Interface(Layout(("a", "b", "c")), 64, positions=False)
+    interface = export_module.Interface(ChannelLayout(("a", "b", "c")), 64, positions=False)
     module = export_module.trace(network, interface).module()
     given = interface.example(3)
     with torch.no_grad():

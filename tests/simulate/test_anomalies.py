@@ -10,21 +10,21 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from medrd.config import Layout, SimulationConfig
+from medrd.config import ChannelLayout, SimulationConfig
 from medrd.simulate.anomalies import CONTENTS, GREY, SHAPES, AnomalySimulator
 from medrd.simulate.fields import blur
 from medrd.simulate.label import dilate, large_by_spreading, visible_label, without_specks
 from medrd.simulate.shapes import draw_shapes, make_shapes, pack, places, unpack
 
 COUNT, SIZE = 8, 128
-COLOUR = Layout(("red", "green", "blue"))
+COLOUR = ChannelLayout(("red", "green", "blue"))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def simulator_of(*, layout: Layout = GREY, **settings: Any) -> AnomalySimulator:
+def simulator_of(*, layout: ChannelLayout = GREY, **settings: Any) -> AnomalySimulator:
     """A simulator with the config's defaults for settings that are not given."""
     return AnomalySimulator(SimulationConfig(**settings), layout=layout)
 
@@ -329,7 +329,7 @@ def test_draws_are_packed_for_one_copy_and_come_back_exactly() -> None:
         assert torch.equal(found, given)
 
 
-STACK = Layout(("flair", "t1"), (0.0, -2.0, 2.0), place=True, pixel_mm=1.5)
+STACK = ChannelLayout(("flair", "t1"), (0.0, -2.0, 2.0), place=True, pixel_mm=1.5)
 
 
 @pytest.mark.parametrize("content", CONTENTS)
@@ -351,7 +351,7 @@ def test_anomalies_go_through_the_neighbours_and_leave_places_alone(content: str
     if content == "lesion":  # solid: larger on one side than on the other
         assert not torch.equal(changes[0], changes[1])
     # The label is the middle slice's: from it alone comes the same.
-    alone = Layout(STACK.modalities, pixel_mm=1.5)
+    alone = ChannelLayout(STACK.modalities, pixel_mm=1.5)
     middle = simulator_of(contents=[content], beta=(0, 0), layout=alone)(
         images[:, :2], region, seeded(1)
     )

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from medrd.config import AugmentConfig, Layout
+from medrd.config import AugmentConfig, ChannelLayout
 from medrd.simulate.augment import augment
 
-LAYOUT = Layout(("flair", "t1"), (0.0, -1.0, 1.0), place=True)
+LAYOUT = ChannelLayout(("flair", "t1"), (0.0, -1.0, 1.0), place=True)
 
 
 def batch(count: int = 16) -> tuple[Tensor, Tensor]:
@@ -67,7 +67,11 @@ def test_one_modality_in_three_equal_channels_stays_so() -> None:
     images = torch.rand(4, 1, 8, 8).expand(-1, 3, -1, -1)
     wanted = AugmentConfig(flip=True, gamma=0.3, gain=0.3, bias=0.3)
     after, _ = augment(
-        images, images[:, 0] > 0.5, wanted, Layout(("flair",)), torch.Generator().manual_seed(0)
+        images,
+        images[:, 0] > 0.5,
+        wanted,
+        ChannelLayout(("flair",)),
+        torch.Generator().manual_seed(0),
     )
     assert torch.equal(after, after[:, :1].expand_as(after))
     assert not torch.equal(after, images)

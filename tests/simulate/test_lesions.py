@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medrd.config import Layout
+from medrd.config import ChannelLayout
 from medrd.simulate.lesions import LesionDraws, draw_lesions, grow_lesions
 
 MM = 1.5
@@ -18,8 +18,8 @@ SIZE = 96
 MIDDLE = (46 * 92 + 46) / 92**2  # of the square below, in reading order
 
 
-def layout(*offsets_mm: float, modalities: tuple[str, ...] = ("flair",)) -> Layout:
-    return Layout(modalities, (0.0, *offsets_mm), pixel_mm=MM)
+def layout(*offsets_mm: float, modalities: tuple[str, ...] = ("flair",)) -> ChannelLayout:
+    return ChannelLayout(modalities, (0.0, *offsets_mm), pixel_mm=MM)
 
 
 def plain(modalities: tuple[str, ...] = ("flair",), **changes: Tensor) -> LesionDraws:

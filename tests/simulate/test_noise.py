@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medrd.config import CoarseNoiseConfig, Layout, SimplexBoxConfig
+from medrd.config import ChannelLayout, CoarseNoiseConfig, SimplexBoxConfig
 from medrd.simulate.anomalies import GREY
 from medrd.simulate.fields import PERIOD, blur, fractal, perlin, rotate, simplex, turned_grid
 from medrd.simulate.noise import CoarseNoise, SimplexBox
 
-COLOUR = Layout(("red", "green", "blue"))
+COLOUR = ChannelLayout(("red", "green", "blue"))
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from medrd.config import Layout
+from medrd.config import ChannelLayout
 
 
 def neighbour_indices(
@@ -23,7 +23,7 @@ def neighbour_indices(
 
 
 def stacked(
-    images: NDArray[np.float32], positions_mm: NDArray[np.float64], layout: Layout
+    images: NDArray[np.float32], positions_mm: NDArray[np.float64], layout: ChannelLayout
 ) -> NDArray[np.float32]:
     """Slices (S, M, H, W) in the order of one stack -> (S, C, H, W) in the given layout."""
     parts = [images]
@@ -39,7 +39,7 @@ def also_shown(
     lesion_slices: NDArray[np.int64],
     numbers: NDArray[np.int64],
     positions_mm: NDArray[np.float64],
-    layout: Layout,
+    layout: ChannelLayout,
 ) -> NDArray[np.int64]:
     """``lesion_slices`` and the slices that show one of them as a neighbour, ascending."""
     shown = numbers[neighbour_indices(positions_mm, layout.offsets_mm)]

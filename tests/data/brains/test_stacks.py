@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medrd.config import Layout
+from medrd.config import ChannelLayout
 from medrd.data.brains.stacks import also_shown, neighbour_indices, stacked
 
 
@@ -26,7 +26,7 @@ def test_neighbours_are_the_nearest_slices_in_mm_and_the_last_at_the_ends() -> N
 
 def test_channels_are_the_slice_its_neighbours_and_places() -> None:
     images = np.random.default_rng(0).random((4, 2, 6, 8), np.float32)
-    layout = Layout(("flair", "t1"), (0.0, -1.0, 1.0), place=True)
+    layout = ChannelLayout(("flair", "t1"), (0.0, -1.0, 1.0), place=True)
     stack = stacked(images, np.arange(4.0) + 3, layout)
     assert stack.shape == (4, layout.channels, 6, 8)
     assert stack.dtype == np.float32
@@ -38,15 +38,17 @@ def test_channels_are_the_slice_its_neighbours_and_places() -> None:
     assert aside[2].tolist() == pytest.approx(aside[2, ::-1].tolist())
     assert aside[2, 0] == 1
     assert np.unique(up).tolist() == pytest.approx([1 / 3])
-    assert stacked(images, np.arange(4.0), Layout(("flair", "t1"))) is images
+    assert stacked(images, np.arange(4.0), ChannelLayout(("flair", "t1"))) is images
 
 
 def test_a_slice_that_is_shown_with_a_lesion_beside_it_is_touched() -> None:
     numbers, lesion_slices = np.arange(10, 20), np.array([14, 30])
-    layout = Layout(("flair",), (0.0, -2.0, 2.0))
+    layout = ChannelLayout(("flair",), (0.0, -2.0, 2.0))
     found = also_shown(lesion_slices, numbers, numbers * 1.0, layout)
     assert found.tolist() == [12, 14, 16, 30]
-    assert also_shown(lesion_slices, numbers, numbers * 1.0, Layout(("flair",))).tolist() == [
+    assert also_shown(
+        lesion_slices, numbers, numbers * 1.0, ChannelLayout(("flair",))
+    ).tolist() == [
         14,
         30,
     ]

@@ -9,7 +9,7 @@ PLACE_CHANNELS = 3
 
 
 @dataclass(frozen=True)
-class Layout:
+class ChannelLayout:
     """The channels of an image (C, H, W).
 
     They are, in this order, all modalities of the slice itself, all modalities of the neighbour at
