@@ -99,17 +99,8 @@ def evaluate(
     out = Path(out)
     config = with_models_own(config, loaded)
     cohort = load_cohort(config)
-    subjects = by_category(cohort.side("test"))
-    if not subjects:
-        raise ConfigError(
-            "data.split.test",
-            expected="test subjects",
-            found="none",
-            remedy="Assign some subjects to data.split.test.",
-        )
-    _refuse_seen_names(subjects, loaded, config)
-    make_folder(out)
-    _remove_stale(out)
+    subjects = _test_subjects(cohort, loaded, config)
+    _make_clean_folder(out)
     evaluated = [_evaluated(loaded, config, FROC_FACTORS if report else ())]
     intensity: Baseline | None = None
     with stop_on_signals() as stop:
@@ -120,25 +111,16 @@ def evaluate(
         items = [(number, subject) for number in range(len(evaluated)) for subject in subjects]
         if shard:
             scores = ShardedScores(out, shard, items, _identity(loaded, evaluated))
-            scores.score(runner, work, lambda: bool(stop))
-            if missing := scores.missing():
-                logger.info(
-                    "shard %s is done; still missing: %s", shard, ", ".join(map(str, missing))
-                )
+            if not scores.score(runner, work, lambda: bool(stop)):
                 return out / "metrics.json"
-        with closing(
-            scores.read() if shard else runner.map(work, items, lambda: bool(stop))
-        ) as results:
+        scored = scores.read() if shard else runner.map(work, items, lambda: bool(stop))
+        with closing(scored) as results:
             outcomes = in_order(results)
             result, *others = (summarise(each.name, subjects, outcomes) for each in evaluated)
     write_errors(out, [*result.errors, *(intensity.errors if intensity else ())])
     if not result.subjects:
         raise result.errors[0]
-    for row in result.subjects:
-        if text := row.get("warnings"):
-            logger.warning("%s: %s", row["subject"], text)
-    protocol = _protocol(cohort, loaded, config, result)
-    protocol["baseline"] = intensity.protocol if intensity else None
+    protocol = _protocol(cohort, loaded, config, result, intensity)
     _write_results(out, loaded, _metrics(result, others, protocol), result)
     if report:
         predict_some(loaded, subjects, result.subjects, out / CASES_NAME, device)
@@ -146,8 +128,23 @@ def evaluate(
     return out / "metrics.json"
 
 
-def _remove_stale(out: Path) -> None:
-    """If this evaluation fails, no results of an earlier one may remain."""
+def _test_subjects(cohort: Cohort, model: Model, config: Config) -> list[Subject]:
+    """The test side, by category; refused if the model has seen one of its ids, or if empty."""
+    subjects = by_category(cohort.side("test"))
+    if not subjects:
+        raise ConfigError(
+            "data.split.test",
+            expected="test subjects",
+            found="none",
+            remedy="Assign some subjects to data.split.test.",
+        )
+    _refuse_seen_names(subjects, model, config)
+    return subjects
+
+
+def _make_clean_folder(out: Path) -> None:
+    """Make the folder. If this evaluation fails, no results of an earlier one may remain in it."""
+    make_folder(out)
     if (out / "metrics.json").is_file():
         shutil.rmtree(out / CASES_NAME, ignore_errors=True)
     for stale in ("metrics.json", "subjects.json", "errors.json", FROC_NAME, CARD_NAME):
@@ -178,6 +175,9 @@ def _metrics(
 
 
 def _write_results(out: Path, model: Model, metrics: dict[str, Any], result: Summary) -> None:
+    for row in result.subjects:
+        if text := row.get("warnings"):
+            logger.warning("%s: %s", row["subject"], text)
     for category, units in result.units.items():
         save_units(out / "units" / f"{category}.npz", units)
     write_json(out / "subjects.json", result.subjects)
@@ -272,7 +272,9 @@ def _evaluated_baseline(baseline: Baseline) -> EvaluatedModel:
     )
 
 
-def _protocol(cohort: Cohort, model: Model, config: Config, result: Summary) -> dict[str, Any]:
+def _protocol(
+    cohort: Cohort, model: Model, config: Config, result: Summary, baseline: Baseline | None
+) -> dict[str, Any]:
     return {
         "data_set": config.data.root.name if config.data.root else None,
         "subjects": [row["subject"] for row in result.subjects],
@@ -294,4 +296,5 @@ def _protocol(cohort: Cohort, model: Model, config: Config, result: Summary) -> 
         "calibration": model.calibration.to_dict() if model.calibration else None,
         "precision": result.precision,
         "versions": versions(),
+        "baseline": baseline.protocol if baseline else None,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -28,6 +29,8 @@ from medrd.run.progress import progress
 from medrd.run.shard import Shard
 from medrd.run.signals import InterruptedRunError
 from medrd.runner.runner import Runner
+
+logger = logging.getLogger("medrd.evaluate")
 
 SHARDS_NAME = "shards"
 """Folder with the scores of each subject, in the evaluation's folder."""
@@ -67,8 +70,13 @@ class ShardedScores:
         self._shard_of = {name: i % shard.count + 1 for i, name in enumerate(subjects)}
         self._refuse_others({"shards": shard.count, "subjects": subjects, **identity})
 
-    def score(self, runner: Runner, work: EvaluateWork, should_stop: Callable[[], bool]) -> None:
+    def score(self, runner: Runner, work: EvaluateWork, should_stop: Callable[[], bool]) -> bool:
         """Score the subjects of this shard that have no score yet or failed.
+
+        Returns
+        -------
+        bool
+            Whether all shards are done.
 
         Raises
         ------
@@ -98,16 +106,15 @@ class ShardedScores:
             raise InterruptedRunError(
                 f"stopped after {done} of {len(left)} scores, which are kept. Run it again."
             )
-
-    def missing(self) -> list[int]:
-        """The numbers of the shards that are not finished."""
-        return sorted(
-            {
-                self._shard_of[subject.id]
-                for index, (_, subject) in enumerate(self._items)
-                if not self._path(index).is_file()
-            }
-        )
+        missing = {
+            self._shard_of[subject.id]
+            for index, (_, subject) in enumerate(self._items)
+            if not self._path(index).is_file()
+        }
+        if missing:
+            names = ", ".join(map(str, sorted(missing)))
+            logger.info("shard %s is done; still missing: %s", self._shard, names)
+        return not missing
 
     def read(self) -> Generator[tuple[int, Outcome], None, None]:
         """All outcomes in the order of the items, as :meth:`Runner.map` yields them.

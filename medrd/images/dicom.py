@@ -86,16 +86,7 @@ def read_dicom(
     for file, header in chosen.headers.items():
         _check_grey(file, header)
     distinct = _distinct(chosen)
-    if len(distinct) < len(chosen.files):
-        copies = len(chosen.files) - len(distinct)
-        remarks.append(
-            f"{copies} copies of slices (same SOP Instance UID, position and pixels) were ignored."
-        )
-    if len({text(header, "SOPInstanceUID") for header in distinct.values()}) < len(distinct):
-        remarks.append(
-            "different slices have one SOP Instance UID, which must be unique: they were told "
-            "apart by their positions."
-        )
+    remarks += _uid_warnings(chosen, distinct)
     files, places, inner = _one_volume(path, distinct, frame)
     with TemporaryDirectory(prefix="medrd-dicom-") as workspace:
         done = convert(files, path, Path(workspace))
@@ -123,10 +114,7 @@ def read_dicom(
         remarks.append("slices were placed by their headers, because dcm2niix's grid differs.")
         volume = replace(volume_from_array(volume.array, affine), warnings=volume.warnings)
     return replace(
-        volume,
-        path=path,
-        warnings=(*volume.warnings, *remarks),
-        description=chosen.description,
+        volume, path=path, warnings=(*volume.warnings, *remarks), description=chosen.description
     )
 
 
@@ -169,6 +157,21 @@ def _distinct(series: Series) -> dict[Path, Dataset]:
         by_pixels = {_pixel_hash(path) if len(paths) > 1 else "": path for path in reversed(paths)}
         kept.update(by_pixels.values())
     return {path: header for path, header in series.headers.items() if path in kept}
+
+
+def _uid_warnings(series: Series, distinct: dict[Path, Dataset]) -> list[str]:
+    """Warn about copies of slices, and about slices that share a UID."""
+    remarks = []
+    if copies := len(series.files) - len(distinct):
+        remarks.append(
+            f"{copies} copies of slices (same SOP Instance UID, position and pixels) were ignored."
+        )
+    if len({text(header, "SOPInstanceUID") for header in distinct.values()}) < len(distinct):
+        remarks.append(
+            "different slices have one SOP Instance UID, which must be unique: they were told "
+            "apart by their positions."
+        )
+    return remarks
 
 
 def _pixel_hash(path: Path) -> str:

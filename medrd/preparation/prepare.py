@@ -153,13 +153,8 @@ def prepare(
     for problem in errors:
         logger.error("%s", problem)
     result = PrepareReport(errors=list(errors))
-    job = _Job(
-        Path(out),
-        load_template(_path(template), _path(template_mask)),
-        options,
-        overwrite,
-        max_voxels,
-    )
+    space = load_template(_path(template), _path(template_mask))
+    job = _Job(Path(out), space, options, overwrite, max_voxels)
     remove_abandoned(job.out)
     count = 0
     try:
