@@ -18,6 +18,7 @@ from medrd.images.picture import DEFAULT_MAX_PIXELS, Picture, read_picture
 from medrd.images.read import read_volume
 from medrd.images.volume import Volume
 from medrd.prediction.guard import Name, Names, compare_with_training
+from medrd.prediction.options import PredictOptions
 from medrd.run.device import choose_execution
 from medrd.run.engine import Engine, make_predictor
 from medrd.run.model_folder import Model, load_model
@@ -69,12 +70,18 @@ class LoadedModel:
         ``auto``, ``cpu``, ``cuda`` …
     engine
         See :data:`medrd.run.engine.Engine`.
+
+    Raises
+    ------
+    ConfigError
+        The device or the engine is unknown, or the device is not available.
     """
 
     def __init__(self, model: Model, *, device: str = "auto", engine: Engine = "auto") -> None:
         self.model = model
-        execution = choose_execution(device, model.config.train.precision)
-        self.predictor, _ = make_predictor(model, execution, engine)
+        options = PredictOptions(device=device, engine=engine)
+        execution = choose_execution(options.device, model.config.train.precision)
+        self.predictor, _ = make_predictor(model, execution, options.engine)
 
     def predict(self, given: Volume | Mapping[str, Volume] | Picture) -> AnomalyMap:
         """Compute the anomaly map of a scan or picture.

@@ -116,7 +116,7 @@ class PredictOptions:
         Literal["auto", "torch", "fused"],
         typer.Option(
             parser=str,  # checked below; Typer's own error says "Value error"
-            metavar="[auto|torch|fused]",
+            metavar="<auto|torch|fused>",
             help="fused: fold BatchNorm into the convolutions, which is faster on a CPU. torch: "
             "run the networks as trained. auto: fused on a CPU in fp32, otherwise torch.",
         ),

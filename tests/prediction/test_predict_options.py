@@ -41,6 +41,12 @@ def test_python_refuses_the_values_that_the_command_line_refuses(
         medrd.predict(None, tmp_path, tmp_path / "out", **keywords)
 
 
+def test_a_loaded_model_takes_no_unknown_engine() -> None:
+    unknown: Any = "foo"
+    with pytest.raises(ConfigError, match="--engine"):
+        medrd.load(engine=unknown)
+
+
 def test_an_unknown_keyword_names_the_function_that_was_called(tmp_path: Path) -> None:
     unknown: Any = {"nosuch": 1}
     with pytest.raises(TypeError, match=r"^predict\(\) got .*'nosuch'"):
