@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import yaml
-
 from medrd.config import Config, make_config
 from medrd.evaluation.evaluate import evaluate
 from medrd.files import write_text
@@ -118,7 +116,7 @@ def train_demo(out: str | Path, *, subjects: int, epochs: int) -> str:
     """
     out = Path(out)
     config = demo_config(out, subjects=subjects, epochs=epochs)
-    write_text(out / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
+    write_text(out / "config.yaml", config.to_yaml())
     make_phantoms(out / "brains", subjects)
     run = train(config, out / "run", resume=True)
     test = load_cohort(config).side("test")

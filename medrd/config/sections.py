@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticKnownError
 
 from medrd.config.channel_layout import ChannelLayout
+from medrd.config.yaml_text import format_yaml
 from medrd.models.detectors import DETECTORS, detector_class
 from medrd.models.section import FilePath, Section, Text
 from medrd.models.settings import ModelSection
@@ -350,3 +351,7 @@ class Config(Section):
                 normalise=self.recipe.normalise,
             )
         return self
+
+    def to_yaml(self) -> str:
+        """The resolved config as YAML text."""
+        return format_yaml(self.to_dict())

@@ -137,3 +137,8 @@ def _in_one_line(error: yaml.YAMLError, text: str) -> str:
         return " ".join(str(error).split())
     hint = " (indent with spaces)" if "'\\t'" in problem else ""
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem.removeprefix('but ')}{hint}"
+
+
+def format_yaml(content: Any) -> str:
+    """Plain types as YAML text, in their order."""
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -40,10 +39,6 @@ class Section(BaseModel):
         """The section in plain types, as in a YAML file."""
         result: dict[str, Any] = self.model_dump(mode="json")
         return result
-
-    def to_yaml(self) -> str:
-        """The section as YAML text, with every default."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
 def _without_bool(value: Any, annotation: Any) -> Any:

@@ -23,6 +23,7 @@ from medrd.config.load import (
 )
 from medrd.config.mistakes import config_mistake
 from medrd.config.sections import Config
+from medrd.config.yaml_text import format_yaml
 from medrd.errors import ConfigError
 from medrd.models.section import Section, Text
 from medrd.models.settings import SimulationConfig
@@ -192,6 +193,10 @@ class TuneConfig(Section):
                     continue
             return f"space.{key}"
         return "config"
+
+    def to_yaml(self) -> str:
+        """The search as YAML text."""
+        return format_yaml(self.to_dict())
 
 
 def load_tune(path: str | Path, overrides: Sequence[str] = ()) -> TuneConfig:
