@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from without import NETWORK, STREAM
 
 from medrd.config import Config, RecipeConfig, load_config
-from medrd.data.brains.prepare import prepare
+from medrd.data.brains.prepare import prepare_slices
 from medrd.data.brains.profile import make_profile
 from medrd.data.brains.sequences import OtherSequence, appearance
 from medrd.data.traits import ScanTraits
@@ -85,7 +85,7 @@ def simulated_appearance(job: Job) -> Appearance:
     assert isinstance(config.recipe, RecipeConfig)
     scan = make_varied(index, seed=config.seed, modality=modality)
     volume = volume_from_array(scan.image, scan.affine)
-    prepared = prepare({modality: volume}, config.recipe, quick=True)
+    prepared = prepare_slices({modality: volume}, config.recipe, quick=True)
     return appearance_of(
         prepared.traits, prepared.images.astype(np.float16), prepared.region, config
     )

@@ -21,7 +21,7 @@ from trained_cells import Kept, Trained, brain_cells, load, parser
 
 from medrd.config import RecipeConfig
 from medrd.data.brains.lesions import read_lesions
-from medrd.data.brains.prepare import lesion_positions, prepare, read_channels
+from medrd.data.brains.prepare import lesion_positions, prepare_slices, read_channels
 from medrd.data.margin import away_from
 from medrd.data.subject import Subject
 from medrd.run.table import markdown_table
@@ -41,7 +41,7 @@ def measure(trained: Trained, subject: Subject) -> dict[str, Any]:
     volumes = read_channels(subject, recipe, max_voxels=budget)
     first = next(iter(volumes.values()))
     lesions = read_lesions(subject, first, max_voxels=budget).mask
-    prepared = prepare(volumes, recipe)
+    prepared = prepare_slices(volumes, recipe)
     region = prepared.scored()
     scores = trained.predictor.on_grid(prepared).grid_map
     marked, wanted = (scores >= trained.threshold) & region, lesions & region

@@ -348,7 +348,7 @@ def _read_scan(folder: Path, name: str, content: bytes) -> None:
 
 
 def _prepare(volume: Any) -> None:
-    Brains(RecipeConfig(size=32, min_brain_mm2=500)).prepare(volume)
+    Brains(RecipeConfig(size=32, min_brain_mm2=500)).prepare_slices(volume)
 
 
 def _dicom(seeds: Seeds, rng: np.random.Generator, folder: Path) -> None:

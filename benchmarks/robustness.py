@@ -25,7 +25,7 @@ from medrd.data.brains.lesions import read_lesions
 from medrd.data.brains.prepare import (
     PreparedVolume,
     lesion_positions,
-    prepare,
+    prepare_slices,
     read_channels,
 )
 from medrd.data.kind import TestItem
@@ -132,7 +132,7 @@ def changed_item(subject: Subject, recipe: RecipeConfig, change: str, budget: in
     if kept != slice(None):
         volumes = {name: _slices(volume, kept) for name, volume in volumes.items()}
         lesions = lesions[:, :, kept]
-    prepared = prepare(volumes, recipe)
+    prepared = prepare_slices(volumes, recipe)
     positions = lesion_positions(lesions, prepared.geometry)
     scored = prepared.scored()
     return TestItem(

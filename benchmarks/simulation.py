@@ -27,7 +27,7 @@ from medrd.config import (
     SimulationConfig,
     make_config,
 )
-from medrd.data.brains.prepare import prepare
+from medrd.data.brains.prepare import prepare_slices
 from medrd.images.volume import volume_from_array
 from medrd.models.detector import Batch
 from medrd.phantom.cohort import BRATS_AFFINE, make_subject
@@ -52,7 +52,7 @@ def phantom_slices(size: int, count: int) -> tuple[Tensor, Tensor]:
     for index in range(8):
         phantom = make_subject(index)
         flair = volume_from_array(phantom.modalities["flair"], BRATS_AFFINE)
-        prepared = prepare({"flair": flair}, RecipeConfig(size=size))
+        prepared = prepare_slices({"flair": flair}, RecipeConfig(size=size))
         lesion = prepared.geometry.to_slices(phantom.labels > 0, nearest=True)[prepared.numbers]
         healthy = np.flatnonzero(~lesion.any(axis=(1, 2)))
         each = -(-count // 8)

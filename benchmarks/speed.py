@@ -21,7 +21,7 @@ import torch
 
 from medrd.config import Config, RecipeConfig, make_config
 from medrd.data.brains.layouts import find_subjects
-from medrd.data.brains.prepare import PreparedVolume, prepare, read_channels
+from medrd.data.brains.prepare import PreparedVolume, prepare_slices, read_channels
 from medrd.data.slices import HealthySlices, SliceBatch
 from medrd.models.detector import Detector
 from medrd.phantom.cohort import write_cohort
@@ -40,7 +40,7 @@ def phantom_slices(size: int) -> PreparedVolume:
         write_cohort(Path(folder), 1, seed=0)
         subject = find_subjects(Path(folder), layout="brats", channels=["flair"])[0]
         recipe = RecipeConfig(size=size)
-        return prepare(read_channels(subject, recipe, max_voxels=512**3), recipe)
+        return prepare_slices(read_channels(subject, recipe, max_voxels=512**3), recipe)
 
 
 def batches_of(prepared: PreparedVolume, batch_size: int, count: int) -> list[SliceBatch]:

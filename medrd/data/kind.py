@@ -228,7 +228,7 @@ class Kind(Protocol):
         """Read a case; inputs with more voxels or pixels than ``budget`` are refused unread."""
         ...
 
-    def prepare(self, given: Volume | Mapping[str, Volume] | Picture) -> Prepared:
+    def prepare_slices(self, given: Volume | Mapping[str, Volume] | Picture) -> Prepared:
         """Prepare an input in memory. Raises ModelError if it is of the other kind."""
         ...
 

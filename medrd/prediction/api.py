@@ -107,7 +107,7 @@ class LoadedModel:
                     f"predict takes what medrd.read(path) returns, or a mapping from modality to "
                     f"Volume, not {type(each).__name__}; medrd.predict takes paths"
                 )
-        prepared = self.model.kind.prepare(given)
+        prepared = self.model.kind.prepare_slices(given)
         names = _names(given, self.model.recipe.layout.modalities)
         likeness = compare_with_training(prepared, self.model, names)
         prediction = self.predictor.on_grid(prepared, self.model.threshold)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medrd.config import RecipeConfig
 from medrd.data.brains.lesions import read_lesions
-from medrd.data.brains.prepare import prepare, read_channels, scan_hash
+from medrd.data.brains.prepare import prepare_slices, read_channels, scan_hash
 from medrd.data.brains.stacks import neighbour_indices, places
 from medrd.data.slices import HealthySlices, SliceBatch
 from medrd.data.subject import Subject
@@ -81,7 +81,7 @@ def _read(subject: Subject, recipe: RecipeConfig, budget: int) -> _Labelled:
     volumes = read_channels(subject, recipe, max_voxels=budget)
     assert subject.label is not None
     lesions = read_lesions(subject, next(iter(volumes.values())), max_voxels=budget).mask
-    prepared = prepare(volumes, alone, quick=True)
+    prepared = prepare_slices(volumes, alone, quick=True)
     upright = prepared.geometry.to_slices(lesions.astype(np.uint8), nearest=True)
     return _Labelled(
         prepared.images.astype(np.float16),

@@ -17,7 +17,7 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from medrd.config import RecipeConfig
 from medrd.data import cache
 from medrd.data.brains import kind as brains
-from medrd.data.brains.prepare import prepare, read_channels, scan_hash
+from medrd.data.brains.prepare import prepare_slices, read_channels, scan_hash
 from medrd.data.cache import (
     CachedSubject,
     cache_subject,
@@ -62,9 +62,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def counted(volumes: Any, recipe: RecipeConfig) -> Any:
         calls.append("prepared")
-        return prepare(volumes, recipe)
+        return prepare_slices(volumes, recipe)
 
-    monkeypatch.setattr(brains, "prepare", counted)
+    monkeypatch.setattr(brains, "prepare_slices", counted)
     return calls
 
 
@@ -91,7 +91,7 @@ def assert_same(first: CachedSubject, second: CachedSubject) -> None:
 
 def test_an_entry_holds_what_prepare_gives(subject: Subject, folder: Path) -> None:
     volumes = read_channels(subject, RECIPE, max_voxels=MAX_VOXELS)
-    expected = prepare(volumes, RECIPE)
+    expected = prepare_slices(volumes, RECIPE)
 
     got = get(subject, folder)
 

@@ -331,12 +331,12 @@ def test_neither_scans_nor_scores_pile_up_in_memory(
         "root": str(cohort),
         "split": {"train": 0, "calibration": 0, "test": [*TEST, *added]},
     }
-    prepare, make_units = brains.prepare, summary.make_units
+    prepare_slices, make_units = brains.prepare_slices, summary.make_units
     alive: list[weakref.ref[PreparedVolume]] = []
     counts: list[int] = []
 
     def counting(*args: Any, **kwargs: Any) -> PreparedVolume:
-        prepared = prepare(*args, **kwargs)
+        prepared = prepare_slices(*args, **kwargs)
         alive.append(weakref.ref(prepared))
         gc.collect()
         counts.append(sum(ref() is not None for ref in alive))
@@ -347,7 +347,7 @@ def test_neither_scans_nor_scores_pile_up_in_memory(
         assert all(each.keys.size <= 100 for each in histograms)
         return make_units(ids, histograms, **rest)
 
-    monkeypatch.setattr(brains, "prepare", counting)
+    monkeypatch.setattr(brains, "prepare_slices", counting)
     monkeypatch.setattr(summary, "make_units", looking)
     monkeypatch.setattr(summary, "bins_each", lambda subjects: 600 // subjects)
     evaluate(tiny_run, make_config(tiny_raw), tmp_path / "out", baseline=False)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from medrd.cli import app
 from medrd.config import RecipeConfig, make_config
 from medrd.config.channel_layout import ChannelLayout
-from medrd.data.brains.prepare import prepare
+from medrd.data.brains.prepare import prepare_slices
 from medrd.errors import ModelError, OutputError
 from medrd.exporting import export as export_module
 from medrd.exporting.bundle import BundleNetwork
@@ -108,7 +108,7 @@ class Exported:
 
         model = load_model(self.model)
         assert isinstance(model.recipe, RecipeConfig)
-        prepared = prepare({"flair": read_nifti(scan)}, model.recipe)
+        prepared = prepare_slices({"flair": read_nifti(scan)}, model.recipe)
         session = onnxruntime.InferenceSession(self.out / "model.onnx")
         for part in parts:
             images, region = prepared.images[part], prepared.region[part]
@@ -251,7 +251,7 @@ def test_the_steps_of_the_documentation_make_the_slices_of_prediction(
     recipe = RecipeConfig(size=64, field_mm=256, axis=axis, min_brain_mm2=500)
     page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
     scan = read_nifti(tiny_root / "tiny_0" / "tiny_0_flair.nii.gz")
-    prepared = prepare({"flair": scan}, recipe)
+    prepared = prepare_slices({"flair": scan}, recipe)
 
     # Step 4: R, A and S of an array in RAS+ become the axes in the table's last column.
     image = nib.as_closest_canonical(nib.Nifti1Image(scan.array, scan.affine))

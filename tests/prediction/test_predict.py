@@ -248,7 +248,7 @@ def test_scans_in_memory_do_not_grow_with_their_number(
     failure: Exception | None,
 ) -> None:
     """Nor do those that the memory does not suffice for: each fails alone."""
-    scans, original = brighter_copies(scan, 6), brains_module.prepare
+    scans, original = brighter_copies(scan, 6), brains_module.prepare_slices
     alive: list[weakref.ref[Prepared]] = []
     counts = []
 
@@ -263,7 +263,7 @@ def test_scans_in_memory_do_not_grow_with_their_number(
         assert failure is not None
         raise type(failure)(*failure.args)
 
-    monkeypatch.setattr(brains_module, "prepare", counting)
+    monkeypatch.setattr(brains_module, "prepare_slices", counting)
     if failure is not None:
         monkeypatch.setattr(Predictor, "on_grid", fail)
     gc.freeze()  # what there is already is not looked through again

@@ -52,7 +52,7 @@ def test_models_lists_it_with_the_numbers_of_its_card() -> None:
 def test_its_guard_tells_other_sequences_of_a_simulated_person(modality: str) -> None:
     model = load_model(None)
     person = make_varied(3, seed=9, healthy=True, voxel_mm=2.0, modality=modality)
-    prepared = model.kind.prepare(volume_from_array(person.image, person.affine))
+    prepared = model.kind.prepare_slices(volume_from_array(person.image, person.affine))
     found = compare_with_training(prepared, model, {}).differences
     if modality == "flair":
         assert found == ()

@@ -10,7 +10,7 @@ import torch
 
 from medrd.config import RecipeConfig
 from medrd.data.brains.layouts import find_subjects
-from medrd.data.brains.prepare import prepare, read_channels
+from medrd.data.brains.prepare import prepare_slices, read_channels
 from medrd.data.subject import Subject
 from medrd.training.labelled import LabelledSlices, as_simulated
 
@@ -34,7 +34,7 @@ def test_a_labelled_slice_is_what_prediction_would_see_and_its_label(
 ) -> None:
     slices = LabelledSlices(subjects, RECIPE, 10**8)
     prepared = [
-        prepare(read_channels(subject, RECIPE, max_voxels=10**8), RECIPE, quick=True)
+        prepare_slices(read_channels(subject, RECIPE, max_voxels=10**8), RECIPE, quick=True)
         for subject in subjects
     ]
     counts = [len(each.region) for each in prepared]

@@ -19,7 +19,7 @@ from medrd.data.brains.opened import OpenedScan
 from medrd.data.brains.prepare import (
     PreparedVolume,
     lesion_positions,
-    prepare,
+    prepare_slices,
     read_channels,
     refuse_label,
     scan_hash,
@@ -100,7 +100,7 @@ class Brains:
         """Read a subject's slices, and find those with a lesion."""
         recipe = self.recipe
         volumes = read_channels(subject, recipe, max_voxels=budget)
-        prepared = prepare(volumes, recipe)
+        prepared = prepare_slices(volumes, recipe)
         lesion_slices: NDArray[np.int64] = np.zeros(0, np.int64)
         if subject.label is not None:
             like = next(iter(volumes.values()))
@@ -133,7 +133,7 @@ class Brains:
             )
         volumes = read_channels(subject, recipe, max_voxels=budget)
         lesions = read_lesions(subject, next(iter(volumes.values())), max_voxels=budget)
-        prepared = prepare(volumes, recipe, quick=True)
+        prepared = prepare_slices(volumes, recipe, quick=True)
         positions = lesion_positions(lesions.mask, prepared.geometry)
         scored = prepared.scored()
         return TestItem(
@@ -191,9 +191,9 @@ class Brains:
         volumes = read_channels(case.subject, self.recipe, max_voxels=budget)
         for volume in volumes.values():
             refuse_label(volume)
-        return OpenedScan(volumes, prepare(volumes, self.recipe, quick=True))
+        return OpenedScan(volumes, prepare_slices(volumes, self.recipe, quick=True))
 
-    def prepare(self, given: Volume | Mapping[str, Volume] | Picture) -> PreparedVolume:
+    def prepare_slices(self, given: Volume | Mapping[str, Volume] | Picture) -> PreparedVolume:
         """Prepare a volume, or volumes by modality if the model takes several.
 
         Raises
@@ -221,7 +221,7 @@ class Brains:
             )
         volumes = {channel: volumes[channel] for channel in channels}
         check_same_grid(volumes)
-        return prepare(volumes, self.recipe, quick=True)
+        return prepare_slices(volumes, self.recipe, quick=True)
 
     def is_own_map(self, path: Path) -> bool:
         """True if the description in the NIfTI header begins with medrd's name."""

@@ -161,7 +161,7 @@ def normalise(
     return result
 
 
-def prepare(
+def prepare_slices(
     volumes: Mapping[str, Volume], recipe: RecipeConfig, *, quick: bool = False
 ) -> PreparedVolume:
     """Find the brain of one subject, normalise its volumes and cut the slices.

@@ -130,7 +130,7 @@ class Pictures:
         picture = self._read(case.subject, budget)
         return OpenedPicture(picture, prepare_picture(picture, self.recipe))
 
-    def prepare(self, given: Volume | Mapping[str, Volume] | Picture) -> PreparedPicture:
+    def prepare_slices(self, given: Volume | Mapping[str, Volume] | Picture) -> PreparedPicture:
         """A picture. Raises ModelError for volumes."""
         if not isinstance(given, Picture):
             raise ModelError(

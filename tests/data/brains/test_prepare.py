@@ -21,7 +21,7 @@ from medrd.data.brains.prepare import (
     brain_mask,
     lesion_positions,
     normalise,
-    prepare,
+    prepare_slices,
     read_channels,
 )
 from medrd.data.margin import away_from
@@ -100,7 +100,7 @@ def test_a_median_that_is_not_positive_is_an_error_that_says_what_to_do(
     negative = volume_from_array(shifted.astype(np.float32), volume.affine)
     said = r"median of -.* \(from .*another program.*normalise=percentile"
     with pytest.raises(EmptyBrainError, match=said):
-        prepare({"flair": negative}, recipe(normalise="median"))
+        prepare_slices({"flair": negative}, recipe(normalise="median"))
 
 
 @pytest.mark.parametrize("how", ["percentile", "rank"])
@@ -156,9 +156,9 @@ def test_an_image_without_contrast_is_an_error(make_brain: MakeBrain, value: flo
     volume = make_brain()
     flat = volume_from_array(np.where(volume.array != 0, value, 0), volume.affine)
     with pytest.raises(EmptyBrainError):
-        prepare({"flair": flat}, recipe())
+        prepare_slices({"flair": flat}, recipe())
     with pytest.raises(EmptyBrainError, match="same value" if value else "brain"):
-        prepare({"flair": flat}, recipe(normalise="rank"))
+        prepare_slices({"flair": flat}, recipe(normalise="rank"))
 
 
 def test_a_flat_second_channel_is_named(make_brain: MakeBrain) -> None:
@@ -166,21 +166,21 @@ def test_a_flat_second_channel_is_named(make_brain: MakeBrain) -> None:
     flat = volume_from_array((volume.array != 0).astype(np.float32), volume.affine)
     channels = recipe(channels=("flair", "t1", "t2"))
     with pytest.raises(EmptyBrainError, match="t1"):
-        prepare({"flair": volume, "t1": flat, "t2": volume}, channels)
+        prepare_slices({"flair": volume, "t1": flat, "t2": volume}, channels)
 
 
 def test_a_brain_too_small_says_how_large_it_is(make_brain: MakeBrain) -> None:
     volume = make_brain()
     largest = 4 * np.count_nonzero(volume.array, axis=(0, 1)).max()
     with pytest.raises(EmptyBrainError, match=f"found {largest} mm²"):
-        prepare({"flair": volume}, recipe(min_brain_mm2=1e6))
+        prepare_slices({"flair": volume}, recipe(min_brain_mm2=1e6))
 
 
 def test_a_scan_with_its_skull_is_warned_of(make_brain: MakeBrain) -> None:
     volume = make_brain()
     noisy = volume_from_array(np.where(volume.array == 0, 0.5, volume.array), volume.affine)
-    assert not prepare({"flair": volume}, recipe()).warnings
-    assert "skull-stripped" in "".join(prepare({"flair": noisy}, recipe()).warnings)
+    assert not prepare_slices({"flair": volume}, recipe()).warnings
+    assert "skull-stripped" in "".join(prepare_slices({"flair": noisy}, recipe()).warnings)
 
 
 @pytest.mark.parametrize("side_mm", [0.001, 1000.0])
@@ -189,7 +189,7 @@ def test_voxels_that_no_scanner_makes_are_refused(side_mm: float) -> None:
     brain = np.ones((8, 8, 8), np.float32)
     volume = volume_from_array(brain, np.diag([side_mm, side_mm, side_mm, 1.0]))
     with pytest.raises(AffineError, match="voxels of"):
-        prepare({"flair": volume}, recipe())
+        prepare_slices({"flair": volume}, recipe())
 
 
 def test_a_field_that_would_not_fit_in_memory_is_refused_before_it_is_filled() -> None:
@@ -198,7 +198,7 @@ def test_a_field_that_would_not_fit_in_memory_is_refused_before_it_is_filled() -
     tracemalloc.start()
     try:
         with pytest.raises(TooLargeError, match="160 slices of 2400 x 2400"):
-            prepare({"flair": volume}, recipe(field_mm=240.0))
+            prepare_slices({"flair": volume}, recipe(field_mm=240.0))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -207,7 +207,7 @@ def test_a_field_that_would_not_fit_in_memory_is_refused_before_it_is_filled() -
 
 def test_brain_outside_the_field_is_warned_of(make_brain: MakeBrain) -> None:
     small = recipe(field_mm=20.0, min_brain_mm2=100.0)
-    assert "outside the field" in "".join(prepare({"flair": make_brain()}, small).warnings)
+    assert "outside the field" in "".join(prepare_slices({"flair": make_brain()}, small).warnings)
 
 
 # --- slices ----------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_slices_are_chosen_by_area_in_mm2(
     areas = np.count_nonzero(volume.array, axis=in_plane) * area
     limit = float(np.median(areas[areas > 0])) + 0.1
 
-    prepared = prepare(
+    prepared = prepare_slices(
         {"flair": volume}, recipe(axis=axis, size=128, field_mm=128.0, min_brain_mm2=limit)
     )
 
@@ -243,7 +243,7 @@ def test_slices_hold_the_normalised_volume_channel_by_channel(make_brain: MakeBr
     volumes = {name: make_brain(seed=seed) for seed, name in enumerate(("t2", "flair", "t1"))}
     channels = recipe(channels=tuple(volumes))
 
-    prepared = prepare(volumes, channels)
+    prepared = prepare_slices(volumes, channels)
 
     assert prepared.images.dtype == np.float32
     assert prepared.images.shape[1:] == (3, 32, 32)
@@ -268,8 +268,8 @@ def test_an_oblique_permuted_scan_gives_the_same_slices(make_brain: MakeBrain, a
     to_straight[2, 3], to_straight[1, 3] = stored.shape[0] - 1, stored.shape[2] - 1
     permuted = volume_from_array(stored, straight.affine @ to_straight)
 
-    first = prepare({"flair": straight}, recipe(axis=axis, size=48))
-    second = prepare({"flair": permuted}, recipe(axis=axis, size=48))
+    first = prepare_slices({"flair": straight}, recipe(axis=axis, size=48))
+    second = prepare_slices({"flair": permuted}, recipe(axis=axis, size=48))
 
     np.testing.assert_array_equal(first.numbers, second.numbers)
     np.testing.assert_allclose(first.images, second.images, atol=1e-5)
@@ -287,7 +287,7 @@ def test_maps_are_zero_outside_the_brain_and_in_slices_left_out(
     make_brain: MakeBrain, size: int
 ) -> None:
     volume = make_brain()
-    prepared = prepare({"flair": volume}, recipe(size=size))
+    prepared = prepare_slices({"flair": volume}, recipe(size=size))
     assert 0 < prepared.numbers.size < np.count_nonzero(volume.array.any(axis=(0, 1)))
 
     back = prepared.to_grid(np.ones(prepared.region.shape, np.float32))

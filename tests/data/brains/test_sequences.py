@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from medrd.config import RecipeConfig
-from medrd.data.brains.prepare import PreparedVolume, prepare
+from medrd.data.brains.prepare import PreparedVolume, prepare_slices
 from medrd.data.brains.sequences import LENGTH, OtherSequence, local_levels
 from medrd.images.volume import volume_from_array
 from medrd.phantom.varied import make_varied
@@ -20,7 +20,7 @@ def slices(index: int, modality: str, *, gain: float = 1.0) -> PreparedVolume:
     person = make_varied(index, seed=5, healthy=True, voxel_mm=3.0, modality=modality)
     shade = np.linspace(1, gain, person.image.shape[1])[:, None]
     volume = volume_from_array(person.image * shade, person.affine)
-    return prepare({modality: volume}, RECIPE, quick=True)
+    return prepare_slices({modality: volume}, RECIPE, quick=True)
 
 
 def levels(prepared: PreparedVolume) -> NDArray[np.float32]:
