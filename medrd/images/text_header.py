@@ -61,7 +61,7 @@ def affine_from_lps(axes_mm: NDArray[np.float64], origin_mm: NDArray[np.float64]
 
 
 def unlike(path: Path, expected: str, found: str) -> FileFormatError:
-    """The error for a file of the format whose kind of content is not read."""
+    """The error for a header that asks for what medrd does not read."""
     remedy = "Save it as NIfTI, or with all voxels in one binary file."
     return FileFormatError(path, expected=expected, found=found, remedy=remedy)
 
