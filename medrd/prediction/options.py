@@ -90,6 +90,12 @@ class PredictOptions:
     A field with a ``typer.Option`` is an option of the command line, and its help says what it
     does. A field that is not marked with :data:`NO_EFFECT` or :class:`Shows` changes the result:
     results with another value of it are computed again.
+
+    Without ``overwrite``, an input is skipped if the recorded hashes of its files, the model and
+    the outputs are the same, and fails if its name belongs to a result of another input that still
+    exists. Without ``strict``, differences from the training scans are warnings in the log and in
+    the JSON file (``unlike_training``), which also lists what could not be checked
+    (``not_judged``). ``shard`` counts the inputs in the order of their results' paths.
     """
 
     overwrite: Overwrite = False
