@@ -220,9 +220,17 @@ def outline_loss(log_odds: Tensor, mask: Tensor, region: Tensor) -> Tensor:
 
 def mirror_image(images: Tensor) -> Tensor:
     """The images with left and right exchanged, blurred by a 7x7 mean (no brain is symmetric)."""
-    # Pooling takes five times as long with channels last.
-    turned = images.flip(-1).contiguous()
-    return F.avg_pool2d(F.avg_pool2d(turned, (7, 1), 1, (3, 0)), (1, 7), 1, (0, 3))
+    padded = F.pad(images.flip(-1), (3, 3, 3, 3))
+    return _sum_of_seven(_sum_of_seven(padded, -2), -1) / 49
+
+
+def _sum_of_seven(images: Tensor, dim: int) -> Tensor:
+    """The sum of seven neighbours in a row. Adding takes less time than avg_pool2d."""
+    length = images.shape[dim] - 6
+    result = images.narrow(dim, 0, length).clone()
+    for start in range(1, 7):
+        result += images.narrow(dim, start, length)
+    return result
 
 
 class DiscrepancyHead(nn.Module):

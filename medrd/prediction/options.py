@@ -124,7 +124,7 @@ class PredictOptions:
             parser=str,  # checked below; Typer's own error says "Value error"
             metavar="<auto|torch|fused>",
             help="fused: fold BatchNorm into the convolutions, which is faster on a CPU. torch: "
-            "run the networks as trained. auto: fused on a CPU in fp32, otherwise torch.",
+            "run the networks as trained. auto: fused on a CPU, otherwise torch.",
         ),
         NO_EFFECT,
     ] = "auto"

@@ -18,9 +18,9 @@ logger = logging.getLogger("medrd.model")
 
 Engine = Literal["auto", "torch", "fused"]
 """``fused`` folds BatchNorm into convolutions (:mod:`medrd.models.fused`): maps differ in their
-last bits. ``auto`` is ``fused`` on a CPU in fp32, where it is faster, and otherwise ``torch``."""
+last bits. ``auto`` is ``fused`` on a CPU, where it is faster, and otherwise ``torch``."""
 _FEW = 4
-"""Slices at a time; these fit better into a CPU's caches than 16."""
+"""Slices at a time in fp32; these fit better into a CPU's caches than 16."""
 _TOLERANCE = 1e-4
 """Largest accepted difference of fused maps, as a share of their range."""
 
@@ -30,19 +30,20 @@ def make_predictor(
 ) -> tuple[Predictor, Literal["torch", "fused"]]:
     """A predictor, and the engine that it uses: ``torch`` if fused networks bring nothing."""
     plain = Predictor(model.detector, model.scoring(), execution)
-    pays = execution.device.type == "cpu" and not execution.bf16
+    on_cpu = execution.device.type == "cpu"
     # Another copy of a bank of features may not fit into memory.
-    if engine == "torch" or model.detector.memory_size or (engine == "auto" and not pays):
+    if engine == "torch" or model.detector.memory_size or (engine == "auto" and not on_cpu):
         return plain, "torch"
     quick = fused(plain.detector)
-    execution = replace(execution, channels_last=True)
     side, channels = model.recipe.size, model.recipe.layout.channels
     noise = np.random.default_rng(0).random((1, channels, side, side), np.float32)
     images = execution.images(noise)
-    with execution.autocast():
-        region = torch.ones_like(images[:, 0], dtype=torch.bool)
-        apart = largest_difference(plain.detector, quick, images, region)
+    region = torch.ones_like(images[:, 0], dtype=torch.bool)
+    # In fp32, where only a wrong order of modules makes a difference.
+    apart = largest_difference(plain.detector, quick, images, region)
     if not apart <= _TOLERANCE:
         logger.warning("the fused networks differ by %.2g; the engine is torch", apart)
         return plain, "torch"
-    return Predictor(quick, plain.scoring, execution, batch_size=_FEW), "fused"
+    execution = replace(execution, channels_last=True)
+    few = plain.batch_size if execution.bf16 else _FEW
+    return Predictor(quick, plain.scoring, execution, batch_size=few), "fused"

@@ -58,3 +58,18 @@ def test_fused_networks_that_differ_are_not_used(
     assert engine == "torch"
     assert predictor.detector is model.detector
     assert "differ" in caplog.text
+
+
+def test_fused_networks_round_as_little_in_bfloat16(tiny_run: Path) -> None:
+    """On a CPU in bfloat16 they are chosen too, and as close to fp32 as networks not fused."""
+    model = load_model(tiny_run)
+    side, channels = model.recipe.size, model.recipe.layout.channels
+    images = np.random.default_rng(0).random((4, channels, side, side), np.float32)
+    region = np.ones((4, side, side), bool)
+    exact = make_predictor(model, choose_execution("cpu", "fp32"), "torch")[0].maps(images, region)
+    quick, engine = make_predictor(model, choose_execution("cpu", "bf16"), "auto")
+    assert engine == "fused"
+    fused_error = np.abs(quick.maps(images, region)[0] - exact[0]).max()
+    plain = make_predictor(model, choose_execution("cpu", "bf16"), "torch")[0]
+    plain_error = np.abs(plain.maps(images, region)[0] - exact[0]).max()
+    assert 0 < fused_error < 2 * plain_error

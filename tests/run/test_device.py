@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medrd.run.device import Execution
+from medrd.run.device import Execution, choose_execution
 
 BF16 = Execution(torch.device("cpu"), bf16=True)
 
@@ -48,3 +48,11 @@ def test_a_frozen_depthwise_convolution_stays_in_bfloat16() -> None:
         expected = network(images)
     with execution.autocast():
         assert torch.equal(network(images), expected)
+
+
+def test_bfloat16_is_chosen_only_where_onednn_may_use_its_instructions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert not choose_execution("cpu").bf16
+    assert choose_execution("cpu", "bf16").bf16

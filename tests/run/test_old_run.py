@@ -51,17 +51,17 @@ def test_its_map_and_mask_are_what_they_were(subject: Path, tmp_path: Path) -> N
     assert new_record["scan_score"] == pytest.approx(old_record["scan_score"], rel=1e-4)
 
 
-@pytest.mark.parametrize(("engine", "tolerance"), [("torch", 1e-7), ("fused", 1e-6)])
+@pytest.mark.parametrize(("engine", "tolerance"), [("torch", 3e-7), ("fused", 1e-6)])
 def test_an_rdseg_with_neighbours_and_places_gives_the_map_that_it_gave(
     subject: Path, tmp_path: Path, engine: Engine, tolerance: float
 ) -> None:
     """Only the last bits move, by two things that the earlier version did otherwise.
 
-    It blurred the mirror image in one step of 7x7 in place of one axis after the other: that moves
-    scores by up to 7.1e-8 of the highest. Folding BatchNorm into the convolutions moves them by up
-    to 7e-7. The tolerance is wider on other processors and with
-    other versions of PyTorch, which round differently. The weights were rounded to bfloat16 before
-    the earlier version predicted, to halve the file.
+    It blurred the mirror image by pooling over 7x7 pixels, in place of adding along one axis and
+    then the other: that moves scores by up to 2.2e-7 of the highest. Folding BatchNorm into the
+    convolutions moves them by up to 7e-7. The tolerance is wider on other processors and with other
+    versions of PyTorch, which round differently. The weights were rounded to bfloat16 before the
+    earlier version predicted, to halve the file.
     """
     old_run = OLD / "rdseg"
     predict(old_run / "model", [subject], tmp_path, engine=engine, device="cpu", picture=False)

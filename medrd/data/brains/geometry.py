@@ -105,8 +105,11 @@ class SliceGeometry:
         return result
 
     def to_volume(self, stack: NDArray[Any], *, nearest: bool = False) -> NDArray[np.float32]:
-        """Put a stack (S, size, size) back on the volume's grid (X, Y, Z); 0 beyond the slices."""
-        return np.ascontiguousarray(self._moves(nearest).back(np.array(stack, np.float32)))
+        """Put a stack (S, size, size) back on the volume's grid (X, Y, Z); 0 beyond the slices.
+
+        The first axis varies fastest in memory, as in NIfTI files.
+        """
+        return np.asfortranarray(self._moves(nearest).back(np.array(stack, np.float32)))
 
     def oriented(self, array: NDArray[Any]) -> NDArray[Any]:
         """Reorient a volume: the stack's axis first, slices upright, voxel values unchanged."""
