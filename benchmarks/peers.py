@@ -193,6 +193,8 @@ def install(folder: Path) -> Path:
 
 def compare(args: argparse.Namespace, python: Path) -> None:
     """Measure in turns and print the table."""
+    from startup import machine
+
     from medrd.run.device import choose_execution
     from medrd.run.table import markdown_table
 
@@ -228,7 +230,7 @@ def compare(args: argparse.Namespace, python: Path) -> None:
         share = f"{operations[name] / (mine / 1000) / rate:.0%}"
         rows.append([name, f"{mine:.0f}", f"{theirs:.0f}", span, share])
     print(f"RD4AD, {args.teacher}, {args.size}², batch {args.batch_size}, {args.threads} thread(s)")
-    print(f"medrd in {precision}, {other} in fp32; ms of processor time an image")
+    print(f"medrd in {precision}, {other} in fp32; ms of processor time an image; {machine()}")
     print(f"matrix rate in {precision}: {rate / 1e9:.0f} billion operations a second of a core\n")
     header = ["work", "medrd", other, "ratio (least to most)", "medrd's share of the matrix rate"]
     print(markdown_table(header, rows))

@@ -1,10 +1,10 @@
-"""What a user waits for: processor time of whole commands, and of the imports in them.
+"""What a user waits for: processor time of whole commands, their memory, and the imports in them.
 
 Each command runs in a process of its own, alternating with the same command of another checkout,
 so that other work on the machine affects both equally. What counts is the ratio.
 
     python benchmarks/startup.py run scan.nii.gz
-    python benchmarks/startup.py run scans/*.nii.gz --evaluate config.yaml
+    python benchmarks/startup.py run scans/*.nii.gz --evaluate config.yaml --train config.yaml
     git worktree add ../earlier v0.1
     python benchmarks/startup.py run scan.nii.gz --against ../earlier
 """
@@ -13,35 +13,38 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import re
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 
 from medrd.run.table import markdown_table
 
 HERE = Path(__file__).resolve().parents[1]
+NEW = "NEW"
+"""Stands for the folder in a command."""
 _LIBRARIES = 12
 """How many the table of imports has."""
 
 
-def cpu_seconds(words: list[str], checkout: Path) -> float:
-    """User and system time of ``python WORDS`` with medrd from a checkout."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
-        [sys.executable, *words],
-        check=True,
-        capture_output=True,
-        # Without the safe path, medrd of the current folder would be measured for both.
-        env={**os.environ, "PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"},
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+def run(words: list[str], checkout: Path) -> tuple[float, float]:
+    """CPU seconds and peak MB of ``python WORDS`` with medrd from a checkout, in a new folder."""
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [sys.executable, *(word.replace(NEW, folder) for word in words)],
+            stdout=said,
+            stderr=said,
+            # Without the safe path, medrd of the current folder would be measured for both.
+            env={**os.environ, "PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"},
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(said.read().decode() + f"failed in {checkout}: {' '.join(words)}")
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024  # Linux gives kB
 
 
 def import_seconds(words: list[str]) -> dict[str, float]:
@@ -61,47 +64,69 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="Run folder of a trained model.")
     parser.add_argument("scans", type=Path, nargs="+")
     parser.add_argument("--evaluate", type=Path, help="Config to evaluate the run with.")
+    parser.add_argument("--train", type=Path, nargs="*", default=[], help="Configs to train.")
     parser.add_argument("--against", type=Path, help="Another checkout of medrd.")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     checkouts = {"here": HERE} | ({"there": args.against.resolve()} if args.against else {})
 
+    predict = [
+        "-m",
+        "medrd",
+        "predict",
+        str(args.run),
+        *map(str, args.scans),
+        "--out",
+        f"{NEW}/out",
+    ]
+    commands = {
+        "import torch": ["-c", "import torch"],
+        "medrd --help": ["-m", "medrd", "--help"],
+        "medrd doctor": ["-m", "medrd", "doctor"],
+        f"medrd predict, scans: {len(args.scans)}": predict,
+    }
+    if args.evaluate:
+        evaluate = ["-m", "medrd", "evaluate", str(args.run), str(args.evaluate)]
+        commands["medrd evaluate"] = [*evaluate, "--out", f"{NEW}/out"]
+    for config in args.train:
+        train = ["-m", "medrd", "train", str(config), "--out", f"{NEW}/out"]
+        commands[f"medrd train {config.stem}"] = train
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for _ in range(args.repeats):
+        for command, words in commands.items():
+            for name, checkout in checkouts.items():
+                found.setdefault((command, name), []).append(run(words, checkout))
     with tempfile.TemporaryDirectory() as folder:
-        predict = ["-m", "medrd", "predict", str(args.run), *map(str, args.scans), "--overwrite"]
-        predict += ["--out", folder]
-        commands = {
-            "import torch": ["-c", "import torch"],
-            "medrd --help": ["-m", "medrd", "--help"],
-            "medrd doctor": ["-m", "medrd", "doctor"],
-            f"medrd predict, scans: {len(args.scans)}": predict,
-        }
-        if args.evaluate:
-            evaluate = ["-m", "medrd", "evaluate", str(args.run), str(args.evaluate)]
-            commands["medrd evaluate"] = [*evaluate, "--out", f"{folder}/evaluation"]
-        found: dict[tuple[str, str], list[float]] = {}
-        for _ in range(args.repeats):
-            for command, words in commands.items():
-                for name, checkout in checkouts.items():
-                    seconds = cpu_seconds(words, checkout)
-                    found.setdefault((command, name), []).append(seconds)
-        imports = import_seconds(predict)
+        imports = import_seconds([word.replace(NEW, folder) for word in predict])
 
     rows = []
     for command in commands:
-        medians = [statistics.median(found[command, name]) for name in checkouts]
-        ratio = []
+        sides = [list(zip(*found[command, name], strict=True)) for name in checkouts]
+        row = [command, *(f"{statistics.median(seconds):.2f}" for seconds, _ in sides)]
         if args.against:
-            here, there = (found[command, name] for name in checkouts)
-            rounds = [b / a for a, b in zip(here, there, strict=True)]
-            ratio = [f"{medians[1] / medians[0]:.2f} ({min(rounds):.2f} to {max(rounds):.2f})"]
-        rows.append([command, *(f"{seconds:.2f}" for seconds in medians), *ratio])
+            (here, _), (there, _) = sides
+            ratios = [b / a for a, b in zip(here, there, strict=True)]
+            row.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        rows.append([*row, *(f"{statistics.median(peak):.0f}" for _, peak in sides)])
     header = ["command", *(f"{name}, CPU s" for name in checkouts)]
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {metadata.version('torch')}"
-    print(f"Median of {args.repeats}, ratio with the least and the most; {machine}\n")
-    print(markdown_table(header + (["ratio"] if args.against else []), rows))
+    header += ["ratio"] if args.against else []
+    header += [f"{name}, peak MB" for name in checkouts]
+    print(f"Medians of {args.repeats}, in brackets the least and the most; {machine()}\n")
+    print(markdown_table(header, rows))
     slowest = sorted(imports.items(), key=lambda item: -item[1])[:_LIBRARIES]
     print(f"\nImports of one prediction: {sum(imports.values()):.2f} s\n")
     print(markdown_table(["library", "s"], [[name, f"{s:.2f}"] for name, s in slowest]))
+
+
+def machine() -> str:
+    """What the processor can do, what medrd computes in on it, and the version of torch."""
+    import torch
+
+    from medrd.run.device import choose_execution
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    precision = choose_execution("cpu").precision
+    return f"{os.cpu_count()} cores, {capability}, {precision}, torch {torch.__version__}"
 
 
 if __name__ == "__main__":
