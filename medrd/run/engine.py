@@ -28,7 +28,8 @@ _TOLERANCE = 1e-4
 def make_predictor(
     model: Model, execution: Execution, engine: Engine
 ) -> tuple[Predictor, Literal["torch", "fused"]]:
-    """A predictor, and the engine that it uses: ``torch`` if fused networks bring nothing."""
+    """A predictor, and the engine that it uses: ``torch`` if fused networks bring nothing, need
+    too much memory or give other maps."""
     plain = Predictor(model.detector, model.scoring(), execution)
     on_cpu = execution.device.type == "cpu"
     # Another copy of a bank of features may not fit into memory.
@@ -39,7 +40,7 @@ def make_predictor(
     noise = np.random.default_rng(0).random((1, channels, side, side), np.float32)
     images = execution.images(noise)
     region = torch.ones_like(images[:, 0], dtype=torch.bool)
-    # In fp32, where only a wrong order of modules makes a difference.
+    # In fp32: in bf16, rounding alone would make them differ by more than the tolerance.
     apart = largest_difference(plain.detector, quick, images, region)
     if not apart <= _TOLERANCE:
         logger.warning("the fused networks differ by %.2g; the engine is torch", apart)

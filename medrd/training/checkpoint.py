@@ -5,6 +5,7 @@ They are loaded with ``weights_only=True``, so a checkpoint from elsewhere canno
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from medrd.errors import ModelError
 from medrd.files import atomic_path
 from medrd.models.detector import Detector
 from medrd.run.weights_file import read_torch_file
+
+logger = logging.getLogger("medrd.train")
 
 FORMAT = 2
 
@@ -44,6 +47,7 @@ def save_checkpoint(
     position: Position,
     *,
     identity: str,
+    precision: str,
 ) -> None:
     """Write a checkpoint atomically: the previous one stays until the new one is complete.
 
@@ -52,6 +56,7 @@ def save_checkpoint(
     content: dict[str, Any] = {
         "format": FORMAT,
         "identity": identity,
+        "precision": precision,
         "epoch": position.epoch,
         "batch": position.batch,
         "losses": dict(position.losses),
@@ -71,8 +76,9 @@ def load_checkpoint(
     optimizers: dict[str, torch.optim.Optimizer],
     *,
     identity: str,
+    precision: str,
 ) -> Position:
-    """Restore detector, optimisers and random states.
+    """Restore detector, optimisers and random states; warn if the precision was another.
 
     Raises
     ------
@@ -108,6 +114,13 @@ def load_checkpoint(
             expected="the weights of this detector",
             found=f"other tensors ({wrong[0]})",
             remedy="Remove it and train again.",
+        )
+    if (before := content.get("precision", precision)) != precision:  # earlier versions omit it
+        logger.warning(
+            "the run was begun in %s and continues in %s, as the device computes: its weights will "
+            "differ by rounding from those of a run in one precision",
+            before,
+            precision,
         )
     detector.load_state_dict(saved, strict=False)  # the frozen networks' are not in it
     for name, optimizer in optimizers.items():

@@ -52,6 +52,7 @@ def fit(
     config, out = training.config, training.out
     epochs = config.train.epochs
     identity = identity_of(config, training.slices)
+    precision = training.execution.precision
     checkpoint = out / CHECKPOINT
     log = MetricsLog(out) if worker.rank == 0 else None
     notes: dict[str, str] = {}
@@ -66,7 +67,7 @@ def fit(
     position = Position()
     if checkpoint.is_file():
         position = load_checkpoint(
-            checkpoint, training.detector, loop.optimizers, identity=identity
+            checkpoint, training.detector, loop.optimizers, identity=identity, precision=precision
         )
         logger.info("continuing at epoch %d, batch %d", position.epoch + 1, position.batch + 1)
     if log is not None:
@@ -84,7 +85,12 @@ def fit(
                 if metrics is not None:
                     log.add(metrics)
                 save_checkpoint(
-                    checkpoint, training.detector, loop.optimizers, position, identity=identity
+                    checkpoint,
+                    training.detector,
+                    loop.optimizers,
+                    position,
+                    identity=identity,
+                    precision=precision,
                 )
                 if metrics is not None:
                     on_epoch(metrics)

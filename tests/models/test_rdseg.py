@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrd.models.detector import Batch
-from medrd.models.rdseg import RDSeg, agreement, outline_loss
+from medrd.models.rdseg import RDSeg, agreement, mirror_image, outline_loss
 from training import (
     SMALL,
     Answers,
@@ -123,6 +123,14 @@ def test_head_and_student_learn_at_their_own_rates() -> None:
     for name, parameter in detector.named_parameters():
         expected = {"teacher": None, "head": 1e-3}.get(name.split(".")[0], 2e-3)
         assert rates.get(id(parameter)) == expected, name
+
+
+def test_the_mirror_image_is_a_mean_of_seven_by_seven_with_zeros_beyond_the_border() -> None:
+    images = torch.rand(2, 3, 9, 12)
+    expected = F.avg_pool2d(images.flip(-1), 7, 1, 3)
+    torch.testing.assert_close(mirror_image(images), expected)
+    last = images.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(mirror_image(last), expected)
 
 
 def test_the_head_sees_the_blurred_mirror_image_and_not_where_told_not_to() -> None:

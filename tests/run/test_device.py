@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medrd.run.device import Execution, choose_execution
+from medrd.run import device as device_module
+from medrd.run.device import Execution, bf16_ratio, choose_execution
 
 BF16 = Execution(torch.device("cpu"), bf16=True)
 
@@ -56,3 +57,26 @@ def test_bfloat16_is_chosen_only_where_onednn_may_use_its_instructions(
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert not choose_execution("cpu").bf16
     assert choose_execution("cpu", "bf16").bf16
+
+
+@pytest.mark.parametrize(("ratio", "precision"), [(1.9, "bf16"), (1.1, "fp32")])
+def test_instructions_for_bfloat16_without_amx_are_used_only_if_they_are_faster(
+    monkeypatch: pytest.MonkeyPatch, ratio: float, precision: str
+) -> None:
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(device_module, "bf16_ratio", lambda: ratio)
+    assert choose_execution("cpu").precision == precision
+
+
+def test_measuring_takes_one_thread_and_gives_the_others_back() -> None:
+    before = torch.get_num_threads()
+    bf16_ratio.cache_clear()
+    try:
+        torch.set_num_threads(2)
+        assert bf16_ratio() > 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

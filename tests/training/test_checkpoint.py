@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from medrd.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from medrd.training.loop import make_optimizers
 from training import SMALL, build
 
+SAME = {"identity": "x", "precision": "fp32"}
+
 
 def test_a_checkpoint_holds_every_trainable_tensor_and_no_frozen_one(tmp_path: Path) -> None:
     detector = build(RD4AD, SMALL)
-    save_checkpoint(tmp_path / "c.pt", detector, {}, Position(0, 0, {}), identity="x")
+    save_checkpoint(tmp_path / "c.pt", detector, {}, Position(0, 0, {}), **SAME)
     saved = torch.load(tmp_path / "c.pt", weights_only=True)["detector"]
     expected = [key for key in detector.state_dict() if not key.startswith("teacher.")]
     assert sorted(saved) == sorted(expected)
@@ -35,13 +38,13 @@ def test_a_checkpoint_brings_weights_statistics_and_optimiser_back(tmp_path: Pat
         detector.anomaly_map(torch.rand(2, 3, 64, 64)).sum().backward()
         optimizers["distil"].step()
     position = Position(3, 5, {"distil": 0.1 + 0.2})
-    save_checkpoint(tmp_path / "c.pt", detector, optimizers, position, identity="x")
+    save_checkpoint(tmp_path / "c.pt", detector, optimizers, position, **SAME)
     expected = torch.rand(1)
 
     other, others = make(1)
     state = dict(other.state_dict())
     frozen = {k: v.clone() for k, v in state.items() if k.startswith("teacher.")}
-    assert load_checkpoint(tmp_path / "c.pt", other, others, identity="x") == position
+    assert load_checkpoint(tmp_path / "c.pt", other, others, **SAME) == position
     assert torch.equal(torch.rand(1), expected)  # the random state too
     for key, value in detector.state_dict().items():
         wanted = frozen.get(key, value)
@@ -59,7 +62,7 @@ def test_a_checkpoint_brings_weights_statistics_and_optimiser_back(tmp_path: Pat
 def test_a_damaged_checkpoint_is_a_model_error(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "c.pt"
     detector = build(RD4AD, SMALL)
-    save_checkpoint(path, detector, {}, Position(0, 0, {}), identity="x")
+    save_checkpoint(path, detector, {}, Position(0, 0, {}), **SAME)
     if damage == "empty":
         path.write_bytes(b"")
     elif damage == "text":
@@ -76,4 +79,21 @@ def test_a_damaged_checkpoint_is_a_model_error(tmp_path: Path, damage: str) -> N
         ]
         torch.save(content, path)
     with pytest.raises(ModelError):
-        load_checkpoint(path, detector, {}, identity="x")
+        load_checkpoint(path, detector, {}, **SAME)
+
+
+@pytest.mark.parametrize("before", ["bf16", "fp32", None])
+def test_a_training_that_continues_in_another_precision_says_so(
+    tmp_path: Path, before: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Earlier versions did not record it."""
+    path = tmp_path / "c.pt"
+    detector = build(RD4AD, SMALL)
+    save_checkpoint(path, detector, {}, Position(), identity="x", precision=before or "")
+    if before is None:
+        content = torch.load(path, weights_only=True)
+        del content["precision"]
+        torch.save(content, path)
+    with caplog.at_level(logging.WARNING):
+        load_checkpoint(path, detector, {}, **SAME)
+    assert ("begun in bf16 and continues in fp32" in caplog.text) == (before == "bf16")
