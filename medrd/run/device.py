@@ -189,7 +189,7 @@ def bf16_ratio() -> float:
     finally:
         torch.set_num_threads(threads)
     single, half = (min(each) for each in zip(*times, strict=True))
-    return single / half if half else 0.0  # a clock may be too coarse, as on Windows
+    return single / half
 
 
 def _seconds(images: Tensor, weight: Tensor) -> float:

@@ -68,7 +68,9 @@ class PreparedVolume:
         """Maps (S, H, W) of these slices on the volume's grid, 0 outside the brain."""
         stack = np.zeros((self.depth, *maps.shape[1:]), np.float32)
         stack[self.numbers] = maps
-        return self.geometry.to_volume(stack) * self.brain_volume
+        result = self.geometry.to_volume(stack)
+        result *= self.brain_volume  # in place, which keeps the order of the voxels in memory
+        return result
 
     def upright(self, array: NDArray[Any]) -> NDArray[Any]:
         """Reorient (X, Y, Z) to a stack of slices along the recipe's axis, at the scan's
@@ -79,7 +81,9 @@ class PreparedVolume:
         """The mask of voxels that a map covers: the brain, in slices with enough brain."""
         stack = np.zeros((self.depth, *self.region.shape[1:]), np.uint8)
         stack[self.numbers] = 1
-        return (self.geometry.to_volume(stack, nearest=True) > 0.5) & self.brain_volume
+        result = self.geometry.to_volume(stack, nearest=True) > 0.5
+        result &= self.brain_volume
+        return result
 
 
 def read_channels(subject: Subject, recipe: RecipeConfig, *, max_voxels: int) -> dict[str, Volume]:

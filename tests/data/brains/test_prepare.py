@@ -292,6 +292,7 @@ def test_maps_are_zero_outside_the_brain_and_in_slices_left_out(
 
     back = prepared.to_grid(np.ones(prepared.region.shape, np.float32))
     assert back.flags.f_contiguous, "the order of NIfTI files"
+    assert prepared.scored().flags.f_contiguous
 
     left_out = np.ones(prepared.depth, bool)
     left_out[prepared.numbers] = False
