@@ -9,7 +9,7 @@ Without --python, uv installs anomalib into an environment of its own in a tempo
 Both have random weights, the same images of 3 channels, batch size, and Adam. Times are processor
 time of all threads, from images in memory to weights after a step, or to smoothed maps. medrd's
 share of the matrix rate compares its convolutions' operations in a second with those of a product
-of two large matrices, which nothing can surpass.
+of two large matrices, about the most that the machine can do.
 """
 
 from __future__ import annotations

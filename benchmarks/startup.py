@@ -36,8 +36,7 @@ def run(words: list[str], checkout: Path) -> tuple[float, float]:
             [sys.executable, *(word.replace(NEW, folder) for word in words)],
             stdout=said,
             stderr=said,
-            # Without the safe path, medrd of the current folder would be measured for both.
-            env={**os.environ, "PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"},
+            env=environment(checkout),
         )
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -47,10 +46,20 @@ def run(words: list[str], checkout: Path) -> tuple[float, float]:
     return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024  # Linux gives kB
 
 
+def environment(checkout: Path) -> dict[str, str]:
+    """In which Python imports medrd from a checkout."""
+    # Without the safe path, it would import medrd of the current folder.
+    return {**os.environ, "PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
+
+
 def import_seconds(words: list[str]) -> dict[str, float]:
     """Seconds of the imports of ``python WORDS`` by library, each without what it imports."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", *words], check=True, capture_output=True, text=True
+        [sys.executable, "-X", "importtime", *words],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment(HERE),
     )
     seconds: dict[str, float] = {}
     for own, name in re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\w+)", done.stderr):
