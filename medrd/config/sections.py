@@ -279,6 +279,7 @@ class TrainConfig(Section):
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(16, ge=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """For training and prediction; auto is bf16 where the device computes faster in it."""
     device: str = "auto"
     compile: bool = False
     augment: AugmentConfig = AugmentConfig()
