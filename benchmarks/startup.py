@@ -133,7 +133,9 @@ def machine() -> str:
 
     from medrd.run.device import choose_execution
 
+    # torch does not know to what oneDNN is limited.
     capability = torch.backends.cpu.get_cpu_capability()
+    capability = os.environ.get("ONEDNN_MAX_CPU_ISA", capability)
     precision = choose_execution("cpu").precision
     return f"{os.cpu_count()} cores, {capability}, {precision}, torch {torch.__version__}"
 
