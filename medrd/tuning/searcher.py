@@ -177,7 +177,9 @@ def unpack_state(folder: Path) -> bool:
     if not archive.is_file():
         return False
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        # Python 3.11 has filters from 3.11.4 on; Debian 12 has 3.11.2.
+        tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+        tar.extractall(folder)
     return True
 
 
