@@ -79,27 +79,19 @@ def main() -> None:
     args = parser.parse_args()
     checkouts = {"here": HERE} | ({"there": args.against.resolve()} if args.against else {})
 
-    predict = [
-        "-m",
-        "medrd",
-        "predict",
-        str(args.run),
-        *map(str, args.scans),
-        "--out",
-        f"{NEW}/out",
-    ]
+    medrd, out = ["-m", "medrd"], ["--out", f"{NEW}/out"]
+    predict = [*medrd, "predict", str(args.run), *map(str, args.scans), *out]
     commands = {
         "import torch": ["-c", "import torch"],
-        "medrd --help": ["-m", "medrd", "--help"],
-        "medrd doctor": ["-m", "medrd", "doctor"],
+        "medrd --help": [*medrd, "--help"],
+        "medrd doctor": [*medrd, "doctor"],
         f"medrd predict, scans: {len(args.scans)}": predict,
     }
     if args.evaluate:
-        evaluate = ["-m", "medrd", "evaluate", str(args.run), str(args.evaluate)]
-        commands["medrd evaluate"] = [*evaluate, "--out", f"{NEW}/out"]
+        evaluate = [*medrd, "evaluate", str(args.run), str(args.evaluate), *out]
+        commands["medrd evaluate"] = evaluate
     for config in args.train:
-        train = ["-m", "medrd", "train", str(config), "--out", f"{NEW}/out"]
-        commands[f"medrd train {config.stem}"] = train
+        commands[f"medrd train {config.stem}"] = [*medrd, "train", str(config), *out]
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for _ in range(args.repeats):
         for command, words in commands.items():
