@@ -1,7 +1,7 @@
-"""Diseases of many kinds for varied phantoms: their places, and how they change the signal.
+"""Masses, infarcts and spots of varied phantoms: their places, and how they change the signal.
 
-Nothing here imitates a patient: sizes, places and brightness are drawn evenly from wide ranges, so
-that a model cannot rely on any of them. Brightness is relative to white matter (1.0).
+Nothing here imitates a patient or one disease: sizes, places and brightness are drawn from wide
+ranges, so that a model cannot rely on any of them. Brightness is relative to white matter (1.0).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ HEALTHY, MASS, SPOTS, INFARCT = range(4)
 SHARES = (0.15, 0.55, 0.17, 0.13)
 """Share of the persons with each of these."""
 _ALSO_SPOTS = 0.12
-"""Share of the patients with other diseases who also have a few spots."""
+"""Share of the patients with a mass or infarct who also have a few spots, and of those with spots
+alone who have few (up to 8 instead of 60)."""
 _CORES = (0.35, 0.33, 0.17, 0.15)
 """Shares of the kinds of :attr:`Look.cores`."""
 
@@ -142,7 +143,8 @@ def _plan_mass(
 
 
 def _place(rng: np.random.Generator, template: Template, head: Head) -> int:
-    """The flat index of a voxel, anywhere in the brain but in CSF; mostly in the cerebrum."""
+    """The flat index of a voxel of tissue below the outer 3 mm; in nine of ten cases from MNI
+    z = -25 mm upwards, so mostly in the cerebrum, else below z = -20 mm."""
     candidates = rng.permutation(head.mni_mm.shape[1])[:4000]
     solid = sample_map(template.white, head.mni_mm[:, candidates])
     solid += sample_map(template.grey, head.mni_mm[:, candidates])
@@ -168,7 +170,10 @@ def _mass(
     *,
     cavity: bool,
 ) -> tuple[FloatArray, list[Layer]]:
-    """A tumour, metastasis, abscess or haemorrhage with oedema; or a cavity with gliosis."""
+    """A lumpy core with oedema, half of them with a rim or patches; or a cavity with oedema.
+
+    One recipe draws all masses: a haemorrhage or an abscess has no look of its own.
+    """
     grown = grow_lesion(rng, head, tissues, plan)
     thinning = np.float32(rng.uniform(0.2, 1.0))
     oedema = grown.oedema * np.clip(thinning + (1 - thinning) * 2 * grown.inward, 0, 1)
@@ -185,7 +190,8 @@ def _mass(
 def _infarct(
     rng: np.random.Generator, head: Head, tissues: Tissues, look: Look
 ) -> tuple[FloatArray, list[Layer]]:
-    """A lumpy piece of one territory, cortex included; old ones have lost tissue inside."""
+    """A lumpy ellipsoid around any voxel of tissue, cortex included; two in five have lost tissue
+    inside. It follows no artery's territory and does not swell."""
     solid = np.flatnonzero(tissues.csf < 0.4)
     centre = head.voxels[:, rng.choice(solid)]
     radius_mm = float(np.exp(rng.uniform(np.log(3), np.log(38))))
@@ -234,7 +240,10 @@ def _spots(
     look: Look,
     count: int,
 ) -> tuple[FloatArray, list[Layer]]:
-    """Focal lesions of 2 to 12 mm: beside the ventricles, under the cortex, and in between."""
+    """Ellipsoids centred in white matter: beside the ventricles, under the cortex, and in between.
+
+    They are 2 to 12 mm wide, and each axis is then stretched by up to 1.5 or shortened as much.
+    """
     from scipy import ndimage
 
     fluid = head.volume(((tissues.csf > 0.5) & (head.depth_mm > 22)).astype(np.float32)) > 0

@@ -1,9 +1,10 @@
 """Varied phantoms: one scan each, as different from each other as possible.
 
 The phantoms of :mod:`medrd.phantom.cohort` look like one data set. These are for training a model
-for scans from any scanner: heads of all ages and poses, badly skull-stripped or cut off, tissues of
-any FLAIR-like contrast (or that of another modality), scanners of any resolution, and lesions of
-many kinds or none.
+for scans from any scanner. An adult template is deformed, tilted and scaled, with ventricles and
+sulci from closed to wide, and badly skull-stripped or cut off; contrasts (FLAIR's or another
+modality's), slices of 1.5 to 7 mm, shading, blur and noise come from wide ranges; there are masses,
+infarcts, spots or none.
 """
 
 from __future__ import annotations
@@ -63,9 +64,10 @@ def make_varied(
     voxel_mm: float = VOXEL_MM,
     modality: str = "flair",
 ) -> VariedScan:
-    """Simulate one person (about half a second at 1.5 mm).
+    """Simulate one person.
 
-    The same person has the same lesions in all modalities of :data:`medrd.phantom.looks.LOOKS`.
+    The same person has the same lesions, slices, shading and noise in all modalities of
+    :data:`medrd.phantom.looks.LOOKS`.
     """
     rngs = np.random.default_rng([seed, index, 1 + healthy]).spawn(6)
     anatomy, folds, growth, normal, look, scanner = rngs
