@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from medrd.config import RecipeConfig
-from medrd.data.brains.profile import not_judged, unlike
+from medrd.data.brains.profile import contrast_counts, not_judged, unlike
 from medrd.data.brains.sequences import appearance
 from medrd.data.kind import Prepared
 from medrd.data.names import MODALITIES, named_kind
@@ -168,11 +168,14 @@ def _other_sequences(prepared: Prepared, model: Model) -> list[str]:
     pixel_mm = model.recipe.field_mm / model.recipe.size
     found = []
     for number, (name, known) in enumerate(model.profile.channels.items()):
-        if known.others:
+        if known.others and contrast_counts(prepared.traits, model.profile, name):
             tone, images = prepared.traits.channels[name].tone, prepared.images[:, number]
             seen = appearance(tone, images, prepared.region, pixel_mm=pixel_mm)
             like = [other.name for other in known.others if other.is_like(seen)]
-            found += [f"{name}: its contrast is that of a {each} scan" for each in like]
+            if len(like) == 1:
+                found.append(f"{name}: its contrast is that of a {like[0]} scan")
+            elif like:  # it cannot be both
+                found.append(f"{name}: its contrast is not that of a {name.upper()} scan")
     return found
 
 

@@ -7,12 +7,15 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
+from medrd.data.brains.prepare import PreparedVolume
 from medrd.files import file_hash
 from medrd.images.volume import volume_from_array
 from medrd.phantom.varied import make_varied
@@ -58,6 +61,25 @@ def test_its_guard_tells_other_sequences_of_a_simulated_person(modality: str) ->
         assert found == ()
     else:
         assert found == (f"flair: its contrast is that of a {modality.upper()} scan",)
+
+
+def test_its_guard_names_no_sequence_of_a_head_nor_two_of_one_scan() -> None:
+    model = load_model(None)
+    assert model.profile is not None
+    person = make_varied(3, seed=9, healthy=True, voxel_mm=2.0, modality="t2")
+    prepared = model.kind.prepare_slices(volume_from_array(person.image, person.affine))
+    assert isinstance(prepared, PreparedVolume)
+    assert prepared.traits is not None
+    head = replace(prepared, traits=replace(prepared.traits, brain_ml=2909.0))
+    (said,) = compare_with_training(head, model, {}).differences
+    assert "a head with its skull" in said
+    assert said.endswith("(its contrast was not judged)")
+
+    flair = model.profile.channels["flair"]
+    either = replace(flair, others=tuple(replace(rule, limit=-np.inf) for rule in flair.others))
+    model = replace(model, profile=replace(model.profile, channels={"flair": either}))
+    found = compare_with_training(prepared, model, {}).differences
+    assert found == ("flair: its contrast is not that of a FLAIR scan",)
 
 
 def test_scans_alone_are_predicted_with_it_and_the_log_says_so(

@@ -27,6 +27,10 @@ from medrd.data.traits import (
 
 _SPACING_FACTOR, _VOLUME_FACTOR = 1.5, 1.4
 """Accepted factors beyond the training scans' range."""
+_LARGEST_ML = 2300
+"""More than a brain with its fluid fills, whatever the factor accepts: men's have 1469 ml with a
+standard deviation of 102 (Matsumae et al. 1996), fifteen stripped BraTS and MS scans at most 1,553,
+the built-in model's phantoms at most 2,160. In eight raw heads, 2,909 ml or more were not 0."""
 _NEGATIVE_MARGIN = 5e-3
 _FEW_LEVELS, _MANY_LEVELS = 20, 100
 _TURNED_MARGIN = 0.02
@@ -183,21 +187,48 @@ def not_judged(profile: Profile) -> list[str]:
 
 def unlike(scan: ScanTraits, profile: Profile) -> list[str]:
     """The ways in which a scan differs from the training scans, one sentence each."""
+    found = _unlike_geometry(scan, profile)
+    if found:
+        found[-1] += " (its contrast was not judged)"
+    for name, channel in scan.channels.items():
+        texts = _unlike_values(channel, profile.channels[name])
+        if contrast_counts(scan, profile, name):
+            texts = _unlike_contrast(channel, profile.channels[name], scan, profile)
+        found += [f"{name}: {text}" for text in texts]
+    return found
+
+
+def contrast_counts(scan: ScanTraits, profile: Profile, name: str) -> bool:
+    """Whether a modality's contrast can be compared with the training scans'.
+
+    It cannot if voxels, volume, orientation or the kind of values are unusual: large voxels mix
+    tissues, and skin, or another orientation, puts other tissue in the places that are compared.
+    """
+    values = _unlike_values(scan.channels[name], profile.channels[name])
+    return not (values or _unlike_geometry(scan, profile))
+
+
+def _unlike_geometry(scan: ScanTraits, profile: Profile) -> list[str]:
+    """What is unusual about voxels, volume and orientation, one sentence each."""
     found: list[str] = []
-    resized = any(
-        not low / _SPACING_FACTOR <= edge <= high * _SPACING_FACTOR
-        for edge, (low, high) in zip(scan.spacing_mm, profile.spacing_mm, strict=True)
-    )
-    if resized:
+    low, high = profile.brain_ml
+    most = high * _VOLUME_FACTOR
+    if high <= _LARGEST_ML:
+        most = min(most, _LARGEST_ML)
+    large = scan.brain_ml > most
+    if any(
+        not least / _SPACING_FACTOR <= edge <= greatest * _SPACING_FACTOR
+        for edge, (least, greatest) in zip(scan.spacing_mm, profile.spacing_mm, strict=True)
+    ):
         x, y, z = scan.spacing_mm
-        ranges = [_range(low, high) for low, high in profile.spacing_mm]
+        ranges = [_range(*edges) for edges in profile.spacing_mm]
+        # A large scan has its own remedy below, and resampling is part of it.
+        remedy = ": resample it, or if it is a raw head, use medrd predict --prepare"
         found.append(
             f"its voxels are {x:.3g} mm left-right, {y:.3g} mm front-back and {z:.3g} mm up-down, "
-            f"those of the training scans {', '.join(ranges)} mm: resample it "
-            "(its contrast was not judged)"
+            f"those of the training scans {', '.join(ranges)} mm" + ("" if large else remedy)
         )
-    low, high = profile.brain_ml
-    if scan.brain_ml > high * _VOLUME_FACTOR:
+    if large:
         found.append(
             f"nonzero voxels fill {scan.brain_ml:.0f} ml, the training brains {_range(low, high)} "
             "ml: a head with its skull, or noise around the brain? For a raw head, use "
@@ -214,12 +245,6 @@ def unlike(scan: ScanTraits, profile: Profile) -> list[str]:
             f"its shape fits the training brains better {turn}: the header's orientation "
             "may be wrong"
         )
-    for name, channel in scan.channels.items():
-        known = profile.channels[name]
-        texts = _unlike_values(channel, known)
-        if not (texts or resized):  # large voxels mix tissues, which changes the contrast
-            texts = _unlike_contrast(channel, known, scan, profile)
-        found += [f"{name}: {text}" for text in texts]
     return found
 
 

@@ -148,11 +148,45 @@ def test_voxels_of_another_size_are_named(scan: Scan, profile: Profile) -> None:
     assert sum("its voxels are" in text for text in unlike(traits(large), profile)) == 1
 
 
-def test_contrast_is_not_judged_in_voxels_of_another_size(scan: Scan, profile: Profile) -> None:
-    volume = scan(10, "t2")
-    coarse = volume_from_array(volume.array, np.diag([4.0, 4.0, 8.0, 1.0]))
-    found = unlike(traits(coarse), profile)
-    assert any("contrast was not judged" in text for text in found)
+@pytest.mark.parametrize(
+    ("largest_ml", "passes_ml", "warned_ml"),
+    [(2000, 2290, 2310), (1500, 2090, 2110), (3000, 4190, 4210)],  # the last: heads with skull
+)
+def test_no_brain_is_larger_than_a_skull_holds(
+    scan: Scan, profile: Profile, largest_ml: float, passes_ml: float, warned_ml: float
+) -> None:
+    seen = traits(scan(10))
+    known = replace(profile, brain_ml=np.array([1000, largest_ml], np.float32))
+    assert unlike(replace(seen, brain_ml=passes_ml), known) == []
+    (found,) = unlike(replace(seen, brain_ml=warned_ml), known)
+    assert "a head with its skull" in found
+
+
+def test_a_raw_head_of_other_voxels_is_prepared_and_not_resampled(
+    scan: Scan, profile: Profile
+) -> None:
+    seen = replace(traits(scan(10)), spacing_mm=np.array([0.72, 0.72, 3.0], np.float32))
+    (small,) = unlike(seen, profile)
+    assert "resample it, or if it is a raw head, use medrd predict --prepare" in small
+    head = " ".join(unlike(replace(seen, brain_ml=2909.0), profile))
+    assert "its voxels are 0.72 mm" in head
+    assert "resample" not in head
+    assert head.count("medrd predict --prepare") == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda volume: volume_from_array(volume.array, np.diag([4.0, 4.0, 8.0, 1.0])),
+        lambda volume: turned(volume, 2),
+        with_skull,
+    ],
+)
+def test_contrast_is_not_judged_where_voxels_orientation_or_volume_differ(
+    scan: Scan, profile: Profile, change: Callable[[Volume], Volume]
+) -> None:
+    found = unlike(traits(change(scan(10, "t2"))), profile)
+    assert sum("contrast was not judged" in text for text in found) == 1
     assert not [text for text in found if "another sequence" in text]
 
 
