@@ -100,7 +100,13 @@ def _collect_garbage_less_often() -> None:
     every 700 new ones, and again at the end.
     """
     gc.set_threshold(10_000)
-    atexit.register(gc.freeze)
+    atexit.register(_spare_the_last_search)
+
+
+def _spare_the_last_search() -> None:
+    # triton, which the exporter imports, would list all that is not collected as leaks of memory.
+    if "triton" not in sys.modules:
+        gc.freeze()
 
 
 def _read_arguments(arguments: Sequence[str]) -> list[str]:

@@ -191,6 +191,22 @@ def test_a_bug_is_exit_1_and_shows_its_traceback(
     assert "ZeroDivisionError" in done.stderr
 
 
+def test_what_triton_leaves_behind_is_not_listed_at_the_end() -> None:
+    """A separate interpreter, because the list is written when one ends."""
+    pytest.importorskip("triton")
+    code = """
+import sys
+import medrd.cli
+import triton._C.libtriton
+sys.argv[1:] = ["--version"]
+medrd.cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_results_go_to_standard_output_and_the_rest_to_standard_error(
     medrd: Medrd, tiny_run: Path, tiny_root: Path, tmp_path: Path
 ) -> None:
