@@ -65,6 +65,8 @@ def index_page(entries: Sequence[_Entry], *, title: str, failed: Sequence[str]) 
             "Some calibration scans are not entirely healthy and were scored by their healthy "
             "slices only, so percentiles tend to be high."
         )
+    if whom := {record.model.calibrated_on for record in records} - {None}:
+        notes.append(f"Percentiles and p-values are among {', '.join(map(str, whom))}.")
     if any(record.not_judged for record in records):
         notes.append(
             "Not checked: the number of properties that could not be compared with the training "
@@ -78,6 +80,8 @@ def index_page(entries: Sequence[_Entry], *, title: str, failed: Sequence[str]) 
         if entries
         else "There is nothing to show.",
         failed=failed,
+        # That of a built-in model says more than the others.
+        notice=next((record.notice for record in records if record.model.calibrated_on), None),
         notes=notes,
         thumbnail_px=_THUMBNAIL_PX,
     )

@@ -61,6 +61,7 @@ def listing_page(
     failed: Sequence[str],
     notes: Sequence[str],
     thumbnail_px: int,
+    notice: str | None = None,
 ) -> str:
     """Render the page as HTML. Columns without any value are left out.
 
@@ -70,6 +71,8 @@ def listing_page(
         A sentence about each missing result.
     thumbnail_px
         Largest side of thumbnails: twice their size in the table, for high-resolution screens.
+    notice
+        Default: that of every page.
     """
     shown = [c for c in columns if any(c.value(entry) is not None for entry in entries)]
     rows = [
@@ -90,6 +93,7 @@ def listing_page(
         thumbnails=any(row["thumbnail"] for row in rows),
         failed=failed,
         notes=notes,
+        **({"notice": notice} if notice else {}),
     )
 
 

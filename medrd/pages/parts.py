@@ -48,12 +48,16 @@ def standing(record: PredictionRecord) -> list[tuple[str, str]]:
     rows = []
     if record.percentile is not None:
         plural = noun + "s" * (count != 1)
-        text = f"higher than {record.percentile:.0f} % of {count} calibration {plural}"
+        whom = record.model.calibrated_on or f"calibration {plural}"
+        text = f"higher than {record.percentile:.0f} % of {count} {whom}"
         if not calibrated_whole(record):
             text += f" (scored by {'their' if count != 1 else 'its'} {normal} slices only)"
         rows.append(("", text))
     if record.p_value is not None:
-        rows.append(("p-value", f"{record.p_value:.3g}"))
+        text = f"{record.p_value:.3g}"
+        if count and record.p_value * (count + 1) < 1.5:  # 1 if no calibration score is as high
+            text += f" (it cannot be lower with {count})"
+        rows.append(("p-value", text))
     return rows
 
 

@@ -53,6 +53,7 @@ def scan_page(view: ScanView, *, index: str | None = None) -> str:
     return render(
         "scan.html",
         title=record.subject,
+        notice=record.notice,
         index=index,
         page={
             "window": embedded.window,

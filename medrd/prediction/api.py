@@ -83,6 +83,10 @@ class LoadedModel:
         execution = choose_execution(options.device, model.config.train.precision)
         self.predictor, _ = make_predictor(model, execution, options.engine)
 
+    def __repr__(self) -> str:
+        takes = ", ".join(self.model.recipe.layout.modalities)
+        return f"<{type(self).__name__}: {self.model.title}, for {takes}>"
+
     def predict(self, given: Volume | Mapping[str, Volume] | Picture) -> AnomalyMap:
         """Compute the anomaly map of a scan or picture.
 

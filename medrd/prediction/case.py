@@ -35,6 +35,7 @@ from medrd.prediction.native import (
     write_native,
 )
 from medrd.prediction.options import DEFAULTS, PredictOptions
+from medrd.run.builtin import POPULATION
 from medrd.run.calibration import standing
 from medrd.run.device import choose_execution
 from medrd.run.engine import make_predictor
@@ -269,9 +270,13 @@ class CasePredictor:
             warnings=list(item.opened.prepared.warnings),
             unlike_training=list(item.likeness.differences),
             not_judged=list(item.likeness.unchecked),
-            model=ModelName(name=self._model.title, hash=self._model.hash),
+            model=ModelName(
+                name=self._model.title,
+                hash=self._model.hash,
+                **({"calibrated_on": POPULATION} if self._model.built_in else {}),
+            ),
             versions=versions(),
-            notice=self._kind.notice,
+            notice=self._model.notice,
             outputs={
                 name: OutputFile(file=path.name, sha256=file_hash(path))
                 for name, path in paths.items()

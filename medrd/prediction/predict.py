@@ -25,6 +25,7 @@ from medrd.prediction.guard import check_strict
 from medrd.prediction.options import DEFAULTS, PredictKeywords, PredictOptions
 from medrd.prediction.raw import prepare_cases
 from medrd.prediction.work import PredictWork
+from medrd.run.builtin import LIMIT
 from medrd.run.failures import REPORT_STEP, Failure, all_failures, write_failures
 from medrd.run.folder_lock import lock_folder
 from medrd.run.model_folder import Model, load_model
@@ -233,6 +234,8 @@ def predict_cases(
             write_failures(out, listed)
     result.done += [record for record in records if isinstance(outcomes[record], Done)]
     result.skipped += [record for record in records if outcomes[record] is None]
+    if loaded.built_in and (result.done or result.skipped):
+        logger.info("%s", LIMIT)
     if options.report and (result.done or result.skipped):
         from medrd.prediction.report import find_records, report_predictions
 

@@ -36,7 +36,7 @@ from medrd.run.record import PredictionRecord, Record
 
 logger = logging.getLogger("medrd.report")
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Increase it whenever the same result gives another page, so that pages are made again."""
 
 

@@ -10,6 +10,13 @@ from medrd.run.card import CARD_NAME, section
 HOME = Path(__file__).parents[1] / "builtin"
 DEFAULT = HOME / "flair"
 """The model that is used if none is given."""
+POPULATION = "simulated healthy people"
+"""Whom the built-in models are calibrated on."""
+LIMIT = (
+    "No finding does not mean healthy: the built-in model misses small lesions, those of multiple "
+    "sclerosis among them."
+)
+"""What every result of a built-in model says; its card says more."""
 
 
 def list_builtin() -> str:

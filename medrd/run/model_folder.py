@@ -36,7 +36,7 @@ from medrd.files import atomic_path, file_hash, write_json, write_text
 from medrd.models.build import build_detector
 from medrd.models.detector import Detector
 from medrd.models.scoring import Scoring
-from medrd.run.builtin import DEFAULT, HOME
+from medrd.run.builtin import DEFAULT, HOME, LIMIT
 from medrd.run.calibration import Calibration
 from medrd.run.card import CARD_NAME, model_card
 from medrd.run.provenance import versions
@@ -96,8 +96,18 @@ class Model:
     def title(self) -> str:
         """The name in records; for a built-in model, with the population of its p-values."""
         name = self.config.model.name
-        own = self.folder is not None and self.folder.parent == HOME
-        return f"{name} (built in; threshold and p-values from simulated brains)" if own else name
+        own = "built in; threshold and p-values from simulated brains"
+        return f"{name} ({own})" if self.built_in else name
+
+    @property
+    def built_in(self) -> bool:
+        """True for a model that comes with medrd."""
+        return self.folder is not None and self.folder.parent == HOME
+
+    @property
+    def notice(self) -> str:
+        """The notice in records; for a built-in model, with what it misses."""
+        return f"{self.kind.notice} {LIMIT}" if self.built_in else self.kind.notice
 
     def scoring(self) -> Scoring:
         """The smoothing and image score that belong to it."""

@@ -119,10 +119,17 @@ class Record(BaseModel):
 
 
 class ModelName(BaseModel):
-    """The model that made a prediction."""
+    """The model that made a prediction.
+
+    Attributes
+    ----------
+    calibrated_on
+        What the calibration scans show, for a built-in model, which is calibrated on no real ones.
+    """
 
     name: str
     hash: str
+    calibrated_on: Text | None = None
 
 
 class PredictionRecord(Record):

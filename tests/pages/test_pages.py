@@ -151,3 +151,17 @@ def test_a_percentile_says_what_calibration_scans_score_by(
     assert "higher than 100 % of 1 calibration scan" in page
     assert ("(scored by its healthy slices only)" in page) == (p_value is None)
     assert ("by their healthy slices" in index) == (p_value is None)
+
+
+@pytest.mark.parametrize(("p_value", "lowest"), [(0.2, True), (0.4, False)])
+def test_a_p_value_says_if_it_cannot_be_lower(tmp_path: Path, p_value: float, lowest: bool) -> None:
+    page = make_page(tmp_path / "a.html", p_value=p_value).read_text(encoding="utf-8")
+    assert (f"{p_value} (it cannot be lower with 4)" in page) == lowest
+
+
+def test_an_index_says_whom_a_built_in_model_was_calibrated_on() -> None:
+    model = {"name": "outline", "hash": "0" * 64, "calibrated_on": "simulated people"}
+    entries = [Entry(make_record(model=model, notice="It misses lesions."), "a.html")]
+    page = index_page(entries, title="maps", failed=[])
+    assert "p-values are among simulated people" in page
+    assert "It misses lesions." in page

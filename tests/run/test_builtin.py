@@ -21,7 +21,7 @@ from medrd.images.volume import volume_from_array
 from medrd.phantom.varied import make_varied
 from medrd.prediction.api import load, read
 from medrd.prediction.guard import compare_with_training
-from medrd.run.builtin import DEFAULT, HOME, list_builtin
+from medrd.run.builtin import DEFAULT, HOME, LIMIT, POPULATION, list_builtin
 from medrd.run.card import CARD_NAME, section
 from medrd.run.model_folder import load_model
 
@@ -94,6 +94,20 @@ def test_scans_alone_are_predicted_with_it_and_the_log_says_so(
     assert record["model"]["hash"] == load_model(None).hash
     assert "simulated brains" in record["model"]["name"]
     assert record["scan_score"] == pytest.approx(load().predict(read(scan)).scan_score, rel=1e-3)
+
+
+def test_every_output_says_whom_it_was_calibrated_on_and_that_it_misses_lesions(
+    medrd: Callable[..., Any], scan: Path, tmp_path: Path
+) -> None:
+    done = medrd("predict", scan, "--out", tmp_path, "--report")
+    assert LIMIT in done.stderr
+    record = json.loads((tmp_path / "scan.json").read_text(encoding="utf-8"))
+    assert record["notice"].endswith(LIMIT)
+    assert record["model"]["calibrated_on"] == POPULATION
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert LIMIT in page
+    assert f"of {record['healthy_scans']} {POPULATION}" in page
+    assert "simulated brains" in repr(load())
 
 
 def test_the_wheel_holds_all_of_its_files() -> None:
