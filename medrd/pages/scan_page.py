@@ -96,8 +96,19 @@ def _summary(record: PredictionRecord, dice: float | None) -> list[tuple[str, st
         rows.append(("at or above threshold", format_volume(record.findings_volume_mm3)))
     if dice is not None:
         rows.append(("Dice with the label", f"{dice:.3f}"))
-    rows.append(("slices scored", f"{record.slices_scored} of {record.slices}"))
+    rows.append(("slices scored", _slices(record)))
     return rows
+
+
+def _slices(record: PredictionRecord) -> str:
+    text = f"{record.slices_scored} of {record.slices}"
+    if record.slices_with_brain is None or record.slices_scored is None:  # an earlier version's
+        return text
+    left = record.slices_with_brain - record.slices_scored
+    if left:
+        were, area_mm2 = "was" if left == 1 else "were", record.min_brain_mm2
+        text += f"; {left} with brain {were} not scored (less than {area_mm2:g} mm² of brain)"
+    return text
 
 
 def _finding(row: Mapping[str, Any], scale: HeatScale) -> dict[str, str]:

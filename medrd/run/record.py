@@ -163,6 +163,8 @@ class PredictionRecord(Record):
     anomalous_pixels: int | None = None
     findings: list[dict[str, Any]]
     slices_scored: int | None = None
+    slices_with_brain: int | None = None
+    min_brain_mm2: float | None = None
     slices: int | None = None
     pixels_scored: int | None = None
     height: int | None = None

@@ -165,3 +165,14 @@ def test_an_index_says_whom_a_built_in_model_was_calibrated_on() -> None:
     page = index_page(entries, title="maps", failed=[])
     assert "p-values are among simulated people" in page
     assert "It misses lesions." in page
+
+
+@pytest.mark.parametrize("with_brain", [None, 20, 27])
+def test_a_page_says_how_many_slices_with_brain_have_no_score(
+    tmp_path: Path, with_brain: int | None
+) -> None:
+    changes: dict[str, Any] = {"slices_with_brain": with_brain, "min_brain_mm2": 3000.0}
+    page = make_page(tmp_path / "a.html", **changes).read_text(encoding="utf-8")
+    said = "20 of 32; 7 with brain were not scored (less than 3000 mm² of brain)"
+    assert (said in page) == (with_brain == 27)
+    assert ("not scored" in page) == (with_brain == 27)

@@ -173,7 +173,10 @@ def test_the_record_agrees_with_the_files(quick: Model, scan: Path, tmp_path: Pa
     assert scores[tuple(np.round(at[:3]).astype(int))] == pytest.approx(lesion["peak_score"])
     assert record["p_value"] is None  # the calibration scans have lesions
     assert record["healthy_percentile"] == calibration.percentile(record["scan_score"])
-    assert record["slices_scored"] < record["slices"] == 24
+    assert record["slices_scored"] < record["slices_with_brain"] < record["slices"] == 24
+    brain = nib.load(scan).get_fdata() != 0
+    assert record["slices_with_brain"] == brain.any(axis=(0, 1)).sum()
+    assert record["min_brain_mm2"] == quick.recipe.min_brain_mm2
     assert "not a medical device" in record["notice"].lower()
 
 

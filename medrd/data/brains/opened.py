@@ -70,6 +70,8 @@ class OpenedScan:
             "findings_volume_mm3": volume_mm3,
             "findings": findings,
             "slices_scored": len(image_scores),
+            "slices_with_brain": self.prepared.with_brain,
+            "min_brain_mm2": self.prepared.least_brain_mm2,
             "slices": self.prepared.depth,
         }
 

@@ -40,6 +40,10 @@ class PreparedVolume:
         (S,) position of each slice in the stack of all ``depth`` slices.
     depth
         Number of slices in the whole volume.
+    with_brain
+        Number of slices with any brain.
+    least_brain_mm2
+        Slices with less brain than this are left out.
     geometry
         Maps slices back to the volume's grid.
     brain_volume
@@ -54,6 +58,8 @@ class PreparedVolume:
     region: NDArray[np.bool_]
     numbers: NDArray[np.int64]
     depth: int
+    with_brain: int
+    least_brain_mm2: float
     geometry: SliceGeometry
     brain_volume: NDArray[np.bool_]
     warnings: tuple[str, ...]
@@ -238,6 +244,8 @@ def prepare_slices(
         region=brain_slices[numbers],
         numbers=numbers,
         depth=brain_slices.shape[0],
+        with_brain=int((areas > 0).sum()),
+        least_brain_mm2=recipe.min_brain_mm2,
         geometry=geometry,
         brain_volume=brain,
         warnings=tuple(dict.fromkeys(warnings)),
