@@ -47,6 +47,7 @@ def prepare_cases(
         out / PREPARED_FOLDER,
         modality=modality if modality in MODALITIES and not others else None,
         must_use=False,
+        needed=model.recipe.layout.modalities,
         frame=options.frame,
         series=options.series,
         overwrite=options.overwrite,

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from medrd.data.brains.find import with_channels
 from medrd.data.brains.prepare import refuse_label
 from medrd.data.cache import source_hash
 from medrd.data.cases import Case
@@ -113,6 +114,7 @@ def prepare(
     frame: int | None = None,
     series: str | None = None,
     must_use: bool = True,
+    needed: Sequence[str] = (),
     overwrite: bool = False,
     max_voxels: int = DEFAULT_MAX_VOXELS,
 ) -> PrepareReport:
@@ -130,6 +132,8 @@ def prepare(
         The options of the preparation.
     modality, frame, series, must_use
         See :func:`medrd.preparation.inputs.find_raw`.
+    needed
+        Subjects without one of these modalities are errors, and are not prepared.
     overwrite
         Prepare finished subjects again.
     max_voxels
@@ -150,6 +154,7 @@ def prepare(
     cases, errors = find_raw(
         as_paths(inputs), modality=modality, frame=frame, series=series, must_use=must_use
     )
+    cases = [case for case in cases if _has(case, needed, errors)]
     for problem in errors:
         logger.error("%s", problem)
     result = PrepareReport(errors=list(errors))
@@ -178,6 +183,16 @@ def prepare(
         except OutputError as error:  # the results themselves are written
             logger.warning("%s", error)
     return result
+
+
+def _has(case: Case, needed: Sequence[str], errors: list[InputError]) -> bool:
+    """Whether a subject has these modalities; if not, its error is added."""
+    try:
+        with_channels(case, needed)
+    except InputError as error:
+        errors.append(error)
+        return False
+    return True
 
 
 def _run(case: Case, job: _Job, result: PrepareReport) -> str:

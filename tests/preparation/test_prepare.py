@@ -343,6 +343,7 @@ def test_raw_heads_are_prepared_and_predicted_in_one_call(
     good, cut = (
         Path(shutil.copytree(prepared.raw / name, tmp_path / name)) for name in ("good", "cut")
     )
+    (cut / "cut_T1w.nii.gz").rename(cut / "cut_FLAIR.nii.gz")
     out = tmp_path / "maps"
     shutil.copytree(prepared.out, out / "prepared")
     report = predict(quick, [good, cut], out, prepare=True, picture=False)
@@ -356,6 +357,12 @@ def test_raw_heads_are_prepared_and_predicted_in_one_call(
     again = predict(quick, [good], out, prepare=True, picture=False)
     assert (again.skipped, again.done, again.errors) == ([out / "good.json"], [], [])
     assert not (out / "errors.json").exists()
+    # A head without the model's modality is not prepared.
+    (tmp_path / "other").mkdir()
+    other = (tmp_path / "good" / "good_FLAIR.nii.gz").rename(tmp_path / "other" / "other_T1.nii.gz")
+    (error,) = predict(quick, [other], out, prepare=True, picture=False).errors
+    assert "expected flair, which the model was trained on; found only t1" in str(error)
+    assert not (out / "prepared" / "other").exists()
     with pytest.raises(ConfigError, match=r"--prepare: .*found --shard 1/2"):
         predict(quick, [good], out, prepare=True, shard=Shard(1, 2))
 

@@ -97,7 +97,7 @@ def find_scans(
     complete = []
     for case in cases:
         try:
-            complete.append(_with_channels(case, recipe))
+            complete.append(with_channels(case, recipe.channels))
         except InputError as error:
             errors.append(error)
     what = "NIfTI files, BraTS subject folders, DICOM series or folders of those"
@@ -336,16 +336,17 @@ def _file(path: Path, place: Path, wanted: _Wanted) -> Case:
     return Case(Subject(scan_stem(path), images, brats.label_beside(path)), place)
 
 
-def _with_channels(case: Case, recipe: RecipeConfig) -> Case:
+def with_channels(case: Case, channels: Sequence[str]) -> Case:
+    """The case with a model's channels alone. Raises MissingInputError if it lacks one."""
     images = case.subject.images
-    missing = [channel for channel in recipe.channels if channel not in images]
+    missing = [channel for channel in channels if channel not in images]
     if missing:
-        raise _incomplete(case, missing, recipe)
-    chosen = {channel: images[channel] for channel in recipe.channels}
+        raise _incomplete(case, missing, channels)
+    chosen = {channel: images[channel] for channel in channels}
     return replace(case, subject=replace(case.subject, images=chosen))
 
 
-def _incomplete(case: Case, missing: Sequence[str], recipe: RecipeConfig) -> MissingInputError:
+def _incomplete(case: Case, missing: Sequence[str], channels: Sequence[str]) -> MissingInputError:
     images = case.subject.images
     if all(named_kind(path) == channel for channel, path in case.subject.paths.items()):
         there = _listed(images)
@@ -355,7 +356,7 @@ def _incomplete(case: Case, missing: Sequence[str], recipe: RecipeConfig) -> Mis
         remedy = "Give the folder of a subject that has them all."
     return MissingInputError(
         case.first_file if len(images) == 1 else case.first_file.parent,
-        expected=f"{_listed(recipe.channels)}, which the model was trained on",
+        expected=f"{_listed(channels)}, which the model was trained on",
         found=f"only {there}",
         remedy=remedy,
     )
