@@ -43,6 +43,8 @@ class OutlineConfig(ModelSection):
         (32, 64, 96, 160), min_length=2, max_length=6
     )
     """Channels at strides 2, 4, 8 and so on."""
+    members: Annotated[int, Field(ge=1, le=16)] = 1
+    """Networks whose log-odds are averaged. Each has its own initial weights and its own loss."""
     mirror: bool = True
     """Show the network the blurred mirror image too; for upright, centred brains."""
     intensity_weight: Weight = 0.0
@@ -87,24 +89,35 @@ class Outline(Detector):
         self.settings = settings
         self.modalities, self.channels, self.mirror = modalities, channels, settings.mirror
         self.median, self.intensity_weight = median, settings.intensity_weight
-        self.network = PairedUNet(
-            channels + (modalities if settings.mirror else 0), settings.widths
-        )
+        inputs = channels + (modalities if settings.mirror else 0)
+        members = [PairedUNet(inputs, settings.widths) for _ in range(settings.members)]
+        self.network = members[0] if len(members) == 1 else Ensemble(members)
         self.size_multiple = 2 ** len(settings.widths)
 
+    @property
+    def members(self) -> list[nn.Module]:
+        """The networks whose log-odds are averaged."""
+        return list(self.network.members) if isinstance(self.network, Ensemble) else [self.network]
+
     def log_odds(self, images: Tensor) -> Tensor:
-        """Each pixel's log-odds of being anomalous, (B, H, W) float32."""
+        """Each pixel's log-odds of being anomalous, mean of the members: (B, H, W) float32."""
+        result: Tensor = self.network(self._shown(images)).float()
+        return result
+
+    def _shown(self, images: Tensor) -> Tensor:
+        """What the network sees."""
         shown = images[:, : self.channels]
         if self.mirror:
             shown = torch.cat([shown, mirror_image(images[:, : self.modalities])], dim=1)
-        result: Tensor = self.network(shown).float()
-        return result
+        return shown
 
     def loss(self, batch: Batch) -> Tensor:
-        """The segmentation loss for the anomaly put into the healthy image; see
-        :func:`outline_loss`."""
+        """The segmentation loss for the anomaly put into the healthy image, mean of the members;
+        see :func:`outline_loss`."""
         changed, mask = batch.changed()
-        return outline_loss(self.log_odds(changed), mask, batch.region)
+        shown = self._shown(changed)
+        losses = [outline_loss(each(shown).float(), mask, batch.region) for each in self.members]
+        return torch.stack(losses).mean()
 
     def steps(self) -> list[Step]:
         """One: AdamW on the network."""
@@ -129,6 +142,18 @@ class Outline(Detector):
         """
         brightness = (images[:, 0].float() - self.median).clamp(max=BRIGHTEST)
         return F.softplus(self.log_odds(images) + self.intensity_weight * brightness)
+
+
+class Ensemble(nn.Module):
+    """Networks whose outputs are averaged."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The members' mean."""
+        return torch.stack([member(images).float() for member in self.members]).mean(dim=0)
 
 
 class PairedUNet(nn.Module):
