@@ -64,7 +64,7 @@ docs: $(READY) ## the documentation as a site, into site/
 # Scans, weights and the addresses of package mirrors must never be committed, but for one model of
 # phantoms, which comes with medrd. tests/run/old_run holds two tiny ones that an earlier version trained.
 BUILTIN := medrd/builtin/flair/model.safetensors
-BUILTIN_SHA256 := c914c3a4371f96e9018c5c7e0fa145b2f4d0e40dfc16b01e050a01b559391b27
+BUILTIN_SHA256 := cfb1ac32393ff5efd1e0d262925552347c2d8840cb8de61c832b2e31f80b0350
 
 check-tree: ## check that git tracks no data and no registry addresses
 	@git rev-parse --is-inside-work-tree >/dev/null
