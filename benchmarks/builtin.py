@@ -1,9 +1,9 @@
 """Makes the model that comes with medrd: trained and calibrated on phantoms alone.
 
-    python benchmarks/builtin.py configs/brats/builtin.yaml --out builtin
+    OMP_NUM_THREADS=1 python benchmarks/builtin.py configs/brats/builtin.yaml --out builtin
 
 `make builtin` runs this. Each of the ``model.members`` networks has its own seed and its own
-phantoms, kept in OUT/NUMBER/brains; a second run takes them from there. The result is OUT/model.
+phantoms. Both are kept in OUT/NUMBER, where a second run finds them. The result is OUT/model.
 Training has three rounds: ``train.epochs`` passes over one half of the phantoms, as many over the
 other, and half as many over all. Each begins with the weights of the round before and ends with a
 learning rate of 0, so that fewer rounds give a model too. See docs/builtin.md.
@@ -20,6 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from without import NETWORK, STREAM
@@ -30,7 +31,7 @@ from medrd.data.brains.profile import make_profile
 from medrd.data.brains.sequences import OtherSequence, appearance
 from medrd.data.cache import CachedSubject
 from medrd.data.traits import ScanTraits
-from medrd.files import write_json
+from medrd.files import atomic_path, write_json
 from medrd.images.volume import volume_from_array
 from medrd.models.outline import Outline, OutlineConfig
 from medrd.phantom.cohort import Sort
@@ -151,16 +152,25 @@ def train_member(plan: Plan) -> Member:
     first, second = [[each for each in index if (each[0] < half) == low] for low in (True, False)]
     passes, losses = config.train.epochs, []
     schedule = [(first, passes), (second, passes), (index, max(1, passes // 2))]
-    for slices.index, epochs in schedule[:rounds]:
+    kept = plan.out / "network.pt"
+    if kept.is_file():
+        losses, weights = torch.load(kept, weights_only=True)
+        detector.members[0].load_state_dict(weights)
+        schedule = []
+    for part, epochs in schedule[:rounds]:
+        slices.index = part
         shorter = config.train.model_copy(update={"epochs": epochs})
         this = config.model_copy(update={"train": shorter})
         losses += train(Training(this, plan.out, slices, execution.place(detector), execution))
+    weights = {name: each.cpu() for name, each in detector.members[0].state_dict().items()}
+    with atomic_path(kept) as path:
+        torch.save((losses, weights), path)
     cached, errors = try_sides(cohort, ("calibration",), config)
     if errors:
         raise errors[0]
     held_out = [cached[name] for name in cohort.split.calibration]
     return Member(
-        weights={name: each.cpu() for name, each in detector.members[0].state_dict().items()},
+        weights=weights,
         losses=losses,
         contents=slices.contents,
         slices=len(index),
@@ -290,6 +300,8 @@ def main() -> None:
         for number in range(count)
     ]
     if args.workers > 1 and count > 1:
+        # All at once, whatever the number of workers: three networks on two cores would otherwise
+        # leave one core idle for a third of the time.
         with ProcessPoolExecutor(count, get_context("spawn")) as pool:
             members = list(pool.map(train_member, plans))
     else:

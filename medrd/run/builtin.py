@@ -13,8 +13,8 @@ DEFAULT = HOME / "flair"
 POPULATION = "simulated healthy people"
 """Whom the built-in models are calibrated on."""
 LIMIT = (
-    "No finding does not mean healthy: the built-in model misses small lesions, those of multiple "
-    "sclerosis among them."
+    "No finding does not mean healthy: the built-in model misses lesions, above all small ones "
+    "such as those of multiple sclerosis, and of a mass it may mark only a part."
 )
 """What every result of a built-in model says; its card says more."""
 
