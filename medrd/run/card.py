@@ -63,6 +63,9 @@ def _model(description: Mapping[str, Any], identity: str) -> dict[str, str]:
             f"{recipe['axis']} slices of {', '.join(recipe['channels'])}, {recipe['size']} pixels "
             f"for {recipe['field_mm']:g} mm, normalised by {recipe['normalise']} over the brain"
         )
+        # Models from before this key have it not.
+        if recipe.get("shading", "kept") != "kept":
+            facts["input"] += ", after division by smooth shading"
     else:
         facts["input"] = f"pictures ({recipe['colour']}), {recipe['size']} pixels a side"
     facts["smoothing"] = f"{scoring['sigma_px']:g} pixels of a 256-pixel image"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medrd.config import MEDIAN_INTENSITY, RecipeConfig
 from medrd.data.brains.geometry import SliceGeometry
+from medrd.data.brains.shading import without_shading
 from medrd.data.brains.stacks import stacked
 from medrd.data.subject import Subject
 from medrd.data.traits import ScanTraits, scan_traits
@@ -220,12 +221,19 @@ def prepare_slices(
     channels = []
     for name, volume in volumes.items():
         try:
-            normalised = normalise(volume.array, brain, recipe)
+            array = volume.array
+            if recipe.shading == "quadratic":
+                array = without_shading(array, brain, volume.spacing_mm)
+            normalised = normalise(array, brain, recipe)
         except ValueError as error:
             raise EmptyBrainError(
                 volume.path or name,
                 expected="0 outside the brain, and intensities with contrast in it"
-                + (", mostly above 0" if recipe.normalise == "median" else ""),
+                + (
+                    ", mostly above 0"
+                    if recipe.normalise == "median" or recipe.shading != "kept"
+                    else ""
+                ),
                 found=str(error),
                 remedy="Check the file in a viewer. If another program normalised it (z-scores, "
                 "HU) or filled its background, give the original scan, or train a model with "
