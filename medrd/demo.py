@@ -42,7 +42,13 @@ def demo_config(out: Path, *, subjects: int, epochs: int) -> Config:
                 },
             },
             # The same as in configs/brats/rdseg.yaml; a test keeps the two equal.
-            "recipe": {"size": 128, "field_mm": 192, "normalise": "median", "place": True},
+            "recipe": {
+                "size": 128,
+                "field_mm": 192,
+                "normalise": "median",
+                "shading": "quadratic",
+                "place": True,
+            },
             "model": {
                 "name": "rdseg",
                 "mirror": True,
