@@ -98,11 +98,12 @@ def _polynomial(
 def _robust_fit(terms: NDArray[np.float64], logs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Coefficients (7,) of the biweight fit. Terms that a thin slab cannot tell apart get the
     smallest ones."""
-    coefficients: NDArray[np.float64] = np.zeros(terms.shape[1])
+    coefficients = np.zeros(terms.shape[1])
     coefficients[0] = np.median(logs)
     for step in range(_ITERATIONS):
         tolerance = max(_TOLERANCE, _FIRST_TOLERANCE * _SHRINK**step)
         distance = (logs - terms @ coefficients) / tolerance
         root = np.clip(1 - distance**2, 0, None)  # of Tukey's weight
-        coefficients = np.linalg.lstsq(terms * root[:, None], logs * root, rcond=None)[0]
+        fitted = np.linalg.lstsq(terms * root[:, None], logs * root, rcond=None)[0]
+        coefficients = np.asarray(fitted, np.float64)
     return coefficients
