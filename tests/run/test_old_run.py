@@ -82,9 +82,10 @@ def test_its_config_and_calibration_are_read() -> None:
     assert model.calibration is not None
     config = yaml.safe_load((OLD / "run" / "config.yaml").read_text(encoding="utf-8"))
     again = medrd.load_config(OLD / "run" / "config.yaml").to_dict()
-    assert {key: again[key] for key in ("model", "recipe", "scoring", "seed")} == {
-        key: config[key] for key in ("model", "recipe", "scoring", "seed")
-    }
+    for section in ("model", "recipe", "scoring"):
+        assert {key: again[section][key] for key in config[section]} == config[section]
+    assert again["seed"] == config["seed"]
+    assert again["recipe"]["shading"] == "kept", "a key that came later changes an old model"
 
 
 def test_its_results_make_a_report(subject: Path, tmp_path: Path) -> None:
