@@ -53,7 +53,7 @@ class RecipeConfig(Section):
     """For ``percentile``: the percentiles that become 0 and 1."""
     shading: Literal["kept", "quadratic"] = "kept"
     """``quadratic``: before normalisation, divide each scan by its smooth shading, fitted to the
-    brain so that lesions do not count (:mod:`medrd.data.brains.shading`)."""
+    brain so that lesions hardly count (:mod:`medrd.data.brains.shading`)."""
     min_brain_mm2: float = Field(3000.0, gt=0)
     """Slices with less brain than this are neither trained on nor scored."""
     neighbours_mm: tuple[_Distance, ...] = Field((), max_length=8)

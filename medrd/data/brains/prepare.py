@@ -237,7 +237,8 @@ def prepare_slices(
                 found=str(error),
                 remedy="Check the file in a viewer. If another program normalised it (z-scores, "
                 "HU) or filled its background, give the original scan, or train a model with "
-                "recipe.normalise=percentile.",
+                "recipe.normalise=percentile"
+                + ("." if recipe.shading == "kept" else " and recipe.shading=kept."),
             ) from None
         channels.append(geometry.to_slices(normalised)[numbers])
     inside = geometry.share_inside(brain)
