@@ -31,7 +31,7 @@ def without_shading(
     It is fitted to the log-intensities of the brain by iteratively reweighted least squares with
     Tukey's biweight (Beaton & Tukey, Technometrics 1974), so that voxels which differ by more than
     a tenth from what is common at their place (lesions, fluid, fat) do not count. Products of two
-    coordinates are left out: coils hardly need them, and one-sided lesions resemble them.
+    coordinates are left out: they explain little of coils' shading, and resemble one-sided lesions.
 
     Parameters
     ----------
